@@ -1,0 +1,171 @@
+"""What a store is: where leases live, and the one clock that they end by.
+
+A store keeps, for each lock, its *holders* (owner token, permits, deadline), a *line* of waiters (first come, first
+served, each with a deadline of its own) and the last fencing token. Eight promises hold for every store:
+
+1. Never more than ``limit`` permits are held by holders whose deadline has not passed on the store's clock.
+2. Every change is one atomic step, guarded by the owner token; a stale token changes nothing.
+3. A fencing token is greater than every earlier one of its lock, also after the lock was idle or deleted.
+4. Everything written has an expiry, and nothing scans without a bound.
+5. An acquire repeated with the same token is the same acquire, so a lost reply can be retried.
+6. Waiters that line up are served first come, first served; a dead waiter or holder is passed over within its ttl.
+7. Waiters are woken, not polled, where the store can.
+8. All that is written for one lock lies under its name (for Redis Cluster: in one hash slot).
+
+`celery_locks.testing.StoreCompliance` tests all of them; run it over a store of your own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from celery_locks.errors import LossReason
+
+#: How many holders a refusal or `Store.holders` names at most.
+MOST_HOLDERS = 100
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What an acquisition asks for.
+
+    Attributes:
+        name: The lock's full name in the store.
+        token: The owner token: random, one for each acquisition.
+        owner: Who asks, for people to read.
+        ttl: How long the lease lives without renewal, in seconds.
+        limit: How many permits the lock has.
+        permits: How many of them are asked for.
+    """
+
+    name: str
+    token: str
+    owner: str
+    ttl: float
+    limit: int = 1
+    permits: int = 1
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock.
+
+    Attributes:
+        owner: The name that was given at the acquisition.
+        fencing_token: The acquisition's number.
+        permits: How many permits are held.
+        held_for: Seconds since the acquisition, on the store's clock.
+        expires_in: Seconds until the deadline, on the store's clock.
+        token: The owner token. Whoever has it can release the lease: never show it.
+    """
+
+    owner: str
+    fencing_token: int
+    permits: int
+    held_for: float
+    expires_in: float
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The lease is had, for ``ttl`` seconds from the moment the store saw the claim."""
+
+    fencing_token: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The lease was not to be had.
+
+    Attributes:
+        holders: Who holds the lock (at most `MOST_HOLDERS`); empty when it is kept for those in line.
+        retry_in: Seconds until another try may succeed without a wake-up (a deadline passes, or the place in line
+            has to be confirmed).
+        position: How many stand before this token in line; ``None`` when it is not in line.
+    """
+
+    holders: tuple[Holder, ...]
+    retry_in: float
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """A lease to be prolonged: from now on it lives for ``ttl`` more seconds, and never ends sooner than before."""
+
+    name: str
+    token: str
+    ttl: float
+
+
+class Store(ABC):
+    """Where leases live. Methods may be called by any thread.
+
+    Every method raises `StoreUnavailable` when the store can't be reached or can't serve; nothing was acquired then.
+    """
+
+    #: Whether `wait` is woken by a release. Without, it looks again every now and then.
+    wakes = False
+    #: Whether leases are seen by other processes.
+    shared = True
+
+    @abstractmethod
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        """Takes permits if enough are free and nobody stands in line before this token.
+
+        A token that holds already is granted again: same fencing token, deadline no sooner than before.
+
+        Args:
+            claim: What is asked for.
+            line_up: When refused, stand in line for that many seconds (longer by repeating the call before they are
+                over: the place is kept). ``None``: don't line up; a place had before is kept until its own deadline.
+        """
+
+    @abstractmethod
+    def leave(self, name: str, token: str) -> None:
+        """Gives up the place in line, if there is one. A wake-up that this token had goes to the next."""
+
+    @abstractmethod
+    def wait(self, name: str, token: str, timeout: float) -> None:
+        """Blocks until it may be this token's turn, or ``timeout`` seconds are over. May return early."""
+
+    @abstractmethod
+    def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
+        """Prolongs leases, all in one round trip.
+
+        Returns:
+            For each, in order: ``None`` when it was prolonged, else why it no longer can be: ``expired`` (its
+            deadline has passed), ``stolen`` (its record is gone and others hold the lock), ``deleted`` (its record
+            is gone), ``replaced``.
+        """
+
+    @abstractmethod
+    def release(self, name: str, token: str) -> bool:
+        """Gives the permits back and wakes the next in line.
+
+        Returns:
+            Whether this call gave up a lease that had not passed its deadline. A call whose reply is lost may be
+            repeated by the store itself; it still counts as one call.
+        """
+
+    @abstractmethod
+    def force_release(self, name: str) -> tuple[Holder, ...]:
+        """Takes the lease from all holders (at most `MOST_HOLDERS` are named) and wakes the next in line.
+
+        Returns:
+            Those who held it.
+        """
+
+    @abstractmethod
+    def holders(self, name: str) -> tuple[Holder, ...]:
+        """Those who hold the lock now, earliest acquisition first, at most `MOST_HOLDERS`."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Raises `StoreUnavailable` when the store can't serve."""
+
+    def close(self) -> None:
+        """Gives back connections and files. The store may be used again afterwards."""
