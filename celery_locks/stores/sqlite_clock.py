@@ -1,0 +1,81 @@
+"""The clock of a file: all processes of a machine agree on it; no reboot and no wall clock turns it back."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+
+from celery_locks.clock import Clock, system_clock
+
+#: Microseconds; how far the clock may seem to lie behind before that is taken for a restart of the machine.
+SLACK = 1_000_000
+#: Seconds; a longer time is as good as forever, and this much still fits into SQLite's integers.
+FOREVER = 1e12
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS celery_locks_clock (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    boot TEXT NOT NULL,
+    ahead INTEGER NOT NULL,
+    last_fencing_token INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO celery_locks_clock VALUES (1, '', 0, 0);
+"""
+
+
+def microseconds(seconds: float) -> int:
+    return int(min(seconds, FOREVER) * 1_000_000)
+
+
+@cache
+def boot_id() -> str:
+    """What tells this start of the machine from all others; ``unknown`` where nothing does."""
+    try:
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+class FileClock:
+    """The machine's local clock, set ahead by a number that the file keeps for as long as the machine runs.
+
+    At the first use in a new boot it is set by the wall clock, but never behind the last fencing token.
+
+    Args:
+        local: Seconds since the machine started.
+        wall: Seconds since 1970.
+        boot: The id of this start of the machine.
+    """
+
+    def __init__(
+        self, local: Clock = system_clock, wall: Callable[[], float] = time.time, boot: str | None = None
+    ) -> None:
+        self._local = local
+        self._wall = wall
+        self._boot = boot_id() if boot is None else boot
+
+    def read(self, db: sqlite3.Connection) -> tuple[int, int]:
+        """Now, in microseconds, and the last fencing token that was given."""
+        query = "SELECT boot, ahead, last_fencing_token FROM celery_locks_clock"
+        boot, ahead, last = db.execute(query).fetchone()
+        local = microseconds(self._local.now())
+        if boot != self._boot or local + ahead < last - SLACK:
+            ahead = max(microseconds(self._wall()), last) - local
+            if db.in_transaction:  # else nobody else may rely on it: the next writer sets the clock
+                db.execute("UPDATE celery_locks_clock SET boot = ?, ahead = ?", (self._boot, ahead))
+        return local + ahead, last
+
+    @staticmethod
+    def next_fencing_token(db: sqlite3.Connection, now: int, last: int) -> int:
+        """Greater than all before; near the time, so that it grows even past a file that was deleted."""
+        token = max(last + 1, now)
+        db.execute("UPDATE celery_locks_clock SET last_fencing_token = ?", (token,))
+        return token

@@ -1,0 +1,193 @@
+"""A SQLite file that many processes and threads share: short transactions, patience when it is busy, safe forks."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakSet
+
+from celery_locks.errors import StoreUnavailable
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+#: Seconds before a busy file is tried again: a random part of the first, doubled up to the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.008
+#: Seconds a fork waits for the transaction of another thread.
+FORK_PATIENCE = 5.0
+
+#: Connections of a parent process. Closing one would touch the parent's files, so they are kept and never used.
+_inherited: list[sqlite3.Connection] = []
+
+
+class SQLiteFile:
+    """One connection, opened at the first use and again when it no longer serves (fork, file replaced, error).
+
+    Args:
+        path: The file; made when it is missing.
+        schema: Statements that make the tables, safe to run again.
+        timeout: Seconds to wait for a file that others are writing.
+    """
+
+    def __init__(self, path: str, schema: str, timeout: float) -> None:
+        # Celery changes the folder when it becomes a daemon; the file must stay where it was meant to be.
+        self.path = os.path.abspath(path)
+        self._schema = [statement for statement in schema.split(";") if statement.strip()]
+        self._timeout = timeout
+        self._mutex = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._opened_as: tuple[int, int, int] | None = None
+        _files.add(self)
+
+    def read(self, work: Work[T]) -> T:
+        """Runs queries that need not see one state of the file."""
+        return self._patiently(work)
+
+    def write(self, work: Work[T]) -> T:
+        """Runs one transaction. The work may run several times, and only its last run counts."""
+        return self._patiently(lambda db: _in_transaction(db, work))
+
+    def close(self) -> None:
+        """Gives back the connection; the next use opens another."""
+        with self._mutex:
+            self._disconnect()
+
+    def _patiently(self, work: Work[T]) -> T:
+        """Tries again while others write.
+
+        SQLite's own busy handler lets a waiting writer starve, so there is none: these pauses are short and random.
+        """
+        give_up, pause = None, FIRST_PAUSE
+        while True:
+            try:
+                return self._once(work)
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    raise StoreUnavailable(self._explain(error)) from error
+                now = time.monotonic()
+                give_up = give_up or now + self._timeout
+                if now >= give_up:
+                    raise StoreUnavailable(
+                        f"{self.path} was busy for {self._timeout:g} s: another program has a transaction open on it; "
+                        "give the locks a file of their own, or a longer ?timeout="
+                    ) from error
+            time.sleep(min(random.uniform(0, pause), give_up - now))
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _once(self, work: Work[T]) -> T:
+        # `with` and no timeout: an exception that a signal raises here can't leave the mutex taken.
+        with self._mutex:
+            try:
+                return work(self._connection())
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    self._disconnect()
+                raise
+
+    def _connection(self) -> sqlite3.Connection:
+        db = self._db
+        if db is None or self._opened_as != self._identity():
+            self._disconnect()
+            return self._connect()
+        if db.in_transaction:  # an exception from outside (a signal) tore the last one
+            db.rollback()
+        return db
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        self._db, self._opened_as = db, self._identity()
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        _in_transaction(db, lambda db: [db.execute(statement) for statement in self._schema])
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        """This process and the file that the path names now: somebody may have deleted the one that was opened."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return os.getpid(), found.st_dev, found.st_ino
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is None:
+            return
+        if self._opened_as is not None and self._opened_as[0] != os.getpid():
+            _inherited.append(db)
+        else:
+            db.close()
+
+    def _explain(self, error: sqlite3.Error) -> str:
+        folder = os.path.dirname(self.path)
+        if not os.path.isdir(folder):
+            return f"the lock store {self.path} can't be opened: there is no folder {folder}; make it"
+        if os.path.isdir(self.path):
+            return f"the lock store {self.path} can't be opened: it is a folder; name a file in it"
+        if "not a database" in str(error):
+            return f"the lock store {self.path} is no SQLite database; give the locks a file of their own"
+        if not os.access(folder, os.W_OK | os.X_OK) or not os.access(self.path, os.R_OK | os.W_OK):
+            return (
+                f"the lock store {self.path} can't be used ({error}): this user needs the right to write to it "
+                f"and to make files in {folder}"
+            )
+        return f"the lock store {self.path} can't be used: {error}"
+
+
+def _in_transaction(db: sqlite3.Connection, work: Work[T]) -> T:
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        result = work(db)
+        db.execute("COMMIT")
+        return result
+    except BaseException:
+        if db.in_transaction:
+            db.rollback()
+        raise
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Whether another try may do. Python 3.10 has no error codes."""
+    text = str(error)
+    return " is locked" in text or "locking protocol" in text
+
+
+# SQLite keeps its locks in memory a process: a child that inherited an open file would believe to have the parent's
+# locks without having any, and the write-ahead log could be removed under it. So nothing is open while a fork happens.
+
+_files: WeakSet[SQLiteFile] = WeakSet()
+_stopped: list[threading.Lock] = []
+
+
+def _before_fork() -> None:
+    for file in sorted(_files, key=id):  # the same order in every thread that forks
+        if file._mutex.acquire(timeout=FORK_PATIENCE):
+            _stopped.append(file._mutex)
+            file._disconnect()
+
+
+def _after_fork_in_parent() -> None:
+    while _stopped:
+        _stopped.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _stopped.clear()
+    for file in _files:
+        file._mutex = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
