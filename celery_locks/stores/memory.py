@@ -61,7 +61,9 @@ class MemoryStore(Store):
                 return Granted(held.fencing_token)
             if line_up is not None:
                 lock.line[claim.token] = now + line_up
-            return self._refused(lock, claim.token, now)
+            refused = self._refused(lock, claim, now)
+            self._forget(claim.name)
+            return refused
 
     def leave(self, name: str, token: str) -> None:
         with self._changed:
@@ -140,16 +142,17 @@ class MemoryStore(Store):
             del self._locks[name]
 
     @staticmethod
-    def _refused(lock: _Lock, token: str, now: float) -> Refused:
+    def _refused(lock: _Lock, claim: Claim, now: float) -> Refused:
         holders = MemoryStore._holders(lock, now)
         line = list(lock.line)
-        position = line.index(token) if token in lock.line else None
+        position = line.index(claim.token) if claim.token in lock.line else None
         if position:  # someone stands before: only their place's end could change anything unannounced
             retry_in = lock.line[line[position - 1]] - now
         elif holders:
             retry_in = min(held.deadline for held in lock.held.values()) - now
         else:
-            retry_in = min(lock.line.values()) - now
+            # Nobody in line either: more permits were asked for than there are.
+            retry_in = min(lock.line.values(), default=now + claim.ttl) - now
         return Refused(holders, retry_in, position)
 
     @staticmethod
