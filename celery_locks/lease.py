@@ -1,0 +1,263 @@
+"""A lease: a holding that ends by itself at its deadline, and knows when it has."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery_locks import signals
+from celery_locks.clock import Clock, system_clock
+from celery_locks.errors import LockLost, LossReason
+from celery_locks.stores.base import Claim, Renewal, Store
+
+logger = logging.getLogger(__name__)
+
+LostCallback = Callable[["Lease", LossReason], object]
+
+_TOLD = {
+    "expired": "its time ran out",
+    "stolen": "someone else holds it",
+    "deleted": "its record is gone from the store",
+    "unreachable": "the store did not answer in time",
+    "max_hold": "it was held as long as it may be",
+    "replaced": "a newcomer took it over",
+}
+
+
+class Lease:
+    """A holding of a key, made by `Lock.acquire` and its like.
+
+    It is *held* until it is *released* by its holder or *lost*; it is one of the three at any time, and never goes
+    back. Its deadline is counted from before the request that was last confirmed was sent, on a clock that goes on
+    while the machine sleeps: it never ends later here than in the store.
+
+    Attributes:
+        key: What is locked.
+        owner: The holder's name, for people to read.
+        token: The owner token: random, one for each acquisition. Whoever has it can release the lease.
+        fencing_token: Greater than that of every earlier lease of this key. Send it along with writes, and have the
+            receiver refuse a smaller one than it has seen: that stops even a holder who does not know yet that it lost.
+        ttl: How long the lease lives without renewal, in seconds.
+        sender: What signals name as their sender.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        claim: Claim,
+        key: str,
+        fencing_token: int,
+        sent: float,
+        *,
+        max_hold: float | None = None,
+        sender: object = None,
+        clock: Clock = system_clock,
+    ) -> None:
+        self.key = key
+        self.owner = claim.owner
+        self.token = claim.token
+        self.fencing_token = fencing_token
+        self.ttl = claim.ttl
+        self.sender = sender
+        self.store = store
+        self.claim = claim
+        self.clock = clock
+        self._hold_end = None if max_hold is None else sent + max_hold
+        self._confirmed = sent
+        self._asked = sent
+        self._deadline = self._capped(sent + claim.ttl)
+        self._state = "held"
+        self._reason: LossReason | None = None
+        self._callbacks: list[LostCallback] = []
+        self._mutex = threading.Lock()
+        #: Takes the lease out of renewal; set by what put it in.
+        self.forget: Callable[[Lease], None] = _nothing
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.key!r} {self._state} fencing_token={self.fencing_token} owner={self.owner!r}>"
+
+    # ------------------------------------------------------------------ for the holder
+
+    @property
+    def held(self) -> bool:
+        """Whether it is still held; asks only the local clock."""
+        return not self.lost and self._state == "held"
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended before it was released; asks only the local clock."""
+        if self._state == "held" and self.clock.now() >= self._deadline:
+            self.end_at_deadline()
+        return self._state == "lost"
+
+    @property
+    def lost_reason(self) -> LossReason | None:
+        """Why it was lost, or ``None``."""
+        return self._reason if self.lost else None
+
+    def remaining(self) -> float:
+        """Seconds until the deadline; 0 when it is no longer held."""
+        return max(0.0, self._deadline - self.clock.now()) if self._state == "held" else 0.0
+
+    def check(self) -> None:
+        """Does nothing while it is held; without I/O, so a loop may call it often.
+
+        Raises:
+            LockLost: It is held no more.
+        """
+        if not self.held:
+            raise self.lost_error()
+
+    def extend(self, ttl: float | None = None) -> None:
+        """Prolongs it now, to ``ttl`` seconds from now; it never ends sooner than before.
+
+        Args:
+            ttl: Seconds; its own ttl by default.
+
+        Raises:
+            LockLost: It was held no more.
+            StoreUnavailable: The store can't be reached; it is still held until its deadline.
+        """
+        self.check()
+        sent = self.clock.now()
+        renewal = self.renewal(sent, ttl)
+        self.answer(sent, renewal.ttl, self.store.renew([renewal])[0])
+        self.check()
+
+    def release(self) -> bool:
+        """Gives the key back.
+
+        Returns:
+            ``True`` when this call released it, ``False`` when it was no longer held.
+
+        Raises:
+            StoreUnavailable: The store can't be reached. It is no longer renewed; call again to release it before
+                its deadline.
+        """
+        if self._state == "released":
+            return False
+        self.forget(self)
+        # A lease that is lost here may live on in the store for a moment: it is freed there all the same.
+        released = self.store.release(self.claim.name, self.token)
+        if released and self._end("released"):
+            signals.on_lock_released.send(self.sender, lease=self)
+            return True
+        if not self.lost and self._state == "held":
+            self.lose("stolen" if self.store.holders(self.claim.name) else "deleted")
+        return False
+
+    def on_lost(self, callback: LostCallback) -> Callable[[], None]:
+        """Calls ``callback(lease, reason)`` once when the lease is lost, from the thread that notices.
+
+        A lease that is lost already calls it at once.
+
+        Returns:
+            A function that disconnects the callback.
+        """
+        with self._mutex:
+            if self._state != "lost":
+                self._callbacks.append(callback)
+                return lambda: self._disconnect(callback)
+        self._call(callback)
+        return lambda: None
+
+    def serialize(self) -> str:
+        """The lease as text, for `Locks.restore` in another process. Whoever has the text can release the lease."""
+        claim = self.claim
+        return json.dumps(
+            {
+                "key": self.key,
+                "owner": self.owner,
+                "token": self.token,
+                "fencing_token": self.fencing_token,
+                "ttl": self.ttl,
+                "limit": claim.limit,
+                "permits": claim.permits,
+            }
+        )
+
+    def lost_error(self) -> LockLost:
+        """The error that says that it is held no more."""
+        if self._state == "released":
+            return LockLost(f"the lease of {self.key!r} was released", self.key)
+        reason = self._reason or "expired"
+        return LockLost(f"the lease of {self.key!r} was lost: {_TOLD[reason]}", self.key, reason)
+
+    # ------------------------------------------------------------------ for renewal
+
+    def renewal(self, now: float, ttl: float | None = None) -> Renewal:
+        """What to ask the store for, ``now`` being when it is asked."""
+        with self._mutex:
+            self._asked = max(self._asked, now)
+        ttl = self.ttl if ttl is None else ttl
+        if self._hold_end is not None:
+            ttl = min(ttl, max(self._hold_end - now, 0.001))
+        return Renewal(self.claim.name, self.token, ttl)
+
+    def answer(self, sent: float, ttl: float, reason: LossReason | None) -> None:
+        """Takes the store's answer to a renewal that was sent at ``sent``."""
+        if reason is not None:
+            self.lose("expired" if self.clock.now() >= self._deadline else reason)
+            return
+        with self._mutex:
+            if self._state != "held" or self.clock.now() >= self._deadline:
+                return  # The answer came too late: the holder may have been told already.
+            self._confirmed = max(self._confirmed, sent)
+            self._deadline = max(self._deadline, self._capped(sent + ttl))
+        if signals.on_lock_renewed:
+            signals.on_lock_renewed.send(self.sender, lease=self)
+
+    def end_at_deadline(self) -> None:
+        """Loses it: the deadline has passed."""
+        if self._hold_end is not None and self._deadline >= self._hold_end:
+            self.lose("max_hold")
+        else:
+            self.lose("unreachable" if self._asked > self._confirmed else "expired")
+
+    def lose(self, reason: LossReason) -> None:
+        """Marks it lost and tells, if it was held."""
+        if not self._end("lost", reason):
+            return
+        self.forget(self)
+        logger.warning(
+            "lost the lease of %r: %s (owner %s, fencing token %d)",
+            self.key,
+            reason,
+            self.owner,
+            self.fencing_token,
+        )
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            self._call(callback)
+        signals.on_lock_lost.send(self.sender, lease=self, reason=reason)
+
+    # ------------------------------------------------------------------ inside
+
+    def _capped(self, deadline: float) -> float:
+        return deadline if self._hold_end is None else min(deadline, self._hold_end)
+
+    def _end(self, state: str, reason: LossReason | None = None) -> bool:
+        with self._mutex:
+            if self._state != "held":
+                return False
+            self._state, self._reason = state, reason
+            return True
+
+    def _call(self, callback: LostCallback) -> None:
+        assert self._reason is not None
+        try:
+            callback(self, self._reason)
+        except Exception:
+            logger.exception("a callback for the lost lease of %r raised", self.key)
+
+    def _disconnect(self, callback: LostCallback) -> None:
+        with self._mutex:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+
+def _nothing(*args: Any) -> None:
+    """Does nothing."""

@@ -1,0 +1,205 @@
+"""Options of a lock, checked, and where a value comes from when it isn't given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any
+
+from celery_locks.backoff import Backoff
+from celery_locks.errors import LockConfigError
+
+SHORTEST_TTL = 0.001
+LONGEST_TTL = 365 * 24 * 3600.0
+DEFAULT_TTL = 30.0
+DEFAULT_PREFIX = "celery-locks"
+#: A lease is renewed every ``ttl / RENEWALS``.
+RENEWALS = 3
+
+
+@dataclass(frozen=True)
+class LockOptions:
+    """The options of a locked task, all checked.
+
+    Attributes:
+        key: A template such as ``"user:<user_id>"``, a callable with the task's own signature that returns a ``str``,
+            or ``None`` for the task's name with all its arguments.
+        ttl: How long a lease lives without renewal, in seconds.
+        renew: Whether to renew while the task runs: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+        max_hold: The longest holding in seconds, ``None`` for no bound.
+        limit: How many permits a key has.
+        permits: How many of them a run takes.
+        scope: When the lease is held.
+        on_contention: What happens to a task that finds its key held: a policy's name, or a policy.
+        max_wait: The longest waiting in seconds, over all retries, ``None`` for no bound.
+        backoff: Delays of ``"retry"``.
+        on_lost: What a lost lease does to running work: ``"abort"`` or ``"signal"``.
+        enabled: The off switch.
+    """
+
+    key: str | Callable[..., str] | None = None
+    ttl: float = DEFAULT_TTL
+    renew: bool | float = True
+    max_hold: float | None = None
+    limit: int = 1
+    permits: int = 1
+    scope: str = "while_executing"
+    on_contention: Any = "retry"
+    max_wait: float | None = None
+    backoff: Backoff = Backoff()
+    on_lost: str = "abort"
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        if self.permits > self.limit:
+            raise LockConfigError(f"permits={self.permits} can never be had of limit={self.limit}")
+        renewal_interval(self.ttl, self.renew)
+
+    def with_values(self, values: Mapping[str, Any]) -> LockOptions:
+        """These options, with other values for some.
+
+        Raises:
+            LockConfigError: A value is wrong, or a name is no option's.
+        """
+        return replace(self, **{name: checked(name, value) for name, value in values.items()})
+
+
+SCOPES = ("while_executing",)
+ON_LOST = ("abort", "signal")
+#: All options, in the order of the docs.
+OPTION_NAMES = tuple(field.name for field in fields(LockOptions))
+
+
+def checked(name: str, value: Any) -> Any:
+    """The value of an option in its plain form, such as seconds for a ``timedelta``.
+
+    Raises:
+        LockConfigError: It is wrong, or ``name`` is no option's.
+    """
+    try:
+        check = _CHECKS[name]
+    except KeyError:
+        raise LockConfigError(f"there is no lock option {name!r}{did_you_mean(name, OPTION_NAMES)}") from None
+    return check(name, value)
+
+
+def checked_ttl(value: Any, name: str = "ttl") -> float:
+    """The ttl in seconds.
+
+    Raises:
+        LockConfigError: It is no number, or out of bounds.
+    """
+    seconds = _seconds(name, value)
+    if not SHORTEST_TTL <= seconds <= LONGEST_TTL:
+        raise LockConfigError(f"{name} must be between 1 ms and a year, in seconds, not {value!r}")
+    return seconds
+
+
+def renewal_interval(ttl: float, renew: bool | float) -> float | None:
+    """Seconds between renewals, ``None`` for no renewal.
+
+    Raises:
+        LockConfigError: The interval is above ``ttl / 2``: a single renewal that fails would lose the lease.
+    """
+    if renew is False:
+        return None
+    interval = ttl / RENEWALS if renew is True else renew
+    if not 0 < interval <= ttl / 2:
+        raise LockConfigError(f"renew={renew!r}: renewals must be at most half the ttl apart, that is {ttl / 2:g} s")
+    return interval
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """``; did you mean …?`` for a name that is near a known one, and the known ones."""
+    near = get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (known: {', '.join(map(str, known))})"
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise LockConfigError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
+    return float(value)
+
+
+def _optional_seconds(lowest: float, open_end: bool) -> Callable[[str, Any], float | None]:
+    def check(name: str, value: Any) -> float | None:
+        if value is None:
+            return None
+        seconds = _seconds(name, value)
+        if seconds < lowest or (open_end and seconds == lowest):
+            bound = "above" if open_end else "at least"
+            raise LockConfigError(f"{name} must be {bound} {lowest:g} seconds or None, not {value!r}")
+        return seconds
+
+    return check
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise LockConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise LockConfigError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _renew(name: str, value: Any) -> bool | float:
+    return value if isinstance(value, bool) else _seconds(name, value)
+
+
+def _one_of(known: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if value not in known:
+            raise LockConfigError(f"there is no {name} {value!r}{did_you_mean(str(value), known)}")
+        return str(value)
+
+    return check
+
+
+def _key(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str) or callable(value):
+        return value
+    raise LockConfigError(f"{name} must be a template or a callable that returns a str, not {value!r}")
+
+
+def _backoff(name: str, value: Any) -> Backoff:
+    if isinstance(value, Mapping):  # as settings files write it
+        try:
+            return Backoff(**value)
+        except TypeError as error:
+            raise LockConfigError(f"{name}: {error}") from None
+    if not isinstance(value, Backoff):
+        raise LockConfigError(f"{name} must be a Backoff, not {value!r}")
+    return value
+
+
+def _policy(name: str, value: Any) -> Any:
+    # Policies live on the tasks' floor, which checks their names.
+    if isinstance(value, str) or callable(value) or hasattr(value, "contended"):
+        return value
+    raise LockConfigError(f"{name} must be a policy's name, a callable or a ContentionPolicy, not {value!r}")
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "key": _key,
+    "ttl": lambda name, value: checked_ttl(value, name),
+    "renew": _renew,
+    "max_hold": _optional_seconds(0, open_end=True),
+    "limit": _count,
+    "permits": _count,
+    "scope": _one_of(SCOPES),
+    "on_contention": _policy,
+    "max_wait": _optional_seconds(0, open_end=False),
+    "backoff": _backoff,
+    "on_lost": _one_of(ON_LOST),
+    "enabled": _flag,
+}

@@ -1,0 +1,103 @@
+"""What happens to leases, told to whoever wants to know.
+
+==================== ============================================= ==================================
+signal               when                                          receivers get, beside ``sender``
+==================== ============================================= ==================================
+``on_lock_acquired`` a lease was had                               ``lease``
+``on_lock_contended`` a lease was not to be had                    ``key``, ``holders`` (names)
+``on_lock_renewed``  a lease was prolonged                         ``lease``
+``on_lock_released`` its holder released it                        ``lease``
+``on_lock_lost``     it ended before its holder released it, once  ``lease``, ``reason``
+==================== ============================================= ==================================
+
+``sender`` is the task, or the `Lock` outside a task. Signals are sent by the thread that notices: renewals and most
+losses by a thread of this library, so receivers should be short and thread-safe.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+logger = logging.getLogger(__name__)
+
+Receiver = Callable[..., object]
+R = TypeVar("R", bound=Receiver)
+
+
+class Signal:
+    """A list of receivers, with the interface of Celery's signals (whose module would import Celery).
+
+    Args:
+        name: For the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # Replaced, never changed: `send` goes over it without a lock.
+        self._receivers: tuple[tuple[Callable[[], Receiver | None], Any], ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._receivers)
+
+    @overload
+    def connect(self, receiver: R, sender: Any = None, weak: bool = True) -> R: ...
+    @overload
+    def connect(self, receiver: None = None, sender: Any = None, weak: bool = True) -> Callable[[R], R]: ...
+    def connect(self, receiver: Any = None, sender: Any = None, weak: bool = True) -> Any:
+        """Calls ``receiver`` at every signal; also a decorator, with arguments or without.
+
+        Args:
+            receiver: Called with keyword arguments; it should accept ``**kwargs``, for those to come.
+            sender: Only signals of this sender.
+            weak: Keep no strong reference, so that the receiver goes when nothing else holds it. Lambdas and local
+                functions need ``weak=False``.
+        """
+        if receiver is None:
+            return lambda function: self.connect(function, sender, weak)
+        self.disconnect(receiver, sender)
+        self._receivers = (*self._receivers, (_reference(receiver, weak), sender))
+        return receiver
+
+    def disconnect(self, receiver: Receiver, sender: Any = None) -> bool:
+        """Calls ``receiver`` no more for this sender. Returns whether it had been connected."""
+        kept = tuple(entry for entry in self._receivers if not (entry[0]() == receiver and _is(entry[1], sender)))
+        found = len(kept) < len(self._receivers)
+        self._receivers = kept
+        return found
+
+    def send(self, sender: Any, **named: Any) -> None:
+        """Calls the receivers of this sender. One that raises is logged and disturbs nothing."""
+        for reference, wanted in self._receivers:
+            receiver = reference()
+            if receiver is None:
+                self._receivers = tuple(entry for entry in self._receivers if entry[0]() is not None)
+            elif wanted is None or _is(wanted, sender):
+                try:
+                    receiver(sender=sender, **named)
+                except Exception:
+                    logger.exception("a receiver of %s raised: %r", self.name, receiver)
+
+
+def _reference(receiver: Receiver, weak: bool) -> Callable[[], Receiver | None]:
+    if not weak:
+        return lambda: receiver
+    try:
+        return weakref.WeakMethod(receiver)
+    except TypeError:
+        return weakref.ref(receiver)
+
+
+def _is(wanted: Any, sender: Any) -> bool:
+    # A Celery task may be known by a proxy, which is equal to it and not the same object.
+    return wanted is sender or (wanted is not None and bool(wanted == sender))
+
+
+on_lock_acquired = Signal("on_lock_acquired")
+on_lock_contended = Signal("on_lock_contended")
+on_lock_renewed = Signal("on_lock_renewed")
+on_lock_released = Signal("on_lock_released")
+on_lock_lost = Signal("on_lock_lost")

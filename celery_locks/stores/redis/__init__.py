@@ -1,0 +1,1 @@
+"""Redis 6.2+ and Valkey."""

@@ -1,0 +1,6 @@
+-- Who holds the lock. Changes nothing.
+--
+-- ARGV[3] most holders to name
+-- Returns {holders …}
+
+return name_holders({}, tonumber(ARGV[3]))

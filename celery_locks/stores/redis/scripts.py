@@ -1,0 +1,32 @@
+"""The Lua scripts, each with the prelude that all of them share."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script as the server gets it, and the digest that it is known by afterwards."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # SHA-1 is the name that EVALSHA asks for; nothing here relies on its strength.
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _load(name: str) -> Script:
+    folder = files(__package__)
+    return Script("\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name)))
+
+
+ACQUIRE = _load("acquire")
+RENEW = _load("renew")
+RELEASE = _load("release")
+LEAVE = _load("leave")
+FORCE_RELEASE = _load("force_release")
+HOLDERS = _load("holders")

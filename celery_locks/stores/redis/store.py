@@ -1,0 +1,174 @@
+"""``redis://``: leases in a Redis 6.2+ or Valkey server.
+
+Each change is one script (see the ``.lua`` files), so it is atomic and made by the server's clock. A command whose
+reply was lost is sent once more: scripts know a repeated call by its owner token.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, cast
+
+import redis
+from redis.exceptions import NoScriptError, RedisError
+
+from celery_locks.errors import LossReason
+from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.connections import Connections, as_text, connections
+from celery_locks.stores.redis.scripts import Script
+
+MICROSECONDS = 1_000_000
+#: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
+#: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
+FENCE_KEPT = 3_900
+#: The longest that a single wait blocks on the server, in seconds.
+LONGEST_WAIT = 5.0
+#: How many leases are renewed in one round trip at most: more would keep other clients waiting.
+BATCH = 1_000
+
+
+class RedisStore(Store):
+    """Leases in a Redis or Valkey server.
+
+    Args:
+        server: A URL, or a ``redis.Redis`` client whose settings are used (the client itself is not).
+    """
+
+    wakes = True
+
+    def __init__(self, server: str | redis.Redis) -> None:
+        if isinstance(server, str):
+            self._connections = connections(server)
+        else:
+            self._connections = Connections(server, type(server).__name__)
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        answer = self._run(
+            scripts.ACQUIRE,
+            claim.name,
+            claim.token,
+            _micro(claim.ttl),
+            claim.limit,
+            claim.permits,
+            claim.owner,
+            _micro(line_up or 0),
+            MOST_HOLDERS,
+            ttl=claim.ttl,
+        )
+        if answer[0] == 1:
+            return Granted(int(answer[1]))
+        position = None if answer[2] == -1 else int(answer[2])
+        return Refused(_holders(answer[3:]), int(answer[1]) / MICROSECONDS, position)
+
+    def leave(self, name: str, token: str) -> None:
+        self._run(scripts.LEAVE, name, token)
+
+    def wait(self, name: str, token: str, timeout: float) -> None:
+        # 0 would block for ever.
+        longest = max(0.001, min(timeout, LONGEST_WAIT))
+        client: Any = self._connections.for_blocking(LONGEST_WAIT)
+        try:
+            client.execute_command("BLPOP", f"{name}:wake:{token}", f"{longest:.3f}")
+        except RedisError as error:
+            raise self._connections.unavailable(error) from error
+
+    def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
+        answers: list[Any] = []
+        for start in range(0, len(renewals), BATCH):
+            answers += self._renew(renewals[start : start + BATCH])
+        return [None if (reason := as_text(answer)) == "renewed" else cast(LossReason, reason) for answer in answers]
+
+    def release(self, name: str, token: str) -> bool:
+        return bool(self._run(scripts.RELEASE, name, token, secrets.token_hex(8)) == 1)
+
+    def force_release(self, name: str) -> tuple[Holder, ...]:
+        return _holders(self._run(scripts.FORCE_RELEASE, name, "", MOST_HOLDERS))
+
+    def holders(self, name: str) -> tuple[Holder, ...]:
+        return _holders(self._run(scripts.HOLDERS, name, "", MOST_HOLDERS))
+
+    def ping(self) -> None:
+        client: Any = self._connections.for_ttl()
+        try:
+            client.execute_command("PING")
+        except RedisError as error:
+            raise self._connections.unavailable(error) from error
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
+        command = _command(script, name, token, *args)
+        return self._twice(lambda client: _evalsha(client, script, command), ttl)
+
+    def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
+        commands = [_command(scripts.RENEW, each.name, each.token, _micro(each.ttl)) for each in renewals]
+        shortest = min(renewal.ttl for renewal in renewals)
+        if len(commands) == 1:
+            return [self._twice(lambda client: _evalsha(client, scripts.RENEW, commands[0]), shortest)]
+        return cast(list[Any], self._twice(lambda client: _evalsha_all(client, scripts.RENEW, commands), shortest))
+
+    def _twice(self, call: Any, ttl: float | None) -> Any:
+        """Calls, and once more when the connection broke: it may have been an old one, or the reply was lost."""
+        client = self._connections.for_ttl(ttl)
+        try:
+            try:
+                return call(client)
+            except (redis.ConnectionError, redis.TimeoutError):
+                return call(client)
+        except RedisError as error:
+            raise self._connections.unavailable(error) from error
+
+
+def open_redis(url: str) -> RedisStore:
+    """The store at a URL."""
+    return RedisStore(url)
+
+
+def _command(script: Script, name: str, token: str, *args: Any) -> tuple[Any, ...]:
+    keys = (name, f"{name}:until", f"{name}:line", f"{name}:alive", f"{name}:wake:")
+    return ("EVALSHA", script.sha, len(keys), *keys, token, _micro(FENCE_KEPT), *args)
+
+
+def _evalsha(client: Any, script: Script, command: tuple[Any, ...]) -> Any:
+    try:
+        return client.execute_command(*command)
+    except NoScriptError:  # the server is new, or forgot its scripts
+        client.script_load(script.text)
+        return client.execute_command(*command)
+
+
+def _evalsha_all(client: Any, script: Script, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    answers = _pipeline(client, commands)
+    if any(isinstance(answer, NoScriptError) for answer in answers):
+        client.script_load(script.text)
+        answers = _pipeline(client, commands)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
+def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers: list[Any] = pipeline.execute(raise_on_error=False)
+        return answers
+
+
+def _micro(seconds: float) -> int:
+    return round(seconds * MICROSECONDS)
+
+
+def _holders(answer: Sequence[Any]) -> tuple[Holder, ...]:
+    """The holders of an answer: token, record, deadline, …, and the time."""
+    *parts, now = (as_text(part) for part in answer)
+    holders = []
+    for token, record, deadline in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        permits, fence, since, owner = record.split(" ", 3)
+        held_for, expires_in = (int(now) - int(since)) / MICROSECONDS, (float(deadline) - int(now)) / MICROSECONDS
+        holders.append(Holder(owner, int(fence), int(permits), held_for, expires_in, token))
+    return tuple(sorted(holders, key=lambda holder: holder.fencing_token))

@@ -1,0 +1,145 @@
+"""`single_instance`, the decorator, below ``@app.task`` or above it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, overload
+
+from celery import Celery, Task
+from celery._state import _get_active_apps, connect_on_app_finalize
+from celery.local import PromiseProxy, Proxy
+
+from celery_locks.errors import LockConfigError
+from celery_locks.keys import KeyMaker
+from celery_locks.tasks.options import TASK_PREFIX, checked_options
+from celery_locks.tasks.task import LockedTask
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: A function carries its options here until Celery makes a task of it.
+MARK = "__celery_locks__"
+
+
+@overload
+def single_instance(target: F) -> F: ...
+@overload
+def single_instance(**options: Any) -> Callable[[F], F]: ...
+def single_instance(target: Any = None, **options: Any) -> Any:
+    """Makes a task run once at a time for each key.
+
+    Stands below ``@app.task`` or ``@shared_task`` (directly above the function) or above it, or above a task class.
+
+    Args:
+        target: The function, task or task class, where it stands without parentheses.
+        **options: See `LockOptions`.
+
+    Raises:
+        LockConfigError: An option is wrong, or the function is async.
+        LockKeyError: The template names no argument of the task.
+
+    Example:
+        >>> @app.task(bind=True)
+        ... @single_instance(key="user:<user_id>")
+        ... def sync_user(self, user_id, full=False): ...
+    """
+    checked_options(options)
+
+    def decorate(target: Any) -> Any:
+        kind = type(target)  # isinstance() would evaluate a proxy, and the app with it
+        if kind is PromiseProxy:
+            target.__then__(lambda: lock_task(target._get_current_object(), options))
+        elif kind is Proxy:
+            _when_finalized(target, options)
+        elif inspect.isclass(target) and issubclass(target, Task):
+            return _locked_class(target, options)
+        elif isinstance(target, Task):
+            lock_task(target, options)
+        elif callable(target):
+            _mark(target, options)
+        else:
+            raise LockConfigError(f"single_instance decorates functions and tasks, not {target!r}")
+        return target
+
+    return decorate if target is None else decorate(target)
+
+
+def lock_task(task: Task, options: dict[str, Any]) -> None:
+    """Makes a task that exists a locked one."""
+    task.__class__ = _locked_class(type(task), options)
+    vars(task).pop("lock_options", None)
+    if "_orig_run" in vars(task):
+        # Celery's autoretry took the body as it was; it stays around the lease.
+        task._orig_run = type(task).run.__get__(task)
+
+
+def _locked_class(cls: type[Task], options: dict[str, Any]) -> type[Task]:
+    attributes = {TASK_PREFIX + name: _as_attribute(value) for name, value in options.items()}
+    attributes |= {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": cls.__dict__.get("abstract", True)}
+    if issubclass(cls, LockedTask):
+        return type(cls.__name__, (cls,), attributes)
+    body = inspect.getattr_static(cls, "run")
+    return type(cls.__name__, (LockedTask, cls), {**attributes, "run": body})
+
+
+def _as_attribute(value: Any) -> Any:
+    return staticmethod(value) if inspect.isfunction(value) else value
+
+
+def _mark(function: Callable[..., Any], options: dict[str, Any]) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise LockConfigError(
+            f"{function.__qualname__} is an async function: Celery doesn't run those, so it can't be locked. "
+            "Make it a plain function, that may call asyncio.run()"
+        )
+    # Here and now, so that the error points at the decorator; ``self`` may be an argument or not.
+    KeyMaker(options.get("key"), inspect.signature(function), function.__qualname__)
+    setattr(function, MARK, options)
+
+
+def _when_finalized(proxy: Any, options: dict[str, Any]) -> None:
+    """Locks the task of a ``@shared_task`` in each app, when all tasks of the app are there."""
+
+    def lock(app: Celery) -> None:
+        # The proxy stands for the task of the current app.
+        from celery._state import _set_current_app, _tls
+
+        before = _tls.current_app
+        _set_current_app(app)
+        try:
+            lock_task(proxy._get_current_object(), options)
+        finally:
+            _set_current_app(before)
+
+    for app in _get_active_apps():
+        if app.finalized:
+            lock(app)
+
+    def on_finalize(app: Celery) -> None:
+        app.on_after_finalize.connect(lambda sender, **_: lock(sender), weak=False)
+
+    connect_on_app_finalize(on_finalize)
+
+
+def _lock_marked_functions() -> None:
+    """Has Celery lock the tasks that it makes of marked functions.
+
+    Celery offers no place for this: tasks are made late, by any app, of the bare function, and the class of each is
+    made with them.
+    """
+    make = Celery._task_from_fun
+
+    @wraps(make)
+    def make_and_lock(self: Celery, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+        task = make(self, fun, *args, **kwargs)
+        options = getattr(fun, MARK, None)
+        if options is not None and MARK not in vars(task):
+            setattr(task, MARK, options)
+            lock_task(task, options)
+        return task
+
+    Celery._task_from_fun = make_and_lock
+
+
+_lock_marked_functions()

@@ -1,0 +1,104 @@
+"""Where a task's lock options come from: the task, then the app's settings, then the defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from types import MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from celery_locks.errors import LockConfigError
+from celery_locks.locks import Locks
+from celery_locks.settings import OPTION_NAMES, LockOptions, did_you_mean
+from celery_locks.tasks.contention import policy
+
+if TYPE_CHECKING:
+    from celery_locks.tasks.task import LockedTask
+
+TASK_PREFIX = "lock_"
+APP_PREFIX = "locks_"
+#: Attributes of `LockedTask` that are no options.
+_NO_OPTIONS = {"key_for", "options"}
+#: Options that mean something only for one task.
+_TASK_ONLY = {"key", "limit", "permits"}
+_APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
+_APP_SETTINGS = (*(APP_PREFIX + name for name in _APP_OPTIONS), "locks_url", "locks_prefix")
+
+_locks: WeakKeyDictionary[Any, Locks] = WeakKeyDictionary()
+
+
+def locks_for(app: Any) -> Locks:
+    """The locks of an app, made once a process.
+
+    Raises:
+        LockConfigError: The app's settings name no store.
+    """
+    locks = _locks.get(app)
+    return _locks.setdefault(app, Locks.from_app(app)) if locks is None else locks
+
+
+def options_of(task: type[LockedTask], conf: Mapping[str, Any]) -> LockOptions:
+    """All options of a task.
+
+    Raises:
+        LockConfigError: A setting is wrong.
+    """
+    return checked_options({**_options_of_app(conf), **options_of_class(task)})
+
+
+def checked_options(values: Mapping[str, Any]) -> LockOptions:
+    """Options from their values by name, all checked.
+
+    Raises:
+        LockConfigError: A value is wrong, or there is no such option.
+    """
+    options = LockOptions().with_values(values)
+    policy(options.on_contention)
+    return options
+
+
+def options_of_class(cls: type) -> dict[str, Any]:
+    """The options that a task class sets by its ``lock_…`` attributes.
+
+    Raises:
+        LockConfigError: An attribute with this prefix is no option's.
+    """
+    values: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            name = attribute.removeprefix(TASK_PREFIX)
+            if name == attribute or name in _NO_OPTIONS:
+                continue
+            if name in OPTION_NAMES:
+                values[name] = _plain(value)
+            elif not _is_method(value):
+                raise LockConfigError(
+                    f"{cls.__name__}.{attribute} is no lock option"
+                    f"{did_you_mean(attribute, [TASK_PREFIX + known for known in OPTION_NAMES])}"
+                )
+    return values
+
+
+def check_settings(conf: Mapping[str, Any]) -> None:
+    """Checks the app's ``locks_…`` settings.
+
+    Raises:
+        LockConfigError: One is wrong, or is no setting of ours.
+    """
+    for name in conf:
+        if name.startswith(APP_PREFIX) and name not in _APP_SETTINGS:
+            raise LockConfigError(f"there is no setting {name}{did_you_mean(name, _APP_SETTINGS)}")
+    checked_options(_options_of_app(conf))
+
+
+def _options_of_app(conf: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: conf[APP_PREFIX + name] for name in _APP_OPTIONS if APP_PREFIX + name in conf}
+
+
+def _plain(value: Any) -> Any:
+    return value.__func__ if isinstance(value, staticmethod) else value
+
+
+def _is_method(value: Any) -> bool:
+    return inspect.isroutine(value) or isinstance(value, (property, MemberDescriptorType, staticmethod, classmethod))

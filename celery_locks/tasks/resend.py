@@ -1,0 +1,83 @@
+"""Sending the message of a contended run again, later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Retry
+
+from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
+
+if TYPE_CHECKING:
+    from celery_locks.tasks.contention import Contention
+
+#: The message header with the counter of deferrals and the seconds they add up to: ``request.retries`` is the user's.
+HEADER = "celery_locks"
+#: A countdown is at most this share of the broker's visibility timeout, after which the broker would send the message
+#: to another worker as well, while this one still waits.
+SAFE_SHARE = 0.5
+#: What kombu's brokers with a visibility timeout take where none is set, in seconds.
+VISIBILITY_TIMEOUTS = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
+#: How the message is sent: again and again, since the message that brought this run is acknowledged already.
+PATIENT = {"max_retries": None, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 5.0}
+
+
+def send_again(contention: Contention, error: LockError) -> Any:
+    """Sends the message again after the backoff's pause.
+
+    Args:
+        contention: The run that found its key held, or the store away.
+        error: Why it can't run now.
+
+    Raises:
+        Retry: It was sent.
+        LockTimeout: It has waited for as long as it may.
+    """
+    task, options = contention.task, contention.options
+    pause = options.backoff.delay(contention.deferrals, longest_pause(task.app.conf))
+    if options.max_wait is not None:
+        if contention.waited >= options.max_wait:
+            raise timed_out(contention, error)
+        pause = min(pause, options.max_wait - contention.waited)
+    counter = {"deferrals": contention.deferrals + 1, "waited": contention.waited + pause}
+    signature = task.signature_from_request(
+        task.request,
+        retries=task.request.retries,
+        countdown=pause,
+        headers={**(task.request.as_execution_options()["headers"] or {}), HEADER: counter},
+    )
+    signature.apply_async(retry=True, retry_policy=PATIENT)
+    raise Retry(exc=error, when=pause, sig=signature)
+
+
+def timed_out(contention: Contention, error: LockError) -> LockTimeout:
+    """The error of a run that has waited for as long as it may."""
+    why = "the lock store could not be reached" if isinstance(error, StoreUnavailable) else str(error)
+    return LockTimeout(
+        f"{contention.key!r} was not to be had within {contention.options.max_wait:g} s: {why}",
+        contention.key,
+        contention.holder_names,
+    )
+
+
+def counter_of(request: Any) -> tuple[int, float]:
+    """How often the message of a request was sent again, and the seconds that it waited so."""
+    counter = (request.headers or {}).get(HEADER) or {}
+    return int(counter.get("deferrals", 0)), float(counter.get("waited", 0.0))
+
+
+def forget_counter(request: Any) -> None:
+    """Takes the counter out of a request whose run begins, so that the user's own retries start anew."""
+    if request.headers and HEADER in request.headers:
+        request.headers = {name: value for name, value in request.headers.items() if name != HEADER} or None
+
+
+def longest_pause(conf: Any) -> float | None:
+    """The longest countdown in seconds that the broker keeps to, ``None`` for any."""
+    options = conf.broker_transport_options or {}
+    timeout = options.get("visibility_timeout")
+    if timeout is None:
+        url = conf.broker_url or ""
+        first = url[0] if isinstance(url, (list, tuple)) and url else url
+        timeout = VISIBILITY_TIMEOUTS.get(str(first).partition(":")[0].partition("+")[0])
+    return None if timeout is None else float(timeout) * SAFE_SHARE

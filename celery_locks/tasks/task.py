@@ -1,0 +1,180 @@
+"""`LockedTask`, the base class of tasks that take a lease."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Retry
+from kombu.exceptions import EncodeError
+
+from celery_locks.errors import LockConfigError, LockKeyError, LossReason
+from celery_locks.keys import KeyMaker
+from celery_locks.lease import Lease
+from celery_locks.settings import LockOptions
+from celery_locks.tasks.options import checked_options, options_of, options_of_class
+from celery_locks.tasks.retry import PostponedRetry
+from celery_locks.tasks.run import run_locked, run_of
+from celery_locks.tasks.worker import LocksStep
+
+#: Celery's own tasks; they are in an app whose ``task_cls`` is ours, and are never locked.
+OWN_TASKS = "celery."
+
+
+class UnkeyableArguments(LockKeyError, EncodeError):
+    """A call whose arguments make no key, found before its message is sent.
+
+    Also kombu's error for arguments that can't be sent: where Celery sends a chain's next task for a worker, it takes
+    that one for the failure of the task before, instead of leaving the chain without an end.
+    """
+
+
+class LockedTask(Task):
+    """A task that runs once at a time for each key.
+
+    Options are attributes with the prefix ``lock_`` (see `LockOptions`); those left out come from the app's settings
+    with the prefix ``locks_``.
+
+    Example:
+        >>> @app.task(base=LockedTask, lock_key="shop:<shop_id>", lock_ttl=60)
+        ... def resync(shop_id, page=1): ...
+    """
+
+    abstract = True
+    _key_maker: KeyMaker | None = None
+    #: Whether the task itself says that it is locked or not.
+    _enabled: bool | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        values = options_of_class(cls)
+        options = checked_options(values)
+        cls._enabled = values.get("enabled")
+        if "run" in vars(cls):
+            cls.run = _locked(cls, vars(cls)["run"])
+        body = getattr(cls.run, "locked_body", None)
+        if body is not None:
+            name = getattr(cls, "name", None)
+            cls._key_maker = KeyMaker(options.key, _signature(body), name)
+
+    @classmethod
+    def bind(cls, app: Any) -> Any:
+        """Connects the task to its app (Celery calls it)."""
+        app.steps["worker"].add(LocksStep)
+        return super().bind(app)
+
+    @cached_property
+    def lock_options(self) -> LockOptions:
+        """The options of this task: its own, the app's, the defaults. Read once.
+
+        Raises:
+            LockConfigError: A setting is wrong.
+        """
+        return options_of(type(self), self.app.conf)
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease under which this task runs now, ``None`` when it doesn't."""
+        run = run_of(self)
+        return None if run is None else run.lease
+
+    def lock_key_for(self, /, *args: Any, **kwargs: Any) -> str:
+        """The key of a call with these arguments.
+
+        Raises:
+            LockKeyError: They make none.
+            TypeError: The task does not take them.
+        """
+        if self._key_maker is None:
+            raise LockConfigError(f"{self.name} has no run() that could be locked")
+        return self._key_maker.key(args, kwargs, self.name)
+
+    def locks_runs(self) -> bool:
+        """Whether runs of this task take a lease: not Celery's own tasks, and not with ``enabled`` off."""
+        enabled = self._enabled
+        if enabled is None:  # read each time, so that tests can switch all locking off and on again
+            enabled = self.app.conf.get("locks_enabled", True)
+        return enabled and not self.name.startswith(OWN_TASKS)
+
+    def on_lock_lost(self, lease: Lease, reason: LossReason) -> None:
+        """Called once when the lease of a run is lost, by the thread that notices. For subclasses to override.
+
+        Args:
+            lease: The lease.
+            reason: Why it was lost.
+        """
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Sends the task, as Celery does.
+
+        Raises:
+            LockKeyError: Its arguments make no key; no message was sent.
+        """
+        if self.locks_runs():
+            try:
+                self.lock_key_for(*(args or ()), **(kwargs or {}))
+            except TypeError:
+                pass  # Celery's own check says it better, or the task does without.
+            except LockKeyError as error:
+                raise UnkeyableArguments(error.message, error.key) from error
+        return super().apply_async(args, kwargs, *rest, **options)
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: Any = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Retries the task, as Celery does; the message is sent when the lease has been given back."""
+
+        def retry(throw: bool) -> Retry:
+            return super(LockedTask, self).retry(
+                args, kwargs, exc, throw, eta=eta, countdown=countdown, max_retries=max_retries, **options
+            )
+
+        run, most = run_of(self), self.max_retries if max_retries is None else max_retries
+        last = most is not None and self.request.retries >= most
+        if run is None or last or self.request.is_eager or self.request.called_directly:
+            return retry(throw)
+        postponed = PostponedRetry(lambda: retry(throw=False), exc)
+        run.postponed.append(postponed)
+        if throw:
+            raise postponed
+        return postponed
+
+
+def _locked(cls: type, body: Any) -> Callable[..., Any]:
+    """The ``run`` of a class, wrapped; ``body`` is as it stands in the class."""
+    function = getattr(body, "__func__", body)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise LockConfigError(
+            f"{cls.__name__} is an async function: Celery doesn't run those, so it can't be locked. "
+            "Make it a plain function, that may call asyncio.run()"
+        )
+
+    @wraps(function)
+    def run(self: LockedTask, /, *args: Any, **kwargs: Any) -> Any:
+        return run_locked(self, body.__get__(self, type(self)), args, kwargs)
+
+    me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    signature = _signature(body)
+    parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
+    run.__signature__ = signature.replace(parameters=[me, *parameters])  # type: ignore[attr-defined]
+    run.locked_body = body  # type: ignore[attr-defined]
+    return run
+
+
+def _signature(body: Any) -> inspect.Signature:
+    """The signature of a body without ``self``."""
+    if isinstance(body, staticmethod):
+        return inspect.signature(body.__func__)
+    signature = inspect.signature(body)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
