@@ -1,0 +1,100 @@
+# Everything runs from a virtual environment of the project's own, made by the first target that needs it:
+# `make demo` and `make test` are all there is to know. Nothing is installed twice unless pyproject.toml changes.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+# Processes of pytest. The tests mostly wait for servers and deadlines, so more than there are processors pays.
+WORKERS ?= 4
+ARGS    ?=
+
+BIN := $(VENV)/bin/python
+PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
+
+# Imported modules are compiled once and kept: workers that the tests start would else compile Celery anew each time.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format types docs clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12  which Python makes the environment (now: $(PYTHON))"
+	@echo "  VENV=.venv         where it lies"
+	@echo "  ARGS='...'         handed to the demo, or to pytest"
+	@echo "  WORKERS=4          processes of pytest; 0 runs the tests in this one"
+
+demo: $(VENV)/.demo ## Run the example shop, with a server of its own
+	@$(BIN) -m example_project $(ARGS)
+
+test: $(VENV)/.dev ## Run all tests, against real servers
+	@$(BIN) -m pytest -n $(WORKERS) $(ARGS)
+
+test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
+	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+lint: $(VENV)/.dev ## Check the style of the code
+	@$(BIN) -m ruff check .
+	@$(BIN) -m ruff format --check .
+
+format: $(VENV)/.dev ## Mend the style of the code, as far as it mends itself
+	@$(BIN) -m ruff check --fix .
+	@$(BIN) -m ruff format .
+
+types: $(VENV)/.dev ## Check the types
+	@$(BIN) -m mypy
+
+docs: $(VENV)/.docs ## Build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet
+	@echo "Built: site/index.html"
+
+clean: ## Remove all that the targets above made, the environment too
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- The environment ------------------------------------------------------------------------------------------------
+
+define CHECK_PYTHON
+command -v $(PYTHON) > /dev/null || { \
+  echo "There is no '$(PYTHON)'. celery-locks needs Python 3.10 or newer: install it, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+  echo "celery-locks needs Python 3.10 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+  echo "'$(PYTHON)' can't make virtual environments: its modules venv and ensurepip are missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+# Prints the pip wheel that comes with Python. Running pip from it to fetch a new pip spares installing the old one first.
+define BUNDLED_PIP
+import ensurepip, glob, os
+places = [os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), "/usr/share/python-wheels"]
+print(next((wheel for place in places for wheel in glob.glob(os.path.join(place, "pip-*.whl"))), ""))
+endef
+export BUNDLED_PIP
+
+# The new pip resolves twice as fast as the one that comes with Python 3.10 or 3.11.
+$(VENV)/.made:
+	@$(CHECK_PYTHON)
+	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
+	@wheel=$$($(PYTHON) -c "$$BUNDLED_PIP"); \
+	if [ -n "$$wheel" ]; then \
+	  $(PYTHON) -m venv --without-pip $(VENV) && PYTHONPATH="$$wheel" $(PIP) pip; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && $(PIP) --upgrade pip; \
+	fi
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	@echo "Installing what the demo needs ..."
+	@$(PIP) -e ".[demo]"
+	@touch $@
+
+# What the tests need holds what the demo needs.
+$(VENV)/.dev: $(VENV)/.made pyproject.toml
+	@echo "Installing what the demo, the tests and the checks need ..."
+	@$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml
+	@echo "Installing what the documentation needs ..."
+	@$(PIP) -e ".[docs]"
+	@touch $@
