@@ -1,0 +1,85 @@
+"""Fixtures for all tests: real servers, and a word at the end on which ones there were."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.support import report
+from tests.support.servers import Binary, RedisServer, all_binaries, default_binary
+
+_SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis"}
+_databases = itertools.cycle(range(1, 512))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server that all tests of this process share: don't pause, stop or reconfigure it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database of the shared server."""
+    return _empty_database(redis_server)
+
+
+# Without any binary the one parameter is None, and the fixture fails: an empty list would skip its tests in silence.
+@pytest.fixture(scope="session", params=all_binaries() or [None], ids=lambda binary: getattr(binary, "flavour", "none"))
+def each_redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Shared servers, one of each flavour that this machine has: the test runs on all of them."""
+    with RedisServer(request.param or default_binary()) as server:
+        yield server
+
+
+@pytest.fixture
+def each_redis_url(each_redis_server: RedisServer) -> str:
+    """An empty database on a server of each flavour."""
+    return _empty_database(each_redis_server)
+
+
+@pytest.fixture
+def start_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers for this test alone, to pause, kill and configure: takes what `RedisServer` takes."""
+    with ExitStack() as servers:
+
+        def start(binary: Binary | None = None, **options: Any) -> RedisServer:
+            return servers.enter_context(RedisServer(binary, **options))
+
+        yield start
+
+
+def _empty_database(server: RedisServer) -> str:
+    db = next(_databases)
+    with server.client(db) as client:
+        client.flushdb()
+    return server.url(db)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.redis)
+
+
+# --- The closing lines. Under xdist the notes come from the processes that ran the tests. ---
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["servers"] = report.as_data()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    report.add_data(**getattr(node, "workeroutput", {}).get("servers", {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in report.lines():
+        terminalreporter.write_line(line, yellow="WITHOUT" in line)
