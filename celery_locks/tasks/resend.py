@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Retry
 
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
+from celery_locks.locks import who_holds
 
 if TYPE_CHECKING:
     from celery_locks.tasks.contention import Contention
@@ -52,7 +53,8 @@ def send_again(contention: Contention, error: LockError) -> Any:
 
 def timed_out(contention: Contention, error: LockError) -> LockTimeout:
     """The error of a run that has waited for as long as it may."""
-    why = "the lock store could not be reached" if isinstance(error, StoreUnavailable) else str(error)
+    away = isinstance(error, StoreUnavailable)
+    why = "the lock store could not be reached" if away else who_holds(contention.holder_names)
     return LockTimeout(
         f"{contention.key!r} was not to be had within {contention.options.max_wait:g} s: {why}",
         contention.key,

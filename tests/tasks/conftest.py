@@ -1,0 +1,104 @@
+"""Shops: an app with real workers, in an empty database of a real server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.result import AsyncResult
+
+from celery_locks import Lock, Locks
+from tests.support.celery_worker import Worker
+from tests.support.journal import Journal
+from tests.support.servers import RedisServer
+from tests.tasks.shop import make_app
+
+
+class Shop:
+    """An app, its workers, and what they wrote.
+
+    Args:
+        variables: See `make_app`.
+    """
+
+    def __init__(self, **variables: str) -> None:
+        self.variables = variables
+        self.app: Celery = make_app(variables)
+        self.app.finalize()
+        self.journal = Journal(self.app.conf.shop_journal)
+        self.stack = ExitStack()
+        self.workers: list[Worker] = []
+
+    def start_worker(self, **options: Any) -> Worker:
+        worker = self.stack.enter_context(Worker("tests.tasks.shop", env=self.variables, **options))
+        self.workers.append(worker)
+        return worker
+
+    def send(self, task: str, *args: Any, **kwargs: Any) -> AsyncResult:
+        return self.app.tasks[task].delay(*args, **kwargs)
+
+    def task(self, name: str) -> Any:
+        return self.app.tasks[name]
+
+    def lock(self, key: str, **options: Any) -> Lock:
+        """A lock of the store that the tasks use."""
+        return Locks.from_app(self.app).lock(key, **options)
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that no other test has."""
+    return f"key-{uuid.uuid4().hex[:12]}"
+
+
+def _shared(pool: str) -> Iterator[Shop]:
+    with RedisServer() as server:
+        shop = Shop(SHOP_URL=server.url())
+        with shop.stack:
+            shop.start_worker(pool=pool, concurrency=4)
+            yield shop
+
+
+@pytest.fixture(scope="session")
+def prefork_shop() -> Iterator[Shop]:
+    yield from _shared("prefork")
+
+
+@pytest.fixture(scope="session")
+def threads_shop() -> Iterator[Shop]:
+    yield from _shared("threads")
+
+
+@pytest.fixture(scope="session")
+def solo_shop() -> Iterator[Shop]:
+    yield from _shared("solo")
+
+
+@pytest.fixture(params=["prefork", "threads", "solo"])
+def any_shop(request: pytest.FixtureRequest) -> Shop:
+    """A shop of each pool."""
+    shop: Shop = request.getfixturevalue(f"{request.param}_shop")
+    return shop
+
+
+@pytest.fixture
+def open_shop(redis_url: str) -> Iterator[Callable[..., Shop]]:
+    """Opens shops for this test alone, to kill their workers and break their stores."""
+    with ExitStack() as stack:
+
+        def open_(**variables: str) -> Shop:
+            shop = Shop(**{"SHOP_URL": redis_url, **variables})
+            stack.push(shop.stack)
+            return shop
+
+        yield open_
+
+
+@pytest.fixture
+def shop(open_shop: Callable[..., Shop]) -> Shop:
+    """A shop for this test alone, without a worker."""
+    return open_shop()

@@ -1,0 +1,174 @@
+"""The app of the tests for tasks: made by workers and by the tests alike, of the same variables."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from celery_locks import Backoff, Contention, Lease, LockedTask, current_lease, single_instance
+from tests.support.journal import Journal
+from tests.support.waiting import eventually
+
+#: Short, so that a deferred task comes back soon.
+QUICK = Backoff(base=0.05, cap=0.2)
+
+
+class ShopTask(LockedTask):
+    """Writes what happens to its leases."""
+
+    abstract = True
+    lock_backoff = QUICK
+
+    def on_lock_lost(self, lease: Lease, reason: str) -> None:
+        journal_of(self.app).write("lost", key=lease.key, token=lease.token, fence=lease.fencing_token, reason=reason)
+
+
+def journal_of(app: Celery) -> Journal:
+    return Journal(app.conf.shop_journal)
+
+
+def body(task: Any, key: str, seconds: float = 0.0, until: str | None = None) -> str:
+    """What most tasks do: write begin and end, and take their time in between.
+
+    Args:
+        task: The task.
+        key: What is written as the key.
+        seconds: How long to sleep.
+        until: A file to wait for.
+    """
+    journal, lease, run = journal_of(task.app), current_lease(), uuid.uuid4().hex
+    fence = lease.fencing_token if lease else 0
+    journal.write("begin", key=key, run=run, task_id=task.request.id, fence=fence, retries=task.request.retries)
+    if until is not None:
+        eventually(Path(until).exists, timeout=60)
+    time.sleep(seconds)
+    journal.write("end", key=key, run=run)
+    return key
+
+
+def make_app(variables: Mapping[str, str]) -> Celery:
+    """The app with all its tasks. They are its own: a process may have several such apps.
+
+    Args:
+        variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
+            (``none`` for no setting), ``SHOP_JOURNAL``.
+    """
+    url = variables["SHOP_URL"]
+    app = Celery(
+        "shop", broker=variables.get("SHOP_BROKER", url), backend=variables.get("SHOP_RESULTS", url), set_as_current=False
+    )
+    store = variables.get("SHOP_STORE", url)
+    app.conf.update(
+        shop_journal=variables.get("SHOP_JOURNAL", url),
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        **({} if store == "none" else {"locks_url": store}),
+    )
+    define_policies(app)
+    define_retries(app)
+    define_losses(app)
+    return app
+
+
+def define_policies(app: Celery) -> None:
+    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 5}
+
+    @app.task(name="work", **options)
+    def work(self: Any, key: str, seconds: float = 0.0, until: str | None = None) -> str:
+        return body(self, key, seconds, until)
+
+    for policy in ("skip", "raise", "wait", "reject"):
+        app.task(work.run.locked_body, name=policy, lock_on_contention=policy, **options)
+    app.task(work.run.locked_body, name="reject_late", lock_on_contention="reject", acks_late=True, **options)
+    app.task(work.run.locked_body, name="impatient", lock_max_wait=1, **options)
+    app.task(work.run.locked_body, name="impatient_wait", lock_max_wait=0.5, lock_on_contention="wait", **options)
+    app.task(work.run.locked_body, name="own_policy", lock_on_contention=own_policy, **options)
+
+    @app.task(name="add_up", shared=False)
+    def add_up(results: list[Any]) -> list[Any]:
+        return results
+
+    @app.task(name="then", shared=False)
+    def then(result: Any, *more: Any) -> Any:
+        return [result, *more]
+
+    @app.task(name="on_error", shared=False)
+    def on_error(request: Any, error: Any, trace: Any) -> None:
+        journal_of(app).write("errback", task_id=request.id, error=type(error).__name__)
+
+
+def own_policy(contention: Contention) -> str:
+    return f"{contention.key} belongs to {len(contention.holder_names)}"
+
+
+def define_retries(app: Celery) -> None:
+    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 5, "max_retries": 3}
+
+    def retries(self: Any, key: str) -> None:
+        body(self, key)
+        self.retry(countdown=0)
+
+    def raises(self: Any, key: str) -> None:
+        body(self, key)
+        raise ValueError("always")
+
+    def ends_with(self: Any, key: str, how: str) -> None:
+        body(self, key)
+        raise {"reject": Reject("no"), "ignore": Ignore()}[how]
+
+    def wants_once(self: Any, key: str) -> int:
+        """Retries itself once, and has no more retries than that."""
+        if self.request.retries == 0:
+            self.retry(countdown=0)
+        return int(self.request.retries)
+
+    autoretry = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0, "max_retries": 3}}
+    for policy in ("retry", "skip", "raise"):
+        app.task(retries, name=f"retries_{policy}", lock_on_contention=policy, **options)
+        app.task(raises, name=f"autoretries_{policy}", lock_on_contention=policy, **options, **autoretry)
+    app.task(ends_with, name="ends_with", **options)
+    app.task(wants_once, name="wants_once", **{**options, "max_retries": 1})
+
+
+def define_losses(app: Celery) -> None:
+    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 1.5}
+
+    def stubborn(self: Any, key: str, seconds: float) -> str:
+        try:
+            return body(self, key, seconds)
+        except Exception:
+            return "swallowed"
+
+    app.task(stubborn, name="stubborn", **options)
+    app.task(stubborn, name="told_only", **options, lock_on_lost="signal")
+    app.task(stubborn, name="not_renewed", **{**options, "lock_ttl": 0.5}, lock_renew=False, lock_on_lost="signal")
+    app.task(stubborn, name="held_too_long", **options, lock_max_hold=1)
+
+    @app.task(name="spins", **options)
+    def spins(self: Any, key: str, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            pass
+        return "spun"
+
+    @app.task(bind=True, shared=False, name="checks")
+    @single_instance(key="<key>", ttl=1.5, on_lost="signal")
+    def checks(self: Any, key: str, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.lease.check()
+            time.sleep(0.01)
+        return "never noticed"
+
+
+if "SHOP_URL" in os.environ:
+    app = make_app(os.environ)

@@ -1,0 +1,128 @@
+"""What becomes of a run whose lease is lost, on real workers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from celery_locks import LockLost
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+
+SOON = 30
+#: Far longer than any of these tests may take: a body that is aborted never sleeps it out.
+LONG = 60
+
+pytestmark = pytest.mark.xdist_group("losses")
+
+
+@pytest.fixture(params=["prefork", "solo"])
+def aborting_shop(request: pytest.FixtureRequest) -> Shop:
+    """Pools whose bodies run in the main thread of a process."""
+    shop: Shop = request.getfixturevalue(f"{request.param}_shop")
+    return shop
+
+
+def begun(shop: Shop, key: str) -> None:
+    eventually(lambda: shop.lock(key).locked(), SOON)
+
+
+def lost(shop: Shop, key: str) -> dict:
+    entries = eventually(lambda: shop.journal.entries("lost", key=key), SOON)
+    return entries[0]
+
+
+def steal(shop: Shop, key: str) -> None:
+    """Takes the key from its holder and has it oneself."""
+    lock = shop.lock(key)
+    lock.force_release()
+    assert lock.try_acquire() is not None
+
+
+@pytest.mark.parametrize(("how", "reason"), [("delete", "deleted"), ("steal", "stolen")])
+@pytest.mark.parametrize("task", ["stubborn", "spins"])
+def test_promise_09_a_lost_lease_aborts_the_body(
+    aborting_shop: Shop, key: str, task: str, how: str, reason: str
+) -> None:
+    shop = aborting_shop
+    result = shop.send(task, key, LONG)
+    begun(shop, key)
+    token = shop.lock(key).holders()[0].token
+    started = time.monotonic()
+    shop.lock(key).force_release() if how == "delete" else steal(shop, key)
+    with pytest.raises(LockLost) as caught:
+        result.get(timeout=SOON)
+    assert result.state == "FAILURE"
+    assert (caught.value.key, caught.value.reason) == (key, reason)
+    told = shop.journal.entries("lost", key=key)
+    assert [(entry["token"], entry["reason"]) for entry in told] == [(token, reason)]
+    # Renewals are 0.5 s apart. What is above that second is the machine's.
+    assert told[0]["time"] - started < 0.5 + 1
+
+
+@pytest.mark.parametrize("task", ["stubborn", "checks"])
+def test_promise_09_in_a_thread_the_run_is_told_and_never_succeeds(threads_shop: Shop, key: str, task: str) -> None:
+    shop = threads_shop
+    result = shop.send(task, key, 3 if task == "stubborn" else LONG)
+    begun(shop, key)
+    shop.lock(key).force_release()
+    with pytest.raises(LockLost):
+        result.get(timeout=SOON)
+    assert result.state == "FAILURE"
+    if task == "stubborn":
+        assert lost(shop, key)["reason"] == "deleted"
+        assert shop.journal.stretches(key)[0].end is not None, "threads are not aborted yet: the body went to its end"
+
+
+def test_with_signal_the_body_is_told_and_goes_on(any_shop: Shop, key: str) -> None:
+    result = any_shop.send("told_only", key, 2)
+    begun(any_shop, key)
+    any_shop.lock(key).force_release()
+    assert lost(any_shop, key)["reason"] == "deleted"
+    assert result.get(timeout=SOON) == key
+
+
+def test_promise_13_a_long_run_keeps_its_lease(any_shop: Shop, key: str) -> None:
+    result = any_shop.send("stubborn", key, 4.5)
+    begun(any_shop, key)
+    first = any_shop.lock(key).holders()[0]
+    assert result.get(timeout=SOON) == key
+    assert not any_shop.journal.entries("lost", key=key)
+    assert any_shop.journal.stretches(key)[0].fence == first.fencing_token
+
+
+def test_promise_03_a_run_that_expired_leaves_its_successor_alone(any_shop: Shop, key: str) -> None:
+    shop = any_shop
+    result = shop.send("not_renewed", key, 2)
+    begun(shop, key)
+    lock = shop.lock(key)
+    with lock as lease:  # waits for the end of the first lease, while its body still runs
+        assert not result.ready()
+        assert result.get(timeout=SOON) == key
+        held = lock.holders()
+        assert [(h.token, h.fencing_token) for h in held] == [(lease.token, lease.fencing_token)]
+        assert lease.held
+        lease.extend()
+    assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == ["expired"]
+
+
+def test_promise_12_max_hold_ends_a_run_that_hangs(aborting_shop: Shop, key: str) -> None:
+    result = aborting_shop.send("held_too_long", key, LONG)
+    with pytest.raises(LockLost) as caught:
+        result.get(timeout=SOON)
+    assert caught.value.reason == "max_hold"
+    assert lost(aborting_shop, key)["reason"] == "max_hold"
+    assert not aborting_shop.lock(key).locked()
+
+
+def test_the_worker_is_well_after_an_abort(aborting_shop: Shop, key: str) -> None:
+    for number in range(5):
+        mine = f"{key}-{number}"
+        result = aborting_shop.send("stubborn", mine, LONG)
+        begun(aborting_shop, mine)
+        aborting_shop.lock(mine).force_release()
+        with pytest.raises(LockLost):
+            result.get(timeout=SOON)
+        assert aborting_shop.send("work", mine).get(timeout=SOON) == mine
+    assert aborting_shop.workers[0].running

@@ -1,0 +1,261 @@
+"""What becomes of a task that finds its key held, on real workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import ChordError
+
+from celery_locks import LockContended, LockLost, LockTimeout, Skipped
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+
+pytestmark = pytest.mark.xdist_group("prefork")
+
+#: Seconds within which a result must be there; what is slow here is the machine, not the lock.
+SOON = 30
+
+
+@pytest.fixture
+def shop(prefork_shop: Shop) -> Shop:
+    return prefork_shop
+
+
+def test_one_run_at_a_time_for_a_key(shop: Shop, key: str) -> None:
+    results = [shop.send("work", key, seconds=0.02) for _ in range(20)]
+    assert [result.get(timeout=SOON) for result in results] == [key] * 20
+    stretches = shop.journal.stretches(key)
+    assert len(stretches) == 20
+    assert shop.journal.most_at_once(key) == 1
+    assert len({stretch.pid for stretch in stretches}) > 1, "all ran in one process: nothing was shown"
+
+
+def test_fencing_tokens_grow_from_run_to_run(shop: Shop, key: str) -> None:
+    for result in [shop.send("work", key) for _ in range(10)]:
+        result.get(timeout=SOON)
+    fences = [stretch.fence for stretch in shop.journal.stretches(key)]
+    assert fences == sorted(set(fences))
+
+
+def test_other_keys_are_not_in_the_way(shop: Shop, key: str, tmp_path: Path) -> None:
+    blocker = shop.send("work", key, until=str(tmp_path / "go"))
+    eventually(lambda: shop.journal.stretches(key), SOON)
+    assert shop.send("work", f"{key}-other").get(timeout=SOON)
+    (tmp_path / "go").touch()
+    assert blocker.get(timeout=SOON) == key
+
+
+def test_skip_gives_a_result_that_names_the_holder(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        result = shop.send("skip", key).get(timeout=SOON)
+    skipped = Skipped.of(result)
+    assert skipped is not None
+    assert skipped["key"] == key
+    assert len(skipped["holders"]) == 1
+    assert Skipped.of(shop.send("skip", key).get(timeout=SOON)) is None, "it ran when the key was free"
+
+
+def test_raise_fails_with_lock_contended(shop: Shop, key: str) -> None:
+    with shop.lock(key), pytest.raises(LockContended) as caught:
+        shop.send("raise", key).get(timeout=SOON)
+    assert caught.value.key == key
+    assert caught.value.holders
+
+
+def test_reject_rejects_the_message(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        result = shop.send("reject_late", key)
+        shop.workers[0].wait_for_log(f"Task reject_late[{result.id}] reject requeue=False", SOON)
+        eventually(lambda: not any(result.id in message for message in _all_messages(shop)), SOON)
+    assert not shop.journal.stretches(key)
+
+
+def test_reject_without_late_acknowledgement_says_that_it_comes_too_late(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        shop.send("reject", key)
+        shop.workers[0].wait_for_log("without acks_late=True", SOON)
+    assert not shop.journal.stretches(key)
+
+
+def test_a_callable_is_a_policy(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        assert shop.send("own_policy", key).get(timeout=SOON) == f"{key} belongs to 1"
+
+
+def test_wait_runs_when_the_key_is_released(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        result = shop.send("wait", key)
+        eventually(lambda: result.state == "PENDING" and _in_line(shop, key), SOON)
+    assert result.get(timeout=SOON) == key
+
+
+def test_wait_is_served_first_come_first_served(shop: Shop, key: str) -> None:
+    results = []
+    with shop.lock(key):
+        for number in range(3):
+            results.append(shop.send("wait", key))
+            eventually(lambda waiting=number + 1: _in_line(shop, key) == waiting, SOON)
+    for result in results:
+        result.get(timeout=SOON)
+    assert [s.task_id for s in shop.journal.stretches(key)] == [result.id for result in results]
+
+
+@pytest.mark.parametrize("task", ["impatient", "impatient_wait"])
+def test_promise_07_max_wait_ends_in_lock_timeout(shop: Shop, key: str, task: str) -> None:
+    with shop.lock(key), pytest.raises(LockTimeout) as caught:
+        shop.send(task, key).get(timeout=SOON)
+    assert caught.value.key == key
+    assert not shop.journal.stretches(key)
+
+
+def test_promise_04_refusals_leave_the_holder_alone(shop: Shop, key: str) -> None:
+    lock = shop.lock(key)
+    with lock as lease:
+        before = lock.holders()[0]
+        for _ in range(4):
+            assert Skipped.of(shop.send("skip", key).get(timeout=SOON)) is not None
+        after = lock.holders()[0]
+        assert (after.token, after.fencing_token) == (lease.token, before.fencing_token)
+        lease.extend()
+    assert not lock.locked()
+
+
+def test_promise_07_deferrals_leave_the_users_retries_alone(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        # "wants_once" may retry once: were a deferral counted, its own retry would be refused.
+        waiting = shop.send("wants_once", key)
+        eventually(lambda: _deferrals(shop, waiting) >= 50, 60, "the task was not deferred fifty times")
+    assert waiting.get(timeout=SOON) == 1
+
+
+def test_promise_07_contenders_are_never_more_messages_than_tasks(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        results = [shop.send("work", key) for _ in range(10)]
+        most = 0
+        eventually(lambda: all(_deferrals(shop, result) for result in results), SOON)
+        while sum(_deferrals(shop, result) for result in results) < 60:
+            most = max(most, _messages(shop))
+    for result in results:
+        result.get(timeout=SOON)
+    assert len(shop.journal.stretches(key)) == 10
+    # A message is for a moment twice there: the new one is sent before the old one is forgotten.
+    assert 0 < most <= 10 + 4
+
+
+@pytest.mark.parametrize(
+    ("policy", "first"), [("skip", "skipped"), ("own_policy", "belongs"), ("work", "key"), ("wait", "key")]
+)
+def test_promise_18_a_refused_member_does_not_stop_chain_or_chord(
+    shop: Shop, key: str, policy: str, first: str
+) -> None:
+    member, then = shop.task(policy).si(key), shop.task("then").s("then")
+    with shop.lock(key):
+        in_chain = chain(member, then).apply_async()
+        in_chord = chord(group(member, shop.task("then").si("free")), shop.task("add_up").s()).apply_async()
+        if first != "key":
+            assert first in str(in_chain.get(timeout=SOON))
+            assert first in str(in_chord.get(timeout=SOON))
+    if first == "key":
+        assert in_chain.get(timeout=SOON) == [key, "then"]
+        assert in_chord.get(timeout=SOON) == [key, ["free"]]
+
+
+@pytest.mark.parametrize("policy", ["raise", "impatient"])
+def test_promise_18_a_member_that_fails_calls_the_errbacks(shop: Shop, key: str, policy: str) -> None:
+    error = shop.task("on_error").s()
+    with shop.lock(key):
+        member = shop.task(policy).si(key).on_error(error)
+        in_chain = chain(member, shop.task("then").s()).apply_async()
+        in_chord = chord([member, shop.task("then").si("free")], shop.task("add_up").s().on_error(error)).apply_async()
+        failed = in_chain.parent
+        with pytest.raises((LockContended, LockTimeout)):
+            failed.get(timeout=SOON)
+        with pytest.raises((LockContended, LockTimeout, ChordError)):
+            in_chord.get(timeout=SOON)
+        eventually(lambda: shop.journal.entries("errback", task_id=failed.id), SOON)
+
+
+@pytest.mark.parametrize("how", ["reject", "ignore"])
+def test_promise_06_a_body_that_ends_with_reject_or_ignore_gives_the_key_back(shop: Shop, key: str, how: str) -> None:
+    shop.send("ends_with", key, how)
+    eventually(lambda: [stretch.end for stretch in shop.journal.stretches(key)] != [], SOON)
+    eventually(lambda: not shop.lock(key).locked(), SOON)
+    assert len(shop.journal.stretches(key)) == 1
+
+
+@pytest.mark.parametrize("policy", ["retry", "skip", "raise"])
+@pytest.mark.parametrize(
+    ("kind", "error"), [("retries", "MaxRetriesExceededError"), ("autoretries", "ValueError")]
+)
+def test_promise_06_a_tasks_own_retries_all_run(shop: Shop, key: str, kind: str, error: str, policy: str) -> None:
+    result = shop.send(f"{kind}_{policy}", key)
+    with pytest.raises(Exception, match=".") as caught:
+        result.get(timeout=SOON)
+    assert type(caught.value).__name__ == error
+    assert result.state == "FAILURE"
+    assert [entry["retries"] for entry in shop.journal.entries("begin", key=key)] == [0, 1, 2, 3]
+    assert not shop.lock(key).locked()
+
+
+def test_the_key_is_free_before_the_result_is_there(shop: Shop, key: str) -> None:
+    for _ in range(20):
+        shop.send("work", key).get(timeout=SOON)
+        lease = shop.lock(key).try_acquire()
+        assert lease is not None
+        lease.release()
+
+
+def test_a_task_sent_by_name_is_locked_as_well(shop: Shop, key: str) -> None:
+    """Promise 17: the sender may not know the task."""
+    from celery import Celery
+
+    stranger = Celery("stranger", broker=shop.app.conf.broker_url, backend=shop.app.conf.result_backend)
+    results = [stranger.send_task("work", (key,), {"seconds": 0.05}) for _ in range(6)]
+    for result in results:
+        result.get(timeout=SOON)
+    assert shop.journal.most_at_once(key) == 1
+    assert len(shop.journal.stretches(key)) == 6
+
+
+def test_errors_come_back_whole_from_the_result_backend(shop: Shop, key: str) -> None:
+    """Promise 24: JSON keeps the type and the parts."""
+    with shop.lock(key) as lease:
+        with pytest.raises(LockContended) as caught:
+            shop.send("raise", key).get(timeout=SOON)
+        assert not isinstance(caught.value, LockLost)
+        assert caught.value.key == key
+        assert caught.value.holders == [lease.owner]
+        assert key in str(caught.value)
+
+
+def _in_line(shop: Shop, key: str) -> int:
+    count: Any = _client(shop).zcard(f"celery-locks:{{{key}}}:line")
+    return int(count)
+
+
+def _client(shop: Shop) -> Any:
+    return shop.journal._redis
+
+
+def _deferrals(shop: Shop, result: Any) -> int:
+    """How often a task was sent again: the counter in its message, wherever that is now."""
+    for message in _all_messages(shop):
+        if result.id in message:
+            body = json.loads(message)
+            body = body[0] if isinstance(body, list) else body
+            return int((body["headers"].get("celery_locks") or {}).get("deferrals", 0))
+    return 0
+
+
+def _messages(shop: Shop) -> int:
+    return len(_all_messages(shop))
+
+
+def _all_messages(shop: Shop) -> list[str]:
+    client = _client(shop)
+    found = [*client.lrange("celery", 0, -1), *client.hvals("unacked")]
+    return [message.decode() for message in found]
