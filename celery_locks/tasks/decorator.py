@@ -112,7 +112,7 @@ def _when_finalized(proxy: Any, options: dict[str, Any]) -> None:
         finally:
             _set_current_app(before)
 
-    for app in _get_active_apps():
+    for app in list(_get_active_apps()):  # looking at the proxy may make another app
         if app.finalized:
             lock(app)
 
