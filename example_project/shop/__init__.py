@@ -1,0 +1,1 @@
+"""The shop: what a project with celery-locks looks like."""

@@ -1,0 +1,76 @@
+"""The shop's database: a SQLite file that the locks know nothing of, so that a lock that fails can be seen in it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS account (
+    customer_id INTEGER PRIMARY KEY, cents INTEGER NOT NULL, fencing_token INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS payment (order_id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL, cents INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS run (
+    id INTEGER PRIMARY KEY, job TEXT NOT NULL, task TEXT NOT NULL, key TEXT NOT NULL, fencing_token INTEGER,
+    worker TEXT NOT NULL, pid INTEGER NOT NULL, began REAL NOT NULL, ended REAL, outcome TEXT
+);
+"""
+
+
+class StaleWriteError(Exception):
+    """A run that had lost its lease tried to write after another run had written."""
+
+
+def create() -> None:
+    """Makes the tables. Once, before the workers start."""
+    with connect() as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(SCHEMA)
+
+
+@contextmanager
+def connect() -> Iterator[sqlite3.Connection]:
+    """A connection of this process, for one transaction or outside one."""
+    path = os.environ.get("SHOP_DATABASE", "shop.db")
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous = OFF")  # it outlives a process that is killed, if not a power cut
+        yield db
+
+
+def balance(customer_id: int) -> int:
+    """What was charged to a customer so far, in cents."""
+    with connect() as db:
+        row = db.execute("SELECT cents FROM account WHERE customer_id = ?", (customer_id,)).fetchone()
+    return row[0] if row else 0
+
+
+def charge(order_id: int, customer_id: int, cents: int, total: int, fencing_token: int | None) -> None:
+    """Books the payment of an order and the account's new total; nothing when the order is paid already.
+
+    Raises:
+        StaleWriteError: A run with a higher fencing token was here before.
+    """
+    with connect() as db:
+        db.execute("BEGIN IMMEDIATE")
+        if db.execute("SELECT 1 FROM payment WHERE order_id = ?", (order_id,)).fetchone():
+            return  # its message came twice
+        db.execute("INSERT OR IGNORE INTO account VALUES (?, 0, 0)", (customer_id,))
+        written = db.execute(
+            "UPDATE account SET cents = ?1, fencing_token = coalesce(?2, 0) "
+            "WHERE customer_id = ?3 AND (?2 IS NULL OR fencing_token < ?2)",
+            (total, fencing_token, customer_id),
+        ).rowcount
+        if not written:
+            raise StaleWriteError(f"account {customer_id}: fencing token {fencing_token} is older than the last")
+        db.execute("INSERT INTO payment VALUES (?, ?, ?)", (order_id, customer_id, cents))
+        db.execute("COMMIT")
+
+
+def money() -> tuple[int, int]:
+    """Cents on all accounts, and cents of all payments: the same, unless a charge was overwritten."""
+    with connect() as db:
+        accounts = db.execute("SELECT coalesce(sum(cents), 0) FROM account").fetchone()[0]
+        payments = db.execute("SELECT coalesce(sum(cents), 0) FROM payment").fetchone()[0]
+    return accounts, payments
