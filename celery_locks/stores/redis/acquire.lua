@@ -11,7 +11,7 @@ local held, head = tidy()
 local function keep()
   redis.call('ZADD', UNTIL, 'GT', text(now + ttl), token)
   local deadline = last(UNTIL)
-  expire(UNTIL, deadline)
+  expire(UNTIL, deadline + LINGER)
   expire(LOCK, deadline + memory)
 end
 
@@ -56,4 +56,6 @@ if place and place > 0 then
 else
   event = redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2] or redis.call('ZRANGE', ALIVE, 0, 0, 'WITHSCORES')[2]
 end
-return name_holders({0, math.max(0, (event or now) - now), place or -1}, tonumber(ARGV[8]))
+-- With no event at all more permits were asked for than there are: no moment is better than another.
+local retry_in = math.max(0, (event or now + 1000000) - now)
+return name_holders({0, retry_in, place or -1}, tonumber(ARGV[8]))

@@ -13,6 +13,9 @@ local token, memory = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
+-- How long a deadline stays known after it has passed, so that its holder is told "expired" and not "deleted".
+local LINGER = 60 * 1000000
+
 -- A number as the text that Redis takes: tostring() would round it.
 local function text(number)
   return string.format('%.0f', number)

@@ -7,7 +7,7 @@ local deadline = redis.call('ZSCORE', UNTIL, token)
 if deadline and tonumber(deadline) > now and redis.call('HEXISTS', LOCK, token) == 1 then
   redis.call('ZADD', UNTIL, 'GT', text(now + ARGV[3]), token)
   local latest = last(UNTIL)
-  expire(UNTIL, latest)
+  expire(UNTIL, latest + LINGER)
   expire(LOCK, latest + memory)
   return 'renewed'
 end

@@ -1,0 +1,340 @@
+"""The Redis store: the contract on every server that there is, and what is special to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+pytest.register_assert_rewrite("celery_locks.testing")
+
+import redis  # noqa: E402
+
+from celery_locks import LockConfigError, Locks, StoreUnavailable  # noqa: E402
+from celery_locks.stores import open_store  # noqa: E402
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store  # noqa: E402
+from celery_locks.stores.redis.store import FENCE_KEPT, RedisStore  # noqa: E402
+from celery_locks.testing import StoreCompliance  # noqa: E402
+from tests.support.proxy import Proxy, tls_proxy  # noqa: E402
+from tests.support.servers import RedisServer  # noqa: E402
+from tests.support.waiting import eventually  # noqa: E402
+
+
+class OnARedis(StoreCompliance):
+    @pytest.fixture
+    def another(self, store: Store, each_redis_url: str) -> Store:
+        return RedisStore(each_redis_url)
+
+
+class TestByUrl(OnARedis):
+    @pytest.fixture
+    def store(self, each_redis_url: str) -> Store:
+        return RedisStore(each_redis_url)
+
+
+class TestByAClientThatDecodes(OnARedis):
+    @pytest.fixture
+    def store(self, each_redis_url: str) -> Store:
+        return RedisStore(redis.Redis.from_url(each_redis_url, decode_responses=True, protocol=2))
+
+
+class TestByProtocol3(OnARedis):
+    @pytest.fixture
+    def store(self, each_redis_url: str) -> Store:
+        return RedisStore(redis.Redis.from_url(each_redis_url, protocol=3))
+
+
+class TestByProtocol3ThatDecodes(OnARedis):
+    @pytest.fixture
+    def store(self, each_redis_url: str) -> Store:
+        return RedisStore(redis.Redis.from_url(each_redis_url, protocol=3, decode_responses=True))
+
+
+def claim(token: str, name: str = "p:{k}", ttl: float = 60, **options: Any) -> Claim:
+    return Claim(name, token, f"owner {token}", ttl, **options)
+
+
+@pytest.fixture
+def store(redis_url: str) -> RedisStore:
+    return RedisStore(redis_url)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    with Proxy(redis_server.port) as made:
+        yield made
+
+
+@pytest.fixture
+def proxied(redis_server: RedisServer, redis_url: str, proxy: Proxy) -> RedisStore:
+    """The store, through the proxy."""
+    return RedisStore(redis_url.replace(str(redis_server.port), str(proxy.port)))
+
+
+class TestPromise21Addresses:
+    def works(self, url: str) -> None:
+        locks = Locks(url)
+        with locks.lock("k") as lease:
+            assert locks.lock("k").holders()[0].token == lease.token
+        assert not locks.lock("k").locked()
+
+    def test_valkey(self, redis_url: str) -> None:
+        self.works(redis_url.replace("redis://", "valkey://"))
+
+    @pytest.mark.parametrize("form", ["unix://{}?db=3", "redis+socket://{}?virtual_host=3", "redis+socket://{}"])
+    def test_unix_socket(self, redis_server: RedisServer, form: str) -> None:
+        self.works(form.format(redis_server.socket_path))
+
+    def test_a_password_with_odd_characters(self, start_redis: Callable[..., RedisServer]) -> None:
+        self.works(start_redis(password="p@ss:w/rd%40 #?").url())
+
+    def test_an_acl_user_with_the_rights_that_the_error_names(self, start_redis: Callable[..., RedisServer]) -> None:
+        rules = "on >s%40cret@ ~celery-locks:* resetchannels -@all +@scripting +@hash +@sortedset +@list +@keyspace +time"
+        server = start_redis(users={"locks": rules})
+        self.works(server.url(user="locks", password="s%40cret@"))
+
+    def test_a_user_without_rights_is_told_which(self, start_redis: Callable[..., RedisServer]) -> None:
+        server = start_redis(users={"poor": "on >secret ~* -@all +ping"})
+        with pytest.raises(StoreUnavailable, match=r"\+@scripting"):
+            Locks(server.url(user="poor", password="secret")).lock("k").try_acquire()
+
+    def test_a_wrong_password_is_told_and_not_shown(self, start_redis: Callable[..., RedisServer]) -> None:
+        server = start_redis(users={"locks": "on >right ~* +@all"})
+        locks = Locks(server.url(user="locks", password="wrong-secret"))
+        with pytest.raises(StoreUnavailable, match="check user and password") as caught:
+            locks.lock("k").try_acquire()
+        assert "wrong-secret" not in f"{caught.value} {locks.url} {locks.lock('k')!r}"
+
+    @pytest.mark.parametrize("requirement", ["required", "CERT_REQUIRED"])
+    def test_tls(self, redis_server: RedisServer, tmp_path: Path, requirement: str) -> None:
+        proxy, certificate = tls_proxy(redis_server.port, tmp_path)
+        with proxy:
+            trust = f"ssl_cert_reqs={requirement}&ssl_ca_certs={quote(str(certificate))}"
+            self.works(f"rediss://localhost:{proxy.port}/3?{trust}")
+            self.works(f"valkeys://localhost:{proxy.port}/3?{trust}")
+
+    def test_tls_with_a_certificate_that_nobody_vouches_for(self, redis_server: RedisServer, tmp_path: Path) -> None:
+        proxy, _ = tls_proxy(redis_server.port, tmp_path)
+        with proxy, pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
+            Locks(f"rediss://localhost:{proxy.port}/3").lock("k").try_acquire()
+
+    def test_an_address_that_can_not_be_read(self) -> None:
+        with pytest.raises(LockConfigError, match="can't be read"):
+            open_store("redis://localhost:port/0")
+
+    def test_nobody_there(self, proxy: Proxy) -> None:
+        proxy.refuse()
+        with pytest.raises(StoreUnavailable, match=str(proxy.port)):
+            Locks(f"redis://127.0.0.1:{proxy.port}/0").lock("k").try_acquire()
+
+
+class TestPromise23HalfDoneCalls:
+    """Each reply is dropped in turn: the server did it, the client saw an error."""
+
+    @pytest.mark.parametrize("lost", range(3))
+    def test_an_acquire_repeated_is_the_same_acquire(
+        self, proxied: RedisStore, proxy: Proxy, client: redis.Redis, lost: int
+    ) -> None:
+        client.script_flush()
+        proxy.drop_reply(1, after=lost, command="EVALSHA")
+        first = proxied.acquire(claim("a"))
+        assert isinstance(first, Granted)
+        assert proxied.acquire(claim("a")) == first
+        holders = proxied.holders("p:{k}")
+        assert [(holder.token, holder.fencing_token) for holder in holders] == [("a", first.fencing_token)]
+
+    def test_a_place_in_line_is_the_same_place(self, store: RedisStore, proxied: RedisStore, proxy: Proxy) -> None:
+        store.acquire(claim("a"))
+        proxy.drop_reply(1, command="EVALSHA")
+        answer = proxied.acquire(claim("b"), line_up=60)
+        assert isinstance(answer, Refused)
+        assert answer.position == 0
+        assert isinstance(later := store.acquire(claim("c"), line_up=60), Refused)
+        assert later.position == 1
+
+    def test_a_release_whose_reply_is_lost_is_still_this_calls_release(
+        self, store: RedisStore, proxied: RedisStore, proxy: Proxy
+    ) -> None:
+        proxied.acquire(claim("a"))
+        proxy.drop_reply(1, command="EVALSHA")
+        assert proxied.release("p:{k}", "a") is True
+        assert proxy.drops_left == 0
+        assert proxied.release("p:{k}", "a") is False
+        assert store.release("p:{k}", "a") is False
+
+    def test_a_renewal_whose_reply_is_lost(self, proxied: RedisStore, proxy: Proxy) -> None:
+        proxied.acquire(claim("a"))
+        proxy.drop_reply(1, command="EVALSHA")
+        assert proxied.renew([Renewal("p:{k}", "a", 90)]) == [None]
+        assert proxied.holders("p:{k}")[0].expires_in > 80
+
+    def test_many_renewals_of_which_one_reply_is_lost(self, proxied: RedisStore, proxy: Proxy) -> None:
+        names = [f"p:{{{number}}}" for number in range(5)]
+        for name in names[:4]:
+            proxied.acquire(claim("a", name))
+        proxy.drop_reply(1, after=2, command="EVALSHA")
+        assert proxied.renew([Renewal(name, "a", 90) for name in names]) == [None] * 4 + ["deleted"]
+
+    def test_a_release_with_the_store_away_keeps_its_token(self, proxied: RedisStore, proxy: Proxy) -> None:
+        lease = Locks(proxied).lock("k", ttl=60).acquire()
+        proxy.refuse()
+        with pytest.raises(StoreUnavailable):
+            lease.release()
+        assert not lease.lost
+        proxy.heal()
+        assert lease.release() is True
+        assert lease.release() is False
+
+    def test_an_acquire_that_failed_for_good_is_undone(
+        self, store: RedisStore, proxied: RedisStore, proxy: Proxy
+    ) -> None:
+        proxy.drop_reply(2, command="EVALSHA")
+        with pytest.raises(StoreUnavailable):
+            Locks(proxied).lock("k", ttl=60).acquire()
+        eventually(lambda: not Locks(store).lock("k").locked(), 20)
+
+
+class TestScripts:
+    def test_a_server_that_forgot_its_scripts(self, store: RedisStore, client: redis.Redis) -> None:
+        store.acquire(claim("a"))
+        client.script_flush()
+        assert store.renew([Renewal("p:{k}", "a", 60)]) == [None]
+        client.script_flush()
+        assert store.renew([Renewal("p:{k}", "a", 60), Renewal("p:{j}", "a", 60)]) == [None, "deleted"]
+        client.script_flush()
+        assert store.release("p:{k}", "a")
+
+    def test_many_renewals_are_one_round_trip(self, proxied: RedisStore, proxy: Proxy) -> None:
+        """All requests are with the server before the first answer leaves it."""
+        proxied.acquire(claim("a"))
+        proxied.renew([Renewal("p:{k}", "a", 60)])
+        proxy.delay(0.2)
+        proxy.commands.clear()
+        renewed: list[Any] = []
+        thread = threading.Thread(
+            target=lambda: renewed.extend(proxied.renew([Renewal("p:{k}", "a", 60)] * 20)), daemon=True
+        )
+        thread.start()
+        eventually(lambda: proxy.commands.count("EVALSHA") == 20)
+        assert not renewed, "the first answer was there before the last request"
+        proxy.heal()
+        thread.join(30)
+        assert renewed == [None] * 20
+
+    def test_an_acquire_and_a_release_are_a_command_each(self, proxied: RedisStore, proxy: Proxy) -> None:
+        proxied.release("p:{k}", "a") or proxied.acquire(claim("b", "p:{other}"))
+        proxy.commands.clear()
+        proxied.acquire(claim("a"))
+        proxied.release("p:{k}", "a")
+        assert proxy.commands == ["EVALSHA", "EVALSHA"]
+
+
+class TestWhatIsInTheServer:
+    def test_everything_has_an_expiry(self, store: RedisStore, client: redis.Redis) -> None:
+        store.acquire(claim("a"))
+        store.acquire(claim("b"), line_up=60)
+        store.acquire(claim("c"), line_up=60)
+        names = client.keys("*")
+        assert len(names) == 4
+        assert all(0 < client.pttl(name) <= (60 + FENCE_KEPT) * 1000 for name in names)
+        store.release("p:{k}", "a")  # which leaves a wake-up
+        assert len(client.keys("*wake*")) == 1
+        assert all(0 < client.pttl(name) for name in client.keys("*"))
+        store.force_release("p:{k}")
+        assert all(0 < client.pttl(name) for name in client.keys("*"))
+
+    def test_all_of_a_lock_is_in_one_slot_of_a_cluster(self, redis_url: str, client: redis.Redis) -> None:
+        for key in ("k", "a}b", "}", "}{", "{}", "{a}", "a{b}c", "käse"):
+            client.flushdb()
+            locks = Locks(redis_url)
+            store = locks.store
+            name = locks.name(key)
+            store.acquire(claim("a", name))
+            store.acquire(claim("b", name), line_up=60)
+            store.acquire(claim("c", name), line_up=60)
+            store.release(name, "a")
+            slots = {redis.crc.key_slot(name.encode()) for name in client.keys("*")}
+            assert len(client.keys("*")) >= 4
+            assert len(slots) == 1, f"{key!r}: {client.keys('*')}"
+
+    def test_the_names_of_different_keys_differ(self) -> None:
+        locks = Locks("memory://names")
+        keys = ["}", "=}", "{=}", "}{=}", ":{=}", "a}b", "{a}b"]
+        assert len({locks.name(key) for key in keys}) == len(keys)
+
+    def test_promise_22_fencing_grows_after_the_key_was_lost(self, store: RedisStore, client: redis.Redis) -> None:
+        first = store.acquire(claim("a"))
+        client.flushall()
+        second = store.acquire(claim("b"))
+        assert isinstance(first, Granted)
+        assert isinstance(second, Granted)
+        assert second.fencing_token > first.fencing_token
+
+    def test_fencing_grows_while_the_server_clock_is_behind(self, store: RedisStore, client: redis.Redis) -> None:
+        """A clock that was set back: the last token is a day ahead of it."""
+        store.acquire(claim("a"))
+        ahead = int(client.hget("p:{k}", "fence") or 0) + 24 * 3600 * 10**6
+        client.hset("p:{k}", "fence", ahead)
+        store.release("p:{k}", "a")
+        assert store.acquire(claim("b")) == Granted(ahead + 1)
+
+    def test_a_lock_whose_deadlines_were_evicted_is_not_stuck(self, store: RedisStore, client: redis.Redis) -> None:
+        store.acquire(claim("a"))
+        client.delete("p:{k}:until")
+        assert store.renew([Renewal("p:{k}", "a", 60)]) == ["deleted"]
+        assert isinstance(store.acquire(claim("b")), Granted)
+        assert [holder.token for holder in store.holders("p:{k}")] == ["b"]
+        assert not store.release("p:{k}", "a")
+
+    def test_a_line_whose_deadlines_were_evicted_is_not_stuck(self, store: RedisStore, client: redis.Redis) -> None:
+        store.acquire(claim("a"))
+        store.acquire(claim("dead"), line_up=60)
+        client.delete("p:{k}:alive")
+        store.release("p:{k}", "a")
+        assert isinstance(store.acquire(claim("b")), Granted)
+
+
+class TestTimeouts:
+    def test_an_answer_is_waited_for_less_than_a_third_of_the_ttl(self, store: RedisStore) -> None:
+        for ttl in (0.3, 0.5, 1, 1.5, 2, 5, 7.9, 8, 30, 1000):
+            timeout = store._connections.for_ttl(ttl).connection_pool.connection_kwargs["socket_timeout"]
+            assert 0.05 <= timeout < ttl / 3
+        assert len(store._connections._clients) < 8
+
+    def test_a_server_that_hangs_is_given_up(self, start_redis: Callable[..., RedisServer]) -> None:
+        server = start_redis()
+        store = RedisStore(server.url())
+        store.acquire(claim("a", ttl=1))
+        with server.paused(), pytest.raises(StoreUnavailable, match="Timeout"):
+            store.acquire(claim("b", ttl=1))
+        assert isinstance(store.acquire(claim("b", "p:{other}", ttl=1)), Granted)
+
+    def test_a_server_that_restarts_is_found_again(self, start_redis: Callable[..., RedisServer]) -> None:
+        server = start_redis(appendonly=True)
+        store = RedisStore(server.url())
+        first = store.acquire(claim("a"))
+        server.restart(keep_data=True)
+        assert store.acquire(claim("a")) == first
+        server.restart(keep_data=False)
+        assert store.renew([Renewal("p:{k}", "a", 60)]) == ["deleted"]
+
+    def test_memory_that_ran_out_is_told_and_a_release_still_works(
+        self, start_redis: Callable[..., RedisServer]
+    ) -> None:
+        server = start_redis()
+        store = RedisStore(server.url())
+        store.acquire(claim("a"))
+        server.client().config_set("maxmemory", "1")
+        with pytest.raises(StoreUnavailable, match="OOM|maxmemory"):
+            store.acquire(claim("b", "p:{other}"))
+        assert store.release("p:{k}", "a") is True

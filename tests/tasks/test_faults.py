@@ -1,0 +1,186 @@
+"""Locked tasks when workers die and stores break."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from celery_locks import LockLost, LockTimeout, Skipped
+from tests.support.celery_worker import ROOT
+from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+
+SOON = 30
+LONG = 60
+#: What the machine may take for itself in a test that measures a bound.
+SLACK = 2
+
+OpenShop = Callable[..., Shop]
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    with Proxy(redis_server.port) as made:
+        yield made
+
+
+@pytest.fixture
+def fragile_shop(open_shop: OpenShop, redis_server: RedisServer, redis_url: str, proxy: Proxy) -> Shop:
+    """A shop whose locks alone are reached through the proxy."""
+    return open_shop(SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
+
+
+def holds(shop: Shop, key: str) -> bool:
+    return bool(shop.journal.stretches(key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_promise_01_the_key_of_a_killed_process_is_free_when_its_ttl_is_over(shop: Shop, key: str, pool: str) -> None:
+    worker = shop.start_worker(pool=pool, concurrency=1)
+    shop.send("stubborn", key, LONG)
+    eventually(lambda: holds(shop, key), SOON)
+    renewed = shop.lock(key).holders()[0].expires_in
+    assert 0 < renewed <= 1.5
+    if pool == "prefork":
+        os.kill(shop.journal.stretches(key)[0].pid, signal.SIGKILL)
+    else:
+        worker.kill()
+    killed = time.monotonic()
+    lease = shop.lock(key).acquire(timeout=SOON)
+    assert time.monotonic() - killed <= 1.5 + 1 + SLACK
+    assert lease.fencing_token > shop.journal.stretches(key)[0].fence
+    lease.release()
+
+
+@pytest.mark.slow
+def test_promise_01_everything_in_the_store_has_an_expiry(shop: Shop, key: str, redis_server: RedisServer) -> None:
+    shop.start_worker()
+    running = [shop.send("stubborn", f"{key}-{number}", 2) for number in range(2)]
+    waiting = [shop.send("wait", f"{key}-0") for _ in range(2)]
+    eventually(lambda: holds(shop, f"{key}-0"), SOON)
+    client = shop.journal._redis
+    ours = eventually(lambda: list(client.scan_iter(f"celery-locks:*{key}*")), SOON)
+    assert all(client.pttl(name) > 0 for name in ours)
+    for result in [*running, *waiting]:
+        result.get(timeout=SOON)
+    left = list(client.scan_iter(f"celery-locks:*{key}*"))
+    assert all(client.pttl(name) > 0 for name in left)
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_at_the_start_puts_tasks_off(fragile_shop: Shop, key: str, proxy: Proxy) -> None:
+    proxy.refuse()
+    worker = fragile_shop.start_worker()
+    assert "locked tasks are put off until it is back" in worker.log()
+    result = fragile_shop.send("work", key)
+    eventually(lambda: result.state == "RETRY", SOON)
+    assert not holds(fragile_shop, key), "it ran without a lease"
+    proxy.heal()
+    assert result.get(timeout=SOON) == key
+    assert [bool(stretch.fence) for stretch in fragile_shop.journal.stretches(key)] == [True]
+
+
+@pytest.mark.slow
+def test_a_store_that_stays_away_ends_in_lock_timeout_where_there_is_a_max_wait(
+    fragile_shop: Shop, key: str, proxy: Proxy
+) -> None:
+    proxy.refuse()
+    fragile_shop.start_worker()
+    with pytest.raises(LockTimeout, match="could not be reached"):
+        fragile_shop.send("impatient", key).get(timeout=SOON)
+    assert not holds(fragile_shop, key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["refuse", "hang"])
+def test_promise_10_a_store_away_for_longer_than_the_lease_loses_it(
+    fragile_shop: Shop, key: str, proxy: Proxy, fault: str
+) -> None:
+    worker = fragile_shop.start_worker()
+    result = fragile_shop.send("stubborn", key, LONG)
+    eventually(lambda: holds(fragile_shop, key), SOON)
+    getattr(proxy, fault)()
+    broken = time.monotonic()
+    with pytest.raises(LockLost) as caught:
+        result.get(timeout=SOON)
+    assert caught.value.reason == "unreachable"
+    told = fragile_shop.journal.entries("lost", key=key)
+    assert len(told) == 1
+    assert told[0]["time"] - broken <= 1.5 + SLACK, "it was noticed at the local deadline, however long a call hangs"
+    proxy.heal()
+    assert fragile_shop.send("work", f"{key}-2").get(timeout=SOON)
+    assert worker.running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["refuse", "hang"])
+def test_promise_10_a_blip_is_no_loss(fragile_shop: Shop, key: str, proxy: Proxy, fault: str, tmp_path: Path) -> None:
+    fragile_shop.start_worker(concurrency=1)
+    result = fragile_shop.send("work", key, until=str(tmp_path / "go"))  # its ttl is 5 s
+    eventually(lambda: holds(fragile_shop, key), SOON)
+    worker = fragile_shop.workers[0]
+    getattr(proxy, fault)()
+    worker.wait_for_log("could not be renewed, trying again", SOON)
+    proxy.heal()
+    before = fragile_shop.lock(key).holders()[0]
+    eventually(lambda: fragile_shop.lock(key).holders()[0].expires_in > before.expires_in, SOON)
+    (tmp_path / "go").touch()
+    assert result.get(timeout=SOON) == key
+    assert not fragile_shop.journal.entries("lost", key=key)
+
+
+@pytest.mark.slow
+def test_a_lost_reply_at_release_is_no_loss(fragile_shop: Shop, key: str, proxy: Proxy) -> None:
+    fragile_shop.start_worker(concurrency=1)
+    result = fragile_shop.send("work", key, seconds=0.5)
+    eventually(lambda: holds(fragile_shop, key), SOON)
+    proxy.drop_reply(1)
+    assert result.get(timeout=SOON) == key
+    assert proxy.drops_left == 0
+    assert not fragile_shop.lock(key).locked()
+
+
+def test_a_worker_without_a_store_says_what_to_set(open_shop: OpenShop) -> None:
+    variables = {"SHOP_URL": "memory://", "SHOP_RESULTS": "cache+memory://", "SHOP_STORE": "none", "SHOP_JOURNAL": "redis://localhost:1/0"}
+    environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+    environment.pop("CELERY_LOCKS_URL", None)
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tests.tasks.shop", "worker", "--pool", "solo"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    assert "no lock store is set: set locks_url" in ended.stderr + ended.stdout
+
+
+@pytest.mark.slow
+def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_path: Path) -> None:
+    (tmp_path / "beaten.py").write_text(
+        "import os\n"
+        "from tests.tasks.shop import make_app\n"
+        "app = make_app(os.environ)\n"
+        f"app.conf.beat_schedule = {{'often': {{'task': 'skip', 'schedule': 0.1, 'args': ({key!r},)}}}}\n"
+    )
+    worker = shop.start_worker(concurrency=1)
+    environment = {**os.environ, **shop.variables, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "celery", "-A", "beaten", "beat", "--schedule", str(tmp_path / "schedule")]
+    with shop.lock(key), subprocess.Popen(command, env=environment, cwd=tmp_path) as beat:
+        try:
+            eventually(lambda: worker.log().count("skip skipped:") >= 5, SOON)
+            assert beat.poll() is None
+        finally:
+            beat.terminate()
+    eventually(lambda: Skipped.of(shop.send("skip", key).get(timeout=SOON)) is None, SOON)
