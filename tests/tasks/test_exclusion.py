@@ -1,0 +1,63 @@
+"""Many tasks over few keys on several workers: never two at once for a key, each done once, none lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from celery import group
+
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+
+TASKS, KEYS = 2000, 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("policy", ["work", "wait"])
+def test_two_thousand_tasks_over_fifty_keys(shop: Shop, policy: str) -> None:
+    for _ in range(2):
+        shop.start_worker(concurrency=4)
+    keys = [f"key-{number % KEYS}" for number in range(TASKS)]
+    random.Random(7).shuffle(keys)
+    results = group(shop.task(policy).si(key) for key in keys).apply_async()
+    assert Counter(results.get(timeout=500)) == Counter(keys)
+    stretches = shop.journal.stretches()
+    assert Counter(stretch.task_id for stretch in stretches) == Counter({result.id: 1 for result in results})
+    assert shop.journal.most_at_once() == 1
+    assert len({stretch.pid for stretch in stretches}) == 8, "not every slot took part"
+    for key in set(keys):
+        fences = [stretch.fence for stretch in stretches if stretch.key == key]
+        assert fences == sorted(set(fences))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_children_that_are_killed_break_no_exclusion(open_shop: Callable[..., Shop]) -> None:
+    """A killed child's run ends at its death; what it held is taken over only after its lease is over."""
+    shop = open_shop()
+    worker = shop.start_worker(concurrency=4)
+    results = [shop.send("stubborn", f"key-{number % 5}", 0.05) for number in range(150)]
+    deaths: dict[int, float] = {}
+    for _ in range(5):
+        victim = eventually(lambda: _running_child(shop, worker.child_pids(), deaths), 60)
+        os.kill(victim, signal.SIGKILL)
+        deaths[victim] = time.monotonic()
+    eventually(lambda: all(result.ready() for result in results), 300)
+    stretches = shop.journal.stretches()
+    for key in {stretch.key for stretch in stretches}:
+        busy_until = 0.0
+        for stretch in (stretch for stretch in stretches if stretch.key == key):
+            assert stretch.begin >= busy_until, f"{key} ran beside itself"
+            busy_until = stretch.end if stretch.end is not None else deaths[stretch.pid]
+
+
+def _running_child(shop: Shop, pids: list[int], dead: dict[int, float]) -> int | None:
+    running = [s.pid for s in shop.journal.stretches() if s.end is None and s.pid in pids and s.pid not in dead]
+    return running[-1] if running else None
