@@ -31,10 +31,12 @@ class Accident:
 
     Args:
         crew: The workers.
+        look: Gives what is held now.
         tell: Told what happens.
     """
 
     crew: Crew
+    look: Callable[[], list[Holding]]
     tell: Callable[[str], None]
     victim: str = ""
     at: float = 0.0
@@ -45,14 +47,14 @@ class Accident:
 
     @property
     def over(self) -> bool:
-        """Whether all that belongs to it has happened."""
-        return self._replaced and len(self.take_overs) == len(self.held)
+        """Whether all that must happen after it has happened."""
+        return self._replaced and self.held[0].key in self.take_overs
 
     def watch(self, holdings: list[Holding]) -> None:
         """Called every now and then with what is held."""
         if not self.victim:
             self._strike(holdings)
-        elif not self.over:
+        else:
             self._look_for_take_overs()
             self._replace()
 
@@ -63,11 +65,19 @@ class Accident:
         self.victim = longest.worker
         self.crew.kill(self.victim)
         self.at = self.crew.deaths[self.victim]
-        mine = [holding for holding in holdings if holding.worker == self.victim]
-        self.held = sorted(mine, key=lambda holding: -holding.held_for)
+        # Looked at once more: what is still held by the dead will be held until its lease ends.
+        left_behind = [holding for holding in self.look() if holding.worker == self.victim]
+        self.held = sorted(left_behind, key=lambda holding: -holding.held_for)
+        if self.held:
+            self._tell_of_kill(self.held[0])
+        else:  # The run had ended just before: another time.
+            self.tell(f"{self.victim} was killed when it held nothing any more; {self.crew.hire()} starts instead.")
+            self.victim = ""
+
+    def _tell_of_kill(self, longest: Holding) -> None:
         others = "".join(f", {holding.key}" for holding in self.held[1:])
         self.tell(
-            f"SIGKILL for {self.victim} and all its processes while it held {longest.key}{others}. "
+            f"SIGKILL for {self.victim} and all its processes, while it holds {longest.key}{others}. "
             f"The lease of {longest.key} has {longest.left:.1f} s left."
         )
 
@@ -83,10 +93,8 @@ class Accident:
                 self.tell(f"{run.worker} took over {run.key}, {run.began - self.at:.1f} s after the kill.")
 
     def _replace(self) -> None:
-        survivors, first = self.crew.names(), self.held[0].key
-        if self._replaced or (
-            survivors and first not in self.take_overs and time.monotonic() < self.at + REPLACE_AFTER
-        ):
+        waits = self.crew.names() and self.held[0].key not in self.take_overs
+        if self._replaced or (waits and time.monotonic() < self.at + REPLACE_AFTER):
             return
         self._replaced = True
         self.tell(f"{self.crew.hire()} starts in place of {self.victim}.")

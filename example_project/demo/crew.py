@@ -9,7 +9,7 @@ from example_project.demo.interrupt import pause
 from example_project.demo.processes import Process, Stage
 
 #: Seconds that a worker has to be ready, and to end when it is asked to.
-READY_WITHIN, ENDS_WITHIN = 60.0, 8.0
+READY_WITHIN, ENDS_WITHIN = 60.0, 3.0
 
 
 class Crew:

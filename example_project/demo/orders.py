@@ -9,8 +9,8 @@ from typing import Any
 from celery_locks import LockedTask
 from example_project.shop.tasks import charge_order, rebuild_catalogue, sync_customer
 
-#: Jobs that are sent each second.
-RATE = 11.0
+#: Jobs that are sent each second, and the shortest time in seconds that all of them take to be sent.
+RATE, SHORTEST = 11.0, 6.0
 CUSTOMERS = (1, 2, 3, 4, 5)
 #: How often each of them is met: the first is everybody's favourite.
 DEMAND = (9, 5, 3, 2, 1)
@@ -44,9 +44,9 @@ def plan(count: int, seed: int) -> list[Job]:
     chance = random.Random(seed)
     # One catalogue is rebuilt in full early on, and again later; in between others ask for it and have to wait.
     full = {count // 5, count // 5 + 1, count // 2}
-    jobs = []
+    jobs, rate = [], min(RATE, count / SHORTEST)
     for number in range(count):
-        at = number / RATE
+        at = number / rate
         jobs.append(_full_rebuild(at, number) if number in full else _job(at, number, chance))
     return jobs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -41,17 +42,19 @@ def perform(settings: Settings) -> bool:
         Interrupted: Somebody wanted it to end.
     """
     start = time.monotonic()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no bars shows question marks
     console = Console()
     live = console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal and not settings.plain
     screen = (LiveScreen if live else PlainScreen)(console, lambda: time.monotonic() - start)
     with Stage() as stage:
         ground = prepare(settings.embedded, stage, screen.say)
         _open_shop(ground, stage, settings)
-        screen.say(f"The shop runs on {ground.name}; all of it is in {stage.folder}.")
-        return _play(settings, ground, stage, screen, start, console)
+        screen.say(f"The shop runs on {ground.name}; its files are in {stage.folder}.")
+        return _play(settings, stage, screen, start, console)
 
 
-def _play(settings: Settings, ground: Ground, stage: Stage, screen: Screen, start: float, console: Console) -> bool:
+def _play(settings: Settings, stage: Stage, screen: Screen, start: float, console: Console) -> bool:
     # Imported now: the shop reads its settings when it is imported.
     from example_project.demo.orders import plan
     from example_project.demo.story import Plan, Story
@@ -60,7 +63,7 @@ def _play(settings: Settings, ground: Ground, stage: Stage, screen: Screen, star
 
     database.create()
     jobs = plan(settings.tasks, settings.seed)
-    story = Story(Plan(jobs, settings.workers, settings.concurrency, settings.kill), ground.name, stage, screen)
+    story = Story(Plan(jobs, settings.workers, settings.concurrency, settings.kill), stage, screen)
     story.play()
     verdict = judge(story, settings.kill, time.monotonic() - start)
     console.print(summary(verdict))

@@ -14,7 +14,6 @@ class State:
     """The shop at one moment.
 
     Attributes:
-        title: What it runs on.
         keys: All keys there are.
         ttl: How long a lease lives, in seconds.
         total: Tasks that there will be.
@@ -22,7 +21,6 @@ class State:
         dead: Workers that were killed.
     """
 
-    title: str
     keys: Sequence[str]
     ttl: float
     total: int

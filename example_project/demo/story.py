@@ -12,14 +12,18 @@ from example_project.demo.interrupt import pause
 from example_project.demo.orders import Job, keys
 from example_project.demo.processes import Stage
 from example_project.demo.state import Screen, State
-from example_project.demo.watch import look
+from example_project.demo.watch import Holding, look
 from example_project.shop import journal
 from example_project.shop.app import app
 
 #: Seconds between two looks.
 TICK = 0.1
-#: Seconds without any task done after which the rest counts as lost.
-PATIENCE = 25.0
+#: Seconds without any sign of work after which the tasks without a result are sent again: more than any backoff.
+QUIET = 3.0
+#: Seconds after the kill before that: the broker's own redelivery comes first.
+REDELIVERY = app.conf.broker_transport_options["visibility_timeout"] + 3.0
+#: Seconds without any sign of work after which the tasks without a result count as lost.
+PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,22 @@ class Story:
 
     Attributes:
         sent: The jobs by the ids of their messages.
+        sent_again: The ids of messages that the broker lost.
         crew: The workers.
         accident: The death of one of them.
     """
 
-    def __init__(self, plan: Plan, ground: str, stage: Stage, screen: Screen) -> None:
+    def __init__(self, plan: Plan, stage: Stage, screen: Screen) -> None:
         self.sent: dict[str, Job] = {}
+        self.sent_again: set[str] = set()
         self.crew = Crew(stage, plan.concurrency)
-        self.accident = Accident(self.crew, screen.say)
+        self.accident = Accident(self.crew, self._look, screen.say)
         self._plan = plan
         self._stage = stage
         self._screen = screen
+        self._began = self._last_sign = 0.0
         self._locks = Locks.from_app(app)
-        self._state = State(ground, keys(plan.jobs), app.conf.locks_ttl, len(plan.jobs))
+        self._state = State(keys(plan.jobs), app.conf.locks_ttl, len(plan.jobs))
 
     def play(self) -> None:
         """From the start of the workers to their end.
@@ -83,37 +90,65 @@ class Story:
         self._screen.say(f"{len(plan.jobs)} tasks will be sent, for {len(self._state.keys)} keys.")
 
     def _work(self) -> None:
-        start = last_done = time.monotonic()
+        self._began = self._last_sign = time.monotonic()
         while not self._finished():
-            if self._send_due(time.monotonic() - start):
-                last_done = time.monotonic()
-            done, before = len(journal.done() & self.sent.keys()), self._state.done
-            if done > before:
-                self._state.done, last_done = done, time.monotonic()
-            if time.monotonic() > last_done + PATIENCE:
-                self._screen.say(f"No task was done for {PATIENCE:.0f} s: the rest counts as lost.")
-                return
+            self._send_due()
             self._show()
+            self._look_for_signs()
+            self._send_missing_again()
             if self._plan.kill:
                 self.accident.watch(self._state.holdings)
             self._stage.check()
             for name in self.crew.newly_ready():
                 self._screen.say(f"{name} is ready.")
+            if time.monotonic() > self._last_sign + PATIENCE:
+                self._screen.say(f"Nothing happened for {PATIENCE:.0f} s: the tasks that are not done count as lost.")
+                return
             pause(TICK)
 
     def _finished(self) -> bool:
         accident = self.accident
         return self._state.done == len(self._plan.jobs) and (accident.over or not accident.victim)
 
-    def _send_due(self, now: float) -> bool:
-        due = [job for job in self._plan.jobs[len(self.sent) :] if job.at <= now]
-        for job in due:
+    def _send_due(self) -> None:
+        now = time.monotonic() - self._began
+        for job in self._plan.jobs[len(self.sent) :]:
+            if job.at > now:
+                break
             self.sent[job.task.apply_async(kwargs=job.arguments).id] = job
         self._state.sent = len(self.sent)
-        return bool(due)
+
+    def _look_for_signs(self) -> None:
+        """Notes when something was done, or was at least being worked on."""
+        done = len(journal.done() & self.sent.keys())
+        if done > self._state.done or self._state.holdings:
+            self._last_sign = time.monotonic()
+        self._state.done = done
+
+    def _send_missing_again(self) -> None:
+        """Tasks without a result on which nobody works are sent once more, under their old ids.
+
+        A worker takes a message off Redis, and only then writes down which it has. One that is killed in between takes
+        the message with it, and no setting of Celery's brings it back: only who sent it knows that it is missing.
+        """
+        now, accident = time.monotonic(), self.accident
+        quiet = now > self._last_sign + QUIET and (not accident.victim or now > accident.at + REDELIVERY)
+        if not quiet or self._state.sent < self._state.total:
+            return
+        missing = [job for job in self.sent if job not in journal.done() and job not in self.sent_again]
+        for job in missing:
+            self.sent[job].task.apply_async(kwargs=self.sent[job].arguments, task_id=job)
+        self.sent_again.update(missing)
+        if missing:
+            self._screen.say(
+                f"Messages that the broker lost with the worker: {len(missing)}. The shop sends them again."
+            )
+
+    def _look(self) -> list[Holding]:
+        return look(self._locks, self._state.keys)
 
     def _show(self) -> None:
-        self._state.holdings = look(self._locks, self._state.keys)
+        self._state.holdings = self._look()
         self._state.dead = set(self.crew.deaths)
         self._screen.show(self._state)
 

@@ -13,6 +13,9 @@ from example_project.shop.journal import Run
 if TYPE_CHECKING:
     from example_project.demo.story import Story
 
+#: Seconds that reading the clocks of this machine and of the store may differ by.
+SLACK = 0.1
+
 
 @dataclass
 class Verdict:
@@ -42,7 +45,7 @@ def judge(story: Story, kill: bool, wall: float) -> Verdict:
     _keys(verdict, story, runs)
     accounts, payments = database.money()
     verdict.promise(
-        "Money on the accounts",
+        "Money on accounts",
         f"{accounts / 100:,.2f} of {payments / 100:,.2f} paid",
         accounts == payments,
         f"payments of {payments / 100:,.2f} left {accounts / 100:,.2f} on the accounts: charges were overwritten",
@@ -83,12 +86,22 @@ def _tasks(verdict: Verdict, story: Story, runs: list[Run]) -> None:
     verdict.fact("Tasks sent", len(story.sent))
     verdict.fact("Tasks done", len(done))
     more = {
-        f"cut off by the kill, {sum(run.job in ends for run in cut)} of them run again": len(cut),
+        "cut off by the kill": len(cut),
         "begun anew after an error": sum(run.outcome not in ("done", None) for run in runs),
         "delivered twice": sum(ends.values()) - len(ends),
     }
     told = ", ".join(f"{count} {what}" for what, count in more.items() if count)
     verdict.fact("Runs", f"{len(runs)} ({told})" if told else len(runs))
+    if cut:
+        again = sum(run.job in ends for run in cut)
+        verdict.promise(
+            "Cut off, and run again",
+            f"{again} of {len(cut)}",
+            again == len(cut),
+            "a run that was cut off never ran again",
+        )
+    if story.sent_again:
+        verdict.fact("Sent again by the shop", f"{len(story.sent_again)} (lost by the broker, with the worker)")
     lost = len(story.sent) - len(done)
     verdict.promise("Lost", lost, lost == 0, f"{lost} tasks were sent and not done")
 
@@ -100,7 +113,7 @@ def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
     most = {key: most_at_once(runs, story.crew.deaths) for key, runs in by_key.items()}
     worst = max(most, key=lambda key: most[key], default="")
     verdict.promise(
-        "Most at once for a key",
+        "Most runs at once for a key",
         most.get(worst, 0),
         most.get(worst, 0) <= 1,
         f"{most.get(worst, 0)} runs for {worst} went on at once",
@@ -108,7 +121,7 @@ def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
     stuck = sorted(key for key, runs in by_key.items() if not tokens_grow(runs))
     verdict.promise(
         "Fencing tokens",
-        f"grew with every run, for {len(by_key) - len(stuck)} of {len(by_key)} keys",
+        f"grew with each run of {len(by_key) - len(stuck)} of {len(by_key)} keys",
         not stuck,
         f"the fencing tokens did not grow with every run for {', '.join(stuck)}",
     )
@@ -116,11 +129,18 @@ def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
 
 def _take_over(verdict: Verdict, story: Story) -> None:
     accident = story.accident
-    if not accident.victim:
-        what = "no worker held a key for long enough to be killed"
-        verdict.promise("Taken over", what, False, f"{what}: nothing was shown")
+    if not accident.held:
+        what = "no worker was killed while it held a key"
+        verdict.promise("Taken over", what, False, f"{what}: no take-over could be seen")
         return
-    key = accident.held[0].key
-    seen = accident.take_overs.get(key)
-    value = f"{key} by {seen.worker}, {seen.after:.1f} s after the kill" if seen else f"{key} by nobody"
-    verdict.promise("Taken over", value, seen is not None, f"nobody took over {key} from {accident.victim}")
+    held = accident.held[0]
+    seen = accident.take_overs.get(held.key)
+    if seen is None:
+        verdict.promise("Taken over", "never", False, f"nobody took over {held.key} from {accident.victim}")
+        return
+    verdict.promise(
+        "Taken over",
+        f"{seen.after:.1f} s after the kill ({held.key}, by {seen.worker})",
+        seen.after > held.left - SLACK,
+        f"{held.key} was taken over {seen.after:.1f} s after the kill, but its lease had {held.left:.1f} s left",
+    )
