@@ -138,7 +138,8 @@ class SQLiteFile:
             return f"the lock store {self.path} can't be opened: it is a folder; name a file in it"
         if "not a database" in str(error):
             return f"the lock store {self.path} is no SQLite database; give the locks a file of their own"
-        if not os.access(folder, os.W_OK | os.X_OK) or not os.access(self.path, os.R_OK | os.W_OK):
+        may_use_file = os.access(self.path, os.R_OK | os.W_OK) or not os.path.exists(self.path)
+        if not os.access(folder, os.W_OK | os.X_OK) or not may_use_file:
             return (
                 f"the lock store {self.path} can't be used ({error}): this user needs the right to write to it "
                 f"and to make files in {folder}"
