@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("celery_locks.testing")
-
-from celery_locks.stores.base import Store  # noqa: E402
-from celery_locks.stores.memory import MemoryStore  # noqa: E402
-from celery_locks.stores.sqlite import SQLiteStore  # noqa: E402
-from celery_locks.testing import MovableClock, StoreCompliance  # noqa: E402
+from celery_locks.stores.base import Store
+from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.testing import MovableClock, StoreCompliance
 
 
 class OnAMovableClock(StoreCompliance):
