@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 
 from celery import Celery, Task
 from celery._state import _get_active_apps, connect_on_app_finalize
+from celery.app import base
 from celery.local import PromiseProxy, Proxy
 
 from celery_locks.errors import LockConfigError
@@ -126,20 +127,20 @@ def _lock_marked_functions() -> None:
     """Has Celery lock the tasks that it makes of marked functions.
 
     Celery offers no place for this: tasks are made late, by any app, of the bare function, and the class of each is
-    made with them.
+    made with them. Here each new task passes, before autoretry wraps its body; a function whose name is taken makes
+    none and does not, and Celery's warning of it names the caller, as it would not with a frame of ours below.
     """
-    make = Celery._task_from_fun
+    add_autoretry = base.add_autoretry_behaviour
 
-    @wraps(make)
-    def make_and_lock(self: Celery, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
-        task = make(self, fun, *args, **kwargs)
-        options = getattr(fun, MARK, None)
-        if options is not None and MARK not in vars(task):
-            setattr(task, MARK, options)
-            lock_task(task, options)
-        return task
+    @wraps(add_autoretry)
+    def lock_and_add_autoretry(task: Task, **options: Any) -> None:
+        lock_options = getattr(getattr(task, "__wrapped__", None), MARK, None)
+        if lock_options is not None and MARK not in vars(task):
+            setattr(task, MARK, lock_options)
+            lock_task(task, lock_options)
+        add_autoretry(task, **options)
 
-    Celery._task_from_fun = make_and_lock
+    base.add_autoretry_behaviour = lock_and_add_autoretry
 
 
 _lock_marked_functions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Retry
@@ -64,14 +65,20 @@ def timed_out(contention: Contention, error: LockError) -> LockTimeout:
 
 def counter_of(request: Any) -> tuple[int, float]:
     """How often the message of a request was sent again, and the seconds that it waited so."""
-    counter = (request.headers or {}).get(HEADER) or {}
+    counter = _headers(request).get(HEADER) or {}
     return int(counter.get("deferrals", 0)), float(counter.get("waited", 0.0))
 
 
 def forget_counter(request: Any) -> None:
     """Takes the counter out of a request whose run begins, so that the user's own retries start anew."""
-    if request.headers and HEADER in request.headers:
-        request.headers = {name: value for name, value in request.headers.items() if name != HEADER} or None
+    headers = _headers(request)
+    if HEADER in headers:
+        request.headers = {name: value for name, value in headers.items() if name != HEADER} or None
+
+
+def _headers(request: Any) -> Mapping[str, Any]:
+    """The message's own headers: an eager run may have been given anything."""
+    return request.headers if isinstance(request.headers, Mapping) else {}
 
 
 def longest_pause(conf: Any) -> float | None:
