@@ -1,0 +1,75 @@
+"""The documentation is true: its Python runs, and the README's quick start does what it says, with a real worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.celery_worker import ROOT, Worker
+from tests.support.servers import RedisServer
+
+README_URL = "redis://localhost:6379/0"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run(code: str, folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    environment.pop("CELERY_LOCKS_URL", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    run("\n".join(blocks(page.read_text(), "python")), tmp_path)
+
+
+def test_the_tutorial_shows_what_it_says(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "tutorial" / "first-lock.md"
+    printed = run("\n".join(blocks(page.read_text(), "python")), tmp_path)
+    assert "another try: None" in printed
+    assert "afterwards: ()" in printed
+    assert "report:7, 3 pages" in printed
+    assert "'skipped': True" in printed
+    assert printed.endswith("refreshed\n")
+
+
+@pytest.mark.slow
+def test_the_quick_start(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    assert README_URL in text
+    tasks, use = blocks(text.replace(README_URL, redis_url), "python")
+    (tmp_path / "tasks.py").write_text(tasks)
+    with Worker("tasks", concurrency=4, cwd=tmp_path):
+        printed = run(use, tmp_path).splitlines()
+    numbers = [int(re.fullmatch(r"user 7 synced under user:7, fencing token (\d+)", line)[1]) for line in printed[:2]]  # type: ignore[index]
+    assert numbers[0] != numbers[1]
+    assert printed[2] == "1 of 3 were skipped"
+
+
+def test_every_option_is_documented() -> None:
+    from celery_locks.settings import OPTION_NAMES
+
+    page = (ROOT / "docs" / "reference" / "options.md").read_text()
+    assert [name for name in OPTION_NAMES if f"| `{name}` |" not in page] == []
+
+
+def test_every_error_and_signal_is_documented() -> None:
+    from celery_locks import errors, signals
+
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text()
+    names = [name for name in vars(errors) if name.startswith(("Lock", "Store")) and name != "LockError"]
+    names += [name for name in vars(signals) if name.startswith("on_lock_")]
+    assert [name for name in names if f"`{name}`" not in page] == []
