@@ -16,6 +16,9 @@ from example_project.demo.processes import Stage
 from example_project.demo.screens import LiveScreen, PlainScreen, summary
 from example_project.demo.state import Screen
 
+#: Characters in a line of the summary where there is no terminal to fit it to.
+LOG_WIDTH = 110
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -44,8 +47,9 @@ def perform(settings: Settings) -> bool:
     start = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no bars shows question marks
-    console = Console()
-    live = console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal and not settings.plain
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else LOG_WIDTH)
+    live = terminal and console.is_terminal and not console.is_dumb_terminal and not settings.plain
     screen = (LiveScreen if live else PlainScreen)(console, lambda: time.monotonic() - start)
     with Stage() as stage:
         ground = prepare(settings.embedded, stage, screen.say)

@@ -99,9 +99,12 @@ class Stage:
             tempfile.mkdtemp(prefix="celery-locks-demo-", dir=parent if len(parent) <= LONGEST_PARENT else "/tmp")
         )
         self._processes: list[Process] = []
+        # Workers that are killed can't remove their own temporary files.
+        self._temporary = self.folder / "tmp"
+        self._temporary.mkdir()
 
-    def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
-        process = Process(name, argv, self.folder / f"{name}.log", environment or {})
+    def start(self, name: str, argv: Sequence[str]) -> Process:
+        process = Process(name, argv, self.folder / f"{name}.log", {"TMPDIR": str(self._temporary)})
         self._processes.append(process)
         return process
 

@@ -86,7 +86,7 @@ class Story:
         self._state.note = f"waiting for {', '.join(names)} to start"
         self.crew.wait_until_ready(self._show)
         self._state.note = ""
-        self._screen.say(f"{' and '.join(names)} are ready, with {plan.concurrency} processes each.")
+        self._screen.say(f"Ready: {', '.join(names)}, with {plan.concurrency} processes each.")
         self._screen.say(f"{len(plan.jobs)} tasks will be sent, for {len(self._state.keys)} keys.")
 
     def _work(self) -> None:

@@ -123,7 +123,7 @@ def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
         "Fencing tokens",
         f"grew with each run of {len(by_key) - len(stuck)} of {len(by_key)} keys",
         not stuck,
-        f"the fencing tokens did not grow with every run for {', '.join(stuck)}",
+        f"the fencing tokens did not grow with every run for {len(stuck)} keys: {', '.join(stuck[:3])}, …",
     )
 
 

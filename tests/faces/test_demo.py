@@ -1,0 +1,309 @@
+"""The demo, run as a user runs it; and the parts by which it judges, since a demo that can't fail shows nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+from kombu import Connection
+from rich.console import Console
+
+from example_project.demo.screens import LiveScreen
+from example_project.demo.state import State
+from example_project.demo.verdict import most_at_once, tokens_grow
+from example_project.demo.watch import Holding
+from example_project.shop import files_broker
+from example_project.shop.journal import Run
+from tests.support import processes
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "CELERY_LOCKS_TEST_MARK"
+#: What makes a worker die before it has begun.
+SICK = """
+import os, sys
+if "worker" in sys.orig_argv:
+    print("no strength today", flush=True)
+    os._exit(3)
+"""
+#: Seconds within which the demo ends, on a machine that has much else to do.
+PATIENCE = 100
+
+
+class Demo:
+    """A demo that runs, all of whose processes can be told by a variable, and whose files lie in a folder of the test.
+
+    Args:
+        arguments: Of the command line.
+        environment: Variables beside those of the tests.
+    """
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = processes.make_folder()
+        self._mark = uuid.uuid4().hex
+        self._output = processes.make_folder() / "output"
+        paths = [(environment or {}).get("PYTHONPATH", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        own = {MARK: self._mark, "TMPDIR": str(self.folder), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        with self._output.open("wb") as output:
+            self._process = processes.start(
+                [sys.executable, "-m", "example_project", "--plain", *arguments],
+                output=output,
+                env={**os.environ, **(environment or {}), **own},
+                cwd=ROOT,
+            )
+
+    @property
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self._output.read_text(errors="replace")
+
+    def wait_for(self, text: str) -> None:
+        eventually(lambda: text in self.text or self._process.poll() is not None, 60, f"it never said {text!r}")
+        assert text in self.text, self.text
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def exit_status(self) -> int:
+        try:
+            return self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"The demo does not end:\n{self.text}") from None
+
+    def summary(self) -> dict[str, str]:
+        """The lines of the closing table, by what they are about."""
+        lines = re.findall(r"^ (\w[\w, ]+?) {2,}(\S.*?) *$", self.text, re.MULTILINE)
+        return dict(lines)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that it has started and that still runs, itself too."""
+        return [process for process in psutil.process_iter() if self._is_mine(process)]
+
+    def assert_nothing_is_left(self) -> None:
+        # What it killed by SIGKILL may take a moment to be gone from the system's table.
+        eventually(lambda: not self.processes(), 5, "processes are left behind")
+        assert list(self.folder.iterdir()) == []
+
+    def close(self) -> None:
+        processes.end(self._process)
+        for process in self.processes():
+            process.kill()
+        processes.remove_folder(self.folder)
+        processes.remove_folder(self._output.parent)
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self._mark
+        except psutil.Error:
+            return False
+
+
+@pytest.fixture
+def run() -> Iterator[type[Demo]]:
+    """Starts demos; closes them."""
+    demos: list[Demo] = []
+
+    class Closed(Demo):
+        def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+            super().__init__(*arguments, environment=environment)
+            demos.append(self)
+
+    yield Closed
+    for demo in demos:
+        demo.close()
+
+
+def assert_promises_kept(demo: Demo, tasks: int) -> None:
+    assert demo.exit_status() == 0, demo.text
+    summary = demo.summary()
+    assert summary["Tasks sent"] == summary["Tasks done"] == str(tasks)
+    assert re.match(r"0 +as promised", summary["Lost"])
+    assert re.match(r"1 +as promised", summary["Most runs at once for a key"])
+    assert summary["Fencing tokens"].endswith("as promised")
+    assert summary["Money on accounts"].endswith("as promised")
+    assert "BROKEN" not in demo.text
+
+
+# --- As a whole ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embedded", ["valkey", "sqlite"])
+def test_keeps_all_promises_though_a_worker_is_killed(run: type[Demo], embedded: str) -> None:
+    demo = run("--embedded", embedded, "--tasks", "40")
+    assert_promises_kept(demo, 40)
+    assert "SIGKILL for worker" in demo.text
+    assert "worker3 starts in place of worker" in demo.text
+    assert re.match(
+        r"\d+\.\d s after the kill \(catalogue:\d, by worker\d\) +as promised", demo.summary()["Taken over"]
+    )
+    again = re.match(r"(\d+) of (\d+) +as promised", demo.summary()["Cut off, and run again"])
+    assert again is not None
+    assert int(again[1]) == int(again[2]) >= 1
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+def test_does_without_the_kill(run: type[Demo]) -> None:
+    demo = run("--no-kill", "--tasks", "30", "--workers", "1", "--concurrency", "3", "--seed", "3")
+    assert_promises_kept(demo, 30)
+    assert "SIGKILL" not in demo.text
+    assert "Taken over" not in demo.summary()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embedded", ["valkey", "sqlite"])
+def test_fails_without_locks(run: type[Demo], embedded: str) -> None:
+    demo = run("--no-locks", "--embedded", embedded, "--tasks", "60")
+    assert demo.exit_status() == 1, demo.text
+    summary = demo.summary()
+    assert summary["Tasks done"] == "60"
+    assert re.match(r"([2-9]|\d\d) +BROKEN", summary["Most runs at once for a key"])
+    assert re.search(r"^BROKEN: \d+ runs for \w+:\d went on at once\.$", demo.text, re.MULTILINE)
+    assert re.search(r"^BROKEN: payments of .* charges were overwritten\.$", demo.text, re.MULTILINE)
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("embedded", "moment", "number"),
+    [
+        ("valkey", "The shop runs on", signal.SIGINT),  # while the workers start
+        ("sqlite", "The shop runs on", signal.SIGTERM),
+        ("valkey", "SIGKILL for", signal.SIGTERM),  # with leases held and a worker dead
+        ("sqlite", "of 200 tasks done", signal.SIGINT),
+    ],
+)
+def test_leaves_nothing_behind_when_it_is_interrupted(
+    run: type[Demo], embedded: str, moment: str, number: signal.Signals
+) -> None:
+    demo = run("--embedded", embedded, "--tasks", "200")
+    demo.wait_for(moment)
+    assert len(demo.processes()) >= 1
+    demo.send(number)
+    assert demo.exit_status() == 128 + number
+    demo.assert_nothing_is_left()
+    assert f"Ended by {number.name}." in demo.text
+    assert "Traceback" not in demo.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embedded", ["valkey", "sqlite"])
+def test_shows_the_log_of_a_worker_that_dies_at_its_start(run: type[Demo], embedded: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SICK)
+    demo = run("--embedded", embedded, environment={"PYTHONPATH": str(tmp_path)})
+    assert demo.exit_status() == 1
+    assert re.search(r"worker1 died. The end of its log:\n  \| no strength today", demo.text)
+    assert "Traceback" not in demo.text
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+def test_shows_the_log_of_a_worker_that_dies_in_mid_run(run: type[Demo]) -> None:
+    demo = run("--embedded", "sqlite", "--no-kill")
+    demo.wait_for("of 220 tasks done")
+    workers = [process for process in demo.processes() if "worker2@shop" in process.cmdline()]
+    pids = {process.pid for process in workers}
+    main = next(process for process in workers if process.ppid() not in pids)
+    main.kill()
+    assert demo.exit_status() == 1
+    assert "worker2 died. The end of its log:" in demo.text
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+def test_says_what_to_do_when_the_server_does_not_run(run: type[Demo]) -> None:
+    demo = run("--embedded", "valkey", environment={"CELERY_LOCKS_DEMO_SERVER": "/nowhere/valkey-server"})
+    assert demo.exit_status() == 1
+    assert "/nowhere/valkey-server does not run" in demo.text
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+def test_sends_no_task_to_the_broker_of_whoever_runs_it(run: type[Demo]) -> None:
+    elsewhere = "redis://localhost:1/0"
+    environment = {"CELERY_BROKER_URL": elsewhere, "CELERY_RESULT_BACKEND": elsewhere, "CELERY_LOCKS_URL": elsewhere}
+    assert_promises_kept(run("--embedded", "sqlite", "--no-kill", "--tasks", "20", environment=environment), 20)
+
+
+# --- How it judges ---
+
+
+def a_run(began: float, ended: float | None, token: int | None = 1, worker: str = "worker1") -> Run:
+    return Run("job", "sync", "customer:1", token, worker, 1, began, ended, None if ended is None else "done")
+
+
+def test_runs_one_after_the_other_are_one_at_once() -> None:
+    assert most_at_once([a_run(1, 2), a_run(2, 3), a_run(3.5, 4)], {}) == 1
+
+
+def test_runs_that_overlap_are_counted() -> None:
+    assert most_at_once([a_run(1, 4), a_run(2, 3), a_run(2.5, 5)], {}) == 3
+
+
+def test_a_run_ends_with_its_worker() -> None:
+    cut_off = a_run(1, None, worker="worker2")
+    assert most_at_once([cut_off, a_run(5, 6)], {"worker2": 4}) == 1
+    assert most_at_once([cut_off, a_run(3, 6)], {"worker2": 4}) == 2
+    assert most_at_once([cut_off, a_run(5, 6)], {}) == 2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grow"), [([], True), ([1, 2, 9], True), ([1, 1], False), ([2, 1], False), ([1, None], False)]
+)
+def test_fencing_tokens_have_to_grow(tokens: list[int | None], grow: bool) -> None:
+    assert tokens_grow(a_run(number, number + 1, token) for number, token in enumerate(tokens)) is grow
+
+
+# --- Its parts ---
+
+
+def test_the_table_shows_who_holds_what() -> None:
+    output = io.StringIO()
+    screen = LiveScreen(Console(file=output, force_terminal=True, width=100, height=30), lambda: 4.0)
+    holding = Holding("customer:1", "sync_customer", "worker2", 7, held_for=1.25, left=1.5)
+    screen.show(State(["account:1", "customer:1"], 3.0, 50, sent=20, done=10, holdings=[holding], dead={"worker2"}))
+    screen.say("Something happened.")
+    screen.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue())
+    assert re.search(r"account:1 +free", text)
+    assert re.search(r"customer:1 +sync_customer +worker2, killed +1\.2 s +█{12}░{12}  1\.5 s", text)
+    assert "10 of 50 tasks done, 20 sent, 4 s" in text
+    assert "4.0 s  Something happened." in text
+
+
+def test_the_broker_of_files_puts_back_what_a_dead_reader_had(tmp_path: Path) -> None:
+    files_broker.register()
+    with Connection(f"files:///{tmp_path}/messages") as connection:
+        queue = connection.SimpleQueue("work")
+        for number in range(3):
+            queue.put(number)
+        first = queue.get(timeout=5)
+        new, mine = tmp_path / "messages" / "new", tmp_path / "messages" / str(os.getpid())
+        assert (len(list(new.iterdir())), len(list(mine.iterdir()))) == (2, 1)
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        shutil.move(new, tmp_path / "messages" / str(dead.pid))
+        new.mkdir()
+        rest = [queue.get(timeout=5) for _ in range(2)]
+        assert [message.payload for message in (first, *rest)] == [0, 1, 2]
+        for message in (first, *rest):
+            message.ack()
+        assert list(new.iterdir()) == list(mine.iterdir()) == []
+
+
+def test_the_command_line_says_what_it_can() -> None:
+    command = [sys.executable, "-m", "example_project", "--help"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    for option in ("--embedded", "--tasks", "--workers", "--concurrency", "--no-kill", "--plain", "--seed"):
+        assert option in text
