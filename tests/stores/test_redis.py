@@ -307,7 +307,7 @@ class TestWhatIsInTheServer:
 class TestTimeouts:
     def test_an_answer_is_waited_for_less_than_a_third_of_the_ttl(self, store: RedisStore) -> None:
         for ttl in (0.3, 0.5, 1, 1.5, 2, 5, 7.9, 8, 30, 1000):
-            timeout = store._connections.for_ttl(ttl).connection_pool.connection_kwargs["socket_timeout"]
+            timeout = store._connections.for_ttl(ttl).redis.connection_pool.connection_kwargs["socket_timeout"]
             assert 0.05 <= timeout < ttl / 3
         assert len(store._connections._clients) < 8
 

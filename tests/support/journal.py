@@ -40,7 +40,7 @@ class Journal:
 
     def entries(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """Those of an event with these fields, in the order of writing."""
-        found = [json.loads(entry) for entry in self._redis.lrange(self.name, 0, -1)]  # type: ignore[union-attr]
+        found = [json.loads(entry) for entry in self._redis.lrange(self.name, 0, -1)]
         wanted = {**fields, **({} if event is None else {"event": event})}
         return [entry for entry in found if wanted.items() <= entry.items()]
 

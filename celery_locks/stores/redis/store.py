@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.connections import Connections, as_text, connections
+from celery_locks.stores.redis.connections import Client, Connections, as_text, connections
 from celery_locks.stores.redis.scripts import Script
 
 MICROSECONDS = 1_000_000
@@ -68,9 +68,9 @@ class RedisStore(Store):
     def wait(self, name: str, token: str, timeout: float) -> None:
         # 0 would block for ever.
         longest = max(0.001, min(timeout, LONGEST_WAIT))
-        client: Any = self._connections.for_blocking(LONGEST_WAIT)
+        client = self._connections.for_blocking(LONGEST_WAIT)
         try:
-            client.execute_command("BLPOP", f"{name}:wake:{token}", f"{longest:.3f}")
+            client.call("BLPOP", f"{name}:wake:{token}", f"{longest:.3f}")
         except RedisError as error:
             raise self._connections.unavailable(error) from error
 
@@ -90,9 +90,8 @@ class RedisStore(Store):
         return _holders(self._run(scripts.HOLDERS, name, "", MOST_HOLDERS))
 
     def ping(self) -> None:
-        client: Any = self._connections.for_ttl()
         try:
-            client.execute_command("PING")
+            self._connections.for_ttl().call("PING")
         except RedisError as error:
             raise self._connections.unavailable(error) from error
 
@@ -132,31 +131,23 @@ def _command(script: Script, name: str, token: str, *args: Any) -> tuple[Any, ..
     return ("EVALSHA", script.sha, len(keys), *keys, token, _micro(FENCE_KEPT), *args)
 
 
-def _evalsha(client: Any, script: Script, command: tuple[Any, ...]) -> Any:
+def _evalsha(client: Client, script: Script, command: tuple[Any, ...]) -> Any:
     try:
-        return client.execute_command(*command)
+        return client.call(*command)
     except NoScriptError:  # the server is new, or forgot its scripts
-        client.script_load(script.text)
-        return client.execute_command(*command)
+        client.call("SCRIPT", "LOAD", script.text)
+        return client.call(*command)
 
 
-def _evalsha_all(client: Any, script: Script, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    answers = _pipeline(client, commands)
+def _evalsha_all(client: Client, script: Script, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    answers = client.call_all(commands)
     if any(isinstance(answer, NoScriptError) for answer in answers):
-        client.script_load(script.text)
-        answers = _pipeline(client, commands)
+        client.call("SCRIPT", "LOAD", script.text)
+        answers = client.call_all(commands)
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
     return answers
-
-
-def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    with client.pipeline(transaction=False) as pipeline:
-        for command in commands:
-            pipeline.execute_command(*command)
-        answers: list[Any] = pipeline.execute(raise_on_error=False)
-        return answers
 
 
 def _micro(seconds: float) -> int:

@@ -1,0 +1,77 @@
+"""How much of Celery's own throughput is left when each task takes a lease on a free key.
+
+Both kinds of task run on the same worker in turn, batch by batch, so that the machine's moods strike both; what counts
+is the ratio within each pair of batches. The body does nothing: the worst case for the lease.
+
+    python -m benchmarks.throughput --help
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.app import app, locked, plain
+from tests.support.celery_worker import Worker
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+
+
+@click.command()
+@click.option("--tasks", default=1000, show_default=True, help="Tasks in a batch.")
+@click.option("--pairs", default=7, show_default=True, help="Pairs of batches; the first is a warm-up.")
+@click.option("--concurrency", default=4, show_default=True, help="Processes of the worker.")
+@click.option("--seconds", default=0.0, show_default=True, help="How long each body sleeps.")
+@click.option("--at-least", default=0.85, show_default=True, help="Exit with status 1 below this median ratio.")
+def main(tasks: int, pairs: int, concurrency: int, seconds: float, at_least: float) -> None:
+    """Throughput of locked tasks on free keys, as a share of that of the same tasks without a lock."""
+    with RedisServer() as server:
+        app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
+        with Worker("benchmarks.app", concurrency=concurrency, env={"BENCHMARK_URL": server.url()}):
+            client = server.client()
+            rates = [
+                (batch(client, plain, tasks, seconds), batch(client, locked, tasks, seconds))
+                for _ in track(range(pairs), "pairs of batches")
+            ][1:]
+    ratio = statistics.median(with_lock / without for without, with_lock in rates)
+    report(rates, ratio)
+    raise SystemExit(0 if ratio >= at_least else 1)
+
+
+def batch(client: Any, task: Any, tasks: int, seconds: float) -> float:
+    """Tasks a second, from the first start to the last end."""
+    # Sent while the worker can't take them, so that the sender's speed is not what is measured.
+    app.control.cancel_consumer("celery", reply=True, timeout=5)
+    for number in range(tasks):
+        task.delay(number, seconds)
+    done = total(app)
+    started = time.perf_counter()
+    app.control.add_consumer("celery")
+    eventually(lambda: client.llen("celery") == 0, 300, interval=0.002)
+    eventually(lambda: total(app) >= done + tasks, 60)
+    return tasks / (time.perf_counter() - started)
+
+
+def total(app: Any) -> int:
+    """Tasks that the worker has begun."""
+    stats = app.control.inspect(timeout=5, limit=1).stats() or {}
+    return sum(count for worker in stats.values() for count in worker["total"].values())
+
+
+def report(rates: list[tuple[float, float]], ratio: float) -> None:
+    table = Table("pair", "without, tasks/s", "with, tasks/s", "ratio")
+    for number, (without, with_lock) in enumerate(rates, 1):
+        table.add_row(str(number), f"{without:.0f}", f"{with_lock:.0f}", f"{with_lock / without:.3f}")
+    console = Console()
+    console.print(table)
+    console.print(f"median ratio {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    main()
