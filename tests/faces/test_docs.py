@@ -14,7 +14,7 @@ from tests.support.celery_worker import ROOT, Worker
 from tests.support.servers import RedisServer
 
 README_URL = "redis://localhost:6379/0"
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text()]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -25,13 +25,21 @@ def run(code: str, folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
     environment.pop("CELERY_LOCKS_URL", None)
     ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem
+)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     run("\n".join(blocks(page.read_text(), "python")), tmp_path)
 

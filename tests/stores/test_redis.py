@@ -99,7 +99,9 @@ class TestPromise21Addresses:
         self.works(start_redis(password="p@ss:w/rd%40 #?").url())
 
     def test_an_acl_user_with_the_rights_that_the_error_names(self, start_redis: Callable[..., RedisServer]) -> None:
-        rules = "on >s%40cret@ ~celery-locks:* resetchannels -@all +@scripting +@hash +@sortedset +@list +@keyspace +time"
+        rules = (
+            "on >s%40cret@ ~celery-locks:* resetchannels -@all +@scripting +@hash +@sortedset +@list +@keyspace +time"
+        )
         server = start_redis(users={"locks": rules})
         self.works(server.url(user="locks", password="s%40cret@"))
 
@@ -249,9 +251,9 @@ class TestWhatIsInTheServer:
         assert all(0 < client.pttl(name) <= (60 + FENCE_KEPT) * 1000 for name in names)
         store.release("p:{k}", "a")  # which leaves a wake-up
         assert len(client.keys("*wake*")) == 1
-        assert all(0 < client.pttl(name) for name in client.keys("*"))
+        assert all(client.pttl(name) > 0 for name in client.keys("*"))
         store.force_release("p:{k}")
-        assert all(0 < client.pttl(name) for name in client.keys("*"))
+        assert all(client.pttl(name) > 0 for name in client.keys("*"))
 
     def test_all_of_a_lock_is_in_one_slot_of_a_cluster(self, redis_url: str, client: redis.Redis) -> None:
         for key in ("k", "a}b", "}", "}{", "{}", "{a}", "a{b}c", "käse"):
@@ -335,6 +337,6 @@ class TestTimeouts:
         store = RedisStore(server.url())
         store.acquire(claim("a"))
         server.client().config_set("maxmemory", "1")
-        with pytest.raises(StoreUnavailable, match="OOM|maxmemory"):
+        with pytest.raises(StoreUnavailable, match=r"OOM|maxmemory"):
             store.acquire(claim("b", "p:{other}"))
         assert store.release("p:{k}", "a") is True

@@ -61,9 +61,8 @@ def make_app(variables: Mapping[str, str]) -> Celery:
             (``none`` for no setting), ``SHOP_JOURNAL``.
     """
     url = variables["SHOP_URL"]
-    app = Celery(
-        "shop", broker=variables.get("SHOP_BROKER", url), backend=variables.get("SHOP_RESULTS", url), set_as_current=False
-    )
+    broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
+    app = Celery("shop", broker=broker, backend=results, set_as_current=False)
     store = variables.get("SHOP_STORE", url)
     app.conf.update(
         shop_journal=variables.get("SHOP_JOURNAL", url),

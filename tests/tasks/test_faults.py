@@ -151,7 +151,12 @@ def test_a_lost_reply_at_release_is_no_loss(fragile_shop: Shop, key: str, proxy:
 
 
 def test_a_worker_without_a_store_says_what_to_set(open_shop: OpenShop) -> None:
-    variables = {"SHOP_URL": "memory://", "SHOP_RESULTS": "cache+memory://", "SHOP_STORE": "none", "SHOP_JOURNAL": "redis://localhost:1/0"}
+    variables = {
+        "SHOP_URL": "memory://",
+        "SHOP_RESULTS": "cache+memory://",
+        "SHOP_STORE": "none",
+        "SHOP_JOURNAL": "redis://localhost:1/0",
+    }
     environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
     environment.pop("CELERY_LOCKS_URL", None)
     ended = subprocess.run(
