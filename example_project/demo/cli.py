@@ -18,7 +18,7 @@ from example_project.demo.processes import DemoError
     show_default=True,
     help="What the shop runs on: a Valkey server of the demo's own, or files alone. auto: the first that can be had.",
 )
-@click.option("--tasks", type=click.IntRange(20, 5000), default=220, show_default=True, help="How many tasks are sent.")
+@click.option("--tasks", type=click.IntRange(20, 5000), default=200, show_default=True, help="How many tasks are sent.")
 @click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True, help="How many Celery workers.")
 @click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True, help="Processes of each.")
 @click.option("--kill/--no-kill", default=True, help="Kill a worker in mid-run.  [default: kill]")

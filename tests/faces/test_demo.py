@@ -210,8 +210,8 @@ def test_shows_the_log_of_a_worker_that_dies_at_its_start(run: type[Demo], embed
 
 @pytest.mark.slow
 def test_shows_the_log_of_a_worker_that_dies_in_mid_run(run: type[Demo]) -> None:
-    demo = run("--embedded", "sqlite", "--no-kill")
-    demo.wait_for("of 220 tasks done")
+    demo = run("--embedded", "sqlite", "--no-kill", "--tasks", "200")
+    demo.wait_for("of 200 tasks done")
     workers = [process for process in demo.processes() if "worker2@shop" in process.cmdline()]
     pids = {process.pid for process in workers}
     main = next(process for process in workers if process.ppid() not in pids)
