@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,9 @@ class Backoff:
     jitter: Literal["full", "none"] = "full"
 
     def __post_init__(self) -> None:
+        for name in ("base", "factor", "cap"):
+            if not is_number(getattr(self, name)):
+                raise LockConfigError(f"{name} must be a number, not {getattr(self, name)!r}")
         if not (self.base > 0 and self.factor >= 1 and self.cap >= self.base):
             raise LockConfigError(f"{self}: base must be above 0, factor at least 1 and cap at least base")
         if self.jitter not in ("full", "none"):
@@ -37,6 +41,16 @@ class Backoff:
     def delay(self, attempt: int, cap: float | None = None) -> float:
         """The pause in seconds before try ``attempt`` (from 0), at most ``cap`` where that is less than its own."""
         cap = self.cap if cap is None else min(cap, self.cap)
-        # Past 64 doublings every pause is the cap; a larger power would overflow.
-        longest = min(cap, self.base * self.factor ** min(attempt, 64))
+        try:
+            longest = max(0.0, min(cap, self.base * float(self.factor) ** attempt))
+        except OverflowError:
+            longest = max(0.0, cap)
         return random.uniform(0, longest) if self.jitter == "full" else longest
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number that a float can hold, and no flag."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False

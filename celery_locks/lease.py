@@ -6,11 +6,13 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from celery_locks import signals
 from celery_locks.clock import Clock, system_clock
-from celery_locks.errors import LockLost, LossReason
+from celery_locks.errors import LockLost, LossReason, StoreUnavailable
+from celery_locks.settings import checked_ttl
 from celery_locks.stores.base import Claim, Renewal, Store
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,10 @@ class Lease:
     """A holding of a key, made by `Lock.acquire` and its like.
 
     It is *held* until it is *released* by its holder or *lost*; it is one of the three at any time, and never goes
-    back. Its deadline is counted from before the request that was last confirmed was sent, on a clock that goes on
-    while the machine sleeps: it never ends later here than in the store.
+    back. Once `release` is called it is no longer held, also while the store has not confirmed it.
+
+    Its deadline is counted from before the request that was last confirmed was sent, on a clock that goes on while
+    the machine sleeps: it never ends later here than in the store.
 
     Attributes:
         key: What is locked.
@@ -72,7 +76,9 @@ class Lease:
         self._state = "held"
         self._reason: LossReason | None = None
         self._callbacks: list[LostCallback] = []
-        self._mutex = threading.Lock()
+        # Both re-entrant: a signal's handler may interrupt its own thread within, and ask or release.
+        self._mutex = threading.RLock()
+        self._releases = threading.RLock()
         #: Takes the lease out of renewal; set by what put it in.
         self.forget: Callable[[Lease], None] = _nothing
 
@@ -84,7 +90,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether it is still held; asks only the local clock."""
-        return not self.lost and self._state == "held"
+        return not self.lost and self._state == "held" and self.clock.now() < self._deadline
 
     @property
     def lost(self) -> bool:
@@ -115,12 +121,14 @@ class Lease:
         """Prolongs it now, to ``ttl`` seconds from now; it never ends sooner than before.
 
         Args:
-            ttl: Seconds; its own ttl by default.
+            ttl: Seconds (or a ``timedelta``); its own ttl by default.
 
         Raises:
             LockLost: It was held no more.
+            LockConfigError: The ttl is no number, or out of bounds.
             StoreUnavailable: The store can't be reached; it is still held until its deadline.
         """
+        ttl = None if ttl is None else checked_ttl(ttl)
         self.check()
         sent = self.clock.now()
         renewal = self.renewal(sent, ttl)
@@ -134,20 +142,38 @@ class Lease:
             ``True`` when this call released it, ``False`` when it was no longer held.
 
         Raises:
-            StoreUnavailable: The store can't be reached. It is no longer renewed; call again to release it before
-                its deadline.
+            StoreUnavailable: The store can't be reached. It is no longer renewed nor held; call again to release it
+                in the store before its deadline there.
         """
+        with self._releases:
+            return self._release()
+
+    def _release(self) -> bool:
         if self._state == "released":
             return False
+        # From here on a renewal that is under way finds nothing to lose.
+        repeated = self._state == "releasing"
+        if not (repeated or self.lost):
+            self._move("held", "releasing")
         self.forget(self)
         # A lease that is lost here may live on in the store for a moment: it is freed there all the same.
         released = self.store.release(self.claim.name, self.token)
-        if released and self._end("released"):
+        if self._state == "lost":
+            return False
+        # The store's no to a repeated release tells of no loss: the first may have got there, and its reply not back.
+        if not (released or repeated):
+            self.lose(self._why_gone(), "releasing")
+        elif self._move("releasing", "released"):
             signals.on_lock_released.send(self.sender, lease=self)
-            return True
-        if not self.lost and self._state == "held":
-            self.lose("stolen" if self.store.holders(self.claim.name) else "deleted")
-        return False
+        return released
+
+    def _why_gone(self) -> LossReason:
+        if self.clock.now() >= self._deadline:
+            return self._why_ended("expired")
+        try:
+            return "stolen" if self.store.holders(self.claim.name) else "deleted"
+        except StoreUnavailable:
+            return "deleted"
 
     def on_lost(self, callback: LostCallback) -> Callable[[], None]:
         """Calls ``callback(lease, reason)`` once when the lease is lost, from the thread that notices.
@@ -157,12 +183,10 @@ class Lease:
         Returns:
             A function that disconnects the callback.
         """
-        with self._mutex:
-            if self._state != "lost":
-                self._callbacks.append(callback)
-                return lambda: self._disconnect(callback)
-        self._call(callback)
-        return lambda: None
+        self._callbacks.append(callback)
+        if self.lost:  # told here, or by the thread that is about to: whoever takes it from the list
+            self._tell()
+        return lambda: self._disconnect(callback)
 
     def serialize(self) -> str:
         """The lease as text, for `Locks.restore` in another process. Whoever has the text can release the lease."""
@@ -176,12 +200,13 @@ class Lease:
                 "ttl": self.ttl,
                 "limit": claim.limit,
                 "permits": claim.permits,
+                "hold_left": None if self._hold_end is None else max(0.001, self._hold_end - self.clock.now()),
             }
         )
 
     def lost_error(self) -> LockLost:
         """The error that says that it is held no more."""
-        if self._state == "released":
+        if self._state in ("releasing", "released"):
             return LockLost(f"the lease of {self.key!r} was released", self.key)
         reason = self._reason or "expired"
         return LockLost(f"the lease of {self.key!r} was lost: {_TOLD[reason]}", self.key, reason)
@@ -200,7 +225,7 @@ class Lease:
     def answer(self, sent: float, ttl: float, reason: LossReason | None) -> None:
         """Takes the store's answer to a renewal that was sent at ``sent``."""
         if reason is not None:
-            self.lose("expired" if self.clock.now() >= self._deadline else reason)
+            self.lose(self._why_ended("expired") if self.clock.now() >= self._deadline else reason)
             return
         with self._mutex:
             if self._state != "held" or self.clock.now() >= self._deadline:
@@ -212,14 +237,11 @@ class Lease:
 
     def end_at_deadline(self) -> None:
         """Loses it: the deadline has passed."""
-        if self._hold_end is not None and self._deadline >= self._hold_end:
-            self.lose("max_hold")
-        else:
-            self.lose("unreachable" if self._asked > self._confirmed else "expired")
+        self.lose(self._why_ended("unreachable" if self._asked > self._confirmed else "expired"))
 
-    def lose(self, reason: LossReason) -> None:
-        """Marks it lost and tells, if it was held."""
-        if not self._end("lost", reason):
+    def lose(self, reason: LossReason, state: str = "held") -> None:
+        """Marks it lost and tells, if it was in that state."""
+        if not self._move(state, "lost", reason):
             return
         self.forget(self)
         logger.warning(
@@ -229,34 +251,46 @@ class Lease:
             self.owner,
             self.fencing_token,
         )
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            self._call(callback)
-        signals.on_lock_lost.send(self.sender, lease=self, reason=reason)
+        try:
+            self._tell()
+        finally:
+            signals.on_lock_lost.send(self.sender, lease=self, reason=reason)
 
     # ------------------------------------------------------------------ inside
+
+    def _why_ended(self, otherwise: LossReason) -> LossReason:
+        return "max_hold" if self._hold_end is not None and self._deadline >= self._hold_end else otherwise
 
     def _capped(self, deadline: float) -> float:
         return deadline if self._hold_end is None else min(deadline, self._hold_end)
 
-    def _end(self, state: str, reason: LossReason | None = None) -> bool:
+    def _move(self, before: str, after: str, reason: LossReason | None = None) -> bool:
         with self._mutex:
-            if self._state != "held":
+            if self._state != before:
                 return False
-            self._state, self._reason = state, reason
+            self._reason = reason  # first: who sees the state asks for it
+            self._state = after
             return True
 
-    def _call(self, callback: LostCallback) -> None:
-        assert self._reason is not None
-        try:
-            callback(self, self._reason)
-        except Exception:
-            logger.exception("a callback for the lost lease of %r raised", self.key)
+    def _tell(self) -> None:
+        """Calls the callbacks that nobody has called yet."""
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop(0)
+            except IndexError:  # another thread took it
+                return
+            assert self._reason is not None
+            try:
+                callback(self, self._reason)
+            except (Exception, SystemExit):  # an exit would end the thread that watches over all leases
+                logger.exception("a callback for the lost lease of %r raised", self.key)
+            except BaseException:  # what stops this thread, such as its abort: only when all have been told
+                self._tell()
+                raise
 
     def _disconnect(self, callback: LostCallback) -> None:
-        with self._mutex:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+        with suppress(ValueError):
+            self._callbacks.remove(callback)
 
 
 def _nothing(*args: Any) -> None:

@@ -9,17 +9,16 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
 from celery_locks import signals
 from celery_locks.clock import Clock, system_clock
-from celery_locks.errors import LockConfigError, LockKeyError, LockNotOwned, LockTimeout, StoreUnavailable
+from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned, LockTimeout, StoreUnavailable
 from celery_locks.keys import check_key
 from celery_locks.lease import Lease
 from celery_locks.renewal import keeper
-from celery_locks.settings import DEFAULT_PREFIX, DEFAULT_TTL, checked, checked_ttl, renewal_interval
+from celery_locks.settings import DEFAULT_PREFIX, DEFAULT_TTL, checked, checked_ttl, renewal_interval, seconds_of
 from celery_locks.stores import mask, open_store
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store
 
@@ -95,7 +94,7 @@ class Locks:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
-        terms = Terms(checked_ttl(ttl), renew, checked("max_hold", max_hold))
+        terms = Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold))
         return Lock(self, check_key(key), terms, owner)
 
     def restore(self, text: str) -> Lease:
@@ -105,18 +104,24 @@ class Locks:
             LockNotOwned: The lease is held no more.
             LockKeyError: The text is not that of a lease.
         """
-        try:
-            data = json.loads(text)
-            claim = Claim(
-                self.name(data["key"]), data["token"], data["owner"], data["ttl"], data["limit"], data["permits"]
-            )
-            lease = Lease(self.store, claim, data["key"], data["fencing_token"], self.clock.now(), clock=self.clock)
-        except (ValueError, KeyError, TypeError) as error:
-            raise LockKeyError(f"this is not the text of a lease: {error!r}") from error
+        lease = self._read(text)
         if self.store.renew([lease.renewal(self.clock.now())])[0] is not None:
             raise LockNotOwned(f"the lease of {lease.key!r} is held no more", lease.key)
         keeper().keep(lease, None)
         return lease
+
+    def _read(self, text: str) -> Lease:
+        sent = self.clock.now()
+        try:
+            data = json.loads(text)
+            key, owner, token = check_key(data["key"]), _of(str, data["owner"]), _of(str, data["token"])
+            limit, permits = checked("limit", data["limit"]), checked("permits", data["permits"])
+            max_hold = checked("max_hold", data.get("hold_left"))
+            claim = Claim(self.name(key), token, owner, checked_ttl(data["ttl"]), limit, permits)
+            fencing_token = _of(int, data["fencing_token"])
+        except (LockError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise LockKeyError(f"this is not the text of a lease: {type(error).__name__}: {error}") from error
+        return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self.clock)
 
     def close(self) -> None:
         """Gives back connections and files."""
@@ -124,8 +129,10 @@ class Locks:
 
     def name(self, key: str) -> str:
         """The full name of a key in the store: the braces keep all of one lock in one slot of a Redis Cluster."""
-        # A key that begins with "}" would leave the braces empty, and an empty pair of braces counts for nothing.
-        return f"{self.prefix}:{{{key}}}" if not key.startswith("}") else f"{self.prefix}::{{=}}{key}"
+        # A key that begins with "}" would leave the braces empty, and an empty pair of braces counts for nothing. With
+        # "=" before it, and before one that begins so itself, no two keys have one name. What a store adds for its
+        # other records (":line") can't make the name of another key, since every name ends with a brace.
+        return f"{self.prefix}:{{{key}}}" if key[0] not in "}=" else f"{self.prefix}:{{=}}{key}}}"
 
 
 @dataclass(frozen=True)
@@ -176,22 +183,23 @@ class Lock:
         """Waits in line, first come first served, until the key is free.
 
         Args:
-            timeout: The longest waiting in seconds; ``None`` for as long as it takes, 0 for a single try.
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
+                single try.
             claim: A claim of `claim`, for callers that must know the owner token beforehand.
 
         Raises:
             LockTimeout: It was still held by others when the time was over.
-            StoreUnavailable: The store can't be reached; nothing was acquired.
+            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
+                acquired.
         """
-        now = self._locks.clock.now()
+        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         claim = claim or self.claim()
         try:
-            return self._wait_in_line(claim, None if timeout is None else now + checked_timeout(timeout))
+            return self._wait_in_line(claim, until)
         except LockTimeout:
             raise
         except BaseException:
-            # The store may have said yes while the reply was lost, or while this thread was interrupted.
-            keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
+            self._undo(claim)
             raise
 
     def try_acquire(self) -> Lease | None:
@@ -208,11 +216,11 @@ class Lock:
         claim, sent = claim or self.claim(), self._locks.clock.now()
         try:
             answer = self._store.acquire(claim)
+            if isinstance(answer, Granted):
+                return self._granted(claim, answer, sent)
         except BaseException:
-            keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
+            self._undo(claim)
             raise
-        if isinstance(answer, Granted):
-            return self._granted(claim, answer, sent)
         self._contended(answer)
         return answer
 
@@ -266,7 +274,7 @@ class Lock:
 
     @staticmethod
     def _leave(lease: Lease, quiet: bool = False) -> None:
-        if not release_or_later(lease) and not quiet:
+        if not release_or_later(lease) and lease.lost and not quiet:
             raise lease.lost_error()
 
     def _wait_in_line(self, claim: Claim, until: float | None) -> Lease:
@@ -304,10 +312,24 @@ class Lock:
             sender=self._sender,
             clock=self._locks.clock,
         )
+        if not lease.remaining():
+            raise StoreUnavailable(
+                f"the lock store took longer to answer than the {claim.ttl:g} s that a lease of {self.key!r} lives",
+                self.key,
+            )
         keeper().keep(lease, self.terms.interval)
         if signals.on_lock_acquired:
             signals.on_lock_acquired.send(self._sender, lease=lease)
         return lease
+
+    def _undo(self, claim: Claim) -> None:
+        """Gives back what an acquisition that failed may have got all the same."""
+        # The store may have said yes while the reply was lost, or while this thread was interrupted.
+        lease = keeper().kept(claim.token)
+        if lease is None:
+            keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
+        else:
+            release_or_later(lease)
 
     def _contended(self, refused: Refused) -> None:
         if signals.on_lock_contended:
@@ -341,11 +363,13 @@ def release_or_later(lease: Lease) -> bool:
     Returns:
         Whether it was held until now.
     """
-    held = lease.held
+    held, left = lease.held, lease.remaining()
     try:
         return lease.release()
-    except StoreUnavailable:
-        keeper().release_later(lease.store, lease.claim.name, lease.token, lease.remaining())
+    except BaseException as error:  # also when this thread is stopped while it waits for the store
+        keeper().release_lease_later(lease, left)
+        if not isinstance(error, StoreUnavailable):
+            raise
         return held
 
 
@@ -355,10 +379,13 @@ def checked_timeout(timeout: Any) -> float:
     Raises:
         LockConfigError: It is no number and no ``timedelta``.
     """
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if isinstance(seconds, (int, float)) and seconds < 0:
-        return 0.0
-    return float(checked("max_wait", seconds))
+    return max(0.0, seconds_of("timeout", timeout))
+
+
+def _of(kind: type[T], value: Any) -> T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
 
 
 def holder_names(refused: Refused) -> list[str]:

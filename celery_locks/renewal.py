@@ -54,8 +54,9 @@ class Ticker:
             if self._running:
                 self._changed.notify()
             else:
-                self._running = True
+                # Only then running: where no thread can be started now, the next call tries again.
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._running = True
 
     def _run(self) -> None:
         while self._sleep():
@@ -79,7 +80,7 @@ class Ticker:
     def _tick_safely(self) -> float | None:
         try:
             return self._tick()
-        except Exception:  # A thread that dies would leave every lease to its ttl.
+        except BaseException:  # A thread that dies would leave every lease to its ttl.
             logger.exception("%s failed; it goes on", self._name)
             return TRY_AGAIN
 
@@ -88,18 +89,23 @@ class Watch:
     """Tells leases whose deadline has passed that they are lost. Does no I/O, so no store can hold it up."""
 
     def __init__(self) -> None:
-        self._leases: dict[str, Lease] = {}
+        # By identity: a lease that was restored in the process of its holder has the same token, and a life of its own.
+        self._leases: dict[int, Lease] = {}
+        self._by_token: dict[str, Lease] = {}
         self._ticker = Ticker("celery-locks-watch", self.tick)
 
     def add(self, lease: Lease) -> None:
-        self._leases[lease.token] = lease
+        self._leases[id(lease)] = lease
+        self._by_token.setdefault(lease.token, lease)
         self._ticker.wake_in(lease.remaining())
 
     def discard(self, lease: Lease) -> None:
-        self._leases.pop(lease.token, None)
+        self._leases.pop(id(lease), None)
+        if self._by_token.get(lease.token) is lease:
+            self._by_token.pop(lease.token, None)
 
     def lease(self, token: str) -> Lease | None:
-        return self._leases.get(token)
+        return self._by_token.get(token)
 
     def tick(self) -> float | None:
         leases = list(self._leases.values())
@@ -118,29 +124,37 @@ class _Renewed:
         return self.at - self.lease.clock.now()
 
 
+@dataclass
+class _Release:
+    """A release to be tried until a moment of ``time.monotonic()``."""
+
+    release: Callable[[], object]
+    until: float
+
+
 class Renewer:
     """Prolongs the leases of one store."""
 
     def __init__(self) -> None:
-        self._leases: dict[str, _Renewed] = {}
-        self._releases: dict[str, tuple[Store, str, float]] = {}
+        self._leases: dict[int, _Renewed] = {}
+        self._releases: dict[str, _Release] = {}
         self._ticker = Ticker("celery-locks-renewer", self.tick)
 
     def add(self, lease: Lease, interval: float) -> None:
-        self._leases[lease.token] = _Renewed(lease, interval, lease.clock.now() + interval)
+        self._leases[id(lease)] = _Renewed(lease, interval, lease.clock.now() + interval)
         self._ticker.wake_in(interval)
 
     def discard(self, lease: Lease) -> None:
-        self._leases.pop(lease.token, None)
+        self._leases.pop(id(lease), None)
 
-    def release_later(self, store: Store, name: str, token: str, within: float) -> None:
+    def release_later(self, token: str, release: Callable[[], object], within: float) -> None:
         """Releases what could not be released now, trying for so many seconds."""
-        self._releases[token] = (store, name, time.monotonic() + within)
+        self._releases[token] = _Release(release, time.monotonic() + within)
         self._ticker.wake_in(TRY_AGAIN)
 
     def tick(self) -> float | None:
         """Renews what is due. Returns the seconds until something is due again."""
-        due = [renewed for renewed in list(self._leases.values()) if renewed.due_in() <= SLACK]
+        due = [renewed for renewed in list(self._leases.values()) if renewed.due_in() <= SLACK and self._alive(renewed)]
         if due:
             self._renew(due)
         self._release()
@@ -159,13 +173,26 @@ class Renewer:
                 renewed.at = sent[index] + renewed.interval
                 renewed.lease.answer(sent[index], renewals[index].ttl, answers[index])
 
+    def _alive(self, renewed: _Renewed) -> bool:
+        # One that ended is renewed no more, however it came to be still here: nobody would ever release it.
+        if renewed.lease.remaining() > 0:
+            return True
+        self.discard(renewed.lease)
+        return False
+
     def _release(self) -> None:
-        for token, (store, name, until) in list(self._releases.items()):
-            released = self._released(store, name, token)
-            if released or time.monotonic() >= until:
+        for token, release in list(self._releases.items()):
+            if self._released(release):
                 self._releases.pop(token, None)
-            if not released:
-                return  # The rest would fail as well, and renewals must not wait for it.
+                continue
+            # The rest would fail as well, and renewals must not wait for it. But another is first the next time.
+            if self._releases.pop(token, None) is not None:
+                self._releases[token] = release
+            break
+        now = time.monotonic()
+        for token, release in list(self._releases.items()):
+            if now >= release.until:
+                self._releases.pop(token, None)
 
     @staticmethod
     def _ask(store: Store, renewals: list[Renewal]) -> list[LossReason | None] | None:
@@ -178,12 +205,14 @@ class Renewer:
         return None
 
     @staticmethod
-    def _released(store: Store, name: str, token: str) -> bool:
+    def _released(release: _Release) -> bool:
         try:
-            store.leave(name, token)
-            store.release(name, token)
+            release.release()
             return True
         except LockError:
+            return False
+        except Exception:
+            logger.exception("a lease could not be released, trying again")
             return False
 
 
@@ -212,7 +241,16 @@ class Keeper:
 
     def release_later(self, store: Store, name: str, token: str, within: float) -> None:
         """Gives up a holding or a place in line in the background, trying for so many seconds."""
-        self._renewer(store).release_later(store, name, token, within)
+
+        def release() -> None:
+            store.leave(name, token)
+            store.release(name, token)
+
+        self._renewer(store).release_later(token, release, within)
+
+    def release_lease_later(self, lease: Lease, within: float) -> None:
+        """Releases a lease in the background, trying for so many seconds."""
+        self._renewer(lease.store).release_later(lease.token, lease.release, within)
 
     def tick(self) -> None:
         """Does now what is due, in this thread (for tests with a clock that they move)."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any
 
-from celery_locks.backoff import Backoff
+from celery_locks.backoff import Backoff, is_number
 from celery_locks.errors import LockConfigError
 
 SHORTEST_TTL = 0.001
@@ -92,10 +91,23 @@ def checked_ttl(value: Any, name: str = "ttl") -> float:
     Raises:
         LockConfigError: It is no number, or out of bounds.
     """
-    seconds = _seconds(name, value)
+    seconds = seconds_of(name, value)
     if not SHORTEST_TTL <= seconds <= LONGEST_TTL:
         raise LockConfigError(f"{name} must be between 1 ms and a year, in seconds, not {value!r}")
     return seconds
+
+
+def seconds_of(name: str, value: Any) -> float:
+    """A time in seconds, of any sign.
+
+    Raises:
+        LockConfigError: It is no finite number and no ``timedelta``.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if is_number(value):
+        return float(value)
+    raise LockConfigError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
 
 
 def renewal_interval(ttl: float, renew: bool | float) -> float | None:
@@ -119,22 +131,13 @@ def did_you_mean(name: str, known: Any) -> str:
     return f"{hint} (known: {', '.join(map(str, known))})"
 
 
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise LockConfigError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
-    return float(value)
-
-
-def _optional_seconds(lowest: float, open_end: bool) -> Callable[[str, Any], float | None]:
+def _optional_seconds(lowest: float) -> Callable[[str, Any], float | None]:
     def check(name: str, value: Any) -> float | None:
         if value is None:
             return None
-        seconds = _seconds(name, value)
-        if seconds < lowest or (open_end and seconds == lowest):
-            bound = "above" if open_end else "at least"
-            raise LockConfigError(f"{name} must be {bound} {lowest:g} seconds or None, not {value!r}")
+        seconds = seconds_of(name, value)
+        if seconds < lowest:
+            raise LockConfigError(f"{name} must be at least {lowest:g} seconds or None, not {value!r}")
         return seconds
 
     return check
@@ -153,7 +156,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _renew(name: str, value: Any) -> bool | float:
-    return value if isinstance(value, bool) else _seconds(name, value)
+    return value if isinstance(value, bool) else seconds_of(name, value)
 
 
 def _one_of(known: tuple[str, ...]) -> Callable[[str, Any], str]:
@@ -193,12 +196,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "key": _key,
     "ttl": lambda name, value: checked_ttl(value, name),
     "renew": _renew,
-    "max_hold": _optional_seconds(0, open_end=True),
+    "max_hold": _optional_seconds(SHORTEST_TTL),
     "limit": _count,
     "permits": _count,
     "scope": _one_of(SCOPES),
     "on_contention": _policy,
-    "max_wait": _optional_seconds(0, open_end=False),
+    "max_wait": _optional_seconds(0),
     "backoff": _backoff,
     "on_lost": _one_of(ON_LOST),
     "enabled": _flag,

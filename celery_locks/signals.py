@@ -17,6 +17,7 @@ losses by a thread of this library, so receivers should be short and thread-safe
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
@@ -37,6 +38,7 @@ class Signal:
     def __init__(self, name: str) -> None:
         self.name = name
         # Replaced, never changed: `send` goes over it without a lock.
+        self._changes = threading.RLock()
         self._receivers: tuple[tuple[Callable[[], Receiver | None], Any], ...] = ()
 
     def __bool__(self) -> bool:
@@ -58,15 +60,18 @@ class Signal:
         """
         if receiver is None:
             return lambda function: self.connect(function, sender, weak)
-        self.disconnect(receiver, sender)
-        self._receivers = (*self._receivers, (_reference(receiver, weak), sender))
+        entry = (_reference(receiver, weak), sender)
+        with self._changes:
+            self.disconnect(receiver, sender)
+            self._receivers = (*self._receivers, entry)
         return receiver
 
     def disconnect(self, receiver: Receiver, sender: Any = None) -> bool:
         """Calls ``receiver`` no more for this sender. Returns whether it had been connected."""
-        kept = tuple(entry for entry in self._receivers if not (entry[0]() == receiver and _is(entry[1], sender)))
-        found = len(kept) < len(self._receivers)
-        self._receivers = kept
+        with self._changes:
+            kept = tuple(entry for entry in self._receivers if not (entry[0]() == receiver and _is(entry[1], sender)))
+            found = len(kept) < len(self._receivers)
+            self._receivers = kept
         return found
 
     def send(self, sender: Any, **named: Any) -> None:
@@ -74,7 +79,8 @@ class Signal:
         for reference, wanted in self._receivers:
             receiver = reference()
             if receiver is None:
-                self._receivers = tuple(entry for entry in self._receivers if entry[0]() is not None)
+                with self._changes:
+                    self._receivers = tuple(entry for entry in self._receivers if entry[0]() is not None)
             elif wanted is None or _is(wanted, sender):
                 try:
                     receiver(sender=sender, **named)

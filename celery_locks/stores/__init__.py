@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from importlib import import_module
-from urllib.parse import urlsplit
 
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import Store
@@ -20,6 +20,11 @@ _OPENERS = {
     "valkey": ("celery_locks.stores.redis.store", "open_redis"),
     "valkeys": ("celery_locks.stores.redis.store", "open_redis"),
 }
+
+
+#: Up to the last "@": who writes a password without percent-encoding must not see it in a log either.
+_PASSWORD = re.compile(r"(//[^/@:?]*:).*@", re.DOTALL)
+_QUERY_PASSWORD = re.compile(r"([?&][^=&]*(?:pass|secret)[^=&]*=)[^&#]*", re.IGNORECASE)
 
 
 def open_store(url: str) -> Store:
@@ -38,18 +43,19 @@ def open_store(url: str) -> Store:
         raise LockConfigError(f"no lock store has the scheme {scheme}://{hint} Known: {known}.") from None
     try:
         store: Store = getattr(import_module(module), function)(url)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("celery_locks"):
+            raise
+        raise LockConfigError(
+            f"the lock store at {mask(url)} needs the package {error.name}: pip install 'celery-locks[{error.name}]'"
+        ) from error
     except ValueError as error:
-        raise LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {error}") from error
+        # Python's own words may quote a password that is not percent-encoded, and so may what caused the error.
+        why = "special characters in user and password are written as %40 and the like" if "@" in url else error
+        raise LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {why}") from None
     return store
 
 
 def mask(url: str) -> str:
-    """The URL without its password, for logs and errors."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return f"{url.partition(':')[0]}://…"
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
+    """The URL without its passwords, for logs and errors."""
+    return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))

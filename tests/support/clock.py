@@ -1,0 +1,93 @@
+"""A clock that tests move, and a store in memory on it that fails as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from celery_locks.errors import LossReason, StoreUnavailable
+from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal
+from celery_locks.stores.memory import MemoryStore
+
+R = TypeVar("R")
+
+
+class MovableClock:
+    """Stands still until it is moved, and never goes back."""
+
+    def __init__(self, start: float = 1_000.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        return self._now
+
+    def move(self, seconds: float) -> None:
+        assert seconds >= 0
+        self._now += seconds
+
+
+class FaultyStore(MemoryStore):
+    """A store whose calls are counted, and can be made to fail, to hang or to take time.
+
+    Attributes:
+        calls: The names of the methods, in the order they were called in.
+        renewed: How many leases each call of `renew` was about.
+        before: By method: called before it. What it raises, the call raises, and nothing is done.
+        after: By method: called after it. What it raises, the call raises, though it is done: a lost reply.
+    """
+
+    def __init__(self, clock: MovableClock | None = None) -> None:
+        super().__init__(*([] if clock is None else [clock]))
+        self.calls: list[str] = []
+        self.renewed: list[int] = []
+        self.before: dict[str, Callable[[], object]] = {}
+        self.after: dict[str, Callable[[], object]] = {}
+
+    def go_down(self) -> None:
+        """Every call fails from now on."""
+        self.before = dict.fromkeys(("acquire", "leave", "wait", "renew", "release", "force_release", "holders"), fail)
+
+    def come_back(self) -> None:
+        self.before, self.after = {}, {}
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        return self._do("acquire", lambda: super(FaultyStore, self).acquire(claim, line_up))
+
+    def leave(self, name: str, token: str) -> None:
+        self._do("leave", lambda: super(FaultyStore, self).leave(name, token))
+
+    def wait(self, name: str, token: str, timeout: float) -> None:
+        self._do("wait", lambda: super(FaultyStore, self).wait(name, token, timeout))
+
+    def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
+        self.renewed.append(len(renewals))
+        return self._do("renew", lambda: super(FaultyStore, self).renew(renewals))
+
+    def release(self, name: str, token: str) -> bool:
+        return self._do("release", lambda: super(FaultyStore, self).release(name, token))
+
+    def force_release(self, name: str) -> tuple[Holder, ...]:
+        return self._do("force_release", lambda: super(FaultyStore, self).force_release(name))
+
+    def holders(self, name: str) -> tuple[Holder, ...]:
+        return self._do("holders", lambda: super(FaultyStore, self).holders(name))
+
+    def in_line(self, name: str) -> int:
+        """How many stand in line."""
+        lock = self._locks.get(name)
+        return 0 if lock is None else len(lock.line)
+
+    def _do(self, method: str, call: Callable[[], R]) -> R:
+        self.calls.append(method)
+        self.before.get(method, nothing)()
+        answer = call()
+        self.after.get(method, nothing)()
+        return answer
+
+
+def fail() -> None:
+    raise StoreUnavailable("the store is away")
+
+
+def nothing() -> None:
+    pass
