@@ -147,7 +147,7 @@ class _CallableKey:
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: dict[str, Any]) -> str:
         positional, named = self._arguments.as_called(args, kwargs, bound)
         taken = self._arguments.positional[: len(args)]
-        named |= {name: bound[name] for name in self._fill if name not in named and name not in taken}
+        named |= {name: bound[name] for name in self._fill if name not in taken}
         try:
             key = self._function(*positional, **named)
         except LockKeyError:

@@ -189,6 +189,7 @@ def test_a_callable_is_called_as_the_task_is() -> None:
         return f"{first}{second}{rest}{third}{more}"
 
     assert maker(wild, own)(1, 5, 6, third=7, x=8) == "15(6,)7{'x': 8}"
+    assert maker(wild, own)(1, first=8) == "12()3{'first': 8}"
 
 
 def test_a_callable_gets_the_defaults_of_the_task() -> None:

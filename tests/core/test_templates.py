@@ -189,12 +189,15 @@ def test_promise_14_entries_are_named_as_json_names_them(entry: Any, name: str) 
     assert key(f"<a[{name}]>", value) == key(f"<a[{name}]>", sent(value)) == "found"
 
 
-def test_an_object_with_items_only() -> None:
+def test_an_object_with_items_and_attributes() -> None:
     class Row:
+        owner = "attribute"
+
         def __getitem__(self, name: str) -> str:
             return name.upper()
 
     assert key("<a.id>:<a[id]>", Row()) == "ID:ID"
+    assert key("<a.owner>:<a[owner]>", Row()) == "attribute:OWNER"
 
 
 # Bad input ----------------------------------------------------------------------------------------------------------
