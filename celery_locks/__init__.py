@@ -18,7 +18,8 @@ from celery_locks.errors import (
     StoreUnavailable,
 )
 from celery_locks.lease import Lease
-from celery_locks.locks import Lock, Locks
+from celery_locks.lock import Lock
+from celery_locks.locks import Locks
 
 if TYPE_CHECKING:
     from celery_locks.tasks import (

@@ -12,7 +12,7 @@ from celery.exceptions import Reject
 
 from celery_locks.errors import LockConfigError, LockContended
 from celery_locks.lease import Lease
-from celery_locks.locks import Lock, holder_names, who_holds
+from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.settings import LockOptions, did_you_mean
 from celery_locks.stores.base import Claim, Refused
 from celery_locks.tasks.resend import counter_of, send_again

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Retry
 
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
-from celery_locks.locks import who_holds
+from celery_locks.lock import who_holds
 
 if TYPE_CHECKING:
     from celery_locks.tasks.contention import Contention

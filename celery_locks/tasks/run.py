@@ -12,7 +12,7 @@ from celery._state import _task_stack
 
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.lease import Lease
-from celery_locks.locks import Lock, Terms, release_or_later
+from celery_locks.lock import Lock, Terms, release_or_later
 from celery_locks.renewal import keeper
 from celery_locks.settings import LockOptions
 from celery_locks.tasks.abort import run_abortable
@@ -94,7 +94,7 @@ def _takes_lease(task: LockedTask) -> bool:
 def _lock(task: LockedTask, options: LockOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock:
     terms = Terms(options.ttl, options.renew, options.max_hold, options.limit, options.permits)
     request = task.request
-    owner = f"{task.name}[{request.id}]@{request.hostname}" if request.id else f"{task.name} of a map"
+    owner = f"{task.name}[{request.id}] on {request.hostname}" if request.id else f"{task.name} of a map"
     return Lock(locks_for(task.app), task.lock_key_for(*args, **kwargs), terms, owner, sender=task)
 
 
@@ -128,7 +128,7 @@ def _hold(task: LockedTask, lease: Lease, options: LockOptions, body: Callable[[
                 retry.publish()
     except PostponedRetry as retry:
         raise retry.published or retry from None
-    if aborts and not held:
+    if aborts and not held and lease.lost:  # not where the body gave it back itself
         raise lease.lost_error()
     return result
 

@@ -27,7 +27,7 @@ from celery_locks import (
     renewal,
     signals,
 )
-from celery_locks.locks import store_url
+from celery_locks.locks import app_store
 from celery_locks.renewal import Keeper
 from celery_locks.stores.memory import MemoryStore
 from tests.support.clock import FaultyStore, MovableClock, fail
@@ -168,7 +168,7 @@ def test_promise_01_a_dead_holder_is_passed_over_at_its_ttl() -> None:
 
 
 def test_a_waiter_keeps_its_place_for_longer_than_a_place_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_locks.locks.PLACE_KEPT", 0.15)
+    monkeypatch.setattr("celery_locks.lock.PLACE_KEPT", 0.15)
     store = FaultyStore()
     lock = Locks(store).lock("k", ttl=60)
     lease = lock.acquire()
@@ -534,7 +534,7 @@ def test_the_first_source_that_is_set_names_the_store(
         monkeypatch.delenv("CELERY_LOCKS_URL", raising=False)
     else:
         monkeypatch.setenv("CELERY_LOCKS_URL", variable)
-    assert store_url(conf) == url
+    assert app_store(conf) == url
 
 
 @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ def test_the_first_source_that_is_set_names_the_store(
 def test_a_broker_that_is_no_redis_is_no_store(conf: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CELERY_LOCKS_URL", raising=False)
     with pytest.raises(LockConfigError, match="set locks_url"):
-        store_url(conf)
+        app_store(conf)
 
 
 def test_from_app_takes_the_prefix_too() -> None:

@@ -348,3 +348,11 @@ def test_nothing_is_left_behind_by_a_thousand_eager_runs(app: Celery) -> None:
     store: Any = Locks.from_app(app).store
     assert eventually(lambda: not store._locks)
     assert not [lease for lease in keeper()._watch._leases.values() if lease.key.startswith("k")]
+
+
+def test_a_body_may_give_its_key_back_early(app: Celery) -> None:
+    @app.task(base=LockedTask, bind=True, lock_key="k", shared=False, name="early")
+    def early(self: Any) -> bool:
+        return bool(self.lease.release()) and not Locks.from_app(app).lock("k").locked()
+
+    assert early.apply(throw=True).get() is True

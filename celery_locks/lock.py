@@ -1,0 +1,274 @@
+"""`Lock`, one key: waiting for it, holding it, giving it back."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery_locks import signals
+from celery_locks.errors import LockTimeout, StoreUnavailable
+from celery_locks.lease import Lease
+from celery_locks.renewal import keeper
+from celery_locks.settings import DEFAULT_TTL, renewal_interval, seconds_of
+from celery_locks.stores.base import Claim, Granted, Holder, Refused
+
+if TYPE_CHECKING:
+    from celery_locks.locks import Locks
+
+T = TypeVar("T")
+
+#: A waiter that has not confirmed its place in line for so many seconds is passed over.
+PLACE_KEPT = 10.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a lease is had; see `Locks.lock`."""
+
+    ttl: float = DEFAULT_TTL
+    renew: bool | float = True
+    max_hold: float | None = None
+    limit: int = 1
+    permits: int = 1
+
+    def __post_init__(self) -> None:
+        renewal_interval(self.ttl, self.renew)
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between renewals, ``None`` for none."""
+        return renewal_interval(self.ttl, self.renew)
+
+    @property
+    def first_ttl(self) -> float:
+        """For how long the lease is asked for at first, in seconds."""
+        return self.ttl if self.max_hold is None else min(self.ttl, self.max_hold)
+
+
+class Lock:
+    """One key. May be shared by threads; each acquisition is a `Lease` of its own.
+
+    As a context manager it waits as long as it takes, and raises `LockLost` at the end when the lease was lost
+    within.
+    """
+
+    def __init__(self, locks: Locks, key: str, terms: Terms, owner: str | None = None, sender: object = None) -> None:
+        self.key = key
+        self.terms = terms
+        self.name = locks.name(key)
+        self._locks = locks
+        self._store = locks.store
+        self._owner = owner or locks.owner
+        self._sender = sender or self
+        self._entered = threading.local()
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.key!r} at {self._locks.url}>"
+
+    def acquire(self, timeout: float | None = None, claim: Claim | None = None) -> Lease:
+        """Waits in line, first come first served, until the key is free.
+
+        Args:
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
+                single try.
+            claim: A claim of `claim`, for callers that must know the owner token beforehand.
+
+        Raises:
+            LockTimeout: It was still held by others when the time was over.
+            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
+                acquired.
+        """
+        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        claim = claim or self.claim()
+        try:
+            return self._wait_in_line(claim, until)
+        except LockTimeout:
+            raise
+        except BaseException:
+            self._undo(claim)
+            raise
+
+    def try_acquire(self) -> Lease | None:
+        """The lease, or ``None`` when others hold the key or wait for it.
+
+        Raises:
+            StoreUnavailable: The store can't be reached; nothing was acquired.
+        """
+        answer = self.attempt()
+        return answer if isinstance(answer, Lease) else None
+
+    def attempt(self, claim: Claim | None = None) -> Lease | Refused:
+        """Like `try_acquire`, with the store's answer where the lease was not to be had."""
+        claim, sent = claim or self.claim(), self._locks.clock.now()
+        try:
+            answer = self._store.acquire(claim)
+            if isinstance(answer, Granted):
+                return self._granted(claim, answer, sent)
+        except BaseException:
+            self._undo(claim)
+            raise
+        self._contended(answer)
+        return answer
+
+    def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
+        """Calls the function under the lock and returns what it returns.
+
+        Args:
+            function: What to call with the arguments.
+            timeout: The longest waiting for the key, in seconds.
+
+        Raises:
+            LockTimeout: The key was not to be had in time.
+            LockLost: The lease was lost while the function ran.
+        """
+        lease = self.acquire(timeout)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException:
+            self._leave(lease, quiet=True)
+            raise
+        self._leave(lease)
+        return result
+
+    def locked(self) -> bool:
+        """Whether anybody holds the key."""
+        return bool(self.holders())
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Those who hold the key now."""
+        return self._store.holders(self.name)
+
+    def force_release(self) -> tuple[Holder, ...]:
+        """Takes the key from whoever holds it; they learn it at their next renewal.
+
+        Returns:
+            Those who held it.
+        """
+        return self._store.force_release(self.name)
+
+    def __enter__(self) -> Lease:
+        lease = self.acquire()
+        if not hasattr(self._entered, "leases"):
+            self._entered.leases = []
+        self._entered.leases.append(lease)
+        return lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(self._entered.leases.pop(), quiet=kind is not None)
+
+    @staticmethod
+    def _leave(lease: Lease, quiet: bool = False) -> None:
+        if not release_or_later(lease) and lease.lost and not quiet:
+            raise lease.lost_error()
+
+    def _wait_in_line(self, claim: Claim, until: float | None) -> Lease:
+        clock, contended = self._locks.clock, False
+        while True:
+            sent = clock.now()
+            left = PLACE_KEPT if until is None else until - sent
+            answer = self._store.acquire(claim, PLACE_KEPT if left > 0 else None)
+            if isinstance(answer, Granted):
+                return self._granted(claim, answer, sent)
+            if not contended:
+                contended = True
+                self._contended(answer)
+            if left <= 0:
+                if answer.position is not None:
+                    self._store.leave(claim.name, claim.token)
+                names = holder_names(answer)
+                raise LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
+            self._store.wait(claim.name, claim.token, max(0.0, min(answer.retry_in, left, PLACE_KEPT / 3)))
+
+    def claim(self) -> Claim:
+        """What one acquisition of this lock asks for, with an owner token of its own."""
+        terms = self.terms
+        owner = self._owner or this_process()
+        return Claim(self.name, secrets.token_hex(16), owner, terms.first_ttl, terms.limit, terms.permits)
+
+    def _granted(self, claim: Claim, granted: Granted, sent: float) -> Lease:
+        lease = Lease(
+            self._store,
+            claim,
+            self.key,
+            granted.fencing_token,
+            sent,
+            max_hold=self.terms.max_hold,
+            sender=self._sender,
+            clock=self._locks.clock,
+        )
+        if not lease.remaining():
+            raise StoreUnavailable(
+                f"the lock store took longer to answer than the {claim.ttl:g} s that a lease of {self.key!r} lives",
+                self.key,
+            )
+        keeper().keep(lease, self.terms.interval)
+        if signals.on_lock_acquired:
+            signals.on_lock_acquired.send(self._sender, lease=lease)
+        return lease
+
+    def _undo(self, claim: Claim) -> None:
+        """Gives back what an acquisition that failed may have got all the same."""
+        # The store may have said yes while the reply was lost, or while this thread was interrupted.
+        lease = keeper().kept(claim.token)
+        if lease is None:
+            keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
+        else:
+            release_or_later(lease)
+
+    def _contended(self, refused: Refused) -> None:
+        if signals.on_lock_contended:
+            signals.on_lock_contended.send(self._sender, key=self.key, holders=holder_names(refused))
+
+
+def release_or_later(lease: Lease) -> bool:
+    """Releases a lease, in the background where the store can't be reached now.
+
+    Returns:
+        Whether it was held until now.
+    """
+    held, left = lease.held, lease.remaining()
+    try:
+        return lease.release()
+    except BaseException as error:  # also when this thread is stopped while it waits for the store
+        keeper().release_lease_later(lease, left)
+        if not isinstance(error, StoreUnavailable):
+            raise
+        return held
+
+
+def checked_timeout(timeout: Any) -> float:
+    """A waiting time in seconds; one below 0 is 0.
+
+    Raises:
+        LockConfigError: It is no number and no ``timedelta``.
+    """
+    return max(0.0, seconds_of("timeout", timeout))
+
+
+def holder_names(refused: Refused) -> list[str]:
+    """The names of those who hold a key."""
+    return [holder.owner for holder in refused.holders]
+
+
+def who_holds(names: list[str]) -> str:
+    """The end of a sentence that says who holds a key."""
+    return f"it is held by {', '.join(names)}" if names else "others are before in line"
+
+
+_this_process: tuple[int, str] = (0, "")
+
+
+def this_process() -> str:
+    """Host and process id."""
+    global _this_process
+    if _this_process[0] != os.getpid():
+        _this_process = (os.getpid(), f"{socket.gethostname()}:{os.getpid()}")
+    return _this_process[1]
