@@ -43,6 +43,6 @@ def look(locks: Locks, keys: Iterable[str]) -> list[Holding]:
 
 
 def _task_and_worker(owner: str) -> tuple[str, str]:
-    """Of a holder's name, as tasks give it: ``shop.tasks.sync[its id]@worker1@host``."""
+    """Of a holder's name, as tasks give it: ``shop.tasks.sync[its id] on worker1@host``."""
     task, _, rest = owner.partition("[")
-    return task.rpartition(".")[2], rest.partition("]@")[2].partition("@")[0]
+    return task.rpartition(".")[2], rest.partition("] on ")[2].partition("@")[0]
