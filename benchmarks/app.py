@@ -15,7 +15,7 @@ app.conf.update(
     locks_url=url,
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("BENCHMARK_PREFETCH", "4")),
-    task_ignore_result=True,
+    task_ignore_result="BENCHMARK_IGNORE_RESULT" in os.environ,
 )
 
 

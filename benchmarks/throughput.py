@@ -28,12 +28,14 @@ from tests.support.waiting import eventually
 @click.option("--pairs", default=7, show_default=True, help="Pairs of batches; the first is a warm-up.")
 @click.option("--concurrency", default=4, show_default=True, help="Processes of the worker.")
 @click.option("--seconds", default=0.0, show_default=True, help="How long each body sleeps.")
+@click.option("--ignore-result", is_flag=True, help="Store no results, so that a plain task costs less still.")
 @click.option("--at-least", default=0.85, show_default=True, help="Exit with status 1 below this median ratio.")
-def main(tasks: int, pairs: int, concurrency: int, seconds: float, at_least: float) -> None:
+def main(tasks: int, pairs: int, concurrency: int, seconds: float, ignore_result: bool, at_least: float) -> None:
     """Throughput of locked tasks on free keys, as a share of that of the same tasks without a lock."""
     with RedisServer() as server:
         app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
-        with Worker("benchmarks.app", concurrency=concurrency, env={"BENCHMARK_URL": server.url()}):
+        env = {"BENCHMARK_URL": server.url(), **({"BENCHMARK_IGNORE_RESULT": "1"} if ignore_result else {})}
+        with Worker("benchmarks.app", concurrency=concurrency, env=env):
             client = server.client()
             rates = [
                 (batch(client, plain, tasks, seconds), batch(client, locked, tasks, seconds))

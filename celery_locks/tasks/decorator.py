@@ -69,7 +69,8 @@ def single_instance(target: Any = None, **options: Any) -> Any:
 def lock_task(task: Task, options: dict[str, Any]) -> None:
     """Makes a task that exists a locked one."""
     task.__class__ = _locked_class(type(task), options)
-    vars(task).pop("lock_options", None)
+    for cached in ("lock_options", "lock_terms"):
+        vars(task).pop(cached, None)
     if "_orig_run" in vars(task):
         # Celery's autoretry took the body as it was; it stays around the lease.
         task._orig_run = type(task).run.__get__(task)

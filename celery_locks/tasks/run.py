@@ -12,9 +12,9 @@ from celery._state import _task_stack
 
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.lease import Lease
-from celery_locks.lock import Lock, Terms, release_or_later
+from celery_locks.lock import Lock, release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.settings import LockOptions
+from celery_locks.stores.base import Claim
 from celery_locks.tasks.abort import run_abortable
 from celery_locks.tasks.contention import Contention, policy
 from celery_locks.tasks.options import locks_for
@@ -65,14 +65,15 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
     Returns:
         What the body returns, or what the contention policy makes of a key that is held.
     """
-    if not _takes_lease(task):
+    request = task.request
+    if not _takes_lease(task, request):
         return body(*args, **kwargs)
-    options = task.lock_options
-    lock = _lock(task, options, args, kwargs)
+    owner = f"{task.name}[{request.id}] on {request.hostname}" if request.id else f"{task.name} of a map"
+    lock = Lock(locks_for(task.app), task.lock_key_for(*args, **kwargs), task.lock_terms, owner, sender=task)
     claim = lock.claim()
     try:
-        lease = _acquire(Contention(task, lock, claim, options, args, kwargs))
-        return _hold(task, lease, options, lambda: body(*args, **kwargs)) if isinstance(lease, Lease) else lease
+        lease = _acquire(task, lock, claim, args, kwargs)
+        return _hold(task, request, lease, lambda: body(*args, **kwargs)) if isinstance(lease, Lease) else lease
     finally:
         # A signal (a soft time limit) may have struck between the store's yes and the first line of `_hold`.
         forgotten = keeper().kept(claim.token)
@@ -80,28 +81,22 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
             release_or_later(forgotten)
 
 
-def _takes_lease(task: LockedTask) -> bool:
+def _takes_lease(task: LockedTask, request: Any) -> bool:
     """Whether this call is a run: by a worker, eager, or as an item of a map; not a plain call ``task(…)``."""
     if not task.locks_runs():
         return False
-    if task.request.called_directly:
+    if request.called_directly:
         stack = _task_stack.stack
         return len(stack) > 1 and stack[-2].name in MAPS
     # A plain call within a run copies its request; so does `super().run()`, which is wrapped as well.
     return run_of(task) is None
 
 
-def _lock(task: LockedTask, options: LockOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock:
-    terms = Terms(options.ttl, options.renew, options.max_hold, options.limit, options.permits)
-    request = task.request
-    owner = f"{task.name}[{request.id}] on {request.hostname}" if request.id else f"{task.name} of a map"
-    return Lock(locks_for(task.app), task.lock_key_for(*args, **kwargs), terms, owner, sender=task)
-
-
-def _acquire(contention: Contention) -> Any:
+def _acquire(task: LockedTask, lock: Lock, claim: Claim, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The lease, or else what the policy returns."""
+    contention = Contention(task, lock, claim, task.lock_options, args, kwargs)
     try:
-        answer = contention.lock.attempt(contention.claim)
+        answer = lock.attempt(claim)
         if isinstance(answer, Lease):
             return answer
         contention.refused = answer
@@ -112,11 +107,11 @@ def _acquire(contention: Contention) -> Any:
         return send_again(contention, error)
 
 
-def _hold(task: LockedTask, lease: Lease, options: LockOptions, body: Callable[[], Any]) -> Any:
-    run = Run(task, task.request.id, lease, _current.get())
-    forget_counter(task.request)
+def _hold(task: LockedTask, request: Any, lease: Lease, body: Callable[[], Any]) -> Any:
+    run = Run(task, request.id, lease, _current.get())
+    forget_counter(request)
     lease.on_lost(lambda lease, reason: _tell(task, lease, reason))
-    aborts = options.on_lost == "abort"
+    aborts = task.lock_options.on_lost == "abort"
     entered = _current.set(run)
     try:
         try:

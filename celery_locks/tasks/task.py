@@ -14,6 +14,7 @@ from kombu.exceptions import EncodeError
 from celery_locks.errors import LockConfigError, LockKeyError, LossReason
 from celery_locks.keys import KeyMaker
 from celery_locks.lease import Lease
+from celery_locks.lock import Terms
 from celery_locks.settings import LockOptions
 from celery_locks.tasks.options import checked_options, options_of, options_of_class
 from celery_locks.tasks.retry import PostponedRetry
@@ -74,6 +75,12 @@ class LockedTask(Task):
             LockConfigError: A setting is wrong.
         """
         return options_of(type(self), self.app.conf)
+
+    @cached_property
+    def lock_terms(self) -> Terms:
+        """The terms of this task's leases."""
+        options = self.lock_options
+        return Terms(options.ttl, options.renew, options.max_hold, options.limit, options.permits)
 
     @property
     def lease(self) -> Lease | None:

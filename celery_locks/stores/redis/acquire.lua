@@ -4,28 +4,47 @@
 -- ARGV[8] most holders to name
 -- Returns {1, fence}, or {0, retry in, position or -1, holders …}
 
-local ttl, limit, permits = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local line_up = tonumber(ARGV[7])
-local held, head = tidy()
+local limit, permits = tonumber(ARGV[4]), tonumber(ARGV[5])
+local deadline = now + ARGV[3]
+local known = redis.call('HMGET', LOCK, token, 'held', 'fence')
+local held = tonumber(known[2] or 0)
 
-local function keep()
-  redis.call('ZADD', UNTIL, 'GT', text(now + ttl), token)
-  local deadline = last(UNTIL)
-  expire(UNTIL, deadline + LINGER)
-  expire(LOCK, deadline + memory)
+-- Keeps what is written until the latest deadline, and the fence for longer.
+local function keep(latest)
+  redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((latest + memory) / 1000))
 end
 
-local known = redis.call('HMGET', LOCK, token, 'fence')
+local function grant()
+  local fence = math.max(tonumber(known[3] or 0) + 1, now)
+  local record = string.format('%d %.0f %.0f ', permits, fence, now) .. ARGV[6] -- %s would end at a NUL
+  redis.call('HSET', LOCK, 'fence', fence, 'held', held + permits, token, record)
+  redis.call('ZADD', UNTIL, 'GT', deadline, token)
+  return fence
+end
+
+-- Nobody holds, nobody waits: no deadlines to look at.
+if held == 0 and permits <= limit and redis.call('EXISTS', LINE) == 0 then
+  local fence = grant()
+  keep(deadline)
+  return {1, fence}
+end
+
+-- include library
+
+local head
+held, head = tidy()
+known = redis.call('HMGET', LOCK, token, 'held', 'fence')
+
 if known[1] then -- the same acquire once more: its reply was lost
-  keep()
+  redis.call('ZADD', UNTIL, 'GT', deadline, token)
+  keep(last(UNTIL))
   return {1, tonumber(string.match(known[1], '^%d+ (%d+)'))}
 end
 
 if held + permits <= limit and (not head or head == token) then
-  local fence = math.max(tonumber(known[2] or 0) + 1, now)
-  local record = permits .. ' ' .. text(fence) .. ' ' .. text(now) .. ' ' .. ARGV[6]
-  redis.call('HSET', LOCK, 'fence', text(fence), 'held', held + permits, token, record)
-  keep()
+  local fence = grant()
+  keep(last(UNTIL))
   if head then
     redis.call('ZREM', LINE, token)
     redis.call('ZREM', ALIVE, token)
@@ -38,15 +57,15 @@ if held + permits <= limit and (not head or head == token) then
 end
 
 local place = redis.call('ZRANK', LINE, token)
-if line_up > 0 then
+if tonumber(ARGV[7]) > 0 then
   if not place then
     redis.call('ZADD', LINE, (last(LINE) or 0) + 1, token)
     place = redis.call('ZRANK', LINE, token)
   end
-  redis.call('ZADD', ALIVE, 'GT', text(now + line_up), token)
-  local deadline = last(ALIVE)
-  expire(LINE, deadline)
-  expire(ALIVE, deadline)
+  redis.call('ZADD', ALIVE, 'GT', now + ARGV[7], token)
+  local expiry = math.ceil(last(ALIVE) / 1000)
+  redis.call('PEXPIREAT', LINE, expiry)
+  redis.call('PEXPIREAT', ALIVE, expiry)
 end
 
 -- The next event of which nobody is told: the place before ends, or a holder's deadline, or that of the first in line.

@@ -47,7 +47,7 @@ class Client:
         """
         connection = self._take()
         try:
-            connection.send_command(*command)
+            connection.send_packed_command([packed(command)])
             answer = connection.read_response()
         except redis.ResponseError:  # an answer too: the connection is as good as before
             self._idle.append(connection)
@@ -80,6 +80,15 @@ class Client:
             return self._idle.pop()
         except IndexError:
             return self._pool.make_connection()
+
+
+def packed(command: Sequence[Any]) -> bytes:
+    """A command in Redis' protocol. redis-py takes three times as long for it, as long as a round trip."""
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        encoded = str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(encoded), encoded))
+    return b"".join(parts)
 
 
 class Connections:

@@ -3,13 +3,15 @@
 -- ARGV[3] most holders to name
 -- Returns {holders …}
 
+-- include library
+
 tidy()
 local answer = name_holders({}, tonumber(ARGV[3]))
 local fence = redis.call('HGET', LOCK, 'fence')
 redis.call('DEL', LOCK, UNTIL)
 if fence then
   redis.call('HSET', LOCK, 'fence', fence)
-  expire(LOCK, now + memory)
+  redis.call('PEXPIREAT', LOCK, math.ceil((now + memory) / 1000))
 end
 wake()
 return answer

@@ -3,4 +3,6 @@
 -- ARGV[3] most holders to name
 -- Returns {holders …}
 
+-- include library
+
 return name_holders({}, tonumber(ARGV[3]))

@@ -6,6 +6,7 @@ redis.call('DEL', WAKE .. token)
 local gone = redis.call('ZREM', LINE, token)
 redis.call('ZREM', ALIVE, token)
 if gone == 1 then
+  -- include library
   wake()
 end
 return gone

@@ -3,16 +3,18 @@
 -- ARGV[3] ttl
 -- Returns 'renewed', or why it can't be: 'expired', 'stolen', 'deleted'
 
-local deadline = redis.call('ZSCORE', UNTIL, token)
-if deadline and tonumber(deadline) > now and redis.call('HEXISTS', LOCK, token) == 1 then
-  redis.call('ZADD', UNTIL, 'GT', text(now + ARGV[3]), token)
-  local latest = last(UNTIL)
-  expire(UNTIL, latest + LINGER)
-  expire(LOCK, latest + memory)
+local deadline = tonumber(redis.call('ZSCORE', UNTIL, token) or 0)
+if deadline > now and redis.call('HEXISTS', LOCK, token) == 1 then
+  redis.call('ZADD', UNTIL, 'GT', now + ARGV[3], token)
+  local latest = redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((latest + memory) / 1000))
   return 'renewed'
 end
-if deadline then
+if deadline > 0 then
   return 'expired'
 end
-local held = tidy()
-return held > 0 and 'stolen' or 'deleted'
+
+-- include library
+
+return tidy() > 0 and 'stolen' or 'deleted'

@@ -1,4 +1,4 @@
-"""The Lua scripts, each with the prelude that all of them share."""
+"""The Lua scripts: each after the prelude that all of them share, with the library where it says ``-- include``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
+def _read(name: str) -> str:
+    return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
+
+
 def _load(name: str) -> Script:
-    folder = files(__package__)
-    return Script("\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name)))
+    # Functions may be made within a block: a ``local`` of Lua lives as long as its block does.
+    return Script("\n".join((_read("prelude"), _read(name).replace("-- include library", _read("library")))))
 
 
 ACQUIRE = _load("acquire")
