@@ -203,7 +203,7 @@ def test_shows_the_log_of_a_worker_that_dies_at_its_start(run: type[Demo], embed
     (tmp_path / "sitecustomize.py").write_text(SICK)
     demo = run("--embedded", embedded, environment={"PYTHONPATH": str(tmp_path)})
     assert demo.exit_status() == 1
-    assert re.search(r"worker1 died. The end of its log:\n  \| no strength today", demo.text)
+    assert re.search(r"worker\d died. The end of its log:\n  \| no strength today", demo.text)
     assert "Traceback" not in demo.text
     demo.assert_nothing_is_left()
 
