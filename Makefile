@@ -28,10 +28,10 @@ demo: $(VENV)/.demo ## Run the example shop, with a server of its own
 	@$(BIN) -m example_project $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests, against real servers
-	@$(BIN) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(BIN) -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
-	@$(BIN) -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
+	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .

@@ -67,6 +67,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.redis)
 
 
+# --- Who runs what: a file whose tests share real workers is run by one process, so that they are started once. ---
+
+_SHARED_WORKERS = ("tests/tasks/test_policies.py", "tests/tasks/test_losses.py", "tests/tasks/test_ways.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByWorkers(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in _SHARED_WORKERS else nodeid
+
+    return ByWorkers(config, log)
+
+
 # --- The closing lines. Under xdist the notes come from the processes that ran the tests. ---
 
 

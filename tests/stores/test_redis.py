@@ -36,18 +36,21 @@ class TestByUrl(OnARedis):
         return RedisStore(each_redis_url)
 
 
+@pytest.mark.slow
 class TestByAClientThatDecodes(OnARedis):
     @pytest.fixture
     def store(self, each_redis_url: str) -> Store:
         return RedisStore(redis.Redis.from_url(each_redis_url, decode_responses=True, protocol=2))
 
 
+@pytest.mark.slow
 class TestByProtocol3(OnARedis):
     @pytest.fixture
     def store(self, each_redis_url: str) -> Store:
         return RedisStore(redis.Redis.from_url(each_redis_url, protocol=3))
 
 
+@pytest.mark.slow
 class TestByProtocol3ThatDecodes(OnARedis):
     @pytest.fixture
     def store(self, each_redis_url: str) -> Store:

@@ -14,8 +14,6 @@ SOON = 30
 #: Far longer than any of these tests may take: a body that is aborted never sleeps it out.
 LONG = 60
 
-pytestmark = pytest.mark.xdist_group("losses")
-
 
 @pytest.fixture(params=["prefork", "solo"])
 def aborting_shop(request: pytest.FixtureRequest) -> Shop:
@@ -61,6 +59,7 @@ def test_promise_09_a_lost_lease_aborts_the_body(
     assert told[0]["time"] - started < 0.5 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["stubborn", "checks"])
 def test_promise_09_in_a_thread_the_run_is_told_and_never_succeeds(threads_shop: Shop, key: str, task: str) -> None:
     shop = threads_shop
@@ -75,6 +74,7 @@ def test_promise_09_in_a_thread_the_run_is_told_and_never_succeeds(threads_shop:
         assert shop.journal.stretches(key)[0].end is not None, "threads are not aborted yet: the body went to its end"
 
 
+@pytest.mark.slow
 def test_with_signal_the_body_is_told_and_goes_on(any_shop: Shop, key: str) -> None:
     result = any_shop.send("told_only", key, 2)
     begun(any_shop, key)
@@ -83,6 +83,7 @@ def test_with_signal_the_body_is_told_and_goes_on(any_shop: Shop, key: str) -> N
     assert result.get(timeout=SOON) == key
 
 
+@pytest.mark.slow
 def test_promise_13_a_long_run_keeps_its_lease(any_shop: Shop, key: str) -> None:
     result = any_shop.send("stubborn", key, 4.5)
     begun(any_shop, key)
@@ -92,6 +93,7 @@ def test_promise_13_a_long_run_keeps_its_lease(any_shop: Shop, key: str) -> None
     assert any_shop.journal.stretches(key)[0].fence == first.fencing_token
 
 
+@pytest.mark.slow
 def test_promise_03_a_run_that_expired_leaves_its_successor_alone(any_shop: Shop, key: str) -> None:
     shop = any_shop
     result = shop.send("not_renewed", key, 2)
@@ -116,6 +118,7 @@ def test_promise_12_max_hold_ends_a_run_that_hangs(aborting_shop: Shop, key: str
     assert not aborting_shop.lock(key).locked()
 
 
+@pytest.mark.slow
 def test_the_worker_is_well_after_an_abort(aborting_shop: Shop, key: str) -> None:
     for number in range(5):
         mine = f"{key}-{number}"

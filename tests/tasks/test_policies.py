@@ -14,8 +14,6 @@ from celery_locks import LockContended, LockLost, LockTimeout, Skipped
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
-pytestmark = pytest.mark.xdist_group("prefork")
-
 #: Seconds within which a result must be there; what is slow here is the machine, not the lock.
 SOON = 30
 
@@ -124,6 +122,7 @@ def test_promise_04_refusals_leave_the_holder_alone(shop: Shop, key: str) -> Non
     assert not lock.locked()
 
 
+@pytest.mark.slow
 def test_promise_07_deferrals_leave_the_users_retries_alone(shop: Shop, key: str) -> None:
     with shop.lock(key):
         # "wants_once" may retry once: were a deferral counted, its own retry would be refused.

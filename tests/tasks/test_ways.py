@@ -15,7 +15,6 @@ from tests.support.waiting import eventually
 from tests.tasks.ways import CLASSES, PLAIN, PYDANTIC
 
 SOON = 30
-pytestmark = pytest.mark.xdist_group("ways")
 
 
 class Ways:
@@ -35,7 +34,7 @@ class Ways:
         assert len(self.journal.stretches(key)) == 3
 
 
-@pytest.fixture(scope="session", params=["fork", "spawn"])
+@pytest.fixture(scope="session", params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def ways(request: pytest.FixtureRequest) -> Iterator[Ways]:
     with RedisServer() as server:
         env = {"SHOP_URL": server.url(), "SHOP_START_METHOD": request.param}
