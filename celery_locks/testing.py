@@ -52,6 +52,7 @@ class MovableClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
+        """Moves it; below 0 it goes back, as only a wall clock may."""
         self._now += seconds
 
 

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from tests.support import report
+from tests.support.proxy import Proxy
 from tests.support.servers import Binary, RedisServer, all_binaries, default_binary
 
-_SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis"}
+# Before any test module imports it: asserts of the compliance suite that show their values.
+pytest.register_assert_rewrite("celery_locks.testing")
+
+_SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
 _databases = itertools.cycle(range(1, 512))
 
 
@@ -52,6 +56,13 @@ def start_redis() -> Iterator[Callable[..., RedisServer]]:
             return servers.enter_context(RedisServer(binary, **options))
 
         yield start
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    """A network before the shared server, that fails as it is told."""
+    with Proxy(redis_server.port) as made:
+        yield made
 
 
 def _empty_database(server: RedisServer) -> str:

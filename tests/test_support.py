@@ -25,12 +25,6 @@ StartRedis = Callable[..., RedisServer]
 
 
 @pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    with Proxy(redis_server.port) as made:
-        yield made
-
-
-@pytest.fixture
 def proxied(redis_server: RedisServer, redis_url: str, proxy: Proxy) -> Iterator[redis.Redis]:
     """A client that reaches an empty database through the proxy, and tries nothing twice."""
     url = redis_url.replace(str(redis_server.port), str(proxy.port))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from celery_locks import Lock, Locks, renewal, signals
-from tests.support.clock import FaultyStore, MovableClock
+from celery_locks.testing import MovableClock
+from tests.support.faulty_store import FaultyStore
 
 
 @pytest.fixture(autouse=True)

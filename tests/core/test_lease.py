@@ -15,7 +15,8 @@ from celery_locks.errors import LossReason
 from celery_locks.lock import release_or_later
 from celery_locks.renewal import Keeper
 from celery_locks.stores.base import Claim
-from tests.support.clock import FaultyStore, MovableClock, fail
+from celery_locks.testing import MovableClock
+from tests.support.faulty_store import FaultyStore, fail
 from tests.support.waiting import eventually
 
 Told = list[tuple[str, dict[str, Any]]]
@@ -44,13 +45,13 @@ def test_a_new_lease_is_held_for_its_ttl(lock: Lock) -> None:
 def test_a_released_lease_is_neither_held_nor_lost(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
     assert lease.release() is True
-    clock.move(100)
+    clock.advance(100)
     assert (lease.held, lease.lost, lease.lost_reason, lease.remaining()) == (False, False, None, 0)
 
 
 def test_a_lost_lease_is_neither_held_nor_released(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     assert (lease.held, lease.lost, lease.lost_reason, lease.remaining()) == (False, True, "expired", 0)
     assert lease.release() is False
     assert lease.lost
@@ -60,7 +61,7 @@ def test_release_after_the_deadline_is_no_release_though_nobody_looked(lock: Loc
     """Also while the store, whose deadline comes a little later, would still take it."""
     lease = lock.acquire()
     lease._deadline -= 1
-    clock.move(29)
+    clock.advance(29)
     assert lease.release() is False
     assert lease.lost
     assert not lock.locked(), "it is freed in the store all the same"
@@ -77,14 +78,14 @@ def test_a_second_release_is_false_and_asks_nobody(lock: Lock, store: FaultyStor
 def test_promise_22_remaining_counts_from_before_the_request(
     lock: Lock, store: FaultyStore, clock: MovableClock
 ) -> None:
-    store.after["acquire"] = lambda: clock.move(4)
+    store.after["acquire"] = lambda: clock.advance(4)
     assert lock.acquire().remaining() == 26
 
 
 def test_remaining_counts_from_before_a_renewal(lock: Lock, store: FaultyStore, clock: MovableClock) -> None:
     lease = lock.acquire()
-    clock.move(10)
-    store.after["renew"] = lambda: clock.move(4)
+    clock.advance(10)
+    store.after["renew"] = lambda: clock.advance(4)
     lease.extend()
     assert lease.remaining() == 26
 
@@ -92,7 +93,7 @@ def test_remaining_counts_from_before_a_renewal(lock: Lock, store: FaultyStore, 
 def test_check_sees_the_loss_at_the_first_instruction_after_a_suspend(lock: Lock, clock: MovableClock) -> None:
     """No thread needs to have run: the process was stopped, or the machine asleep."""
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     with pytest.raises(LockLost, match="time ran out") as caught:
         lease.check()
     assert (caught.value.key, caught.value.reason) == ("k", "expired")
@@ -100,9 +101,9 @@ def test_check_sees_the_loss_at_the_first_instruction_after_a_suspend(lock: Lock
 
 def test_it_is_held_until_its_deadline_and_not_at_it(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
-    clock.move(29.999)
+    clock.advance(29.999)
     assert lease.held
-    clock.move(0.0011)
+    clock.advance(0.0011)
     assert not lease.held
 
 
@@ -165,7 +166,7 @@ def test_promise_09_a_loss_that_release_finds_is_told_though_the_store_goes_away
 def test_promise_03_release_leaves_the_next_holder_alone_and_tells_once(lock: Lock, clock: MovableClock) -> None:
     first = lock.acquire()
     heard = reasons(first)
-    clock.move(30)
+    clock.advance(30)
     second = lock.acquire()
     assert first.release() is False
     assert first.release() is False
@@ -188,21 +189,21 @@ def test_unreachable_is_told_where_the_last_question_had_no_answer(
     lock: Lock, store: FaultyStore, clock: MovableClock
 ) -> None:
     lease = lock.acquire()
-    clock.move(10)
+    clock.advance(10)
     store.go_down()
     with pytest.raises(StoreUnavailable):
         lease.extend()
     assert lease.held, "an answer that did not come says nothing"
-    clock.move(20)
+    clock.advance(20)
     assert lease.lost_reason == "unreachable"
 
 
 def test_promise_12_max_hold_is_told_at_its_time(locks: Locks, clock: MovableClock) -> None:
     lease = locks.lock("k", ttl=30, max_hold=45).acquire()
-    clock.move(20)
+    clock.advance(20)
     lease.extend()
     assert lease.remaining() == 25
-    clock.move(25)
+    clock.advance(25)
     assert lease.lost_reason == "max_hold"
 
 
@@ -215,14 +216,14 @@ def test_max_hold_below_the_ttl_bounds_the_lease_in_the_store_too(locks: Locks) 
 def test_an_answer_after_max_hold_says_max_hold(locks: Locks, clock: MovableClock) -> None:
     """The renewal was under way when the time was over, and the store says only that the lease has expired."""
     lease = locks.lock("k", ttl=30, max_hold=5).acquire()
-    clock.move(5)
+    clock.advance(5)
     lease.answer(1_004, 1, "expired")
     assert lease.lost_reason == "max_hold"
 
 
 def test_an_answer_that_comes_too_late_does_not_revive(lock: Lock, clock: MovableClock, told: Told) -> None:
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     lease.answer(1_029, 30, None)
     assert lease.lost
     assert "renewed" not in names(told)
@@ -230,7 +231,7 @@ def test_an_answer_that_comes_too_late_does_not_revive(lock: Lock, clock: Movabl
 
 def test_an_answer_in_the_wrong_order_does_not_shorten(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
-    clock.move(10)
+    clock.advance(10)
     lease.answer(1_010, 30, None)
     lease.answer(1_005, 30, None)
     assert lease.remaining() == 30
@@ -244,7 +245,7 @@ def test_callbacks_are_told_in_order_with_lease_and_reason(lock: Lock, clock: Mo
     lease = lock.acquire()
     lease.on_lost(lambda *told: heard.append((1, *told)))
     lease.on_lost(lambda *told: heard.append((2, *told)))
-    clock.move(30)
+    clock.advance(30)
     assert lease.lost
     assert lease.lost
     assert heard == [(1, lease, "expired"), (2, lease, "expired")]
@@ -252,7 +253,7 @@ def test_callbacks_are_told_in_order_with_lease_and_reason(lock: Lock, clock: Mo
 
 def test_a_callback_after_the_loss_is_called_at_once(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     assert reasons(lease) == ["expired"], "nobody had looked before"
     assert reasons(lease) == ["expired"]
 
@@ -261,7 +262,7 @@ def test_a_callback_after_the_release_is_never_called(lock: Lock, clock: Movable
     lease = lock.acquire()
     lease.release()
     heard = reasons(lease)
-    clock.move(30)
+    clock.advance(30)
     assert not lease.lost
     assert heard == []
 
@@ -272,7 +273,7 @@ def test_a_disconnected_callback_is_not_called(lock: Lock, clock: MovableClock) 
     forget = lease.on_lost(lambda lease, reason: heard.append(reason))
     forget()
     forget()
-    clock.move(30)
+    clock.advance(30)
     assert lease.lost
     assert heard == []
     forget()
@@ -288,7 +289,7 @@ def test_a_callback_that_raises_disturbs_nothing(
     lease = lock.acquire()
     lease.on_lost(broken)
     heard = reasons(lease)
-    clock.move(30)
+    clock.advance(30)
     assert lease.lost
     assert heard == ["expired"]
     assert names(told) == ["acquired", "lost"]
@@ -308,7 +309,7 @@ def test_a_callback_that_stops_its_thread_does_so_when_all_are_told(
     lease = lock.acquire()
     lease.on_lost(stop)
     heard = reasons(lease)
-    clock.move(30)
+    clock.advance(30)
     with pytest.raises(Stop):
         lease.check()
     assert heard == ["expired"]
@@ -318,7 +319,7 @@ def test_a_callback_that_stops_its_thread_does_so_when_all_are_told(
 
 def test_a_loss_is_logged_without_the_token(lock: Lock, clock: MovableClock, caplog: pytest.LogCaptureFixture) -> None:
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     with caplog.at_level(logging.WARNING):
         assert lease.lost
     assert "lost the lease of 'k': expired" in caplog.text
@@ -347,7 +348,7 @@ def test_promise_09_a_loss_is_told_once_to_each_in_a_race_of_threads(locks: Lock
         threads += [threading.Thread(target=connect, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
-        clock.move(30)
+        clock.advance(30)
         start.wait()
         for thread in threads:
             thread.join()
@@ -479,7 +480,7 @@ def test_a_release_that_failed_does_not_become_a_loss(lock: Lock, store: FaultyS
     store.go_down()
     with pytest.raises(StoreUnavailable):
         lease.release()
-    clock.move(100)
+    clock.advance(100)
     assert not lease.lost
     store.come_back()
     assert lease.release() is False
@@ -493,7 +494,7 @@ def test_a_failed_release_is_no_longer_renewed(
     store.before["release"] = fail
     with pytest.raises(StoreUnavailable):
         lease.release()
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     assert "renew" not in store.calls
     with pytest.raises(LockLost):
@@ -529,7 +530,7 @@ def test_an_interrupted_release_is_made_up_for(lock: Lock, store: FaultyStore) -
 
 def test_extend_prolongs_here_and_in_the_store(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
-    clock.move(10)
+    clock.advance(10)
     lease.extend(60)
     assert (lease.remaining(), lock.holders()[0].expires_in) == (60, 60)
 
@@ -556,7 +557,7 @@ def test_extend_refuses_what_is_no_ttl(lock: Lock, store: FaultyStore, ttl: Any)
 
 def test_extend_after_the_deadline_asks_nobody(lock: Lock, clock: MovableClock, store: FaultyStore) -> None:
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     with pytest.raises(LockLost):
         lease.extend()
     assert "renew" not in store.calls
@@ -566,8 +567,8 @@ def test_extend_whose_answer_comes_after_the_deadline_is_a_loss(
     lock: Lock, clock: MovableClock, store: FaultyStore
 ) -> None:
     lease = lock.acquire()
-    clock.move(29)
-    store.after["renew"] = lambda: clock.move(2)
+    clock.advance(29)
+    store.after["renew"] = lambda: clock.advance(2)
     with pytest.raises(LockLost):
         lease.extend()
 
@@ -590,11 +591,11 @@ def test_restoring_prolongs_and_is_watched_but_not_renewed(
 ) -> None:
     text = lock.acquire().serialize()
     keeper.forget(next(iter(keeper._watch._leases.values())))  # as if its process had ended
-    clock.move(20)
+    clock.advance(20)
     restored = locks.restore(text)
     heard = reasons(restored)
     assert restored.remaining() == 30
-    clock.move(30)
+    clock.advance(30)
     keeper.tick()
     assert heard == ["expired"]
 
@@ -607,17 +608,17 @@ def test_promise_09_a_lease_restored_beside_its_holder_does_not_end_its_renewal(
     heard = reasons(lease)
     assert keeper.kept(lease.token) is lease
     restored.release()
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     assert heard == ["deleted"]
 
 
 def test_a_restored_lease_keeps_to_max_hold(locks: Locks, clock: MovableClock) -> None:
     lease = locks.lock("k", ttl=30, max_hold=40).acquire()
-    clock.move(20)
+    clock.advance(20)
     restored = locks.restore(lease.serialize())
     assert restored.remaining() == 20
-    clock.move(20)
+    clock.advance(20)
     assert restored.lost_reason == "max_hold"
 
 
@@ -628,7 +629,7 @@ def test_a_lease_that_ended_is_not_restored(lock: Lock, locks: Locks, clock: Mov
     if end == "release":
         lease.release()
     elif end == "expire":
-        clock.move(30)
+        clock.advance(30)
     else:
         lock.force_release()
     if end == "steal":

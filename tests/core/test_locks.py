@@ -30,7 +30,8 @@ from celery_locks import (
 from celery_locks.locks import app_store
 from celery_locks.renewal import Keeper
 from celery_locks.stores.memory import MemoryStore
-from tests.support.clock import FaultyStore, MovableClock, fail
+from celery_locks.testing import MovableClock
+from tests.support.faulty_store import FaultyStore, fail
 from tests.support.waiting import eventually
 
 Told = list[tuple[str, dict[str, Any]]]
@@ -223,7 +224,7 @@ def test_promise_10_a_grant_that_took_longer_than_the_lease_lives_is_not_acquire
     lock: Lock, store: FaultyStore, clock: MovableClock, told: Told
 ) -> None:
     """Else the body would run without a lease from its first line on."""
-    store.after["acquire"] = lambda: clock.move(30)
+    store.after["acquire"] = lambda: clock.advance(30)
     with pytest.raises(StoreUnavailable, match="longer to answer than the 30 s") as caught:
         lock.acquire()
     assert caught.value.key == "k"
@@ -289,7 +290,7 @@ def test_with_releases_after_an_error_and_passes_it_on(lock: Lock) -> None:
 
 def test_with_raises_at_its_end_when_the_lease_was_lost_within(lock: Lock, clock: MovableClock) -> None:
     with pytest.raises(LockLost) as caught, lock:
-        clock.move(30)
+        clock.advance(30)
     assert (caught.value.key, caught.value.reason) == ("k", "expired")
 
 
@@ -303,7 +304,7 @@ def test_with_raises_at_its_end_when_the_key_was_stolen(lock: Lock) -> None:
 
 def test_an_error_within_hides_the_loss(lock: Lock, clock: MovableClock) -> None:
     def broken() -> None:
-        clock.move(30)
+        clock.advance(30)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), lock:
@@ -361,7 +362,7 @@ def test_run_passes_errors_on_and_releases(lock: Lock, error: type[BaseException
 
 def test_run_raises_when_the_lease_was_lost(lock: Lock, clock: MovableClock) -> None:
     with pytest.raises(LockLost):
-        lock.run(clock.move, 30)
+        lock.run(clock.advance, 30)
 
 
 def test_run_waits_no_longer_than_it_may(lock: Lock) -> None:
@@ -376,7 +377,7 @@ def test_run_waits_no_longer_than_it_may(lock: Lock) -> None:
 def test_signals_of_a_life(lock: Lock, clock: MovableClock, keeper: Keeper, told: Told) -> None:
     lease = lock.acquire()
     assert lock.try_acquire() is None
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     lease.release()
     assert [name for name, _ in told] == ["acquired", "contended", "renewed", "released"]
@@ -387,7 +388,7 @@ def test_signals_of_a_life(lock: Lock, clock: MovableClock, keeper: Keeper, told
 
 def test_promise_09_the_signal_of_a_loss_has_lease_and_reason(lock: Lock, clock: MovableClock, told: Told) -> None:
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     assert lease.lost
     assert told[1:] == [("lost", {"sender": lock, "lease": lease, "reason": "expired"})]
 
@@ -629,7 +630,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 9.0, 31.0]))
     def time_passes(self, seconds: float) -> None:
-        self.clock.move(seconds)
+        self.clock.advance(seconds)
 
     @rule()
     def tick(self) -> None:

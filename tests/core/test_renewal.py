@@ -18,7 +18,8 @@ import pytest
 from celery_locks import Lease, Lock, LockConfigError, Locks, StoreUnavailable, renewal, signals
 from celery_locks.renewal import Keeper
 from celery_locks.stores.base import Claim
-from tests.support.clock import FaultyStore, MovableClock, fail
+from celery_locks.testing import MovableClock
+from tests.support.faulty_store import FaultyStore, fail
 from tests.support.waiting import eventually
 
 
@@ -50,14 +51,14 @@ def test_a_lease_is_renewed_every_third_of_its_ttl(
     lock: Lock, store: FaultyStore, clock: MovableClock, keeper: Keeper
 ) -> None:
     lease = lock.acquire()
-    clock.move(9.9)
+    clock.advance(9.9)
     keeper.tick()
     assert store.renewed == []
-    clock.move(0.1)
+    clock.advance(0.1)
     keeper.tick()
     assert store.renewed == [1]
     assert (lease.remaining(), lock.holders()[0].expires_in) == (30, 30)
-    clock.move(9.9)
+    clock.advance(9.9)
     keeper.tick()
     assert store.renewed == [1]
 
@@ -66,10 +67,10 @@ def test_renew_in_seconds_is_the_interval(
     locks: Locks, store: FaultyStore, clock: MovableClock, keeper: Keeper
 ) -> None:
     locks.lock("k", ttl=30, renew=15).acquire()
-    clock.move(14.9)
+    clock.advance(14.9)
     keeper.tick()
     assert store.renewed == []
-    clock.move(0.1)
+    clock.advance(0.1)
     keeper.tick()
     assert store.renewed == [1]
 
@@ -78,10 +79,10 @@ def test_without_renew_it_is_only_watched(
     locks: Locks, store: FaultyStore, clock: MovableClock, keeper: Keeper
 ) -> None:
     heard = lost_by(locks.lock("k", ttl=30, renew=False).acquire())
-    clock.move(29)
+    clock.advance(29)
     keeper.tick()
     assert (store.renewed, heard) == ([], [])
-    clock.move(1)
+    clock.advance(1)
     keeper.tick()
     assert (store.renewed, heard) == ([], ["expired"])
 
@@ -96,7 +97,7 @@ def test_five_thousand_leases_are_renewed_in_one_call(
     locks: Locks, store: FaultyStore, clock: MovableClock, keeper: Keeper, threads: Callable[[], list[str]]
 ) -> None:
     leases = [locks.lock(f"k{i}", ttl=30).acquire() for i in range(5_000)]
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     assert store.renewed == [5_000]
     assert all(lease.remaining() == 30 for lease in leases)
@@ -109,10 +110,10 @@ def test_leases_due_almost_at_once_are_renewed_together(
     """However many there are, an interval has room for few calls."""
     for i in range(500):
         locks.lock(f"k{i}", ttl=30).acquire()
-        clock.move(0.002)
+        clock.advance(0.002)
     end = clock.now() + 10
     while clock.now() < end:
-        clock.move(keeper._renewer(store).tick() or 10)  # as its thread sleeps
+        clock.advance(keeper._renewer(store).tick() or 10)  # as its thread sleeps
     assert sum(store.renewed) in range(500, 550)
     assert len(store.renewed) <= 1 / renewal.SLACK + 2
 
@@ -195,10 +196,10 @@ def test_promise_10_a_blip_shorter_than_what_is_left_is_no_loss(
     lease = lock.acquire()
     heard = lost_by(lease)
     store.go_down()
-    clock.move(10)
+    clock.advance(10)
     for _ in range(19):
         keeper.tick()
-        clock.move(1)
+        clock.advance(1)
     assert (lease.remaining(), heard) == (1, [])
     store.come_back()
     keeper.tick()
@@ -210,15 +211,15 @@ def test_promise_10_a_failed_renewal_is_tried_until_the_deadline(
 ) -> None:
     heard = lost_by(lock.acquire())
     store.go_down()
-    clock.move(10)
+    clock.advance(10)
     for _ in range(40):
         keeper.tick()
-        clock.move(0.5)
+        clock.advance(0.5)
     keeper.tick()
     tried = len(store.renewed)
     assert tried >= 40
     assert heard == ["unreachable"]
-    clock.move(5)
+    clock.advance(5)
     keeper.tick()
     assert len(store.renewed) == tried, "not after it"
 
@@ -231,11 +232,11 @@ def test_an_unexpected_error_of_a_store_is_logged_and_tried_again(
 
     lease = lock.acquire()
     store.before["renew"] = broken
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     assert "ZeroDivisionError" in caplog.text
     store.come_back()
-    clock.move(1)
+    clock.advance(1)
     keeper.tick()
     assert lease.remaining() == 30
 
@@ -272,7 +273,7 @@ def test_after_a_suspend_a_lease_is_lost_and_not_renewed(
 ) -> None:
     """The renewer may be the first to run. Its renewal would keep up in the store what is lost here."""
     heard = lost_by(lock.acquire())
-    clock.move(31)
+    clock.advance(31)
     keeper.tick()
     assert (store.renewed, heard) == ([], ["expired"])
 
@@ -284,12 +285,12 @@ def test_promise_12_at_max_hold_renewal_stops_and_the_key_is_free(
     heard = lost_by(lock.acquire())
     for _ in range(6):
         assert heard == []
-        clock.move(10)
+        clock.advance(10)
         keeper.tick()
     assert heard == ["max_hold"]
     assert not lock.locked()
     renewed = len(store.renewed)
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     assert len(store.renewed) == renewed
 
@@ -302,7 +303,7 @@ def test_promise_09_a_loss_is_told_at_the_next_renewal(
     lock.force_release()
     if reason == "stolen":
         lock.acquire()
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     keeper.tick()
     assert heard == [reason]
@@ -311,7 +312,7 @@ def test_promise_09_a_loss_is_told_at_the_next_renewal(
 def test_one_loss_among_many_leaves_the_others(locks: Locks, clock: MovableClock, keeper: Keeper) -> None:
     leases = [locks.lock(f"k{i}", ttl=30).acquire() for i in range(5)]
     locks.lock("k2").force_release()
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     assert [lease.held for lease in leases] == [True, True, False, True, True]
     assert {lease.remaining() for lease in leases} == {0, 30}
@@ -343,7 +344,7 @@ def test_a_lease_that_was_lost_while_it_was_put_into_renewal_does_not_stay_there
     lease = lock.acquire()
     lease.lose("deleted")
     keeper._renewer(store).add(lease, 10)
-    clock.move(10)
+    clock.advance(10)
     keeper.tick()
     assert store.renewed == []
     assert not keeper._renewer(store)._leases
@@ -369,7 +370,7 @@ def test_a_release_ends_watch_and_renewal(lock: Lock, keeper: Keeper) -> None:
 
 def test_a_loss_ends_watch_and_renewal(lock: Lock, clock: MovableClock, keeper: Keeper) -> None:
     lease = lock.acquire()
-    clock.move(30)
+    clock.advance(30)
     assert lease.lost
     assert kept(keeper) == 0
 
@@ -416,7 +417,7 @@ def test_promise_11_a_renewal_under_way_at_the_release_raises_no_expiry(
 ) -> None:
     lease = lock.acquire()
     heard = lost_by(lease)
-    clock.move(10)
+    clock.advance(10)
     store.before["renew"] = lambda: lease.release()
     keeper.tick()
     assert (heard, lock.locked(), kept(keeper)) == ([], False, 0)
@@ -478,7 +479,7 @@ def test_renewals_do_not_wait_for_releases_that_fail(
     for i in range(50):
         keeper.release_later(store, "n", f"t{i}", within=30)
     asked = store.calls.count("leave")
-    clock.move(10)
+    clock.advance(10)
     keeper._renewer(store).tick()
     assert lease.remaining() == 30
     assert store.calls.count("leave") <= asked + 5  # its own thread may tick meanwhile
@@ -499,7 +500,7 @@ def run(script: str) -> str:
 FORKS = """
 import os, sys, threading, time
 from celery_locks import Locks, renewal, signals
-from tests.support.clock import FaultyStore
+from tests.support.faulty_store import FaultyStore
 
 def until(condition):
     deadline = time.monotonic() + 10
@@ -581,7 +582,7 @@ def test_log_of_a_failed_renewal_says_what_failed(
 ) -> None:
     lock.acquire()
     store.go_down()
-    clock.move(10)
+    clock.advance(10)
     with caplog.at_level(logging.WARNING):
         keeper.tick()
     assert "1 leases could not be renewed, trying again: the store is away" in caplog.text

@@ -9,19 +9,16 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import redis
 
-pytest.register_assert_rewrite("celery_locks.testing")
-
-import redis  # noqa: E402
-
-from celery_locks import LockConfigError, Locks, StoreUnavailable  # noqa: E402
-from celery_locks.stores import open_store  # noqa: E402
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store  # noqa: E402
-from celery_locks.stores.redis.store import FENCE_KEPT, RedisStore  # noqa: E402
-from celery_locks.testing import StoreCompliance  # noqa: E402
-from tests.support.proxy import Proxy, tls_proxy  # noqa: E402
-from tests.support.servers import RedisServer  # noqa: E402
-from tests.support.waiting import eventually  # noqa: E402
+from celery_locks import LockConfigError, Locks, StoreUnavailable
+from celery_locks.stores import open_store
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.redis.store import FENCE_KEPT, RedisStore
+from celery_locks.testing import StoreCompliance
+from tests.support.proxy import Proxy, tls_proxy
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
 
 
 class OnARedis(StoreCompliance):
@@ -69,12 +66,6 @@ def store(redis_url: str) -> RedisStore:
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    with Proxy(redis_server.port) as made:
         yield made
 
 

@@ -1,29 +1,16 @@
-"""A clock that tests move, and a store in memory on it that fails as it is told."""
+"""A store in memory that fails as it is told."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from celery_locks.clock import Clock
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal
 from celery_locks.stores.memory import MemoryStore
 
 R = TypeVar("R")
-
-
-class MovableClock:
-    """Stands still until it is moved, and never goes back."""
-
-    def __init__(self, start: float = 1_000.0) -> None:
-        self._now = start
-
-    def now(self) -> float:
-        return self._now
-
-    def move(self, seconds: float) -> None:
-        assert seconds >= 0
-        self._now += seconds
 
 
 class FaultyStore(MemoryStore):
@@ -36,7 +23,7 @@ class FaultyStore(MemoryStore):
         after: By method: called after it. What it raises, the call raises, though it is done: a lost reply.
     """
 
-    def __init__(self, clock: MovableClock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         super().__init__(*([] if clock is None else [clock]))
         self.calls: list[str] = []
         self.renewed: list[int] = []
