@@ -85,6 +85,12 @@ class StoreCompliance:
         """A second store object on the same data, like another process would have."""
         return store
 
+    @pytest.fixture(autouse=True)
+    def _closed_at_the_end(self, store: Store, another: Store) -> Iterator[None]:
+        yield
+        store.close()
+        another.close()
+
     def pass_time(self, seconds: float) -> None:
         """Lets at least that much time pass on the store's clock."""
         time.sleep(seconds + 0.02)

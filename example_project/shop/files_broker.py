@@ -1,10 +1,11 @@
 """A broker that is nothing but files, for `files:////folder`: Celery with no server at all, on one machine.
 
-kombu's own ``filesystem://`` loses messages in two ways, both mended here:
+kombu's own ``filesystem://`` fails in three ways, all mended here:
 
 * A message can be read while it is still being written. Here it is written aside and renamed.
 * A message is deleted when it is read, and dies with its reader. Here it is moved to a folder of its reader and
   deleted when it is acknowledged; what a dead reader leaves is put back by the next one to look.
+* Workers that start together read each other's half-written bindings. Here each binding is a file that is just there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any
+from urllib.parse import quote, unquote
 
 from kombu.transport import TRANSPORT_ALIASES, filesystem, virtual
 from kombu.utils.json import dumps, loads
@@ -50,9 +52,16 @@ class Channel(filesystem.Channel):
         self._read: dict[str, Path] = {}
         self._looked = 0.0
 
-    @property
-    def control_folder(self) -> Path:
-        return self.folder / "bindings"
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        folder = self.folder / "bindings" / quote(exchange, safe="")
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = (routing_key or "", pattern or "", queue or "")
+        (folder / "|".join(quote(part, safe="") for part in parts)).touch()
+
+    def get_table(self, exchange: str) -> list[filesystem.exchange_queue_t]:
+        folder = self.folder / "bindings" / quote(exchange, safe="")
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        return [filesystem.exchange_queue_t(*map(unquote, name.split("|"))) for name in names]
 
     def forget(self, delivery_tag: str) -> None:
         """Deletes the file of a message that was read."""
