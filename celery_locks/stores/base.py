@@ -38,6 +38,12 @@ class Claim:
         ttl: How long the lease lives without renewal, in seconds.
         limit: How many permits the lock has.
         permits: How many of them are asked for.
+        adopts: The owner token of a lease that goes over to this claim, if that lease still lives: in one step its
+            record goes and this one comes, whoever stands in line. Of two claims that adopt one lease, one gets it;
+            to the other it is as if it had named none.
+        replaces: Take the permits from those who hold them, earliest acquisition first, as many as are needed,
+            whoever stands in line. Their next renewal hears ``replaced``.
+        task_id: The task on whose behalf a lease is taken before it runs: `Store.withdraw` finds the lease by it.
     """
 
     name: str
@@ -46,6 +52,9 @@ class Claim:
     ttl: float
     limit: int = 1
     permits: int = 1
+    adopts: str = ""
+    replaces: bool = False
+    task_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,11 +94,14 @@ class Refused:
         retry_in: Seconds until another try may succeed without a wake-up (a deadline passes, or the place in line
             has to be confirmed).
         position: How many stand before this token in line; ``None`` when it is not in line.
+        replaced: The lease that was to be adopted was taken by a newcomer (`Claim.replaces`); known for an hour at
+            least.
     """
 
     holders: tuple[Holder, ...]
     retry_in: float
     position: int | None = None
+    replaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ class Store(ABC):
         Returns:
             For each, in order: ``None`` when it was prolonged, else why it no longer can be: ``expired`` (its
             deadline has passed), ``stolen`` (its record is gone and others hold the lock), ``deleted`` (its record
-            is gone), ``replaced``.
+            is gone), ``replaced`` (a newcomer took it by `Claim.replaces`).
         """
 
     @abstractmethod
