@@ -45,22 +45,12 @@ class RedisStore(Store):
             self._connections = Connections(server, type(server).__name__)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        answer = self._run(
-            scripts.ACQUIRE,
-            claim.name,
-            claim.token,
-            _micro(claim.ttl),
-            claim.limit,
-            claim.permits,
-            claim.owner,
-            _micro(line_up or 0),
-            MOST_HOLDERS,
-            ttl=claim.ttl,
-        )
-        if answer[0] == 1:
-            return Granted(int(answer[1]))
-        position = None if answer[2] == -1 else int(answer[2])
-        return Refused(_holders(answer[3:]), int(answer[1]) / MICROSECONDS, position)
+        if claim.adopts or claim.replaces or claim.task_id:
+            special = (claim.adopts, int(claim.replaces), claim.task_id, MOST_HOLDERS)
+            taken = _granted_or_refused(self._claim(scripts.TAKE, claim, *special))
+            if line_up is None or isinstance(taken, Granted) or taken.replaced:
+                return taken
+        return _granted_or_refused(self._claim(scripts.ACQUIRE, claim, _micro(line_up or 0), MOST_HOLDERS))
 
     def leave(self, name: str, token: str) -> None:
         self._run(scripts.LEAVE, name, token)
@@ -97,6 +87,10 @@ class RedisStore(Store):
 
     def close(self) -> None:
         self._connections.close()
+
+    def _claim(self, script: Script, claim: Claim, *args: Any) -> Any:
+        terms = (_micro(claim.ttl), claim.limit, claim.permits, claim.owner)
+        return self._run(script, claim.name, claim.token, *terms, *args, ttl=claim.ttl)
 
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
         command = _command(script, name, token, *args)
@@ -152,6 +146,18 @@ def _evalsha_all(client: Client, script: Script, commands: Sequence[tuple[Any, .
 
 def _micro(seconds: float) -> int:
     return round(seconds * MICROSECONDS)
+
+
+def _granted_or_refused(answer: Sequence[Any]) -> Granted | Refused:
+    if answer[0] == 1:
+        return Granted(int(answer[1]))
+    return _refused(answer, replaced=answer[0] == 2)
+
+
+def _refused(answer: Sequence[Any], replaced: bool = False) -> Refused:
+    """A refusal: its kind, retry in, position, holders …."""
+    position = None if answer[2] == -1 else int(answer[2])
+    return Refused(_holders(answer[3:]), int(answer[1]) / MICROSECONDS, position, replaced)
 
 
 def _holders(answer: Sequence[Any]) -> tuple[Holder, ...]:
