@@ -49,7 +49,8 @@ class Ticket:
 
     Attributes:
         id: One for each message of a task: its copies have the same one, its retries others.
-        message: What is sent on when its turn comes.
+        message: What is sent on when its turn comes; without one (empty) a ticket that is not known is not parked,
+            and the answer is `Parked` all the same, with no position.
         task_id: The task; `Parking.withdraw` finds the ticket by it.
         wait: The longest wait in seconds from the first parking; ``None`` for any.
         max_waiters: How many may stand in line at most, this one counted; ``None`` for any.

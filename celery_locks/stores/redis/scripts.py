@@ -38,9 +38,13 @@ def _read(name: str) -> str:
 
 def _load(name: str) -> Script:
     # Functions may be made within a block: a ``local`` of Lua lives as long as its block does.
-    text = _read("prelude") + "\n" + _INCLUDE.sub(lambda included: _read(included[1]), _read(name))
+    text = _read("prelude") + "\n" + _include(_read(name))
     constants = (f"local {name} = {value}" for name, value in _CONSTANTS.items() if re.search(rf"\b{name}\b", text))
     return Script(text.replace("-- constants", "\n".join(constants)))
+
+
+def _include(text: str) -> str:
+    return _INCLUDE.sub(lambda included: _include(_read(included[1])), text)
 
 
 ACQUIRE = _load("acquire")
@@ -50,3 +54,12 @@ RELEASE = _load("release")
 LEAVE = _load("leave")
 FORCE_RELEASE = _load("force_release")
 HOLDERS = _load("holders")
+ENTER = _load("enter")
+HAND_ON = _load("hand_on")
+SENT = _load("sent")
+SETTLE = _load("settle")
+SWEEP = _load("sweep")
+WITHDRAW = _load("withdraw")
+WAITING = _load("waiting")
+#: Of no single lock.
+DUE = Script(_read("due"))
