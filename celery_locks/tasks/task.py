@@ -16,6 +16,7 @@ from celery_locks.keys import KeyMaker
 from celery_locks.lease import Lease
 from celery_locks.lock import Terms
 from celery_locks.settings import LockOptions
+from celery_locks.tasks.events import TaskEventsStep
 from celery_locks.tasks.options import checked_options, options_of, options_of_class
 from celery_locks.tasks.retry import PostponedRetry
 from celery_locks.tasks.run import run_locked, run_of
@@ -65,6 +66,7 @@ class LockedTask(Task):
     def bind(cls, app: Any) -> Any:
         """Connects the task to its app (Celery calls it)."""
         app.steps["worker"].add(LocksStep)
+        app.steps["consumer"].add(TaskEventsStep)
         return super().bind(app)
 
     @cached_property
