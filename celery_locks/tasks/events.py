@@ -43,6 +43,11 @@ class TaskEventsStep(bootsteps.StartStopStep):
         self._timer.cancel()
 
 
+def enabled(app: Any) -> bool:
+    """Whether this worker sends task events now."""
+    return bool(_enabled[0] or app.conf.worker_send_task_events)
+
+
 def waiting(task: Any, meta: Mapping[str, Any]) -> None:
     """Says that the task's present request was parked."""
     _send(task, "task-waiting", **meta)
@@ -50,13 +55,11 @@ def waiting(task: Any, meta: Mapping[str, Any]) -> None:
 
 def running(task: Any) -> None:
     """Says that the turn of the task's present request has come, if it was parked."""
-    if "ticket" in ((task.request.headers or {}).get(HEADER) or {}):
+    if enabled(task.app) and "ticket" in ((task.request.headers or {}).get(HEADER) or {}):
         _send(task, "task-running")
 
 
 def _send(task: Any, kind: str, **fields: Any) -> None:
-    if not (_enabled[0] or task.app.conf.worker_send_task_events):
-        return
     try:
         task.send_event(kind, retry=False, **fields)
     except Exception as error:  # an event is never worth a task

@@ -7,13 +7,16 @@ and group, to the exchange and routing key that it came by.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
+from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.utils import json as kombu_json
+
+from celery_locks.stores.parking import Parking, Push
 
 #: The message header of ours: a dictionary.
 HEADER = "celery_locks"
@@ -103,6 +106,57 @@ def publish(producer: Any, text: str, **policy: Any) -> None:
         **properties,
         **policy,
     )
+
+
+def pushed(producer: Any, text: str, parking: Parking, within: float) -> Push | None:
+    """What `publish` would push to which list, where the broker is the very Redis that the store is; else ``None``.
+
+    kombu prepares all of it; only its last step, the push, is left to the store.
+    """
+    channel = producer.channel
+    if not isinstance(channel, VirtualChannel) or not hasattr(channel, "conn_or_acquire"):
+        return None  # not kombu's Redis
+    acquire, recorder = channel.conn_or_acquire, _Recorder()
+
+    @contextmanager
+    def recording(client: Any = None) -> Iterator[_Recorder]:
+        with acquire(client) as recorder.client:
+            yield recorder
+
+    channel.conn_or_acquire = recording
+    try:
+        publish(producer, text)
+    except _OtherwisePushed:
+        return None
+    finally:
+        del channel.conn_or_acquire
+    settings = recorder.client.connection_pool.connection_kwargs
+    if len(recorder.pushed) != 1 or not parking.is_broker(settings):
+        return None
+    queue, element = recorder.pushed[0]
+    prefix: str = getattr(channel, "global_keyprefix", "")
+    return Push(prefix + queue, element, within)
+
+
+class _OtherwisePushed(Exception):
+    """kombu pushes messages in a way that is not known here."""
+
+
+class _Recorder:
+    """A client that pushes nothing; what it is asked to read it reads."""
+
+    def __init__(self) -> None:
+        self.client: Any = None
+        self.pushed: list[tuple[str, str]] = []
+
+    def lpush(self, queue: str, element: str) -> None:
+        self.pushed.append((queue, element))
+
+    def smembers(self, name: str) -> Any:  # an exchange's queues
+        return self.client.smembers(name)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _OtherwisePushed(name)
 
 
 def _body(request: Any) -> tuple[Any, ...]:

@@ -16,9 +16,9 @@ from celery_locks.lease import Lease
 from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket, tickets_of
 from celery_locks.tasks import events
 from celery_locks.tasks.contention import Contention, ContentionPolicy, wait_locally
-from celery_locks.tasks.message import HEADER, pack
+from celery_locks.tasks.message import HEADER, pack, pushed
 from celery_locks.tasks.resend import longest_pause, timed_out
-from celery_locks.tasks.sending import send_on
+from celery_locks.tasks.sending import call_ttl, send_on
 
 if TYPE_CHECKING:
     from celery_locks.lock import Lock
@@ -49,7 +49,7 @@ class Park(ContentionPolicy):
         if isinstance(answer, Parked):
             # Told before it parks: afterwards another worker may have run it already, and told so.
             _tell_waiting(contention, parking)
-            answer = lock.enter(parking, contention.claim, replace(ticket, message=_message(contention, ticket)))
+            answer = lock.enter(parking, contention.claim, _with_message(contention, parking, ticket))
         if isinstance(answer, Lease):
             events.running(contention.task)
             return answer
@@ -106,16 +106,28 @@ def ticket_id(request: Any) -> str:
     return f"{request.id}:{request.retries or 0}"
 
 
-def _message(contention: Contention, ticket: Ticket) -> str:
-    return pack(contention.task, {"ticket": ticket.id, "key": contention.key})
+def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
+    app = contention.task.app
+    message = pack(contention.task, {"ticket": ticket.id, "key": contention.key})
+    push = None
+    try:
+        with app.producer_or_acquire() as producer:
+            push = pushed(producer, message, parking, call_ttl(app.conf))
+    except app.connection_for_write().connection_errors as error:  # it can park all the same
+        logger.warning("the broker is away (%s): %s parks without it", error, contention.task.name)
+    return replace(ticket, message=message, push=push)
 
 
 def _tell_waiting(contention: Contention, parking: Parking) -> None:
     task = contention.task
+    stored, told = not (task.ignore_result or task.request.ignore_result), events.enabled(task.app)
+    if not (stored or told):
+        return
     meta = {"key": contention.key, "position": parking.waiting(contention.claim.name)}
-    if not (task.ignore_result or task.request.ignore_result):
+    if stored:
         task.update_state(state=WAITING, meta=meta)
-    events.waiting(task, meta)
+    if told:
+        events.waiting(task, meta)
 
 
 def _send_safety_copy(contention: Contention, ticket: Ticket) -> None:

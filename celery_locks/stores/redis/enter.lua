@@ -2,6 +2,7 @@
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] ticket  ARGV[8] message, '' for not to park
 -- ARGV[9] task  ARGV[10] longest wait, 0 for any  ARGV[11] most in line, 0 for any  ARGV[12] most holders to name
+-- ARGV[13] list of the broker's queue, '' for none  ARGV[14] what to push there  ARGV[15] for how long permits are kept then
 -- Returns {1, fence}, {'parked', number of calls, ticket, message, calls, …, refusal …}, {'dropped', state},
 -- {'full', waiters}, {'out', why, refusal …}, or {'refused', refusal …}
 
@@ -81,6 +82,9 @@ if not state then
     'permits', permits, 'limit', limit, 'until', wait_until, 'calls', 0)
   redis.call('SET', PREFIX .. 'task:' .. ARGV[9], string.format('ticket %d ', #LOCK) .. LOCK .. id,
     'PX', RETENTION / 1000)
+  if ARGV[13] ~= '' then
+    redis.call('HSET', ticket(id), 'queue', ARGV[13], 'element', ARGV[14], 'within', ARGV[15])
+  end
   known[5] = wait_until
 end
 park(id, number, tonumber(known[5]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from redis.exceptions import RedisError
 
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
-from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Ticket
+from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Push, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
 from celery_locks.stores.redis.connections import Client, Connections, as_text
@@ -18,6 +18,8 @@ from celery_locks.stores.redis.scripts import Script
 
 #: The longest that the sweeper blocks on the server, in seconds.
 LONGEST_WAIT = 5.0
+#: What says which database of which server redis-py is connected to, and what it takes when that isn't said.
+_PLACE = {"host": "localhost", "port": 6379, "path": None, "db": 0}
 
 
 class RedisParking(Parking):
@@ -27,8 +29,10 @@ class RedisParking(Parking):
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
         wait = 0 if ticket.wait is None else max(1, round(ticket.wait * MICROSECONDS))
+        push = ticket.push or Push("", "", 0)
         terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
-        kind, *rest = self._claim(scripts.ENTER, claim, *terms)
+        pushes = (push.queue, push.element, round(push.within * MICROSECONDS))
+        kind, *rest = self._claim(scripts.ENTER, claim, *terms, *pushes)
         if kind == 1:
             return Granted(int(rest[0]))
         kind = as_text(kind)
@@ -42,6 +46,10 @@ class RedisParking(Parking):
         if kind == "refused":
             return Parked(refused(rest))
         return Out(cast(OutReason, as_text(rest[0])), refused(rest[1:]))
+
+    def is_broker(self, settings: Mapping[str, Any]) -> bool:
+        mine = self._connections.settings
+        return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
         released, *calls = self._run(scripts.HAND_ON, name, token, secrets.token_hex(8))

@@ -1,7 +1,7 @@
 -- Tickets of parked tasks; see parking.py. Needs grant and library.
 --
 -- LOCK:ticket:<id>   hash: state, number, message, task, owner, permits, limit, until (0: no bound), calls, token (of the
---                    run), owed (a copy was dropped while it ran), why (it is out)
+--                    run), owed (a copy was dropped while it ran), why (it is out); and queue, element, within: see Push
 -- LOCK:due           sorted set: ticket that is parked, called, out, or owed -> when to look at it again
 -- LOCK:runs:<token>  the ticket that runs under a token
 -- <prefix>parked     sorted set: lock with such tickets -> when to look at it again
@@ -69,11 +69,21 @@ local function leave_line(id)
   redis.call('ZREM', ALIVE, TICKET .. id)
 end
 
--- Appends a ticket to those that are to be sent on, and comes back to it in a while.
+-- Sends a ticket's message, where the broker's queue is a list here, or appends it to those that are to be sent on.
 local function send_on(answer, id)
+  local known = redis.call('HMGET', ticket(id), 'message', 'queue', 'element', 'within')
+  local calls = redis.call('HINCRBY', ticket(id), 'calls', 1)
+  -- Once: it has a number of its own, by which the broker tells deliveries apart. And only if this user may.
+  if calls == 1 and known[2] and type(redis.pcall('RPUSH', known[2], known[3])) == 'number' then
+    look_at(id, now + known[4])
+    if redis.call('ZSCORE', UNTIL, TICKET .. id) then
+      redis.call('ZADD', UNTIL, now + known[4], TICKET .. id)
+    end
+    return
+  end
   answer[#answer + 1] = id
-  answer[#answer + 1] = redis.call('HGET', ticket(id), 'message')
-  answer[#answer + 1] = redis.call('HINCRBY', ticket(id), 'calls', 1)
+  answer[#answer + 1] = known[1]
+  answer[#answer + 1] = calls
   look_at(id, now + FIRST_CALL)
 end
 
@@ -99,9 +109,9 @@ local function call(answer)
     if terms[1] then -- else it was evicted
       local known = redis.call('HMGET', LOCK, 'fence', 'held')
       grant(head, tonumber(terms[1]), terms[3], now + FIRST_CALL, known[1], tonumber(known[2] or 0))
-      keep(last(UNTIL))
       redis.call('HSET', ticket(id), 'state', 'called')
       send_on(answer, id)
+      keep(last(UNTIL))
     end
   end
   return answer
