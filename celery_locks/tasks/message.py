@@ -7,9 +7,10 @@ and group, to the exchange and routing key that it came by.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
@@ -108,7 +109,7 @@ def publish(producer: Any, text: str, **policy: Any) -> None:
     )
 
 
-def pushed(producer: Any, text: str, parking: Parking, within: float) -> Push | None:
+def pushed(app: Any, producer: Any, text: str, parking: Parking, within: float) -> Push | None:
     """What `publish` would push to which list, where the broker is the very Redis that the store is; else ``None``.
 
     kombu prepares all of it; only its last step, the push, is left to the store.
@@ -116,47 +117,50 @@ def pushed(producer: Any, text: str, parking: Parking, within: float) -> Push | 
     channel = producer.channel
     if not isinstance(channel, VirtualChannel) or not hasattr(channel, "conn_or_acquire"):
         return None  # not kombu's Redis
-    acquire, recorder = channel.conn_or_acquire, _Recorder()
-
-    @contextmanager
-    def recording(client: Any = None) -> Iterator[_Recorder]:
-        with acquire(client) as recorder.client:
-            yield recorder
-
-    channel.conn_or_acquire = recording
+    if app not in _is_broker:
+        with channel.conn_or_acquire() as client:
+            _is_broker[app] = parking.is_broker(client.connection_pool.connection_kwargs)
+    if not _is_broker[app]:
+        return None
+    recorder = _Recorder(channel.conn_or_acquire)
+    channel.conn_or_acquire = lambda client=None: nullcontext(recorder)
     try:
         publish(producer, text)
-    except _OtherwisePushed:
+    except _OtherwisePushedError:
         return None
     finally:
         del channel.conn_or_acquire
-    settings = recorder.client.connection_pool.connection_kwargs
-    if len(recorder.pushed) != 1 or not parking.is_broker(settings):
+    if len(recorder.pushed) != 1:
         return None
     queue, element = recorder.pushed[0]
     prefix: str = getattr(channel, "global_keyprefix", "")
     return Push(prefix + queue, element, within)
 
 
-class _OtherwisePushed(Exception):
+#: Whether the broker of an app is its lock store too: looked at once.
+_is_broker: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+class _OtherwisePushedError(Exception):
     """kombu pushes messages in a way that is not known here."""
 
 
 class _Recorder:
     """A client that pushes nothing; what it is asked to read it reads."""
 
-    def __init__(self) -> None:
-        self.client: Any = None
+    def __init__(self, acquire: Any) -> None:
+        self._acquire = acquire
         self.pushed: list[tuple[str, str]] = []
 
     def lpush(self, queue: str, element: str) -> None:
         self.pushed.append((queue, element))
 
     def smembers(self, name: str) -> Any:  # an exchange's queues
-        return self.client.smembers(name)
+        with self._acquire() as client:
+            return client.smembers(name)
 
     def __getattr__(self, name: str) -> Any:
-        raise _OtherwisePushed(name)
+        raise _OtherwisePushedError(name)
 
 
 def _body(request: Any) -> tuple[Any, ...]:

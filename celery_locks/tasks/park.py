@@ -112,7 +112,7 @@ def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> T
     push = None
     try:
         with app.producer_or_acquire() as producer:
-            push = pushed(producer, message, parking, call_ttl(app.conf))
+            push = pushed(app, producer, message, parking, call_ttl(app.conf))
     except app.connection_for_write().connection_errors as error:  # it can park all the same
         logger.warning("the broker is away (%s): %s parks without it", error, contention.task.name)
     return replace(ticket, message=message, push=push)

@@ -12,9 +12,11 @@
 
 local limit, permits, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + ARGV[3]
 local id, me, most = ARGV[7], TICKET .. ARGV[7], tonumber(ARGV[12])
-local known = redis.call('HMGET', ticket(id), 'state', 'number', 'token', 'why', 'until')
-local state, number = known[1], tonumber(known[2])
-local held, head = tidy()
+local mine = redis.call('HMGET', ticket(id), 'state', 'number', 'token', 'why', 'until', 'permits')
+local state, number = mine[1], tonumber(mine[2])
+local _, head = tidy()
+local lock = redis.call('HMGET', LOCK, 'fence', 'held', token, me)
+local held = tonumber(lock[2] or 0)
 
 local function answer(kind, ...)
   local all = {kind, ...}
@@ -25,45 +27,45 @@ local function answer(kind, ...)
 end
 
 if state == 'done' then
-  if known[4] ~= '' and known[3] == token then -- the reply was lost that said so
-    return answer('out', known[4])
+  if mine[4] ~= '' and mine[3] == token then -- the reply was lost that said so
+    return answer('out', mine[4])
   end
   return {'dropped', 'done'}
 end
 if state == 'out' then
-  finish(id, known[4], token)
+  finish(id, mine[4], token)
   index()
-  return answer('out', known[4])
+  return answer('out', mine[4])
 end
-if state == 'running' and known[3] ~= token and redis.call('HEXISTS', LOCK, known[3]) == 1 then
-  redis.call('HSET', ticket(id), 'owed', 1)
-  look_at(id, redis.call('ZSCORE', UNTIL, known[3]))
+if lock[3] then -- the same once more: its reply was lost
+  redis.call('ZADD', UNTIL, 'GT', deadline, token)
+  keep(last(UNTIL))
+  return {1, tonumber(string.match(lock[3], '^%d+ (%d+)'))}
+end
+if state == 'running' and redis.call('HEXISTS', LOCK, mine[3]) == 1 then
+  look_at(id, redis.call('ZSCORE', UNTIL, mine[3]))
   index()
   return {'dropped', 'running'}
 end
 
-local record = redis.call('HGET', LOCK, token)
-if record then -- the same once more: its reply was lost
-  redis.call('ZADD', UNTIL, 'GT', deadline, token)
-  keep(last(UNTIL))
-  return {1, tonumber(string.match(record, '^%d+ (%d+)'))}
-end
-
-if state then
-  drop(me) -- what is kept for it, it takes or gives back now
-  held = tonumber(redis.call('HGET', LOCK, 'held') or 0)
+if lock[4] then -- what is kept for it, it takes or gives back now
+  redis.call('HDEL', LOCK, me)
+  redis.call('ZREM', UNTIL, me)
+  held = held - mine[6]
+  redis.call('HSET', LOCK, 'held', held)
 end
 local first = not head or head == me or (number and number < tonumber(redis.call('ZSCORE', LINE, head)))
 if held + permits <= limit and first then
-  local fence = grant(token, permits, ARGV[6], deadline, redis.call('HGET', LOCK, 'fence'), held)
-  keep(last(UNTIL))
+  local fence = grant(token, permits, ARGV[6], deadline, lock[1], held)
+  keep(held == 0 and deadline or last(UNTIL))
   if state then
-    leave_line(id)
+    if state == 'parked' then
+      leave_line(id, ARGV[9])
+    end
     redis.call('ZREM', DUE, id)
     redis.call('HSET', ticket(id), 'state', 'running', 'token', token)
-    redis.call('HDEL', ticket(id), 'owed')
     redis.call('SET', LOCK .. ':runs:' .. token, id, 'PX', RETENTION / 1000)
-    index()
+    redis.call('ZADD', PREFIX .. 'parked', 'XX', 'LT', deadline, LOCK)
   end
   return {1, fence}
 end
@@ -77,17 +79,14 @@ if not state then
     return {'full', waiters}
   end
   number = next_number()
-  local wait_until = tonumber(ARGV[10]) > 0 and string.format('%.0f', now + ARGV[10]) or '0'
+  mine[5] = tonumber(ARGV[10]) > 0 and string.format('%.0f', now + ARGV[10]) or '0'
   redis.call('HSET', ticket(id), 'number', number, 'message', ARGV[8], 'task', ARGV[9], 'owner', ARGV[6],
-    'permits', permits, 'limit', limit, 'until', wait_until, 'calls', 0)
-  redis.call('SET', PREFIX .. 'task:' .. ARGV[9], string.format('ticket %d ', #LOCK) .. LOCK .. id,
-    'PX', RETENTION / 1000)
+    'permits', permits, 'limit', limit, 'until', mine[5], 'calls', 0)
   if ARGV[13] ~= '' then
     redis.call('HSET', ticket(id), 'queue', ARGV[13], 'element', ARGV[14], 'within', ARGV[15])
   end
-  known[5] = wait_until
 end
-park(id, number, tonumber(known[5]))
+park(id, number, tonumber(mine[5]), ARGV[9])
 local calls = call({})
 index()
 return answer('parked', #calls / 3, unpack(calls))

@@ -32,7 +32,7 @@ local function tidy()
     held = 0
   end
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]
-  if head then
+  if head and string.sub(head, 1, #TICKET) ~= TICKET then -- those behind a ticket can wait
     for _, gone in ipairs(redis.call('ZRANGEBYSCORE', ALIVE, '-inf', now, 'LIMIT', 0, 100)) do
       redis.call('ZREM', LINE, gone)
       redis.call('ZREM', ALIVE, gone)

@@ -6,7 +6,10 @@
 -- include library
 -- include tickets
 
-if redis.call('EXISTS', ticket(ARGV[3])) == 1 then
+local task = redis.call('HGET', ticket(ARGV[3]), 'task')
+if task then -- else it is done already
+  leave_line(ARGV[3], task)
+  drop(TICKET .. ARGV[3])
   finish(ARGV[3])
   wake()
   index()

@@ -9,8 +9,9 @@
 
 local answer = {}
 tidy()
-if redis.call('HGET', ticket(ARGV[3]), 'state') == 'parked' then
-  put_out(answer, ARGV[3], 'revoked')
+local known = redis.call('HMGET', ticket(ARGV[3]), 'state', 'task')
+if known[1] == 'parked' then
+  put_out(answer, ARGV[3], known[2], 'revoked')
   call_or_wake(answer)
   index()
 end
