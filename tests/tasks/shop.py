@@ -70,11 +70,13 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        locks_sweep_interval=1,
         **({} if store == "none" else {"locks_url": store}),
     )
     define_policies(app)
     define_retries(app)
     define_losses(app)
+    define_parking(app)
     return app
 
 
@@ -167,6 +169,43 @@ def define_losses(app: Celery) -> None:
             self.lease.check()
             time.sleep(0.01)
         return "never noticed"
+
+
+def define_parking(app: Celery) -> None:
+    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 5}
+    options["lock_on_contention"] = "park"
+
+    @app.task(name="park", **options)
+    def park(self: Any, key: str, seconds: float = 0.0, until: str | None = None) -> str:
+        return body(self, key, seconds, until)
+
+    run = park.run.locked_body
+    app.task(run, name="park_late", acks_late=True, **options)
+    app.task(run, name="park_impatient", lock_max_wait=1, **options)
+    app.task(run, name="park_few", lock_max_waiters=1, **options)
+    app.task(run, name="park_two", lock_limit=2, **options)
+    app.task(run, name="park_copied", lock_park_safety_copy=2, **options)
+
+    @app.task(name="park_shows", **options)
+    def park_shows(self: Any, key: str) -> dict[str, Any]:
+        """What its message was like."""
+        request = self.request
+        body(self, key)
+        names = ("expires", "eta", "root_id", "parent_id", "group", "stamps", "stamped_headers", "timelimit", "shadow")
+        shown = {name: getattr(request, name) for name in names}
+        return {**shown, "headers": request.headers, "delivery": request.delivery_info, "reply_to": request.reply_to}
+
+    @app.task(name="park_retries", **{**options, "max_retries": 3})
+    def park_retries(self: Any, key: str) -> None:
+        body(self, key)
+        self.retry(countdown=0)
+
+    autoretry = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0, "max_retries": 3}}
+
+    @app.task(name="park_autoretries", **options, **autoretry)
+    def park_autoretries(self: Any, key: str) -> None:
+        body(self, key)
+        raise ValueError("always")
 
 
 if "SHOP_URL" in os.environ:
