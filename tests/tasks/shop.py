@@ -58,19 +58,27 @@ def make_app(variables: Mapping[str, str]) -> Celery:
 
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
-            (``none`` for no setting), ``SHOP_JOURNAL``.
+            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in
+            seconds.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
     app = Celery("shop", broker=broker, backend=results, set_as_current=False)
     store = variables.get("SHOP_STORE", url)
     app.conf.update(
+        shop_ttl=variables.get("SHOP_TTL", "5"),
         shop_journal=variables.get("SHOP_JOURNAL", url),
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
+        broker_transport_options={
+            "visibility_timeout": int(variables.get("SHOP_VISIBILITY", "3600")),
+            "socket_timeout": 10,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+        },
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         locks_sweep_interval=1,
+        locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
         **({} if store == "none" else {"locks_url": store}),
     )
     define_policies(app)
@@ -181,6 +189,8 @@ def define_parking(app: Celery) -> None:
 
     run = park.run.locked_body
     app.task(run, name="park_late", acks_late=True, **options)
+    hardy = {**options, "lock_ttl": float(app.conf.shop_ttl)}
+    app.task(run, name="park_hardy", acks_late=True, reject_on_worker_lost=True, **hardy)
     app.task(run, name="park_impatient", lock_max_wait=1, **options)
     app.task(run, name="park_few", lock_max_waiters=1, **options)
     app.task(run, name="park_two", lock_limit=2, **options)
