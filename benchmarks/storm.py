@@ -43,28 +43,28 @@ class Outcome:
 @click.option("--modes", default="free,park,retry", show_default=True, help="Which to run, in this order.")
 def main(tasks: int, seconds: float, modes: str) -> None:
     """A storm of tasks on one key."""
-    outcomes = {mode: storm(mode, tasks, seconds) for mode in modes.split(",")}
+    with RedisServer() as server:
+        app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
+        outcomes = {mode: storm(server, mode, tasks, seconds) for mode in modes.split(",")}
     report(outcomes, tasks * seconds)
 
 
-def storm(mode: str, tasks: int, seconds: float) -> Outcome:
+def storm(server: RedisServer, mode: str, tasks: int, seconds: float) -> Outcome:
     task, slots = MODES[mode]
-    with RedisServer() as server:
-        app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
-        env = {"BENCHMARK_URL": server.url(), "BENCHMARK_PREFETCH": "1"}
-        client = server.client()
-        with Worker("benchmarks.app", concurrency=slots, env=env):
-            app.control.cancel_consumer("celery", reply=True, timeout=5)
-            for _ in range(tasks):
-                task.delay("key", seconds)
-            app.control.add_consumer("celery")
-            storm_over(client, tasks)
+    client = server.client()
+    client.flushall()
+    with Worker("benchmarks.app", concurrency=slots, env={"BENCHMARK_URL": server.url(), "BENCHMARK_PREFETCH": "1"}):
+        app.control.cancel_consumer("celery", reply=True, timeout=5)
+        client.config_resetstat()
+        for _ in range(tasks):
+            task.delay("key", seconds)
+        app.control.add_consumer("celery")
+        storm_over(client, tasks)
         sent = client.info("commandstats")
-        unrelated_tasks = client.llen("storm:unrelated")
-        pushes = sum(sent.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("lpush", "rpush"))
-        # Stretches are written by RPUSH too, and so are control messages' replies: a handful.
-        messages = pushes - tasks - 2 * unrelated_tasks
-        runs, others = stretches(client, "run"), stretches(client, "unrelated")
+    pushes = sum(sent.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("lpush", "rpush"))
+    # Stretches are written by RPUSH too, and so is an unrelated task's message.
+    messages = pushes - tasks - 2 * client.llen("storm:unrelated")
+    runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     return Outcome(messages / tasks, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others))
 
