@@ -56,8 +56,8 @@ class MovableClock:
         self._now += seconds
 
 
-class StoreCompliance:
-    """What every store promises, as tests. Give ``store``; the rest is to be set where it differs.
+class StoreTests:
+    """What tests of a store are written with. Give ``store``; the rest is to be set where it differs.
 
     Names are made afresh for each test, so one server may serve all of them.
     """
@@ -144,6 +144,10 @@ class StoreCompliance:
 
     def names(self, holders: Sequence[Holder]) -> list[str]:
         return [holder.owner for holder in holders]
+
+
+class StoreCompliance(StoreTests):
+    """What every store promises, as tests."""
 
     # Promise 1: the limit
 

@@ -227,8 +227,9 @@ class Leases:
 
     def next_number(self) -> int:
         """A place in line behind all before it, also behind those of tickets that are not in line now."""
-        last = self._db.execute("SELECT max(id) FROM celery_locks_waiter").fetchone()[0]
-        return max((last or 0) + 1, self._now)
+        query = "SELECT max(id) FROM celery_locks_waiter UNION ALL SELECT max(number) FROM celery_locks_ticket"
+        last = max(row[0] or 0 for row in self._db.execute(query))
+        return max(last + 1, self._now)
 
     def refused(self, name: str, token: str, otherwise: float) -> Refused:
         """The refusal of a token; ``otherwise`` is when to try again where no moment is better than another."""

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS celery_locks_ticket (
 );
 CREATE INDEX IF NOT EXISTS celery_locks_ticket_due ON celery_locks_ticket (due) WHERE due IS NOT NULL;
 CREATE INDEX IF NOT EXISTS celery_locks_ticket_running ON celery_locks_ticket (token) WHERE state = 'running';
+CREATE INDEX IF NOT EXISTS celery_locks_ticket_number ON celery_locks_ticket (number);
 CREATE INDEX IF NOT EXISTS celery_locks_ticket_task ON celery_locks_ticket (task);
 CREATE INDEX IF NOT EXISTS celery_locks_ticket_deadline ON celery_locks_ticket (deadline);
 """
