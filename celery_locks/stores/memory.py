@@ -120,6 +120,12 @@ class MemoryStore(Store):
             self._forget(name)
             return holders
 
+    def held(self, name: str) -> int:
+        with self._changed:
+            permits = sum(held.claim.permits for held in self._current(name).held.values())
+            self._forget(name)
+            return permits
+
     def ping(self) -> None:
         pass
 

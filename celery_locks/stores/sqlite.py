@@ -73,6 +73,9 @@ class SQLiteStore(Store):
     def holders(self, name: str) -> tuple[Holder, ...]:
         return self._read(lambda leases: leases.holders(name))
 
+    def held(self, name: str) -> int:
+        return self._read(lambda leases: leases.used(name))
+
     def ping(self) -> None:
         self._write(lambda leases: None)
 

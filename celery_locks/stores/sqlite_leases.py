@@ -56,7 +56,7 @@ class Leases:
         if (fencing_token := self._held_already(claim)) is not None:
             return Granted(fencing_token)
         head = self._head(claim.name)
-        if self._used(claim.name) + claim.permits <= claim.limit and (head is None or head[0] == claim.token):
+        if self.used(claim.name) + claim.permits <= claim.limit and (head is None or head[0] == claim.token):
             if head is not None:
                 self.leave(claim.name, claim.token)
             return self._grant(claim)
@@ -69,7 +69,7 @@ class Leases:
 
     def may_go(self, name: str, token: str) -> bool:
         """Whether this token heads the line and finds room; without a line, whether nobody holds the lock."""
-        head, used = self._head(name), self._used(name)
+        head, used = self._head(name), self.used(name)
         if head is None:
             return used == 0
         first, permits, limit = head
@@ -86,7 +86,7 @@ class Leases:
         query = "SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ?"
         if self._db.execute(query, (name, token)).fetchone():
             return "expired"
-        return "stolen" if self._used(name) else "deleted"
+        return "stolen" if self.used(name) else "deleted"
 
     def release(self, name: str, token: str) -> bool:
         query = "DELETE FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
@@ -104,6 +104,11 @@ class Leases:
         )
         values = (self._now, self._now, name, self._now, MOST_HOLDERS)
         return tuple(Holder(*row) for row in self._db.execute(query, values))
+
+    def used(self, name: str) -> int:
+        """How many permits are held."""
+        query = "SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?"
+        return int(self._db.execute(query, (name, self._now)).fetchone()[0])
 
     def sweep(self) -> None:
         self._db.execute(
@@ -124,10 +129,6 @@ class Leases:
             return None
         self.renew(Renewal(claim.name, claim.token, claim.ttl))
         return int(row[0])
-
-    def _used(self, name: str) -> int:
-        query = "SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?"
-        return int(self._db.execute(query, (name, self._now)).fetchone()[0])
 
     def _head(self, name: str) -> tuple[str, int, int] | None:
         """Who stands first in line: token, permits, limit."""

@@ -89,6 +89,9 @@ class RedisStore(Store):
     def holders(self, name: str) -> tuple[Holder, ...]:
         return _holders(self._run(scripts.HOLDERS, name, "", MOST_HOLDERS))
 
+    def held(self, name: str) -> int:
+        return int(self._run(scripts.HELD, name, ""))
+
     def ping(self) -> None:
         try:
             self._connections.for_ttl().call("PING")
