@@ -83,11 +83,11 @@ class SQLiteStore(Store):
         self._file.close()
 
     def _read(self, work: Callable[[Leases], T]) -> T:
-        return self._file.read(lambda db: work(Leases(db, *self._clock.read(db))))
+        return self._file.read(lambda db: work(Leases(db, *self._clock.read(db, writing=False))))
 
     def _write(self, work: Callable[[Leases], T]) -> T:
         def change(db: sqlite3.Connection) -> T:
-            leases = Leases(db, *self._clock.read(db))
+            leases = Leases(db, *self._clock.read(db, writing=True))
             result = work(leases)
             leases.sweep()
             return result
