@@ -75,6 +75,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     define_policies(app)
     define_retries(app)
     define_losses(app)
+    define_limits(app)
     return app
 
 
@@ -167,6 +168,19 @@ def define_losses(app: Celery) -> None:
             self.lease.check()
             time.sleep(0.01)
         return "never noticed"
+
+
+#: Of the tasks below, by name: their weight of a limit of 5.
+WEIGHTS = {f"takes_{permits}": permits for permits in (1, 2, 3)}
+
+
+def define_limits(app: Celery) -> None:
+    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 1.5}
+    run = app.tasks["work"].run.locked_body
+    for name, permits in WEIGHTS.items():
+        app.task(run, name=name, lock_limit=5, lock_permits=permits, **options)
+        waits = {"lock_on_contention": "wait", **options}
+        app.task(run, name=f"{name}_wait", lock_limit=5, lock_permits=permits, **waits)
 
 
 if "SHOP_URL" in os.environ:
