@@ -13,8 +13,10 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from celery_locks import Backoff, Contention, Lease, LockedTask, current_lease, single_instance
+from celery_locks.signals import on_lock_contended
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
+from tests.tasks.canvas_table import define_canvas
 
 #: Short, so that a deferred task comes back soon.
 QUICK = Backoff(base=0.05, cap=0.2)
@@ -76,6 +78,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     define_retries(app)
     define_losses(app)
     define_limits(app)
+    define_canvas(app, ShopTask, app.tasks["work"].run.locked_body, journal_of(app))
     return app
 
 
@@ -185,3 +188,7 @@ def define_limits(app: Celery) -> None:
 
 if "SHOP_URL" in os.environ:
     app = make_app(os.environ)
+
+    @on_lock_contended.connect
+    def write_contended(sender: Any, key: str, **_: Any) -> None:
+        journal_of(app).write("contended", key=key)
