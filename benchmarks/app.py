@@ -27,3 +27,26 @@ def plain(number: int, seconds: float = 0.0) -> None:
 @app.task(base=LockedTask, lock_key="number:<number>")
 def locked(number: int, seconds: float = 0.0) -> None:
     time.sleep(seconds)
+
+
+def write_stretch(kind: str, begin: float, end: float) -> None:
+    """Keeps when a body began and ended, on the clock that all processes of the machine share."""
+    app.backend.client.rpush(f"storm:{kind}", f"{begin} {end}")
+
+
+def storm_body(key: str, seconds: float) -> None:
+    begin = time.monotonic()
+    time.sleep(seconds)
+    write_stretch("run", begin, time.monotonic())
+
+
+storm_free = app.task(storm_body, name="storm_free", ignore_result=True)
+storm_park = app.task(
+    storm_body, name="storm_park", base=LockedTask, lock_key="<key>", lock_on_contention="park", ignore_result=True
+)
+storm_retry = app.task(storm_body, name="storm_retry", base=LockedTask, lock_key="<key>", ignore_result=True)
+
+
+@app.task(ignore_result=True)
+def unrelated(sent: float) -> None:
+    write_stretch("unrelated", sent, time.monotonic())

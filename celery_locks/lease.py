@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockLost, LossReason, StoreUnavailable
 from celery_locks.settings import checked_ttl
 from celery_locks.stores.base import Claim, Renewal, Store
+from celery_locks.stores.parking import Call, Parking, tickets_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class Lease:
         self._releases = threading.RLock()
         #: Takes the lease out of renewal; set by what put it in.
         self.forget: Callable[[Lease], None] = _nothing
+        #: Sends on those whose turn comes by the release; without it that is left to the sweeper of a worker.
+        self.send_on: Callable[[Parking, Sequence[Call]], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Lease {self.key!r} {self._state} fencing_token={self.fencing_token} owner={self.owner!r}>"
@@ -157,7 +160,7 @@ class Lease:
             self._move("held", "releasing")
         self.forget(self)
         # A lease that is lost here may live on in the store for a moment: it is freed there all the same.
-        released = self.store.release(self.claim.name, self.token)
+        released = self._give_back()
         if self._state == "lost":
             return False
         # The store's no to a repeated release tells of no loss: the first may have got there, and its reply not back.
@@ -165,6 +168,15 @@ class Lease:
             self.lose(self._why_gone(), "releasing")
         elif self._move("releasing", "released"):
             signals.on_lock_released.send(self.sender, lease=self)
+        return released
+
+    def _give_back(self) -> bool:
+        parking = tickets_of(self.store)
+        if self.send_on is None or parking is None:
+            return self.store.release(self.claim.name, self.token)
+        released, calls = parking.hand_on(self.claim.name, self.token)
+        if calls:
+            self.send_on(parking, calls)
         return released
 
     def _why_gone(self) -> LossReason:

@@ -17,6 +17,7 @@ from celery_locks.lease import Lease
 from celery_locks.renewal import keeper
 from celery_locks.settings import DEFAULT_TTL, renewal_interval, seconds_of
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
+from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -63,7 +64,7 @@ class Lock:
         self.terms = terms
         self.name = locks.name(key)
         self._locks = locks
-        self._store = locks.store
+        self.store = locks.store
         self._owner = owner or locks.owner
         self._sender = sender or self
         self._entered = threading.local()
@@ -107,13 +108,27 @@ class Lock:
         """Like `try_acquire`, with the store's answer where the lease was not to be had."""
         claim, sent = claim or self.claim(), self._locks.clock.now()
         try:
-            answer = self._store.acquire(claim)
+            answer = self.store.acquire(claim)
             if isinstance(answer, Granted):
                 return self._granted(claim, answer, sent)
         except BaseException:
             self._undo(claim)
             raise
         self._contended(answer)
+        return answer
+
+    def enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
+        """`Parking.enter`, with the lease where it was granted."""
+        sent = self._locks.clock.now()
+        try:
+            answer = parking.enter(claim, ticket)
+            if isinstance(answer, Granted):
+                return self._granted(claim, answer, sent)
+        except BaseException:
+            self._undo(claim)
+            raise
+        if isinstance(answer, Parked) and not ticket.message:
+            self._contended(answer.refused)
         return answer
 
     def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
@@ -142,7 +157,7 @@ class Lock:
 
     def holders(self) -> tuple[Holder, ...]:
         """Those who hold the key now."""
-        return self._store.holders(self.name)
+        return self.store.holders(self.name)
 
     def force_release(self) -> tuple[Holder, ...]:
         """Takes the key from whoever holds it; they learn it at their next renewal.
@@ -150,7 +165,7 @@ class Lock:
         Returns:
             Those who held it.
         """
-        return self._store.force_release(self.name)
+        return self.store.force_release(self.name)
 
     def __enter__(self) -> Lease:
         lease = self.acquire()
@@ -174,7 +189,7 @@ class Lock:
         while True:
             sent = clock.now()
             left = PLACE_KEPT if until is None else until - sent
-            answer = self._store.acquire(claim, PLACE_KEPT if left > 0 else None)
+            answer = self.store.acquire(claim, PLACE_KEPT if left > 0 else None)
             if isinstance(answer, Granted):
                 return self._granted(claim, answer, sent)
             if not contended:
@@ -182,10 +197,10 @@ class Lock:
                 self._contended(answer)
             if left <= 0:
                 if answer.position is not None:
-                    self._store.leave(claim.name, claim.token)
+                    self.store.leave(claim.name, claim.token)
                 names = holder_names(answer)
                 raise LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
-            self._store.wait(claim.name, claim.token, max(0.0, min(answer.retry_in, left, PLACE_KEPT / 3)))
+            self.store.wait(claim.name, claim.token, max(0.0, min(answer.retry_in, left, PLACE_KEPT / 3)))
 
     def claim(self) -> Claim:
         """What one acquisition of this lock asks for, with an owner token of its own."""
@@ -195,7 +210,7 @@ class Lock:
 
     def _granted(self, claim: Claim, granted: Granted, sent: float) -> Lease:
         lease = Lease(
-            self._store,
+            self.store,
             claim,
             self.key,
             granted.fencing_token,
@@ -219,7 +234,7 @@ class Lock:
         # The store may have said yes while the reply was lost, or while this thread was interrupted.
         lease = keeper().kept(claim.token)
         if lease is None:
-            keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
+            keeper().release_later(self.store, claim.name, claim.token, claim.ttl)
         else:
             release_or_later(lease)
 

@@ -34,6 +34,9 @@ class LockOptions:
         scope: When the lease is held.
         on_contention: What happens to a task that finds its key held: a policy's name, or a policy.
         max_wait: The longest waiting in seconds, over all retries, ``None`` for no bound.
+        max_waiters: How many may stand in line for a key under ``"park"``, ``None`` for any number.
+        park_safety_copy: Whether a parked task also leaves a late message at the broker, in case the store forgets:
+            ``True``, or after how many seconds it is to come.
         backoff: Delays of ``"retry"``.
         on_lost: What a lost lease does to running work: ``"abort"`` or ``"signal"``.
         enabled: The off switch.
@@ -48,6 +51,8 @@ class LockOptions:
     scope: str = "while_executing"
     on_contention: Any = "retry"
     max_wait: float | None = None
+    max_waiters: int | None = None
+    park_safety_copy: bool | float = False
     backoff: Backoff = Backoff()
     on_lost: str = "abort"
     enabled: bool = True
@@ -204,6 +209,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "scope": _one_of(SCOPES),
     "on_contention": _policy,
     "max_wait": _optional_seconds(0),
+    "max_waiters": lambda name, value: None if value is None else _count(name, value),
+    "park_safety_copy": lambda name, value: value if isinstance(value, bool) else checked_ttl(value, name),
     "backoff": _backoff,
     "on_lost": _one_of(ON_LOST),
     "enabled": _flag,

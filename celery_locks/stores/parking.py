@@ -24,9 +24,9 @@ happened by now is *due*, and found by `Parking.sweep`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from celery_locks.stores.base import Claim, Granted, Refused
 
@@ -44,15 +44,32 @@ OutReason = Literal["timeout", "revoked"]
 
 
 @dataclass(frozen=True)
+class Push:
+    """How a ticket's message is sent where the broker's queue is a list in the store itself (see `Parking.is_broker`).
+
+    Attributes:
+        queue: The list.
+        element: What is pushed to the end that is served next: the task has waited longer than what is in the queue.
+        within: For how many seconds its permits are kept then, as by `Parking.sent`.
+    """
+
+    queue: str
+    element: str
+    within: float
+
+
+@dataclass(frozen=True)
 class Ticket:
     """What a task leaves in line.
 
     Attributes:
         id: One for each message of a task: its copies have the same one, its retries others.
-        message: What is sent on when its turn comes.
+        message: What is sent on when its turn comes; without one (empty) a ticket that is not known is not parked,
+            and the answer is `Parked` all the same, with no position.
         task_id: The task; `Parking.withdraw` finds the ticket by it.
         wait: The longest wait in seconds from the first parking; ``None`` for any.
         max_waiters: How many may stand in line at most, this one counted; ``None`` for any.
+        push: Lets the store send the message itself the first time, in the step that calls the ticket.
     """
 
     id: str
@@ -60,6 +77,7 @@ class Ticket:
     task_id: str
     wait: float | None = None
     max_waiters: int | None = None
+    push: Push | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,10 @@ class Parking(ABC):
         it has to park. One that was parked, called, or running under a lease that has ended keeps its number.
         Repeated with the same token after it was granted it is granted again.
         """
+
+    def is_broker(self, settings: Mapping[str, Any]) -> bool:
+        """Whether these connection settings (redis-py's) are those of this store's own server and database."""
+        return False
 
     @abstractmethod
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
 
-from celery_locks.errors import LockConfigError, LockContended
+from celery_locks.errors import LockContended
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, who_holds
-from celery_locks.settings import LockOptions, did_you_mean
+from celery_locks.settings import LockOptions
 from celery_locks.stores.base import Claim, Refused
 from celery_locks.tasks.resend import counter_of, send_again
 
@@ -125,7 +124,7 @@ class Retry(ContentionPolicy):
 
     def contended(self, contention: Contention) -> Any:
         if contention.local:
-            return _wait_locally(contention)
+            return wait_locally(contention)
         return send_again(contention, contention.error())
 
 
@@ -133,7 +132,7 @@ class Wait(ContentionPolicy):
     """The worker slot waits, woken by the release, up to ``max_wait``."""
 
     def contended(self, contention: Contention) -> Any:
-        return _wait_locally(contention) if contention.local else contention.wait()
+        return wait_locally(contention) if contention.local else contention.wait()
 
 
 class Skip(ContentionPolicy):
@@ -149,7 +148,7 @@ class RejectMessage(ContentionPolicy):
 
     def contended(self, contention: Contention) -> Any:
         if contention.local:
-            return _wait_locally(contention)
+            return wait_locally(contention)
         if not contention.task.acks_late:
             logger.warning(
                 '%s has on_contention="reject" without acks_late=True: its message was acknowledged already, so no '
@@ -166,38 +165,7 @@ class Raise(ContentionPolicy):
         raise contention.error()
 
 
-class _Callable(ContentionPolicy):
-    def __init__(self, function: Callable[[Contention], Any]) -> None:
-        self._function = function
-
-    def contended(self, contention: Contention) -> Any:
-        return self._function(contention)
-
-
-POLICIES: dict[str, ContentionPolicy] = {
-    "retry": Retry(),
-    "wait": Wait(),
-    "skip": Skip(),
-    "reject": RejectMessage(),
-    "raise": Raise(),
-}
-
-
-def policy(value: Any) -> ContentionPolicy:
-    """The policy that an option names.
-
-    Raises:
-        LockConfigError: There is no such policy.
-    """
-    if isinstance(value, str):
-        try:
-            return POLICIES[value]
-        except KeyError:
-            raise LockConfigError(f"there is no on_contention {value!r}{did_you_mean(value, POLICIES)}") from None
-    return value if isinstance(value, ContentionPolicy) else _Callable(value)
-
-
-def _wait_locally(contention: Contention) -> Lease:
+def wait_locally(contention: Contention) -> Lease:
     """Waits up to ``max_wait``, and not at all without one: in this process nobody else may be there to release."""
     if not contention.options.max_wait:
         raise contention.error()

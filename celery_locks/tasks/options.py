@@ -10,8 +10,10 @@ from weakref import WeakKeyDictionary
 
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
-from celery_locks.settings import OPTION_NAMES, LockOptions, did_you_mean
-from celery_locks.tasks.contention import policy
+from celery_locks.settings import OPTION_NAMES, LockOptions, checked_ttl, did_you_mean
+from celery_locks.tasks.policies import policy
+from celery_locks.tasks.sending import CALL_TTL
+from celery_locks.tasks.sweeper import SWEEP_INTERVAL
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -23,7 +25,13 @@ _NO_OPTIONS = {"key_for", "options", "terms"}
 #: Options that mean something only for one task.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
-_APP_SETTINGS = (*(APP_PREFIX + name for name in _APP_OPTIONS), "locks_url", "locks_prefix")
+_APP_SETTINGS = (
+    *(APP_PREFIX + name for name in _APP_OPTIONS),
+    "locks_url",
+    "locks_prefix",
+    SWEEP_INTERVAL,
+    CALL_TTL,
+)
 
 _locks: WeakKeyDictionary[Any, Locks] = WeakKeyDictionary()
 
@@ -90,6 +98,9 @@ def check_settings(conf: Mapping[str, Any]) -> None:
         if name.startswith(APP_PREFIX) and name not in _APP_SETTINGS:
             raise LockConfigError(f"there is no setting {name}{did_you_mean(name, _APP_SETTINGS)}")
     checked_options(_options_of_app(conf))
+    for name in (SWEEP_INTERVAL, CALL_TTL):
+        if name in conf:
+            checked_ttl(conf[name], name)
 
 
 def _options_of_app(conf: Mapping[str, Any]) -> dict[str, Any]:

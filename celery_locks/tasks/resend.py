@@ -9,12 +9,11 @@ from celery.exceptions import Retry
 
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
 from celery_locks.lock import who_holds
+from celery_locks.tasks.message import HEADER
 
 if TYPE_CHECKING:
     from celery_locks.tasks.contention import Contention
 
-#: The message header with the counter of deferrals and the seconds they add up to: ``request.retries`` is the user's.
-HEADER = "celery_locks"
 #: A countdown is at most this share of the broker's visibility timeout, after which the broker would send the message
 #: to another worker as well, while this one still waits.
 SAFE_SHARE = 0.5
@@ -41,12 +40,15 @@ def send_again(contention: Contention, error: LockError) -> Any:
         if contention.waited >= options.max_wait:
             raise timed_out(contention, error)
         pause = min(pause, options.max_wait - contention.waited)
+    # A counter of our own: ``request.retries`` is the user's.
     counter = {"deferrals": contention.deferrals + 1, "waited": contention.waited + pause}
+    headers = dict(task.request.as_execution_options()["headers"] or {})
+    headers[HEADER] = {**(headers.get(HEADER) or {}), **counter}
     signature = task.signature_from_request(
         task.request,
         retries=task.request.retries,
         countdown=pause,
-        headers={**(task.request.as_execution_options()["headers"] or {}), HEADER: counter},
+        headers=headers,
     )
     signature.apply_async(retry=True, retry_policy=PATIENT)
     raise Retry(exc=error, when=pause, sig=signature)

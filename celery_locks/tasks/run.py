@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack
@@ -16,10 +17,13 @@ from celery_locks.lock import Lock, release_or_later
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim
 from celery_locks.tasks.abort import run_abortable
-from celery_locks.tasks.contention import Contention, policy
+from celery_locks.tasks.contention import Contention
 from celery_locks.tasks.options import locks_for
+from celery_locks.tasks.park import Park
+from celery_locks.tasks.policies import policy
 from celery_locks.tasks.resend import forget_counter, send_again
 from celery_locks.tasks.retry import PostponedRetry
+from celery_locks.tasks.sending import send_on
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -95,12 +99,15 @@ def _takes_lease(task: LockedTask, request: Any) -> bool:
 def _acquire(task: LockedTask, lock: Lock, claim: Claim, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The lease, or else what the policy returns."""
     contention = Contention(task, lock, claim, task.lock_options, args, kwargs)
+    chosen = policy(contention.options.on_contention)
     try:
+        if isinstance(chosen, Park) and not contention.local:
+            return chosen.enter(contention)
         answer = lock.attempt(claim)
         if isinstance(answer, Lease):
             return answer
         contention.refused = answer
-        return policy(contention.options.on_contention).contended(contention)
+        return chosen.contended(contention)
     except StoreUnavailable as error:
         if contention.local:
             raise
@@ -111,6 +118,7 @@ def _hold(task: LockedTask, request: Any, lease: Lease, body: Callable[[], Any])
     run = Run(task, request.id, lease, _current.get())
     forget_counter(request)
     lease.on_lost(lambda lease, reason: _tell(task, lease, reason))
+    lease.send_on = partial(send_on, task.app)
     aborts = task.lock_options.on_lost == "abort"
     entered = _current.set(run)
     try:

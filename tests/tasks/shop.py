@@ -60,18 +60,27 @@ def make_app(variables: Mapping[str, str]) -> Celery:
 
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
-            (``none`` for no setting), ``SHOP_JOURNAL``.
+            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in
+            seconds.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
     app = Celery("shop", broker=broker, backend=results, set_as_current=False)
     store = variables.get("SHOP_STORE", url)
     app.conf.update(
+        shop_ttl=variables.get("SHOP_TTL", "5"),
         shop_journal=variables.get("SHOP_JOURNAL", url),
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
+        broker_transport_options={
+            "visibility_timeout": int(variables.get("SHOP_VISIBILITY", "3600")),
+            "socket_timeout": 10,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+        },
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        locks_sweep_interval=1,
+        locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
         **({} if store == "none" else {"locks_url": store}),
     )
     define_policies(app)
@@ -79,6 +88,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     define_losses(app)
     define_limits(app)
     define_canvas(app, ShopTask, app.tasks["work"].run.locked_body, journal_of(app))
+    define_parking(app)
     return app
 
 
@@ -171,6 +181,45 @@ def define_losses(app: Celery) -> None:
             self.lease.check()
             time.sleep(0.01)
         return "never noticed"
+
+
+def define_parking(app: Celery) -> None:
+    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 5}
+    options["lock_on_contention"] = "park"
+
+    @app.task(name="park", **options)
+    def park(self: Any, key: str, seconds: float = 0.0, until: str | None = None) -> str:
+        return body(self, key, seconds, until)
+
+    run = park.run.locked_body
+    app.task(run, name="park_late", acks_late=True, **options)
+    hardy = {**options, "lock_ttl": float(app.conf.shop_ttl)}
+    app.task(run, name="park_hardy", acks_late=True, reject_on_worker_lost=True, **hardy)
+    app.task(run, name="park_impatient", lock_max_wait=1, **options)
+    app.task(run, name="park_few", lock_max_waiters=1, **options)
+    app.task(run, name="park_two", lock_limit=2, **options)
+    app.task(run, name="park_copied", lock_park_safety_copy=2, **options)
+
+    @app.task(name="park_shows", **options)
+    def park_shows(self: Any, key: str) -> dict[str, Any]:
+        """What its message was like."""
+        request = self.request
+        body(self, key)
+        names = ("expires", "eta", "root_id", "parent_id", "group", "stamps", "stamped_headers", "timelimit", "shadow")
+        shown = {name: getattr(request, name) for name in names}
+        return {**shown, "headers": request.headers, "delivery": request.delivery_info, "reply_to": request.reply_to}
+
+    @app.task(name="park_retries", **{**options, "max_retries": 3})
+    def park_retries(self: Any, key: str) -> None:
+        body(self, key)
+        self.retry(countdown=0)
+
+    autoretry = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0, "max_retries": 3}}
+
+    @app.task(name="park_autoretries", **options, **autoretry)
+    def park_autoretries(self: Any, key: str) -> None:
+        body(self, key)
+        raise ValueError("always")
 
 
 #: Of the tasks below, by name: their weight of a limit of 5.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
@@ -103,6 +103,11 @@ class Connections:
         self.name = name
         self._client = client
         self._clients: dict[float, Client] = {}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """redis-py's settings of a connection."""
+        return cast(Mapping[str, Any], self._client.connection_pool.connection_kwargs)
 
     def for_ttl(self, ttl: float | None = None) -> Client:
         """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again.

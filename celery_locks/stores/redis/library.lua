@@ -32,7 +32,7 @@ local function tidy()
     held = 0
   end
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]
-  if head then
+  if head and string.sub(head, 1, #TICKET) ~= TICKET then -- those behind a ticket can wait
     for _, gone in ipairs(redis.call('ZRANGEBYSCORE', ALIVE, '-inf', now, 'LIMIT', 0, 100)) do
       redis.call('ZREM', LINE, gone)
       redis.call('ZREM', ALIVE, gone)
@@ -46,13 +46,40 @@ local function tidy()
   return held, head
 end
 
+-- A number for a place in line: greater than all before it, also those that are no longer in line.
+local function next_number()
+  return math.max((last(LINE) or 0) + 1, now)
+end
+
+-- Keeps the line until the last place in it ends.
+local function keep_line()
+  local expiry = math.ceil((last(ALIVE) or now) / 1000)
+  redis.call('PEXPIREAT', LINE, expiry)
+  redis.call('PEXPIREAT', ALIVE, expiry)
+end
+
+-- Tells the sweeper that this lock is due: somebody who can't send messages changed it.
+local function due_now()
+  local prefix = string.match(LOCK, '^[^{]*')
+  redis.call('ZADD', prefix .. 'parked', now, LOCK)
+  redis.call('PEXPIRE', prefix .. 'parked', RETENTION / 1000)
+  redis.call('LPUSH', prefix .. 'sweep', 1)
+  redis.call('LTRIM', prefix .. 'sweep', 0, 0)
+  redis.call('PEXPIRE', prefix .. 'sweep', 60000)
+end
+
 -- Tells the first in line that it may be its turn. It looks for itself: the wake-up grants nothing.
 local function wake()
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]
-  if head then
-    redis.call('RPUSH', WAKE .. head, 1)
-    redis.call('PEXPIRE', WAKE .. head, 60000)
+  if not head then
+    return
   end
+  if string.sub(head, 1, #TICKET) == TICKET then
+    due_now()
+    return
+  end
+  redis.call('RPUSH', WAKE .. head, 1)
+  redis.call('PEXPIRE', WAKE .. head, 60000)
 end
 
 -- Appends at most so many holders to an answer: token, record, deadline, …, and the time.
@@ -65,4 +92,17 @@ local function name_holders(answer, most)
   end
   answer[#answer + 1] = string.format('%.0f', now)
   return answer
+end
+
+-- The answer to a claim that was not granted: {kind, retry in, position or -1, holders …}.
+local function refusal(kind, place, most)
+  -- The next event of which nobody is told: the place before ends, or a holder's deadline, or that of the first in line.
+  local event
+  if place and place > 0 then
+    event = redis.call('ZSCORE', ALIVE, redis.call('ZRANGE', LINE, place - 1, place - 1)[1])
+  else
+    event = redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2] or redis.call('ZRANGE', ALIVE, 0, 0, 'WITHSCORES')[2]
+  end
+  -- With no event at all more permits were asked for than there are: no moment is better than another.
+  return name_holders({kind, math.max(0, (event or now + 1000000) - now), place or -1}, most)
 end

@@ -10,6 +10,7 @@
 
 local LOCK, UNTIL, LINE, ALIVE, WAKE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, memory = ARGV[1], tonumber(ARGV[2])
+-- constants
 -- How long a deadline stays known after it has passed, so that its holder is told "expired" and not "deleted".
 local LINGER = 60000000
 local time = redis.call('TIME')

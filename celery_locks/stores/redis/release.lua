@@ -3,24 +3,20 @@
 -- ARGV[3] a name for this call: repeated after a lost reply, it gets the same answer
 -- Returns 1 when this call gave up a lease that had not passed its deadline, else 0
 
-local known = redis.call('HMGET', LOCK, token, 'held', 'released')
-if not known[1] then
-  return known[3] == ARGV[3] and 1 or 0
-end
-local deadline = tonumber(redis.call('ZSCORE', UNTIL, token) or 0)
-redis.call('HDEL', LOCK, token)
-redis.call('ZREM', UNTIL, token)
-local left = known[2] - string.match(known[1], '^%d+')
-if deadline > now then
-  redis.call('HSET', LOCK, 'held', left, 'released', ARGV[3])
-else
-  redis.call('HSET', LOCK, 'held', left)
-end
-if deadline - now > memory and left == 0 then -- a long lease, given back early
-  redis.call('PEXPIREAT', LOCK, math.ceil((now + memory) / 1000))
+-- include give_back
+
+local released = give_back()
+local id = redis.call('GETDEL', LOCK .. ':runs:' .. token)
+if id then
+  -- include grant
+  -- include library
+  -- include tickets
+  finish(id)
+  index()
 end
 if redis.call('EXISTS', LINE) == 1 then
   -- include library
+  tidy()
   wake()
 end
-return deadline > now and 1 or 0
+return released

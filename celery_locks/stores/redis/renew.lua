@@ -1,7 +1,7 @@
 -- Prolongs a lease, if its deadline has not passed; never shortens it.
 --
 -- ARGV[3] ttl
--- Returns 'renewed', or why it can't be: 'expired', 'stolen', 'deleted'
+-- Returns 'renewed', or why it can't be: 'expired', 'replaced', 'stolen', 'deleted'
 
 local deadline = tonumber(redis.call('ZSCORE', UNTIL, token) or 0)
 if deadline > now and redis.call('HEXISTS', LOCK, token) == 1 then
@@ -13,6 +13,9 @@ if deadline > now and redis.call('HEXISTS', LOCK, token) == 1 then
 end
 if deadline > 0 then
   return 'expired'
+end
+if redis.call('EXISTS', LOCK .. ':replaced:' .. token) == 1 then
+  return 'replaced'
 end
 
 -- include library

@@ -1,10 +1,13 @@
-"""The Lua scripts: each after the prelude that all of them share, with the library where it says ``-- include``."""
+"""The Lua scripts: each after the prelude that all of them share, with what it includes where it says so."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from importlib.resources import files
+
+from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,45 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
+#: What the scripts share with the other stores; times in microseconds.
+_CONSTANTS = {
+    "RETENTION": round(RETENTION * 1e6),
+    "TOMBSTONE": round(TOMBSTONE * 1e6),
+    "FIRST_CALL": round(FIRST_CALL * 1e6),
+    "TICKET": f"'{TICKET}'",
+}
+_INCLUDE = re.compile(r"-- include (\w+)")
+
+
 def _read(name: str) -> str:
     return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _load(name: str) -> Script:
     # Functions may be made within a block: a ``local`` of Lua lives as long as its block does.
-    return Script("\n".join((_read("prelude"), _read(name).replace("-- include library", _read("library")))))
+    text = _read("prelude") + "\n" + _include(_read(name))
+    constants = (f"local {name} = {value}" for name, value in _CONSTANTS.items() if re.search(rf"\b{name}\b", text))
+    return Script(text.replace("-- constants", "\n".join(constants)))
+
+
+def _include(text: str) -> str:
+    return _INCLUDE.sub(lambda included: _include(_read(included[1])), text)
 
 
 ACQUIRE = _load("acquire")
+TAKE = _load("take")
 RENEW = _load("renew")
 RELEASE = _load("release")
 LEAVE = _load("leave")
 FORCE_RELEASE = _load("force_release")
 HOLDERS = _load("holders")
 HELD = _load("held")
+ENTER = _load("enter")
+HAND_ON = _load("hand_on")
+SENT = _load("sent")
+SETTLE = _load("settle")
+SWEEP = _load("sweep")
+WITHDRAW = _load("withdraw")
+WAITING = _load("waiting")
+#: Of no single lock.
+DUE = Script(_read("due"))

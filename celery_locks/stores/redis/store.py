@@ -7,7 +7,7 @@ reply was lost is sent once more: scripts know a repeated call by its owner toke
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import redis
@@ -16,10 +16,11 @@ from redis.exceptions import NoScriptError, RedisError
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of
 from celery_locks.stores.redis.connections import Client, Connections, as_text, connections
+from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
 
-MICROSECONDS = 1_000_000
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
 #: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
 FENCE_KEPT = 3_900
@@ -29,7 +30,7 @@ LONGEST_WAIT = 5.0
 BATCH = 1_000
 
 
-class RedisStore(Store):
+class RedisStore(RedisParking, Store):
     """Leases in a Redis or Valkey server.
 
     Args:
@@ -45,22 +46,12 @@ class RedisStore(Store):
             self._connections = Connections(server, type(server).__name__)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        answer = self._run(
-            scripts.ACQUIRE,
-            claim.name,
-            claim.token,
-            _micro(claim.ttl),
-            claim.limit,
-            claim.permits,
-            claim.owner,
-            _micro(line_up or 0),
-            MOST_HOLDERS,
-            ttl=claim.ttl,
-        )
-        if answer[0] == 1:
-            return Granted(int(answer[1]))
-        position = None if answer[2] == -1 else int(answer[2])
-        return Refused(_holders(answer[3:]), int(answer[1]) / MICROSECONDS, position)
+        if claim.adopts or claim.replaces or claim.task_id:
+            special = (claim.adopts, int(claim.replaces), claim.task_id, MOST_HOLDERS)
+            taken = granted_or_refused(self._claim(scripts.TAKE, claim, *special))
+            if line_up is None or isinstance(taken, Granted) or taken.replaced:
+                return taken
+        return granted_or_refused(self._claim(scripts.ACQUIRE, claim, _micro(line_up or 0), MOST_HOLDERS))
 
     def leave(self, name: str, token: str) -> None:
         self._run(scripts.LEAVE, name, token)
@@ -84,10 +75,10 @@ class RedisStore(Store):
         return bool(self._run(scripts.RELEASE, name, token, secrets.token_hex(8)) == 1)
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
-        return _holders(self._run(scripts.FORCE_RELEASE, name, "", MOST_HOLDERS))
+        return holders_of(self._run(scripts.FORCE_RELEASE, name, "", MOST_HOLDERS))
 
     def holders(self, name: str) -> tuple[Holder, ...]:
-        return _holders(self._run(scripts.HOLDERS, name, "", MOST_HOLDERS))
+        return holders_of(self._run(scripts.HOLDERS, name, "", MOST_HOLDERS))
 
     def held(self, name: str) -> int:
         return int(self._run(scripts.HELD, name, ""))
@@ -101,8 +92,14 @@ class RedisStore(Store):
     def close(self) -> None:
         self._connections.close()
 
+    def _claim(self, script: Script, claim: Claim, *args: Any) -> Any:
+        terms = (_micro(claim.ttl), claim.limit, claim.permits, claim.owner)
+        return self._run(script, claim.name, claim.token, *terms, *args, ttl=claim.ttl)
+
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
-        command = _command(script, name, token, *args)
+        return self._call(script, _command(script, name, token, *args), ttl)
+
+    def _call(self, script: Script, command: tuple[Any, ...], ttl: float | None = None) -> Any:
         return self._twice(lambda client: _evalsha(client, script, command), ttl)
 
     def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
@@ -112,7 +109,7 @@ class RedisStore(Store):
             return [self._twice(lambda client: _evalsha(client, scripts.RENEW, commands[0]), shortest)]
         return cast(list[Any], self._twice(lambda client: _evalsha_all(client, scripts.RENEW, commands), shortest))
 
-    def _twice(self, call: Any, ttl: float | None) -> Any:
+    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any:
         """Calls, and once more when the connection broke: it may have been an old one, or the reply was lost."""
         client = self._connections.for_ttl(ttl)
         try:
@@ -155,14 +152,3 @@ def _evalsha_all(client: Client, script: Script, commands: Sequence[tuple[Any, .
 
 def _micro(seconds: float) -> int:
     return round(seconds * MICROSECONDS)
-
-
-def _holders(answer: Sequence[Any]) -> tuple[Holder, ...]:
-    """The holders of an answer: token, record, deadline, …, and the time."""
-    *parts, now = (as_text(part) for part in answer)
-    holders = []
-    for token, record, deadline in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        permits, fence, since, owner = record.split(" ", 3)
-        held_for, expires_in = (int(now) - int(since)) / MICROSECONDS, (float(deadline) - int(now)) / MICROSECONDS
-        holders.append(Holder(owner, int(fence), int(permits), held_for, expires_in, token))
-    return tuple(sorted(holders, key=lambda holder: holder.fencing_token))

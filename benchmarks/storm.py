@@ -1,0 +1,110 @@
+"""The storm: many tasks on one key, all sent at once. What does waiting cost, and whom does it hold up?
+
+Beside the same tasks without a lock on a worker with one slot, which is as good as it can get: one at a time, each
+next message at hand.
+
+    python -m benchmarks.storm --help
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.app import app, storm_free, storm_park, storm_retry, unrelated
+from tests.support.celery_worker import Worker
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+
+MODES = {"free": (storm_free, 1), "park": (storm_park, 4), "retry": (storm_retry, 4)}
+#: Seconds between two unrelated tasks.
+UNRELATED_EVERY = 0.25
+
+
+@dataclass
+class Outcome:
+    """What a storm was like; times in seconds, lists sorted."""
+
+    messages: float
+    wall: float
+    gaps: list[float]
+    latencies: list[float]
+
+
+@click.command()
+@click.option("--tasks", default=2000, show_default=True, help="Tasks on the one key.")
+@click.option("--seconds", default=0.01, show_default=True, help="How long each body sleeps.")
+@click.option("--modes", default="free,park,retry", show_default=True, help="Which to run, in this order.")
+def main(tasks: int, seconds: float, modes: str) -> None:
+    """A storm of tasks on one key."""
+    with RedisServer() as server:
+        app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
+        outcomes = {mode: storm(server, mode, tasks, seconds) for mode in modes.split(",")}
+    report(outcomes, tasks * seconds)
+
+
+def storm(server: RedisServer, mode: str, tasks: int, seconds: float) -> Outcome:
+    task, slots = MODES[mode]
+    client = server.client()
+    client.flushall()
+    with Worker("benchmarks.app", concurrency=slots, env={"BENCHMARK_URL": server.url(), "BENCHMARK_PREFETCH": "1"}):
+        app.control.cancel_consumer("celery", reply=True, timeout=5)
+        client.config_resetstat()
+        for _ in range(tasks):
+            task.delay("key", seconds)
+        app.control.add_consumer("celery")
+        storm_over(client, tasks)
+        sent = client.info("commandstats")
+    pushes = sum(sent.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("lpush", "rpush"))
+    # Stretches are written by RPUSH too, and so is an unrelated task's message.
+    messages = pushes - tasks - 2 * client.llen("storm:unrelated")
+    runs, others = stretches(client, "run"), stretches(client, "unrelated")
+    gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
+    return Outcome(messages / tasks, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others))
+
+
+def storm_over(client: Any, tasks: int) -> None:
+    """Waits for the last run, and sends unrelated tasks meanwhile."""
+    give_up = time.monotonic() + 900
+    while client.llen("storm:run") < tasks:
+        assert time.monotonic() < give_up, "the storm did not end"
+        unrelated.delay(time.monotonic())
+        time.sleep(UNRELATED_EVERY)
+    eventually(lambda: client.llen("celery") == 0, 60)
+
+
+def stretches(client: Any, kind: str) -> list[tuple[float, float]]:
+    pairs = (entry.split() for entry in client.lrange(f"storm:{kind}", 0, -1))
+    return sorted((float(begin), float(end)) for begin, end in pairs)
+
+
+def report(outcomes: dict[str, Outcome], ideal: float) -> None:
+    table = Table("mode", "messages a task", "wall, s", "to ideal", "to free", "end to next start, ms", "unrelated, ms")
+    free = outcomes.get("free")
+    for mode, outcome in outcomes.items():
+        table.add_row(
+            mode,
+            f"{outcome.messages:.2f}",
+            f"{outcome.wall:.1f}",
+            f"{outcome.wall / ideal:.2f}",
+            f"{outcome.wall / free.wall:.2f}" if free else "",
+            quantiles(outcome.gaps),
+            quantiles(outcome.latencies),
+        )
+    Console(width=140).print(table)
+
+
+def quantiles(times: list[float]) -> str:
+    """Median, 95th percentile and maximum."""
+    at = [times[min(int(len(times) * share), len(times) - 1)] * 1000 for share in (0.5, 0.95, 1)]
+    return " / ".join(f"{value:.1f}" for value in at)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+-- Gives the permits back, and calls those whose turn it is then.
+--
+-- ARGV[3] a name for this call: repeated after a lost reply, it gets the same answer
+-- Returns {1 when this call gave up a lease that had not passed its deadline, else 0; ticket, message, calls; …}
+
+-- include give_back
+
+local answer = {give_back()}
+local id = redis.call('GETDEL', LOCK .. ':runs:' .. token)
+if id or redis.call('EXISTS', LINE) == 1 then
+  -- include grant
+  -- include library
+  -- include tickets
+  if id then
+    finish(id)
+  end
+  tidy()
+  call_or_wake(answer)
+  index()
+end
+return answer

@@ -1,0 +1,115 @@
+"""Parking in Redis; see the scripts ``enter``, ``hand_on``, ``sweep`` and ``tickets``."""
+
+from __future__ import annotations
+
+import secrets
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from redis.exceptions import RedisError
+
+from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
+from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Push, Ticket
+from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.answers import MICROSECONDS, refused
+from celery_locks.stores.redis.connections import Client, Connections, as_text
+from celery_locks.stores.redis.scripts import Script
+
+#: The longest that the sweeper blocks on the server, in seconds.
+LONGEST_WAIT = 5.0
+#: What says which database of which server redis-py is connected to, and what it takes when that isn't said.
+_PLACE = {"host": "localhost", "port": 6379, "path": None, "db": 0}
+
+
+class RedisParking(Parking):
+    """The part of `RedisStore` that parks tasks."""
+
+    _connections: Connections
+
+    def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
+        wait = 0 if ticket.wait is None else max(1, round(ticket.wait * MICROSECONDS))
+        push = ticket.push or Push("", "", 0)
+        terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
+        pushes = (push.queue, push.element, round(push.within * MICROSECONDS))
+        kind, *rest = self._claim(scripts.ENTER, claim, *terms, *pushes)
+        if kind == 1:
+            return Granted(int(rest[0]))
+        kind = as_text(kind)
+        if kind == "parked":
+            calls = int(rest[0]) * 3
+            return Parked(refused(rest[1 + calls :]), _calls(claim.name, rest[1 : 1 + calls]))
+        if kind == "dropped":
+            return Dropped("done" if as_text(rest[0]) == "done" else "running")
+        if kind == "full":
+            return Full(int(rest[0]))
+        if kind == "refused":
+            return Parked(refused(rest))
+        return Out(cast(OutReason, as_text(rest[0])), refused(rest[1:]))
+
+    def is_broker(self, settings: Mapping[str, Any]) -> bool:
+        mine = self._connections.settings
+        return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
+
+    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        released, *calls = self._run(scripts.HAND_ON, name, token, secrets.token_hex(8))
+        return released == 1, _calls(name, calls)
+
+    def sent(self, call: Call, within: float) -> None:
+        self._run(scripts.SENT, call.name, "", call.id, round(within * MICROSECONDS))
+
+    def settle(self, name: str, ticket_id: str) -> None:
+        self._run(scripts.SETTLE, name, "", ticket_id)
+
+    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
+        names = [as_text(name) for name in self._due(prefix, most)]
+        return tuple(call for name in names for call in _calls(name, self._run(scripts.SWEEP, name, "")))
+
+    def await_due(self, prefix: str, timeout: float) -> None:
+        due_in = self._due(prefix, 0)
+        if due_in >= 0:
+            timeout = min(timeout, due_in / MICROSECONDS)
+        longest = max(0.001, min(timeout, LONGEST_WAIT))  # 0 would block for ever
+        client = self._connections.for_blocking(LONGEST_WAIT)
+        try:
+            client.call("BLPOP", f"{prefix}:sweep", f"{longest:.3f}")
+        except RedisError as error:
+            raise self._connections.unavailable(error) from error
+
+    def _due(self, prefix: str, most: int) -> Any:
+        return self._call(scripts.DUE, ("EVALSHA", scripts.DUE.sha, 1, f"{prefix}:parked", most))
+
+    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
+        found = self._twice(lambda client: client.call("GET", f"{prefix}:task:{task_id}"), None)
+        if found is None:
+            return ()
+        # The length is in bytes, since a name may hold anything.
+        kind, length, rest = (found if isinstance(found, bytes) else str(found).encode()).split(b" ", 2)
+        name, what = rest[: int(length)].decode(), rest[int(length) :].decode()
+        if kind == b"ticket":
+            return _calls(name, self._run(scripts.WITHDRAW, name, "", what))
+        return self.hand_on(name, what)[1]
+
+    def waiting(self, name: str) -> int:
+        return int(self._run(scripts.WAITING, name, ""))
+
+    @abstractmethod
+    def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
+
+    @abstractmethod
+    def _claim(self, script: Script, claim: Claim, *args: Any) -> Any: ...
+
+    @abstractmethod
+    def _call(self, script: Script, command: tuple[Any, ...], ttl: float | None = None) -> Any: ...
+
+    @abstractmethod
+    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any: ...
+
+
+def _calls(name: str, answer: Sequence[Any]) -> tuple[Call, ...]:
+    """The calls of an answer: ticket, message, how often, …."""
+    return tuple(Call(name, as_text(id), as_text(message), int(calls)) for id, message, calls in _threes(answer))
+
+
+def _threes(answer: Sequence[Any]) -> Iterable[tuple[Any, Any, Any]]:
+    return zip(answer[::3], answer[1::3], answer[2::3], strict=True)

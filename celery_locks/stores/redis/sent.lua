@@ -1,0 +1,20 @@
+-- The message of a call was sent on: its permits are kept for longer now.
+--
+-- ARGV[3] ticket  ARGV[4] for how long
+
+-- include grant
+-- include library
+-- include tickets
+
+local id, me, deadline = ARGV[3], TICKET .. ARGV[3], now + ARGV[4]
+local state = redis.call('HGET', ticket(id), 'state')
+if state == 'called' and redis.call('HEXISTS', LOCK, me) == 1 then
+  redis.call('ZADD', UNTIL, 'GT', deadline, me)
+  keep(last(UNTIL))
+  look_at(id, deadline)
+  index()
+elseif state == 'out' then
+  look_at(id, deadline)
+  index()
+end
+return 1

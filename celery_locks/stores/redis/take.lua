@@ -1,0 +1,69 @@
+-- Takes permits for a claim that adopts a lease, replaces the holders, or can be withdrawn by its task. Nobody lines up.
+--
+-- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace
+-- ARGV[9] task or ''  ARGV[10] most holders to name
+-- Returns {1, fence}, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced
+
+-- include grant
+-- include library
+
+local limit, permits, adopts, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7], now + ARGV[3]
+local held, head = tidy()
+
+local function granted()
+  local known = redis.call('HMGET', LOCK, 'fence', 'held')
+  local fence = grant(token, permits, ARGV[6], deadline, known[1], tonumber(known[2] or 0))
+  keep(last(UNTIL))
+  if ARGV[9] ~= '' then
+    local task = string.match(LOCK, '^[^{]*') .. 'task:' .. ARGV[9]
+    redis.call('SET', task, string.format('lease %d ', #LOCK) .. LOCK .. token, 'PX', math.ceil(ARGV[3] / 1000))
+  end
+  if head then -- a heavier holder may have made room for more
+    wake()
+  end
+  return {1, fence}
+end
+
+-- Takes a holder's permits away; what remains tells it why.
+local function replace(holder)
+  local left = redis.call('ZSCORE', UNTIL, holder) - now
+  drop(holder)
+  redis.call('SET', LOCK .. ':replaced:' .. holder, 1, 'PX', math.ceil((left + memory) / 1000))
+end
+
+local record = redis.call('HGET', LOCK, token)
+if record then -- the same claim once more: its reply was lost
+  redis.call('ZADD', UNTIL, 'GT', deadline, token)
+  keep(last(UNTIL))
+  return {1, tonumber(string.match(record, '^%d+ (%d+)'))}
+end
+
+if adopts ~= '' and redis.call('EXISTS', LOCK .. ':replaced:' .. adopts) == 1 then
+  return refusal(2, nil, tonumber(ARGV[10]))
+end
+
+if adopts ~= '' and redis.call('HEXISTS', LOCK, adopts) == 1 then
+  drop(adopts)
+  return granted()
+end
+
+if ARGV[8] == '1' and permits <= limit and held + permits > limit then
+  local holders = {}
+  for _, holder in ipairs(redis.call('ZRANGEBYSCORE', UNTIL, string.format('(%.0f', now), '+inf', 'LIMIT', 0, 1000)) do
+    local taken, fence = string.match(redis.call('HGET', LOCK, holder) or '', '^(%d+) (%d+)')
+    holders[#holders + 1] = {holder, tonumber(taken or 0), tonumber(fence or 0)}
+  end
+  table.sort(holders, function(one, other) return one[3] < other[3] end)
+  for _, holder in ipairs(holders) do
+    if held + permits <= limit then
+      break
+    end
+    replace(holder[1])
+    held = held - holder[2]
+  end
+end
+
+if held + permits <= limit and (not head or ARGV[8] == '1') then
+  return granted()
+end
+return refusal(0, redis.call('ZRANK', LINE, token), tonumber(ARGV[10]))

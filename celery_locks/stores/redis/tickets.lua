@@ -1,0 +1,140 @@
+-- Tickets of parked tasks; see parking.py. Needs grant and library.
+--
+-- LOCK:ticket:<id>   hash: state, number, message, task, owner, permits, limit, until (0: no bound), calls, token (of the
+--                    run), why (it is out); and queue, element, within: see Push
+-- LOCK:due           sorted set: ticket that is parked, called, out, or owed -> when to look at it again. Owed is a
+--                    running one of which a copy was dropped.
+-- LOCK:runs:<token>  the ticket that runs under a token
+-- <prefix>parked     sorted set: lock with such tickets -> when to look at it again
+-- <prefix>task:<id>  where the parked ticket of a task is, or the lease that was taken for it
+
+local DUE = LOCK .. ':due'
+local PREFIX = string.match(LOCK, '^[^{]*')
+-- How many tickets one script calls or looks at, at most.
+local MOST = 100
+
+local function ticket(id)
+  return LOCK .. ':ticket:' .. id
+end
+
+local function is_ticket(waiter)
+  return waiter and string.sub(waiter, 1, #TICKET) == TICKET
+end
+
+local function look_at(id, moment)
+  redis.call('ZADD', DUE, moment, id)
+end
+
+-- Writes down when something is next due here, and tells the sweeper if that is now.
+local function index()
+  local due = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+  if not due[1] then
+    redis.call('ZREM', PREFIX .. 'parked', LOCK)
+    return
+  end
+  -- Who is first in line is called by whoever makes room; unless that one dies. A waiter may have died itself.
+  local moment, head = tonumber(due[2]), redis.call('ZRANGE', LINE, 0, 0)[1]
+  if head then
+    moment = math.min(moment, tonumber(redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2] or now))
+    if not is_ticket(head) then
+      moment = math.min(moment, tonumber(redis.call('ZSCORE', ALIVE, head) or now))
+    end
+  end
+  if moment <= now then
+    due_now()
+  else
+    redis.call('ZADD', PREFIX .. 'parked', moment, LOCK)
+  end
+end
+
+-- Puts a ticket in line at its place, for the first time or again.
+local function park(id, number, wait_until, task)
+  redis.call('HSET', ticket(id), 'state', 'parked')
+  redis.call('PEXPIRE', ticket(id), 2 * RETENTION / 1000)
+  redis.call('ZADD', LINE, number, TICKET .. id)
+  redis.call('ZADD', ALIVE, now + RETENTION, TICKET .. id)
+  keep_line()
+  look_at(id, math.min(wait_until > 0 and wait_until or math.huge, now + RETENTION / 2))
+  redis.call('PEXPIRE', DUE, 2 * RETENTION / 1000)
+  redis.call('ZADD', PREFIX .. 'parked', 'NX', now + RETENTION / 2, LOCK)
+  redis.call('PEXPIRE', PREFIX .. 'parked', 2 * RETENTION / 1000)
+  local place = string.format('ticket %d ', #LOCK) .. LOCK .. id -- the length, since a name may hold anything
+  redis.call('SET', PREFIX .. 'task:' .. task, place, 'PX', RETENTION / 1000)
+end
+
+local function leave_line(id, task)
+  redis.call('ZREM', LINE, TICKET .. id)
+  redis.call('ZREM', ALIVE, TICKET .. id)
+  if task then
+    redis.call('DEL', PREFIX .. 'task:' .. task)
+  end
+end
+
+-- Sends a ticket's message, where the broker's queue is a list here, or appends it to those that are to be sent on.
+-- Returns when to look at it again.
+local function send_on(answer, id, state, why)
+  local known = redis.call('HMGET', ticket(id), 'message', 'queue', 'element', 'within', 'calls')
+  local calls = tonumber(known[5] or 0) + 1
+  redis.call('HSET', ticket(id), 'state', state, 'why', why or '', 'calls', calls)
+  local moment = now + FIRST_CALL
+  -- Once: it has a number of its own, by which the broker tells deliveries apart. And only if this user may.
+  if calls == 1 and known[2] and type(redis.pcall('RPUSH', known[2], known[3])) == 'number' then
+    moment = now + known[4]
+  else
+    answer[#answer + 1] = id
+    answer[#answer + 1] = known[1]
+    answer[#answer + 1] = calls
+  end
+  look_at(id, moment)
+  return moment
+end
+
+local function put_out(answer, id, task, why)
+  leave_line(id, task)
+  send_on(answer, id, 'out', why)
+end
+
+-- Calls tickets for as long as the first in line is one and finds room: the permits are kept for it from now on.
+local function call(answer)
+  local known = redis.call('HMGET', LOCK, 'fence', 'held')
+  local fence, held, called = known[1], tonumber(known[2] or 0), false
+  for _ = 1, MOST do
+    local head = redis.call('ZRANGE', LINE, 0, 0)[1]
+    if not is_ticket(head) then
+      break
+    end
+    local id = string.sub(head, #TICKET + 1)
+    local terms = redis.call('HMGET', ticket(id), 'permits', 'limit', 'owner', 'task')
+    if terms[1] and held + terms[1] > tonumber(terms[2]) then
+      break
+    end
+    leave_line(id, terms[4])
+    if terms[1] then -- else it was evicted
+      local kept_until = send_on(answer, id, 'called')
+      fence = grant(head, tonumber(terms[1]), terms[3], kept_until, fence, held)
+      held, called = held + terms[1], true
+    end
+  end
+  if called then
+    keep(last(UNTIL))
+  end
+  return answer
+end
+
+-- Calls, and wakes the waiter that is first in line then.
+local function call_or_wake(answer)
+  call(answer)
+  local head = redis.call('ZRANGE', LINE, 0, 0)[1]
+  if head and not is_ticket(head) then
+    wake()
+  end
+  return answer
+end
+
+-- Leaves a tombstone of a ticket. `who` got the answer why it was out.
+local function finish(id, why, who)
+  redis.call('ZREM', DUE, id)
+  redis.call('DEL', ticket(id))
+  redis.call('HSET', ticket(id), 'state', 'done', 'why', why or '', 'token', who or '')
+  redis.call('PEXPIRE', ticket(id), TOMBSTONE / 1000)
+end

@@ -1,0 +1,191 @@
+"""A task's message as text, to be kept in a store and sent later by any process, also one that doesn't know the task.
+
+It is made of the request that a run sees: what is sent is the message that came, with all its headers, links, chord
+and group, to the exchange and routing key that it came by.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from kombu.exceptions import EncodeError
+from kombu.serialization import dumps
+from kombu.transport.virtual import Channel as VirtualChannel
+from kombu.utils import json as kombu_json
+
+from celery_locks.stores.parking import Parking, Push
+
+#: The message header of ours: a dictionary.
+HEADER = "celery_locks"
+#: Headers of Celery's message protocol 2 that a request keeps as attributes.
+_HEADERS = (
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+)
+#: Delivery mode of brokers that have one: kept over a restart.
+_PERSISTENT = 2
+
+
+def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
+    """The message of the task's present request.
+
+    Args:
+        task: The task.
+        ours: What to add to our own header.
+        **headers: Other headers to set.
+
+    Raises:
+        EncodeError: The arguments can't be encoded by any serializer that the app accepts.
+    """
+    request = task.request
+    content_type, encoding, body = _encoded(task, _body(request))
+    custom = dict(request.as_execution_options()["headers"] or {})
+    all_headers = {
+        **{name: request.__dict__.get(name) for name in _HEADERS},
+        **custom,
+        HEADER: {**(custom.get(HEADER) or {}), **ours},
+        "lang": "py",
+        "task": request.__dict__.get("task") or task.name,
+        "id": request.id,
+        **headers,
+    }
+    delivery = request.delivery_info or {}
+    packed = {
+        "body": body if isinstance(body, str) else b64encode(body).decode(),
+        "binary": not isinstance(body, str),
+        "content_type": content_type,
+        "content_encoding": encoding,
+        "headers": all_headers,
+        "properties": {
+            "priority": delivery.get("priority"),
+            "correlation_id": request.correlation_id or request.id,
+            "reply_to": request.reply_to or "",
+        },
+        "exchange": delivery.get("exchange") or "",
+        "routing_key": delivery.get("routing_key") or "",
+    }
+    return str(kombu_json.dumps(packed))  # type: ignore[no-untyped-call]
+
+
+def publish(producer: Any, text: str, **policy: Any) -> None:
+    """Sends a message that was packed.
+
+    Args:
+        producer: A kombu ``Producer``.
+        text: The message.
+        **policy: Options of ``Producer.publish``, such as ``retry``.
+    """
+    packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
+    body = b64decode(packed["body"]) if packed["binary"] else packed["body"]
+    properties = {name: value for name, value in packed["properties"].items() if value is not None}
+    producer.publish(
+        body,
+        exchange=packed["exchange"],
+        routing_key=packed["routing_key"],
+        content_type=packed["content_type"],
+        content_encoding=packed["content_encoding"],
+        headers=packed["headers"],
+        delivery_mode=_PERSISTENT,
+        **properties,
+        **policy,
+    )
+
+
+def pushed(app: Any, producer: Any, text: str, parking: Parking, within: float) -> Push | None:
+    """What `publish` would push to which list, where the broker is the very Redis that the store is; else ``None``.
+
+    kombu prepares all of it; only its last step, the push, is left to the store.
+    """
+    channel = producer.channel
+    if not isinstance(channel, VirtualChannel) or not hasattr(channel, "conn_or_acquire"):
+        return None  # not kombu's Redis
+    if app not in _is_broker:
+        with channel.conn_or_acquire() as client:
+            _is_broker[app] = parking.is_broker(client.connection_pool.connection_kwargs)
+    if not _is_broker[app]:
+        return None
+    recorder = _Recorder(channel.conn_or_acquire)
+    channel.conn_or_acquire = lambda client=None: nullcontext(recorder)
+    try:
+        publish(producer, text)
+    except _OtherwisePushedError:
+        return None
+    finally:
+        del channel.conn_or_acquire
+    if len(recorder.pushed) != 1:
+        return None
+    queue, element = recorder.pushed[0]
+    prefix: str = getattr(channel, "global_keyprefix", "")
+    return Push(prefix + queue, element, within)
+
+
+#: Whether the broker of an app is its lock store too: looked at once.
+_is_broker: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+class _OtherwisePushedError(Exception):
+    """kombu pushes messages in a way that is not known here."""
+
+
+class _Recorder:
+    """A client that pushes nothing; what it is asked to read it reads."""
+
+    def __init__(self, acquire: Any) -> None:
+        self._acquire = acquire
+        self.pushed: list[tuple[str, str]] = []
+
+    def lpush(self, queue: str, element: str) -> None:
+        self.pushed.append((queue, element))
+
+    def smembers(self, name: str) -> Any:  # an exchange's queues
+        with self._acquire() as client:
+            return client.smembers(name)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _OtherwisePushedError(name)
+
+
+def _body(request: Any) -> tuple[Any, ...]:
+    embedded = {
+        "callbacks": request.callbacks,
+        "errbacks": request.errbacks,
+        "chain": request.chain,
+        "chord": request.chord,
+    }
+    return request.args, request.kwargs, embedded
+
+
+def _encoded(task: Any, body: tuple[Any, ...]) -> tuple[str, str, str | bytes]:
+    """Content type, encoding, and the body as it travels: by the task's serializer, else by one that is accepted."""
+    conf = task.app.conf
+    first, *others = dict.fromkeys((task.serializer, conf.task_serializer, *conf.accept_content))
+    try:
+        return _dumps(body, first)
+    except EncodeError:
+        for serializer in others:
+            with suppress(EncodeError):
+                return _dumps(body, serializer)
+        raise
+
+
+def _dumps(body: Any, serializer: str) -> tuple[str, str, str | bytes]:
+    encoded: tuple[str, str, str | bytes] = dumps(body, serializer=serializer)  # type: ignore[no-untyped-call]
+    return encoded

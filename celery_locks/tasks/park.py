@@ -1,0 +1,148 @@
+"""``on_contention="park"``: a task whose key is held waits in line in the store, and is sent on when its turn comes.
+
+See `celery_locks.stores.parking` for what becomes of a ticket. Here: what the run does that a message brought.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery.exceptions import Ignore
+
+from celery_locks.errors import LockConfigError, LockQueueFull
+from celery_locks.lease import Lease
+from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket, tickets_of
+from celery_locks.tasks import events
+from celery_locks.tasks.contention import Contention, ContentionPolicy, wait_locally
+from celery_locks.tasks.message import HEADER, pack, pushed
+from celery_locks.tasks.resend import longest_pause, timed_out
+from celery_locks.tasks.sending import call_ttl, send_on
+
+if TYPE_CHECKING:
+    from celery_locks.lock import Lock
+
+logger = logging.getLogger(__name__)
+
+#: The result state of a parked task.
+WAITING = "WAITING"
+#: Seconds after which a safety copy comes, where the broker keeps to such a countdown.
+SAFETY_COPY = 600.0
+
+
+class Park(ContentionPolicy):
+    """The task waits in line in the store, first come first served. Where there is no message it waits ``max_wait``."""
+
+    def enter(self, contention: Contention) -> Lease:
+        """Takes the lease if it is this message's turn, else parks it.
+
+        Raises:
+            Ignore: It is parked, or this copy of the message is not needed.
+            LockTimeout: It has waited for as long as it may.
+            LockQueueFull: There are as many in line as may be.
+        """
+        lock, request = contention.lock, contention.task.request
+        parking = parking_of(lock)
+        ticket = Ticket(ticket_id(request), "", request.id, contention.options.max_wait, contention.options.max_waiters)
+        answer = lock.enter(parking, contention.claim, ticket)
+        if isinstance(answer, Parked):
+            # Told before it parks: afterwards another worker may have run it already, and told so.
+            _tell_waiting(contention, parking)
+            answer = lock.enter(parking, contention.claim, _with_message(contention, parking, ticket))
+        if isinstance(answer, Lease):
+            events.running(contention.task)
+            return answer
+        return self._not_now(contention, parking, ticket, answer)
+
+    def contended(self, contention: Contention) -> Any:
+        return wait_locally(contention)
+
+    def _not_now(
+        self, contention: Contention, parking: Parking, ticket: Ticket, answer: Parked | Dropped | Full | Out
+    ) -> NoReturn:
+        task, key = contention.task, contention.key
+        if isinstance(answer, Parked):
+            contention.refused = answer.refused
+            send_on(task.app, parking, answer.calls)
+            if contention.options.park_safety_copy:
+                _send_safety_copy(contention, ticket)
+            raise Ignore(f"parked: {contention.error()}")
+        if isinstance(answer, Full):
+            raise LockQueueFull(f"{answer.waiters} wait for {key!r} already: max_waiters allows no more", key)
+        if isinstance(answer, Dropped):
+            logger.info("dropped a copy of %s[%s]: it is %s", task.name, task.request.id, answer.state)
+            raise Ignore(f"a copy of a task that is {answer.state}")
+        contention.refused = answer.refused
+        if answer.reason == "timeout":
+            raise timed_out(contention, contention.error())
+        stored = not (task.ignore_result or task.request.ignore_result)
+        task.backend.mark_as_revoked(task.request.id, "revoked", request=task.request, store_result=stored)
+        raise Ignore("revoked while it was parked")
+
+
+def parks(policy: Any, contention: Contention) -> bool:
+    """Whether a run under this policy enters the line by its message."""
+    return isinstance(policy, Park) and not contention.local
+
+
+def parking_of(lock: Lock) -> Parking:
+    """The store of a lock, where tasks can park.
+
+    Raises:
+        LockConfigError: They can't in this one.
+    """
+    parking = tickets_of(lock.store)
+    if parking is None:
+        raise LockConfigError(
+            f'no task can park in a {type(lock.store).__name__}: set on_contention="retry", or locks_url to a store '
+            "of redis:// or sqlite:///"
+        )
+    return parking
+
+
+def ticket_id(request: Any) -> str:
+    """One for each message of a task: copies share it, a retry of the task's own has another."""
+    return f"{request.id}:{request.retries or 0}"
+
+
+def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
+    app = contention.task.app
+    message = pack(contention.task, {"ticket": ticket.id, "key": contention.key})
+    push = None
+    try:
+        with app.producer_or_acquire() as producer:
+            push = pushed(app, producer, message, parking, call_ttl(app.conf))
+    except app.connection_for_write().connection_errors as error:  # it can park all the same
+        logger.warning("the broker is away (%s): %s parks without it", error, contention.task.name)
+    return replace(ticket, message=message, push=push)
+
+
+def _tell_waiting(contention: Contention, parking: Parking) -> None:
+    task = contention.task
+    stored, told = not (task.ignore_result or task.request.ignore_result), events.enabled(task.app)
+    if not (stored or told):
+        return
+    meta = {"key": contention.key, "position": parking.waiting(contention.claim.name)}
+    if stored:
+        task.update_state(state=WAITING, meta=meta)
+    if told:
+        events.waiting(task, meta)
+
+
+def _send_safety_copy(contention: Contention, ticket: Ticket) -> None:
+    """Leaves a late message at the broker too, for the case that the store forgets the ticket.
+
+    The message that brought this run may be such a copy; those that were sent on from the line leave no other one.
+    """
+    task = contention.task
+    ours = (task.request.headers or {}).get(HEADER) or {}
+    if "ticket" in ours and not ours.get("copy"):
+        return
+    asked = contention.options.park_safety_copy
+    late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
+    headers = {**(task.request.as_execution_options()["headers"] or {})}
+    headers[HEADER] = {**ours, "ticket": ticket.id, "key": contention.key, "copy": True}
+    task.signature_from_request(
+        task.request, retries=task.request.retries, countdown=late, headers=headers
+    ).apply_async()

@@ -1,0 +1,328 @@
+"""``on_contention="park"``: tasks that wait in line in the store, on real workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import chain, chord, group
+from celery.exceptions import ChordError, MaxRetriesExceededError
+from celery.result import AsyncResult
+
+from celery_locks import LockQueueFull, Locks, LockTimeout
+from celery_locks.stores.base import Granted
+from celery_locks.stores.parking import Parking
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+
+#: Seconds within which a result must be there; what is slow here is the machine, not the lock.
+SOON = 30
+
+
+@pytest.fixture
+def shop(prefork_shop: Shop) -> Shop:
+    return prefork_shop
+
+
+def waiting(shop: Shop, key: str) -> int:
+    locks = Locks.from_app(shop.app)
+    assert isinstance(locks.store, Parking)
+    return locks.store.waiting(locks.name(key))
+
+
+@contextmanager
+def parked(shop: Shop, key: str, *results: AsyncResult) -> Any:
+    """Until the end of the block these tasks stand in line."""
+    eventually(lambda: waiting(shop, key) == len(results), SOON, "they never parked")
+    yield
+
+
+def send_parked(shop: Shop, key: str, *tasks: str, **kwargs: Any) -> list[AsyncResult]:
+    """Sends tasks one after the other, each when the one before stands in line."""
+    results = []
+    for number, task in enumerate(tasks, waiting(shop, key) + 1):
+        results.append(shop.send(task, key, **kwargs))
+        eventually(lambda number=number: waiting(shop, key) == number, SOON)
+    return results
+
+
+def order(shop: Shop, key: str) -> list[str]:
+    return [stretch.task_id for stretch in shop.journal.stretches(key)]
+
+
+def test_parked_tasks_run_one_at_a_time_in_the_order_of_their_coming(any_shop: Shop, key: str) -> None:
+    with any_shop.lock(key):
+        results = send_parked(any_shop, key, *["park"] * 8)
+    assert [result.get(timeout=SOON) for result in results] == [key] * 8
+    assert order(any_shop, key) == [result.id for result in results]
+    assert any_shop.journal.most_at_once(key) == 1
+    assert waiting(any_shop, key) == 0
+
+
+def test_a_parked_task_costs_two_messages_and_holds_no_slot(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        results = send_parked(shop, key, *["park"] * 12)  # three times as many as there are slots
+        assert shop.send("work", f"{key}-other").get(timeout=SOON), "an unrelated task did not get a slot"
+        time.sleep(1)  # long enough for a poll, if there were one
+    for result in results:
+        result.get(timeout=SOON)
+    log = shop.workers[0].log()
+    received = [log.count(f"Task park[{result.id}] received") for result in results]
+    assert received == [2] * 12
+
+
+def test_a_parked_task_is_waiting_and_says_where(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        first, second = send_parked(shop, key, "park", "park")
+        eventually(lambda: second.state == "WAITING", SOON)
+        assert (first.state, first.info) == ("WAITING", {"key": key, "position": 0})
+        assert second.info == {"key": key, "position": 1}
+        assert not second.ready()
+    assert second.get(timeout=SOON) == key
+
+
+def test_the_message_comes_back_as_it_was(shop: Shop, key: str) -> None:
+    task = shop.task("park_shows")
+    expires = datetime.now(timezone.utc) + timedelta(hours=1)
+    signature = task.s(key)
+    signature.stamp(tenant="acme")
+    sent = {
+        "headers": {"mine": {"a": 1}},
+        "priority": 3,
+        "expires": expires,
+        "countdown": 0.1,
+        "soft_time_limit": 50,
+        "time_limit": 60,
+        "shadow": "other name",
+    }
+    at_once = signature.clone().apply_async(**sent).get(timeout=SOON)
+    with shop.lock(key):
+        result = signature.clone().apply_async(**sent)
+        with parked(shop, key, result):
+            pass
+    later = result.get(timeout=SOON)
+    assert later["stamps"] == {"tenant": "acme"}
+    assert later["headers"]["mine"] == {"a": 1}
+    for changing in ("root_id", "reply_to", "eta"):
+        assert bool(at_once.pop(changing)) == bool(later.pop(changing)), changing
+    at_once["delivery"].pop("redelivered")
+    later["delivery"].pop("redelivered")
+    assert later == at_once
+
+
+def test_links_chain_group_and_chord_go_on(shop: Shop, key: str) -> None:
+    park, then, add_up = shop.task("park"), shop.task("then"), shop.task("add_up")
+    with shop.lock(key):
+        in_chain = chain(park.si(key), then.s("chained")).apply_async()
+        in_chord = chord([park.si(key), park.si(key)], add_up.s()).apply_async()
+        in_group = group(park.si(key), park.si(key)).apply_async()
+        body_parks = chord([then.si("header")], park.si(key)).apply_async()
+        eventually(lambda: waiting(shop, key) == 6, SOON)
+    assert in_chain.get(timeout=SOON) == [key, "chained"]
+    assert in_chord.get(timeout=SOON) == [key, key]
+    assert in_group.get(timeout=SOON) == [key, key]
+    assert body_parks.get(timeout=SOON) == key
+
+
+def test_max_wait_fails_the_task_and_tells_errback_and_chord(shop: Shop, key: str) -> None:
+    task = shop.task("park_impatient")
+    with shop.lock(key, ttl=60):
+        began = time.monotonic()
+        result = task.apply_async((key,), link_error=shop.task("on_error").s())
+        in_chord = chord([task.si(key)], shop.task("add_up").s()).apply_async()
+        with pytest.raises(LockTimeout) as caught:
+            result.get(timeout=SOON)
+        assert time.monotonic() - began >= 1
+        with pytest.raises((ChordError, LockTimeout), match="not to be had"):
+            in_chord.get(timeout=SOON)
+        eventually(lambda: shop.journal.entries("errback", task_id=result.id, error="LockTimeout"), SOON)
+    assert caught.value.key == key
+    assert caught.value.holders
+    assert not shop.journal.stretches(key)
+    assert waiting(shop, key) == 0
+
+
+def test_max_waiters_refuses_one_more_and_loses_none(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        (first,) = send_parked(shop, key, "park_few")
+        with pytest.raises(LockQueueFull) as caught:
+            shop.send("park_few", key).get(timeout=SOON)
+    assert caught.value.key == key
+    assert first.get(timeout=SOON) == key
+
+
+def test_a_limit_above_one_calls_as_many_as_fit(shop: Shop, key: str, tmp_path: Path) -> None:
+    results = [shop.send("park_two", key, until=str(tmp_path / "go")) for _ in range(6)]
+    eventually(lambda: waiting(shop, key) == 4, SOON)
+    (tmp_path / "go").touch()
+    assert [result.get(timeout=SOON) for result in results] == [key] * 6
+    assert shop.journal.most_at_once(key) == 2
+
+
+def test_a_lock_outside_tasks_hands_on_to_a_parked_task_at_once(shop: Shop, key: str) -> None:
+    lease = shop.lock(key, ttl=60).acquire()
+    (result,) = send_parked(shop, key, "park")
+    released = time.monotonic()
+    lease.release()
+    result.get(timeout=SOON)
+    assert shop.journal.stretches(key)[0].begin - released < 5
+
+
+def test_a_lock_outside_tasks_waits_in_the_same_line(shop: Shop, key: str) -> None:
+    holder = shop.lock(key).acquire()
+    (first,) = send_parked(shop, key, "park")
+    locks = Locks.from_app(shop.app)
+    lock = locks.lock(key)
+    claim = lock.claim()
+    assert not isinstance(locks.store.acquire(claim, 30), Granted)
+    (last,) = send_parked(shop, key, "park")
+    holder.release()
+    eventually(lambda: isinstance(locks.store.acquire(claim, 30), Granted), SOON)
+    assert first.get(timeout=SOON) == key
+    assert not last.ready(), "it overtook a waiter"
+    locks.store.release(claim.name, claim.token)
+    assert last.get(timeout=SOON) == key
+
+
+@pytest.mark.parametrize("task", ["park_retries", "park_autoretries"])
+def test_promise_06_retries_of_a_parked_task_run_each(shop: Shop, key: str, task: str) -> None:
+    with shop.lock(key):
+        (result,) = send_parked(shop, key, task)
+    with pytest.raises((MaxRetriesExceededError, ValueError)):
+        result.get(timeout=SOON)
+    assert len(shop.journal.stretches(key)) == 4
+    assert not shop.lock(key).locked()
+
+
+@pytest.mark.parametrize("other", ["broker", "sqlite"])
+def test_broker_and_store_apart(
+    open_shop: Callable[..., Shop], redis_url: str, key: str, other: str, tmp_path: Path
+) -> None:
+    apart = {
+        "broker": {"SHOP_BROKER": f"{redis_url[:-1]}9"},
+        "sqlite": {"SHOP_STORE": f"sqlite:///{tmp_path}/locks.db"},
+    }
+    shop = open_shop(**apart[other])
+    shop.start_worker(concurrency=4)
+    with shop.lock(key):
+        results = send_parked(shop, key, *["park"] * 4)
+    assert [result.get(timeout=SOON) for result in results] == [key] * 4
+    assert order(shop, key) == [result.id for result in results]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_its_waiters_to_another(
+    open_shop: Callable[..., Shop], key: str, tmp_path: Path
+) -> None:
+    """SIGKILL the parent and its children while one runs and others wait: the next runs when the lease has ended."""
+    shop = open_shop()
+    victim = shop.start_worker(concurrency=1, queues=["doomed"])
+    second = shop.start_worker(concurrency=2)
+    holder = shop.task("park").apply_async((key,), {"until": str(tmp_path / "never")}, queue="doomed")
+    eventually(lambda: shop.journal.stretches(key), SOON)
+    results = send_parked(shop, key, "park")
+    os.killpg(victim.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    assert results[0].get(timeout=SOON) == key
+    assert shop.journal.stretches(key)[1].begin - killed < 5 + 5, "ttl and some more"
+    assert second.running
+    assert holder.state != "SUCCESS"
+
+
+@pytest.mark.slow
+def test_a_call_whose_caller_died_before_it_sent_is_made_again(
+    open_shop: Callable[..., Shop], redis_url: str, key: str
+) -> None:
+    shop = open_shop(SHOP_BROKER=f"{redis_url[:-1]}9")
+    shop.start_worker()
+    lock = shop.lock(key)
+    lease = lock.acquire()
+    first, second = send_parked(shop, key, "park", "park")
+    parking = lock.store
+    assert isinstance(parking, Parking)
+    released, calls = parking.hand_on(lock.name, lease.token)  # …and here its process dies
+    assert released
+    assert len(calls) == 1
+    assert first.get(timeout=SOON) == key
+    assert second.get(timeout=SOON) == key
+    assert order(shop, key) == [first.id, second.id]
+
+
+@pytest.mark.slow
+def test_a_safety_copy_that_comes_after_the_run_is_dropped(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        (result,) = send_parked(shop, key, "park_copied")
+    assert result.get(timeout=SOON) == key
+    shop.workers[0].wait_for_log(f"dropped a copy of park_copied[{result.id}]: it is done", SOON)
+    assert len(shop.journal.stretches(key)) == 1
+
+
+@pytest.mark.slow
+def test_a_safety_copy_runs_when_the_store_forgot(open_shop: Callable[..., Shop], redis_url: str, key: str) -> None:
+    store = f"{redis_url[:-1]}9"
+    shop = open_shop(SHOP_STORE=store)
+    shop.start_worker()
+    lease = shop.lock(key).acquire()
+    (result,) = send_parked(shop, key, "park_copied")
+    redis.Redis.from_url(store).flushdb()
+    assert not lease.release()
+    assert result.get(timeout=SOON) == key
+
+
+def test_monitors_see_a_parked_task_waiting(open_shop: Callable[..., Shop], key: str) -> None:
+    """By the state that Flower keeps, made of the worker's events."""
+    shop = open_shop()
+    shop.start_worker(concurrency=2, arguments=["--task-events"])
+    state, seen = shop.app.events.State(), []
+
+    def note(event: dict[str, Any]) -> None:
+        state.event(event)
+        seen.append((event["type"], state.tasks[event["uuid"]].state if "uuid" in event else ""))
+
+    with capturing(shop, note):
+        eventually(lambda: seen, SOON, "no event came")
+        with shop.lock(key):
+            (result,) = send_parked(shop, key, "park")
+            eventually(lambda: ("task-waiting", "WAITING") in seen, SOON)
+            assert state.tasks[result.id].state == "WAITING"
+        eventually(lambda: ("task-succeeded", "SUCCESS") in seen, SOON)
+    assert ("task-running", "RUNNING") in seen
+
+
+@contextmanager
+def capturing(shop: Shop, note: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Receives events, in a thread as Flower does."""
+    with shop.app.connection_for_read() as connection:
+        receiver = shop.app.events.Receiver(connection, handlers={"*": note})
+        thread = threading.Thread(target=lambda: receiver.capture(limit=None, timeout=None, wakeup=True), daemon=True)
+        thread.start()
+        yield
+        receiver.should_stop = True
+        thread.join(10)
+
+
+def test_nothing_is_left_of_parked_tasks_but_tombstones(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        results = send_parked(shop, key, "park", "park")
+    for result in results:
+        result.get(timeout=SOON)
+    client = redis.Redis.from_url(shop.variables["SHOP_URL"])
+    name = Locks.from_app(shop.app).name(key)
+
+    def left() -> Counter[str]:
+        found = [found.decode().removeprefix(name) for found in client.scan_iter(f"*{key}*")]
+        return Counter(part.split(":")[1] if part else "fence" for part in found)
+
+    eventually(lambda: left() == Counter({"fence": 1, "ticket": 2}), SOON)
+    assert all(client.ttl(found) > 0 for found in client.scan_iter(f"*{key}*"))
+    assert client.zscore("celery-locks:parked", name) is None
