@@ -130,7 +130,7 @@ class User:
 
     def turn(self) -> None:
         if not self.fates:  # each of them in turn, in an order that differs
-            few = (self.let_it_expire, self.keep_for_later, self.force, self.perhaps_die)
+            few = (self.let_it_expire, self.keep_for_later, self.force, self.leave_all_behind)
             self.fates = [*few, *2 * (self.release_twice, self.prolong, self.acquire_again), *6 * (self.release,)]
             self.random.shuffle(self.fates)
         held = self.acquire()
@@ -210,10 +210,9 @@ class User:
         self.record.write("forced", at=at, answered=now())
         assert not self.store.release(self.name, held.claim.token), "what was taken by force was released"
 
-    def perhaps_die(self, held: Held) -> None:
-        if self.random.random() < 0.3:
-            self.record.write("died")
-            self.die()
+    def leave_all_behind(self, held: Held) -> None:
+        self.record.write("died")
+        self.die()
 
     def hold_a_lease(self) -> None:
         """As users of the library do: renewed in the background, for longer than its ttl."""

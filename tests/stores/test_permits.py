@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -48,6 +49,12 @@ class Monitor:
         self.seen[self.store.held(self.name)] += 1
 
 
+def kill(pid: int, sig: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+        if pid:  # 0 would be all of this group
+            os.kill(pid, sig)
+
+
 class Crew:
     """Users in processes of their own, of which those that end are replaced."""
 
@@ -63,11 +70,11 @@ class Crew:
 
     def disturb(self, chance: random.Random) -> None:
         """Kills one; or stops one for longer than a lease lives, so that all that it does next comes too late."""
-        user = chance.choice(processes.children(self.process.pid))
+        user = chance.choice(processes.children(self.process.pid) or [0])
         sig = chance.choice((signal.SIGKILL, signal.SIGSTOP))
-        os.kill(user, sig)
+        kill(user, sig)
         if sig == signal.SIGSTOP:
-            threading.Timer(0.4, lambda: os.kill(user, signal.SIGCONT)).start()
+            threading.Timer(0.4, kill, (user, signal.SIGCONT)).start()
 
     def end(self) -> None:
         (self.folder / "over").touch()
@@ -85,29 +92,36 @@ def fuzz_with_processes(url: str, folder: Path) -> None:
     monitor = Monitor(store, Locks(store, prefix="fuzz").name(key))
     with Crew(url, key, folder) as users:
         eventually(lambda: permit_fuzz.read(folder)[0], 30)
-        disturbed = time.monotonic()
-        end = disturbed + SECONDS
-        while time.monotonic() < end:
+        disturbed = start = time.monotonic()
+        while goes_on(start, folder, "killed"):
             monitor.look()
-            time.sleep(0.001)
             if time.monotonic() > disturbed + 0.5:
                 users.disturb(chance)
                 disturbed = time.monotonic()
         users.end()
     judge(folder, monitor)
-    assert permit_fuzz.read(folder)[1]["killed"] >= 3
     store.close()
 
 
-def judge(folder: Path, monitor: Monitor) -> None:
-    """Never too many by the record nor by the store; enough happened; nothing is left."""
+def goes_on(start: float, folder: Path, ending: str) -> bool:
+    """Until the time is over and enough has happened; a busy machine gets more time."""
+    time.sleep(0.001)
+    if time.monotonic() < start + SECONDS:
+        return True
     leases, happened = permit_fuzz.read(folder)
+    wanted = {ending: 3, "granted": 30, "released twice": 1, "prolonged": 1, "used after its end": 1, "forced": 1}
+    if most_at_once(leases) >= LIMIT and all(happened[event] >= most for event, most in wanted.items()):
+        return False
+    assert time.monotonic() < start + 60, f"nothing was shown: {happened}"
+    return True
+
+
+def judge(folder: Path, monitor: Monitor) -> None:
+    """Never too many, by the record nor by the store; and nothing is left."""
+    leases, _ = permit_fuzz.read(folder)
     assert most_at_once(leases) <= LIMIT, "by the record of the holders"
     assert max(monitor.seen) <= LIMIT, f"by the store: {monitor.seen}"
     assert most_at_once(leases) == max(monitor.seen) == LIMIT, "the limit was never reached: nothing was shown"
-    wanted = ("released twice", "prolonged", "used after its end", "forced", "held a lease")
-    assert min(happened[event] for event in wanted) >= 1, happened
-    assert happened["granted"] > 20, happened
     eventually(lambda: permit_fuzz.all_had(monitor.store, monitor.name, LIMIT), 5, "permits were never given back")
 
 
@@ -148,16 +162,14 @@ def test_promise_19_threads_in_memory(tmp_path: Path) -> None:
     threads = [threading.Thread(target=use, args=(number,), daemon=True) for number in range(USERS)]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    start = time.monotonic()
+    while goes_on(start, tmp_path, "died"):
         monitor.look()
-        time.sleep(0.001)
     over.set()
     for thread in threads:
         thread.join(10)
     assert wrong == []
     judge(tmp_path, monitor)
-    assert permit_fuzz.read(tmp_path)[1]["died"] >= 1
 
 
 def test_the_record_counts_what_overlaps() -> None:

@@ -231,8 +231,9 @@ def define_limits(app: Celery) -> None:
     run = app.tasks["work"].run.locked_body
     for name, permits in WEIGHTS.items():
         app.task(run, name=name, lock_limit=5, lock_permits=permits, **options)
-        waits = {"lock_on_contention": "wait", **options}
-        app.task(run, name=f"{name}_wait", lock_limit=5, lock_permits=permits, **waits)
+        for policy in ("wait", "park"):
+            others = {"lock_on_contention": policy, **options}
+            app.task(run, name=f"{name}_{policy}", lock_limit=5, lock_permits=permits, **others)
 
 
 if "SHOP_URL" in os.environ:

@@ -51,7 +51,7 @@ def test_as_many_runs_at_once_as_the_limit(busy_shop: Shop, key: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["", "_wait"], ids=["retry", "wait"])
+@pytest.mark.parametrize("policy", ["", "_wait", "_park"], ids=["retry", "wait", "park"])
 def test_promise_19_weights_never_add_up_to_more_than_the_limit(busy_shop: Shop, key: str, policy: str) -> None:
     names = random.Random(19).choices(sorted(WEIGHTS), k=TASKS)
     results = [busy_shop.send(f"{name}{policy}", key, seconds=0.05) for name in names]
