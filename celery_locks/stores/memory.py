@@ -185,6 +185,12 @@ class MemoryStore(MemoryParking, Store):
             self.forget(name)
             return holders
 
+    def held(self, name: str) -> int:
+        with self._changed:
+            permits = self.current(name).used()
+            self.forget(name)
+            return permits
+
     def ping(self) -> None:
         pass
 

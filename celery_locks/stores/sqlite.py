@@ -89,6 +89,9 @@ class SQLiteStore(SQLiteParking, Store):
     def holders(self, name: str) -> tuple[Holder, ...]:
         return self._read(lambda leases: leases.holders(name))
 
+    def held(self, name: str) -> int:
+        return self._read(lambda leases: leases.used(name))
+
     def ping(self) -> None:
         self._write(lambda leases: None)
 
@@ -103,14 +106,14 @@ class SQLiteStore(SQLiteParking, Store):
 
     def _read_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
         def look(db: sqlite3.Connection) -> T:
-            now, last_fencing_token = self._clock.read(db)
+            now, last_fencing_token = self._clock.read(db, writing=False)
             return work(db, Leases(db, now, last_fencing_token), now)
 
         return self._file.read(look)
 
     def _write_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
         def change(db: sqlite3.Connection) -> T:
-            now, last_fencing_token = self._clock.read(db)
+            now, last_fencing_token = self._clock.read(db, writing=True)
             leases = Leases(db, now, last_fencing_token)
             result = work(db, leases, now)
             leases.sweep()

@@ -13,8 +13,10 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from celery_locks import Backoff, Contention, Lease, LockedTask, current_lease, single_instance
+from celery_locks.signals import on_lock_contended
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
+from tests.tasks.canvas_table import define_canvas
 
 #: Short, so that a deferred task comes back soon.
 QUICK = Backoff(base=0.05, cap=0.2)
@@ -84,6 +86,8 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     define_policies(app)
     define_retries(app)
     define_losses(app)
+    define_limits(app)
+    define_canvas(app, ShopTask, app.tasks["work"].run.locked_body, journal_of(app))
     define_parking(app)
     return app
 
@@ -218,5 +222,23 @@ def define_parking(app: Celery) -> None:
         raise ValueError("always")
 
 
+#: Of the tasks below, by name: their weight of a limit of 5.
+WEIGHTS = {f"takes_{permits}": permits for permits in (1, 2, 3)}
+
+
+def define_limits(app: Celery) -> None:
+    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 1.5}
+    run = app.tasks["work"].run.locked_body
+    for name, permits in WEIGHTS.items():
+        app.task(run, name=name, lock_limit=5, lock_permits=permits, **options)
+        for policy in ("wait", "park"):
+            others = {"lock_on_contention": policy, **options}
+            app.task(run, name=f"{name}_{policy}", lock_limit=5, lock_permits=permits, **others)
+
+
 if "SHOP_URL" in os.environ:
     app = make_app(os.environ)
+
+    @on_lock_contended.connect
+    def write_contended(sender: Any, key: str, **_: Any) -> None:
+        journal_of(app).write("contended", key=key)
