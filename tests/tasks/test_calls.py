@@ -25,7 +25,7 @@ from celery_locks import (
     current_lease,
     single_instance,
 )
-from celery_locks.tasks.contention import POLICIES
+from celery_locks.tasks.policies import POLICIES
 from tests.support.waiting import eventually
 
 ERRORS = [
