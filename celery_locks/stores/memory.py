@@ -134,7 +134,8 @@ class MemoryStore(MemoryParking, Store):
     def wait(self, name: str, token: str, timeout: float) -> None:
         def called() -> bool:
             lock = self._locks.get(name)
-            return lock is None or token in lock.called
+            # A lock that is free stays known for its tickets and for leases that were replaced.
+            return lock is None or token in lock.called or not (lock.held or lock.line)
 
         with self._changed:
             if self._changed.wait_for(called, timeout) and (lock := self._locks.get(name)):

@@ -309,10 +309,10 @@ class Tickets:
         record = None if id is None else table.get(id)
         if head is None or record is None:
             return
-        moment = table.first_deadline() or table.now
         if head[0].startswith(TICKET):
-            moment = table.now if table.used() + record.permits <= record.limit else moment
-        else:
-            moment = min(moment, head[2])
+            free = table.used() + record.permits <= record.limit
+            moment = table.now if free else (table.first_deadline() or table.now)
+        else:  # to a waiter room means nothing here: it looks for itself
+            moment = head[2]
         if record.due is None or moment < record.due:
             table.put(replace(record, due=moment))
