@@ -25,7 +25,7 @@ from celery_locks import (
     current_lease,
     single_instance,
 )
-from celery_locks.tasks.contention import POLICIES
+from celery_locks.tasks.policies import POLICIES
 from tests.support.waiting import eventually
 
 ERRORS = [
@@ -210,6 +210,12 @@ class TestBadOptions:
             ({"limit": 0}, "limit"),
             ({"limit": 1, "permits": 2}, "permits=2"),
             ({"on_contention": "retri"}, "'retry'"),
+            ({"on_contention": "existing"}, "until_executed"),
+            ({"on_contention": "existing", "scope": "while_executing"}, "until_executed"),
+            ({"on_contention": {"cal": "skip"}}, "'call'"),
+            ({"on_contention": {"call": "retry"}}, "existing, raise"),
+            ({"on_contention": {"run": "existing"}}, "retry"),
+            ({"scope": "until_executd"}, "'until_executed'"),
             ({"scope": "while_executin"}, "'while_executing'"),
             ({"on_lost": "abrt"}, "'abort'"),
             ({"tll": 3}, "ttl"),
