@@ -104,13 +104,18 @@ class Lock:
         answer = self.attempt()
         return answer if isinstance(answer, Lease) else None
 
-    def attempt(self, claim: Claim | None = None) -> Lease | Refused:
-        """Like `try_acquire`, with the store's answer where the lease was not to be had."""
+    def attempt(self, claim: Claim | None = None, keep: bool = True) -> Lease | Refused:
+        """Like `try_acquire`, with the store's answer where the lease was not to be had.
+
+        Args:
+            claim: What to ask for.
+            keep: Whether the lease is watched and renewed here. One that is not is for another process.
+        """
         claim, sent = claim or self.claim(), self._locks.clock.now()
         try:
             answer = self.store.acquire(claim)
             if isinstance(answer, Granted):
-                return self._granted(claim, answer, sent)
+                return self._granted(claim, answer, sent, keep)
         except BaseException:
             self._undo(claim)
             raise
@@ -208,7 +213,7 @@ class Lock:
         owner = self._owner or this_process()
         return Claim(self.name, secrets.token_hex(16), owner, terms.first_ttl, terms.limit, terms.permits)
 
-    def _granted(self, claim: Claim, granted: Granted, sent: float) -> Lease:
+    def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True) -> Lease:
         lease = Lease(
             self.store,
             claim,
@@ -224,7 +229,8 @@ class Lock:
                 f"the lock store took longer to answer than the {claim.ttl:g} s that a lease of {self.key!r} lives",
                 self.key,
             )
-        keeper().keep(lease, self.terms.interval)
+        if keep:
+            keeper().keep(lease, self.terms.interval)
         if signals.on_lock_acquired:
             signals.on_lock_acquired.send(self._sender, lease=lease)
         return lease

@@ -32,7 +32,8 @@ class LockOptions:
         limit: How many permits a key has.
         permits: How many of them a run takes.
         scope: When the lease is held.
-        on_contention: What happens to a task that finds its key held: a policy's name, or a policy.
+        on_contention: What happens to a task that finds its key held: a policy's name, or a policy, or one for each
+            side: ``{"call": …, "run": …}``.
         max_wait: The longest waiting in seconds, over all retries, ``None`` for no bound.
         max_waiters: How many may stand in line for a key under ``"park"``, ``None`` for any number.
         park_safety_copy: Whether a parked task also leaves a late message at the broker, in case the store forgets:
@@ -73,7 +74,11 @@ class LockOptions:
         return replace(self, **{name: checked(name, value) for name, value in values.items()})
 
 
-SCOPES = ("while_executing",)
+#: From the start of a run to its end; from the call to the end of the run, retries included; from the call to the start
+#: of the run; the two apart; from the call until the ttl ends.
+SCOPES = ("while_executing", "until_executed", "until_executing", "until_and_while_executing", "until_expired")
+#: Where a task can find its key held.
+SIDES = ("call", "run")
 ON_LOST = ("abort", "signal")
 #: All options, in the order of the docs.
 OPTION_NAMES = tuple(field.name for field in fields(LockOptions))
@@ -194,6 +199,12 @@ def _backoff(name: str, value: Any) -> Backoff:
 
 def _policy(name: str, value: Any) -> Any:
     # Policies live on the tasks' floor, which checks their names.
+    if isinstance(value, Mapping):
+        for side, policy in value.items():
+            if side not in SIDES:
+                raise LockConfigError(f"{name} has no side {side!r}{did_you_mean(str(side), SIDES)}")
+            _policy(f"{name}[{side!r}]", policy)
+        return dict(value)
     if isinstance(value, str) or callable(value) or hasattr(value, "contended"):
         return value
     raise LockConfigError(f"{name} must be a policy's name, a callable or a ContentionPolicy, not {value!r}")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
 
-from celery_locks.errors import LockContended
+from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.settings import LockOptions
-from celery_locks.stores.base import Claim, Refused
+from celery_locks.stores.base import Claim, Refused, Renewal
+from celery_locks.tasks.header import ours_of
 from celery_locks.tasks.resend import counter_of, send_again
 
 if TYPE_CHECKING:
@@ -65,6 +67,11 @@ class Contention:
         return counter_of(self.task.request)[1]
 
     @property
+    def dropped(self) -> bool:
+        """Whether the task's own lease was replaced while its message waited: nobody wants this run any more."""
+        return self.refused.replaced
+
+    @property
     def local(self) -> bool:
         """Whether there is no message that could be sent again: an eager run, or an item of a map."""
         return bool(self.task.request.is_eager or self.task.request.called_directly)
@@ -73,6 +80,13 @@ class Contention:
         """The error that says so."""
         names = self.holder_names
         return LockContended(f"{self.key!r} is not to be had now: {who_holds(names)}", self.key, names)
+
+    def keep_call(self, pause: float) -> None:
+        """Has the lease of the task's call live on while its message waits so many seconds more."""
+        ours = ours_of(self.task.request)
+        if "token" in ours and "lasting" not in ours:
+            with suppress(StoreUnavailable):
+                self.lock.store.renew([Renewal(ours["lock"], ours["token"], self.options.ttl + pause)])
 
     def wait(self) -> Lease:
         """Waits in line for the key, at most ``max_wait`` seconds.
@@ -162,6 +176,17 @@ class Raise(ContentionPolicy):
     """The run fails with `LockContended`."""
 
     def contended(self, contention: Contention) -> Any:
+        raise contention.error()
+
+
+class Replace(ContentionPolicy):
+    """The run takes the key from those who hold it; their leases are lost, reason ``replaced``."""
+
+    def contended(self, contention: Contention) -> Any:
+        answer = contention.lock.attempt(replace(contention.claim, replaces=True))
+        if isinstance(answer, Lease):
+            return answer
+        contention.refused = answer
         raise contention.error()
 
 

@@ -15,7 +15,7 @@ from celery.local import PromiseProxy, Proxy
 from celery_locks.errors import LockConfigError
 from celery_locks.keys import KeyMaker
 from celery_locks.tasks.options import TASK_PREFIX, checked_options
-from celery_locks.tasks.task import LockedTask
+from celery_locks.tasks.task import LockedTask, lock_around_autoretry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,11 +69,10 @@ def single_instance(target: Any = None, **options: Any) -> Any:
 def lock_task(task: Task, options: dict[str, Any]) -> None:
     """Makes a task that exists a locked one."""
     task.__class__ = _locked_class(type(task), options)
-    for cached in ("lock_options", "lock_terms"):
+    for cached in ("lock_options", "lock_terms", "lock_in_scope"):
         vars(task).pop(cached, None)
-    if "_orig_run" in vars(task):
-        # Celery's autoretry took the body as it was; it stays around the lease.
-        task._orig_run = type(task).run.__get__(task)
+    task.check_scope()
+    lock_around_autoretry(task)
 
 
 def _locked_class(cls: type[Task], options: dict[str, Any]) -> type[Task]:
@@ -139,7 +138,10 @@ def _lock_marked_functions() -> None:
         if lock_options is not None and MARK not in vars(task):
             setattr(task, MARK, lock_options)
             lock_task(task, lock_options)
+        had_it = "_orig_run" in vars(task)
         add_autoretry(task, **options)
+        if isinstance(task, LockedTask) and not had_it:
+            lock_around_autoretry(task)
 
     base.add_autoretry_behaviour = lock_and_add_autoretry
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked_ttl, did_you_mean
-from celery_locks.tasks.policies import policy
+from celery_locks.tasks.policies import check_policies
 from celery_locks.tasks.sending import CALL_TTL
 from celery_locks.tasks.sweeper import SWEEP_INTERVAL
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TASK_PREFIX = "lock_"
 APP_PREFIX = "locks_"
 #: Attributes of `LockedTask` that are no options.
-_NO_OPTIONS = {"key_for", "options", "terms"}
+_NO_OPTIONS = {"key_for", "options", "terms", "in_scope"}
 #: Options that mean something only for one task.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
@@ -52,17 +52,21 @@ def options_of(task: type[LockedTask], conf: Mapping[str, Any]) -> LockOptions:
     Raises:
         LockConfigError: A setting is wrong.
     """
-    return checked_options({**_options_of_app(conf), **options_of_class(task)})
+    return checked_options({**_options_of_app(conf), **options_of_class(task)}, all_known=True)
 
 
-def checked_options(values: Mapping[str, Any]) -> LockOptions:
+def checked_options(values: Mapping[str, Any], all_known: bool = False) -> LockOptions:
     """Options from their values by name, all checked.
+
+    Args:
+        values: The values.
+        all_known: Whether these are all that a task has, so that they must fit one another too.
 
     Raises:
         LockConfigError: A value is wrong, or there is no such option.
     """
     options = LockOptions().with_values(values)
-    policy(options.on_contention)
+    check_policies(options, scope_known=all_known or "scope" in values)
     return options
 
 

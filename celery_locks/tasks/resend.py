@@ -50,6 +50,7 @@ def send_again(contention: Contention, error: LockError) -> Any:
         countdown=pause,
         headers=headers,
     )
+    contention.keep_call(pause)
     signature.apply_async(retry=True, retry_policy=PATIENT)
     raise Retry(exc=error, when=pause, sig=signature)
 

@@ -6,9 +6,23 @@ own predecessor, and under "skip" it would be lost. So it is sent when the lease
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from celery.exceptions import Retry
+
+from celery_locks.errors import StoreUnavailable
+from celery_locks.lease import Lease
+from celery_locks.lock import release_or_later
+from celery_locks.renewal import keeper
+from celery_locks.settings import LONGEST_TTL
+from celery_locks.tasks.header import ours_of, with_ours
+from celery_locks.tasks.options import locks_for
+
+if TYPE_CHECKING:
+    from celery_locks.tasks.task import LockedTask
 
 
 class PostponedRetry(Retry):
@@ -16,10 +30,13 @@ class PostponedRetry(Retry):
 
     Args:
         send: Sends the message, and returns the `Retry` that Celery is to see.
+        exc: Why the task retries.
+        pause: In how many seconds the message may be run.
     """
 
-    def __init__(self, send: Callable[[], Retry], exc: BaseException | None) -> None:
+    def __init__(self, send: Callable[[], Retry], exc: BaseException | None, pause: float) -> None:
         super().__init__(exc=exc)
+        self.pause = pause
         self.published: Retry | None = None
         self._send = send
 
@@ -30,3 +47,32 @@ class PostponedRetry(Retry):
             Reject: It could not be sent.
         """
         self.published = self._send()
+
+
+def hand_to_retry(task: LockedTask, lease: Lease, pause: float) -> bool:
+    """Hands the lease of a run to the retry whose message is about to be sent, which may run after a pause in seconds.
+
+    Returns:
+        Whether it was held until now.
+    """
+    request, options = task.request, task.lock_options
+    ttl = min(options.ttl + pause, LONGEST_TTL)
+    claim = replace(
+        lease.claim, token=secrets.token_hex(16), ttl=ttl, adopts=lease.token, replaces=False, task_id=request.id
+    )
+    try:
+        handed = lease.hand_over(claim)
+    except StoreUnavailable:
+        return release_or_later(lease)
+    if handed:
+        ours = {"id": request.id, "key": lease.key, "lock": claim.name, "token": claim.token}
+        request.headers = with_ours(request.headers, **ours)
+    return handed
+
+
+def take_from_retry(task: LockedTask) -> None:
+    """Gives back what was handed to a retry whose message could not be sent."""
+    ours = ours_of(task.request)
+    if "token" in ours:
+        store = locks_for(task.app).store
+        keeper().release_later(store, ours["lock"], ours["token"], task.lock_options.ttl)

@@ -6,24 +6,18 @@ import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack
+from celery.exceptions import Ignore, Reject, Retry
 
-from celery_locks.errors import LossReason, StoreUnavailable
+from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
-from celery_locks.lock import Lock, release_or_later
+from celery_locks.lock import release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim
 from celery_locks.tasks.abort import run_abortable
-from celery_locks.tasks.contention import Contention
-from celery_locks.tasks.options import locks_for
-from celery_locks.tasks.park import Park
-from celery_locks.tasks.policies import policy
-from celery_locks.tasks.resend import forget_counter, send_again
-from celery_locks.tasks.retry import PostponedRetry
-from celery_locks.tasks.sending import send_on
+from celery_locks.tasks.entry import Entered, Entry
+from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -36,14 +30,29 @@ MAPS = ("celery.map", "celery.starmap")
 
 @dataclass
 class Run:
-    """A run of a locked task under its lease."""
+    """A run of a locked task.
+
+    It is open before it takes its lease and until it has sent its retries: around Celery's autoretry, which is around
+    the body.
+    """
 
     task: LockedTask
-    request_id: str | None
-    lease: Lease
+    request: Any
     outer: Run | None
+    #: What is asked of the store; set when the run begins.
+    entry: Entry | None = None
+    #: The lease that the body sees.
+    lease: Lease | None = None
+    #: The lease without which the body must not go on.
+    guard: Lease | None = None
     #: Retries that the body asked for: sent when the lease is given back, or they would meet it.
     postponed: list[PostponedRetry] = field(default_factory=list)
+
+    def is_of(self, task: LockedTask) -> bool:
+        """Whether this is the run of the task's present request, of which a plain call within it has a copy."""
+        request = task.request
+        same = request is self.request if request.id is None else request.id == self.request.id
+        return self.task is task and same
 
 
 _current: ContextVar[Run | None] = ContextVar("celery_locks_run", default=None)
@@ -58,7 +67,7 @@ def current_lease() -> Lease | None:
 def run_of(task: LockedTask) -> Run | None:
     """The run under way of this task and its present request, ``None`` when there is none."""
     run = _current.get()
-    while run is not None and not (run.task is task and run.request_id == task.request.id):
+    while run is not None and not run.is_of(task):
         run = run.outer
     return run
 
@@ -69,71 +78,97 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
     Returns:
         What the body returns, or what the contention policy makes of a key that is held.
     """
-    request = task.request
-    if not _takes_lease(task, request):
-        return body(*args, **kwargs)
-    owner = f"{task.name}[{request.id}] on {request.hostname}" if request.id else f"{task.name} of a map"
-    lock = Lock(locks_for(task.app), task.lock_key_for(*args, **kwargs), task.lock_terms, owner, sender=task)
-    claim = lock.claim()
-    try:
-        lease = _acquire(task, lock, claim, args, kwargs)
-        return _hold(task, request, lease, lambda: body(*args, **kwargs)) if isinstance(lease, Lease) else lease
-    finally:
-        # A signal (a soft time limit) may have struck between the store's yes and the first line of `_hold`.
-        forgotten = keeper().kept(claim.token)
-        if forgotten is not None:
-            release_or_later(forgotten)
+    run = run_of(task)
+    if run is None and _takes_lease(task):
+        return _open(task, lambda run: _begin(run, body, args, kwargs))
+    if run is not None and run.entry is None:
+        return _begin(run, body, args, kwargs)
+    # A plain call within a run; `super().run()`, which is wrapped as well; or a plain call anywhere.
+    return body(*args, **kwargs)
 
 
-def _takes_lease(task: LockedTask, request: Any) -> bool:
+def run_around(task: LockedTask, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls what is around a body and comes to `run_locked` in the end: the run lasts until it is left."""
+    if run_of(task) is None and _takes_lease(task):
+        return _open(task, lambda run: inner(*args, **kwargs))
+    return inner(*args, **kwargs)
+
+
+def _takes_lease(task: LockedTask) -> bool:
     """Whether this call is a run: by a worker, eager, or as an item of a map; not a plain call ``task(…)``."""
     if not task.locks_runs():
         return False
-    if request.called_directly:
+    if task.request.called_directly:
         stack = _task_stack.stack
         return len(stack) > 1 and stack[-2].name in MAPS
-    # A plain call within a run copies its request; so does `super().run()`, which is wrapped as well.
-    return run_of(task) is None
+    return True
 
 
-def _acquire(task: LockedTask, lock: Lock, claim: Claim, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The lease, or else what the policy returns."""
-    contention = Contention(task, lock, claim, task.lock_options, args, kwargs)
-    chosen = policy(contention.options.on_contention)
-    try:
-        if isinstance(chosen, Park) and not contention.local:
-            return chosen.enter(contention)
-        answer = lock.attempt(claim)
-        if isinstance(answer, Lease):
-            return answer
-        contention.refused = answer
-        return chosen.contended(contention)
-    except StoreUnavailable as error:
-        if contention.local:
-            raise
-        return send_again(contention, error)
-
-
-def _hold(task: LockedTask, request: Any, lease: Lease, body: Callable[[], Any]) -> Any:
-    run = Run(task, request.id, lease, _current.get())
-    forget_counter(request)
-    lease.on_lost(lambda lease, reason: _tell(task, lease, reason))
-    lease.send_on = partial(send_on, task.app)
-    aborts = task.lock_options.on_lost == "abort"
+def _open(task: LockedTask, inner: Callable[[Run], Any]) -> Any:
+    run = Run(task, task.request, _current.get())
     entered = _current.set(run)
     try:
         try:
-            result = run_abortable(lease, body) if aborts else body()
+            result = inner(run)
         finally:
             _current.reset(entered)
-            held = release_or_later(lease)
-            for retry in run.postponed:
-                retry.publish()
+            held = _close(run)
+            _publish(run)
     except PostponedRetry as retry:
-        raise retry.published or retry from None
-    if aborts and not held and lease.lost:  # not where the body gave it back itself
-        raise lease.lost_error()
+        raise (retry.published or retry).with_traceback(None) from None
+    except (Ignore, Reject, Retry) as ending:
+        # Celery formats the traceback of each, though nobody sees it: that takes 2 ms a frame.
+        raise ending.with_traceback(None) from ending.__cause__
+    if run.guard is not None and _aborts(task) and not held and run.guard.lost:  # not where the body gave it back
+        raise run.guard.lost_error()
     return result
+
+
+def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    task = run.task
+    run.entry = Entry(task, args, kwargs)
+    entered = run.entry.enter()
+    if not isinstance(entered, Entered):
+        return entered
+    run.guard, run.lease = entered.guard, entered.lease
+    if run.guard is None:
+        return body(*args, **kwargs)
+    run.guard.on_lost(lambda lease, reason: _tell(task, lease, reason))
+    if not _aborts(task):
+        return body(*args, **kwargs)
+    result = run_abortable(run.guard, lambda: body(*args, **kwargs))
+    if run.guard.lost:
+        raise run.guard.lost_error()
+    return result
+
+
+def _close(run: Run) -> bool:
+    """Gives back what the run has. Returns whether it held its lease until now."""
+    try:
+        if run.guard is None:
+            return True
+        if run.postponed and run.task.lock_in_scope.to_the_end:
+            return hand_to_retry(run.task, run.guard, max(retry.pause for retry in run.postponed))
+        return release_or_later(run.guard)
+    finally:
+        # A signal (a soft time limit) may have struck between the store's yes and the line that took note of it.
+        for claim in run.entry.claims if run.entry is not None else ():
+            forgotten = keeper().kept(claim.token)
+            if forgotten is not None:
+                release_or_later(forgotten)
+
+
+def _publish(run: Run) -> None:
+    try:
+        for retry in run.postponed:
+            retry.publish()
+    except BaseException:
+        take_from_retry(run.task)
+        raise
+
+
+def _aborts(task: LockedTask) -> bool:
+    return task.lock_options.on_lost == "abort"
 
 
 def _tell(task: LockedTask, lease: Lease, reason: LossReason) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Any
 
 from celery import Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Retry
 from kombu.exceptions import EncodeError
 
 from celery_locks.errors import LockConfigError, LockKeyError, LossReason
@@ -16,10 +16,13 @@ from celery_locks.keys import KeyMaker
 from celery_locks.lease import Lease
 from celery_locks.lock import Terms
 from celery_locks.settings import LockOptions
+from celery_locks.tasks import calls
 from celery_locks.tasks.events import TaskEventsStep
+from celery_locks.tasks.header import ours_alone
 from celery_locks.tasks.options import checked_options, options_of, options_of_class
 from celery_locks.tasks.retry import PostponedRetry
-from celery_locks.tasks.run import run_locked, run_of
+from celery_locks.tasks.run import run_around, run_locked, run_of
+from celery_locks.tasks.scopes import Scope, scope_named
 from celery_locks.tasks.worker import LocksStep
 
 #: Celery's own tasks; they are in an app whose ``task_cls`` is ours, and are never locked.
@@ -67,7 +70,19 @@ class LockedTask(Task):
         """Connects the task to its app (Celery calls it)."""
         app.steps["worker"].add(LocksStep)
         app.steps["consumer"].add(TaskEventsStep)
-        return super().bind(app)
+        bound = super().bind(app)
+        cls.check_scope()
+        return bound
+
+    @classmethod
+    def check_scope(cls) -> None:
+        """Checks that the policy is one of the scope's; which that is may be a setting of the app.
+
+        Raises:
+            LockConfigError: It isn't.
+        """
+        if options_of_class(cls).get("on_contention") == "existing":
+            options_of(cls, cls.app.conf)
 
     @cached_property
     def lock_options(self) -> LockOptions:
@@ -83,6 +98,11 @@ class LockedTask(Task):
         """The terms of this task's leases."""
         options = self.lock_options
         return Terms(options.ttl, options.renew, options.max_hold, options.limit, options.permits)
+
+    @cached_property
+    def lock_in_scope(self) -> Scope:
+        """When this task's leases are held."""
+        return scope_named(self.lock_options.scope)
 
     @property
     def lease(self) -> Lease | None:
@@ -117,19 +137,32 @@ class LockedTask(Task):
         """
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-        """Sends the task, as Celery does.
+        """Sends the task, as Celery does; in a scope that begins at the call it takes the lease first.
+
+        Returns:
+            The result of the task, or of the one that holds the key.
 
         Raises:
             LockKeyError: Its arguments make no key; no message was sent.
+            LockContended: Others hold the key.
+            StoreUnavailable: The lock store is away; no message was sent.
         """
-        if self.locks_runs():
-            try:
-                self.lock_key_for(*(args or ()), **(kwargs or {}))
-            except TypeError:
-                pass  # Celery's own check says it better, or the task does without.
-            except LockKeyError as error:
-                raise UnkeyableArguments(error.message, error.key) from error
-        return super().apply_async(args, kwargs, *rest, **options)
+        options = {**dict(zip(calls.POSITIONAL, rest, strict=False)), **options}
+        key = self._key_of_call(args, kwargs)
+        if key is not None and self.lock_in_scope.call and calls.is_new_call(self, options):
+            send = partial(super().apply_async, args, kwargs)
+            return calls.call(self, key, lambda options: send(**options), options)
+        return super().apply_async(args, kwargs, **options)
+
+    def _key_of_call(self, args: Any, kwargs: Any) -> str | None:
+        if not self.locks_runs():
+            return None
+        try:
+            return self.lock_key_for(*(args or ()), **(kwargs or {}))
+        except TypeError:
+            return None  # Celery's own check says it better, or the task does without.
+        except LockKeyError as error:
+            raise UnkeyableArguments(error.message, error.key) from error
 
     def retry(
         self,
@@ -145,6 +178,8 @@ class LockedTask(Task):
         """Retries the task, as Celery does; the message is sent when the lease has been given back."""
 
         def retry(throw: bool) -> Retry:
+            if "headers" in options:  # they are all that the message gets
+                options["headers"] = {**(options["headers"] or {}), **ours_alone(self.request)}
             return super(LockedTask, self).retry(
                 args, kwargs, exc, throw, eta=eta, countdown=countdown, max_retries=max_retries, **options
             )
@@ -153,7 +188,9 @@ class LockedTask(Task):
         last = most is not None and self.request.retries >= most
         if run is None or last or self.request.is_eager or self.request.called_directly:
             return retry(throw)
-        postponed = PostponedRetry(lambda: retry(throw=False), exc)
+        if not eta and countdown is None:
+            countdown = self.default_retry_delay
+        postponed = PostponedRetry(lambda: retry(throw=False), exc, calls.pause_of(self.app, eta, countdown))
         run.postponed.append(postponed)
         if throw:
             raise postponed
@@ -171,11 +208,7 @@ def _locked(cls: type, body: Any) -> Callable[..., Any]:
 
     @wraps(function)
     def run(self: LockedTask, /, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return run_locked(self, body.__get__(self, type(self)), args, kwargs)
-        except (Ignore, Reject, Retry) as ending:
-            # Celery formats the traceback of each, though nobody sees it: that takes 2 ms a frame.
-            raise ending.with_traceback(None) from ending.__cause__
+        return run_locked(self, body.__get__(self, type(self)), args, kwargs)
 
     me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     signature = _signature(body)
@@ -183,6 +216,20 @@ def _locked(cls: type, body: Any) -> Callable[..., Any]:
     run.__signature__ = signature.replace(parameters=[me, *parameters])  # type: ignore[attr-defined]
     run.locked_body = body  # type: ignore[attr-defined]
     return run
+
+
+def lock_around_autoretry(task: LockedTask) -> None:
+    """Has the lease of a run last until autoretry, which Celery puts around the body, has sent the retry."""
+    if "_orig_run" not in vars(task):
+        return
+    autoretry = task.run
+
+    @wraps(autoretry)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return run_around(task, autoretry, args, kwargs)
+
+    task._orig_run = type(task).run.__get__(task)
+    task.run = run
 
 
 def _signature(body: Any) -> inspect.Signature:

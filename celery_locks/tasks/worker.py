@@ -11,7 +11,8 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.options import check_settings, locks_for
 from celery_locks.tasks.park import Park
-from celery_locks.tasks.policies import policy
+from celery_locks.tasks.policies import run_policy
+from celery_locks.tasks.revoked import hear_revokes
 from celery_locks.tasks.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,10 @@ class LocksStep(bootsteps.StartStopStep):
         app = worker.app
         check_settings(app.conf)
         locks = locks_for(app)
+        hear_revokes()
         parking = tickets_of(locks.store)
-        if parking is not None and any(_parks(task) for task in app.tasks.values()):
+        parks = [task for task in app.tasks.values() if _parks(task)]  # checks the options of all
+        if parks and parking is not None:
             self._sweeper = Sweeper(app, locks, parking)
             self._sweeper.start()
         try:
@@ -51,4 +54,4 @@ class LocksStep(bootsteps.StartStopStep):
 
 def _parks(task: Any) -> bool:
     options = getattr(task, "lock_options", None)
-    return options is not None and task.locks_runs() and isinstance(policy(options.on_contention), Park)
+    return options is not None and task.locks_runs() and isinstance(run_policy(options), Park)

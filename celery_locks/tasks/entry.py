@@ -1,0 +1,211 @@
+"""What a run does before its body begins: it takes what its scope asks for, and the call's lease along the way."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery_locks.errors import LockContended, StoreUnavailable
+from celery_locks.lease import Lease
+from celery_locks.lock import Lock, release_or_later, who_holds
+from celery_locks.renewal import keeper
+from celery_locks.settings import SHORTEST_TTL
+from celery_locks.stores.base import Claim, Refused, Renewal
+from celery_locks.tasks import owners
+from celery_locks.tasks.calls import lock_of_call
+from celery_locks.tasks.contention import Contention, Skipped
+from celery_locks.tasks.header import ours_of, with_ours
+from celery_locks.tasks.message import HEADER
+from celery_locks.tasks.options import locks_for
+from celery_locks.tasks.park import Park
+from celery_locks.tasks.policies import run_policy
+from celery_locks.tasks.resend import forget_counter, send_again
+from celery_locks.tasks.sending import send_on
+
+if TYPE_CHECKING:
+    from celery_locks.tasks.task import LockedTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entered:
+    """The body may run.
+
+    Attributes:
+        guard: The lease without which it must not go on, if there is one.
+        lease: The one that it sees: of its key.
+    """
+
+    guard: Lease | None
+    lease: Lease | None
+
+
+@dataclass
+class Entry:
+    """A run that is about to begin.
+
+    Attributes:
+        task: The task.
+        args: The arguments of the call.
+        kwargs: Its keyword arguments.
+        claims: All that was asked of the store, written down before: whatever happens, it is given back.
+    """
+
+    task: LockedTask
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    claims: list[Claim] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        request = self.request = self.task.request
+        self.ours: Mapping[str, Any] = ours_of(request)
+        self.key = self.task.lock_key_for(*self.args, **self.kwargs)
+        name = self.task.name
+        self.owner = owners.running(name, request.id, request.hostname) if request.id else f"{name} of a map"
+
+    def enter(self) -> Any:
+        """`Entered`, or else the result of the run."""
+        if "refused" in self.ours:
+            return self._refused_at_call()
+        scope = self.task.lock_in_scope
+        if scope.to_the_end or not scope.call:
+            lease = self._acquire(self._lock(), self.ours.get("token", ""))
+            result = self._entered(lease, lease) if isinstance(lease, Lease) else lease
+        elif scope.apart:
+            result = self._enter_apart()
+        else:
+            result = self._enter_once_for_a_message(self._leave_lasting if scope.lasting else self._free_the_key)
+        if isinstance(result, Entered):
+            forget_counter(self.request)
+            if scope.call and not scope.to_the_end and self.request.id:
+                self.request.headers = with_ours(self.request.headers, id=self.request.id, started=True)
+        return result
+
+    def _enter_apart(self) -> Any:
+        lease = self._acquire(self._lock())
+        if not isinstance(lease, Lease):
+            return lease
+        return self._settle_call() or self._entered(lease, lease)
+
+    def _enter_once_for_a_message(self, settle: Callable[[], Any]) -> Any:
+        """The key is not this run's, but a second copy of its message must not run beside it."""
+        guard = None
+        if not self._contention(self._lock()).local:
+            guard = self._acquire_of_message()
+        if "started" not in self.ours:
+            refused = settle()
+            if refused is not None:
+                return refused
+        return self._entered(guard, None)
+
+    def _acquire_of_message(self) -> Lease:
+        lock = self._lock()
+        lock.name += ":run:" + hashlib.sha256(self.request.id.encode()).hexdigest()[:32]
+        contention = self._contention(lock)
+        try:
+            answer = lock.attempt(contention.claim)
+        except StoreUnavailable as error:
+            send_again(contention, error)
+            raise
+        if isinstance(answer, Refused):
+            contention.refused = answer
+            send_again(contention, contention.error())
+        assert isinstance(answer, Lease)
+        return answer
+
+    def _free_the_key(self) -> Any:
+        lease = self._acquire(self._lock(), self.ours.get("token", ""))
+        if not isinstance(lease, Lease):
+            return lease
+        release_or_later(self._ours(lease))
+        return None
+
+    def _leave_lasting(self) -> Any:
+        if "token" not in self.ours:  # called by somebody who does not know the task: its time begins now
+            lease = self._acquire(self._lock())
+            if not isinstance(lease, Lease):
+                return lease
+            keeper().forget(lease)
+            return None
+        contention = self._contention(self._lock())
+        try:
+            # Asks what became of it; the lease is not prolonged by this.
+            probe = Renewal(self.ours["lock"], self.ours["token"], SHORTEST_TTL)
+            replaced = contention.lock.store.renew([probe])[0] == "replaced"
+        except StoreUnavailable as error:
+            return send_again(contention, error)
+        return self._dropped([]) if replaced else None
+
+    def _settle_call(self) -> Any:
+        """Takes the call's lease off its own lock. Returns what ends the run, if it was replaced."""
+        token = self.ours.get("token")
+        if not token:
+            return None
+        lock = lock_of_call(self.task, self.key, self.owner)
+        claim = self._claim(lock, token)
+        try:
+            answer = lock.attempt(claim)
+        except StoreUnavailable:
+            keeper().release_later(lock.store, lock.name, token, claim.ttl)
+            return None
+        if isinstance(answer, Lease):
+            release_or_later(self._ours(answer))
+        elif answer.replaced:
+            return self._dropped([holder.owner for holder in answer.holders])
+        return None  # its time ran out before the run began, or a copy of the message was here before
+
+    def _acquire(self, lock: Lock, adopts: str = "") -> Any:
+        """The lease, or else what the policy returns."""
+        contention = self._contention(lock, adopts)
+        chosen = run_policy(contention.options)
+        parks = isinstance(chosen, Park) and not contention.local
+        in_line = "ticket" in ((self.request.headers or {}).get(HEADER) or {}) if parks else False
+        try:
+            if not parks or (adopts and not in_line):
+                answer = lock.attempt(contention.claim)
+                if isinstance(answer, Lease):
+                    return answer
+                contention.refused = answer
+                if answer.replaced:
+                    return self._dropped(contention.holder_names)
+            contention.claim = replace(contention.claim, adopts="")
+            return chosen.enter(contention) if parks else chosen.contended(contention)  # type: ignore[attr-defined]
+        except StoreUnavailable as error:
+            if contention.local:
+                raise
+            return send_again(contention, error)
+
+    def _contention(self, lock: Lock, adopts: str = "") -> Contention:
+        return Contention(self.task, lock, self._claim(lock, adopts), self.task.lock_options, self.args, self.kwargs)
+
+    def _claim(self, lock: Lock, adopts: str) -> Claim:
+        claim = replace(lock.claim(), adopts=adopts)
+        self.claims.append(claim)
+        return claim
+
+    def _lock(self) -> Lock:
+        return Lock(locks_for(self.task.app), self.key, self.task.lock_terms, self.owner, sender=self.task)
+
+    def _entered(self, guard: Lease | None, lease: Lease | None) -> Entered:
+        return Entered(None if guard is None else self._ours(guard), lease)
+
+    def _ours(self, lease: Lease) -> Lease:
+        lease.send_on = partial(send_on, self.task.app)
+        return lease
+
+    def _refused_at_call(self) -> Skipped:
+        """Somebody waits for the outcome of a call that was refused: this is it."""
+        holders = list(self.ours.get("holders") or ())
+        if self.ours["refused"] == "raise":
+            raise LockContended(f"{self.key!r} was not to be had at the call: {who_holds(holders)}", self.key, holders)
+        logger.info("%s skipped: %r was not to be had at the call", self.task.name, self.key)
+        return Skipped(self.key, holders)
+
+    def _dropped(self, holders: list[str]) -> Skipped:
+        logger.info("%s[%s] skipped: a later call replaced it", self.task.name, self.request.id)
+        return Skipped(self.key, holders)

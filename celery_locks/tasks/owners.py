@@ -1,0 +1,37 @@
+"""The names that holders of a task's leases have, and whose they are."""
+
+from __future__ import annotations
+
+import re
+
+#: The task's name, its id, and where it is.
+_OWNER = re.compile(r"[^\[\]]*\[([^\[\]]*)\] (?:on|called by) ")
+#: Escaped, so that no name or id can look like another's.
+_ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
+
+
+def running(name: str, task_id: str, worker: str) -> str:
+    """The holder's name of a run."""
+    return f"{_escaped(name)}[{_escaped(task_id)}] on {worker}"
+
+
+def called(name: str, task_id: str, process: str) -> str:
+    """The holder's name of a task that was called and doesn't run yet."""
+    return f"{_escaped(name)}[{_escaped(task_id)}] called by {process}"
+
+
+def task_id_of(owner: str) -> str | None:
+    """The id of the task whose lease has this holder's name, ``None`` when it is no task's."""
+    found = _OWNER.match(owner)
+    if found is None:
+        return None
+    task_id = found[1]
+    for plain, escaped in reversed(_ESCAPES.items()):
+        task_id = task_id.replace(escaped, plain)
+    return task_id
+
+
+def _escaped(text: str) -> str:
+    for plain, escaped in _ESCAPES.items():
+        text = text.replace(plain, escaped)
+    return text
