@@ -4,6 +4,8 @@
     The task's; a header that came along from another task's message counts for nothing.
 ``key``, ``lock``, ``token``
     The key, the lock's name in the store, and the owner token of the lease: for the run to adopt.
+``ticket``, ``copy``
+    The message was sent on from the line, where this is its ticket; or it is a safety copy.
 ``refused``, ``holders``
     The key was held at the call: the policy by which the run is to end without running the body, and who held it.
 ``started``

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_locks.errors import LockConfigError, LockQueueFull
 from celery_locks.lease import Lease
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: The result state of a parked task.
 WAITING = "WAITING"
+#: Seconds after a message has expired that it is sent on, so that the worker finds that it has.
+LATE = 0.1
 #: Seconds after which a safety copy comes, where the broker keeps to such a countdown.
 SAFETY_COPY = 600.0
 
@@ -44,7 +47,7 @@ class Park(ContentionPolicy):
         """
         lock, request = contention.lock, contention.task.request
         parking = parking_of(lock)
-        ticket = Ticket(ticket_id(request), "", request.id, contention.options.max_wait, contention.options.max_waiters)
+        ticket = Ticket(ticket_id(request), "", request.id, _longest_wait(contention), contention.options.max_waiters)
         answer = lock.enter(parking, contention.claim, ticket)
         if isinstance(answer, Parked):
             # Told before it parks: afterwards another worker may have run it already, and told so.
@@ -106,9 +109,23 @@ def ticket_id(request: Any) -> str:
     return f"{request.id}:{request.retries or 0}"
 
 
+def _ours(contention: Contention, ticket: Ticket) -> dict[str, str]:
+    return {"id": ticket.task_id, "ticket": ticket.id, "key": contention.key}
+
+
+def _longest_wait(contention: Contention) -> float | None:
+    """Until ``max_wait`` is over or the message expires: then it is sent on, and the worker that gets it ends it."""
+    app, waits = contention.task.app, [contention.options.max_wait]
+    expires = contention.task.request.expires
+    if expires:
+        moment = maybe_make_aware(maybe_iso8601(expires), app.timezone)
+        waits.append(max(0.0, (moment - app.now()).total_seconds()) + LATE)
+    return min((wait for wait in waits if wait is not None), default=None)
+
+
 def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
     app = contention.task.app
-    message = pack(contention.task, {"ticket": ticket.id, "key": contention.key})
+    message = pack(contention.task, _ours(contention, ticket))
     push = None
     try:
         with app.producer_or_acquire() as producer:
@@ -142,7 +159,7 @@ def _send_safety_copy(contention: Contention, ticket: Ticket) -> None:
     asked = contention.options.park_safety_copy
     late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
     headers = {**(task.request.as_execution_options()["headers"] or {})}
-    headers[HEADER] = {**ours, "ticket": ticket.id, "key": contention.key, "copy": True}
+    headers[HEADER] = {**ours, **_ours(contention, ticket), "copy": True}
     task.signature_from_request(
         task.request, retries=task.request.retries, countdown=late, headers=headers
     ).apply_async()

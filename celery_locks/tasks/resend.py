@@ -59,8 +59,10 @@ def timed_out(contention: Contention, error: LockError) -> LockTimeout:
     """The error of a run that has waited for as long as it may."""
     away = isinstance(error, StoreUnavailable)
     why = "the lock store could not be reached" if away else who_holds(contention.holder_names)
+    most = contention.options.max_wait
+    within = "before the task expired" if most is None else f"within {most:g} s"
     return LockTimeout(
-        f"{contention.key!r} was not to be had within {contention.options.max_wait:g} s: {why}",
+        f"{contention.key!r} was not to be had {within}: {why}",
         contention.key,
         contention.holder_names,
     )

@@ -49,12 +49,15 @@ def withdraw(app: Any, task_ids: Iterable[str], send: SendOn = send_on) -> None:
 
 
 def give_back(app: Any, headers: Any, task_id: str | None, send: SendOn = send_on) -> None:
-    """Gives back the lease that was taken at the call of a message that will never run."""
+    """Gives back the lease that was taken at the call of a message that will never run, and ends its ticket."""
     ours = ours_in(headers, task_id)
+    locks = locks_for(app)
+    store = locks.store
+    parking = tickets_of(store)
+    if parking is not None and "ticket" in ours:
+        parking.settle(locks.name(ours["key"]), ours["ticket"])
     if "token" not in ours or "lasting" in ours:
         return
-    store = locks_for(app).store
-    parking = tickets_of(store)
     if parking is None:
         store.release(ours["lock"], ours["token"])
         return
