@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 from celery.exceptions import ChordError, MaxRetriesExceededError, TaskRevokedError
-from celery.result import AsyncResult
 
-from celery_locks import LockContended, LockLost, Skipped
+from celery_locks import LockContended, LockedTask, LockLost, Skipped
 from celery_locks.settings import SCOPES
 from celery_locks.tasks import owners
 from tests.support.celery_worker import ROOT
@@ -83,6 +82,7 @@ class TestWhenItIsHeld:
         assert shop.send("until_executed", key).get(timeout=SOON) == key
         assert len(shop.journal.stretches(key)) == 2
 
+    @pytest.mark.slow
     def test_until_executed_is_renewed_while_it_runs(self, open_shop: OpenShop, key: str, blocker: Blocker) -> None:
         shop = open_shop(SHOP_TTL="0.6")
         shop.start_worker(concurrency=1)
@@ -121,6 +121,7 @@ class TestWhenItIsHeld:
         assert len(shop.journal.stretches(key)) == 2
         assert not left_over(shop, key)
 
+    @pytest.mark.slow
     def test_until_and_while_executing_waits_longer_than_the_ttl(
         self, open_shop: OpenShop, key: str, blocker: Blocker
     ) -> None:
@@ -158,6 +159,7 @@ class TestMessagesWithoutALease:
         assert result.get(timeout=SOON) == key
         assert shop.lock(key).locked() == (scope == "until_expired")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scope", ["until_executed", "until_executing"])
     def test_one_whose_lease_ran_out_takes_it_at_its_run(self, open_shop: OpenShop, key: str, scope: str) -> None:
         shop = open_shop(SHOP_TTL="0.3")
@@ -170,6 +172,7 @@ class TestMessagesWithoutALease:
         assert not left_over(shop, key)
 
 
+@pytest.mark.slow
 def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_path: Path) -> None:
     names = [f"until_executed{policy}" for policy in ("", "_raise", "_skip")]
     entries = {name: {"task": name, "schedule": 0.1, "args": [f"{key}-{name}"]} for name in names}
@@ -246,6 +249,7 @@ class TestPromise06SwallowedRetries:
         eventually(lambda: scope == "until_expired" or not left_over(shop, key), SOON)
         assert len(shop.journal.stretches(key)) == 1
 
+    @pytest.mark.slow
     def test_until_executed_keeps_the_key_between_its_retries(self, shop: Shop, key: str) -> None:
         result = shop.send("waits_for_retry", key, 6)  # longer than the ttl
         eventually(lambda: result.state == "RETRY", SOON)
@@ -300,6 +304,7 @@ class TestPromise16NeverRun:
         """Leases last so long that only being freed can end them."""
         return open_shop(SHOP_TTL="100")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scope", ["until_executed", "until_executing", "until_and_while_executing"])
     @pytest.mark.parametrize("where", ["in the queue", "in the worker"])
     def test_promise_16_revoked_before_the_start_it_is_free(
@@ -324,6 +329,7 @@ class TestPromise16NeverRun:
             with pytest.raises(TaskRevokedError):
                 result.get(timeout=SOON)
 
+    @pytest.mark.slow
     def test_promise_16_a_revoke_leaves_the_run_and_other_tasks_alone(
         self, lasting: Shop, key: str, blocker: Blocker
     ) -> None:
@@ -336,6 +342,7 @@ class TestPromise16NeverRun:
         blocker.end()
         assert result.get(timeout=SOON) == key
 
+    @pytest.mark.slow
     def test_promise_16_revoked_between_retries_it_is_free(self, lasting: Shop, key: str) -> None:
         shop = lasting
         shop.start_worker(concurrency=1)
@@ -346,6 +353,7 @@ class TestPromise16NeverRun:
         result.revoke()
         self.freed(shop, key, revoked)
 
+    @pytest.mark.slow
     def test_promise_16_expired_before_the_start_it_is_free(self, lasting: Shop, key: str) -> None:
         shop = lasting
         result = shop.task("until_executed").apply_async((key,), expires=1)
@@ -366,20 +374,15 @@ class TestPromise16NeverRun:
         eventually(lambda: shop.send("until_executed", key).id != first.id, SOON)
         assert time.monotonic() - sent < 1.5 + 1
 
+    @pytest.mark.slow
     def test_promise_16_unknown_to_the_worker_it_is_free(self, lasting: Shop, key: str) -> None:
         shop = lasting
-
-        @shop.app.task(name="only_here", base=type(shop.task("until_executed")).__mro__[1], shared=False)
-        def only_here(key: str) -> None: ...
-
-        only_here = shop.app.tasks["only_here"]
-        only_here.__class__.lock_key, only_here.__class__.lock_scope = "<key>", "until_executed"
-        result = only_here.delay(key)
-        assert isinstance(result, AsyncResult)
-        lock = shop.lock(only_here.lock_key_for(key))
-        assert lock.locked()
+        options = {"base": LockedTask, "lock_scope": "until_executed", "lock_ttl": 100, "shared": False}
+        only_here = shop.app.task(sorted, name="only_here", typing=False, lock_key="odd", **options)
+        only_here.delay([3])
+        assert shop.lock("odd").locked()
         shop.start_worker(concurrency=1)
-        eventually(lambda: not lock.locked(), SOON)
+        eventually(lambda: not shop.lock("odd").locked(), SOON)
 
 
 class TestPromise18Canvas:
