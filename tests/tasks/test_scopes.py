@@ -1,0 +1,431 @@
+"""When a task's leases are held, on real workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group
+from celery.exceptions import ChordError, MaxRetriesExceededError, TaskRevokedError
+
+from celery_locks import LockContended, LockedTask, LockLost, Skipped
+from celery_locks.settings import SCOPES
+from celery_locks.tasks import owners
+from tests.support.celery_worker import ROOT
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+
+CALL_SCOPES = SCOPES[1:]
+#: Seconds within which a result must be there; what is slow here is the machine, not the lock.
+SOON = 30
+OpenShop = Callable[..., Shop]
+
+
+@pytest.fixture
+def shop(prefork_shop: Shop) -> Shop:
+    return prefork_shop
+
+
+def tokens(shop: Shop, key: str, call: bool = False) -> list[str]:
+    lock = shop.lock(key)
+    lock.name += ":call" if call else ""
+    return [holder.token for holder in lock.holders()]
+
+
+def holder_ids(shop: Shop, key: str) -> list[str | None]:
+    return [owners.task_id_of(holder.owner) for holder in shop.lock(key).holders()]
+
+
+def left_over(shop: Shop, key: str) -> list[str]:
+    """The locks about a key that anybody holds or waits for."""
+    client: Any = shop.journal._redis
+    names = [name.decode() for name in client.scan_iter(f"celery-locks:*{key}*")]
+    return [name for name in names if name.endswith((":until", ":line"))]
+
+
+def begun(shop: Shop, key: str, count: int = 1) -> None:
+    eventually(lambda: len(shop.journal.stretches(key)) >= count, SOON)
+
+
+class Blocker:
+    """Keeps a task running until it is told."""
+
+    def __init__(self, path: Path) -> None:
+        self.until = str(path / "go")
+
+    def end(self) -> None:
+        Path(self.until).touch()
+
+
+@pytest.fixture
+def blocker(tmp_path: Path) -> Blocker:
+    return Blocker(tmp_path)
+
+
+class TestWhenItIsHeld:
+    def test_until_executed_from_the_call_to_the_end(self, shop: Shop, key: str, blocker: Blocker) -> None:
+        first = shop.send("until_executed", key, until=blocker.until)
+        assert holder_ids(shop, key) == [first.id]
+        begun(shop, key)
+        assert holder_ids(shop, key) == [first.id]
+        assert shop.send("until_executed", key).id == first.id
+        blocker.end()
+        assert first.get(timeout=SOON) == key
+        assert not left_over(shop, key)
+        assert shop.send("until_executed", key).get(timeout=SOON) == key
+        assert len(shop.journal.stretches(key)) == 2
+
+    @pytest.mark.slow
+    def test_until_executed_is_renewed_while_it_runs(self, open_shop: OpenShop, key: str, blocker: Blocker) -> None:
+        shop = open_shop(SHOP_TTL="0.6")
+        shop.start_worker(concurrency=1)
+        first = shop.send("until_executed", key, until=blocker.until)
+        begun(shop, key)
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert holder_ids(shop, key) == [first.id]
+        blocker.end()
+        assert first.get(timeout=SOON) == key
+
+    def test_until_executing_from_the_call_to_the_start(self, shop: Shop, key: str, blocker: Blocker) -> None:
+        first = shop.send("until_executing", key, until=blocker.until)
+        begun(shop, key)
+        assert not shop.lock(key).locked()
+        second = shop.send("until_executing", key, until=blocker.until)
+        assert second.id != first.id
+        begun(shop, key, 2)
+        blocker.end()
+        assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
+        assert shop.journal.most_at_once(key) == 2
+        assert [stretch.fence for stretch in shop.journal.stretches(key)] == [0, 0], "its body has no lease of the key"
+        assert not left_over(shop, key)
+
+    def test_until_and_while_executing_one_waits_while_one_runs(self, shop: Shop, key: str, blocker: Blocker) -> None:
+        first = shop.send("until_and_while_executing", key, until=blocker.until)
+        begun(shop, key)
+        second = shop.send("until_and_while_executing", key)
+        assert second.id != first.id
+        eventually(lambda: second.state == "RETRY", SOON)
+        third = shop.send("until_and_while_executing", key)
+        assert third.id == second.id, "one waits already"
+        blocker.end()
+        assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
+        assert shop.journal.most_at_once(key) == 1
+        assert len(shop.journal.stretches(key)) == 2
+        assert not left_over(shop, key)
+
+    @pytest.mark.slow
+    def test_until_and_while_executing_waits_longer_than_the_ttl(
+        self, open_shop: OpenShop, key: str, blocker: Blocker
+    ) -> None:
+        shop = open_shop(SHOP_TTL="0.5")
+        shop.start_worker()
+        first = shop.send("until_and_while_executing", key, until=blocker.until)
+        begun(shop, key)
+        second = shop.send("until_and_while_executing", key)
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert shop.send("until_and_while_executing", key).id == second.id
+        blocker.end()
+        assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
+
+    @pytest.mark.parametrize("task", ["until_expired", "ends_with_until_expired", "autoretries_until_expired"])
+    def test_until_expired_whatever_happens(self, shop: Shop, key: str, task: str) -> None:
+        arguments = ("ignore",) if task.startswith("ends") else ()
+        first = shop.send(task, key, *arguments)
+        token = tokens(shop, key)
+        begun(shop, key, 4 if task.startswith("auto") else 1)
+        eventually(lambda: all(stretch.end for stretch in shop.journal.stretches(key)), SOON)
+        assert shop.send(task, key, *arguments).id == first.id
+        assert tokens(shop, key) == token, "the run did not touch it"
+        eventually(lambda: not shop.lock(key).locked(), SOON)
+        assert shop.send(task, key, *arguments).id != first.id
+
+
+class TestMessagesWithoutALease:
+    @pytest.mark.parametrize("scope", CALL_SCOPES)
+    def test_promise_17_a_task_sent_by_name_is_locked_at_its_run(self, shop: Shop, key: str, scope: str) -> None:
+        stranger = Celery("stranger", broker=shop.app.conf.broker_url, backend=shop.app.conf.result_backend)
+        with shop.lock(key):
+            result = stranger.send_task(scope, (key,))
+            eventually(lambda: result.state == "RETRY", SOON)
+        assert result.get(timeout=SOON) == key
+        assert shop.lock(key).locked() == (scope == "until_expired")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("scope", ["until_executed", "until_executing"])
+    def test_one_whose_lease_ran_out_takes_it_at_its_run(self, open_shop: OpenShop, key: str, scope: str) -> None:
+        shop = open_shop(SHOP_TTL="0.3")
+        first = shop.send(scope, key)
+        eventually(lambda: not shop.lock(key).locked(), SOON)
+        second = shop.send(scope, key)
+        assert second.id != first.id
+        shop.start_worker()
+        assert [result.get(timeout=SOON) for result in (first, second)] == [key, key]
+        assert not left_over(shop, key)
+
+
+@pytest.mark.slow
+def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_path: Path) -> None:
+    names = [f"until_executed{policy}" for policy in ("", "_raise", "_skip")]
+    entries = {name: {"task": name, "schedule": 0.1, "args": [f"{key}-{name}"]} for name in names}
+    (tmp_path / "beaten.py").write_text(
+        "import os\n"
+        "from tests.tasks.shop import make_app\n"
+        "app = make_app(os.environ)\n"
+        f"app.conf.beat_schedule = {entries!r}\n"
+    )
+    environment = {**os.environ, **shop.variables, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "celery", "-A", "beaten", "beat", "--schedule", str(tmp_path / "schedule")]
+    log = tmp_path / "log"
+    locks = [shop.lock(f"{key}-{name}").acquire() for name in names]
+    with log.open("wb") as output, subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=output) as beat:
+        try:
+            eventually(lambda: log.read_text().count("not to be had now") >= 9, SOON)
+            for lease in locks:
+                lease.release()
+            for name in names:
+                begun(shop, f"{key}-{name}", 2)
+            assert beat.poll() is None
+        finally:
+            beat.terminate()
+
+
+class TestReplace:
+    @pytest.mark.parametrize("scope", CALL_SCOPES)
+    def test_an_older_message_is_dropped_when_it_comes(self, shop: Shop, key: str, scope: str) -> None:
+        first = shop.task(f"{scope}_replace").apply_async((key,), countdown=1.5)
+        second = shop.send(f"{scope}_replace", key)
+        assert second.get(timeout=SOON) == key
+        assert Skipped.of(first.get(timeout=SOON)) is not None
+        assert [stretch.task_id for stretch in shop.journal.stretches(key)] == [second.id]
+
+    def test_a_run_is_aborted(self, shop: Shop, key: str) -> None:
+        first = shop.send("until_executed_replace", key, seconds=60)
+        begun(shop, key)
+        second = shop.send("until_executed_replace", key)
+        with pytest.raises(LockLost) as caught:
+            first.get(timeout=SOON)
+        assert caught.value.reason == "replaced"
+        assert second.get(timeout=SOON) == key
+
+    def test_a_run_replaces_a_run(self, shop: Shop, key: str) -> None:
+        first = shop.send("replaces", key, seconds=60)
+        begun(shop, key)
+        assert shop.send("replaces", key).get(timeout=SOON) == key
+        with pytest.raises(LockLost) as caught:
+            first.get(timeout=SOON)
+        assert caught.value.reason == "replaced"
+        fences = [stretch.fence for stretch in shop.journal.stretches(key)]
+        assert fences == sorted(set(fences))
+        assert len(shop.journal.entries("lost", key=key, reason="replaced")) == 1
+
+
+class TestPromise06SwallowedRetries:
+    @pytest.mark.parametrize("scope", SCOPES)
+    @pytest.mark.parametrize(("kind", "error"), [("retries", MaxRetriesExceededError), ("autoretries", ValueError)])
+    def test_promise_06_every_retry_runs_and_nothing_is_left(
+        self, shop: Shop, key: str, kind: str, error: type[Exception], scope: str
+    ) -> None:
+        result = shop.send(f"{kind}_{scope}", key)
+        with pytest.raises(error):
+            result.get(timeout=SOON)
+        assert result.state == "FAILURE"
+        assert [entry["retries"] for entry in shop.journal.entries("begin", key=key)] == [0, 1, 2, 3]
+        assert scope == "until_expired" or not left_over(shop, key)
+
+    @pytest.mark.parametrize("scope", SCOPES)
+    @pytest.mark.parametrize("how", ["reject", "ignore"])
+    def test_promise_06_reject_and_ignore_leave_nothing(self, shop: Shop, key: str, how: str, scope: str) -> None:
+        shop.send(f"ends_with_{scope}", key, how)
+        begun(shop, key)
+        eventually(lambda: scope == "until_expired" or not left_over(shop, key), SOON)
+        assert len(shop.journal.stretches(key)) == 1
+
+    @pytest.mark.slow
+    def test_until_executed_keeps_the_key_between_its_retries(self, shop: Shop, key: str) -> None:
+        result = shop.send("waits_for_retry", key, 6)  # longer than the ttl
+        eventually(lambda: result.state == "RETRY", SOON)
+        assert [holder.expires_in > 6 for holder in shop.lock(key).holders()] == [True]
+        while len(shop.journal.stretches(key)) == 1:
+            assert shop.send("waits_for_retry", key, 6).id == result.id
+        assert result.get(timeout=SOON) == key
+        assert len(shop.journal.stretches(key)) == 2
+        assert not left_over(shop, key)
+
+
+class TestPromise05Redelivery:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("scope", SCOPES)
+    def test_promise_05_a_message_delivered_twice_runs_once_at_a_time(
+        self, open_shop: OpenShop, key: str, scope: str
+    ) -> None:
+        shop = open_shop(SHOP_VISIBILITY="2")
+        for _ in range(2):
+            shop.start_worker(concurrency=2)
+        result = shop.send(f"{scope}_late", key, seconds=7)
+        begun(shop, key)
+        received = f"Task {scope}_late[{result.id}] received"
+        eventually(lambda: sum(worker.log().count(received) for worker in shop.workers) > 1, SOON, "not redelivered")
+        assert result.get(timeout=SOON) == key
+        assert shop.journal.most_at_once(key) == 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("scope", SCOPES)
+    def test_promise_05_a_copy_takes_over_when_the_first_died(self, shop: Shop, key: str, scope: str) -> None:
+        result = shop.send(f"{scope}_late", key, seconds=2)
+        begun(shop, key)
+        first = shop.journal.stretches(key)[0]
+        os.kill(first.pid, signal.SIGKILL)
+        died = time.monotonic()
+        assert result.get(timeout=SOON) == key
+        second = [stretch for stretch in shop.journal.stretches(key) if stretch.end is not None]
+        assert [stretch.task_id for stretch in second] == [result.id]
+        assert second[0].begin > died
+
+
+class TestPromise16NeverRun:
+    #: Seconds within which the key must be free.
+    FREE = 2.0
+
+    def freed(self, shop: Shop, key: str, since: float, call: bool = False) -> None:
+        eventually(lambda: not tokens(shop, key, call), SOON)
+        assert time.monotonic() - since < self.FREE
+
+    @pytest.fixture
+    def lasting(self, open_shop: OpenShop) -> Shop:
+        """Leases last so long that only being freed can end them."""
+        return open_shop(SHOP_TTL="100")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("scope", ["until_executed", "until_executing", "until_and_while_executing"])
+    @pytest.mark.parametrize("where", ["in the queue", "in the worker"])
+    def test_promise_16_revoked_before_the_start_it_is_free(
+        self, lasting: Shop, key: str, scope: str, where: str, blocker: Blocker
+    ) -> None:
+        shop, call = lasting, scope == "until_and_while_executing"
+        shop.start_worker(concurrency=1)
+        if where == "in the queue":
+            for number in range(3):  # more than a worker takes
+                shop.send("work", f"{key}-{number}", until=blocker.until)
+            begun(shop, f"{key}-0")
+        result = shop.task(scope).apply_async((key,), countdown=30 if where == "in the worker" else None)
+        assert tokens(shop, key, call)
+        if where == "in the worker":
+            shop.workers[0].wait_for_log(f"{scope}[{result.id}] received", SOON)
+        revoked = time.monotonic()
+        result.revoke()
+        self.freed(shop, key, revoked, call)
+        assert shop.send(scope, key, until=blocker.until).id != result.id, "it is no existing result any more"
+        blocker.end()
+        if where == "in the queue":
+            with pytest.raises(TaskRevokedError):
+                result.get(timeout=SOON)
+
+    @pytest.mark.slow
+    def test_promise_16_a_revoke_leaves_the_run_and_other_tasks_alone(
+        self, lasting: Shop, key: str, blocker: Blocker
+    ) -> None:
+        shop = lasting
+        shop.start_worker(concurrency=1)
+        result = shop.send("until_executed", key, until=blocker.until)
+        begun(shop, key)
+        shop.app.control.revoke(["nobody", result.id], reply=True, timeout=SOON, limit=1)
+        assert holder_ids(shop, key) == [result.id]
+        blocker.end()
+        assert result.get(timeout=SOON) == key
+
+    @pytest.mark.slow
+    def test_promise_16_revoked_between_retries_it_is_free(self, lasting: Shop, key: str) -> None:
+        shop = lasting
+        shop.start_worker(concurrency=1)
+        result = shop.send("waits_for_retry", key, 30)
+        eventually(lambda: result.state == "RETRY", SOON)
+        assert tokens(shop, key)
+        revoked = time.monotonic()
+        result.revoke()
+        self.freed(shop, key, revoked)
+
+    @pytest.mark.slow
+    def test_promise_16_expired_before_the_start_it_is_free(self, lasting: Shop, key: str) -> None:
+        shop = lasting
+        result = shop.task("until_executed").apply_async((key,), expires=1)
+        sent = time.monotonic()
+        eventually(lambda: time.monotonic() - sent > 1)
+        self.freed(shop, key, sent + 1)
+        shop.start_worker(concurrency=1)
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=SOON)
+
+    def test_promise_16_purged_it_is_free_at_its_ttl(self, open_shop: OpenShop, key: str) -> None:
+        shop = open_shop(SHOP_TTL="1.5")
+        first = shop.send("until_executed", key)
+        sent = time.monotonic()
+        shop.app.control.purge()
+        while time.monotonic() - sent < 1.2:
+            assert shop.send("until_executed", key).id == first.id
+        eventually(lambda: shop.send("until_executed", key).id != first.id, SOON)
+        assert time.monotonic() - sent < 1.5 + 1
+
+    @pytest.mark.slow
+    def test_promise_16_unknown_to_the_worker_it_is_free(self, lasting: Shop, key: str) -> None:
+        shop = lasting
+        options = {"base": LockedTask, "lock_scope": "until_executed", "lock_ttl": 100, "shared": False}
+        only_here = shop.app.task(sorted, name="only_here", typing=False, lock_key="odd", **options)
+        only_here.delay([3])
+        assert shop.lock("odd").locked()
+        shop.start_worker(concurrency=1)
+        eventually(lambda: not shop.lock("odd").locked(), SOON)
+
+
+class TestPromise18Canvas:
+    @pytest.mark.parametrize("policy", ["", "_skip"])
+    def test_promise_18_a_refused_member_does_not_stop_chain_or_chord(
+        self, shop: Shop, key: str, policy: str, blocker: Blocker
+    ) -> None:
+        first = shop.send(f"until_executed{policy}", key, until=blocker.until)
+        member, then = shop.task(f"until_executed{policy}").si(key), shop.task("then")
+        results = [
+            chain(member.clone(), then.s("then")).apply_async(),
+            chain(then.si("first"), member.clone()).apply_async(),
+            chain(then.si("first"), member.clone(), then.s("then")).apply_async(),
+            chord([member.clone(), then.si("free")], shop.task("add_up").s()).apply_async(),
+            chord([then.si("free"), then.si("more")], member.clone()).apply_async(),
+            group(member.clone(), member.clone()).apply_async(),
+        ]
+        for result in results:
+            assert first.id in str(result.get(timeout=SOON))
+        blocker.end()
+        assert first.get(timeout=SOON) == key
+        assert len(shop.journal.stretches(key)) == 1
+
+    def test_promise_18_raise_calls_the_errbacks(self, shop: Shop, key: str, blocker: Blocker) -> None:
+        first = shop.send("until_executed_raise", key, until=blocker.until)
+        error, then = shop.task("on_error").s(), shop.task("then")
+        member = shop.task("until_executed_raise").si(key)
+        in_chain = chain(then.si("first"), member.clone().on_error(error), then.s()).apply_async()
+        in_chord = chord([member.clone(), then.si("free")], shop.task("add_up").s().on_error(error)).apply_async()
+        with pytest.raises(LockContended):
+            in_chain.parent.get(timeout=SOON)
+        with pytest.raises((LockContended, ChordError)):
+            in_chord.get(timeout=SOON)
+        eventually(lambda: shop.journal.entries("errback", task_id=in_chain.parent.id), SOON)
+        blocker.end()
+        assert first.get(timeout=SOON) == key
+
+
+def test_a_copy_of_a_message_parks_like_others(shop: Shop, key: str) -> None:
+    stranger = Celery("stranger", broker=shop.app.conf.broker_url, backend=shop.app.conf.result_backend)
+    with shop.lock(key):
+        result = stranger.send_task("until_executed_parks", (key,))
+        eventually(lambda: result.state == "WAITING", SOON)
+    assert result.get(timeout=SOON) == key
+    assert shop.send("until_executed_parks", key).get(timeout=SOON) == key
+    assert not left_over(shop, key)
