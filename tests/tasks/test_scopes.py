@@ -136,6 +136,22 @@ class TestWhenItIsHeld:
         blocker.end()
         assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
 
+    @pytest.mark.parametrize("policy", ["skip", "raise"])
+    def test_a_run_that_is_refused_gives_back_what_its_call_took(self, shop: Shop, key: str, policy: str) -> None:
+        with shop.lock(key):
+            result = shop.send(f"apart_{policy}", key)
+            if policy == "skip":
+                assert Skipped.of(result.get(timeout=SOON)) is not None
+            else:
+                with pytest.raises(LockContended):
+                    result.get(timeout=SOON)
+            eventually(lambda: not tokens(shop, key, call=True), 2)
+        assert shop.send(f"apart_{policy}", key).get(timeout=SOON) == key
+
+    def test_a_task_may_replace_itself_with_another_of_its_key(self, shop: Shop, key: str) -> None:
+        assert shop.send("replaces_itself", key).get(timeout=SOON) == key
+        assert not left_over(shop, key)
+
     @pytest.mark.parametrize("task", ["until_expired", "ends_with_until_expired", "autoretries_until_expired"])
     def test_until_expired_whatever_happens(self, shop: Shop, key: str, task: str) -> None:
         arguments = ("ignore",) if task.startswith("ends") else ()
