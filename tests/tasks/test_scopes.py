@@ -394,8 +394,10 @@ class TestPromise16NeverRun:
     def test_promise_16_unknown_to_the_worker_it_is_free(self, lasting: Shop, key: str) -> None:
         shop = lasting
         options = {"base": LockedTask, "lock_scope": "until_executed", "lock_ttl": 100, "shared": False}
-        only_here = shop.app.task(sorted, name="only_here", typing=False, lock_key="odd", **options)
-        only_here.delay([3])
+
+        def only_here() -> None: ...
+
+        shop.app.task(only_here, lock_key="odd", **options).delay()
         assert shop.lock("odd").locked()
         shop.start_worker(concurrency=1)
         eventually(lambda: not shop.lock("odd").locked(), SOON)
