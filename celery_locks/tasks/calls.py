@@ -17,7 +17,7 @@ from celery.utils.time import maybe_make_aware
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, release_or_later, this_process, who_holds
-from celery_locks.settings import LONGEST_TTL, SHORTEST_TTL
+from celery_locks.settings import LONGEST_TTL
 from celery_locks.tasks import owners
 from celery_locks.tasks.contention import Skipped
 from celery_locks.tasks.header import ours_in, with_ours
@@ -35,6 +35,9 @@ POSITIONAL = ("task_id", "producer", "link", "link_error", "shadow")
 #: itself gives ``chain`` (maybe empty) and ``parent_id`` where it sends a chain's next task, ``reply_to`` with an id
 #: that it has told beforehand, such as that of a chord's body.
 _AWAITED = ("chord", "group_id", "link", "link_error", "reply_to", "parent_id", "replaced_task_nesting")
+
+#: The lease of a call lasts for so many seconds at least, also if its message has expired when it is sent.
+SHORTEST = 1.0
 
 Send = Callable[[dict[str, Any]], Any]
 
@@ -96,8 +99,8 @@ def ttl_at_call(task: LockedTask, options: Mapping[str, Any]) -> float:
     ttl = task.lock_options.ttl + max(0.0, pause_of(task.app, options.get("eta"), options.get("countdown")))
     expires = options.get("expires")
     if expires is not None and not task.lock_in_scope.lasting:
-        ttl = min(ttl, _seconds_until(task.app, expires))
-    return min(max(ttl, SHORTEST_TTL), LONGEST_TTL)
+        ttl = min(ttl, max(_seconds_until(task.app, expires), min(ttl, SHORTEST)))
+    return min(ttl, LONGEST_TTL)
 
 
 def pause_of(app: Any, eta: Any, countdown: Any) -> float:
@@ -130,6 +133,8 @@ def _refused(task: LockedTask, key: str, policy: str, holders: list[str], send: 
     error = LockContended(f"{key!r} is not to be had now: {who_holds(holders)}", key, holders)
     logger.info("%s[%s] was refused at its call: %s", task.name, task_id, error)
     if _awaited(options):
+        if task_id in map(owners.task_id_of, holders):  # ``self.replace()``: the task gives way to this one
+            return send(options)
         ours = {"id": task_id, "key": key, "refused": policy, "holders": holders}
         return send({**options, "headers": with_ours(options.get("headers"), **ours)})
     if policy == "skip":

@@ -13,7 +13,6 @@ from typing import Any
 
 from celery import signals
 from celery.utils.functional import maybe_list
-from celery.worker.control import Panel
 
 from celery_locks.errors import LockError
 from celery_locks.stores.parking import Call, Parking, tickets_of
@@ -66,8 +65,15 @@ def give_back(app: Any, headers: Any, task_id: str | None, send: SendOn = send_o
         send(app, parking, calls)
 
 
+def give_back_safely(app: Any, headers: Any, task_id: str | None) -> None:
+    """`give_back`, and a line in the log where the store is away."""
+    _safely(lambda: give_back(app, headers, task_id))
+
+
 def hear_revokes() -> None:
     """Has the control commands that revoke tasks look in the store too (once a process)."""
+    from celery.worker.control import Panel  # much else comes with it, which only workers need
+
     for name in COMMANDS:
         command = Panel.data[name]
         if not hasattr(command, _HEARD):
@@ -88,20 +94,20 @@ def _hearing(command: Callable[..., Any], position: int) -> Callable[..., Any]:
 
 def _on_revoked(sender: Any, request: Any, **kwargs: Any) -> None:
     if hasattr(sender, "lock_options"):
-        _safely(lambda: give_back(sender.app, request.headers, request.id))
+        give_back_safely(sender.app, request.headers, request.id)
 
 
 def _on_failure(sender: Any, task_id: str, **kwargs: Any) -> None:
     """The task failed before its body: ``before_start`` raised. Else its message's header has been taken off."""
     request = getattr(sender, "request", None)
     if hasattr(sender, "lock_options") and request is not None and request.id == task_id:
-        _safely(lambda: give_back(sender.app, request.headers, task_id))
+        give_back_safely(sender.app, request.headers, task_id)
 
 
 def _on_refused(sender: Any, message: Any, **kwargs: Any) -> None:
     """The worker knows no such task, or can't read the message."""
     headers = message.headers or {}
-    _safely(lambda: give_back(sender.app, headers, headers.get("id")))
+    give_back_safely(sender.app, headers, headers.get("id"))
 
 
 def _safely(do: Callable[[], None]) -> None:

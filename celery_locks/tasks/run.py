@@ -18,6 +18,7 @@ from celery_locks.renewal import keeper
 from celery_locks.tasks.abort import run_abortable
 from celery_locks.tasks.entry import Entered, Entry
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
+from celery_locks.tasks.revoked import give_back_safely
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -127,7 +128,7 @@ def _open(task: LockedTask, inner: Callable[[Run], Any]) -> Any:
 def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     task = run.task
     run.entry = Entry(task, args, kwargs)
-    entered = run.entry.enter()
+    entered = _enter(run, run.entry)
     if not isinstance(entered, Entered):
         return entered
     run.guard, run.lease = entered.guard, entered.lease
@@ -139,6 +140,19 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     result = run_abortable(run.guard, lambda: body(*args, **kwargs))
     if run.guard.lost:
         raise run.guard.lost_error()
+    return result
+
+
+def _enter(run: Run, entry: Entry) -> Any:
+    try:
+        result = entry.enter()
+    except (Ignore, Retry):  # the message comes once more
+        raise
+    except BaseException:
+        give_back_safely(run.task.app, run.request.headers, run.request.id)
+        raise
+    if not isinstance(result, Entered):
+        give_back_safely(run.task.app, run.request.headers, run.request.id)
     return result
 
 

@@ -256,6 +256,9 @@ def define_scopes(app: Celery) -> None:
             self.retry(countdown=countdown)
         return key
 
+    def replaces_itself(self: Any, key: str) -> None:
+        self.replace(self.app.tasks["until_executed"].s(key))
+
     def raises(self: Any, key: str) -> None:
         body(self, key)
         raise ValueError("always")
@@ -276,6 +279,10 @@ def define_scopes(app: Celery) -> None:
     for policy in ("raise", "skip", "replace"):
         for scope in SCOPES[1:]:
             app.task(work, name=f"{scope}_{policy}", lock_on_contention=policy, lock_scope=scope, **options)
+    for run in ("skip", "raise"):
+        sides = {"lock_on_contention": {"call": "existing", "run": run}, "lock_scope": "until_and_while_executing"}
+        app.task(work, name=f"apart_{run}", **sides, **options)
+    app.task(replaces_itself, name="replaces_itself", lock_scope="until_executed", **options)
     app.task(work, name="replaces", lock_on_contention="replace", **options)
     app.task(work, name="until_executed_parks", lock_on_contention="park", lock_scope="until_executed", **options)
     app.task(waits_for_retry, name="waits_for_retry", lock_scope="until_executed", **options)

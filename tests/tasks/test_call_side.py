@@ -126,6 +126,7 @@ def test_the_ttl_counts_from_when_the_message_may_run(shop: Shop, key: str) -> N
     task.apply_async((f"{key}-5",), expires=2)
     task.apply_async((f"{key}-6",), expires=now + timedelta(seconds=50), countdown=100)
     task.apply_async((f"{key}-7",), expires=1000)
+    task.apply_async((f"{key}-8",), expires=now - timedelta(seconds=50))
     left = [held(shop, f"{key}-{number}")[0].expires_in for number in range(1, 8)]
     assert left == pytest.approx([105, 105, 105, 5, 2, 50, 5], abs=1.5)
 

@@ -136,6 +136,22 @@ class TestWhenItIsHeld:
         blocker.end()
         assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
 
+    @pytest.mark.parametrize("policy", ["skip", "raise"])
+    def test_a_run_that_is_refused_gives_back_what_its_call_took(self, shop: Shop, key: str, policy: str) -> None:
+        with shop.lock(key):
+            result = shop.send(f"apart_{policy}", key)
+            if policy == "skip":
+                assert Skipped.of(result.get(timeout=SOON)) is not None
+            else:
+                with pytest.raises(LockContended):
+                    result.get(timeout=SOON)
+            eventually(lambda: not tokens(shop, key, call=True), 2)
+        assert shop.send(f"apart_{policy}", key).get(timeout=SOON) == key
+
+    def test_a_task_may_replace_itself_with_another_of_its_key(self, shop: Shop, key: str) -> None:
+        assert shop.send("replaces_itself", key).get(timeout=SOON) == key
+        assert not left_over(shop, key)
+
     @pytest.mark.parametrize("task", ["until_expired", "ends_with_until_expired", "autoretries_until_expired"])
     def test_until_expired_whatever_happens(self, shop: Shop, key: str, task: str) -> None:
         arguments = ("ignore",) if task.startswith("ends") else ()
@@ -378,8 +394,10 @@ class TestPromise16NeverRun:
     def test_promise_16_unknown_to_the_worker_it_is_free(self, lasting: Shop, key: str) -> None:
         shop = lasting
         options = {"base": LockedTask, "lock_scope": "until_executed", "lock_ttl": 100, "shared": False}
-        only_here = shop.app.task(sorted, name="only_here", typing=False, lock_key="odd", **options)
-        only_here.delay([3])
+
+        def only_here() -> None: ...
+
+        shop.app.task(only_here, lock_key="odd", **options).delay()
         assert shop.lock("odd").locked()
         shop.start_worker(concurrency=1)
         eventually(lambda: not shop.lock("odd").locked(), SOON)
