@@ -305,6 +305,39 @@ class ParkingCompliance(StoreTests):
         self.in_line(store, self.claim(name))
         self.granted(store, replace(self.claim(name), adopts=called.token))
 
+    def test_who_heads_the_line_may_adopt_what_has_ended(self, store: Store, name: str) -> None:
+        holder = self.hold(store, name)
+        claim = replace(self.claim(name), adopts="ended")
+        self.refused(store, claim, self.long)
+        store.release(name, holder.token)
+        self.granted(store, claim)
+        store.release(name, claim.token)
+        self.granted(store, self.claim(name))
+
+    def test_a_run_that_ended_late_leaves_the_next_run_alone(self, store: Store, parking: Parking, name: str) -> None:
+        late = self.run(store, parking, name, 1, ttl=self.short)
+        self.pass_time(self.short)
+        claim = self.claim(name)
+        assert isinstance(parking.enter(claim, self.ticket(1)), Granted)
+        assert parking.hand_on(name, late.token) == (False, ())
+        assert self.enter(parking, name, 1) == Dropped("running")
+        assert store.release(name, claim.token)
+        assert self.enter(parking, name, 1) == Dropped("done")
+
+    def test_a_waiter_at_the_head_makes_no_sweep_due(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.in_line(store, self.claim(name))
+        self.park(parking, name, 1)
+        store.release(name, holder.token)
+        parking.sweep(prefix)
+        began = time.monotonic()
+        parking.await_due(prefix, 1.0)
+        parking.await_due(prefix, 1.0)  # the first may still be woken by the release
+        assert time.monotonic() - began >= 0.9
+        assert parking.sweep(prefix) == ()
+
     def test_an_ended_lease_is_not_adopted(self, store: Store, name: str) -> None:
         called = self.hold(store, name, ttl=self.short)
         self.pass_time(self.short)

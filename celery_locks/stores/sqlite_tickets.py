@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import astuple, fields
 from time import monotonic, sleep
@@ -197,11 +198,11 @@ class SQLiteParking(Parking):
     def _tickets(self, name: str, work: Callable[[Tickets, Leases], T]) -> T:
         return self._write_at(lambda db, leases, now: work(Tickets(SQLiteTable(db, leases, now, name)), leases))
 
-    def _read_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def _read_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T: ...
 
-    def _write_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def _write_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T: ...
 
 
 def tidy_up(db: sqlite3.Connection, leases: Leases, now: int, name: str, token: str) -> None:

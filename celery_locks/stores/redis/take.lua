@@ -18,6 +18,11 @@ local function granted()
     local task = string.match(LOCK, '^[^{]*') .. 'task:' .. ARGV[9]
     redis.call('SET', task, string.format('lease %d ', #LOCK) .. LOCK .. token, 'PX', math.ceil(ARGV[3] / 1000))
   end
+  if head == token then
+    redis.call('ZREM', LINE, token)
+    redis.call('ZREM', ALIVE, token)
+    redis.call('DEL', WAKE .. token)
+  end
   if head then -- a heavier holder may have made room for more
     wake()
   end
@@ -63,7 +68,7 @@ if ARGV[8] == '1' and permits <= limit and held + permits > limit then
   end
 end
 
-if held + permits <= limit and (not head or ARGV[8] == '1') then
+if held + permits <= limit and (not head or head == token or ARGV[8] == '1') then
   return granted()
 end
 return refusal(0, redis.call('ZRANK', LINE, token), tonumber(ARGV[10]))
