@@ -20,6 +20,7 @@ from celery_locks.errors import (
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock
 from celery_locks.locks import Locks
+from celery_locks.semaphore import Semaphore
 
 if TYPE_CHECKING:
     from celery_locks.tasks import (
@@ -49,6 +50,7 @@ __all__ = [
     "LockTimeout",
     "LockedTask",
     "Locks",
+    "Semaphore",
     "Skipped",
     "StoreUnavailable",
     "current_lease",

@@ -13,6 +13,7 @@ from celery_locks.keys import check_key
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, Terms
 from celery_locks.renewal import keeper
+from celery_locks.semaphore import Semaphore
 from celery_locks.settings import DEFAULT_PREFIX, DEFAULT_TTL, checked, checked_ttl
 from celery_locks.stores import mask, open_store
 from celery_locks.stores.base import Claim, Store
@@ -90,6 +91,35 @@ class Locks:
         """
         terms = Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold))
         return Lock(self, check_key(key), terms, owner)
+
+    def semaphore(
+        self,
+        key: str,
+        limit: int,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+    ) -> Semaphore:
+        """The semaphore of a key, of which so many permits may be held at once. Nothing is acquired yet.
+
+        Users of one key may give different limits: each acquisition goes by its own, see `Semaphore`.
+
+        Args:
+            key: What to share: any text that is not empty.
+            limit: How many permits there are.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: Another argument is wrong.
+        """
+        terms = Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold), checked("limit", limit))
+        return Semaphore(self, check_key(key), terms, owner)
 
     def restore(self, text: str) -> Lease:
         """The lease of `Lease.serialize`, in this process: confirmed by the store, and watched, but not renewed here.

@@ -60,7 +60,9 @@ class LockOptions:
 
     def __post_init__(self) -> None:
         if self.permits > self.limit:
-            raise LockConfigError(f"permits={self.permits} can never be had of limit={self.limit}")
+            raise LockConfigError(
+                f"permits={self.permits} can never be had of limit={self.limit}: raise limit or lower permits"
+            )
         renewal_interval(self.ttl, self.renew)
 
     def with_values(self, values: Mapping[str, Any]) -> LockOptions:

@@ -80,7 +80,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # --- Who runs what: a file whose tests share real workers is run by one process, so that they are started once. ---
 
-_SHARED_WORKERS = ("tests/tasks/test_policies.py", "tests/tasks/test_losses.py", "tests/tasks/test_ways.py")
+_SHARED_WORKERS = (
+    "tests/tasks/test_policies.py",
+    "tests/tasks/test_losses.py",
+    "tests/tasks/test_ways.py",
+    "tests/tasks/test_limits.py",
+    "tests/tasks/test_canvas.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

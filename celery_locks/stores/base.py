@@ -175,6 +175,10 @@ class Store(ABC):
     def holders(self, name: str) -> tuple[Holder, ...]:
         """Those who hold the lock now, earliest acquisition first, at most `MOST_HOLDERS`."""
 
+    def held(self, name: str) -> int:
+        """How many permits are held now. For a store to override where a lock may have more than `MOST_HOLDERS`."""
+        return sum(holder.permits for holder in self.holders(name))
+
     @abstractmethod
     def ping(self) -> None:
         """Raises `StoreUnavailable` when the store can't serve."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.memory_tickets import MemoryParking
+from celery_locks.stores.parking import TICKET
+from celery_locks.stores.tickets import Record
+
+#: Seconds that it is known, beyond its deadline, that a lease was replaced.
+REPLACED_KNOWN = 3_900.0
 
 
 @dataclass
-class _Held:
+class Held:
     claim: Claim
     fencing_token: int
     since: float
@@ -20,15 +26,31 @@ class _Held:
 
 
 @dataclass
-class _Lock:
-    held: dict[str, _Held] = field(default_factory=dict)
-    #: token → deadline of the place, in the order of coming
+class Lock:
+    """What is kept of a lock."""
+
+    held: dict[str, Held] = field(default_factory=dict)
+    #: token → deadline of the place, in the order of the line
     line: dict[str, float] = field(default_factory=dict)
+    #: token → number of the place: the order of the line
+    numbers: dict[str, int] = field(default_factory=dict)
     #: tokens whose turn it may be and who have not noticed yet
     called: set[str] = field(default_factory=set)
+    #: token → until when it is known that its lease was replaced
+    replaced: dict[str, float] = field(default_factory=dict)
+    tickets: dict[str, Record] = field(default_factory=dict)
+
+    def used(self) -> int:
+        """Permits held."""
+        return sum(held.claim.permits for held in self.held.values())
+
+    def leave(self, token: str) -> bool:
+        """Takes a token out of line. Returns whether it stood there."""
+        self.numbers.pop(token, None)
+        return self.line.pop(token, None) is not None
 
 
-class MemoryStore(Store):
+class MemoryStore(MemoryParking, Store):
     """Leases in a dictionary.
 
     Args:
@@ -40,42 +62,80 @@ class MemoryStore(Store):
 
     def __init__(self, clock: Clock = system_clock) -> None:
         self._clock = clock
-        self._locks: dict[str, _Lock] = {}
+        self._locks: dict[str, Lock] = {}
         self._last_fencing_token = 0
+        self._last_number = 0
+        self._tasks: dict[str, tuple[str, str]] = {}
         self._changed = threading.Condition()
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         with self._changed:
-            now, lock = self._clock.now(), self._current(claim.name)
+            now, lock = self._clock.now(), self.current(claim.name)
             if (mine := lock.held.get(claim.token)) is not None:
                 mine.deadline = max(mine.deadline, now + claim.ttl)
                 return Granted(mine.fencing_token)
-            free = claim.limit - sum(held.claim.permits for held in lock.held.values())
-            if free >= claim.permits and next(iter(lock.line), claim.token) == claim.token:
-                lock.line.pop(claim.token, None)
-                self._last_fencing_token += 1
-                held = _Held(claim, self._last_fencing_token, now, now + claim.ttl)
-                lock.held[claim.token] = held
+            if claim.adopts in lock.replaced:
+                refused = replace(self.refused(lock, claim.token, now), replaced=True)
+                self.forget(claim.name)
+                return refused
+            if lock.held.pop(claim.adopts, None) is not None:
+                return self.grant(lock, claim)
+            if claim.replaces and claim.permits <= claim.limit:
+                self._replace(lock, claim)
+            free = claim.limit - lock.used()
+            if free >= claim.permits and (claim.replaces or next(iter(lock.line), claim.token) == claim.token):
+                lock.leave(claim.token)
+                granted = self.grant(lock, claim)
                 if free > claim.permits:
                     self._call_next(lock)
-                return Granted(held.fencing_token)
+                return granted
             if line_up is not None:
-                lock.line[claim.token] = now + line_up
-            refused = self._refused(lock, claim, now)
-            self._forget(claim.name)
+                self.stand(lock, claim.token, self.next_number(), now + line_up)
+            refused = self.refused(lock, claim.token, now)
+            self.forget(claim.name)
             return refused
+
+    def grant(self, lock: Lock, claim: Claim) -> Granted:
+        """Takes permits, whoever holds them."""
+        now = self._clock.now()
+        self._last_fencing_token += 1
+        lock.held[claim.token] = Held(claim, self._last_fencing_token, now, now + claim.ttl)
+        if claim.task_id:
+            self._tasks[claim.task_id] = (claim.name, claim.token)
+        return Granted(self._last_fencing_token)
+
+    @staticmethod
+    def _replace(lock: Lock, claim: Claim) -> None:
+        for token, held in list(lock.held.items()):
+            if lock.used() + claim.permits <= claim.limit:
+                return
+            del lock.held[token]
+            lock.replaced[token] = held.deadline + REPLACED_KNOWN
+
+    def next_number(self) -> int:
+        """A place in line behind all before it."""
+        self._last_number += 1
+        return self._last_number
+
+    @staticmethod
+    def stand(lock: Lock, token: str, number: int, deadline: float) -> None:
+        """Puts a token in line, or keeps its place for longer."""
+        lock.numbers.setdefault(token, number)
+        lock.line[token] = deadline
+        lock.line = {each: lock.line[each] for each in sorted(lock.line, key=lock.numbers.__getitem__)}
 
     def leave(self, name: str, token: str) -> None:
         with self._changed:
-            lock = self._current(name)
-            if lock.line.pop(token, None) is not None:
+            lock = self.current(name)
+            if lock.leave(token):
                 self._call_next(lock)
-            self._forget(name)
+            self.forget(name)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         def called() -> bool:
             lock = self._locks.get(name)
-            return lock is None or token in lock.called
+            # A lock that is free stays known for its tickets and for leases that were replaced.
+            return lock is None or token in lock.called or not (lock.held or lock.line)
 
         with self._changed:
             if self._changed.wait_for(called, timeout) and (lock := self._locks.get(name)):
@@ -86,77 +146,103 @@ class MemoryStore(Store):
             return [self._renew(renewal) for renewal in renewals]
 
     def _renew(self, renewal: Renewal) -> LossReason | None:
-        expired = renewal.token in self._locks.get(renewal.name, _Lock()).held
-        now, lock = self._clock.now(), self._current(renewal.name)
+        expired = renewal.token in self._locks.get(renewal.name, Lock()).held
+        now, lock = self._clock.now(), self.current(renewal.name)
         held = lock.held.get(renewal.token)
         if held is not None:
             held.deadline = max(held.deadline, now + renewal.ttl)
             return None
-        stolen = bool(lock.held)
-        self._forget(renewal.name)
+        stolen, replaced = bool(lock.held), renewal.token in lock.replaced
+        self.forget(renewal.name)
+        if replaced:
+            return "replaced"
         return "expired" if expired else "stolen" if stolen else "deleted"
 
     def release(self, name: str, token: str) -> bool:
         with self._changed:
-            lock = self._current(name)
-            released = lock.held.pop(token, None) is not None
-            if released:
-                self._call_next(lock)
-            self._forget(name)
+            lock = self.current(name)
+            released = self.give_back(lock, name, token)
+            self._call_next(lock)
+            self.forget(name)
             return released
+
+    def give_back(self, lock: Lock, name: str, token: str) -> bool:
+        """Ends a lease, and the ticket that ran under it."""
+        self._tickets_of(lock, name).released(token)
+        return lock.held.pop(token, None) is not None
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
         with self._changed:
-            lock = self._current(name)
+            lock = self.current(name)
             holders = self._holders(lock, self._clock.now())
             lock.held.clear()
             self._call_next(lock)
-            self._forget(name)
+            self.forget(name)
             return holders
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         with self._changed:
-            holders = self._holders(self._current(name), self._clock.now())
-            self._forget(name)
+            holders = self._holders(self.current(name), self._clock.now())
+            self.forget(name)
             return holders
+
+    def held(self, name: str) -> int:
+        with self._changed:
+            permits = self.current(name).used()
+            self.forget(name)
+            return permits
 
     def ping(self) -> None:
         pass
 
-    def _current(self, name: str) -> _Lock:
+    def current(self, name: str) -> Lock:
         """The lock without the holders and waiters whose deadline has passed."""
-        now, lock = self._clock.now(), self._locks.setdefault(name, _Lock())
+        now, lock = self._clock.now(), self._locks.setdefault(name, Lock())
         lock.held = {token: held for token, held in lock.held.items() if held.deadline > now}
-        lock.line = {token: deadline for token, deadline in lock.line.items() if deadline > now}
+        for token in [token for token, deadline in lock.line.items() if deadline <= now]:
+            lock.leave(token)
+        lock.replaced = {token: deadline for token, deadline in lock.replaced.items() if deadline > now}
+        lock.tickets = {id: record for id, record in lock.tickets.items() if record.deadline > now}
         lock.called &= lock.line.keys()
         return lock
 
-    def _call_next(self, lock: _Lock) -> None:
-        if lock.line:
-            lock.called.add(next(iter(lock.line)))
+    def _call_next(self, lock: Lock) -> None:
+        """Tells the first in line that it may be its turn."""
+        if lock.line and next(iter(lock.line)).startswith(TICKET):
+            name = next(name for name, each in self._locks.items() if each is lock)
+            self._tickets_of(lock, name).look_at_first()
+            self._changed.notify_all()
+        self.call_waiter(lock)
+
+    def call_waiter(self, lock: Lock) -> None:
+        """Tells the first in line, if it is a waiter and no ticket."""
+        head = next(iter(lock.line), None)
+        if head is not None and not head.startswith(TICKET):
+            lock.called.add(head)
             self._changed.notify_all()
 
-    def _forget(self, name: str) -> None:
-        lock = self._locks[name]
-        if not lock.held and not lock.line:
-            del self._locks[name]
+    def forget(self, name: str) -> None:
+        """Forgets a lock that nothing is known of."""
+        lock = self._locks.get(name, Lock())
+        if not (lock.held or lock.line or lock.replaced or lock.tickets):
+            self._locks.pop(name, None)
 
     @staticmethod
-    def _refused(lock: _Lock, claim: Claim, now: float) -> Refused:
+    def refused(lock: Lock, token: str, now: float) -> Refused:
         holders = MemoryStore._holders(lock, now)
         line = list(lock.line)
-        position = line.index(claim.token) if claim.token in lock.line else None
+        position = line.index(token) if token in lock.line else None
         if position:  # someone stands before: only their place's end could change anything unannounced
             retry_in = lock.line[line[position - 1]] - now
         elif holders:
             retry_in = min(held.deadline for held in lock.held.values()) - now
         else:
             # Nobody in line either: more permits were asked for than there are.
-            retry_in = min(lock.line.values(), default=now + claim.ttl) - now
+            retry_in = min(lock.line.values(), default=now + 1) - now
         return Refused(holders, retry_in, position)
 
     @staticmethod
-    def _holders(lock: _Lock, now: float) -> tuple[Holder, ...]:
+    def _holders(lock: Lock, now: float) -> tuple[Holder, ...]:
         return tuple(
             Holder(
                 held.claim.owner,

@@ -16,6 +16,8 @@ from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, S
 from celery_locks.stores.sqlite_clock import FileClock
 from celery_locks.stores.sqlite_file import SQLiteFile
 from celery_locks.stores.sqlite_leases import SCHEMA, Leases
+from celery_locks.stores.sqlite_tickets import SCHEMA as TICKETS
+from celery_locks.stores.sqlite_tickets import SQLiteParking, tidy_up
 
 T = TypeVar("T")
 
@@ -23,7 +25,7 @@ T = TypeVar("T")
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 
 
-class SQLiteStore(Store):
+class SQLiteStore(SQLiteParking, Store):
     """Leases in a file.
 
     Args:
@@ -43,14 +45,18 @@ class SQLiteStore(Store):
         wall: Callable[[], float] = time.time,
         boot: str | None = None,
     ) -> None:
-        self._file = SQLiteFile(path, SCHEMA, timeout)
+        self._file = SQLiteFile(path, SCHEMA + TICKETS, timeout)
         self._clock = FileClock(clock, wall, boot)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         return self._write(lambda leases: leases.acquire(claim, line_up))
 
     def leave(self, name: str, token: str) -> None:
-        self._write(lambda leases: leases.leave(name, token))
+        def work(db: sqlite3.Connection, leases: Leases, now: int) -> None:
+            leases.leave(name, token)
+            tidy_up(db, leases, now, name, token)
+
+        self._write_at(work)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         give_up, pause = time.monotonic() + timeout, FIRST_LOOK
@@ -65,13 +71,26 @@ class SQLiteStore(Store):
         return self._write(lambda leases: [leases.renew(renewal) for renewal in renewals])
 
     def release(self, name: str, token: str) -> bool:
-        return self._write(lambda leases: leases.release(name, token))
+        def work(db: sqlite3.Connection, leases: Leases, now: int) -> bool:
+            released = leases.release(name, token)
+            tidy_up(db, leases, now, name, token)
+            return released
+
+        return self._write_at(work)
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
-        return self._write(lambda leases: leases.force_release(name))
+        def work(db: sqlite3.Connection, leases: Leases, now: int) -> tuple[Holder, ...]:
+            holders = leases.force_release(name)
+            tidy_up(db, leases, now, name, "")
+            return holders
+
+        return self._write_at(work)
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         return self._read(lambda leases: leases.holders(name))
+
+    def held(self, name: str) -> int:
+        return self._read(lambda leases: leases.used(name))
 
     def ping(self) -> None:
         self._write(lambda leases: None)
@@ -80,12 +99,23 @@ class SQLiteStore(Store):
         self._file.close()
 
     def _read(self, work: Callable[[Leases], T]) -> T:
-        return self._file.read(lambda db: work(Leases(db, *self._clock.read(db))))
+        return self._read_at(lambda db, leases, now: work(leases))
 
     def _write(self, work: Callable[[Leases], T]) -> T:
+        return self._write_at(lambda db, leases, now: work(leases))
+
+    def _read_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
+        def look(db: sqlite3.Connection) -> T:
+            now, last_fencing_token = self._clock.read(db, writing=False)
+            return work(db, Leases(db, now, last_fencing_token), now)
+
+        return self._file.read(look)
+
+    def _write_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
         def change(db: sqlite3.Connection) -> T:
-            leases = Leases(db, *self._clock.read(db))
-            result = work(leases)
+            now, last_fencing_token = self._clock.read(db, writing=True)
+            leases = Leases(db, now, last_fencing_token)
+            result = work(db, leases, now)
             leases.sweep()
             return result
 

@@ -62,14 +62,17 @@ class FileClock:
         self._wall = wall
         self._boot = boot_id() if boot is None else boot
 
-    def read(self, db: sqlite3.Connection) -> tuple[int, int]:
-        """Now, in microseconds, and the last fencing token that was given."""
+    def read(self, db: sqlite3.Connection, writing: bool) -> tuple[int, int]:
+        """Now, in microseconds, and the last fencing token that was given.
+
+        The query comes before the look at the clock: all that this transaction sees was written by then.
+        """
         query = "SELECT boot, ahead, last_fencing_token FROM celery_locks_clock"
         boot, ahead, last = db.execute(query).fetchone()
         local = microseconds(self._local.now())
         if boot != self._boot or local + ahead < last - SLACK:
             ahead = max(microseconds(self._wall()), last) - local
-            if db.in_transaction:  # else nobody else may rely on it: the next writer sets the clock
+            if writing:  # else nobody else may rely on it: the next writer sets the clock
                 db.execute("UPDATE celery_locks_clock SET boot = ?, ahead = ?", (self._boot, ahead))
         return local + ahead, last
 

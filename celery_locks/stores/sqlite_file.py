@@ -45,8 +45,8 @@ class SQLiteFile:
         _files.add(self)
 
     def read(self, work: Work[T]) -> T:
-        """Runs queries that need not see one state of the file."""
-        return self._patiently(work)
+        """Runs queries that all see one state of the file, and hold up nobody."""
+        return self._patiently(lambda db: _in_transaction(db, work, "BEGIN DEFERRED"))
 
     def write(self, work: Work[T]) -> T:
         """Runs one transaction. The work may run several times, and only its last run counts."""
@@ -147,9 +147,9 @@ class SQLiteFile:
         return f"the lock store {self.path} can't be used: {error}"
 
 
-def _in_transaction(db: sqlite3.Connection, work: Work[T]) -> T:
+def _in_transaction(db: sqlite3.Connection, work: Work[T], begin: str = "BEGIN IMMEDIATE") -> T:
     try:
-        db.execute("BEGIN IMMEDIATE")
+        db.execute(begin)
         result = work(db)
         db.execute("COMMIT")
         return result

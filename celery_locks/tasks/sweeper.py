@@ -38,8 +38,8 @@ class Sweeper:
         self._interval = float(app.conf.get(SWEEP_INTERVAL, DEFAULT_SWEEP_INTERVAL))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-locks-sweeper", daemon=True)
-        # The same token each time: a claim that is repeated prolongs. No key begins so: it lies beside the locks.
-        name = f"{{{locks.prefix}:sweeper}}"
+        # The same token each time: a claim that is repeated prolongs. No key makes this name, which lies beside theirs.
+        name = f"{locks.prefix}:sweeper:{{1}}"
         self._claim = Claim(name, secrets.token_hex(16), this_process(), max(2 * self._interval, 1.0))
 
     def start(self) -> None:

@@ -450,3 +450,32 @@ class TestAddresses:
             db.execute("CREATE TABLE holder (name TEXT)")
             db.commit()
         granted(SQLiteStore(path), claim())
+
+
+def test_holders_are_those_of_one_moment(tmp_path: Path) -> None:
+    """A reader that is held up between the clock and the rows names nobody together with its successor."""
+
+    class Slow(MovableClock):
+        held_up: Callable[[], object] | None = None
+
+        def now(self) -> float:
+            now = super().now()
+            if self.held_up is not None:
+                held_up, self.held_up = self.held_up, None
+                held_up()
+            return now
+
+    clock = Slow()
+    reader, writer = (SQLiteStore(str(tmp_path / "locks.db"), clock=clock) for _ in range(2))
+    for read in (lambda: len(reader.holders("k")), lambda: reader.held("k")):
+        assert isinstance(writer.acquire(Claim("k", f"first {read}", "first", 1.0)), Granted)
+
+        def take_over() -> None:
+            clock.advance(1.0)
+            assert isinstance(writer.acquire(Claim("k", "second", "second", 1.0)), Granted)
+
+        clock.held_up = take_over
+        assert read() == 1
+        clock.advance(1.0)
+    reader.close()
+    writer.close()

@@ -32,7 +32,9 @@ class FaultyStore(MemoryStore):
 
     def go_down(self) -> None:
         """Every call fails from now on."""
-        self.before = dict.fromkeys(("acquire", "leave", "wait", "renew", "release", "force_release", "holders"), fail)
+        self.before = dict.fromkeys(
+            ("acquire", "leave", "wait", "renew", "release", "force_release", "holders", "held"), fail
+        )
 
     def come_back(self) -> None:
         self.before, self.after = {}, {}
@@ -58,6 +60,9 @@ class FaultyStore(MemoryStore):
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         return self._do("holders", lambda: super(FaultyStore, self).holders(name))
+
+    def held(self, name: str) -> int:
+        return self._do("held", lambda: super(FaultyStore, self).held(name))
 
     def in_line(self, name: str) -> int:
         """How many stand in line."""

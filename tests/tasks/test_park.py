@@ -22,6 +22,7 @@ from celery.result import AsyncResult
 from celery_locks import LockQueueFull, Locks, LockTimeout
 from celery_locks.stores.base import Granted
 from celery_locks.stores.parking import Parking
+from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
@@ -326,3 +327,33 @@ def test_nothing_is_left_of_parked_tasks_but_tombstones(shop: Shop, key: str) ->
     eventually(lambda: left() == Counter({"fence": 1, "ticket": 2}), SOON)
     assert all(client.ttl(found) > 0 for found in client.scan_iter(f"*{key}*"))
     assert client.zscore("celery-locks:parked", name) is None
+
+
+@pytest.mark.slow
+def test_a_store_that_is_killed_with_its_data_on_disk_forgets_nobody(
+    start_redis: Callable[..., RedisServer], open_shop: Callable[..., Shop], key: str
+) -> None:
+    """SIGKILL of a Redis with AOF while tasks stand in line; its key's holder is gone with it."""
+    server = start_redis(appendonly=True)
+    shop = open_shop(SHOP_STORE=server.url())
+    shop.start_worker()
+    shop.lock(key, ttl=3, renew=False).acquire()
+    results = send_parked(shop, key, "park", "park", "park")
+    server.kill()
+    server.start()
+    assert [result.get(timeout=SOON) for result in results] == [key] * 3
+    assert order(shop, key) == [result.id for result in results]
+
+
+def test_a_store_user_without_rights_to_the_queue_sends_by_the_broker(
+    start_redis: Callable[..., RedisServer], open_shop: Callable[..., Shop], key: str
+) -> None:
+    """The store would push a called message itself, and may not."""
+    users = {"locks": "on >secret ~celery-locks:* &* +@all"}
+    server = start_redis(users=users)
+    url = server.url()
+    shop = open_shop(SHOP_URL=url, SHOP_STORE=url.replace("redis://", "redis://locks:secret@"))
+    shop.start_worker()
+    with shop.lock(key):
+        results = send_parked(shop, key, "park", "park")
+    assert [result.get(timeout=SOON) for result in results] == [key] * 2

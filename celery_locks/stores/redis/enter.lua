@@ -74,7 +74,7 @@ if not state then
   if ARGV[8] == '' then
     return answer('refused')
   end
-  local waiters = redis.call('ZCARD', LINE)
+  local waiters = redis.call('ZCOUNT', ALIVE, string.format('(%.0f', now), '+inf')
   if tonumber(ARGV[11]) > 0 and waiters >= tonumber(ARGV[11]) then
     return {'full', waiters}
   end

@@ -12,7 +12,7 @@ if id or redis.call('EXISTS', LINE) == 1 then
   -- include library
   -- include tickets
   if id then
-    finish(id)
+    finish_run(id)
   end
   tidy()
   call_or_wake(answer)

@@ -11,7 +11,7 @@ if id then
   -- include grant
   -- include library
   -- include tickets
-  finish(id)
+  finish_run(id)
   index()
 end
 if redis.call('EXISTS', LINE) == 1 then

@@ -11,7 +11,7 @@ if task then -- else it is done already
   leave_line(ARGV[3], task)
   drop(TICKET .. ARGV[3])
   finish(ARGV[3])
-  wake()
   index()
+  wake() -- after: it may say that this lock is due at once
 end
 return 1

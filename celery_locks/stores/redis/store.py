@@ -80,6 +80,9 @@ class RedisStore(RedisParking, Store):
     def holders(self, name: str) -> tuple[Holder, ...]:
         return holders_of(self._run(scripts.HOLDERS, name, "", MOST_HOLDERS))
 
+    def held(self, name: str) -> int:
+        return int(self._run(scripts.HELD, name, ""))
+
     def ping(self) -> None:
         try:
             self._connections.for_ttl().call("PING")

@@ -12,6 +12,8 @@ local DUE = LOCK .. ':due'
 local PREFIX = string.match(LOCK, '^[^{]*')
 -- How many tickets one script calls or looks at, at most.
 local MOST = 100
+-- Whether there were more to call than that.
+local more_to_call = false
 
 local function ticket(id)
   return LOCK .. ':ticket:' .. id
@@ -33,12 +35,13 @@ local function index()
     return
   end
   -- Who is first in line is called by whoever makes room; unless that one dies. A waiter may have died itself.
+  -- (To a waiter room means nothing here: it looks for itself.)
   local moment, head = tonumber(due[2]), redis.call('ZRANGE', LINE, 0, 0)[1]
-  if head then
-    moment = math.min(moment, tonumber(redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2] or now))
-    if not is_ticket(head) then
-      moment = math.min(moment, tonumber(redis.call('ZSCORE', ALIVE, head) or now))
-    end
+  if is_ticket(head) then
+    local first = redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2]
+    moment = (more_to_call or not first) and now or math.min(moment, tonumber(first))
+  elseif head then
+    moment = math.min(moment, tonumber(redis.call('ZSCORE', ALIVE, head) or now))
   end
   if moment <= now then
     due_now()
@@ -98,7 +101,7 @@ end
 local function call(answer)
   local known = redis.call('HMGET', LOCK, 'fence', 'held')
   local fence, held, called = known[1], tonumber(known[2] or 0), false
-  for _ = 1, MOST do
+  for turn = 1, MOST + 1 do
     local head = redis.call('ZRANGE', LINE, 0, 0)[1]
     if not is_ticket(head) then
       break
@@ -106,6 +109,10 @@ local function call(answer)
     local id = string.sub(head, #TICKET + 1)
     local terms = redis.call('HMGET', ticket(id), 'permits', 'limit', 'owner', 'task')
     if terms[1] and held + terms[1] > tonumber(terms[2]) then
+      break
+    end
+    if turn > MOST then
+      more_to_call = true
       break
     end
     leave_line(id, terms[4])
@@ -137,4 +144,13 @@ local function finish(id, why, who)
   redis.call('DEL', ticket(id))
   redis.call('HSET', ticket(id), 'state', 'done', 'why', why or '', 'token', who or '')
   redis.call('PEXPIRE', ticket(id), TOMBSTONE / 1000)
+end
+
+-- Leaves a tombstone of a ticket whose run under this token has ended; unless it was parked again or runs elsewhere,
+-- since this run's lease had ended before.
+local function finish_run(id)
+  local run = redis.call('HMGET', ticket(id), 'state', 'token')
+  if run[1] == 'running' and run[2] == token then
+    finish(id)
+  end
 end

@@ -1,0 +1,132 @@
+"""`Semaphore`, a key with several permits: how many of them are free, and taking some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery_locks.errors import LockConfigError
+from celery_locks.lease import Lease
+from celery_locks.lock import Lock, Terms
+from celery_locks.settings import checked
+from celery_locks.stores.base import Holder
+
+if TYPE_CHECKING:
+    from celery_locks.locks import Locks
+
+T = TypeVar("T")
+
+
+class Semaphore:
+    """A key of which ``limit`` permits may be held at once. May be shared by threads; each acquisition is a `Lease`.
+
+    Waiters are served first come, first served: one that needs many permits is not overtaken by those behind it that
+    need few, so permits may be free while others wait.
+
+    The store keeps no limit. Each acquisition goes by its own: with ``limit=3`` it is granted when no more than 3
+    permits are held with its own, whatever limit the others gave. So a limit may be lowered while others hold. A `Lock`
+    is a limit of 1: it gets in when nobody holds the key, and keeps no semaphore out that has permits left.
+
+    As a context manager it takes one permit, waits as long as it takes, and raises `LockLost` at the end when the lease
+    was lost within.
+
+    Example:
+        >>> smtp = locks.semaphore("smtp", limit=5)
+        >>> with smtp:                          # one of five
+        ...     send()
+        >>> smtp.run(send_many, permits=3)      # three of them
+    """
+
+    def __init__(self, locks: Locks, key: str, terms: Terms, owner: str | None = None) -> None:
+        self.key = key
+        self.limit = terms.limit
+        self._locks = locks
+        self._terms = terms
+        self._owner = owner
+        self._one = self._for(1)
+
+    def __repr__(self) -> str:
+        return f"<Semaphore {self.key!r} of {self.limit} at {self._locks.url}>"
+
+    def acquire(self, permits: int = 1, timeout: float | None = None) -> Lease:
+        """Waits in line, first come first served, until enough permits are free.
+
+        Args:
+            permits: How many, all at once.
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
+                single try.
+
+        Raises:
+            LockTimeout: They were not to be had when the time was over.
+            LockConfigError: More permits than the limit, or no whole number of at least 1.
+            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
+                acquired.
+        """
+        return self._for(permits).acquire(timeout)
+
+    def try_acquire(self, permits: int = 1) -> Lease | None:
+        """The lease, or ``None`` when too few permits are free or others wait for them.
+
+        Raises:
+            LockConfigError: More permits than the limit, or no whole number of at least 1.
+            StoreUnavailable: The store can't be reached; nothing was acquired.
+        """
+        return self._for(permits).try_acquire()
+
+    def run(
+        self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: float | None = None, **kwargs: Any
+    ) -> T:
+        """Calls the function while it holds permits, and returns what it returns.
+
+        Args:
+            function: What to call with the arguments.
+            permits: How many.
+            timeout: The longest waiting for them, in seconds.
+
+        Raises:
+            LockTimeout: They were not to be had in time.
+            LockConfigError: More permits than the limit, or no whole number of at least 1.
+            LockLost: The lease was lost while the function ran.
+        """
+        return self._for(permits).run(function, *args, timeout=timeout, **kwargs)
+
+    def available(self) -> int:
+        """How many of the limit's permits nobody holds now. Those who wait in line come before a newcomer."""
+        return max(0, self.limit - self._locks.store.held(self._one.name))
+
+    def locked(self) -> bool:
+        """Whether no permit is left."""
+        return self.available() == 0
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Those who hold permits now, earliest acquisition first; at most 100 are named."""
+        return self._one.holders()
+
+    def force_release(self) -> tuple[Holder, ...]:
+        """Takes the permits from all who hold some; they learn it at their next renewal.
+
+        Returns:
+            Those who held them; at most 100 are named.
+        """
+        return self._one.force_release()
+
+    def __enter__(self) -> Lease:
+        return self._one.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._one.__exit__(kind, error, trace)
+
+    def _for(self, permits: int) -> Lock:
+        """What takes so many permits: a lock that differs in nothing else."""
+        permits = checked("permits", permits)
+        if permits > self.limit:
+            raise LockConfigError(
+                f"permits={permits} can never be had of limit={self.limit}: ask for {self.limit} at most, or make the "
+                f"semaphore {self.key!r} with limit={permits} or more",
+                self.key,
+            )
+        return Lock(self._locks, self.key, replace(self._terms, permits=permits), self._owner, sender=self)

@@ -1,0 +1,348 @@
+"""Tests for stores of your own in which tasks can park: `ParkingCompliance`, used as `celery_locks.testing` says."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import replace
+from threading import Thread
+
+import pytest
+
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.parking import FIRST_CALL, Call, Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.testing import StoreTests
+
+
+class ParkingCompliance(StoreTests):
+    """What every store promises of parking, of adopted leases and of replaced ones, as tests."""
+
+    #: Seconds of `FIRST_CALL`, to let it pass.
+    first_call = FIRST_CALL
+
+    @pytest.fixture
+    def prefix(self) -> str:
+        return f"parking-{uuid.uuid4().hex[:12]}"
+
+    @pytest.fixture
+    def name(self, prefix: str) -> str:
+        return f"{prefix}:{{key}}"
+
+    @pytest.fixture
+    def parking(self, store: Store) -> Parking:
+        assert isinstance(store, Parking)
+        return store
+
+    def ticket(self, number: int, wait: float | None = None, max_waiters: int | None = None) -> Ticket:
+        return Ticket(f"task {number}:0", f"message {number}", f"task {number}", wait, max_waiters)
+
+    def enter(self, parking: Parking, name: str, number: int, **claim: float) -> object:
+        return parking.enter(self.claim(name, **claim), self.ticket(number))  # type: ignore[arg-type]
+
+    def park(self, parking: Parking, name: str, *numbers: int, **claim: float) -> None:
+        """Lines them up, in this order."""
+        for number in numbers:
+            assert isinstance(self.enter(parking, name, number, **claim), Parked)
+
+    def hold(self, store: Store, name: str, **claim: float) -> Claim:
+        holder = self.claim(name, **claim)  # type: ignore[arg-type]
+        self.granted(store, holder)
+        return holder
+
+    def ids(self, calls: tuple[Call, ...]) -> list[str]:
+        return [call.id for call in calls]
+
+    # Coming and parking
+
+    def test_a_free_lock_is_granted_and_leaves_no_ticket(self, store: Store, parking: Parking, name: str) -> None:
+        claim = self.claim(name)
+        granted = parking.enter(claim, self.ticket(1))
+        assert isinstance(granted, Granted)
+        assert parking.enter(claim, self.ticket(1)) == granted, "the same once more"
+        assert parking.hand_on(name, claim.token) == (True, ())
+        assert isinstance(self.enter(parking, name, 1), Granted), "a copy that comes later is a first one"
+
+    def test_a_held_lock_parks(self, store: Store, another: Store, parking: Parking, name: str) -> None:
+        holder = self.hold(another, name)
+        answers = [self.enter(parking, name, number) for number in (1, 2)]
+        assert [answer.refused.position for answer in answers if isinstance(answer, Parked)] == [0, 1]
+        assert all(self.names(answer.refused.holders) == [holder.owner] for answer in answers)  # type: ignore[attr-defined]
+        assert parking.waiting(name) == 2
+        self.refused(store, self.claim(name))
+
+    def test_without_a_message_nothing_is_parked(self, store: Store, parking: Parking, name: str) -> None:
+        self.hold(store, name)
+        assert isinstance(parking.enter(self.claim(name), replace(self.ticket(1), message="")), Parked)
+        assert parking.waiting(name) == 0
+
+    def test_a_copy_is_the_same_waiter(self, store: Store, another: Store, parking: Parking, name: str) -> None:
+        self.hold(store, name)
+        self.park(parking, name, 1, 2)
+        assert isinstance(another, Parking)
+        self.park(another, name, 1)
+        assert parking.waiting(name) == 2
+
+    def test_no_more_than_may_wait(self, store: Store, parking: Parking, name: str) -> None:
+        holder = self.hold(store, name)
+        few = self.ticket(1, max_waiters=1)
+        assert isinstance(parking.enter(self.claim(name), few), Parked)
+        assert parking.enter(self.claim(name), self.ticket(2, max_waiters=1)) == Full(1)
+        assert isinstance(parking.enter(self.claim(name), few), Parked), "one that is in line already may stay"
+        assert self.ids(parking.hand_on(name, holder.token)[1]) == [few.id]
+
+    # Being called
+
+    def test_tickets_are_called_in_the_order_of_their_coming(self, store: Store, parking: Parking, name: str) -> None:
+        token = self.hold(store, name).token
+        self.park(parking, name, 3, 1, 2)
+        for number in (3, 1, 2):
+            released, (call,) = parking.hand_on(name, token)
+            assert released
+            assert call == Call(name, f"task {number}:0", f"message {number}", 1)
+            claim = self.claim(name)
+            assert isinstance(parking.enter(claim, self.ticket(number)), Granted)
+            token = claim.token
+        assert parking.hand_on(name, token) == (True, ())
+        assert store.holders(name) == ()
+
+    def test_nobody_overtakes_a_called_ticket(self, store: Store, parking: Parking, name: str) -> None:
+        parking.enter(holder := self.claim(name), self.ticket(0))
+        self.park(parking, name, 1)
+        parking.hand_on(name, holder.token)
+        self.refused(store, self.claim(name))
+        self.park(parking, name, 2)
+        assert isinstance(self.enter(parking, name, 1), Granted)
+
+    def test_tickets_and_waiters_stand_in_one_line(self, store: Store, parking: Parking, name: str) -> None:
+        holder, waiter = self.hold(store, name), self.claim(name)
+        self.park(parking, name, 1)
+        self.in_line(store, waiter)
+        self.park(parking, name, 2)
+        assert self.ids(parking.hand_on(name, holder.token)[1]) == ["task 1:0"]
+        self.refused(store, waiter)
+        parking.enter(first := self.claim(name), self.ticket(1))
+        assert parking.hand_on(name, first.token) == (True, ())
+        assert isinstance(self.enter(parking, name, 2), Parked)
+        self.granted(store, waiter)
+        assert self.ids(parking.hand_on(name, waiter.token)[1]) == ["task 2:0"]
+
+    def test_as_many_are_called_as_fit(self, store: Store, parking: Parking, name: str) -> None:
+        holder = self.hold(store, name, limit=3, permits=3)
+        for number, permits in ((1, 1), (2, 1), (3, 2), (4, 1)):
+            self.park(parking, name, number, limit=3, permits=permits)
+        calls = parking.hand_on(name, holder.token)[1]
+        assert self.ids(calls) == ["task 1:0", "task 2:0"], "a heavy one that does not fit yet is not overtaken"
+        parking.enter(first := self.claim(name, limit=3), self.ticket(1))
+        assert self.ids(parking.hand_on(name, first.token)[1]) == ["task 3:0"]
+
+    def test_a_call_that_was_never_sent_is_made_again(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1, 2)
+        parking.hand_on(name, holder.token)
+        assert parking.sweep(prefix) == ()
+        self.pass_time(self.first_call)
+        (call,) = parking.sweep(prefix)
+        assert (call.id, call.calls) == ("task 1:0", 2)
+
+    def test_a_call_that_was_sent_has_longer(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1)
+        (call,) = parking.hand_on(name, holder.token)[1]
+        parking.sent(call, self.long)
+        self.pass_time(self.first_call)
+        assert parking.sweep(prefix) == ()
+        self.refused(store, self.claim(name))
+        assert isinstance(self.enter(parking, name, 1), Granted)
+        parking.sent(call, self.long)  # late: does nothing
+
+    def test_a_called_ticket_that_comes_late_keeps_its_place(self, store: Store, parking: Parking, name: str) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1, 2)
+        parking.hand_on(name, holder.token)
+        self.pass_time(self.first_call)
+        assert isinstance(self.enter(parking, name, 2), (Parked, Granted))
+        answer = self.enter(parking, name, 1)
+        assert isinstance(answer, (Parked, Granted))
+        if isinstance(answer, Parked):
+            assert answer.refused.position == 0
+
+    # Copies
+
+    def test_a_copy_is_dropped_while_the_task_runs_and_when_it_has(
+        self, store: Store, parking: Parking, name: str
+    ) -> None:
+        claim = self.run(store, parking, name, 1)
+        assert self.enter(parking, name, 1) == Dropped("running")
+        parking.hand_on(name, claim.token)
+        assert self.enter(parking, name, 1) == Dropped("done")
+
+    def test_a_plain_release_ends_the_ticket_too(self, store: Store, parking: Parking, name: str) -> None:
+        claim = self.run(store, parking, name, 1)
+        assert store.release(name, claim.token)
+        assert self.enter(parking, name, 1) == Dropped("done")
+
+    def test_a_copy_takes_over_from_a_run_that_died(self, store: Store, parking: Parking, name: str) -> None:
+        self.run(store, parking, name, 1, ttl=self.short)
+        self.pass_time(self.short)
+        assert isinstance(self.enter(parking, name, 1), Granted)
+
+    def test_a_run_that_died_after_a_copy_was_dropped_is_called_again(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        self.run(store, parking, name, 1, ttl=self.short)
+        self.park(parking, name, 2)
+        assert self.enter(parking, name, 1) == Dropped("running")
+        self.pass_time(self.short)
+        assert self.ids(parking.sweep(prefix)) == ["task 1:0"], "it keeps its place before the next"
+
+    def run(self, store: Store, parking: Parking, name: str, number: int, ttl: float | None = None) -> Claim:
+        """A task that parked, was called, and runs."""
+        holder = self.hold(store, name)
+        self.park(parking, name, number)
+        parking.hand_on(name, holder.token)
+        claim = self.claim(name, ttl)
+        assert isinstance(parking.enter(claim, self.ticket(number)), Granted)
+        return claim
+
+    # The sweeper's part
+
+    def test_a_dead_holder_leaves_its_line_to_the_sweeper(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        self.hold(store, name, ttl=self.short)
+        self.park(parking, name, 1, 2)
+        assert parking.sweep(prefix) == ()
+        self.pass_time(self.short)
+        assert self.ids(parking.sweep(prefix)) == ["task 1:0"]
+        assert parking.sweep(prefix) == (), "a ticket is called once"
+
+    def test_the_sweeper_is_woken_by_who_can_not_send(
+        self, store: Store, another: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1)
+        thread = Thread(target=parking.await_due, args=(prefix, self.patience), daemon=True)
+        thread.start()
+        assert another.release(name, holder.token)
+        thread.join(self.patience / 2)
+        assert not thread.is_alive()
+        assert self.ids(parking.sweep(prefix)) == ["task 1:0"]
+
+    def test_await_due_ends_by_itself(self, parking: Parking, prefix: str) -> None:
+        began = time.monotonic()
+        parking.await_due(prefix, 0.05)
+        assert time.monotonic() - began < self.patience
+
+    def test_a_sweep_keeps_to_its_prefix(self, store: Store, parking: Parking, name: str) -> None:
+        self.hold(store, name, ttl=self.short)
+        self.park(parking, name, 1)
+        self.pass_time(self.short)
+        assert parking.sweep("another") == ()
+
+    # Leaving the line
+
+    def test_who_waited_too_long_is_out(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
+        self.hold(store, name)
+        claim = self.claim(name)
+        assert isinstance(parking.enter(claim, self.ticket(1, wait=self.short)), Parked)
+        self.park(parking, name, 2)
+        self.pass_time(self.short)
+        assert self.ids(parking.sweep(prefix)) == ["task 1:0"]
+        assert parking.waiting(name) == 1
+        told = parking.enter(claim, self.ticket(1))
+        assert isinstance(told, Out)
+        assert told.reason == "timeout"
+        assert isinstance(parking.enter(claim, self.ticket(1)), Out), "the same once more"
+        assert self.enter(parking, name, 1) == Dropped("done")
+
+    def test_who_is_out_is_sent_until_it_comes(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
+        self.hold(store, name)
+        self.park(parking, name, 1)
+        assert self.ids(parking.withdraw(prefix, "task 1")) == ["task 1:0"]
+        self.pass_time(self.first_call)
+        assert self.ids(parking.sweep(prefix)) == ["task 1:0"]
+        parking.settle(name, "task 1:0")
+        self.pass_time(self.first_call)
+        assert parking.sweep(prefix) == ()
+
+    def test_a_withdrawn_task_leaves_at_once(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1, 2)
+        (call,) = parking.withdraw(prefix, "task 1")
+        assert (call.id, call.message) == ("task 1:0", "message 1")
+        assert parking.withdraw(prefix, "task 1") == ()
+        assert parking.waiting(name) == 1
+        answer = self.enter(parking, name, 1)
+        assert isinstance(answer, Out)
+        assert answer.reason == "revoked"
+        assert self.ids(parking.hand_on(name, holder.token)[1]) == ["task 2:0"]
+
+    def test_a_settled_ticket_gives_its_permits_to_the_next(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1, 2)
+        parking.hand_on(name, holder.token)
+        parking.settle(name, "task 1:0")
+        assert self.ids(parking.sweep(prefix)) == ["task 2:0"]
+
+    # Leases taken for a task
+
+    def test_of_two_that_adopt_a_lease_one_gets_it(self, store: Store, another: Store, name: str) -> None:
+        called = self.claim(name)
+        fence = self.granted(store, called)
+        first, second = (replace(self.claim(name), adopts=called.token) for _ in range(2))
+        later = self.granted(another, first)
+        assert later > fence
+        assert self.granted(store, first) == later, "the same once more"
+        self.refused(store, second)
+        assert not store.release(name, called.token)
+
+    def test_a_lease_is_adopted_whoever_stands_in_line(self, store: Store, name: str) -> None:
+        called = self.hold(store, name)
+        self.in_line(store, self.claim(name))
+        self.granted(store, replace(self.claim(name), adopts=called.token))
+
+    def test_an_ended_lease_is_not_adopted(self, store: Store, name: str) -> None:
+        called = self.hold(store, name, ttl=self.short)
+        self.pass_time(self.short)
+        self.hold(store, name)
+        self.refused(store, replace(self.claim(name), adopts=called.token))
+
+    def test_a_newcomer_replaces_the_holder(self, store: Store, another: Store, name: str) -> None:
+        old = self.claim(name)
+        fence = self.granted(store, old)
+        new = replace(self.claim(name), replaces=True)
+        assert self.granted(another, new) > fence
+        assert store.renew([Renewal(name, old.token, self.long)]) == ["replaced"]
+        assert self.names(store.holders(name)) == [new.owner]
+        adopting = store.acquire(replace(self.claim(name), adopts=old.token))
+        assert isinstance(adopting, Refused)
+        assert adopting.replaced
+        store.release(name, new.token)
+        late = store.acquire(replace(self.claim(name), adopts=old.token))
+        assert isinstance(late, Refused), "what was replaced does not come back"
+        assert late.replaced
+
+    def test_as_many_are_replaced_as_needed_the_earliest_first(self, store: Store, name: str) -> None:
+        first, second = (self.hold(store, name, limit=2) for _ in range(2))
+        self.granted(store, replace(self.claim(name, limit=2), replaces=True))
+        assert store.renew([Renewal(name, each.token, self.long) for each in (first, second)]) == ["replaced", None]
+
+    def test_a_lease_taken_for_a_task_is_withdrawn_by_it(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        self.granted(store, replace(self.claim(name), task_id="the task"))
+        assert parking.withdraw(prefix, "another task") == ()
+        assert len(store.holders(name)) == 1
+        assert parking.withdraw(prefix, "the task") == ()
+        assert store.holders(name) == ()
+
+    def test_an_adopted_lease_is_not_withdrawn(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
+        called = replace(self.claim(name), task_id="the task")
+        self.granted(store, called)
+        self.granted(store, replace(self.claim(name), adopts=called.token))
+        parking.withdraw(prefix, "the task")
+        assert len(store.holders(name)) == 1
