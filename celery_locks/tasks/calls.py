@@ -70,7 +70,9 @@ def call(task: LockedTask, key: str, send: Send, options: dict[str, Any]) -> Any
     owner = owners.called(task.name, options["task_id"], this_process())
     lock = lock_of_call(task, key, owner)
     policy, ttl = call_policy(task.lock_options), ttl_at_call(task, options)
-    claim = replace(lock.claim(), ttl=ttl, task_id=options["task_id"], replaces=policy == "replace")
+    # Under its task's id a revoke finds it, which is to leave a lasting one alone.
+    task_id = "" if task.lock_in_scope.lasting else options["task_id"]
+    claim = replace(lock.claim(), ttl=ttl, task_id=task_id, replaces=policy == "replace")
     try:
         answer = lock.attempt(claim, keep=False)
     except StoreUnavailable as error:

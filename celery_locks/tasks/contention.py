@@ -67,11 +67,6 @@ class Contention:
         return counter_of(self.task.request)[1]
 
     @property
-    def dropped(self) -> bool:
-        """Whether the task's own lease was replaced while its message waited: nobody wants this run any more."""
-        return self.refused.replaced
-
-    @property
     def local(self) -> bool:
         """Whether there is no message that could be sent again: an eager run, or an item of a map."""
         return bool(self.task.request.is_eager or self.task.request.called_directly)

@@ -115,6 +115,8 @@ def _safely(do: Callable[[], None]) -> None:
         do()
     except LockError as error:
         logger.warning("%s; what a revoked task has there ends with its ttl", error)
+    except Exception:
+        logger.exception("what a revoked task has in the store could not be given back: it ends with its ttl")
 
 
 for _signal, _receiver in (

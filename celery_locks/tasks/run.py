@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack
@@ -120,8 +121,7 @@ def _open(task: LockedTask, inner: Callable[[Run], Any]) -> Any:
     except (Ignore, Reject, Retry) as ending:
         # Celery formats the traceback of each, though nobody sees it: that takes 2 ms a frame.
         raise ending.with_traceback(None) from ending.__cause__
-    if run.guard is not None and _aborts(task) and not held and run.guard.lost:  # not where the body gave it back
-        raise run.guard.lost_error()
+    _check(run, held)
     return result
 
 
@@ -135,11 +135,11 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     if run.guard is None:
         return body(*args, **kwargs)
     run.guard.on_lost(lambda lease, reason: _tell(task, lease, reason))
-    if not _aborts(task):
-        return body(*args, **kwargs)
-    result = run_abortable(run.guard, lambda: body(*args, **kwargs))
-    if run.guard.lost:
-        raise run.guard.lost_error()
+    called = partial(body, *args, **kwargs)
+    result = run_abortable(run.guard, called) if _aborts(task) else called()
+    if not (run.postponed and task.lock_in_scope.to_the_end):
+        _check(run, release_or_later(run.guard))  # here, so that autoretry sees a loss
+        run.guard = None
     return result
 
 
@@ -170,6 +170,12 @@ def _close(run: Run) -> bool:
             forgotten = keeper().kept(claim.token)
             if forgotten is not None:
                 release_or_later(forgotten)
+
+
+def _check(run: Run, held: bool) -> None:
+    """Raises `LockLost` where the run's lease was lost; not where the body gave it back itself."""
+    if not held and run.guard is not None and run.guard.lost and _aborts(run.task):
+        raise run.guard.lost_error()
 
 
 def _publish(run: Run) -> None:

@@ -23,8 +23,10 @@ from celery_locks import (
     LockTimeout,
     Skipped,
     current_lease,
+    signals,
     single_instance,
 )
+from celery_locks.settings import SCOPES
 from celery_locks.tasks.policies import POLICIES
 from tests.support.waiting import eventually
 
@@ -335,6 +337,39 @@ class TestPromise24Errors:
         sent = json.loads(dumps(app.backend.prepare_exception(error, "json")))
         copy = app.backend.exception_to_python(loads(json.dumps(sent)))
         assert (type(copy), vars(copy), str(copy)) == (type(error), vars(error), "no")
+
+
+def retry_for(error: type[Exception]) -> dict[str, Any]:
+    return {"autoretry_for": (error,), "retry_kwargs": {"countdown": 0, "max_retries": 2}}
+
+
+class TestAutoretry:
+    """Celery's autoretry is around the body, and sees what a run raises."""
+
+    @pytest.mark.parametrize("scope", SCOPES)
+    def test_it_may_retry_a_lost_lease(self, define: Define, locks: Locks, scope: str) -> None:
+        if scope in ("until_executing", "until_expired"):
+            return  # no lease of the key to lose
+
+        def loses_it_once(self: Any) -> int:
+            if not self.request.retries:
+                locks.lock("k").force_release()
+            return int(self.request.retries)
+
+        options = {"bind": True, **retry_for(celery_locks.LockLost)}
+        assert define(loses_it_once, task=options, key="k", scope=scope).apply().get() == 1
+
+    def test_it_may_retry_contention(self, define: Define, locks: Locks) -> None:
+        refusals: list[str] = []
+
+        def count(sender: Any, key: str, holders: Any) -> None:
+            refusals.append(key)
+
+        task = define(task=retry_for(LockContended), key="k", on_contention="raise")
+        with locks.lock("k"):
+            signals.on_lock_contended.connect(count)
+            assert isinstance(task.apply(("a",)).result, LockContended)
+        assert refusals == ["k"] * 3
 
 
 def test_skipped_survives_pickle_and_json() -> None:

@@ -359,6 +359,25 @@ class TestPromise16NeverRun:
         assert result.get(timeout=SOON) == key
 
     @pytest.mark.slow
+    def test_promise_16_a_revoke_by_a_stamp_frees_it_when_the_message_comes(self, lasting: Shop, key: str) -> None:
+        shop = lasting
+        shop.start_worker(concurrency=1)
+        shop.app.control.revoke_by_stamped_headers({"mine": "7"}, reply=True, timeout=SOON, limit=1)
+        sent = time.monotonic()
+        shop.task("until_executed").apply_async((key,), mine="7", stamped_headers=["mine"])
+        self.freed(shop, key, sent)
+        assert not shop.journal.stretches(key)
+
+    @pytest.mark.slow
+    def test_promise_16_until_expired_is_left_alone(self, lasting: Shop, key: str) -> None:
+        shop = lasting
+        shop.start_worker(concurrency=1)
+        result = shop.task("until_expired").apply_async((key,), countdown=1)
+        result.revoke()
+        shop.workers[0].wait_for_log(f"Discarding revoked task: until_expired[{result.id}]", SOON)
+        assert holder_ids(shop, key) == [result.id]
+
+    @pytest.mark.slow
     def test_promise_16_revoked_between_retries_it_is_free(self, lasting: Shop, key: str) -> None:
         shop = lasting
         shop.start_worker(concurrency=1)
