@@ -173,7 +173,8 @@ class Entry:
                 contention.refused = answer
                 if answer.replaced:
                     return self._dropped(contention.holder_names)
-            contention.claim = replace(contention.claim, adopts="")
+            if adopts:
+                contention.claim = replace(contention.claim, adopts="")
             return chosen.enter(contention) if parks else chosen.contended(contention)  # type: ignore[attr-defined]
         except StoreUnavailable as error:
             if contention.local:
@@ -184,7 +185,9 @@ class Entry:
         return Contention(self.task, lock, self._claim(lock, adopts), self.task.lock_options, self.args, self.kwargs)
 
     def _claim(self, lock: Lock, adopts: str) -> Claim:
-        claim = replace(lock.claim(), adopts=adopts)
+        claim = lock.claim()
+        if adopts:
+            claim = replace(claim, adopts=adopts)
         self.claims.append(claim)
         return claim
 
