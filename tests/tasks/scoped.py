@@ -29,6 +29,14 @@ def define_scopes(app: Celery, base: type, body: Callable[..., str]) -> None:
             self.retry(countdown=countdown)
         return key
 
+    def calls_itself(self: Any, key: str) -> str:
+        """The next call is in the queue when it retries."""
+        body(self, key)
+        if self.request.retries == 0:
+            self.apply_async((key,), countdown=60)
+            self.retry(countdown=0)
+        return key
+
     def replaces_itself(self: Any, key: str) -> None:
         self.replace(self.app.tasks["until_executed"].s(key))
 
@@ -55,6 +63,8 @@ def define_scopes(app: Celery, base: type, body: Callable[..., str]) -> None:
     for run in ("skip", "raise"):
         sides = {"lock_on_contention": {"call": "existing", "run": run}, "lock_scope": "until_and_while_executing"}
         app.task(work, name=f"apart_{run}", **sides, **options)
+    sides = {"lock_on_contention": {"run": "skip"}, "lock_scope": "until_executing"}
+    app.task(calls_itself, name="calls_itself", **sides, **options)
     app.task(replaces_itself, name="replaces_itself", lock_scope="until_executed", **options)
     app.task(work, name="replaces", lock_on_contention="replace", **options)
     app.task(work, name="until_executed_parks", lock_on_contention="park", lock_scope="until_executed", **options)

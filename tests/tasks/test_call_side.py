@@ -151,7 +151,7 @@ def test_a_store_that_is_away_is_told_and_nothing_is_sent(
 def test_a_message_that_can_not_be_sent_leaves_no_lease(
     open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str, scope: str
 ) -> None:
-    shop = open_shop(SHOP_BROKER=redis_url.replace(str(redis_server.port), str(proxy.port)))
+    shop = open_shop(SHOP_TTL="100", SHOP_BROKER=redis_url.replace(str(redis_server.port), str(proxy.port)))
     proxy.refuse()
     with pytest.raises(OperationalError):
         shop.task(scope).apply_async((key,), retry=False)
@@ -177,6 +177,13 @@ def test_a_refused_part_of_a_canvas_is_sent_all_the_same(shop: Shop, key: str, p
     assert "token" in ours[0]
     assert [set(each) for each in ours[1:]] == [{"id", "key", "refused", "holders"}] * 6
     assert all(first.id in each["holders"][0] for each in ours[1:])
+
+
+@pytest.mark.parametrize("option", [{"chain": []}, {"reply_to": "x"}, {"parent_id": "x"}, {"group_id": "x"}], ids=str)
+def test_each_of_these_options_tells_that_somebody_waits(shop: Shop, key: str, option: dict[str, Any]) -> None:
+    shop.send("until_executed", key)
+    shop.task("until_executed").apply_async((key,), task_id="told", **option)
+    assert [message["headers"]["id"] for message in messages(shop)][1:] == ["told"]
 
 
 class TestEager:

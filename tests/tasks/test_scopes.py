@@ -265,6 +265,11 @@ class TestPromise06SwallowedRetries:
         eventually(lambda: scope == "until_expired" or not left_over(shop, key), SOON)
         assert len(shop.journal.stretches(key)) == 1
 
+    def test_until_executing_retries_beside_the_call_that_waits(self, shop: Shop, key: str) -> None:
+        assert shop.send("calls_itself", key).get(timeout=SOON) == key
+        assert len(shop.journal.stretches(key)) == 2
+        assert shop.lock(key).locked(), "nobody waited"
+
     @pytest.mark.slow
     def test_until_executed_keeps_the_key_between_its_retries(self, shop: Shop, key: str) -> None:
         result = shop.send("waits_for_retry", key, 6)  # longer than the ttl
