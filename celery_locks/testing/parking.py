@@ -1,4 +1,4 @@
-"""Tests for stores of your own in which tasks can park: `ParkingCompliance`, used as `celery_locks.testing` says."""
+"""Parking: tickets, leases that are adopted and replaced, leases taken for a task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.parking import FIRST_CALL, Call, Dropped, Full, Out, Parked, Parking, Ticket
-from celery_locks.testing import StoreTests
+from celery_locks.testing.store import StoreTests
 
 
 class ParkingCompliance(StoreTests):
