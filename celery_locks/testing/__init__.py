@@ -11,13 +11,15 @@
         def store(self):
             return MyStore(...)
 
-A store in which tasks can park passes `ParkingCompliance` too. The only package of ours that needs pytest.
+A store in which tasks can park passes `ParkingCompliance` too, and one that lists what is held `ListingCompliance`. The
+only package of ours that needs pytest.
 """
 
 from __future__ import annotations
 
 from celery_locks.testing.limits import Limits
 from celery_locks.testing.line import Line
+from celery_locks.testing.listing import ListingCompliance
 from celery_locks.testing.owners import Owners
 from celery_locks.testing.parking import ParkingCompliance
 from celery_locks.testing.renewals import Renewals
@@ -26,7 +28,7 @@ from celery_locks.testing.store import MovableClock, StoreTests
 from celery_locks.testing.told import Told
 from celery_locks.testing.waking import Waking
 
-__all__ = ["MovableClock", "ParkingCompliance", "StoreCompliance", "StoreTests"]
+__all__ = ["ListingCompliance", "MovableClock", "ParkingCompliance", "StoreCompliance", "StoreTests"]
 
 
 class StoreCompliance(Limits, Semaphores, Owners, Renewals, Line, Waking, Told):

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store
+from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
 
 #: Names that break quoting, globs, hash tags and C strings.
 ODD_NAMES = {
@@ -128,6 +128,9 @@ class StoreTests:
 
         yield ended
         thread.join(self.patience)
+
+    def renewal(self, claim: Claim) -> Renewal:
+        return Renewal(claim.name, claim.token, self.long)
 
     def names(self, holders: Sequence[Holder]) -> list[str]:
         return [holder.owner for holder in holders]

@@ -5,9 +5,10 @@
 
 -- include give_back
 
-local answer = {give_back()}
+local released, lined = give_back()
+local answer = {released}
 local id = redis.call('GETDEL', LOCK .. ':runs:' .. token)
-if id or redis.call('EXISTS', LINE) == 1 then
+if id or lined then
   -- include grant
   -- include library
   -- include tickets
