@@ -25,9 +25,9 @@ class Script:
 #: What the scripts share with the other stores; times in microseconds.
 _CONSTANTS = {
     "RETENTION": round(RETENTION * 1e6),
+    "RETENTION_MS": f"'{RETENTION * 1e3:.0f}'",
     "TOMBSTONE": round(TOMBSTONE * 1e6),
     "FIRST_CALL": round(FIRST_CALL * 1e6),
-    "FOREVER": round(9e16),  # the latest moment that sorts as 17 digits
     "TICKET": f"'{TICKET}'",
 }
 _INCLUDE = re.compile(r"-- include (\w+)")
