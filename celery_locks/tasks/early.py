@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from celery.app.task import Context
 from celery.worker.strategy import default
 
+from celery_locks import owners
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.stores.parking import Parked, Parking, Ticket, tickets_of
-from celery_locks.tasks import owners
 from celery_locks.tasks.message import HEADER, pack_message
 from celery_locks.tasks.options import PARK_BEFORE_POOL, locks_for
 from celery_locks.tasks.park import LATE, WAITING, Park, header_of, longest_wait, push_of, ticket_id

@@ -32,9 +32,7 @@ if state == 'out' then
   return answer('out', mine[4])
 end
 if lock[3] then -- the same once more: its reply was lost
-  redis.call('ZADD', UNTIL, 'GT', deadline, token)
-  keep(last(UNTIL))
-  return tonumber(string.match(lock[3], '^%d+ (%d+)'))
+  return prolong(token, lock[3], deadline)
 end
 if state == 'running' and redis.call('HEXISTS', LOCK, mine[3]) == 1 then
   look_at(id, redis.call('ZSCORE', UNTIL, mine[3]))
@@ -43,14 +41,12 @@ if state == 'running' and redis.call('HEXISTS', LOCK, mine[3]) == 1 then
 end
 
 if lock[4] then -- what is kept for it, it takes or gives back now
-  redis.call('HDEL', LOCK, me)
-  redis.call('ZREM', UNTIL, me)
+  drop(me)
   held = held - mine[6]
-  redis.call('HSET', LOCK, 'held', held)
 end
 local first = not head or head == me or (number and number < tonumber(redis.call('ZSCORE', LINE, head)))
 if held + permits <= limit and first then
-  local fence = grant(token, permits, ARGV[6], deadline, lock[1], held)
+  local fence = grant(token, permits, ARGV[6], deadline, lock[1], held, limit)
   keep(held == 0 and deadline or last(UNTIL))
   if state then
     if state == 'parked' then
