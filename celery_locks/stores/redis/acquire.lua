@@ -2,7 +2,7 @@
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] for how long to line up, 0 for not at all
 -- ARGV[8] most holders to name
--- Returns {1, fence}, or {0, retry in, position or -1, holders …}
+-- Returns the fencing token, or {0, retry in, position or -1, holders …}
 
 local limit, permits = tonumber(ARGV[4]), tonumber(ARGV[5])
 local deadline = now + ARGV[3]
@@ -19,7 +19,7 @@ if held == 0 and permits <= limit and redis.call('EXISTS', LINE) == 0 then
     -- include unlist_expired
     unlist_expired(32)
   end
-  return {1, fence}
+  return fence
 end
 
 -- include library
@@ -29,7 +29,7 @@ held, head = tidy()
 known = redis.call('HMGET', LOCK, token, 'held', 'fence')
 
 if known[1] then -- the same acquire once more: its reply was lost
-  return {1, prolong(token, known[1], deadline)}
+  return prolong(token, known[1], deadline)
 end
 
 if held + permits <= limit and (not head or head == token) then
@@ -44,7 +44,7 @@ if held + permits <= limit and (not head or head == token) then
       wake()
     end
   end
-  return {1, fence}
+  return fence
 end
 
 local place = redis.call('ZRANK', LINE, token)
