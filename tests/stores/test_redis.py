@@ -14,7 +14,8 @@ import redis
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
-from celery_locks.stores.redis.store import FENCE_KEPT, RedisStore
+from celery_locks.stores.redis.scripts import FENCE_KEPT
+from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import StoreCompliance
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.servers import RedisServer

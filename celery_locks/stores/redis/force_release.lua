@@ -14,7 +14,7 @@ local fence = redis.call('HGET', LOCK, 'fence')
 redis.call('DEL', LOCK, UNTIL)
 if fence then
   redis.call('HSET', LOCK, 'fence', fence)
-  redis.call('PEXPIREAT', LOCK, math.ceil((now + memory) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
 end
 unlist_idle()
 wake()

@@ -20,8 +20,8 @@ local function give_back()
   else
     redis.call('HSET', LOCK, 'held', left)
   end
-  if deadline - now > memory and left == 0 then -- a long lease, given back early
-    redis.call('PEXPIREAT', LOCK, math.ceil((now + memory) / 1000))
+  if deadline - now > FENCE_KEPT and left == 0 then -- a long lease, given back early
+    redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
   end
   return deadline > now and 1 or 0, lined
 end

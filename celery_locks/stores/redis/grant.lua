@@ -1,7 +1,7 @@
 -- Keeps what is written until the latest deadline, and the fence for longer.
 local function keep(latest)
   redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000))
-  redis.call('PEXPIREAT', LOCK, math.ceil((latest + memory) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((latest + FENCE_KEPT) / 1000))
 end
 
 -- include marks

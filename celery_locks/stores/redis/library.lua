@@ -63,7 +63,7 @@ local function tidy()
     local fence = redis.call('HGET', LOCK, 'fence')
     redis.call('DEL', LOCK)
     redis.call('HSET', LOCK, 'fence', fence or 0)
-    redis.call('PEXPIREAT', LOCK, math.ceil((now + memory) / 1000))
+    redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
     held = 0
   end
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]

@@ -14,7 +14,7 @@ if record then
   list(fence, ends) -- all of it: the list may have been lost
   local latest = redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2]
   redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000))
-  redis.call('PEXPIREAT', LOCK, math.ceil((latest + memory) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((latest + FENCE_KEPT) / 1000))
   return 'renewed'
 end
 if deadline > 0 then

@@ -9,6 +9,10 @@ from importlib.resources import files
 
 from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE
 
+#: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
+#: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
+FENCE_KEPT = 3_900
+
 
 @dataclass(frozen=True)
 class Script:
@@ -26,6 +30,7 @@ class Script:
 _CONSTANTS = {
     "RETENTION": round(RETENTION * 1e6),
     "RETENTION_MS": f"'{RETENTION * 1e3:.0f}'",
+    "FENCE_KEPT": round(FENCE_KEPT * 1e6),
     "TOMBSTONE": round(TOMBSTONE * 1e6),
     "FIRST_CALL": round(FIRST_CALL * 1e6),
     "TICKET": f"'{TICKET}'",
