@@ -21,6 +21,7 @@ from celery_locks.stores.redis.connections import Client, Connections, as_text, 
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.values import RedisValues
 
 #: The longest that a single wait blocks on the server, in seconds.
 LONGEST_WAIT = 5.0
@@ -28,7 +29,7 @@ LONGEST_WAIT = 5.0
 BATCH = 1_000
 
 
-class RedisStore(RedisParking, RedisListing, Store):
+class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     """Leases in a Redis or Valkey server.
 
     Args:
