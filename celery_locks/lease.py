@@ -11,7 +11,7 @@ from typing import Any
 
 from celery_locks import signals
 from celery_locks.clock import Clock, system_clock
-from celery_locks.errors import LockConfigError, LockLost, LossReason, StoreUnavailable
+from celery_locks.errors import LockLost, LossReason, StoreUnavailable
 from celery_locks.settings import checked_ttl
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.stores.parking import Call, Parking, tickets_of
@@ -194,8 +194,8 @@ class Lease:
             return True
 
     def _give_back(self) -> bool:
-        # Before, not in one step: as long as the token holds the lock nobody else can write, and a value that was written
-        # is that of a body that has ended. Written again after a lost reply, it is the same.
+        # Before, not in one step: as long as the token holds the lock nobody else can write, and what is written is
+        # that of a body that has ended. Written again after a lost reply, it is the same.
         if self._update is not None and self._state == "releasing":
             self.store.write(self.claim.name, self.token, *self._update)
         parking = tickets_of(self.store)
@@ -241,9 +241,10 @@ class Lease:
             LockConfigError: The value is no JSON, the time is out of bounds, or the store keeps no values.
         """
         from celery_locks import values
+        from celery_locks.stores.capabilities import require
 
         if not self.store.values:
-            raise LockConfigError(f"{type(self.store).__name__} keeps no values with its locks", self.key)
+            require(self.store, "values", "lease.update()", self.key)
         self.check()
         self._update = values.to_text(value, self.key), checked_ttl(values.KEPT if keep is None else keep, "keep")
 

@@ -101,10 +101,12 @@ class Lock:
         """Takes a place in line, or the lease if the key is free, and returns at once; see `LockTicket`.
 
         Raises:
+            LockConfigError: The store has no line.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
         from celery_locks.ticket import LockTicket
 
+        self._locks.require("fair", "lock.enqueue()", self.key)
         ticket = LockTicket(self)
         try:
             _ = ticket.position

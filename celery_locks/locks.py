@@ -20,6 +20,7 @@ from celery_locks.stores.base import Claim, Store
 
 if TYPE_CHECKING:
     from celery_locks.listing import LockInfo, Page, Stats
+    from celery_locks.lockable import Lockable
     from celery_locks.multi import MultiLock
     from celery_locks.read_write import ReadWriteLock
 
@@ -122,6 +123,7 @@ class Locks:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
+        self.require("semaphores", "locks.semaphore()", key)
         return Semaphore(self, check_key(key), _terms(ttl, renew, max_hold, limit), owner)
 
     def read_write(
@@ -149,6 +151,7 @@ class Locks:
         """
         from celery_locks.read_write import ReadWriteLock
 
+        self.require("semaphores", "locks.read_write()", key)
         return ReadWriteLock(self, check_key(key), _terms(ttl, renew, max_hold), owner)
 
     def multi(
@@ -218,6 +221,7 @@ class Locks:
         """
         from celery_locks import values
 
+        self.require("values", "locks.value()", key)
         return values.read(self.store, self.name(check_key(key)))
 
     def delete(self, key: str) -> bool:
@@ -231,6 +235,7 @@ class Locks:
             LockConfigError: The store keeps no values.
             StoreUnavailable: The store can't be reached.
         """
+        self.require("values", "locks.delete()", key)
         return self.store.delete(self.name(check_key(key)))
 
     def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
@@ -257,6 +262,7 @@ class Locks:
         """
         from celery_locks.listing import page_of
 
+        self.require("lists", "locks.list()")
         return page_of(self, prefix, after, count)
 
     def info(self, key: str) -> LockInfo:
@@ -282,7 +288,46 @@ class Locks:
         """
         from celery_locks.listing import stats_of
 
+        self.require("lists", "locks.stats()")
         return stats_of(self, checked_ttl(near))
+
+    def lockable(
+        self,
+        template: str,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+    ) -> Lockable:
+        """Declares a kind of thing that is locked, at one place for all its users.
+
+        Args:
+            template: How its keys are written, such as ``"order:<order_id>"``: as ``key=`` of a task.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+
+        Raises:
+            LockKeyError: The template is malformed.
+            LockConfigError: Another argument is wrong.
+        """
+        from celery_locks.lockable import Lockable
+
+        terms = _terms(ttl, renew, max_hold)
+        return Lockable(template, lambda key: Lock(self, key, terms, owner))
+
+    def require(self, capability: str, feature: str, key: str | None = None) -> None:
+        """Refuses a feature for which the store lacks a capability.
+
+        Raises:
+            LockConfigError: It lacks it.
+        """
+        if not getattr(self.store, capability):  # the usual case without the module
+            from celery_locks.stores.capabilities import require
+
+            require(self.store, capability, feature, key)
 
     def close(self) -> None:
         """Gives back connections and files."""

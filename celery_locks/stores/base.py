@@ -144,6 +144,14 @@ class Store(ABC):
     wakes = False
     #: Whether leases are seen by other processes.
     shared = True
+    #: Whether leases are seen by other machines.
+    machines = True
+    #: Whether fencing tokens grow for each lock (promise 3).
+    fencing = True
+    #: Whether a lock may have a limit above one.
+    semaphores = True
+    #: Whether waiters that line up are served first come, first served (promise 6).
+    fair = True
     #: Whether a value can be kept with a lock: `write`, `value` and `delete`.
     values = False
     #: Whether it keeps a list of what is held: `page` and `stats`.

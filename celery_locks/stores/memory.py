@@ -61,6 +61,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
     wakes = True
     values = True
     shared = False
+    machines = False
 
     def __init__(self, clock: Clock = system_clock) -> None:
         self._clock = clock

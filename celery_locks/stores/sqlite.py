@@ -39,6 +39,8 @@ class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
         boot: The id of this start of the machine.
     """
 
+    machines = False
+
     def __init__(
         self,
         path: str,

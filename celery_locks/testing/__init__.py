@@ -11,8 +11,8 @@
         def store(self):
             return MyStore(...)
 
-A store in which tasks can park passes `ParkingCompliance` too, one that lists what is held `ListingCompliance`, one that
-keeps values `ValueCompliance`. The only package of ours that needs pytest.
+A store in which tasks can park passes `ParkingCompliance` too, one that lists what is held `ListingCompliance`, and one
+that keeps values `ValueCompliance`. The only package of ours that needs pytest.
 """
 
 from __future__ import annotations

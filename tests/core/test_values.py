@@ -108,6 +108,6 @@ def test_a_store_without_values_says_so_at_the_update(clock: MovableClock) -> No
 
     with (
         Locks(Bare(clock), clock=clock).lock("k") as lease,
-        pytest.raises(LockConfigError, match="Bare keeps no values"),
+        pytest.raises(LockConfigError, match="Bare has none"),
     ):
         lease.update(1)
