@@ -17,6 +17,7 @@ from celery_locks.signals import on_lock_contended
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
 from tests.tasks.canvas_table import define_canvas
+from tests.tasks.rabbit_shop import define_rabbit, use_queues
 from tests.tasks.scoped import define_scopes
 
 #: Short, so that a deferred task comes back soon.
@@ -61,8 +62,8 @@ def make_app(variables: Mapping[str, str]) -> Celery:
 
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
-            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in
-            seconds.
+            (``none`` for no setting), ``SHOP_JOURNAL``; ``SHOP_QUEUES``, a kind of RabbitMQ's; and
+            ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in seconds.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
@@ -91,6 +92,9 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     define_canvas(app, ShopTask, app.tasks["work"].run.locked_body, journal_of(app))
     define_parking(app)
     define_scopes(app, ShopTask, body)
+    if "SHOP_QUEUES" in variables:
+        use_queues(app, variables["SHOP_QUEUES"])
+        define_rabbit(app, ShopTask, body)
     return app
 
 

@@ -1,0 +1,56 @@
+"""What a shop has with RabbitMQ as its broker: queues of one type, bound in all ways, and tasks that show their message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from celery_locks import Backoff
+
+#: The kinds of queues.
+KINDS = ("classic", "quorum")
+
+
+def orders(kind: str) -> Exchange:
+    """A topic exchange of the user's own."""
+    return Exchange(f"{kind}-orders", type="topic")
+
+
+def use_queues(app: Celery, kind: str) -> None:
+    """Gives an app queues of this kind. Nobody serves the default one: what is misrouted goes there, and never runs."""
+    arguments: dict[str, Any] = {"x-queue-type": kind}
+    if kind == "classic":
+        arguments["x-max-priority"] = 9
+
+    def queue(name: str, exchange: Exchange, routing_key: str) -> Queue:
+        return Queue(f"{kind}-{name}", exchange, routing_key=routing_key, queue_arguments=arguments)
+
+    app.conf.task_queues = [
+        queue("default", Exchange(f"{kind}-default", type="topic"), "default"),
+        queue("plain", Exchange(f"{kind}-plain", type="topic"), "plain"),
+        queue("orders", orders(kind), "orders.#"),
+        queue("urgent", Exchange(f"{kind}-urgent", type="direct"), "urgent"),
+        queue("doomed", Exchange(f"{kind}-doomed", type="topic"), "doomed"),
+    ]
+    app.conf.task_default_queue = f"{kind}-default"
+    app.conf.task_default_exchange = f"{kind}-default"
+    app.conf.task_default_exchange_type = "topic"
+    app.conf.task_default_routing_key = "default"
+
+
+def define_rabbit(app: Celery, base: type, body: Callable[..., str]) -> None:
+    """Tasks that RabbitMQ's tests need beside the others."""
+    options: dict[str, Any] = {"bind": True, "shared": False, "base": base, "lock_key": "<key>", "lock_ttl": 5}
+
+    def shows(self: Any, key: str) -> dict[str, Any]:
+        body(self, key)
+        delivery = self.request.delivery_info
+        return {name: delivery[name] for name in ("exchange", "routing_key", "priority")}
+
+    for policy in ("retry", "park"):
+        app.task(shows, name=f"shows_{policy}", lock_on_contention=policy, **options)
+    slow = Backoff(base=2.4, cap=2.4, jitter="none")
+    app.task(shows, name="shows_retry_slow", lock_backoff=slow, **options)
