@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
-from kombu import Connection
+from kombu.connection import Connection
 
 from tests.support import processes, report
 from tests.support.ports import free_port
@@ -53,6 +53,7 @@ class RabbitServer:
             raise NoServer(_HOW_TO_GET_ONE)
         self.folder = processes.make_folder()
         self.port = 0
+        self._version = ""
         self._script = found
         self._consumer_timeout = consumer_timeout
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -72,7 +73,7 @@ class RabbitServer:
         for _ in range(5):  # another process may take a port before it does
             self.port = free_port()
             if self._start():
-                report.ran_on(f"RabbitMQ {self._version()}")
+                report.ran_on(f"RabbitMQ {self._version}")
                 return self
             self._end()
         raise NoServer(f"{self._script} does not start: {self.log()[-3000:]}")
@@ -95,6 +96,10 @@ class RabbitServer:
     ) -> None:
         self.close()
 
+    @property
+    def _node(self) -> str:
+        return f"cl{self.port}@localhost"
+
     def _start(self) -> bool:
         env = self._environment(epmd_port=free_port(), dist_port=free_port())
         with (self.folder / "log").open("ab") as log:
@@ -113,7 +118,7 @@ class RabbitServer:
         (self.folder / "env.conf").touch()
         (self.folder / "plugins").write_text("[].\n")
         ours = {
-            "NODENAME": f"cl{self.port}@localhost",
+            "NODENAME": self._node,
             "NODE_IP_ADDRESS": "127.0.0.1",
             "NODE_PORT": str(self.port),
             "DIST_PORT": str(dist_port),
@@ -138,14 +143,12 @@ class RabbitServer:
         }
 
     def _answers(self) -> bool:
-        with Connection(self.url, connect_timeout=5) as connection:
+        """Whether it serves. What it says of itself is kept: its port may by now be another server's."""
+        with Connection(self.url, connect_timeout=5) as connection:  # type: ignore[no-untyped-call]
             connection.connect()
-        return True
-
-    def _version(self) -> str:
-        with Connection(self.url, connect_timeout=5) as connection:
-            connection.connect()
-            return re.sub(r"[^\w.]", "", str(connection.connection.server_properties["version"]))
+            told = connection.connection.server_properties
+        self._version = re.sub(r"[^\w.]", "", str(told["version"]))
+        return str(told["cluster_name"]).startswith(self._node)
 
     def _end(self) -> None:
         for process in (self._server, self._epmd):

@@ -1,4 +1,4 @@
-"""What a shop has with RabbitMQ as its broker: queues of one type, bound in all ways, and tasks that show their message."""
+"""A shop whose broker is RabbitMQ: queues of one kind, bound in all ways, and tasks that show their message."""
 
 from __future__ import annotations
 
