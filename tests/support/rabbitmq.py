@@ -96,10 +96,6 @@ class RabbitServer:
     ) -> None:
         self.close()
 
-    @property
-    def _node(self) -> str:
-        return f"cl{self.port}@localhost"
-
     def _start(self) -> bool:
         env = self._environment(epmd_port=free_port(), dist_port=free_port())
         with (self.folder / "log").open("ab") as log:
@@ -118,7 +114,7 @@ class RabbitServer:
         (self.folder / "env.conf").touch()
         (self.folder / "plugins").write_text("[].\n")
         ours = {
-            "NODENAME": self._node,
+            "NODENAME": f"cl{self.port}@localhost",
             "NODE_IP_ADDRESS": "127.0.0.1",
             "NODE_PORT": str(self.port),
             "DIST_PORT": str(dist_port),
@@ -148,7 +144,7 @@ class RabbitServer:
             connection.connect()
             told = connection.connection.server_properties
         self._version = re.sub(r"[^\w.]", "", str(told["version"]))
-        return str(told["cluster_name"]).startswith(self._node)
+        return str(told["cluster_name"]).startswith(f"cl{self.port}@")
 
     def _end(self) -> None:
         for process in (self._server, self._epmd):

@@ -14,7 +14,9 @@ from celery.result import AsyncResult
 from celery_locks import Lock, Locks
 from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
+from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
+from tests.tasks.rabbit_shop import KINDS, SERVED
 from tests.tasks.shop import make_app
 
 
@@ -83,6 +85,17 @@ def any_shop(request: pytest.FixtureRequest) -> Shop:
     """A shop of each pool."""
     shop: Shop = request.getfixturevalue(f"{request.param}_shop")
     return shop
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> Iterator[Shop]:
+    """A shop whose broker is RabbitMQ, for each kind of queues. Nobody serves the default one."""
+    kind = request.param
+    with RedisServer() as server:
+        shop = Shop(SHOP_URL=server.url(), SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, SHOP_TTL="2")
+        with shop.stack:
+            shop.start_worker(concurrency=4, queues=[f"{kind}-{name}" for name in SERVED])
+            yield shop
 
 
 @pytest.fixture

@@ -12,6 +12,10 @@ from celery_locks import Backoff
 
 #: The kinds of queues.
 KINDS = ("classic", "quorum")
+#: The queues that a shop's worker serves, by their names without the kind.
+SERVED = ("plain", "orders", "urgent")
+#: Tasks that are retried after a pause of so many seconds, by name.
+PAUSES = {"shows_soon": 0.4, "shows_later": 1.3}
 
 
 def orders(kind: str) -> Exchange:
@@ -25,14 +29,17 @@ def use_queues(app: Celery, kind: str) -> None:
     if kind == "classic":
         arguments["x-max-priority"] = 9
 
-    def queue(name: str, exchange: Exchange, routing_key: str) -> Queue:
-        return Queue(f"{kind}-{name}", exchange, routing_key=routing_key, queue_arguments=arguments)
+    def queue(name: str, exchange: Exchange, routing_key: str, **more: str) -> Queue:
+        return Queue(f"{kind}-{name}", exchange, routing_key=routing_key, queue_arguments={**arguments, **more})
 
     app.conf.task_queues = [
         queue("default", Exchange(f"{kind}-default", type="topic"), "default"),
         queue("plain", Exchange(f"{kind}-plain", type="topic"), "plain"),
         queue("orders", orders(kind), "orders.#"),
-        queue("urgent", Exchange(f"{kind}-urgent", type="direct"), "urgent"),
+        queue(
+            "urgent", Exchange(f"{kind}-urgent", type="direct"), "urgent", **{"x-dead-letter-exchange": f"{kind}-dead"}
+        ),
+        queue("dead", Exchange(f"{kind}-dead", type="topic"), "#"),
         queue("doomed", Exchange(f"{kind}-doomed", type="topic"), "doomed"),
     ]
     app.conf.task_default_queue = f"{kind}-default"
@@ -50,7 +57,6 @@ def define_rabbit(app: Celery, base: type, body: Callable[..., str]) -> None:
         delivery = self.request.delivery_info
         return {name: delivery[name] for name in ("exchange", "routing_key", "priority")}
 
-    for policy in ("retry", "park"):
-        app.task(shows, name=f"shows_{policy}", lock_on_contention=policy, **options)
-    slow = Backoff(base=2.4, cap=2.4, jitter="none")
-    app.task(shows, name="shows_retry_slow", lock_backoff=slow, **options)
+    app.task(shows, name="shows_park", lock_on_contention="park", **options)
+    for name, pause in PAUSES.items():
+        app.task(shows, name=name, lock_backoff=Backoff(base=pause, cap=pause, jitter="none"), **options)
