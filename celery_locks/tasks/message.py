@@ -20,7 +20,7 @@ from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.utils import json as kombu_json
 
 from celery_locks.stores.parking import Parking, Push
-from celery_locks.tasks.rabbitmq import address_of
+from celery_locks.tasks.rabbitmq import address_of, without_deaths
 
 #: The message header of ours: a dictionary.
 HEADER = "celery_locks"
@@ -64,7 +64,7 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
     request = task.request
     properties = request.properties or {}
     content_type, encoding, body = _encoded(task, _body(request), properties.get("content_type"))
-    custom = dict(request.as_execution_options()["headers"] or {})
+    custom = without_deaths(request.as_execution_options()["headers"])
     all_headers = {
         **{name: request.__dict__.get(name) for name in _HEADERS},
         **custom,

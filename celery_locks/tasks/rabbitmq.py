@@ -22,6 +22,15 @@ _DELAY = re.compile(rf"(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}")
 #: The exchanges of the ladder; a message that came by it names the one of its last rung.
 _LADDER = re.compile(r"celery_delayed_\d+|" + CELERY_DELAYED_DELIVERY_EXCHANGE)
 
+#: Headers in which RabbitMQ notes the queues that a message died in. One that is to die in the same queue again, as on the
+#: ladder's lower rungs, it would take for going round in circles, and drop.
+_DEATHS = re.compile(r"x-(?:death|(?:first|last)-death-.*)")
+
+
+def without_deaths(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The headers with which a message is sent once more (some releases of Celery leave these in)."""
+    return {name: value for name, value in (headers or {}).items() if not _DEATHS.fullmatch(name)}
+
 
 def address_of(delivery_info: Mapping[str, Any] | None) -> tuple[str, str]:
     """Exchange and routing key by which a message comes again where it came from, and at once."""

@@ -10,7 +10,7 @@ from celery.exceptions import Retry
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
 from celery_locks.lock import who_holds
 from celery_locks.tasks.message import HEADER
-from celery_locks.tasks.rabbitmq import later_by
+from celery_locks.tasks.rabbitmq import later_by, without_deaths
 
 if TYPE_CHECKING:
     from celery_locks.tasks.contention import Contention
@@ -60,7 +60,7 @@ def later(task: LockedTask, pause: float, route: Mapping[str, Any], **ours: Any)
         route: Options that say where to.
         **ours: What to add to our own header.
     """
-    headers = dict(task.request.as_execution_options()["headers"] or {})
+    headers = without_deaths(task.request.as_execution_options()["headers"])
     headers[HEADER] = {**(headers.get(HEADER) or {}), **ours}
     return task.signature_from_request(
         task.request, retries=task.request.retries, countdown=pause, headers=headers, **route

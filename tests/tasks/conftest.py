@@ -90,9 +90,9 @@ def any_shop(request: pytest.FixtureRequest) -> Shop:
 @pytest.fixture(scope="session", params=KINDS)
 def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> Iterator[Shop]:
     """A shop whose broker is RabbitMQ, for each kind of queues. Nobody serves the default one."""
-    kind = request.param
+    kind, seconds = request.param, {"SHOP_TTL": "2", "SHOP_CALL_TTL": "600"}
     with RedisServer() as server:
-        shop = Shop(SHOP_URL=server.url(), SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, SHOP_TTL="2")
+        shop = Shop(SHOP_URL=server.url(), SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, **seconds)
         with shop.stack:
             shop.start_worker(concurrency=4, queues=[f"{kind}-{name}" for name in SERVED])
             yield shop

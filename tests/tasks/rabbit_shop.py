@@ -14,8 +14,8 @@ from celery_locks import Backoff
 KINDS = ("classic", "quorum")
 #: The queues that a shop's worker serves, by their names without the kind.
 SERVED = ("plain", "orders", "urgent")
-#: Tasks that are retried after a pause of so many seconds, by name.
-PAUSES = {"shows_soon": 0.4, "shows_later": 1.3}
+#: Tasks that are retried after a pause of so many seconds, by name. The longer one takes two rungs of Celery's ladder.
+PAUSES = {"shows_soon": 0.4, "shows_later": 2.2}
 
 
 def orders(kind: str) -> Exchange:
