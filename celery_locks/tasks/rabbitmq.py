@@ -22,8 +22,8 @@ _DELAY = re.compile(rf"(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}")
 #: The exchanges of the ladder; a message that came by it names the one of its last rung.
 _LADDER = re.compile(r"celery_delayed_\d+|" + CELERY_DELAYED_DELIVERY_EXCHANGE)
 
-#: Headers in which RabbitMQ notes the queues that a message died in. One that is to die in the same queue again, as on the
-#: ladder's lower rungs, it would take for going round in circles, and drop.
+#: Headers in which RabbitMQ notes the queues that a message died in. One that is to die in the same queue again, as on
+#: the ladder's lower rungs, it would take for going round in circles, and drop.
 _DEATHS = re.compile(r"x-(?:death|(?:first|last)-death-.*)")
 
 

@@ -16,7 +16,7 @@ from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
 from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
-from tests.tasks.rabbit_shop import KINDS, SERVED
+from tests.tasks.rabbit_shop import KINDS, SERVED, declare_queues
 from tests.tasks.shop import make_app
 
 
@@ -94,6 +94,7 @@ def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> 
     with RedisServer() as server:
         shop = Shop(SHOP_URL=server.url(), SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, **seconds)
         with shop.stack:
+            declare_queues(shop.app)  # all: some releases of Celery prepare countdowns for none if one is not there
             shop.start_worker(concurrency=4, queues=[f"{kind}-{name}" for name in SERVED])
             yield shop
 

@@ -48,6 +48,13 @@ def use_queues(app: Celery, kind: str) -> None:
     app.conf.task_default_routing_key = "default"
 
 
+def declare_queues(app: Celery) -> None:
+    """Has the broker make all queues of an app."""
+    with app.connection_for_write() as connection:
+        for queue in app.amqp.queues.values():
+            queue.bind(connection.default_channel).declare()
+
+
 def define_rabbit(app: Celery, base: type, body: Callable[..., str]) -> None:
     """Tasks that RabbitMQ's tests need beside the others."""
     options: dict[str, Any] = {"bind": True, "shared": False, "base": base, "lock_key": "<key>", "lock_ttl": 5}

@@ -72,7 +72,6 @@ def test_a_call_that_waits_for_its_time_keeps_the_key(shop: Shop, key: str, tmp_
 def test_a_rejected_task_goes_to_the_dead_letter_queue(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60), shop.app.connection_for_read() as connection:
         dead = shop.app.amqp.queues[f"{kind(shop)}-dead"].bind(connection.default_channel)
-        dead.declare()
         result = shop.task("reject_late").apply_async((key,), **routes(shop)["direct"])
         letter = eventually(lambda: dead.get(no_ack=True), SOON)
     assert letter.headers["id"] == result.id
