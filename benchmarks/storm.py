@@ -25,7 +25,13 @@ from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
-MODES = {"free": (storm_free, 1), "park": (storm_park, 4), "retry": (storm_retry, 4)}
+#: Task, slots, and environment of the worker.
+MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
+    "free": (storm_free, 1, {}),
+    "park": (storm_park, 4, {}),
+    "early": (storm_park, 4, {"BENCHMARK_PARK_BEFORE_POOL": "1"}),
+    "retry": (storm_retry, 4, {}),
+}
 #: Seconds between two unrelated tasks.
 UNRELATED_EVERY = 0.25
 
@@ -43,7 +49,7 @@ class Outcome:
 @click.command()
 @click.option("--tasks", default=2000, show_default=True, help="Tasks on the one key.")
 @click.option("--seconds", default=0.01, show_default=True, help="How long each body sleeps.")
-@click.option("--modes", default="free,park,retry", show_default=True, help="Which to run, in this order.")
+@click.option("--modes", default="free,park,early,retry", show_default=True, help="Which; early: park before the pool.")
 @click.option(
     "--rabbitmq", type=click.Choice(["classic", "quorum"]), help="With RabbitMQ as the broker, and such queues."
 )
@@ -61,16 +67,16 @@ def main(tasks: int, seconds: float, modes: str, rabbitmq: str | None) -> None:
 
 
 def storm(server: RedisServer, variables: dict[str, str], mode: str, tasks: int, seconds: float) -> Outcome:
-    task, slots = MODES[mode]
+    task, slots, env = MODES[mode]
     client = server.client()
     client.flushall()
-    with Worker("benchmarks.app", concurrency=slots, env=variables) as worker:
+    with Worker("benchmarks.app", concurrency=slots, env={**variables, **env}) as worker:
         app.control.cancel_consumer("celery", reply=True, timeout=5)
         for _ in range(tasks):
             task.delay("key", seconds)
         app.control.add_consumer("celery")
         storm_over(client, tasks)
-        messages = len(re.findall(rf"Task {task.name}\[[^]]+\] received", worker.log()))
+        messages = len(re.findall(rf"Task {task.name}\[[^]]+\] (?:received|parked)", worker.log()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     return Outcome(messages / tasks, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others))

@@ -62,34 +62,71 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
         EncodeError: The arguments can't be encoded by any serializer that the app accepts.
     """
     request = task.request
-    properties = request.properties or {}
-    content_type, encoding, body = _encoded(task, _body(request), properties.get("content_type"))
-    custom = without_deaths(request.as_execution_options()["headers"])
+    came = request.properties or {}
+    content_type, encoding, body = _encoded(task, _body(request), came.get("content_type"))
     all_headers = {
         **{name: request.__dict__.get(name) for name in _HEADERS},
-        **custom,
-        HEADER: {**(custom.get(HEADER) or {}), **ours},
+        **(request.as_execution_options()["headers"] or {}),
+        "compression": request.__dict__.get("compression"),
         "lang": "py",
         "task": request.__dict__.get("task") or task.name,
         "id": request.id,
         **headers,
     }
     delivery = request.delivery_info or {}
+    properties = {
+        **{name: came.get(name) for name in _PROPERTIES},
+        "correlation_id": request.correlation_id or request.id,
+        "reply_to": request.reply_to or "",
+        "priority": delivery.get("priority"),
+    }
+    return _packed(
+        task.app, (body, content_type, encoding), {**all_headers, **_ours_in(all_headers, ours)}, properties, delivery
+    )
+
+
+def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
+    """A task's message of protocol 2 as it came.
+
+    Args:
+        app: The app.
+        message: kombu's ``Message``.
+        ours: What to add to our own header.
+    """
+    body = bytes(message.body) if isinstance(message.body, memoryview) else message.body
+    if isinstance(body, bytes) and message.content_encoding == "utf-8":
+        body = body.decode()
+    encoded = (body, message.content_type, message.content_encoding)
+    names = (*_PROPERTIES, "correlation_id", "reply_to", "priority")
+    properties = {name: message.properties.get(name) for name in names}
+    return _packed(
+        app, encoded, {**message.headers, **_ours_in(message.headers, ours)}, properties, message.delivery_info
+    )
+
+
+def _ours_in(headers: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    return {HEADER: {**(headers.get(HEADER) or {}), **ours}}
+
+
+def _packed(
+    app: Any,
+    encoded: tuple[str | bytes, str, str],
+    headers: Mapping[str, Any],
+    properties: Mapping[str, Any],
+    delivery: Mapping[str, Any],
+) -> str:
+    body, content_type, encoding = encoded
     exchange, routing_key = address_of(delivery)
     packed = {
         "body": body if isinstance(body, str) else b64encode(body).decode(),
         "binary": not isinstance(body, str),
         "content_type": content_type,
         "content_encoding": encoding,
-        "expires_at": _expires_at(task.app, request.expires),
-        "compression": request.__dict__.get("compression"),
-        "headers": all_headers,
-        "properties": {
-            **{name: properties.get(name) for name in _PROPERTIES},
-            "priority": delivery.get("priority"),
-            "correlation_id": request.correlation_id or request.id,
-            "reply_to": request.reply_to or "",
-        },
+        # kombu has decompressed the body.
+        "compression": headers.get("compression"),
+        "headers": {name: value for name, value in without_deaths(headers).items() if name != "compression"},
+        "expires_at": _expires_at(app, headers.get("expires")),
+        "properties": properties,
         "exchange": exchange,
         "routing_key": routing_key,
     }
