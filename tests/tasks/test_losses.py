@@ -15,7 +15,7 @@ SOON = 30
 LONG = 60
 
 
-@pytest.fixture(params=["prefork", "solo"])
+@pytest.fixture(params=["prefork", "solo", "gevent", "eventlet"])
 def aborting_shop(request: pytest.FixtureRequest) -> Shop:
     """Pools whose bodies run in the main thread of a process."""
     shop: Shop = request.getfixturevalue(f"{request.param}_shop")
