@@ -113,7 +113,7 @@ def original(name: str) -> Any:
     """What the module ``_thread`` held before it was patched."""
     kind = greenlets()
     if kind == "gevent":
-        return sys.modules["gevent.monkey"].getoriginal("_thread", name)
+        return sys.modules["gevent.monkey"].get_original("_thread", name)
     if kind == "eventlet":
         return getattr(sys.modules["eventlet.patcher"].original("_thread"), name)
     return getattr(_thread, name)

@@ -1,0 +1,116 @@
+"""Bodies that are stopped: blocked in all the ways there are, and what some of them make of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+
+from celery_locks import LockLost, current_lease
+from tests.support.journal import Journal
+
+#: Far longer than any test waits: a body that is stopped never comes to the end of it.
+LONG = 60.0
+
+
+def loop() -> None:
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        pass
+
+
+def naps() -> None:
+    """A loop that sleeps in between."""
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def sleep() -> None:
+    time.sleep(LONG)
+
+
+def recv() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        one.settimeout(LONG)
+        one.recv(1)
+
+
+def lock() -> None:
+    taken = threading.Lock()
+    taken.acquire()
+    taken.acquire(timeout=LONG)
+
+
+def event() -> None:
+    threading.Event().wait(LONG)
+
+
+BLOCKS: dict[str, Callable[[], None]] = {f.__name__: f for f in (loop, naps, sleep, recv, lock, event)}
+
+
+def define_aborts(app: Celery, base: type, journal: Journal) -> None:
+    """Adds the tasks; each writes ``begin`` with its fence, and ``after`` if it goes on after the block."""
+    options = {"bind": True, "shared": False, "base": base, "lock_key": "<key>", "lock_ttl": 1.5}
+
+    def block(key: str, how: str) -> None:
+        lease = current_lease()
+        journal.write("begin", key=key, run=key, task_id="", fence=lease.fencing_token if lease else 0, retries=0)
+        BLOCKS[how]()
+        journal.write("after", key=key)
+
+    @app.task(name="blocks", **options)
+    def blocks(self: Any, key: str, how: str) -> str:
+        try:
+            block(key, how)
+        except Exception:
+            return "swallowed"
+        return "never stopped"
+
+    app.task(blocks.run.locked_body, name="held_too_long", lock_max_hold=1, **options)
+
+    @app.task(name="swallows_all", **options)
+    def swallows_all(self: Any, key: str, how: str) -> str:
+        try:
+            block(key, how)
+        except BaseException as error:
+            journal.write("saw", key=key, is_exception=isinstance(error, Exception))
+        return "swallowed"
+
+    @app.task(name="wraps_it", **options)
+    def wraps_it(self: Any, key: str, how: str) -> None:
+        try:
+            block(key, how)
+        except BaseException as error:
+            raise ValueError("a driver's own error") from error
+
+    @app.task(name="cleans_up", **options)
+    def cleans_up(self: Any, key: str, how: str) -> None:
+        try:
+            block(key, how)
+        finally:
+            time.sleep(0.1)
+            journal.write("cleaned", key=key)
+
+    @app.task(name="tries_again", autoretry_for=(LockLost,), retry_kwargs={"countdown": 0, "max_retries": 3}, **options)
+    def tries_again(self: Any, key: str, how: str) -> str:
+        if not self.request.retries:
+            block(key, how)
+        return f"run {self.request.retries}"
+
+    @app.task(name="runs_inner", **options)
+    def runs_inner(self: Any, key: str, inner: str, how: str) -> list[Any]:
+        """Runs another one eagerly, within."""
+        result = blocks.apply((inner, how))
+        journal.write("inner", key=key, state=result.state, error=type(result.result).__name__)
+        time.sleep(0.1)
+        return [result.state, self.lease.held]
+
+    @app.task(name="calls_plainly", **options)
+    def calls_plainly(self: Any, key: str, inner: str, how: str) -> str:
+        return str(blocks(inner, how))
