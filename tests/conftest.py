@@ -84,6 +84,7 @@ _SHARED_WORKERS = (
     "tests/tasks/test_policies.py",
     "tests/tasks/test_losses.py",
     "tests/tasks/test_abort.py",
+    "tests/tasks/test_strain.py",
     "tests/tasks/test_ways.py",
     "tests/tasks/test_limits.py",
     "tests/tasks/test_canvas.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -47,6 +48,15 @@ def lock() -> None:
     taken.acquire(timeout=LONG)
 
 
+def nothing() -> None:
+    pass
+
+
+def now() -> float:
+    """The system's clock that goes on while processes, or the machine, are stopped."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def event() -> None:
     threading.Event().wait(LONG)
 
@@ -61,7 +71,7 @@ def define_aborts(app: Celery, base: type, journal: Journal) -> None:
     def block(key: str, how: str) -> None:
         lease = current_lease()
         journal.write("begin", key=key, run=key, task_id="", fence=lease.fencing_token if lease else 0, retries=0)
-        BLOCKS[how]()
+        BLOCKS.get(how, nothing)()
         journal.write("after", key=key)
 
     @app.task(name="blocks", **options)
@@ -102,6 +112,56 @@ def define_aborts(app: Celery, base: type, journal: Journal) -> None:
         if not self.request.retries:
             block(key, how)
         return f"run {self.request.retries}"
+
+    @app.task(name="told_after_a_stop", **options, lock_on_lost="signal")
+    def told_after_a_stop(self: Any, key: str) -> dict[str, Any]:
+        """Runs until its process was stopped for longer than its lease lives, and says what it knew at once."""
+        lease = self.lease
+        block(key, "nothing")
+        before = now()
+        while (at := now()) - before < lease.ttl:
+            before = at
+        lost, held, left = lease.lost, lease.held, lease.remaining()
+        try:
+            lease.check()
+        except LockLost as error:
+            return {"lost": lost, "held": held, "left": left, "reason": error.reason}
+        return {}
+
+    @app.task(name="spins", **options)
+    def spins(self: Any, key: str, seconds: float, checks: bool = False) -> str:
+        """Keeps the processor busy, and in a pool of greenlets the hub from running."""
+        block(key, "nothing")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if checks:
+                self.lease.check()
+        self.lease.check()
+        return "spun"
+
+    @app.task(name="forks", **options)
+    def forks(self: Any, key: str, seconds: float) -> int:
+        """Leaves a child alone for so long, and returns what the child found out: 0 if nothing was told there."""
+        block(key, "nothing")
+        told: list[Any] = []
+        self.lease.on_lost(lambda *lost: told.append(lost))
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(seconds)
+            lost = self.lease.lost  # as far as it knows: it hears of no renewal
+            os._exit(len(told) + (0 if lost else 2))
+        status = os.waitpid(pid, 0)[1]
+        self.lease.check()
+        return os.waitstatus_to_exitcode(status)
+
+    @app.task(name="sees_its_own", **options)
+    def sees_its_own(self: Any, key: str, seconds: float) -> list[str]:
+        """The keys of all leases that it saw."""
+        end, seen = time.monotonic() + seconds, set()
+        while time.monotonic() < end:
+            seen |= {self.lease.key, current_lease().key, self.request.args[0]}  # type: ignore[union-attr]
+            time.sleep(0.001)
+        return sorted(seen)
 
     @app.task(name="runs_inner", **options)
     def runs_inner(self: Any, key: str, inner: str, how: str) -> list[Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -92,6 +95,29 @@ def test_promise_03_a_run_that_expired_leaves_its_successor_alone(any_shop: Shop
         assert lease.held
         lease.extend()
     assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == ["expired"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+def test_promise_09_a_process_that_was_stopped_knows_at_once(
+    open_shop: Callable[..., Shop], key: str, pool: str
+) -> None:
+    shop = open_shop()
+    shop.start_worker(pool=pool, concurrency=1)
+    result = shop.send("told_after_a_stop", key)
+    eventually(lambda: shop.journal.entries("begin", key=key), SOON)
+    pid = shop.journal.stretches(key)[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        lease = shop.lock(key).acquire(timeout=SOON)
+        os.kill(pid, signal.SIGCONT)
+        found = result.get(timeout=SOON)
+        assert lease.release(), "the one that was stopped left it alone"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert found["reason"] in ("expired", "unreachable")
+    assert (found["lost"], found["held"], found["left"]) == (True, False, 0)
+    assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == [found["reason"]]
 
 
 def test_promise_12_max_hold_ends_a_run_that_hangs(any_shop: Shop, key: str) -> None:
