@@ -72,7 +72,8 @@ class Lease:
         self.claim = claim
         self.clock = clock
         self._hold_end = None if max_hold is None else sent + max_hold
-        self._confirmed = sent
+        #: When the request that was last confirmed was sent, on its clock.
+        self.confirmed = sent
         self._asked = sent
         self._deadline = self._capped(sent + claim.ttl)
         self._state = "held"
@@ -271,14 +272,14 @@ class Lease:
         with self._mutex:
             if self._state != "held" or self.clock.now() >= self._deadline:
                 return  # The answer came too late: the holder may have been told already.
-            self._confirmed = max(self._confirmed, sent)
+            self.confirmed = max(self.confirmed, sent)
             self._deadline = max(self._deadline, self._capped(sent + ttl))
         if signals.on_lock_renewed:
             tell(partial(signals.on_lock_renewed.send, self.sender, lease=self), self.home)
 
     def end_at_deadline(self) -> None:
         """Loses it: the deadline has passed."""
-        self.lose(self._why_ended("unreachable" if self._asked > self._confirmed else "expired"))
+        self.lose(self._why_ended("unreachable" if self._asked > self.confirmed else "expired"))
 
     def lose(self, reason: LossReason, state: str = "held") -> None:
         """Marks it lost and tells, if it was in that state."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from celery_locks import threads
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.stores.base import Renewal, Store
@@ -83,11 +84,18 @@ class Renewer:
 
     def __init__(self) -> None:
         self._leases: dict[int, _Renewed] = {}
+        #: Whether this thread still has to connect to the store by itself: then it does so at the first lease, well
+        #: before it has to.
+        self._apart_and_new = bool(threads.greenlets())
         self._ticker = Ticker("celery-locks-renewer", self.tick)
 
     def add(self, lease: Lease, interval: float) -> None:
-        self._leases[id(lease)] = _Renewed(lease, interval, lease.clock.now() + interval)
-        self._ticker.wake_in(interval)
+        # From when the lease began: the store may have taken long to answer.
+        renewed = _Renewed(lease, interval, lease.confirmed + interval)
+        if self._apart_and_new:
+            self._apart_and_new, renewed.at = False, lease.clock.now()
+        self._leases[id(lease)] = renewed
+        self._ticker.wake_in(max(renewed.due_in(), 0.0))
 
     def discard(self, lease: Lease) -> None:
         self._leases.pop(id(lease), None)

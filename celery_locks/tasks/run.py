@@ -177,8 +177,11 @@ def _close(run: Run) -> bool:
 
 def _check(run: Run, held: bool) -> None:
     """Raises `LockLost` where the run's lease was lost; not where the body gave it back itself."""
-    if not held and run.guard is not None and run.guard.lost and _aborts(run.task):
-        raise lost(run.guard)
+    if held or run.guard is None or not run.guard.lost:
+        return
+    error = lost(run.guard)  # waits for those who are being told, also where they are all that happens
+    if _aborts(run.task):
+        raise error
 
 
 def _publish(run: Run) -> None:

@@ -109,7 +109,9 @@ def test_promise_09_a_process_that_was_stopped_knows_at_once(
     pid = shop.journal.stretches(key)[0].pid
     os.kill(pid, signal.SIGSTOP)
     try:
+        stopped = time.monotonic()
         lease = shop.lock(key).acquire(timeout=SOON)
+        eventually(lambda: time.monotonic() - stopped > 1.5 + 0.5, SOON)  # as long as the body looks for
         os.kill(pid, signal.SIGCONT)
         found = result.get(timeout=SOON)
         assert lease.release(), "the one that was stopped left it alone"

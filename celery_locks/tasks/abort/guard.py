@@ -61,9 +61,12 @@ class Guard(ABC):
         except (Ignore, Reject, Retry):  # the body's own decision, and no success
             raise
         except Exception as error:
+            if not self.lease.lost:
+                raise
+            failed = lost(self.lease)
             if not self.sent:
                 raise
-            raise lost(self.lease) from error  # what the body, or a library that it uses, made of the abort
+            raise failed from error  # what the body, or a library that it uses, made of the abort
 
     @abstractmethod
     def abort(self, lease: Lease, reason: LossReason) -> None:
