@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -16,36 +17,39 @@ from tests.support.journal import Journal
 
 #: Far longer than any test waits: a body that is stopped never comes to the end of it.
 LONG = 60.0
+#: Short enough to be repeated.
+SHORT = 0.1
 
 
-def loop() -> None:
-    end = time.monotonic() + LONG
+def loop(seconds: float = LONG) -> None:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
 
 
-def naps() -> None:
+def naps(seconds: float = LONG) -> None:
     """A loop that sleeps in between."""
-    end = time.monotonic() + LONG
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.005)
 
 
-def sleep() -> None:
-    time.sleep(LONG)
+def sleep(seconds: float = LONG) -> None:
+    time.sleep(seconds)
 
 
-def recv() -> None:
+def recv(seconds: float = LONG) -> None:
     one, other = socket.socketpair()
     with one, other:
-        one.settimeout(LONG)
-        one.recv(1)
+        one.settimeout(seconds)
+        with suppress(TimeoutError):
+            one.recv(1)
 
 
-def lock() -> None:
+def lock(seconds: float = LONG) -> None:
     taken = threading.Lock()
     taken.acquire()
-    taken.acquire(timeout=LONG)
+    taken.acquire(timeout=seconds)
 
 
 def nothing() -> None:
@@ -57,11 +61,11 @@ def now() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def event() -> None:
-    threading.Event().wait(LONG)
+def event(seconds: float = LONG) -> None:
+    threading.Event().wait(seconds)
 
 
-BLOCKS: dict[str, Callable[[], None]] = {f.__name__: f for f in (loop, naps, sleep, recv, lock, event)}
+BLOCKS: dict[str, Callable[..., None]] = {f.__name__: f for f in (loop, naps, sleep, recv, lock, event)}
 
 
 def define_aborts(app: Celery, base: type, journal: Journal) -> None:
