@@ -92,6 +92,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _SHARED_WORKERS = (
     "tests/tasks/test_policies.py",
     "tests/tasks/test_losses.py",
+    "tests/tasks/test_abort.py",
+    "tests/tasks/test_strain.py",
     "tests/tasks/test_ways.py",
     "tests/tasks/test_limits.py",
     "tests/tasks/test_canvas.py",

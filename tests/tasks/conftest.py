@@ -93,7 +93,17 @@ def solo_shop() -> Iterator[Shop]:
     yield from _shared("solo")
 
 
-@pytest.fixture(params=["prefork", "threads", "solo"])
+@pytest.fixture(scope="session")
+def gevent_shop() -> Iterator[Shop]:
+    yield from _shared("gevent")
+
+
+@pytest.fixture(scope="session")
+def eventlet_shop() -> Iterator[Shop]:
+    yield from _shared("eventlet")
+
+
+@pytest.fixture(params=["prefork", "threads", "solo", "gevent", "eventlet"])
 def any_shop(request: pytest.FixtureRequest) -> Shop:
     """A shop of each pool."""
     shop: Shop = request.getfixturevalue(f"{request.param}_shop")

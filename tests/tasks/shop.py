@@ -17,6 +17,7 @@ from celery_locks import Backoff, Contention, Lease, LockedTask, current_lease, 
 from celery_locks.signals import on_lock_contended
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
+from tests.tasks.aborted import define_aborts
 from tests.tasks.canvas_table import define_canvas
 from tests.tasks.rabbit_shop import define_rabbit, use_queues
 from tests.tasks.scoped import define_scopes
@@ -33,6 +34,9 @@ class ShopTask(LockedTask):
 
     def on_lock_lost(self, lease: Lease, reason: str) -> None:
         journal_of(self.app).write("lost", key=lease.key, token=lease.token, fence=lease.fencing_token, reason=reason)
+
+    def on_failure(self, exc: Any, task_id: str, *rest: Any) -> None:
+        journal_of(self.app).write("failed", task_id=task_id, error=type(exc).__name__)
 
 
 def journal_of(app: Celery) -> Journal:
@@ -97,6 +101,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     if "SHOP_QUEUES" in variables:
         use_queues(app, variables["SHOP_QUEUES"])
         define_rabbit(app, ShopTask, body)
+    define_aborts(app, ShopTask, journal_of(app))
     return app
 
 
@@ -172,14 +177,6 @@ def define_losses(app: Celery) -> None:
     app.task(stubborn, name="stubborn", **options)
     app.task(stubborn, name="told_only", **options, lock_on_lost="signal")
     app.task(stubborn, name="not_renewed", **{**options, "lock_ttl": 0.5}, lock_renew=False, lock_on_lost="signal")
-    app.task(stubborn, name="held_too_long", **options, lock_max_hold=1)
-
-    @app.task(name="spins", **options)
-    def spins(self: Any, key: str, seconds: float) -> str:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            pass
-        return "spun"
 
     @app.task(bind=True, shared=False, name="checks")
     @single_instance(key="<key>", ttl=1.5, on_lost="signal")
