@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked_ttl, did_you_mean
+from celery_locks.tasks.lives import FOLDER
 from celery_locks.tasks.policies import check_policies
 from celery_locks.tasks.sending import CALL_TTL
 from celery_locks.tasks.sweeper import SWEEP_INTERVAL
@@ -31,6 +32,7 @@ _APP_SETTINGS = (
     "locks_prefix",
     SWEEP_INTERVAL,
     CALL_TTL,
+    FOLDER,
 )
 
 _locks: WeakKeyDictionary[Any, Locks] = WeakKeyDictionary()
