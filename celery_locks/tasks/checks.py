@@ -51,8 +51,8 @@ def _of_visibility(conf: Any, tasks: list[LockedTask]) -> list[str]:
     found, timeout = [], longest / SAFE_SHARE
     if pause > longest:
         found.append(
-            f"the broker's visibility_timeout of {timeout:g} s is too short for the pauses of {pause:g} s of {who}: they "
-            f"are cut to {longest:g} s. Set it in broker_transport_options to {pause / SAFE_SHARE:g} or more, or "
+            f"the broker's visibility_timeout of {timeout:g} s is too short for the pauses of {pause:g} s of {who}: "
+            f"they are cut to {longest:g} s. Set it in broker_transport_options to {pause / SAFE_SHARE:g} or more, or "
             "lower the backoff's cap"
         )
     if wait > timeout:

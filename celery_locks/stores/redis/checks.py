@@ -38,8 +38,8 @@ def _eviction(memory: Mapping[str, str]) -> str:
     if policy == "noeviction" or most == "0":
         return ""
     return (
-        f"the lock store evicts keys when its {most} bytes are full (maxmemory-policy {policy}; all keys of locks have an "
-        "expiry, so volatile-* takes them too): a lease that is evicted is lost while its task runs. Set "
+        f"the lock store evicts keys when its {most} bytes are full (maxmemory-policy {policy}; all of ours "
+        "expire, so volatile-* takes them too): a lease that is evicted is lost while its task runs. Set "
         "maxmemory-policy noeviction, or give locks a server of their own by locks_url"
     )
 
@@ -77,8 +77,8 @@ def _clock(call: Call) -> str:
         return ""
     side = "ahead of" if apart > 0 else "behind"
     return (
-        f"the lock store's clock is {abs(apart):.0f} s {side} this machine's: leases don't mind, but countdowns, expires "
-        "and eta of messages do. Set both by NTP"
+        f"the lock store's clock is {abs(apart):.0f} s {side} this machine's: leases don't mind, but countdowns, "
+        "expires and eta of messages do. Set both by NTP"
     )
 
 
