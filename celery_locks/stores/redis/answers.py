@@ -11,9 +11,10 @@ from celery_locks.stores.redis.connections import as_text
 MICROSECONDS = 1_000_000
 
 
-def granted_or_refused(answer: Sequence[Any]) -> Granted | Refused:
-    if answer[0] == 1:
-        return Granted(int(answer[1]))
+def granted_or_refused(answer: Any) -> Granted | Refused:
+    """A fencing token, or a refusal: 2 where it was replaced, else 0, and what `refused` reads."""
+    if not isinstance(answer, Sequence):  # the usual answer is the one that is read the fastest
+        return Granted(int(answer))
     return refused(answer, replaced=answer[0] == 2)
 
 

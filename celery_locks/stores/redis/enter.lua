@@ -3,7 +3,7 @@
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] ticket  ARGV[8] message, '' for not to park
 -- ARGV[9] task  ARGV[10] longest wait, 0 for any  ARGV[11] most in line, 0 for any  ARGV[12] most holders to name
 -- ARGV[13] list of the broker's queue, '' for none  ARGV[14] what to push there  ARGV[15] for how long permits are kept then
--- Returns {1, fence}, {'parked', number of calls, ticket, message, calls, …, refusal …}, {'dropped', state},
+-- Returns the fencing token, {'parked', number of calls, ticket, message, calls, …, refusal …}, {'dropped', state},
 -- {'full', waiters}, {'out', why, refusal …}, or {'refused', refusal …}
 
 -- include grant
@@ -40,7 +40,7 @@ end
 if lock[3] then -- the same once more: its reply was lost
   redis.call('ZADD', UNTIL, 'GT', deadline, token)
   keep(last(UNTIL))
-  return {1, tonumber(string.match(lock[3], '^%d+ (%d+)'))}
+  return tonumber(string.match(lock[3], '^%d+ (%d+)'))
 end
 if state == 'running' and redis.call('HEXISTS', LOCK, mine[3]) == 1 then
   look_at(id, redis.call('ZSCORE', UNTIL, mine[3]))
@@ -67,7 +67,7 @@ if held + permits <= limit and first then
     redis.call('SET', LOCK .. ':runs:' .. token, id, 'PX', RETENTION / 1000)
     redis.call('ZADD', PREFIX .. 'parked', 'XX', 'LT', deadline, LOCK)
   end
-  return {1, fence}
+  return fence
 end
 
 if not state then

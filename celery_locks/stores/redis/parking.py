@@ -32,9 +32,10 @@ class RedisParking(Parking):
         push = ticket.push or Push("", "", 0)
         terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
         pushes = (push.queue, push.element, round(push.within * MICROSECONDS))
-        kind, *rest = self._claim(scripts.ENTER, claim, *terms, *pushes)
-        if kind == 1:
-            return Granted(int(rest[0]))
+        answer = self._claim(scripts.ENTER, claim, *terms, *pushes)
+        if not isinstance(answer, Sequence):
+            return Granted(int(answer))
+        kind, *rest = answer
         kind = as_text(kind)
         if kind == "parked":
             calls = int(rest[0]) * 3
@@ -52,7 +53,8 @@ class RedisParking(Parking):
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        released, *calls = self._run(scripts.HAND_ON, name, token, secrets.token_hex(8))
+        answer = self._run(scripts.HAND_ON, name, token, secrets.token_hex(8))
+        released, *calls = answer if isinstance(answer, Sequence) else [answer]
         return released == 1, _calls(name, calls)
 
     def sent(self, call: Call, within: float) -> None:

@@ -2,7 +2,7 @@
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace
 -- ARGV[9] task or ''  ARGV[10] most holders to name
--- Returns {1, fence}, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced
+-- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced
 
 -- include grant
 -- include library
@@ -26,7 +26,7 @@ local function granted()
   if head then -- a heavier holder may have made room for more
     wake()
   end
-  return {1, fence}
+  return fence
 end
 
 -- Takes a holder's permits away; what remains tells it why.
@@ -40,7 +40,7 @@ local record = redis.call('HGET', LOCK, token)
 if record then -- the same claim once more: its reply was lost
   redis.call('ZADD', UNTIL, 'GT', deadline, token)
   keep(last(UNTIL))
-  return {1, tonumber(string.match(record, '^%d+ (%d+)'))}
+  return tonumber(string.match(record, '^%d+ (%d+)'))
 end
 
 if adopts ~= '' and redis.call('EXISTS', LOCK .. ':replaced:' .. adopts) == 1 then
