@@ -17,6 +17,7 @@ from celery_locks.signals import on_lock_contended
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
 from tests.tasks.canvas_table import define_canvas
+from tests.tasks.dying import define_deaths
 from tests.tasks.scoped import define_scopes
 
 #: Short, so that a deferred task comes back soon.
@@ -61,8 +62,8 @@ def make_app(variables: Mapping[str, str]) -> Celery:
 
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
-            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in
-            seconds.
+            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL``,
+            ``SHOP_SOFT`` (the soft shutdown) in seconds; ``SHOP_FOLDER``, where workers write down what they hold.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
@@ -80,6 +81,8 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         },
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=float(variables.get("SHOP_SOFT", "0")),
+        locks_folder=variables.get("SHOP_FOLDER"),
         locks_sweep_interval=1,
         locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
         **({} if store == "none" else {"locks_url": store}),
@@ -91,6 +94,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     define_canvas(app, ShopTask, app.tasks["work"].run.locked_body, journal_of(app))
     define_parking(app)
     define_scopes(app, ShopTask, body)
+    define_deaths(app, ShopTask, body, journal_of)
     return app
 
 
