@@ -86,6 +86,7 @@ _SHARED_WORKERS = (
     "tests/tasks/test_ways.py",
     "tests/tasks/test_limits.py",
     "tests/tasks/test_canvas.py",
+    "tests/tasks/test_death.py",
 )
 
 

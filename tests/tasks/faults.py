@@ -105,7 +105,7 @@ FAULTS = (
     Fault("`revoke(terminate=True)`, `SIGKILL`", strike=terminate_with("SIGKILL")),
 )
 #: Long enough to be cut short, and short enough to be waited for where it isn't.
-BODY = 6.0
+BODY = 4.0
 SHUTDOWNS = (
     Fault("warm shutdown (`SIGTERM`)", POOLS, stop_with(signal.SIGTERM), within=BODY, after_death=False, seconds=BODY),
     Fault("cold shutdown (`SIGQUIT`)", POOLS, stop_with(signal.SIGQUIT), within=BODY, after_death=False, seconds=BODY),

@@ -63,7 +63,8 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
             (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL``,
-            ``SHOP_SOFT`` (the soft shutdown) in seconds; ``SHOP_FOLDER``, where workers write down what they hold.
+            ``SHOP_SOFT`` (the soft shutdown) in seconds; ``SHOP_FOLDER``, where workers write down what they hold;
+            ``SHOP_START``, how children are started.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
@@ -82,6 +83,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         worker_soft_shutdown_timeout=float(variables.get("SHOP_SOFT", "0")),
+        worker_pool_start_method=variables.get("SHOP_START", "fork"),
         locks_folder=variables.get("SHOP_FOLDER"),
         locks_sweep_interval=1,
         locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
