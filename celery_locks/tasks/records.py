@@ -177,26 +177,33 @@ def write(token: str, name: str, key: str, task: str, task_id: str) -> None:
     """Writes down a claim that is about to be made."""
     record = _record or own_record()
     if record is not None:
-        _safely(record.write, token, name, key, task, task_id)
+        try:
+            record.write(token, name, key, task, task_id)
+        except OSError as error:
+            _full(error)
 
 
 def granted(token: str) -> None:
     """Notes that a claim was granted."""
     if _record is not None:
-        _safely(_record.granted, token)
+        try:
+            _record.granted(token)
+        except OSError as error:
+            _full(error)
 
 
 def strike(token: str) -> None:
     """Strikes out a claim whose lease was given back, or is to last."""
     if _record is not None:
-        _safely(_record.strike, token)
+        try:
+            _record.strike(token)
+        except OSError as error:
+            _full(error)
 
 
-def _safely(do: Any, *args: str) -> None:
-    try:
-        do(*args)
-    except OSError as error:  # a full disk is worth no task
-        logger.warning("what this process holds can't be written down: %s", error)
+def _full(error: OSError) -> None:
+    """The disk is full or gone: that is worth no task."""
+    logger.warning("what this process holds can't be written down: %s", error)
 
 
 def _in_forked_child() -> None:
