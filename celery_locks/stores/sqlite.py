@@ -16,6 +16,7 @@ from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, S
 from celery_locks.stores.sqlite_clock import FileClock
 from celery_locks.stores.sqlite_file import SQLiteFile
 from celery_locks.stores.sqlite_leases import SCHEMA, Leases
+from celery_locks.stores.sqlite_listing import SQLiteListing
 from celery_locks.stores.sqlite_tickets import SCHEMA as TICKETS
 from celery_locks.stores.sqlite_tickets import SQLiteParking, tidy_up
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 
 
-class SQLiteStore(SQLiteParking, Store):
+class SQLiteStore(SQLiteParking, SQLiteListing, Store):
     """Leases in a file.
 
     Args:

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS celery_locks_holder (
     token TEXT NOT NULL,
     owner TEXT NOT NULL,
     permits INTEGER NOT NULL,
+    most INTEGER NOT NULL,
     fencing_token INTEGER NOT NULL,
     since INTEGER NOT NULL,
     deadline INTEGER NOT NULL,
@@ -162,7 +163,7 @@ class Leases:
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         query = (
-            "SELECT owner, fencing_token, permits, (? - since) / 1e6, (deadline - ?) / 1e6, token "
+            "SELECT owner, fencing_token, permits, (? - since) / 1e6, (deadline - ?) / 1e6, token, most "
             "FROM celery_locks_holder WHERE name = ? AND deadline > ? ORDER BY fencing_token LIMIT ?"
         )
         values = (self._now, self._now, name, self._now, MOST_HOLDERS)
@@ -207,8 +208,8 @@ class Leases:
         fencing_token = FileClock.next_fencing_token(self._db, self._now, self._last_fencing_token)
         deadline = self._now + microseconds(claim.ttl)
         self._db.execute(  # an expired row of the same token may still be there
-            "INSERT OR REPLACE INTO celery_locks_holder VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (claim.name, claim.token, claim.owner, claim.permits, fencing_token, self._now, deadline),
+            "INSERT OR REPLACE INTO celery_locks_holder VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (claim.name, claim.token, claim.owner, claim.permits, claim.limit, fencing_token, self._now, deadline),
         )
         return Granted(fencing_token)
 

@@ -143,6 +143,9 @@ class SQLiteParking(Parking):
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
         return self._tickets(claim.name, lambda tickets, _: tickets.enter(claim, ticket))
 
+    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        return self._tickets(claim.name, lambda tickets, _: tickets.park(claim, ticket))
+
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
         def work(tickets: Tickets, leases: Leases) -> tuple[bool, tuple[Call, ...]]:
             tickets.released(token)

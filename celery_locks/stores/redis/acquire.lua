@@ -13,8 +13,12 @@ local held = tonumber(known[2] or 0)
 
 -- Nobody holds, nobody waits: no deadlines to look at.
 if held == 0 and permits <= limit and redis.call('EXISTS', LINE) == 0 then
-  local fence = grant(token, permits, ARGV[6], deadline, known[3], held)
+  local fence = grant(token, permits, ARGV[6], deadline, known[3], held, limit)
   keep(deadline)
+  if now % 16 == 0 then -- one in so many grants takes away what the dead left on the list, so that it can't grow
+    -- include unlist_expired
+    unlist_expired(32)
+  end
   return fence
 end
 
@@ -25,18 +29,17 @@ held, head = tidy()
 known = redis.call('HMGET', LOCK, token, 'held', 'fence')
 
 if known[1] then -- the same acquire once more: its reply was lost
-  redis.call('ZADD', UNTIL, 'GT', deadline, token)
-  keep(last(UNTIL))
-  return tonumber(string.match(known[1], '^%d+ (%d+)'))
+  return prolong(token, known[1], deadline)
 end
 
 if held + permits <= limit and (not head or head == token) then
-  local fence = grant(token, permits, ARGV[6], deadline, known[3], held)
+  local fence = grant(token, permits, ARGV[6], deadline, known[3], held, limit)
   keep(last(UNTIL))
   if head then
     redis.call('ZREM', LINE, token)
     redis.call('ZREM', ALIVE, token)
     redis.call('DEL', WAKE .. token)
+    unlist_idle()
     if held + permits < limit then
       wake()
     end

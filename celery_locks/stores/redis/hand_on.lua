@@ -6,9 +6,9 @@
 
 -- include give_back
 
-local released = give_back()
+local released, lined = give_back()
 local id = redis.call('GETDEL', LOCK .. ':runs:' .. token)
-if id or redis.call('EXISTS', LINE) == 1 then
+if id or lined then
   -- include grant
   -- include library
   -- include tickets
