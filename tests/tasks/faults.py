@@ -37,7 +37,6 @@ class Fault:
         how: What the body does, if it does not just sleep.
         seconds: How long it sleeps.
         options: Those of ``apply_async``.
-        arguments: More of the worker's command line.
         environment: Variables of the worker.
         within: The seconds from the fault within which the key is free.
         after_death: Whether it may only be free when the process is dead; else the body may have ended before.
@@ -51,7 +50,6 @@ class Fault:
     how: str = ""
     seconds: float = 100
     options: tuple[tuple[str, Any], ...] = ()
-    arguments: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     within: float = 2
     after_death: bool = True
