@@ -1,7 +1,7 @@
 """What becomes of a run and its key when processes end: measured in every pool, once a cell.
 
-``python -m benchmarks.worker_death`` prints the tables of docs/explanation/worker-death.md. It takes some minutes, since
-it starts a worker for each cell.
+``python -m benchmarks.worker_death`` prints the tables of docs/explanation/worker-death.md. It takes some minutes,
+since it starts a worker for each cell.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The lives of workers on this machine: a folder for each, in it a file for each process, and what proves one dead.
 
-``<base>/celery-locks-<user>/<store>/<boot id>.<pid namespace>.<random>/<process>``
+``<base>/celery-locks-<user>/<site>/<boot id>.<pid namespace>.<random>/<process>``
 
 A process keeps its file locked (``flock``) for as long as it lives: the kernel takes the lock away when the last of its
 threads has ended, and not before. That is proof by itself, in containers too, since a file that two can see has one
@@ -20,7 +20,6 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from celery_locks.errors import LockConfigError
 
@@ -50,22 +49,21 @@ class Process:
 
     @classmethod
     def me(cls) -> Process:
-        return cls(os.getpid(), (_state_of(os.getpid()) or ("", 0))[1])
+        """This one."""
+        try:
+            return cls(os.getpid(), _state_of(os.getpid())[1])
+        except (OSError, ValueError, IndexError):
+            return cls(os.getpid(), 0)
 
     def runs(self) -> bool:
-        """Whether it may still be running. A zombie isn't."""
-        found = _state_of(self.pid)
-        if found is not None:
-            return found[0] not in "ZX" and self.start in (0, found[1])
-        if _has_proc():
-            return False
+        """Whether it may still be running, by what the system says. A zombie isn't."""
         try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            pass
-        return True
+            state, start = _state_of(self.pid)
+        except (FileNotFoundError, ProcessLookupError):
+            return not _has_proc() and _answers(self.pid)
+        except (OSError, ValueError, IndexError):  # no word of it
+            return True
+        return state not in "ZX" and self.start in (0, start)
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Life:
         return sorted(members, key=lambda member: not member.main)
 
     def siblings(self) -> list[Life]:
-        """Other lives of the same store and boot."""
+        """Other lives of the same site and boot."""
         lives = [Life(self.path.parent / name) for name in _names(self.path.parent) if not name.startswith(".")]
         return [life for life in lives if life != self and life.same_boot]
 
@@ -131,11 +129,12 @@ class Life:
             pass  # another removes it too, or a process came; whoever looks next tries again
 
 
-def new_life(store: object, folder: str | None) -> Life:
+def new_life(site: str | None, folder: str | None) -> Life:
     """Makes the folder of a life that begins now; nobody looks at it before it is `published`.
 
     Args:
-        store: The address of the lock store; lives of one store look after each other.
+        site: What its leases are of: a store and a prefix. Lives of one site look after each other; one of ``None``
+            is alone.
         folder: Under which folder; ``None`` for memory or the system's folder for temporary files.
 
     Raises:
@@ -148,8 +147,7 @@ def new_life(store: object, folder: str | None) -> Life:
     if not base.is_dir():
         raise LockConfigError(f"{FOLDER}: there is no folder {base}")
     mine = _own_folder(base / f"celery-locks-{os.geteuid()}")
-    known = store if isinstance(store, str) else secrets.token_hex(16)  # another Store object: nobody can compare it
-    parent = mine / hashlib.sha256(known.encode()).hexdigest()[:16]
+    parent = mine / hashlib.sha256((site or secrets.token_hex(16)).encode()).hexdigest()[:16]
     path = parent / f".{_boot_id()}.{_pid_namespace()}.{secrets.token_hex(8)}"
     path.mkdir(mode=0o700, parents=True)
     return Life(path)
@@ -216,11 +214,18 @@ def _pid_namespace() -> str:
         return "0"
 
 
-def _state_of(pid: int) -> tuple[str, int] | None:
-    """State and start of a process, ``None`` when there is no word of it."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields: list[Any] = text.rpartition(")")[2].split()  # its name, in parentheses, may hold anything
+def _state_of(pid: int) -> tuple[str, int]:
+    """State and start of a process."""
+    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    fields = text.rpartition(")")[2].split()  # its name, in parentheses, may hold anything
     return fields[0], int(fields[19])
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from os import PathLike
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -110,6 +111,8 @@ def check_settings(conf: Mapping[str, Any]) -> None:
     for name in (SWEEP_INTERVAL, CALL_TTL):
         if name in conf:
             checked_ttl(conf[name], name)
+    if not isinstance(conf.get(FOLDER), (str, PathLike, type(None))):
+        raise LockConfigError(f"{FOLDER} is a folder's path, not {conf[FOLDER]!r}")
     if not isinstance(conf.get(PARK_BEFORE_POOL, False), bool):
         raise LockConfigError(f"{PARK_BEFORE_POOL} is True or False, not {conf[PARK_BEFORE_POOL]!r}")
 

@@ -131,10 +131,10 @@ _life: Life | None = Life(Path(os.environ[VARIABLE])) if os.environ.get(VARIABLE
 _record: Record | None = None
 
 
-def begin(store: object, folder: str | None) -> Life:
+def begin(site: str | None, folder: str | None) -> Life:
     """Begins the life of the worker that this process is the main one of; see `new_life`."""
     global _life, _record
-    life = new_life(store, folder)
+    life = new_life(site, folder)
     _record = Record(life, main=True)
     _life = published(life)
     _record.path = _life.path / _record.path.name

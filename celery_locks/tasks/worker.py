@@ -43,7 +43,7 @@ class LocksStep(bootsteps.StartStopStep):
         if not locks.store.shared:
             return
         try:
-            life = records.begin(app_store(app.conf), app.conf.get(FOLDER))
+            life = records.begin(_site(app.conf, locks.prefix), app.conf.get(FOLDER))
         except OSError as error:
             logger.warning("%s; what a process holds that dies is free when its ttl is over", error)
         else:
@@ -82,5 +82,12 @@ class LocksStep(bootsteps.StartStopStep):
             self._reaper.close()
 
     def terminate(self, worker: Any) -> None:
-        """Called when the worker stops at once."""
-        self.stop(worker)
+        """Called when the worker stops at once: it does not wait for the store."""
+        if self._reaper is not None:
+            self._reaper.close()
+
+
+def _site(conf: Any, prefix: str) -> str | None:
+    """What leases are of; ``None`` where the setting is a `Store`, which others can't be compared with."""
+    store = app_store(conf)
+    return f"{store} {prefix}" if isinstance(store, str) else None

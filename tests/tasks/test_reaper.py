@@ -191,6 +191,12 @@ def test_a_record_says_what_is_held_now(tmp_path: Path, redis_url: str, monkeypa
     assert not life.members()
 
 
+def test_who_has_another_prefix_or_store_is_left_alone(site: Site, key: str) -> None:
+    site.start(key)
+    others = [published(new_life(name, str(site.folder))) for name in (None, None, f"{site.url} other")]
+    assert not [life.siblings() for life in others if life.siblings()]
+
+
 def test_a_folder_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / f"celery-locks-{os.geteuid()}").mkdir(mode=0o755)
     with pytest.raises(OSError, match="not this user's alone"):
