@@ -9,16 +9,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import secrets
 import threading
 import time
 from typing import Any
 
 from celery_locks.errors import StoreUnavailable
-from celery_locks.lock import this_process
 from celery_locks.locks import Locks
-from celery_locks.stores.base import Claim, Granted
-from celery_locks.stores.parking import Call, tickets_of
+from celery_locks.stores.parking import Call, Parking, tickets_of
 from celery_locks.tasks import records
 from celery_locks.tasks.lives import Life, Member
 from celery_locks.tasks.records import Written
@@ -29,8 +26,6 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks at the processes of this worker, and at other workers.
 LOOK = 0.25
 LOOK_AT_OTHERS = 2.0
-#: Seconds for which a lease is the reaper's, should it die itself between taking and giving it back.
-HELD = 4.0
 
 
 class Reaper:
@@ -131,34 +126,21 @@ class Reaper:
             os.close(fd)
 
     def _free(self, member: Member, written: Written) -> None:
-        """Takes a lease over from the dead, and gives it back.
-
-        Releasing it in their name would say that their run has ended well: a parked task whose message is delivered
-        again would be dropped as done.
-        """
-        store = self._locks.store
+        store, name, token = self._locks.store, written.name, written.token
         if not written.since:
-            store.leave(written.name, written.token)
-        # With a limit of 0 it is had by adoption and in no other way.
-        claim = Claim(written.name, secrets.token_hex(16), this_process(), HELD, limit=0, adopts=written.token)
-        if not isinstance(store.acquire(claim), Granted):
-            return
+            store.leave(name, token)
         parking = tickets_of(store)
         if parking is None:
-            store.release(claim.name, claim.token)
-        else:
-            self._send_on(parking.hand_on(claim.name, claim.token)[1])
-        logger.warning(
-            "process %d died; %r is free, which its %s[%s] held",
-            member.process.pid,
-            written.key,
-            written.task,
-            written.task_id,
-        )
+            freed = store.release(name, token)
+        else:  # not `hand_on`: that would say that the run has ended well
+            freed, calls = parking.died(name, token)
+            self._send_on(parking, calls)
+        if freed:
+            who = f"{written.task}[{written.task_id}]"
+            logger.warning("process %d died; %r is free, which its %s held", member.process.pid, written.key, who)
 
-    def _send_on(self, calls: tuple[Call, ...]) -> None:
-        parking = tickets_of(self._locks.store)
-        if calls and parking is not None:
+    def _send_on(self, parking: Parking, calls: tuple[Call, ...]) -> None:
+        if calls:
             # A connection of its own: those of the app's pool belong to the worker's other threads and children.
             with self._app.connection_for_write() as connection:
                 send_on(self._app, parking, calls, connection)
