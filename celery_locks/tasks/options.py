@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TASK_PREFIX = "lock_"
 APP_PREFIX = "locks_"
 #: Attributes of `LockedTask` that are no options.
-_NO_OPTIONS = {"key_for", "options", "terms", "in_scope"}
+_NO_OPTIONS = {"key_for", "options", "terms", "in_scope", "run_policy"}
 #: Options that mean something only for one task.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)

@@ -83,7 +83,8 @@ def forget_counter(request: Any) -> None:
 
 def _headers(request: Any) -> Mapping[str, Any]:
     """The message's own headers: an eager run may have been given anything."""
-    return request.headers if isinstance(request.headers, Mapping) else {}
+    headers = request.headers
+    return headers if headers and isinstance(headers, Mapping) else {}
 
 
 def longest_pause(conf: Any) -> float | None:

@@ -82,9 +82,11 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
         What the body returns, or what the contention policy makes of a key that is held.
     """
     run = run_of(task)
-    if run is None and _takes_lease(task):
-        return _open(task, lambda run: _begin(run, body, args, kwargs))
-    if run is not None and run.entry is None:
+    if run is None:
+        request = task.request
+        if _takes_lease(task, request):
+            return _open(task, request, lambda run: _begin(run, body, args, kwargs))
+    elif run.entry is None:
         return _begin(run, body, args, kwargs)
     # A plain call within a run; `super().run()`, which is wrapped as well; or a plain call anywhere.
     return body(*args, **kwargs)
@@ -92,23 +94,24 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
 
 def run_around(task: LockedTask, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Calls what is around a body and comes to `run_locked` in the end: the run lasts until it is left."""
-    if run_of(task) is None and _takes_lease(task):
-        return _open(task, lambda run: inner(*args, **kwargs))
+    request = task.request
+    if run_of(task) is None and _takes_lease(task, request):
+        return _open(task, request, lambda run: inner(*args, **kwargs))
     return inner(*args, **kwargs)
 
 
-def _takes_lease(task: LockedTask) -> bool:
+def _takes_lease(task: LockedTask, request: Any) -> bool:
     """Whether this call is a run: by a worker, eager, or as an item of a map; not a plain call ``task(…)``."""
     if not task.locks_runs():
         return False
-    if task.request.called_directly:
+    if request.called_directly:
         stack = _task_stack.stack
         return len(stack) > 1 and stack[-2].name in MAPS
     return True
 
 
-def _open(task: LockedTask, inner: Callable[[Run], Any]) -> Any:
-    run = Run(task, task.request, _current.get())
+def _open(task: LockedTask, request: Any, inner: Callable[[Run], Any]) -> Any:
+    run = Run(task, request, _current.get())
     entered = _current.set(run)
     try:
         try:
@@ -128,7 +131,7 @@ def _open(task: LockedTask, inner: Callable[[Run], Any]) -> Any:
 
 def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     task = run.task
-    run.entry = Entry(task, args, kwargs)
+    run.entry = Entry(task, run.request, args, kwargs)
     entered = _enter(run, run.entry)
     if not isinstance(entered, Entered):
         return entered
