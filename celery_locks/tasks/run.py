@@ -16,6 +16,7 @@ from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
 from celery_locks.lock import release_or_later
 from celery_locks.renewal import keeper
+from celery_locks.tasks import records
 from celery_locks.tasks.abort import guard_here, lost
 from celery_locks.tasks.entry import Entered, Entry
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
@@ -173,6 +174,7 @@ def _close(run: Run) -> bool:
             forgotten = keeper().kept(claim.token)
             if forgotten is not None:
                 release_or_later(forgotten)
+            records.strike(claim.token)
 
 
 def _check(run: Run, held: bool) -> None:

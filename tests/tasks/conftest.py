@@ -12,6 +12,7 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from celery_locks import Lock, Locks
+from tests.support import processes
 from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
 from tests.support.rabbitmq import RabbitServer
@@ -28,15 +29,18 @@ class Shop:
     """
 
     def __init__(self, **variables: str) -> None:
-        self.variables = variables
-        self.app: Celery = make_app(variables)
+        self.folder = processes.make_folder()  # goes with the tests, whatever becomes of the workers
+        self.variables = {"SHOP_FOLDER": str(self.folder), **variables}
+        self.app: Celery = make_app(self.variables)
         self.app.finalize()
         self.journal = Journal(self.app.conf.shop_journal)
         self.stack = ExitStack()
+        self.stack.callback(processes.remove_folder, self.folder)
         self.workers: list[Worker] = []
 
     def start_worker(self, **options: Any) -> Worker:
-        worker = self.stack.enter_context(Worker("tests.tasks.shop", env=self.variables, **options))
+        env = {**self.variables, **options.pop("env", {})}
+        worker = self.stack.enter_context(Worker("tests.tasks.shop", env=env, **options))
         self.workers.append(worker)
         return worker
 

@@ -19,6 +19,7 @@ from tests.support.journal import Journal
 from tests.support.waiting import eventually
 from tests.tasks.aborted import define_aborts
 from tests.tasks.canvas_table import define_canvas
+from tests.tasks.dying import define_deaths
 from tests.tasks.rabbit_shop import define_rabbit, use_queues
 from tests.tasks.scoped import define_scopes
 
@@ -67,8 +68,10 @@ def make_app(variables: Mapping[str, str]) -> Celery:
 
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
-            (``none`` for no setting), ``SHOP_JOURNAL``; ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in
-            seconds; ``SHOP_EARLY`` for parking before the pool; ``SHOP_QUEUES``, a kind of RabbitMQ's.
+            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL``,
+            ``SHOP_SOFT`` (the soft shutdown) in seconds; ``SHOP_FOLDER``, where workers write down what they hold;
+            ``SHOP_START``, how children are started; ``SHOP_EARLY`` for parking before the pool; ``SHOP_QUEUES``, a
+            kind of RabbitMQ's.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
@@ -86,6 +89,10 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         },
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=float(variables.get("SHOP_SOFT", "0")),
+        worker_proc_alive_timeout=60,  # a slow machine starts children slowly
+        worker_pool_start_method=variables.get("SHOP_START", "fork"),
+        locks_folder=variables.get("SHOP_FOLDER"),
         locks_sweep_interval=1,
         locks_park_before_pool="SHOP_EARLY" in variables,
         locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
@@ -102,6 +109,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         use_queues(app, variables["SHOP_QUEUES"])
         define_rabbit(app, ShopTask, body)
     define_aborts(app, ShopTask, journal_of(app))
+    define_deaths(app, ShopTask, body, journal_of)
     return app
 
 
