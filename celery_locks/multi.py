@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery_locks import threads
 from celery_locks.errors import LockLost, LockTimeout, LossReason, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, checked_timeout, release_or_later
@@ -35,7 +36,7 @@ class MultiLease:
 
     def __init__(self, leases: Sequence[Lease]) -> None:
         self.leases = tuple(leases)
-        self._mutex = threading.Lock()
+        self._mutex = threads.RLock()
         self._lost: tuple[Lease, LossReason] | None = None
         self._releasing = False
         self._callbacks: list[MultiLostCallback] = []
@@ -54,12 +55,13 @@ class MultiLease:
     @property
     def lost(self) -> bool:
         """Whether one ended before it was released."""
-        return any(lease.lost for lease in self.leases) and self._lost is not None
+        return any(lease.lost for lease in self.leases)
 
     @property
     def lost_reason(self) -> LossReason | None:
         """Why the first one that was lost was lost, or ``None``."""
-        return self._lost[1] if self.lost and self._lost else None
+        lease = self._first_lost()
+        return None if lease is None else lease.lost_reason
 
     def remaining(self) -> float:
         """Seconds until the first deadline; 0 when they are no longer held."""
@@ -120,8 +122,7 @@ class MultiLease:
 
     def lost_error(self) -> LockLost:
         """The error that says that they are held no more."""
-        lease = self._lost[0] if self._lost else next(lease for lease in self.leases if not lease.held)
-        return lease.lost_error()
+        return (self._first_lost() or self.leases[0]).lost_error()
 
     def __enter__(self) -> MultiLease:
         return self
@@ -134,6 +135,10 @@ class MultiLease:
             lost = not release_or_later(lease) or lost
         if lost and self.lost and kind is None:
             raise self.lost_error()
+
+    def _first_lost(self) -> Lease | None:
+        # Callbacks may be told a moment later than a lease knows.
+        return self._lost[0] if self._lost else next((lease for lease in self.leases if lease.lost), None)
 
     def _one_is_lost(self, lease: Lease, reason: LossReason) -> None:
         with self._mutex:

@@ -8,16 +8,17 @@ import re
 _OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (?:on|called by) ")
 #: Escaped, so that no name or id can look like another's.
 _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
+_TABLE = str.maketrans(_ESCAPES)
 
 
 def running(name: str, task_id: str, worker: str) -> str:
     """The holder's name of a run."""
-    return f"{_escaped(name)}[{_escaped(task_id)}] on {worker}"
+    return f"{name.translate(_TABLE)}[{task_id.translate(_TABLE)}] on {worker}"
 
 
 def called(name: str, task_id: str, process: str) -> str:
     """The holder's name of a task that was called and doesn't run yet."""
-    return f"{_escaped(name)}[{_escaped(task_id)}] called by {process}"
+    return f"{name.translate(_TABLE)}[{task_id.translate(_TABLE)}] called by {process}"
 
 
 def task_of(owner: str) -> tuple[str, str] | None:
@@ -30,12 +31,6 @@ def task_id_of(owner: str) -> str | None:
     """The id of the task whose lease has this holder's name, ``None`` when it is no task's."""
     task = task_of(owner)
     return None if task is None else task[1]
-
-
-def _escaped(text: str) -> str:
-    for plain, escaped in _ESCAPES.items():
-        text = text.replace(plain, escaped)
-    return text
 
 
 def _unescaped(text: str) -> str:

@@ -153,6 +153,13 @@ class SQLiteParking(Parking):
 
         return self._tickets(name, work)
 
+    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        def work(tickets: Tickets, leases: Leases) -> tuple[bool, tuple[Call, ...]]:
+            tickets.died(token)
+            return leases.release(name, token), tickets.hand_on()
+
+        return self._tickets(name, work)
+
     def sent(self, call: Call, within: float) -> None:
         self._tickets(call.name, lambda tickets, _: tickets.sent(call.id, within))
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from celery_locks import owners
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
-from celery_locks.lock import Lock, release_or_later, who_holds
+from celery_locks.lock import Lock, holder_names, release_or_later, who_holds
 from celery_locks.renewal import keeper
 from celery_locks.settings import SHORTEST_TTL
 from celery_locks.stores.base import Claim, Refused, Renewal
+from celery_locks.tasks import records
 from celery_locks.tasks.calls import lock_of_call
 from celery_locks.tasks.contention import Contention, Skipped
 from celery_locks.tasks.header import ours_of, with_ours
 from celery_locks.tasks.message import HEADER
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.park import Park
-from celery_locks.tasks.policies import run_policy
 from celery_locks.tasks.resend import forget_counter, send_again
 from celery_locks.tasks.sending import send_on
 
@@ -51,18 +51,20 @@ class Entry:
 
     Attributes:
         task: The task.
+        request: Its request.
         args: The arguments of the call.
         kwargs: Its keyword arguments.
         claims: All that was asked of the store, written down before: whatever happens, it is given back.
     """
 
     task: LockedTask
+    request: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     claims: list[Claim] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        request = self.request = self.task.request
+        request = self.request
         self.ours: Mapping[str, Any] = ours_of(request)
         self.key = self.task.lock_key_for(*self.args, **self.kwargs)
         name = self.task.name
@@ -95,7 +97,7 @@ class Entry:
     def _enter_once_for_a_message(self, settle: Callable[[], Any]) -> Any:
         """The key is not this run's, but a second copy of its message must not run beside it."""
         guard = None
-        if not self._contention(self._lock()).local:
+        if not self.local:
             guard = self._acquire_of_message()
         if "started" not in self.ours:
             refused = settle()
@@ -106,14 +108,14 @@ class Entry:
     def _acquire_of_message(self) -> Lease:
         lock = self._lock()
         lock.name += ":run:" + hashlib.sha256(self.request.id.encode()).hexdigest()[:32]
-        contention = self._contention(lock)
+        claim = self._claim(lock)
         try:
-            answer = lock.attempt(contention.claim)
+            answer = lock.attempt(claim)
         except StoreUnavailable as error:
-            send_again(contention, error)
+            send_again(self._contention(lock, claim), error)
             raise
         if isinstance(answer, Refused):
-            contention.refused = answer
+            contention = self._contention(lock, claim, answer)
             send_again(contention, contention.error())
         assert isinstance(answer, Lease)
         return answer
@@ -131,14 +133,15 @@ class Entry:
             if not isinstance(lease, Lease):
                 return lease
             keeper().forget(lease)
+            records.strike(lease.token)
             return None
-        contention = self._contention(self._lock())
+        lock = self._lock()
         try:
             # Asks what became of it; the lease is not prolonged by this.
             probe = Renewal(self.ours["lock"], self.ours["token"], SHORTEST_TTL)
-            replaced = contention.lock.store.renew([probe])[0] == "replaced"
+            replaced = lock.store.renew([probe])[0] == "replaced"
         except StoreUnavailable as error:
-            return send_again(contention, error)
+            return send_again(self._contention(lock, lock.claim()), error)
         return self._dropped([]) if replaced else None
 
     def _settle_call(self) -> Any:
@@ -161,40 +164,56 @@ class Entry:
 
     def _acquire(self, lock: Lock, adopts: str = "") -> Any:
         """The lease, or else what the policy returns."""
-        contention = self._contention(lock, adopts)
-        chosen = run_policy(contention.options)
-        parks = isinstance(chosen, Park) and not contention.local
-        in_line = "ticket" in ((self.request.headers or {}).get(HEADER) or {}) if parks else False
+        claim, policy = self._claim(lock, adopts), self.task.lock_run_policy
+        parks = isinstance(policy, Park) and not self.local
+        refused = None
         try:
-            if not parks or (adopts and not in_line):
-                answer = lock.attempt(contention.claim)
+            if not parks or (adopts and not self._in_line):
+                answer = lock.attempt(claim)
                 if isinstance(answer, Lease):
                     return answer
-                contention.refused = answer
                 if answer.replaced:
-                    return self._dropped(contention.holder_names)
+                    return self._dropped(holder_names(answer))
+                refused = answer
             if adopts:
-                contention.claim = replace(contention.claim, adopts="")
-            return chosen.enter(contention) if parks else chosen.contended(contention)  # type: ignore[attr-defined]
+                claim = replace(claim, adopts="")
+            contention = self._contention(lock, claim, refused)
+            return policy.enter(contention) if parks else policy.contended(contention)  # type: ignore[attr-defined]
         except StoreUnavailable as error:
-            if contention.local:
+            if self.local:
                 raise
-            return send_again(contention, error)
+            return send_again(self._contention(lock, claim, refused), error)
 
-    def _contention(self, lock: Lock, adopts: str = "") -> Contention:
-        return Contention(self.task, lock, self._claim(lock, adopts), self.task.lock_options, self.args, self.kwargs)
+    @property
+    def local(self) -> bool:
+        """Whether there is no message that could be sent again: an eager run, or an item of a map."""
+        return bool(self.request.is_eager or self.request.called_directly)
 
-    def _claim(self, lock: Lock, adopts: str) -> Claim:
+    @property
+    def _in_line(self) -> bool:
+        """Whether the message was sent on from the line."""
+        return "ticket" in ((self.request.headers or {}).get(HEADER) or {})
+
+    def _contention(self, lock: Lock, claim: Claim, refused: Refused | None = None) -> Contention:
+        contention = Contention(self.task, lock, claim, self.task.lock_options, self.args, self.kwargs)
+        if refused is not None:
+            contention.refused = refused
+        return contention
+
+    def _claim(self, lock: Lock, adopts: str = "") -> Claim:
         claim = lock.claim()
         if adopts:
             claim = replace(claim, adopts=adopts)
         self.claims.append(claim)
+        records.write(claim.token, claim.name, self.key, self.task.name, self.request.id or "")
         return claim
 
     def _lock(self) -> Lock:
         return Lock(locks_for(self.task.app), self.key, self.task.lock_terms, self.owner, sender=self.task)
 
     def _entered(self, guard: Lease | None, lease: Lease | None) -> Entered:
+        if guard is not None:
+            records.granted(guard.token)
         return Entered(None if guard is None else self._ours(guard), lease)
 
     def _ours(self, lease: Lease) -> Lease:

@@ -24,7 +24,7 @@ from celery_locks.tasks.message import HEADER
 
 def ours_in(headers: Any, task_id: str | None) -> Mapping[str, Any]:
     """What the headers of a task's message say of its call; empty when that is nothing."""
-    ours = headers.get(HEADER) if isinstance(headers, Mapping) else None
+    ours = headers.get(HEADER) if headers and isinstance(headers, Mapping) else None
     return ours if isinstance(ours, Mapping) and task_id is not None and ours.get("id") == task_id else {}
 
 

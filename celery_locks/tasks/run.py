@@ -16,7 +16,8 @@ from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
 from celery_locks.lock import release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.tasks.abort import run_abortable
+from celery_locks.tasks import records
+from celery_locks.tasks.abort import guard_here, lost
 from celery_locks.tasks.entry import Entered, Entry
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
 from celery_locks.tasks.revoked import give_back_safely
@@ -81,9 +82,11 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
         What the body returns, or what the contention policy makes of a key that is held.
     """
     run = run_of(task)
-    if run is None and _takes_lease(task):
-        return _open(task, lambda run: _begin(run, body, args, kwargs))
-    if run is not None and run.entry is None:
+    if run is None:
+        request = task.request
+        if _takes_lease(task, request):
+            return _open(task, request, lambda run: _begin(run, body, args, kwargs))
+    elif run.entry is None:
         return _begin(run, body, args, kwargs)
     # A plain call within a run; `super().run()`, which is wrapped as well; or a plain call anywhere.
     return body(*args, **kwargs)
@@ -91,23 +94,24 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
 
 def run_around(task: LockedTask, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Calls what is around a body and comes to `run_locked` in the end: the run lasts until it is left."""
-    if run_of(task) is None and _takes_lease(task):
-        return _open(task, lambda run: inner(*args, **kwargs))
+    request = task.request
+    if run_of(task) is None and _takes_lease(task, request):
+        return _open(task, request, lambda run: inner(*args, **kwargs))
     return inner(*args, **kwargs)
 
 
-def _takes_lease(task: LockedTask) -> bool:
+def _takes_lease(task: LockedTask, request: Any) -> bool:
     """Whether this call is a run: by a worker, eager, or as an item of a map; not a plain call ``task(…)``."""
     if not task.locks_runs():
         return False
-    if task.request.called_directly:
+    if request.called_directly:
         stack = _task_stack.stack
         return len(stack) > 1 and stack[-2].name in MAPS
     return True
 
 
-def _open(task: LockedTask, inner: Callable[[Run], Any]) -> Any:
-    run = Run(task, task.request, _current.get())
+def _open(task: LockedTask, request: Any, inner: Callable[[Run], Any]) -> Any:
+    run = Run(task, request, _current.get())
     entered = _current.set(run)
     try:
         try:
@@ -127,7 +131,7 @@ def _open(task: LockedTask, inner: Callable[[Run], Any]) -> Any:
 
 def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     task = run.task
-    run.entry = Entry(task, args, kwargs)
+    run.entry = Entry(task, run.request, args, kwargs)
     entered = _enter(run, run.entry)
     if not isinstance(entered, Entered):
         return entered
@@ -136,7 +140,7 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
         return body(*args, **kwargs)
     run.guard.on_lost(lambda lease, reason: _tell(task, lease, reason))
     called = partial(body, *args, **kwargs)
-    result = run_abortable(run.guard, called) if _aborts(task) else called()
+    result = guard_here(run.guard).run(called) if _aborts(task) else called()
     if not (run.postponed and task.lock_in_scope.to_the_end):
         _check(run, release_or_later(run.guard))  # here, so that autoretry sees a loss
         run.guard = None
@@ -170,12 +174,16 @@ def _close(run: Run) -> bool:
             forgotten = keeper().kept(claim.token)
             if forgotten is not None:
                 release_or_later(forgotten)
+            records.strike(claim.token)
 
 
 def _check(run: Run, held: bool) -> None:
     """Raises `LockLost` where the run's lease was lost; not where the body gave it back itself."""
-    if not held and run.guard is not None and run.guard.lost and _aborts(run.task):
-        raise run.guard.lost_error()
+    if held or run.guard is None or not run.guard.lost:
+        return
+    error = lost(run.guard)  # waits for those who are being told, also where they are all that happens
+    if _aborts(run.task):
+        raise error
 
 
 def _publish(run: Run) -> None:

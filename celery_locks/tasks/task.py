@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import cached_property, partial, wraps
+from importlib import import_module
 from typing import Any
 
 from celery import Task
@@ -17,13 +19,18 @@ from celery_locks.lease import Lease
 from celery_locks.lock import Terms
 from celery_locks.settings import LockOptions
 from celery_locks.tasks import calls
+from celery_locks.tasks.contention import ContentionPolicy
 from celery_locks.tasks.events import TaskEventsStep
 from celery_locks.tasks.header import ours_alone
 from celery_locks.tasks.options import checked_options, options_of, options_of_class
+from celery_locks.tasks.policies import run_policy
 from celery_locks.tasks.retry import PostponedRetry
 from celery_locks.tasks.run import run_around, run_locked, run_of
 from celery_locks.tasks.scopes import Scope, scope_named
 from celery_locks.tasks.worker import LocksStep
+
+if "celery.worker.control" in sys.modules:  # in the ``celery`` command, which asks workers what it knows itself
+    import_module("celery_locks.tasks.inspection")
 
 #: Celery's own tasks; they are in an app whose ``task_cls`` is ours, and are never locked.
 OWN_TASKS = "celery."
@@ -101,6 +108,11 @@ class LockedTask(Task):
         return Terms(options.ttl, options.renew, options.max_hold, options.limit, options.permits)
 
     @cached_property
+    def lock_run_policy(self) -> ContentionPolicy:
+        """What happens to a run that finds its key held."""
+        return run_policy(self.lock_options)
+
+    @cached_property
     def lock_in_scope(self) -> Scope:
         """When this task's leases are held."""
         return scope_named(self.lock_options.scope)
@@ -125,9 +137,16 @@ class LockedTask(Task):
     def locks_runs(self) -> bool:
         """Whether runs of this task take a lease: not Celery's own tasks, and not with ``enabled`` off."""
         enabled = self._enabled
-        if enabled is None:  # read each time, so that tests can switch all locking off and on again
-            enabled = self.app.conf.get("locks_enabled", True)
+        if enabled is None:
+            # What is set now is read each time, so that tests can switch all locking off and on again. A lookup in all
+            # of the settings would take longer than the rest of a run together.
+            configured = self._configured_enabled
+            enabled = self.app.conf.changes.get("locks_enabled", configured)
         return enabled and not self.name.startswith(OWN_TASKS)
+
+    @cached_property
+    def _configured_enabled(self) -> bool:
+        return bool(self.app.conf.get("locks_enabled", True))
 
     def on_lock_lost(self, lease: Lease, reason: LossReason) -> None:
         """Called once when the lease of a run is lost, by the thread that notices. For subclasses to override.

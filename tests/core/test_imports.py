@@ -17,6 +17,7 @@ ABOVE = {"tasks", "flower", "contrib", "cli.py", "metrics.py", "testing"}
 CORE = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ABOVE)
 #: What a store may import of its own driver.
 DRIVERS = {
+    "homes.py": {"gevent", "eventlet"},
     "stores/redis": {"redis"},
     "stores/redlock.py": {"redis"},
     "stores/sql.py": {"sqlalchemy"},
