@@ -1,6 +1,6 @@
 """Pairs of acquire and release of a free lock a second: ours, the limits, and other locks, by turns.
 
-    python -m benchmarks.pairs --help
+python -m benchmarks.pairs --help
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.rounds import Figure, by_turns
+from benchmarks.rows import Row
 from benchmarks.sides import limits, node, peers
 from tests.support.servers import RedisServer
 
@@ -131,6 +132,35 @@ def _work(make: Make, url: str, seconds: float, pipe: Any) -> None:
     while True:
         pipe.recv()
         pipe.send(rate([pair], seconds))
+
+
+#: What is asked of ours beside each side, alone on one processor.
+ASKED = {
+    "two EVALSHA, redis-py": 1.6,
+    "redis-py Lock": 2.2,
+    "Verrou, Node": 0.7,
+    "two EVALSHA, raw socket": 0.45,
+    "python-redis-lock": 2.5,
+    "sherlock": 2.0,
+    "pottery Redlock": 6.0,
+}
+
+
+def rows(server: RedisServer, rounds: int, seconds: float) -> list[Row]:
+    """One thread, eight threads, eight processes."""
+    found = []
+    for who, crew, pin in (
+        ("1 thread", {}, True),
+        ("8 threads", {"threads": 8}, False),
+        ("8 processes", {"processes": 8}, False),
+    ):
+        figures = measure(server, rounds, seconds, pin=pin, **crew)
+        ours = figures.pop(OURS)
+        found.append(Row(f"pairs, {who}: {OURS}", ours.median, "pairs/s", spread=ours.spread))
+        for name, figure in figures.items():
+            asked = ASKED.get(name) if pin else {"redis-py Lock": 1.5}.get(name)
+            found.append(Row(f"pairs, {who}: ours / {name}", ours.over(figure), "x", at_least=asked))
+    return found
 
 
 def report(figures: dict[str, Figure]) -> None:

@@ -17,7 +17,7 @@ def start(url: str, stack: ExitStack) -> Callable[[float], float] | None:
     """What gives its pairs a second, or nothing where Node or npm's packages can't be had (said on stderr)."""
     node = shutil.which("node")
     if node is None or not _installed():
-        print("Verrou is not measured: Node, npm or its packages can't be had here.", file=sys.stderr)  # noqa: T201
+        print("Verrou is not measured: Node, npm or its packages can't be had here.", file=sys.stderr)
         return None
     command = [node, str(FOLDER / "verrou.mjs"), url]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
