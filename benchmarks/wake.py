@@ -18,12 +18,13 @@ def rows(server: RedisServer, rounds: int) -> list[Row]:
     mine, theirs = context.Pipe()
     waiter = context.Process(target=_wait, args=(server.url(), theirs), daemon=True)
     waiter.start()
-    lock, latencies = Locks(server.url()).lock("wake", ttl=60), []
+    locks = Locks(server.url())
+    lock, latencies = locks.lock("wake", ttl=60), []
     try:
         for _ in range(rounds):
             lease = lock.acquire()
             mine.send(None)
-            eventually(lambda: lock.waiting() == 1, 30, interval=0.001)
+            eventually(lambda: locks.info("wake").waiting == 1, 30, interval=0.001)
             released = time.monotonic()
             lease.release()
             latencies.append(mine.recv() - released)
