@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Protocol
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.listing import Names, State
-from celery_locks.stores.parking import TICKET, Call, Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Ticket
 from tests.stores.model import Answer, Lock, Model
 
 PREFIX = "model"
-#: Locks, and how many permits each of them has.
-LIMITS = {f"{PREFIX}:{{mutex}}": 1, f"{PREFIX}:{{semaphore}}": 3}
-#: Real time passes between two looks at a store; deadlines that matter lie further apart.
+#: Most happens in one lock; the other is there so that what is done to one leaves others alone.
+BUSY, OTHER = f"{PREFIX}:{{busy}}", f"{PREFIX}:{{other}}"
+#: Real time may pass between two looks at a store; deadlines that matter lie further apart.
 TOLERANCE = 0.01
 
-names = st.sampled_from(sorted(LIMITS))
-ttls = st.sampled_from([3.0, 10.0, 60.0])
-waits = st.none() | st.sampled_from([4.0, 30.0])
-passing = st.sampled_from([1.0, 3.0, 5.0, 11.0, 70.0]) | st.sampled_from([4_000.0, 8_000.0, 14.9 * 86_400])
+PHASES = (Phase.generate, Phase.shrink)
+
+names = st.sampled_from([BUSY] * 7 + [OTHER])
+ttls = st.sampled_from([60.0, 10.0, 60.0, 3.0, 60.0])
+waits = st.none() | st.sampled_from([30.0, 4.0])
+passing = st.sampled_from([1.0, 3.0, 5.0, 5.0, 11.0, 31.0, 70.0] * 3 + [4_000.0, 8_000.0, 14.9 * 86_400])
 tickets = st.integers(1, 4)
-permits = st.sampled_from([1, 1, 2, 3])
+permits = st.sampled_from([1, 1, 1, 2, 3])
+most = st.sampled_from([None, None, None, 1, 2])
 picks = st.integers(0, 9)
+tasks = st.integers(1, 2)
 
 
 class Stores(Protocol):
@@ -61,10 +67,11 @@ class Machine(RuleBasedStateMachine):
         stores.clear()
         self.stores, self.model = stores, Model()
         self.store: Any = stores.open()
+        self.limits = {BUSY: 1, OTHER: 1}
         #: Owner tokens that were used for a lock, the latest last; those of a process that crashed are not used again.
-        self.tokens: dict[str, list[str]] = {name: [] for name in LIMITS}
+        self.tokens: dict[str, list[str]] = {BUSY: [], OTHER: []}
         #: Fencing tokens of the model and what the store gave instead.
-        self.fences: dict[str, dict[int, int]] = {name: {} for name in LIMITS}
+        self.fences: dict[str, dict[int, int]] = {BUSY: {}, OTHER: {}}
         self.calls: list[Call] = []
         self.made = 0
 
@@ -74,6 +81,10 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.store.close()
 
+    @initialize(limit=st.sampled_from([1, 1, 2, 3]))
+    def a_lock(self, limit: int) -> None:
+        self.limits[BUSY] = limit
+
     # ------------------------------------------------------------------ leases
 
     @rule(name=names, ttl=ttls, permits=permits, line_up=waits)
@@ -82,30 +93,31 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=names, pick=picks, ttl=ttls, permits=permits, line_up=waits)
     def acquire_again(self, name: str, pick: int, ttl: float, permits: int, line_up: float | None) -> None:
-        self._acquire(self.claim(name, self.some_token(name, pick), ttl, permits), line_up)
+        """One in line looks whether it is its turn; or the reply was lost; or the lease has ended."""
+        token = self.some_waiter(name, pick) or self.some_token(name, pick)
+        self._acquire(self.claim(name, token, ttl, permits), line_up)
 
-    @rule(name=names, pick=picks, ttl=ttls)
-    def adopt(self, name: str, pick: int, ttl: float) -> None:
+    @rule(name=names, pick=picks, ttl=ttls, permits=permits, task=tasks, line_up=waits)
+    def acquire_specially(
+        self, name: str, pick: int, ttl: float, permits: int, task: int, line_up: float | None
+    ) -> None:
         adopted = self.some_token(name, pick)
         lease = self.model.lock(name).leases.get(adopted)
-        claim = self.claim(name, self.new_token(name), ttl, lease.claim.permits if lease else 1, adopts=adopted)
-        self._acquire(claim, None)
-
-    @rule(name=names, ttl=ttls, permits=permits)
-    def replace(self, name: str, ttl: float, permits: int) -> None:
-        self._acquire(self.claim(name, self.new_token(name), ttl, permits, replaces=True), None)
-
-    @rule(name=names, ttl=ttls, task=st.integers(1, 2))
-    def acquire_for_a_task(self, name: str, ttl: float, task: int) -> None:
-        self._acquire(self.claim(name, self.new_token(name), ttl, 1, task_id=f"lease's task {task}"), None)
+        claim = self.claim(name, self.new_token(name), ttl, permits)
+        if pick % 3 == 0:
+            claim = replace(claim, adopts=adopted, permits=lease.claim.permits if lease else 1)
+        elif pick % 3 == 1:
+            claim, line_up = replace(claim, replaces=True), None
+        else:
+            claim = replace(claim, task_id=f"lease's task {task}")
+        self._acquire(claim, line_up)
 
     def _acquire(self, claim: Claim, line_up: float | None) -> None:
         self.compare(claim, self.store.acquire(claim, line_up), self.model.acquire(claim, line_up))
 
     @rule(name=names, pick=picks)
     def leave(self, name: str, pick: int) -> None:
-        line = [token for token in self.model.lock(name).line if not token.startswith(TICKET)]
-        token = line[pick % len(line)] if line else self.some_token(name, pick)
+        token = self.some_waiter(name, pick) or self.some_token(name, pick)
         self.store.leave(name, token)
         self.model.leave(name, token)
 
@@ -127,23 +139,34 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ tickets
 
-    @rule(name=names, number=tickets, ttl=ttls, wait=waits, most=st.none() | st.integers(1, 2))
+    @rule(name=names, number=tickets, ttl=ttls, wait=waits, most=most)
     def enter(self, name: str, number: int, ttl: float, wait: float | None, most: int | None) -> None:
-        """A message comes: for the first time, since its ticket was called, or once more."""
-        claim, ticket = self.claim(name, self.new_token(name), ttl, 1 + number // 4), self.ticket(name, number, wait, most)
-        self.compare(claim, self.store.enter(claim, ticket), self.model.enter(claim, ticket))
+        """A message comes, for the first time or once more."""
+        claim = self.claim(name, self.new_token(name), ttl, 1 + number // 4)
+        self._enter(claim, self.ticket(name, number, wait, most))
+
+    @rule(pick=picks, ttl=ttls)
+    def the_message_of_a_call_comes(self, pick: int, ttl: float) -> None:
+        if self.calls:
+            call = self.calls[-1 - pick % min(3, len(self.calls))]
+            number = int(call.id.rpartition(" ")[2])
+            claim = self.claim(call.name, self.new_token(call.name), ttl, 1 + number // 4)
+            self._enter(claim, self.ticket(call.name, number))
 
     @rule(name=names, number=tickets, ttl=ttls, pick=picks)
     def enter_again(self, name: str, number: int, ttl: float, pick: int) -> None:
-        """The answer was lost; or a message without a place to wait."""
+        """The answer was lost; or a message that may not park."""
         known = self.model.lock(name).tickets.get(f"{name} {number}")
         token = known.token if known and known.token in self.tokens[name] else self.new_token(name)
-        claim, ticket = self.claim(name, token, ttl, 1), self.ticket(name, number, message=pick % 2 == 0)
+        self._enter(self.claim(name, token, ttl), self.ticket(name, number, message=pick % 2 == 0))
+
+    def _enter(self, claim: Claim, ticket: Ticket) -> None:
         self.compare(claim, self.store.enter(claim, ticket), self.model.enter(claim, ticket))
 
-    @rule(name=names, number=tickets, ttl=ttls, wait=waits, most=st.none() | st.integers(1, 2), message=st.booleans())
-    def park(self, name: str, number: int, ttl: float, wait: float | None, most: int | None, message: bool) -> None:
-        claim, ticket = self.claim(name, self.new_token(name), ttl), self.ticket(name, number, wait, most, message)
+    @rule(name=names, number=tickets, ttl=ttls, wait=waits, most=most, pick=picks)
+    def park(self, name: str, number: int, ttl: float, wait: float | None, most: int | None, pick: int) -> None:
+        claim = self.claim(name, self.new_token(name), ttl, 1 + number // 4)
+        ticket = self.ticket(name, number, wait, most, message=pick < 8)
         self.compare(claim, self.store.park(claim, ticket), self.model.park(claim, ticket))
 
     @rule(name=names, pick=picks)
@@ -173,11 +196,11 @@ class Machine(RuleBasedStateMachine):
         self.compare_calls(self.store.sweep(PREFIX), self.model.sweep())
 
     @rule(name=names, number=tickets)
-    def withdraw_ticket(self, name: str, number: int) -> None:
+    def withdraw(self, name: str, number: int) -> None:
         task = f"task {name} {number}"
         self.compare_calls(self.store.withdraw(PREFIX, task), self.model.withdraw(task))
 
-    @rule(task=st.integers(1, 2))
+    @rule(task=tasks)
     def withdraw_lease(self, task: int) -> None:
         id = f"lease's task {task}"
         name, token, until = self.model.tasks.get(id, ("", "", 0.0))
@@ -203,7 +226,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def each_lock_is_as_in_the_model(self) -> None:
-        for name in LIMITS:
+        for name in self.limits:
             state = self.store.info(name)
             assert state.name == name
             self.compare_state(state)
@@ -214,17 +237,17 @@ class Machine(RuleBasedStateMachine):
     def the_list_is_as_in_the_model(self) -> None:
         states, more = self.store.page(Names(PREFIX, f"{PREFIX}:", "", 10))
         assert more is None
-        assert [state.name for state in states] == [name for name in sorted(LIMITS) if self.in_use(name)]
+        assert [state.name for state in states] == [name for name in sorted(self.limits) if self.in_use(name)]
         for state in states:
             self.compare_state(state)
 
     @invariant()
     def the_figures_are_as_in_the_model(self) -> None:
         figures, near = self.store.stats(PREFIX, 7.5), self.model.now + 7.5
-        locks = {name: self.model.lock(name) for name in LIMITS}
+        locks = {name: self.model.lock(name) for name in self.limits}
         leases = [lease for lock in locks.values() for lease in lock.leases.values()]
         assert figures.complete
-        assert figures.locks == sum(map(self.in_use, LIMITS))
+        assert figures.locks == sum(map(self.in_use, self.limits))
         assert figures.holders == len(leases)
         assert figures.near_expiry == sum(lease.deadline < near for lease in leases)
         assert figures.waiting == sum(len(lock.line) for lock in locks.values())
@@ -276,7 +299,7 @@ class Machine(RuleBasedStateMachine):
         self.calls += told
 
     def compare_state(self, state: State) -> None:
-        lock, limit = self.model.lock(state.name), LIMITS[state.name]
+        lock, limit = self.model.lock(state.name), self.limits[state.name]
         assert state.permits == sum(holder.permits for holder in state.holders) <= limit, "more than there are"
         assert state.waiting == len(lock.line)
         leases = sorted(lock.leases.items(), key=lambda item: item[1].fence)
@@ -297,12 +320,12 @@ class Machine(RuleBasedStateMachine):
         known = self.fences[name]
         assert all(known.setdefault(number, fence) == fence for number, fence in given.items())
         in_order = [known[number] for number in sorted(known)]
-        assert all(one < next for one, next in zip(in_order, in_order[1:], strict=False)), "a token did not grow"
+        assert all(one < next for one, next in pairwise(in_order)), "a token did not grow"
 
     # ------------------------------------------------------------------ what the rules are written with
 
     def claim(self, name: str, token: str, ttl: float, permits: int = 1, **more: Any) -> Claim:
-        limit = LIMITS[name]
+        limit = self.limits[name]
         return Claim(name, token, f"owner of {token}", ttl, limit, min(permits, limit), **more)
 
     def new_token(self, name: str) -> str:
@@ -316,6 +339,11 @@ class Machine(RuleBasedStateMachine):
         live = [token for token in self.tokens[name] if token in leases]
         those = live if live and pick < 7 else self.tokens[name]
         return those[-1 - pick % len(those)] if those else "nobody's"
+
+    def some_waiter(self, name: str, pick: int) -> str | None:
+        """One that stands in line, and no ticket."""
+        line = [token for token in self.model.lock(name).line if token in self.tokens[name]]
+        return line[pick % len(line)] if line else None
 
     def ticket(
         self, name: str, number: int, wait: float | None = None, most: int | None = None, message: bool = True
@@ -341,8 +369,8 @@ def run(stores: Stores) -> None:
             deadline=None,
             database=None,
             print_blob=False,
+            report_multiple_bugs=False,
+            phases=PHASES,
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-

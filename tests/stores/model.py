@@ -161,7 +161,7 @@ class Model:
             self._finish(known, known.why, claim.token)
             return self._answer(lock, "out", me, known.why)
         if known and known.state == "running" and known.token != claim.token and known.token in lock.leases:
-            known.owed = True
+            known.owed, known.due = True, lock.leases[known.token].deadline
             return Answer("dropped", more="running")
         if claim.token in lock.leases:
             return self._grant(lock, claim)
@@ -277,7 +277,8 @@ class Model:
         return self._send(known, "out")
 
     def _finish(self, known: Known, why: str = "", told: str = "") -> None:
-        known.state, known.why, known.token, known.kept = "done", why, told, self.now + TOMBSTONE
+        known.state, known.why, known.token, known.owed = "done", why, told, False
+        known.kept = self.now + TOMBSTONE
 
     def _sweep(self, lock: Lock, name: str) -> tuple[Call, ...]:
         calls = []
@@ -285,11 +286,13 @@ class Model:
             due = known.due <= self.now
             if known.state == "parked" and known.until <= self.now:
                 calls.append(self._put_out(lock, known, "timeout"))
-            elif (due and known.state == "parked") or (due and known.state == "called"):
+            elif due and known.state in ("parked", "called"):
                 lock.leases.pop(TICKET + known.ticket.id, None)
                 self._park(lock, known)
             elif due and known.state == "out":
                 calls.append(self._send(known, "out"))
-            elif known.state == "running" and known.owed and known.token not in lock.leases:
+            elif due and known.owed and known.token in lock.leases:
+                known.due = lock.leases[known.token].deadline
+            elif due and known.owed:
                 self._park(lock, known)
         return (*calls, *self._call(lock, name))
