@@ -40,14 +40,9 @@ def script() -> Path | None:
 
 
 class RabbitServer:
-    """A server of one's own, on 127.0.0.1.
+    """A server of one's own, on 127.0.0.1."""
 
-    Args:
-        consumer_timeout: Seconds that a consumer may hold a message without acknowledging it; the server's own 30
-            minutes if not given.
-    """
-
-    def __init__(self, consumer_timeout: float | None = None) -> None:
+    def __init__(self) -> None:
         found = script()
         if found is None:
             raise NoServer(_HOW_TO_GET_ONE)
@@ -55,7 +50,6 @@ class RabbitServer:
         self.port = 0
         self._version = ""
         self._script = found
-        self._consumer_timeout = consumer_timeout
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -108,10 +102,8 @@ class RabbitServer:
         return server.poll() is None
 
     def _environment(self, epmd_port: int, dist_port: int) -> dict[str, str]:
-        config = self.folder / "rabbitmq.conf"
-        timeout = self._consumer_timeout
-        config.write_text("" if timeout is None else f"consumer_timeout = {round(timeout * 1000)}\n")
-        (self.folder / "env.conf").touch()
+        for name in ("rabbitmq.conf", "env.conf"):  # without them it would read the system's
+            (self.folder / name).touch()
         (self.folder / "plugins").write_text("[].\n")
         ours = {
             "NODENAME": f"cl{self.port}@localhost",
@@ -119,7 +111,7 @@ class RabbitServer:
             "NODE_PORT": str(self.port),
             "DIST_PORT": str(dist_port),
             "CONF_ENV_FILE": str(self.folder / "env.conf"),
-            "CONFIG_FILE": str(config),
+            "CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
             "ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
             "MNESIA_BASE": str(self.folder / "mnesia"),
             "GENERATED_CONFIG_DIR": str(self.folder / "generated"),

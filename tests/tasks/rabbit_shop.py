@@ -39,7 +39,7 @@ def use_queues(app: Celery, kind: str) -> None:
         queue(
             "urgent", Exchange(f"{kind}-urgent", type="direct"), "urgent", **{"x-dead-letter-exchange": f"{kind}-dead"}
         ),
-        queue("dead", Exchange(f"{kind}-dead", type="topic"), "#"),
+        queue("dead", Exchange(f"{kind}-dead", type="direct"), "urgent"),
         queue("doomed", Exchange(f"{kind}-doomed", type="topic"), "doomed"),
     ]
     app.conf.task_default_queue = f"{kind}-default"
