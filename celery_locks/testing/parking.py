@@ -233,12 +233,27 @@ class ParkingCompliance(StoreTests):
         self.granted(store, waiter)
         assert self.ids(parking.hand_on(name, waiter.token)[1]) == ["task 2:0"]
 
+    def test_a_place_behind_a_ticket_that_ended_is_lost(self, store: Store, parking: Parking, name: str) -> None:
+        holder, first, second = self.hold(store, name), self.claim(name), self.claim(name)
+        self.park(parking, name, 1)
+        self.refused(store, first, self.short)
+        self.in_line(store, second)
+        self.pass_time(self.short)
+        assert self.refused(store, second).position == 1, "the dead are not counted"
+        assert self.refused(store, first, self.long).position == 2
+        assert self.ids(parking.hand_on(name, holder.token)[1]) == ["task 1:0"]
+        parking.settle(name, "task 1:0")
+        self.refused(store, first)
+        self.granted(store, second)
+
     def test_as_many_are_called_as_fit(self, store: Store, parking: Parking, name: str) -> None:
         holder = self.hold(store, name, limit=3, permits=3)
         for number, permits in ((1, 1), (2, 1), (3, 2), (4, 1)):
             self.park(parking, name, number, limit=3, permits=permits)
         calls = parking.hand_on(name, holder.token)[1]
         assert self.ids(calls) == ["task 1:0", "task 2:0"], "a heavy one that does not fit yet is not overtaken"
+        one, two = (each.fencing_token for each in store.holders(name))
+        assert one < two, "two that are called at once have one fencing token"
         parking.enter(first := self.claim(name, limit=3), self.ticket(1))
         assert self.ids(parking.hand_on(name, first.token)[1]) == ["task 3:0"]
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.listing import Names, State
-from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Ticket
+from celery_locks.stores.parking import TICKET, Call, Dropped, Full, Out, Parked, Ticket
 from tests.stores.model import Answer, Lock, Model
 
 PREFIX = "model"
@@ -32,7 +32,7 @@ PHASES = (Phase.generate, Phase.shrink)
 names = st.sampled_from([BUSY] * 7 + [OTHER])
 ttls = st.sampled_from([60.0, 10.0, 60.0, 3.0, 60.0])
 waits = st.none() | st.sampled_from([30.0, 4.0])
-passing = st.sampled_from([1.0, 3.0, 5.0, 5.0, 11.0, 31.0, 70.0] * 3 + [4_000.0, 8_000.0, 14.9 * 86_400])
+passing = st.sampled_from([1.0, 3.0, 5.0, 5.0, 11.0, 31.0, 70.0] * 3 + [4_000.0, 8_000.0, 86_400.0])
 tickets = st.integers(1, 4)
 permits = st.sampled_from([1, 1, 1, 2, 3])
 most = st.sampled_from([None, None, None, 1, 2])
@@ -77,7 +77,8 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            assert self.stores.remains() == []
+            remains = self.stores.remains()
+            assert remains == [], f"without an end: {remains}"
         finally:
             self.store.close()
 
@@ -271,20 +272,21 @@ class Machine(RuleBasedStateMachine):
         elif right.kind in ("refused", "parked", "out"):
             kinds = {"refused": Refused, "parked": Parked, "out": Out}
             assert isinstance(told, kinds[right.kind]), f"{told}, not {right}"
-            self.compare_refusal(lock, told if isinstance(told, Refused) else told.refused, right, claim.token)
+            self.compare_refusal(lock, told if isinstance(told, Refused) else told.refused, right)
             assert not isinstance(told, Out) or told.reason == right.more
             self.compare_calls(getattr(told, "calls", ()), right.calls)
         else:
             assert told == {"none": None, "dropped": Dropped(right.more), "full": Full(right.more)}[right.kind]
 
-    def compare_refusal(self, lock: Lock, told: Refused, right: Answer, token: str) -> None:
+    def compare_refusal(self, lock: Lock, told: Refused, right: Answer) -> None:
         assert tuple(sorted(holder.token for holder in told.holders)) == right.holders
         assert told.position == right.position
         assert told.replaced == (right.more == "replaced")
         assert told.retry_in >= 0
         events = [lease.deadline for lease in lock.leases.values()]
-        if right.position:
-            events = [lock.line[token].deadline for token in list(lock.line)[right.position - 1 : right.position]]
+        if right.position:  # of those before it, the last; a ticket's place is begun anew by whoever comes by it
+            before = list(lock.line)[right.position - 1]
+            events = [] if before.startswith(TICKET) else [lock.line[before].deadline]
         if events:
             latest = min(events) - self.model.now
             assert told.retry_in <= latest + TOLERANCE, f"looks again in {told.retry_in} s, {latest} s would be right"
@@ -295,13 +297,13 @@ class Machine(RuleBasedStateMachine):
 
     def compare_calls(self, told: tuple[Call, ...], right: tuple[Call, ...]) -> None:
         """Each ticket is called when it is its turn, and as often as it should be."""
-        assert sorted(told, key=by_ticket) == sorted(right, key=by_ticket)
+        assert sorted(told, key=by_ticket) == sorted(right, key=by_ticket), f"called {told}, not {right}"
         self.calls += told
 
     def compare_state(self, state: State) -> None:
         lock, limit = self.model.lock(state.name), self.limits[state.name]
         assert state.permits == sum(holder.permits for holder in state.holders) <= limit, "more than there are"
-        assert state.waiting == len(lock.line)
+        assert state.waiting == len(lock.line), f"{state.waiting} wait, not {list(lock.line)}"
         leases = sorted(lock.leases.items(), key=lambda item: item[1].fence)
         assert [holder.token for holder in state.holders] == [token for token, _ in leases]
         for holder, (_, lease) in zip(state.holders, leases, strict=True):
