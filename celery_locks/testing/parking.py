@@ -279,6 +279,18 @@ class ParkingCompliance(StoreTests):
         assert isinstance(self.enter(parking, name, 1), Granted)
         parking.sent(call, self.long)  # late: does nothing
 
+    def test_a_call_that_is_confirmed_too_late_keeps_nothing(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1)
+        (call,) = parking.hand_on(name, holder.token)[1]
+        self.pass_time(self.first_call)
+        parking.sent(call, self.long)
+        assert store.holders(name) == ()
+        (again,) = parking.sweep(prefix)
+        assert (again.id, again.calls) == (call.id, 2)
+
     def test_a_called_ticket_that_comes_late_keeps_its_place(self, store: Store, parking: Parking, name: str) -> None:
         holder = self.hold(store, name)
         self.park(parking, name, 1, 2)
@@ -324,6 +336,11 @@ class ParkingCompliance(StoreTests):
         claim = self.run(store, parking, name, 1)
         assert store.release(name, claim.token)
         assert self.enter(parking, name, 1) == Dropped("done")
+
+    def test_leaving_the_line_ends_no_run(self, store: Store, parking: Parking, name: str) -> None:
+        claim = self.run(store, parking, name, 1)
+        store.leave(name, claim.token)
+        assert self.enter(parking, name, 1) == Dropped("running")
 
     def test_a_copy_takes_over_from_a_run_that_died(self, store: Store, parking: Parking, name: str) -> None:
         self.run(store, parking, name, 1, ttl=self.short)
