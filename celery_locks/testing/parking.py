@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import replace
 from threading import Thread
 
-import pytest
+from celery_locks.stores.base import Granted, Store
+from celery_locks.stores.listing import Figures, Names
+from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking
+from celery_locks.testing.early import EarlyParking
+from celery_locks.testing.handed_over import HandedOver
 
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
-from celery_locks.stores.listing import Figures, Names, State
-from celery_locks.stores.parking import FIRST_CALL, Call, Dropped, Full, Out, Parked, Parking, Ticket
-from celery_locks.testing.store import StoreTests
 
-
-class ParkingCompliance(StoreTests):
+class ParkingCompliance(EarlyParking, HandedOver):
     """What every store promises of parking, of adopted leases and of replaced ones, as tests."""
-
-    #: Seconds of `FIRST_CALL`, to let it pass.
-    first_call = FIRST_CALL
-
-    @pytest.fixture
-    def prefix(self) -> str:
-        return f"parking-{uuid.uuid4().hex[:12]}"
-
-    @pytest.fixture
-    def name(self, prefix: str) -> str:
-        return f"{prefix}:{{key}}"
-
-    @pytest.fixture
-    def parking(self, store: Store) -> Parking:
-        assert isinstance(store, Parking)
-        return store
-
-    def ticket(self, number: int, wait: float | None = None, max_waiters: int | None = None) -> Ticket:
-        return Ticket(f"task {number}:0", f"message {number}", f"task {number}", wait, max_waiters)
-
-    def enter(self, parking: Parking, name: str, number: int, **claim: float) -> object:
-        return parking.enter(self.claim(name, **claim), self.ticket(number))  # type: ignore[arg-type]
-
-    def park(self, parking: Parking, name: str, *numbers: int, **claim: float) -> None:
-        """Lines them up, in this order."""
-        for number in numbers:
-            assert isinstance(self.enter(parking, name, number, **claim), Parked)
-
-    def hold(self, store: Store, name: str, **claim: float) -> Claim:
-        holder = self.claim(name, **claim)  # type: ignore[arg-type]
-        self.granted(store, holder)
-        return holder
-
-    def ids(self, calls: tuple[Call, ...]) -> list[str]:
-        return [call.id for call in calls]
 
     # Coming and parking
 
@@ -90,112 +53,6 @@ class ParkingCompliance(StoreTests):
         assert parking.enter(self.claim(name), self.ticket(2, max_waiters=1)) == Full(1)
         assert isinstance(parking.enter(self.claim(name), few), Parked), "one that is in line already may stay"
         assert self.ids(parking.hand_on(name, holder.token)[1]) == [few.id]
-
-    # Parking without coming first: for a store that overrides `Parking.park`
-
-    def parks_early(self, parking: Parking) -> bool:
-        """Whether the store has a `Parking.park` of its own. One that doesn't never parks by it."""
-        return type(parking).park is not Parking.park
-
-    def test_what_is_free_is_not_parked(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
-        assert parking.park(self.claim(name), self.ticket(1)) is None
-        assert store.info(name) == State(name, (), 0, 0)
-        assert parking.sweep(prefix) == ()
-        granted = parking.enter(claim := self.claim(name), self.ticket(1))
-        assert isinstance(granted, Granted)
-        assert parking.hand_on(name, claim.token) == (True, ())
-        assert isinstance(self.enter(parking, name, 1), Granted), "its ticket became known, and is done"
-
-    def test_what_is_held_is_parked(self, store: Store, another: Store, parking: Parking, name: str) -> None:
-        holder = self.hold(another, name)
-        answers = [parking.park(self.claim(name), self.ticket(number)) for number in (1, 2)]
-        if not self.parks_early(parking):
-            assert answers == [None, None]
-            return
-        assert [answer.refused.position for answer in answers if answer] == [0, 1]
-        assert all(self.names(answer.refused.holders) == [holder.owner] for answer in answers if answer)
-        assert parking.waiting(name) == 2
-        assert self.names(store.holders(name)) == [holder.owner]
-        (call,) = parking.hand_on(name, holder.token)[1]
-        assert call == Call(name, "task 1:0", "message 1", 1)
-        assert isinstance(self.enter(parking, name, 1), Granted)
-
-    def test_without_a_message_it_is_only_asked(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
-        asking = replace(self.ticket(1), message="")
-        assert parking.park(self.claim(name), asking) is None
-        holder = self.hold(store, name)
-        answer = parking.park(self.claim(name), asking)
-        if self.parks_early(parking):
-            assert answer is not None
-            assert answer.refused.position is None
-            assert self.names(answer.refused.holders) == [holder.owner]
-        assert parking.waiting(name) == 0
-        assert parking.hand_on(name, holder.token) == (True, ())
-        assert isinstance(self.enter(parking, name, 1), Granted)
-
-    def test_a_known_ticket_is_left_alone(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
-        holder = self.hold(store, name)
-        ticket = self.ticket(1)
-
-        def asked() -> Parked | None:
-            return parking.park(self.claim(name), ticket)
-
-        self.park(parking, name, 1, 2)
-        assert asked() is None, "parked"
-        assert parking.waiting(name) == 2
-        parking.hand_on(name, holder.token)
-        assert asked() is None, "called"
-        self.refused(store, self.claim(name))
-        token = self.enter_granted(parking, name, 1)
-        assert asked() is None, "running"
-        assert self.ids(parking.hand_on(name, token)[1]) == ["task 2:0"]
-        assert asked() is None, "done"
-        assert self.enter(parking, name, 1) == Dropped("done")
-        assert self.ids(parking.withdraw(prefix, "task 2")) == [], "it is called, not parked"
-
-    def test_the_line_before_it_counts(self, store: Store, parking: Parking, name: str) -> None:
-        holder, waiter = self.hold(store, name), self.claim(name)
-        self.in_line(store, waiter)
-        assert store.release(name, holder.token)
-        answer = parking.park(self.claim(name), self.ticket(1))
-        if self.parks_early(parking):
-            assert answer is not None, "free, but not for it"
-            assert answer.refused.position == 1
-            assert answer.refused.holders == ()
-        self.granted(store, waiter)
-        calls = parking.hand_on(name, waiter.token)[1]
-        assert self.ids(calls) == (["task 1:0"] if self.parks_early(parking) else [])
-
-    def test_no_more_are_parked_than_may_wait(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
-        holder = self.hold(store, name)
-        self.park(parking, name, 1)
-        assert parking.park(self.claim(name), self.ticket(2, max_waiters=1)) is None
-        assert parking.waiting(name) == 1
-        assert parking.withdraw(prefix, "task 2") == ()
-        assert self.ids(parking.hand_on(name, holder.token)[1]) == ["task 1:0"]
-        assert parking.hand_on(name, self.enter_granted(parking, name, 1)) == (True, ())
-        assert isinstance(self.enter(parking, name, 2), Granted)
-
-    def test_whose_turn_it_is_is_called_on_the_way(self, store: Store, parking: Parking, name: str) -> None:
-        self.hold(store, name, ttl=self.short)
-        self.park(parking, name, 1)
-        self.pass_time(self.short)
-        answer = parking.park(self.claim(name), self.ticket(2))
-        if self.parks_early(parking):
-            assert answer is not None
-            assert self.ids(answer.calls) == ["task 1:0"]
-            assert answer.refused.position == 0
-        assert isinstance(self.enter(parking, name, 1), Granted)
-
-    def test_one_that_is_parked_early_is_out_in_time(
-        self, store: Store, parking: Parking, prefix: str, name: str
-    ) -> None:
-        self.hold(store, name)
-        answer = parking.park(self.claim(name), self.ticket(1, wait=self.short))
-        self.pass_time(self.short)
-        calls = parking.sweep(prefix)
-        assert self.ids(calls) == ([] if answer is None else ["task 1:0"])
-        assert parking.waiting(name) == 0
 
     # Being called
 
@@ -393,20 +250,15 @@ class ParkingCompliance(StoreTests):
             calls = parking.sweep(prefix)
         assert self.ids(calls) == ["task 1:0"]
 
-    def enter_granted(self, parking: Parking, name: str, number: int) -> str:
-        """The owner token under which a called task runs."""
+    def test_a_run_that_ended_late_leaves_the_next_run_alone(self, store: Store, parking: Parking, name: str) -> None:
+        late = self.run(store, parking, name, 1, ttl=self.short)
+        self.pass_time(self.short)
         claim = self.claim(name)
-        assert isinstance(parking.enter(claim, self.ticket(number)), Granted)
-        return claim.token
-
-    def run(self, store: Store, parking: Parking, name: str, number: int, ttl: float | None = None) -> Claim:
-        """A task that parked, was called, and runs."""
-        holder = self.hold(store, name)
-        self.park(parking, name, number)
-        parking.hand_on(name, holder.token)
-        claim = self.claim(name, ttl)
-        assert isinstance(parking.enter(claim, self.ticket(number)), Granted)
-        return claim
+        assert isinstance(parking.enter(claim, self.ticket(1)), Granted)
+        assert parking.hand_on(name, late.token) == (False, ())
+        assert self.enter(parking, name, 1) == Dropped("running")
+        assert store.release(name, claim.token)
+        assert self.enter(parking, name, 1) == Dropped("done")
 
     # The sweeper's part
 
@@ -442,6 +294,20 @@ class ParkingCompliance(StoreTests):
         self.park(parking, name, 1)
         self.pass_time(self.short)
         assert parking.sweep("another") == ()
+
+    def test_a_waiter_at_the_head_makes_no_sweep_due(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.in_line(store, self.claim(name))
+        self.park(parking, name, 1)
+        store.release(name, holder.token)
+        parking.sweep(prefix)
+        began = time.monotonic()
+        parking.await_due(prefix, 1.0)
+        parking.await_due(prefix, 1.0)  # the first may still be woken by the release
+        assert time.monotonic() - began >= 0.9
+        assert parking.sweep(prefix) == ()
 
     # Leaving the line
 
@@ -489,95 +355,3 @@ class ParkingCompliance(StoreTests):
         parking.hand_on(name, holder.token)
         parking.settle(name, "task 1:0")
         assert self.ids(parking.sweep(prefix)) == ["task 2:0"]
-
-    # Leases taken for a task
-
-    def test_of_two_that_adopt_a_lease_one_gets_it(self, store: Store, another: Store, name: str) -> None:
-        called = self.claim(name)
-        fence = self.granted(store, called)
-        first, second = (replace(self.claim(name), adopts=called.token) for _ in range(2))
-        later = self.granted(another, first)
-        assert later > fence
-        assert self.granted(store, first) == later, "the same once more"
-        self.refused(store, second)
-        assert not store.release(name, called.token)
-
-    def test_a_lease_is_adopted_whoever_stands_in_line(self, store: Store, name: str) -> None:
-        called = self.hold(store, name)
-        self.in_line(store, self.claim(name))
-        self.granted(store, replace(self.claim(name), adopts=called.token))
-
-    def test_who_heads_the_line_may_adopt_what_has_ended(self, store: Store, name: str) -> None:
-        holder = self.hold(store, name)
-        claim = replace(self.claim(name), adopts="ended")
-        self.refused(store, claim, self.long)
-        store.release(name, holder.token)
-        self.granted(store, claim)
-        store.release(name, claim.token)
-        self.granted(store, self.claim(name))
-
-    def test_a_run_that_ended_late_leaves_the_next_run_alone(self, store: Store, parking: Parking, name: str) -> None:
-        late = self.run(store, parking, name, 1, ttl=self.short)
-        self.pass_time(self.short)
-        claim = self.claim(name)
-        assert isinstance(parking.enter(claim, self.ticket(1)), Granted)
-        assert parking.hand_on(name, late.token) == (False, ())
-        assert self.enter(parking, name, 1) == Dropped("running")
-        assert store.release(name, claim.token)
-        assert self.enter(parking, name, 1) == Dropped("done")
-
-    def test_a_waiter_at_the_head_makes_no_sweep_due(
-        self, store: Store, parking: Parking, prefix: str, name: str
-    ) -> None:
-        holder = self.hold(store, name)
-        self.in_line(store, self.claim(name))
-        self.park(parking, name, 1)
-        store.release(name, holder.token)
-        parking.sweep(prefix)
-        began = time.monotonic()
-        parking.await_due(prefix, 1.0)
-        parking.await_due(prefix, 1.0)  # the first may still be woken by the release
-        assert time.monotonic() - began >= 0.9
-        assert parking.sweep(prefix) == ()
-
-    def test_an_ended_lease_is_not_adopted(self, store: Store, name: str) -> None:
-        called = self.hold(store, name, ttl=self.short)
-        self.pass_time(self.short)
-        self.hold(store, name)
-        self.refused(store, replace(self.claim(name), adopts=called.token))
-
-    def test_a_newcomer_replaces_the_holder(self, store: Store, another: Store, name: str) -> None:
-        old = self.claim(name)
-        fence = self.granted(store, old)
-        new = replace(self.claim(name), replaces=True)
-        assert self.granted(another, new) > fence
-        assert store.renew([Renewal(name, old.token, self.long)]) == ["replaced"]
-        assert self.names(store.holders(name)) == [new.owner]
-        adopting = store.acquire(replace(self.claim(name), adopts=old.token))
-        assert isinstance(adopting, Refused)
-        assert adopting.replaced
-        store.release(name, new.token)
-        late = store.acquire(replace(self.claim(name), adopts=old.token))
-        assert isinstance(late, Refused), "what was replaced does not come back"
-        assert late.replaced
-
-    def test_as_many_are_replaced_as_needed_the_earliest_first(self, store: Store, name: str) -> None:
-        first, second = (self.hold(store, name, limit=2) for _ in range(2))
-        self.granted(store, replace(self.claim(name, limit=2), replaces=True))
-        assert store.renew([Renewal(name, each.token, self.long) for each in (first, second)]) == ["replaced", None]
-
-    def test_a_lease_taken_for_a_task_is_withdrawn_by_it(
-        self, store: Store, parking: Parking, prefix: str, name: str
-    ) -> None:
-        self.granted(store, replace(self.claim(name), task_id="the task"))
-        assert parking.withdraw(prefix, "another task") == ()
-        assert len(store.holders(name)) == 1
-        assert parking.withdraw(prefix, "the task") == ()
-        assert store.holders(name) == ()
-
-    def test_an_adopted_lease_is_not_withdrawn(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
-        called = replace(self.claim(name), task_id="the task")
-        self.granted(store, called)
-        self.granted(store, replace(self.claim(name), adopts=called.token))
-        parking.withdraw(prefix, "the task")
-        assert len(store.holders(name)) == 1

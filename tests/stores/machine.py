@@ -82,9 +82,19 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.store.close()
 
-    @initialize(limit=st.sampled_from([1, 1, 2, 3]))
-    def a_lock(self, limit: int) -> None:
+    @initialize(limit=st.sampled_from([1, 1, 2, 3]), steps=st.integers(0, 5))
+    def some_of_a_ticket_s_life_is_behind_it(self, limit: int, steps: int) -> None:
+        """Not all begin with nothing: what comes late in a life would seldom be reached."""
         self.limits[BUSY] = limit
+        life: list[Callable[[], object]] = [
+            lambda: self.acquire(BUSY, 60.0, limit, None),
+            lambda: self.enter(BUSY, 1, 60.0, None, None),
+            lambda: self.hand_on(BUSY, 0),
+            lambda: self.the_message_of_a_call_comes(0, 10.0),
+            lambda: self.enter(BUSY, 1, 60.0, None, None),  # a copy
+        ]
+        for step in life[:steps]:
+            step()
 
     # ------------------------------------------------------------------ leases
 
