@@ -21,12 +21,16 @@ from celery_locks.stores.listing import Names, State
 from celery_locks.stores.parking import TICKET, Call, Dropped, Full, Out, Parked, Ticket
 from tests.stores.model import Answer, Lock, Model
 
+#: Whether to look for longer, each time elsewhere.
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+
 PREFIX = "model"
 #: Most happens in one lock; the other is there so that what is done to one leaves others alone.
 BUSY, OTHER = f"{PREFIX}:{{busy}}", f"{PREFIX}:{{other}}"
 #: Real time may pass between two looks at a store; deadlines that matter lie further apart.
 TOLERANCE = 0.01
 
+#: Without the phase that explains a failure: it runs the example many times more.
 PHASES = (Phase.generate, Phase.shrink)
 
 names = st.sampled_from([BUSY] * 7 + [OTHER])
@@ -370,14 +374,12 @@ def by_ticket(call: Call) -> tuple[str, str]:
 
 def run(stores: Stores) -> None:
     """Holds a kind of store against the model."""
-    long = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-    make: Callable[[], Machine] = lambda: Machine(stores)  # noqa: E731
     run_state_machine_as_test(
-        make,
+        lambda: Machine(stores),
         settings=settings(
-            max_examples=stores.examples * (50 if long else 1),
-            stateful_step_count=100 if long else 40,
-            derandomize=not long,
+            max_examples=stores.examples * (50 if LONG else 1),
+            stateful_step_count=100 if LONG else 40,
+            derandomize=not LONG,
             deadline=None,
             database=None,
             print_blob=False,

@@ -23,7 +23,7 @@ from celery_locks.testing import MovableClock
 class MemoryStores:
     """``memory://``: one object is the store."""
 
-    examples = 250
+    examples = 200
 
     def clear(self) -> None:
         self._clock = MovableClock()
@@ -42,7 +42,7 @@ class MemoryStores:
 class SQLiteStores:
     """``sqlite://``: a file."""
 
-    examples = 60
+    examples = 50
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "locks.db"
@@ -111,7 +111,7 @@ end
 class RedisStores:
     """``redis://``: a database of a real server, whose scripts read the time from a key of it."""
 
-    examples = 50
+    examples = 40
 
     def __init__(self, url: str) -> None:
         self._url = url
