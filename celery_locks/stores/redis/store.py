@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.exceptions import NoScriptError, RedisError
@@ -21,6 +21,8 @@ from celery_locks.stores.redis.connections import Client, Connections, as_text, 
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
+
+T = TypeVar("T")
 
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
 #: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
@@ -90,9 +92,15 @@ class RedisStore(RedisParking, RedisListing, Store):
         except RedisError as error:
             raise self._connections.unavailable(error) from error
 
-    def warnings(self, *, parks: bool = False) -> list[str]:
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        return self._ask(lambda call: checks.checks(call, parks))
+
+    def about(self) -> str:
+        return self._ask(checks.about)
+
+    def _ask(self, question: Callable[[Callable[..., Any]], T]) -> T:
         try:
-            return checks.warnings(self._connections.for_ttl().call, parks)
+            return question(self._connections.for_ttl().call)
         except RedisError as error:
             raise self._connections.unavailable(error) from error
 
