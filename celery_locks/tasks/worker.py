@@ -3,12 +3,12 @@ what the dead have left."""
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import Any
 
 from celery import bootsteps
 
+from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.locks import app_store
 from celery_locks.stores.parking import tickets_of
@@ -19,7 +19,7 @@ from celery_locks.tasks.reaper import Reaper
 from celery_locks.tasks.revoked import hear_revokes
 from celery_locks.tasks.sweeper import Sweeper
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 
 class LocksStep(bootsteps.StartStopStep):
