@@ -68,7 +68,7 @@ def holder_as_data(holder: Holder) -> dict[str, Any]:
     return {
         "owner": holder.owner,
         "task": holder.task_name,
-        "id": holder.task_id,
+        "task_id": holder.task_id,
         "permits": holder.permits,
         "held_for": round(holder.held_for, 3),
         "expires_in": round(holder.expires_in, 3),
