@@ -42,6 +42,9 @@ class EventSender:
         self._queue: queue.Queue[Report | None] = queue.Queue(ROOM)
         self._stop_at = float("inf")
         self._warned = False
+        #: The event that could not be sent, and how often that failed.
+        self._again: Report | None = None
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name="celery-locks-events", daemon=True)
 
     def start(self) -> None:
@@ -67,30 +70,41 @@ class EventSender:
             self._thread.join(2 * LAST)
 
     def _run(self) -> None:
-        while True:
-            try:
-                with self._app.connection_for_write() as connection:
-                    if self._send_on(connection):
-                        return
-            except Exception as error:  # whatever the broker's client raises; one event went with it
-                self._dropped(1)
-                if not self._warned:
-                    logger.warning("events of locks can't be sent: %s: %s; trying again", type(error).__name__, error)
-                self._warned = True
-                if time.monotonic() >= self._stop_at:
-                    return
-                time.sleep(TRY_AGAIN)
+        while not self._sent_all() and time.monotonic() < self._stop_at:
+            time.sleep(TRY_AGAIN)
 
-    def _send_on(self, connection: Any) -> bool:
-        """Sends events until it is time to stop."""
-        connection.ensure_connection(max_retries=1, timeout=5)
-        with self._app.events.Dispatcher(connection, hostname=self._hostname) as dispatcher:
-            while True:
-                report = self._queue.get()
-                if report is None or time.monotonic() >= self._stop_at:
-                    return True
-                dispatcher.send(f"lock-{report.kind}", retry=False, **fields_of(report))
-                self._warned = False
+    def _sent_all(self) -> bool:
+        """Sends events until it is time to stop; ``False`` when the broker is away."""
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=5)
+                with self._app.events.Dispatcher(connection, hostname=self._hostname) as dispatcher:
+                    self._send_by(dispatcher)
+            return True
+        except Exception as error:  # whatever the broker's client raises
+            if not self._warned:
+                logger.warning("events of locks can't be sent: %s: %s; trying again", type(error).__name__, error)
+            self._warned = True
+            return False
+
+    def _send_by(self, dispatcher: Any) -> None:
+        while True:
+            report, self._again = self._again or self._queue.get(), None
+            if report is None or time.monotonic() >= self._stop_at:
+                return
+            self._send(dispatcher, report)
+
+    def _send(self, dispatcher: Any, report: Report) -> None:
+        try:
+            dispatcher.send(f"lock-{report.kind}", retry=False, **fields_of(report))
+        except Exception:
+            if self._failures:  # twice, on two connections: it is the event's fault, or it is too old by now
+                self._failures = 0
+                self._dropped(1)
+            else:
+                self._failures, self._again = 1, report
+            raise
+        self._failures, self._warned = 0, False
 
 
 def fields_of(report: Report) -> dict[str, Any]:

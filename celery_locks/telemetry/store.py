@@ -67,9 +67,8 @@ class StoreWatch:
         self.look_soon()
         now, snapshot = time.monotonic(), self._snapshot
         hangs = self._looking.locked() and now - self._began > SLOW
-        yield plain_gauge(
-            "store_up", "Whether the lock store answers.", not (self._failed or hangs or snapshot is None)
-        )
+        up = snapshot is not None and not (self._failed or hangs)
+        yield plain_gauge("store_up", "Whether the lock store answers.", up)
         if snapshot is None:
             return
         stats = snapshot.stats
