@@ -46,8 +46,8 @@ class Report:
         line = json.dumps(astuple(self)).encode() + b"\n"
         if len(line) <= most:
             return line
-        short = [part[: most // 50] + CUT if isinstance(part, str) else part for part in astuple(self)]
-        return json.dumps(short).encode() + b"\n"  # a letter may take six bytes, and four texts have letters
+        letters = max(most // 50, len("contended"))  # a letter takes six bytes at most, and four texts may be long
+        return json.dumps([_cut(part, letters) for part in astuple(self)]).encode() + b"\n"
 
     @staticmethod
     def of_line(line: bytes) -> Report:
@@ -93,6 +93,10 @@ def waited_before(task: Any) -> float:
     since = float(ours.get("since", 0.0))
     # By two machines' clocks: a parked message may have come from another.
     return float(ours.get("waited", 0.0)) + (max(0.0, time.time() - since) if since else 0.0)
+
+
+def _cut(part: Any, letters: int) -> Any:
+    return part[:letters] + CUT if isinstance(part, str) and len(part) > letters else part
 
 
 def _name(sender: Any) -> str:
