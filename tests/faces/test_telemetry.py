@@ -342,6 +342,7 @@ def test_long_texts_are_cut(reader: Any) -> None:
     end.stop()
     assert reports[0].key.endswith("\u2028" + CUT)
     assert (reports[0].kind, reports[0].fencing_token, reports[0].reason) == ("lost", 7, "deleted")
+    assert len(long.line(512)) <= 512, "POSIX promises no more"
 
 
 def test_nonsense_stops_nobody(reader: Any) -> None:
