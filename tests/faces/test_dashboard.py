@@ -1,4 +1,4 @@
-"""What the docs say of metrics is so: each name that the dashboard and the alerts use is told by a worker or a store."""
+"""Each metric that the docs, the alerts and the dashboard name is told by a worker or of a store."""
 
 from __future__ import annotations
 

@@ -71,7 +71,10 @@ class Site:
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
     return {
-        (sample.name.removeprefix("celery_locks_"), *sample.labels.values()): sample.value
+        (
+            sample.name.removeprefix("celery_locks_"),
+            *(sample.labels[name] for name in ("task", "reason", "le") if name in sample.labels),
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith("celery_locks_") and not sample.name.endswith("_created")

@@ -36,7 +36,8 @@ def traced() -> Iterator[Traced]:
     stop = tracing.instrument(made.provider)
     yield made
     stop()
-    assert not (signals.on_lock_acquired or signals.on_lock_lost)
+    assert not signals.on_lock_acquired
+    assert not signals.on_lock_lost
 
 
 def test_a_lease_has_two_spans(traced: Traced) -> None:
