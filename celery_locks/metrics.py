@@ -44,14 +44,16 @@ def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
     return stop
 
 
-def watch(locks: Locks, registry: CollectorRegistry = REGISTRY, every: float = EVERY) -> Callable[[], None]:
+def watch(
+    locks: Locks | Callable[[], Locks], registry: CollectorRegistry = REGISTRY, every: float = EVERY
+) -> Callable[[], None]:
     """Has a registry tell what is held and waited for in a store, by all processes of a site.
 
     Whoever reads the metrics is never held up by the store: it is looked at by a thread, and answered is what was seen
     before; so the first answer only says that nothing is known yet.
 
     Args:
-        locks: The locks.
+        locks: The locks, or a function that opens them, which is called in that thread.
         registry: Where the metrics are.
         every: Seconds between two looks at the store at least.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
@@ -45,12 +45,12 @@ class StoreWatch:
     It looks in a thread of its own and answers with what it saw before: whoever asks is never held up by the store.
 
     Args:
-        locks: The locks.
+        locks: The locks, or a function that opens them, which is called in that thread.
         every: Seconds between two looks at least.
     """
 
-    def __init__(self, locks: Locks, every: float = EVERY) -> None:
-        self._locks = locks
+    def __init__(self, locks: Locks | Callable[[], Locks], every: float = EVERY) -> None:
+        self._locks: Callable[[], Locks] = locks if callable(locks) else lambda: locks
         self._every = every
         self._snapshot: Snapshot | None = None
         self._failed = False
@@ -94,30 +94,32 @@ class StoreWatch:
 
     def _look(self) -> None:
         try:
-            held, waiting = self._by_task()
-            self._snapshot = Snapshot(time.monotonic(), self._locks.stats(), held, waiting)
+            locks = self._locks()
+            held, waiting = _by_task(locks)
+            self._snapshot = Snapshot(time.monotonic(), locks.stats(), held, waiting)
             self._failed = False
         except LockError:  # away; or it keeps no list, which is no figure either
             self._failed = True
         finally:
             self._looking.release()
 
-    def _by_task(self) -> tuple[dict[str, int], dict[str, int]]:
-        held, waiting = Counter[str](), Counter[str]()
-        after = None
-        for _ in range(MOST_PAGES):
-            page = self._locks.list(after=after, count=MOST_ON_A_PAGE)
-            for item in page.items:
-                tasks = [holder.task_name or "" for holder in item.holders]
-                held.update(tasks)
-                if item.waiting:
-                    waiting[tasks[0] if tasks else ""] += item.waiting
-            after = page.next
-            if after is None:
-                break
-        return held, waiting
-
     def _of_all(self, counts: dict[str, int]) -> dict[str, int]:
         """With a 0 for each task that was seen before: a gauge that goes away looks as if nobody knew."""
         self._tasks.update(counts)
         return {task: counts.get(task, 0) for task in sorted(self._tasks)}
+
+
+def _by_task(locks: Locks) -> tuple[dict[str, int], dict[str, int]]:
+    held, waiting = Counter[str](), Counter[str]()
+    after = None
+    for _ in range(MOST_PAGES):
+        page = locks.list(after=after, count=MOST_ON_A_PAGE)
+        for item in page.items:
+            tasks = [holder.task_name or "" for holder in item.holders]
+            held.update(tasks)
+            if item.waiting:
+                waiting[tasks[0] if tasks else ""] += item.waiting
+        after = page.next
+        if after is None:
+            break
+    return held, waiting

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -245,8 +246,8 @@ def test_other_pools_are_heard_too(redis_url: str, tmp_path: Path, pool: str, se
 @pytest.mark.slow
 def test_a_port_that_is_taken_stops_no_worker(redis_url: str, tmp_path: Path) -> None:
     site = Site(redis_url, tmp_path)
-    with site.worker(pool="solo"), site.worker(pool="solo", queues=["other"]) as second:
-        assert f"locks_metrics_port {site.port} can't be opened" in second.log()
+    with socket.create_server(("127.0.0.1", site.port)), site.worker(pool="solo") as worker:
+        assert f"locks_metrics_port {site.port} can't be opened" in worker.log()
 
 
 # ---------------------------------------------------------------------- settings
