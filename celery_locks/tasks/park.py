@@ -20,6 +20,7 @@ from celery_locks.settings import LockOptions
 from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Push, Ticket, tickets_of
 from celery_locks.tasks import events
 from celery_locks.tasks.contention import Contention, ContentionPolicy, wait_locally
+from celery_locks.tasks.header import ours_of
 from celery_locks.tasks.message import HEADER, pack, pushed
 from celery_locks.tasks.rabbitmq import later_by
 from celery_locks.tasks.resend import later, longest_pause, timed_out
@@ -121,8 +122,7 @@ def header_of(key: str, ticket: Ticket, since: float) -> dict[str, Any]:
 
 
 def _since(contention: Contention) -> float:
-    ours = (contention.task.request.headers or {}).get(HEADER) or {}
-    return float(ours.get("since", 0.0)) or time.time()
+    return float(ours_of(contention.task.request).get("since") or time.time())
 
 
 def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
