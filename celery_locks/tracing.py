@@ -33,7 +33,7 @@ def instrument(tracer_provider: TracerProvider | None = None) -> Callable[[], No
     """
     global _stop
     if _stop is None:
-        _stop = _connected(_Spans(trace.get_tracer("celery_locks", tracer_provider=tracer_provider)))
+        _stop = _connected(_Spans(tracer_provider))
     return _stop
 
 
@@ -57,12 +57,20 @@ def _connected(spans: _Spans) -> Callable[[], None]:
 
 
 class _Spans:
-    def __init__(self, tracer: trace.Tracer) -> None:
-        self._tracer = tracer
+    def __init__(self, provider: TracerProvider | None) -> None:
+        self._tracer = trace.get_tracer("celery_locks", tracer_provider=provider)
+        self._given = provider is not None
         # A lease that goes on elsewhere, such as one that travels with a message, is never told of here again.
         self._open: WeakKeyDictionary[Lease, Span] = WeakKeyDictionary()
 
+    @property
+    def _recorded(self) -> bool:
+        """Whether anybody takes the spans: where the API is installed alone, making them would be for nothing."""
+        return self._given or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
     def acquired(self, lease: Lease, **_: Any) -> None:
+        if not self._recorded:
+            return
         now, attributes = time.time_ns(), _attributes(lease)
         begun = now - round((lease.waited + lease.held_for()) * _NANOSECONDS)
         self._tracer.start_span("lock acquire", start_time=begun, attributes=attributes).end(now)
@@ -71,6 +79,8 @@ class _Spans:
             self._open[lease] = span
 
     def contended(self, key: str, holders: list[str], **_: Any) -> None:
+        if not self._recorded:
+            return
         trace.get_current_span().add_event("lock contended", {"celery_locks.key": key, "celery_locks.holders": holders})
 
     def released(self, lease: Lease, **_: Any) -> None:
