@@ -84,12 +84,12 @@ class _Spans:
         trace.get_current_span().add_event("lock contended", {"celery_locks.key": key, "celery_locks.holders": holders})
 
     def released(self, lease: Lease, **_: Any) -> None:
-        span = self._open.pop(lease, None)
+        span = self._open.pop(lease, None) if self._open else None
         if span is not None:
             span.end()
 
     def lost(self, lease: Lease, reason: str, **_: Any) -> None:
-        span = self._open.pop(lease, None)
+        span = self._open.pop(lease, None) if self._open else None
         if span is not None:
             span.set_attribute("celery_locks.lost_reason", reason)
             span.set_status(Status(StatusCode.ERROR, f"lost: {reason}"))
