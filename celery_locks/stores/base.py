@@ -203,7 +203,7 @@ class Store(ABC):
         return sum(holder.permits for holder in self.holders(name))
 
     def info(self, name: str) -> State:
-        """What is known of one lock; at most `MOST_HOLDERS` holders are named."""
+        """What is known of one lock; at most `MOST_HOLDERS` holders and `MOST_IN_LINE` of those in line are named."""
         from celery_locks.stores.listing import State
 
         return State(name, self.holders(name), self.held(name), 0)
