@@ -1,4 +1,4 @@
-"""Locks for programs. As all of Flower's API it is closed until a login is set up, or ``FLOWER_UNAUTHENTICATED_API``."""
+"""Locks for programs: closed, like all of Flower's API, until a login is set up or ``FLOWER_UNAUTHENTICATED_API``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What happened to keys, as far as this Flower saw it.
 
-The store keeps no history, so that no lock pays for one. Flower has two sources of its own: what it reads from the store,
-every few seconds and for each page that is open; and Celery events ``lock-…`` of workers that send them. An event tells
-why and to the moment; a look tells what was held by whom since when, and misses what came and went between two looks. Both
-know a holding by its fencing token, so it is told once.
+The store keeps no history, so that no lock pays for one. Flower has two sources of its own: what it reads from the
+store, every few seconds and for each page that is open; and Celery events ``lock-…`` of workers that send them. An
+event tells why, and when to the moment. A look tells what is held by whom since when, and misses what came and went
+between two looks. Both know a holding by its fencing token, so it is told once.
 
 All of it is in this process's memory, bounded, and gone when Flower ends.
 """
