@@ -103,10 +103,8 @@ class LocksHandler(BaseHandler):
         except (StoreUnavailable, LockConfigError) as error:
             self.finish_with({"error": str(error)}, 503)
         else:
-            if holder is None:
-                self.finish_with({"error": "That lease is held no more: nothing was released."}, 409)
-            else:
-                self.finish_with({"released": True, "owner": holder.owner, "fencing_token": holder.fencing_token})
+            owner = None if holder is None else holder.owner
+            self.finish_with({"released": holder is not None, "owner": owner})
 
     def refuse_other_sites(self) -> None:
         """Refuses what a page of another site has a browser send.

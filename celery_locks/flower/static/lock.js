@@ -121,7 +121,9 @@ async function release() {
       redirect: "error",
     });
     const data = await answer.json();
-    tell(answer.ok, answer.ok ? `Released. It was held by ${shortened(data.owner)}.` : data.error);
+    if (!answer.ok) tell(false, data.error);
+    else if (data.released) tell(true, `Released. It was held by ${shortened(data.owner)}.`);
+    else tell(false, "That lease is held no more: nothing was released.");
   } catch {
     tell(false, "Flower did not answer: look below whether the lease is still held.");
   }
