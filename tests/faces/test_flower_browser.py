@@ -76,8 +76,8 @@ def chromium() -> Iterator[Browser]:
         report.ran_on(f"Chromium {made.version}")
         yield made
         made.close()
-    # Playwright's greenlets end when they are collected. In the midst of CPython 3.11's parser, which pytest uses later,
-    # that would break the parser's count of its depth.
+    # Playwright's greenlets end when they are collected. In the midst of CPython 3.11's parser, which pytest uses
+    # later, that would break the parser's count of its depth.
     gc.collect()
 
 
