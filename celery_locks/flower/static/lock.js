@@ -73,7 +73,7 @@ function drawHistory({ entries, began, watched_every: every, heard }) {
   const looks = every ? `looks at the store every ${every} s, and while this page is open` : "looks at the store while this page is open";
   const events = heard
     ? `and the workers' events, which it has since ${clockTime(heard)}.`
-    : "and no events: the workers send none. What comes and goes between two looks is missing, and so is why.";
+    : "and no events: none came. What comes and goes between two looks is missing, and so is why; workers with locks_events on send both.";
   byId("lock-source").textContent = `Kept by this Flower since ${clockTime(began)}, from ${looks}, ${events}`;
 }
 
