@@ -23,6 +23,8 @@ from celery_locks.stores.base import Holder
 
 #: The most keys that are remembered: those heard or seen last.
 MOST_KEYS = 2_000
+#: How much of a text of an event is kept.
+LONGEST = 1_000
 
 
 class History:
@@ -69,12 +71,11 @@ class History:
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """A Celery event ``lock-acquired``, ``lock-contended``, ``lock-lost`` or ``lock-released`` came."""
-        key, kind = event.get("key"), str(event.get("type")).removeprefix("lock-")
-        if not isinstance(key, str) or kind not in ("acquired", "contended", "lost", "released"):
+        key, kind = _text(event.get("key")), str(event.get("type")).removeprefix("lock-")
+        if not key or kind not in ("acquired", "contended", "lost", "released"):
             return
-        at = event.get("timestamp")
         entry = Entry(
-            at if isinstance(at, (int, float)) else time.time(),
+            _time(event.get("timestamp")),
             kind,
             _text(event.get("owner")),
             _number(event.get("fencing_token")),
@@ -122,7 +123,13 @@ class History:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return value[:LONGEST] if isinstance(value, str) else ""
+
+
+def _time(value: Any) -> float:
+    """When, as an event says; else, or if that is absurd, now."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e11
+    return float(value) if known else time.time()
 
 
 def _number(value: Any) -> int | None:

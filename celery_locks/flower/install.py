@@ -60,8 +60,11 @@ def hear_events() -> None:
         start(self)
 
     def hear(self: Any, event: dict[str, Any]) -> None:
-        if str(event.get("type")).startswith("lock-"):
-            panel_of(self.capp).history.hear(event)
+        try:
+            if str(event.get("type")).startswith("lock-"):
+                panel_of(self.capp).history.hear(event)
+        except Exception:  # Flower goes on without
+            logger.exception("an event of locks could not be read")
         on_event(self, event)
 
     events.Events.start, events.Events.on_event = start_with_watch, hear

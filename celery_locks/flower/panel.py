@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from tornado.options import options
@@ -92,14 +93,14 @@ class Panel:
             return self._locks
 
     async def watch(self) -> None:
-        """Looks at the store now and then, for the history, as long as Flower runs: two reads each time."""
+        """Looks at the store now and then, for the history, as long as Flower runs: one read each time."""
         poll, after = options.locks_poll, None
         if not poll > 0:
             return
         self.history.watched_every = poll
         while True:
             try:
-                after = (await self.index("", after, WATCHED))["next"]
+                after = await self._in_thread(partial(self._look, after))
             except LockConfigError as error:
                 logger.info("the history of locks is not watched: %s", error)
                 self.history.watched_every = None
@@ -109,6 +110,12 @@ class Panel:
             except Exception:
                 logger.exception("the history of locks has a gap")
             await asyncio.sleep(poll)
+
+    def _look(self, after: str | None) -> str | None:
+        locks = self.locks()
+        page = locks.list("", after, WATCHED)
+        self.history.see_page(locks.name, "", after, page, time.time())
+        return page.next
 
     def _index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
         locks = self.locks()

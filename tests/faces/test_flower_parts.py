@@ -227,10 +227,12 @@ def test_what_is_no_event_of_locks_is_passed_over(watched: Watched, event: dict[
     assert watched.history._stories == {}
 
 
-def test_odd_fields_of_an_event_do_no_harm(watched: Watched) -> None:
-    odd = {"owner": 7, "fencing_token": "x", "reason": None, "timestamp": "now"}
+@pytest.mark.parametrize("timestamp", ["now", float("inf"), float("nan"), -1, 1e300, None, True])
+def test_odd_fields_of_an_event_do_no_harm(watched: Watched, timestamp: object) -> None:
+    odd = {"owner": 7, "fencing_token": "x", "reason": None, "timestamp": timestamp}
     watched.history.hear({"type": "lock-lost", "key": "a", **odd})
-    (entry,) = watched.history.of("a")["entries"]
+    watched.history.hear({"type": "lock-contended", "key": "a", **odd})
+    _, entry = watched.history.of("a")["entries"]
     assert (entry["kind"], entry["owner"], entry["fencing_token"], entry["reason"]) == ("lost", "", None, "")
 
 
