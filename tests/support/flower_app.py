@@ -20,7 +20,7 @@ except ImportError:  # a test takes this package away
 
 if LockedTask is not None:
 
-    @app.task(base=LockedTask, lock_key="shop:<shop_id>", lock_on_contention="park", lock_ttl=6)
+    @app.task(name="shop.resync", base=LockedTask, lock_key="shop:<shop_id>", lock_on_contention="park", lock_ttl=6)
     def resync(shop_id: Any, until: str) -> str:
         """Holds the shop until a file is there."""
         eventually(Path(until).exists, timeout=100)

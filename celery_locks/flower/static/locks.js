@@ -90,7 +90,7 @@ function drawFigures() {
   byId("locks-oldest").replaceChildren(...oldest);
   const own = store.shared ? "" : " · this store is one process's own: what workers hold can't be seen here";
   byId("locks-store").textContent = `${store.url} · prefix ${store.prefix}${own}`;
-  byId("locks-shown").textContent = `Page ${view.after.length + 1} · ${number(data.locks.length)} of ${number(stats.locks)} keys`;
+  byId("locks-shown").textContent = `Page ${view.after.length + 1} · ${number(data.locks.length)} shown · ${number(stats.locks)} keys in all`;
   byId("locks-previous").disabled = view.after.length === 0;
   byId("locks-next").disabled = data.next === null;
 }
