@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format types docs clean
+.PHONY: help demo test test-fast chaos lint format types docs clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ test: $(VENV)/.dev ## Run all tests, against real servers
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
 	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+chaos: export CHAOS_SECONDS ?= 300
+chaos: export CHAOS_SEED ?= $(shell $(BIN) -c 'import secrets; print(secrets.randbelow(10**6))')
+chaos: export CHAOS_FOLDER = chaos-history
+chaos: $(VENV)/.dev ## Break everything for five minutes: CHAOS_SEED=… CHAOS_SECONDS=…
+	@echo "CHAOS_SEED=$$CHAOS_SEED CHAOS_SECONDS=$$CHAOS_SECONDS"
+	@$(BIN) -m pytest -n 0 -s tests/chaos/test_chaos.py $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .

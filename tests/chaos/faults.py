@@ -77,7 +77,7 @@ def _kill_child(arena: Arena, step: Step) -> None:
 
 def _kill_parent(arena: Arena, step: Step) -> None:
     """Its children end what they have begun, until they are killed as well."""
-    name = _prefork(step)
+    name = _prefork(arena, step)
     worker = arena.fleet.worker(name)
     pids = [worker.pid, *worker.child_pids()]
     arena.fleet.kill(worker.pid)
@@ -105,7 +105,7 @@ def _stop(victim: Callable[[Arena, Step], int], arena: Arena, step: Step) -> Non
 
 
 def _restart(sig: signal.Signals, arena: Arena, step: Step) -> None:
-    name = ("prefork", "shifted", "threads")[int(step.pick * 3)]
+    name = arena.fleet.ready(("prefork", "shifted", "threads"), step.pick)
     worker = arena.fleet.end(name, sig)
     arena.fleet.start(name)
     arena.fleet.bury(name, worker)
@@ -121,12 +121,12 @@ def _shift_clock(arena: Arena, step: Step) -> None:
         arena.clock.shift(0)
 
 
-def _prefork(step: Step) -> str:
-    return "prefork" if step.pick < 0.5 else "shifted"
+def _prefork(arena: Arena, step: Step) -> str:
+    return arena.fleet.ready(("prefork", "shifted"), step.pick)
 
 
 def _parent(arena: Arena, step: Step) -> int:
-    return arena.fleet.worker(_prefork(step)).pid
+    return arena.fleet.worker(_prefork(arena, step)).pid
 
 
 def _threads(arena: Arena, step: Step) -> int:
@@ -134,7 +134,7 @@ def _threads(arena: Arena, step: Step) -> int:
 
 
 def _child(arena: Arena, step: Step) -> int:
-    children = eventually(arena.fleet.worker(_prefork(step)).child_pids, 30, "the worker has no children")
+    children = eventually(arena.fleet.worker(_prefork(arena, step)).child_pids, 30, "the worker has no children")
     return children[int(step.pick * 2 % 1 * len(children))]
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,6 +70,11 @@ class Fleet:
     def worker(self, name: str) -> Worker:
         """The worker of a post, once it is ready."""
         return self._workers[name].result()
+
+    def ready(self, names: Sequence[str], pick: float) -> str:
+        """One of several posts, by a number from 0 to 1; one whose worker is just starting gives way to another."""
+        first = names[int(pick * len(names))]
+        return next((name for name in (first, *names) if self._workers[name].done()), first)
 
     def start(self, name: str) -> None:
         """Starts a worker for a post, in the background."""
