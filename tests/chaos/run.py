@@ -20,7 +20,7 @@ from tests.chaos.clock import ShiftedClock
 from tests.chaos.faults import Arena, strike
 from tests.chaos.fleet import Fleet, Post
 from tests.chaos.history import History, Reader
-from tests.chaos.schedule import Step
+from tests.chaos.schedule import LANES, Step
 from tests.chaos.store import Store
 from tests.support import processes, rabbitmq
 from tests.support.servers import RedisServer
@@ -38,12 +38,14 @@ class Run:
 
     Args:
         steps: Its faults.
+        seconds: After so many, a lane that is late begins no more faults, but those of its first time through.
         seed: For what is sent.
         folder: An empty one, for the history.
     """
 
-    def __init__(self, steps: list[Step], seed: int, folder: Path) -> None:
+    def __init__(self, steps: list[Step], seconds: float, seed: int, folder: Path) -> None:
         self.steps = steps
+        self.seconds = seconds
         self.folder = folder
         self.history = History(folder)
         self._reader = Reader(folder)
@@ -126,9 +128,9 @@ class Run:
 
     def _strike_all(self, arena: Arena, lane: str, begin: float) -> None:
         try:
-            for step in self.steps:
-                if step.lane != lane:
-                    continue
+            for number, step in enumerate(step for step in self.steps if step.lane == lane):
+                if number >= len(LANES[lane]) and time.monotonic() - begin > self.seconds:
+                    return
                 if self._given_up.wait(max(0.0, begin + step.at - time.monotonic())):
                     return
                 self.history.write("fault", reason=step.kind, ttl=step.seconds)
