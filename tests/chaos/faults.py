@@ -76,10 +76,10 @@ def _kill_child(arena: Arena, step: Step) -> None:
 
 
 def _kill_parent(arena: Arena, step: Step) -> None:
-    """Its children end what they have begun, until they are killed as well."""
+    """Its children die with it, where the system has a signal for that; else they end what they have begun."""
     name = _prefork(arena, step)
     worker = arena.fleet.worker(name)
-    pids = [worker.pid, *worker.child_pids()]
+    pids = arena.fleet.say_quit(worker)
     arena.fleet.kill(worker.pid)
     arena.fleet.start(name)
     arena.pause(step.seconds)

@@ -90,12 +90,18 @@ class Fleet:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def say_quit(self, worker: Worker) -> list[int]:
+        """Writes down that the processes of a worker are about to end, some by others than us. Returns their numbers."""
+        pids = [worker.pid, *worker.child_pids()]
+        for pid in pids:
+            self._history.write("quit", pid=pid)
+        return pids
+
     def end(self, name: str, sig: signal.Signals) -> Worker:
         """Tells a worker to end, waits for it, and returns what is left of it."""
         worker = self.worker(name)
         if sig is signal.SIGQUIT:
-            for pid in [worker.pid, *worker.child_pids()]:
-                self._history.write("quit", pid=pid)
+            self.say_quit(worker)
         worker.kill(sig)
         with suppress(subprocess.TimeoutExpired):
             worker.wait(GRACE)

@@ -39,7 +39,8 @@ class Event:
     ``unsent``   the call raised                        task_id, reason
     ``existing`` the call gave another's result         task_id
     ``killed``   before a process is killed             pid
-    ``quit``     before it is told to end at once       pid
+    ``quit``     before it is told to end at once, or   pid
+                 its parent is killed
     ``loss``     the store may have forgotten           until (the end of it), reason
     ``fault``    a fault begins                         reason
     ============ ====================================== ===============================================
