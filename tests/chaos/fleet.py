@@ -91,7 +91,7 @@ class Fleet:
                 os.kill(pid, signal.SIGKILL)
 
     def say_quit(self, worker: Worker) -> list[int]:
-        """Writes down that the processes of a worker are about to end, some by others than us. Returns their numbers."""
+        """Writes down that a worker's processes are about to end, maybe by others than us. Returns their numbers."""
         pids = [worker.pid, *worker.child_pids()]
         for pid in pids:
             self._history.write("quit", pid=pid)

@@ -149,7 +149,7 @@ class Run:
             if self._take_news():
                 last = time.monotonic()
             if time.monotonic() - last > STUCK:
-                if self.rescues and may_lose:
+                if self.rescues == (1 if may_lose else 3):
                     return
                 self._rescue(fleet)
                 last = time.monotonic()

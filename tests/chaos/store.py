@@ -22,7 +22,9 @@ class Store:
     def __init__(self, history: History) -> None:
         self._history = history
         self._stack = ExitStack()
-        self.server, self.replica = (self._stack.enter_context(RedisServer(appendonly=True)) for _ in range(2))
+        soon = {"repl-diskless-sync-delay": "0"}  # else a replica waits 5 s for others to copy from the same image
+        servers = [self._stack.enter_context(RedisServer(appendonly=True, options=soon)) for _ in range(2)]
+        self.server, self.replica = servers
         self.proxy = self._stack.enter_context(Proxy(self.server.port))
         self.url = self.server.url(port=self.proxy.port)
         self._follow()
