@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.checker import check
+from tests.chaos.faults import FAULTS
 from tests.chaos.history import Event, History, Reader, Register, read
 from tests.chaos.schedule import KINDS, LANES, schedule
 
@@ -208,3 +209,4 @@ class TestSchedule:
     def test_all_kinds_come_in_the_shortest_run(self) -> None:
         assert sorted(step.kind for step in schedule(3, 0)) == sorted(KINDS)
         assert len(KINDS) >= 20
+        assert set(FAULTS) == set(KINDS)
