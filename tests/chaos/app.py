@@ -17,14 +17,9 @@ from tests.chaos.history import History, Register
 
 #: Seconds that a lease lives.
 TTL = 2.0
-#: Tasks, and their keys. The first two share theirs.
-KEYS = {
-    "retry": [f"one-{number}" for number in range(12)],
-    "park": [f"one-{number}" for number in range(12)],
-    "executed": [f"called-{number}" for number in range(4)],
-    "retry_two": [f"two-{number}" for number in range(4)],
-    "park_two": [f"two-{number}" for number in range(4)],
-}
+_ONE, _CALLED, _TWO = ([f"{name}-{n}" for n in range(most)] for name, most in (("one", 12), ("called", 4), ("two", 4)))
+#: Tasks, and their keys.
+KEYS = {"retry": _ONE, "park": _ONE, "told": _ONE, "executed": _CALLED, "retry_two": _TWO, "park_two": _TWO}
 #: Seconds between two writes of a body.
 STEP = 0.05
 
@@ -96,6 +91,9 @@ def _define(app: Celery, history: History) -> None:
     }
     parks = {"lock_on_contention": "park", "lock_park_safety_copy": 6}  # comes when the store has forgotten the ticket
     app.task(body, name="retry", **options)
+    app.task(
+        body, name="told", lock_on_lost="signal", **options
+    )  # goes on when it has lost: the register must refuse it
     app.task(body, name="retry_two", lock_limit=2, **options)
     app.task(body, name="park", **parks, **options)
     app.task(body, name="park_two", lock_limit=2, **parks, **options)
