@@ -19,6 +19,8 @@ from celery_locks.stores.sqlite_leases import SCHEMA, Leases
 from celery_locks.stores.sqlite_listing import SQLiteListing
 from celery_locks.stores.sqlite_tickets import SCHEMA as TICKETS
 from celery_locks.stores.sqlite_tickets import SQLiteParking, tidy_up
+from celery_locks.stores.sqlite_values import SCHEMA as VALUES
+from celery_locks.stores.sqlite_values import SQLiteValues
 
 T = TypeVar("T")
 
@@ -26,7 +28,7 @@ T = TypeVar("T")
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 
 
-class SQLiteStore(SQLiteParking, SQLiteListing, Store):
+class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
     """Leases in a file.
 
     Args:
@@ -37,6 +39,8 @@ class SQLiteStore(SQLiteParking, SQLiteListing, Store):
         boot: The id of this start of the machine.
     """
 
+    machines = False
+
     def __init__(
         self,
         path: str,
@@ -46,7 +50,7 @@ class SQLiteStore(SQLiteParking, SQLiteListing, Store):
         wall: Callable[[], float] = time.time,
         boot: str | None = None,
     ) -> None:
-        self._file = SQLiteFile(path, SCHEMA + TICKETS, timeout)
+        self._file = SQLiteFile(path, SCHEMA + TICKETS + VALUES, timeout)
         self._clock = FileClock(clock, wall, boot)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
