@@ -46,6 +46,6 @@ class ShiftedClock:
         compiler = shutil.which("cc")
         if compiler is None:
             return "there is no C compiler (`apt-get install gcc`)"
-        command = [compiler, "-shared", "-fPIC", "-O2", "-o", self._library, _SOURCE, "-ldl"]
+        command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(self._library), str(_SOURCE), "-ldl"]
         made = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return "" if made.returncode == 0 else f"{_SOURCE.name} does not compile here: {made.stderr[-500:]}"

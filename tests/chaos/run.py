@@ -55,6 +55,8 @@ class Run:
         self._over = threading.Event()
         #: How often all workers had to be started anew at the end, for messages that they kept to themselves.
         self.rescues = 0
+        #: How many replies of the store were dropped.
+        self.dropped = 0
 
     def go(self) -> bool:
         """Runs all of it. Returns whether the broker may lose messages when workers are killed."""
@@ -79,6 +81,7 @@ class Run:
                 fleet.worker(post.name)
             self._break_things(arena, app)
             self._drain(fleet, may_lose)
+            self.dropped = store.proxy.dropped
             return may_lose
 
     # --- Sending ---

@@ -56,5 +56,6 @@ def told(found: Report, run: Run, seconds: float) -> str:
     again = f" CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}"
     return (
         f"Chaos:{again}: {found.figures['fault']} faults of {len(KINDS)} kinds in {seconds:.0f} s, "
-        f"{len(found.violations)} violations, {run.rescues} rescues; {figures}. History: {run.folder}"
+        f"{len(found.violations)} violations, {run.rescues} rescues, {run.dropped} replies dropped; "
+        f"{figures}. History: {run.folder}"
     )

@@ -83,6 +83,8 @@ class Proxy:
         self.port = free_port()
         #: The commands that clients sent, in upper case and in order. Clear it to count those of one step.
         self.commands: list[str] = []
+        #: How many replies were dropped so far.
+        self.dropped = 0
         self._tls = tls
         self._redis = redis
         self._mode: Literal["pass", "hang"] = "pass"
@@ -265,6 +267,7 @@ class Proxy:
         if not reply.startswith(b">"):  # news to subscribers answer no request
             request = connection.unanswered.popleft() if connection.unanswered else _Request("")
             if self._drop.takes(request):
+                self.dropped += 1
                 connection.reset()
                 return False
         if self._delay:
