@@ -63,7 +63,12 @@ def _define(app: Celery, history: History) -> None:
 
     def body(self: Any, key: str, seconds: float) -> None:
         lease: Lease = self.lease
-        told = {"key": key, "token": lease.token, "fence": lease.fencing_token, "limit": lease.claim.limit}
+        told: dict[str, Any] = {
+            "key": key,
+            "token": lease.token,
+            "fence": lease.fencing_token,
+            "limit": lease.claim.limit,
+        }
         reason = "aborted"
         try:
             history.write("begin", task_id=self.request.id, **told)

@@ -94,8 +94,8 @@ class Run:
 
     def _send(self, app: Any) -> None:
         kind = self._chance.choice(list(KEYS))
-        # The square has most of them meet at a few keys.
-        key, task_id = KEYS[kind][int(self._chance.random() ** 2 * len(KEYS[kind]))], uuid()
+        # The exponent has more of them meet at a few keys.
+        key, task_id = KEYS[kind][int(self._chance.random() ** 1.5 * len(KEYS[kind]))], uuid()
         # One in so many outlives its first ttl.
         seconds = self._chance.uniform(1, 2.5) * TTL if self._chance.random() < 0.08 else self._chance.uniform(0, 0.4)
         self.history.write("sent", key=key, task_id=task_id, reason=kind)

@@ -40,7 +40,7 @@ LANES: dict[str, dict[str, tuple[float, float]]] = {
     },
 }
 #: Seconds between two faults of a lane, from and to.
-GAP = (0.3, 1.2)
+GAP = (0.5, 2.0)
 
 KINDS = [kind for lane in LANES.values() for kind in lane]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos.checker import Report, check
 from tests.chaos.history import read
-from tests.chaos.run import Run
+from tests.chaos.run import OPEN, Run
 from tests.chaos.schedule import KINDS, schedule
 from tests.support import report
 
@@ -41,7 +41,8 @@ def test_nothing_is_held_twice_and_nothing_is_lost(tmp_path: Path) -> None:
     (folder / "report.txt").write_text("\n".join([summary, *map(str, found.violations), ""]))
     assert not found.violations, "\n".join([summary, *map(str, found.violations[:20])])
     assert {event.reason for event in events if event.kind == "fault"} == set(KINDS)
-    assert found.figures["tasks ended"] > found.figures["fault"], "hardly anything ran: nothing was shown"
+    # However slow the machine: at the beginning, nothing is broken yet.
+    assert found.figures["tasks ended"] >= OPEN / 2, "hardly anything ran: nothing was shown"
 
 
 def make_folder(tmp_path: Path) -> Path:
