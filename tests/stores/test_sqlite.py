@@ -19,9 +19,8 @@ import pytest
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores import open_store, sqlite_file
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
-from celery_locks.stores.sqlite import SQLiteStore, open_sqlite
+from celery_locks.stores.sqlite import SWEEP, SQLiteStore, open_sqlite
 from celery_locks.stores.sqlite_clock import boot_id
-from celery_locks.stores.sqlite_leases import SWEEP
 from celery_locks.testing import MovableClock
 
 PATIENCE = 60.0

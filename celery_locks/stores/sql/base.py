@@ -1,0 +1,128 @@
+"""What the stores with tables have in common: each call is a transaction of `Leases` and `Tickets`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store
+from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.stores.sql.leases import Leases
+from celery_locks.stores.sql.session import Session
+from celery_locks.stores.sql.tickets import SQLTable
+from celery_locks.stores.tickets import Tickets
+
+T = TypeVar("T")
+
+
+class TableStore(Parking, Store):
+    """A store in tables. What is special to a database: how a transaction is made, and how somebody waits."""
+
+    @abstractmethod
+    def _read(self, name: str, work: Callable[[Session], T]) -> T:
+        """Runs queries that all see one state of the tables.
+
+        Args:
+            name: The lock that they are about; empty where they are about all.
+            work: What is run, perhaps several times.
+        """
+
+    @abstractmethod
+    def _write(self, name: str, work: Callable[[Session], T]) -> T:
+        """Runs a transaction that has a lock to itself. The work may run several times; its last run counts."""
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        return self._write(claim.name, lambda session: Leases(session).acquire(claim, line_up))
+
+    def leave(self, name: str, token: str) -> None:
+        def work(session: Session) -> None:
+            Leases(session).leave(name, token)
+            tidy_up(session, name, token)
+
+        self._write(name, work)
+
+    def release(self, name: str, token: str) -> bool:
+        def work(session: Session) -> bool:
+            released = Leases(session).release(name, token)
+            tidy_up(session, name, token)
+            return released
+
+        return self._write(name, work)
+
+    def force_release(self, name: str) -> tuple[Holder, ...]:
+        def work(session: Session) -> tuple[Holder, ...]:
+            holders = Leases(session).force_release(name)
+            tidy_up(session, name, "")
+            return holders
+
+        return self._write(name, work)
+
+    def holders(self, name: str) -> tuple[Holder, ...]:
+        return self._read(name, lambda session: Leases(session).holders(name))
+
+    def held(self, name: str) -> int:
+        return self._read(name, lambda session: Leases(session).used(name))
+
+    # --- Parking ---
+
+    def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
+        return self._tickets(claim.name, lambda tickets: tickets.enter(claim, ticket))
+
+    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        def work(session: Session) -> tuple[bool, tuple[Call, ...]]:
+            tickets = Tickets(SQLTable(session, name))
+            tickets.released(token)
+            return Leases(session).release(name, token), tickets.hand_on()
+
+        return self._write(name, work)
+
+    def sent(self, call: Call, within: float) -> None:
+        self._tickets(call.name, lambda tickets: tickets.sent(call.id, within))
+
+    def settle(self, name: str, ticket_id: str) -> None:
+        self._tickets(name, lambda tickets: tickets.settle(ticket_id))
+
+    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
+        names = self._look(prefix, most)
+        return tuple(call for name in names for call in self._tickets(name, lambda tickets: tickets.sweep()))
+
+    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
+        kind, name, what = self._find_task(prefix, task_id)
+        if kind == "ticket":
+            return self._tickets(name, lambda tickets: tickets.withdraw(what))
+        return self.hand_on(name, what)[1] if kind == "lease" else ()
+
+    def waiting(self, name: str) -> int:
+        return self._read(name, lambda session: SQLTable(session, name).waiters())
+
+    def _look(self, prefix: str, most: int) -> list[str]:
+        """The names of locks in which something is due."""
+        query = "SELECT DISTINCT name FROM celery_locks_ticket WHERE due <= ? AND substr(name, 1, ?) = ? LIMIT ?"
+
+        def work(session: Session) -> list[str]:
+            values = (session.now, len(prefix) + 1, f"{prefix}:", most)
+            return [name for (name,) in session.execute(query, values)]
+
+        return self._read("", work)
+
+    def _find_task(self, prefix: str, task_id: str) -> tuple[str, str, str]:
+        """Whether a task has a parked ticket or a lease, in which lock, and the ticket's id or the lease's token."""
+        query = (
+            "SELECT 'ticket', name, id FROM celery_locks_ticket "
+            "WHERE task = ? AND state = 'parked' AND substr(name, 1, ?) = ? "
+            "UNION ALL SELECT 'lease', name, token FROM celery_locks_task WHERE task = ? AND substr(name, 1, ?) = ?"
+        )
+        values = (task_id, len(prefix) + 1, f"{prefix}:") * 2
+        row = self._read("", lambda session: session.execute(query, values).fetchone())
+        return row or ("", "", "")
+
+    def _tickets(self, name: str, work: Callable[[Tickets], T]) -> T:
+        return self._write(name, lambda session: work(Tickets(SQLTable(session, name))))
+
+
+def tidy_up(session: Session, name: str, token: str) -> None:
+    """What a release means to tickets, when it is made by somebody who can't send."""
+    tickets = Tickets(SQLTable(session, name))
+    tickets.released(token)
+    tickets.look_at_first()
