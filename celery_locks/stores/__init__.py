@@ -19,7 +19,13 @@ _OPENERS = {
     "unix": ("celery_locks.stores.redis.store", "open_redis"),
     "valkey": ("celery_locks.stores.redis.store", "open_redis"),
     "valkeys": ("celery_locks.stores.redis.store", "open_redis"),
+    "postgresql": ("celery_locks.stores.sql.store", "open_server"),
+    "mysql": ("celery_locks.stores.sql.store", "open_server"),
+    "mariadb": ("celery_locks.stores.sql.store", "open_server"),
 }
+
+#: package → the extra that brings it, where they differ; SQLAlchemy comes with the scheme's own
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 
 
 #: Up to the last "@": who writes a password without percent-encoding must not see it in a log either.
@@ -46,8 +52,11 @@ def open_store(url: str) -> Store:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("celery_locks"):
             raise
+        extra = _EXTRAS.get(error.name or "", error.name)
+        if error.name == "sqlalchemy":
+            extra = "postgresql" if scheme == "postgresql" else "mysql"
         raise LockConfigError(
-            f"the lock store at {mask(url)} needs the package {error.name}: pip install 'celery-locks[{error.name}]'"
+            f"the lock store at {mask(url)} needs the package {error.name}: pip install 'celery-locks[{extra}]'"
         ) from error
     except ValueError as error:
         # Python's own words may quote a password that is not percent-encoded, and so may what caused the error.

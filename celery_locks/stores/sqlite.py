@@ -126,7 +126,7 @@ class SQLiteStore(TableStore):
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
         return self._file.read(lambda db: work(SQLiteSession(db, self._clock, writing=False)))
 
-    def _write(self, name: str, work: Callable[[Session], T]) -> T:
+    def _write(self, name: str, work: Callable[[Session], T], ttl: float | None = None) -> T:
         def change(db: sqlite3.Connection) -> T:
             session = SQLiteSession(db, self._clock, writing=True)
             result = work(session)

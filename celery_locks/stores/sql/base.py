@@ -29,11 +29,17 @@ class TableStore(Parking, Store):
         """
 
     @abstractmethod
-    def _write(self, name: str, work: Callable[[Session], T]) -> T:
-        """Runs a transaction that has a lock to itself. The work may run several times; its last run counts."""
+    def _write(self, name: str, work: Callable[[Session], T], ttl: float | None = None) -> T:
+        """Runs a transaction that has a lock to itself. The work may run several times; its last run counts.
+
+        Args:
+            name: The lock; empty where the transaction is about none or several.
+            work: What is run.
+            ttl: Of the lease that it is about, in seconds: it must fail well before that.
+        """
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        return self._write(claim.name, lambda session: Leases(session).acquire(claim, line_up))
+        return self._write(claim.name, lambda session: Leases(session).acquire(claim, line_up), claim.ttl)
 
     def leave(self, name: str, token: str) -> None:
         def work(session: Session) -> None:
@@ -43,12 +49,7 @@ class TableStore(Parking, Store):
         self._write(name, work)
 
     def release(self, name: str, token: str) -> bool:
-        def work(session: Session) -> bool:
-            released = Leases(session).release(name, token)
-            tidy_up(session, name, token)
-            return released
-
-        return self._write(name, work)
+        return self._write(name, lambda session: give_back(session, name, token))
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
         def work(session: Session) -> tuple[Holder, ...]:
@@ -67,15 +68,10 @@ class TableStore(Parking, Store):
     # --- Parking ---
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
-        return self._tickets(claim.name, lambda tickets: tickets.enter(claim, ticket))
+        return self._tickets(claim.name, lambda tickets: tickets.enter(claim, ticket), claim.ttl)
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        def work(session: Session) -> tuple[bool, tuple[Call, ...]]:
-            tickets = Tickets(SQLTable(session, name))
-            tickets.released(token)
-            return Leases(session).release(name, token), tickets.hand_on()
-
-        return self._write(name, work)
+        return self._write(name, lambda session: give_back_and_call(session, name, token))
 
     def sent(self, call: Call, within: float) -> None:
         self._tickets(call.name, lambda tickets: tickets.sent(call.id, within))
@@ -117,8 +113,22 @@ class TableStore(Parking, Store):
         row = self._read("", lambda session: session.execute(query, values).fetchone())
         return row or ("", "", "")
 
-    def _tickets(self, name: str, work: Callable[[Tickets], T]) -> T:
-        return self._write(name, lambda session: work(Tickets(SQLTable(session, name))))
+    def _tickets(self, name: str, work: Callable[[Tickets], T], ttl: float | None = None) -> T:
+        return self._write(name, lambda session: work(Tickets(SQLTable(session, name))), ttl)
+
+
+def give_back(session: Session, name: str, token: str) -> bool:
+    """`Store.release` within a transaction."""
+    released = Leases(session).release(name, token)
+    tidy_up(session, name, token)
+    return released
+
+
+def give_back_and_call(session: Session, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+    """`Parking.hand_on` within a transaction."""
+    tickets = Tickets(SQLTable(session, name))
+    tickets.released(token)
+    return Leases(session).release(name, token), tickets.hand_on()
 
 
 def tidy_up(session: Session, name: str, token: str) -> None:

@@ -1,0 +1,50 @@
+"""The stores in database servers, held against the contract, in real time."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_locks.stores import open_store
+from celery_locks.stores.base import Store
+from celery_locks.testing import StoreCompliance
+from celery_locks.testing_parking import ParkingCompliance
+
+
+class OnPostgreSQL:
+    @pytest.fixture
+    def store(self, postgresql_url: str) -> Store:
+        return open_store(postgresql_url)
+
+    @pytest.fixture
+    def another(self, store: Store, postgresql_url: str) -> Store:
+        return open_store(postgresql_url)
+
+
+class OnMariaDB:
+    @pytest.fixture
+    def store(self, mariadb_url: str) -> Store:
+        return open_store(mariadb_url)
+
+    @pytest.fixture
+    def another(self, store: Store, mariadb_url: str) -> Store:
+        return open_store(mariadb_url)
+
+
+@pytest.mark.slow
+class TestPostgreSQL(OnPostgreSQL, StoreCompliance):
+    pass
+
+
+@pytest.mark.slow
+class TestPostgreSQLParking(OnPostgreSQL, ParkingCompliance):
+    pass
+
+
+@pytest.mark.slow
+class TestMariaDB(OnMariaDB, StoreCompliance):
+    pass
+
+
+@pytest.mark.slow
+class TestMariaDBParking(OnMariaDB, ParkingCompliance):
+    pass
