@@ -19,9 +19,9 @@ _OPENERS = {
     "unix": ("celery_locks.stores.redis.store", "open_redis"),
     "valkey": ("celery_locks.stores.redis.store", "open_redis"),
     "valkeys": ("celery_locks.stores.redis.store", "open_redis"),
-    "postgresql": ("celery_locks.stores.sql.store", "open_server"),
-    "mysql": ("celery_locks.stores.sql.store", "open_server"),
-    "mariadb": ("celery_locks.stores.sql.store", "open_server"),
+    "postgresql": ("celery_locks.stores.sql.open", "open_server"),
+    "mysql": ("celery_locks.stores.sql.open", "open_server"),
+    "mariadb": ("celery_locks.stores.sql.open", "open_server"),
 }
 
 #: package → the extra that brings it, where they differ; SQLAlchemy comes with the scheme's own

@@ -58,6 +58,11 @@ class Address:
         elif listen:
             self.listen = sa.make_url(str(listen)).set(drivername=self.dialect.driver)
 
+    @property
+    def channel(self) -> str:
+        """Where it is told who may go."""
+        return self.dialect.prefix.rstrip("_")
+
     def database(self) -> Database:
         """The server there; nothing is connected yet."""
         if isinstance(self.dialect, PostgreSQL):

@@ -83,6 +83,10 @@ class Leases:
         first, permits, limit = head
         return first == token and used + permits <= limit
 
+    def in_line(self, name: str, token: str) -> bool:
+        query = "SELECT 1 FROM celery_locks_waiter WHERE name = ? AND token = ? AND deadline > ?"
+        return self._db.execute(query, (name, token, self._now)).fetchone() is not None
+
     def renew(self, renewal: Renewal) -> LossReason | None:
         name, token = renewal.name, renewal.token
         deadline = self._db.after(renewal.ttl)
@@ -92,6 +96,10 @@ class Leases:
         )
         if self._db.execute(query, (deadline, deadline, name, token, self._now)).rowcount:
             return None
+        return self.why_lost(name, token)
+
+    def why_lost(self, name: str, token: str) -> LossReason:
+        """Why a lease that was not to be renewed is lost."""
         query = "SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ?"
         if self._db.execute(query, (name, token)).fetchone():
             return "expired"
