@@ -28,8 +28,8 @@ class Address:
     """A URL, read.
 
     Args:
-        text: ``postgresql://user:password@host/database?table_prefix=…&listen=…``; what else is in its query is told
-            to the driver.
+        text: ``postgresql://user:password@host/database?table_prefix=…&listen=…&prepare=…``; what else is in its query
+            is told to the driver.
 
     Raises:
         LockConfigError: It can't be read.
@@ -45,6 +45,8 @@ class Address:
             raise LockConfigError(f"{self.name} names no database: write {url.drivername}://host/database")
         query = dict(url.query)
         prefix, listen = str(query.pop("table_prefix", PREFIX)), query.pop("listen", "")
+        #: Whether sessions may keep prepared statements. A pooler gives each transaction another session.
+        self.prepares = query.pop("prepare", "no") == "yes"
         if not _PREFIX.match(prefix):
             raise LockConfigError(
                 f"{self.name} has table_prefix={prefix}; write up to {LONGEST_PREFIX} lowercase letters, digits and _"
@@ -92,10 +94,8 @@ class Address:
         return {name: value for name, value in arguments.items() if name not in self.url.query}
 
 
-# A prepared statement lives in a session, and a pooler gives each transaction another one.
 _POSTGRESQL = {
     "autocommit": True,
-    "prepare_threshold": None,
     "connect_timeout": int(TIMEOUT),
     "application_name": "celery-locks",
     "client_encoding": "utf8",  # else a database without an encoding gives bytes

@@ -195,17 +195,17 @@ class Database:
 
     def _undo(self, proxied: PoolProxiedConnection, guard: Guard, error: BaseException) -> None:
         """Leaves nothing of a transaction that failed. A connection that may hold an answer still to come is closed."""
-        dbapi = proxied.dbapi_connection
-        usable = isinstance(error, Exception) and self._kind(error) in ("collision", "schema", "other")
-        if usable:
-            with suppress(Exception), guard.within(_file_number(dbapi), TIMEOUT) as call:
-                proxied.rollback()
+        kind = self._kind(error) if isinstance(error, Exception) else "foreign"
+        with suppress(Exception):
+            if kind in ("collision", "schema", "other"):
+                with guard.within(_file_number(proxied.dbapi_connection), TIMEOUT) as call:
+                    proxied.rollback()
                 if not call.cut:
                     proxied.close()
                     return
         with suppress(Exception):
             proxied.invalidate()
-        if isinstance(error, Exception):  # the others in the pool have ended with the server, too
+        if kind == "disconnected":  # the others in the pool have ended with the server, too
             self._engine().dispose()
 
     def _kind(self, error: Exception) -> str:
@@ -237,7 +237,9 @@ class Database:
         said = " ".join(str(error).split())
         if self._secret:
             said = said.replace(self._secret, "***")
-        return StoreUnavailable(f"the lock store {self.name} failed: {type(error).__name__}: {said}")
+        forbidden = self.dialect.code(error) in self.dialect.forbidden
+        advice = "; its tables can be made beforehand: schema_sql(url) gives the statements" if forbidden else ""
+        return StoreUnavailable(f"the lock store {self.name} failed: {type(error).__name__}: {said}{advice}")
 
 
 def make_engine(
@@ -262,4 +264,8 @@ def make_engine(
 
 def _file_number(dbapi: Any) -> int:
     """The socket's, of a connection of psycopg or PyMySQL."""
-    return int(dbapi.fileno() if hasattr(dbapi, "fileno") else dbapi._sock.fileno())
+    if hasattr(dbapi, "fileno"):
+        return int(dbapi.fileno())
+    if dbapi._sock is None:
+        raise dbapi.InterfaceError(0, "the connection is closed")
+    return int(dbapi._sock.fileno())

@@ -33,10 +33,11 @@ class Dialect(ABC):
     commit = "COMMIT"
     #: Around an insert that does nothing where there is such a row.
     insert_new, or_nothing = "INSERT", "ON CONFLICT DO NOTHING"
-    #: Error codes: a table is missing; try again; this server can't write, another may.
+    #: Error codes: a table is missing; try again; this server can't write, another may; the user has no right to.
     missing_table: Any
     collisions: frozenset[Any]
     read_only: frozenset[Any]
+    forbidden: frozenset[Any]
 
     def __init__(self, prefix: str = PREFIX) -> None:
         self.prefix = prefix
@@ -96,6 +97,7 @@ class PostgreSQL(Dialect):
     missing_table = "42P01"
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
+    forbidden = frozenset({"42501"})
 
     def begin(self, timeout: float) -> Sequence[str]:
         limit = max(1, int(timeout * 1000))
@@ -162,6 +164,7 @@ class MySQL(Dialect):
     missing_table = 1146
     collisions = frozenset({1020, 1213})
     read_only = frozenset({1290, 1792, 1836})
+    forbidden = frozenset({1142, 1044})
 
     def begin(self, timeout: float) -> Sequence[str]:
         return ("START TRANSACTION",)

@@ -1,0 +1,78 @@
+"""Another process on a database store: ``python sql_process.py <what> <url> [argument …]``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from celery_locks.stores import open_store
+from celery_locks.stores.base import Claim, Granted, Refused, Store
+
+
+def claim(name: str, ttl: float = 60.0) -> Claim:
+    return Claim(name, uuid.uuid4().hex, f"process {os.getpid()}", ttl)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def until_granted(store: Store, wanted: Claim, in_line: bool) -> Granted:
+    give_up = time.monotonic() + 100
+    while isinstance(answer := store.acquire(wanted, 60.0 if in_line else None), Refused):
+        assert time.monotonic() < give_up, answer
+        if in_line:
+            store.wait(wanted.name, wanted.token, 5.0)
+    return answer
+
+
+def hammer(url: str, folder: str, rounds: str) -> None:
+    """Leaves a mark while it holds the lock, and fails when there is one already."""
+    store, mark = open_store(url), Path(folder, "mark")
+    for turn in range(int(rounds)):
+        mine = claim("hammered")
+        answer = until_granted(store, mine, in_line=turn % 4 > 0)  # the others barge in by the short way
+        mark.touch(exist_ok=False)
+        with open(Path(folder, "fencing_tokens"), "a") as file:
+            file.write(f"{answer.fencing_token}\n")
+        mark.unlink()
+        assert store.release(mine.name, mine.token)
+
+
+def first_use(url: str) -> None:
+    say("ready")
+    sys.stdin.readline()
+    assert isinstance(open_store(url).acquire(claim(f"lock {os.getpid()}")), Granted)
+
+
+def hold(url: str, name: str) -> None:
+    """Holds the row of a lock within a transaction until it is killed, as a process does that was stopped there."""
+    store = open_store(url)
+
+    def half(session: object) -> None:
+        say("within")
+        sys.stdin.read()
+
+    store._write(name, half)  # type: ignore[attr-defined]
+
+
+def fork(url: str) -> None:
+    """The child goes on with a store that the parent had used."""
+    store, mine = open_store(url), claim("parent's")
+    assert isinstance(store.acquire(mine), Granted)
+    store.wait("parent's", "nobody", 0.05)  # threads of the parent's
+    if (pid := os.fork()) == 0:
+        refused = isinstance(store.acquire(claim("parent's")), Refused)
+        own = claim("child's")
+        granted = isinstance(store.acquire(own), Granted) and store.release("child's", own.token)
+        os._exit(0 if refused and granted else 1)
+    assert isinstance(store.acquire(claim("parent's")), Refused)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert store.release(mine.name, mine.token)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
