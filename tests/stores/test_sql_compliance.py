@@ -9,8 +9,22 @@ from celery_locks.stores.base import Store
 from celery_locks.testing import StoreCompliance
 from celery_locks.testing_parking import ParkingCompliance
 
+#: Seconds that `FIRST_CALL` lasts here, for tests that wait for its end.
+FIRST_CALL = 1.5
 
-class OnPostgreSQL:
+
+class Briefly:
+    """On servers that many tests share, each call some statements: no more of them than shows something."""
+
+    threads, rounds = 4, 6
+    first_call = FIRST_CALL
+
+    @pytest.fixture(autouse=True)
+    def _called_briefly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("celery_locks.stores.tickets.FIRST_CALL", FIRST_CALL)
+
+
+class OnPostgreSQL(Briefly):
     @pytest.fixture
     def store(self, postgresql_url: str) -> Store:
         return open_store(postgresql_url)
@@ -20,7 +34,7 @@ class OnPostgreSQL:
         return open_store(postgresql_url)
 
 
-class OnMariaDB:
+class OnMariaDB(Briefly):
     @pytest.fixture
     def store(self, mariadb_url: str) -> Store:
         return open_store(mariadb_url)

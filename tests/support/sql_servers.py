@@ -325,7 +325,7 @@ class MariaDBServer(DatabaseServer):
             "socket": self.data / "socket",
             "pid-file": self.data / "pid",
             "tmpdir": self.data,
-            "innodb-flush-log-at-trx-commit": 0,  # the machine won't lose power
+            "innodb-flush-log-at-trx-commit": 2,  # the machine won't lose power
             "innodb-buffer-pool-size": "32M",
             "max-connections": 200,
         }

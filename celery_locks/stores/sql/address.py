@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -28,8 +29,8 @@ class Address:
     """A URL, read.
 
     Args:
-        text: ``postgresql://user:password@host/database?table_prefix=…&listen=…&prepare=…``; what else is in its query
-            is told to the driver.
+        text: ``postgresql://user:password@host/database?table_prefix=…&listen=host:port&prepare=yes``; what else is in
+            its query is told to the driver.
 
     Raises:
         LockConfigError: It can't be read.
@@ -53,12 +54,13 @@ class Address:
             )
         self.dialect = _DIALECTS[url.get_backend_name()](prefix)
         self.url = url.set(drivername=self.dialect.driver, query=query)
-        #: Where to listen, when that is not where all else goes to; ``None`` where nobody should.
+        #: Where to listen; ``None`` where nobody should.
         self.listen: sa.URL | None = self.url
         if listen == "no" or not isinstance(self.dialect, PostgreSQL):
             self.listen = None
         elif listen:
-            self.listen = sa.make_url(str(listen)).set(drivername=self.dialect.driver)
+            place = urlsplit(f"//{listen}")
+            self.listen = self.url.set(host=place.hostname, port=place.port)
 
     @property
     def channel(self) -> str:
@@ -100,6 +102,15 @@ _POSTGRESQL = {
     "application_name": "celery-locks",
     "client_encoding": "utf8",  # else a database without an encoding gives bytes
 }
+
+
+def _no_prepared_statements(connection: Any) -> None:
+    connection.prepare_threshold = None  # SQLAlchemy leaves out a None among the driver's arguments
+
+
+def _prepared_statements(connection: Any) -> None:
+    connection.prepare_threshold = 2
+
 
 #: Seconds after which MySQL ends a session that does nothing: also one whose client stopped within a transaction.
 _MYSQL_IDLE = 60

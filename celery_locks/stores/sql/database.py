@@ -127,10 +127,9 @@ class Database:
         Raises:
             StoreUnavailable: There is none to be had.
         """
-        with self._explained():
-            proxied = self._engine().raw_connection()
-            proxied.detach()
-            return proxied.dbapi_connection
+        proxied = self._connection(self._engine())
+        proxied.detach()
+        return proxied.dbapi_connection
 
     def close(self) -> None:
         """Gives back the connections; the next use opens others."""
@@ -141,11 +140,11 @@ class Database:
         """Makes the tables where they are missing."""
 
         def work(connection: Connection) -> None:
-            for statement in ("BEGIN", *self.dialect.schema(), "COMMIT"):
-                connection.run(statement)
+            connection.run("BEGIN")
+            self.dialect.make(connection.run)
+            connection.run("COMMIT")
 
-        with self._explained():
-            self._once(work, SCHEMA_TIMEOUT)
+        self._patiently(work, SCHEMA_TIMEOUT)
 
     # --- Inside ---
 
@@ -179,7 +178,7 @@ class Database:
 
     def _once(self, work: Callable[[Connection], T], timeout: float) -> T:
         _, engine, guard = self._of_this_process()
-        proxied = engine.raw_connection()
+        proxied = self._connection(engine)
         try:
             with guard.within(_file_number(proxied.dbapi_connection), timeout) as call:
                 result = work(Connection(proxied.dbapi_connection, self.dialect))
@@ -192,6 +191,13 @@ class Database:
             proxied.invalidate()
         proxied.close()
         return result
+
+    def _connection(self, engine: sa.Engine) -> PoolProxiedConnection:
+        """A connection of the pool. One that can't be made is not tried twice: that would take twice as long."""
+        try:
+            return engine.raw_connection()
+        except (sa.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+            raise self._unavailable(getattr(error, "orig", None) or error) from error
 
     def _undo(self, proxied: PoolProxiedConnection, guard: Guard, error: BaseException) -> None:
         """Leaves nothing of a transaction that failed. A connection that may hold an answer still to come is closed."""
@@ -211,8 +217,6 @@ class Database:
     def _kind(self, error: Exception) -> str:
         """What to do about an error: ``collision``, ``schema``, ``disconnected``, or ``other``."""
         engine = self._engine()
-        if isinstance(error, sa.exc.DBAPIError):  # while connecting
-            return "other"
         if not isinstance(error, engine.dialect.loaded_dbapi.Error):
             return "foreign"
         code = self.dialect.code(error)
@@ -228,8 +232,6 @@ class Database:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
-            raise self._unavailable(getattr(error, "orig", None) or error) from error
         except self._engine().dialect.loaded_dbapi.Error as error:
             raise self._unavailable(error) from error
 

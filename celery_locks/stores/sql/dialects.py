@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -82,16 +82,31 @@ class Dialect(ABC):
         """Whether an error of the driver means that the connection is gone."""
 
     def schema(self) -> list[str]:
-        """The statements that make what is missing; safe to run again."""
-        first = f"{self.insert_new} INTO {PREFIX}meta (id, last_fencing_token) VALUES (1, 0) {self.or_nothing}".rstrip()
-        return [self._text(statement) for statement in (*statements(SERVER_TABLES, self.types), first)]
+        """The statements that make the tables where they are missing; safe to run again."""
+        return [statement for table in SERVER_TABLES for statement in self._table(table)] + self._first_rows()
+
+    def make(self, run: Callable[[str], Any]) -> None:
+        """Makes the tables within a transaction, where many may do so at once.
+
+        Args:
+            run: Runs a statement.
+        """
+        for statement in self.schema():
+            run(statement)
+
+    def _table(self, table: TableSchema) -> list[str]:
+        return [self._text(statement) for statement in statements((table,), self.types)]
+
+    def _first_rows(self) -> list[str]:
+        first = f"{self.insert_new} INTO {PREFIX}meta (id, last_fencing_token) VALUES (1, 0) {self.or_nothing}"
+        return [self._text(first.rstrip())]
 
 
 class PostgreSQL(Dialect):
     """By psycopg 3. Text can hold no NUL there, so it is escaped."""
 
     driver = "postgresql+psycopg"
-    types = Types(key="text", text="text", int="bigint")
+    types = Types(key="text", text="text", int="bigint", end=" WITH (fillfactor = 50)")  # rows change all the time
     clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     missing_table = "42P01"
@@ -142,11 +157,16 @@ class PostgreSQL(Dialect):
             return type(error).__name__ in ("OperationalError", "InterfaceError")
         return bool(code.startswith("08") or code in ("57P01", "57P02", "57P03", "57P05", "25P03"))
 
-    def schema(self) -> list[str]:
+    def make(self, run: Callable[[str], Any]) -> None:
         # Without it "IF NOT EXISTS" fails now and then where two do it at once.
-        alone = f"SELECT pg_advisory_xact_lock(hashtext('{self.prefix}'))"
-        room = self._text(f"ALTER TABLE {PREFIX}lock SET (fillfactor = 50)")
-        return [alone, *super().schema(), room]
+        run(f"SELECT pg_advisory_xact_lock(hashtext('{self.prefix}'))")
+        for table in SERVER_TABLES:
+            # An index takes its table from all who write, also one that is there already: others may write by now.
+            if run(f"SELECT to_regclass('{self.prefix}{table.name}')").fetchone()[0] is None:
+                for statement in self._table(table):
+                    run(statement)
+        for statement in self._first_rows():
+            run(statement)
 
 
 class MySQL(Dialect):
