@@ -70,17 +70,10 @@ class Address:
     def database(self) -> Database:
         """The server there; nothing is connected yet."""
         if isinstance(self.dialect, PostgreSQL):
-            return Database(
-                self.url, self.name, self.dialect, self._without_given(_POSTGRESQL), use_native_hstore=False
-            )
-        return Database(
-            self.url,
-            self.name,
-            self.dialect,
-            self._without_given(_MYSQL),
-            _prepare_mysql,
-            pool_recycle=_MYSQL_IDLE // 2,
-        )
+            arguments = {**self._without_given(_POSTGRESQL), "prepare_threshold": 2 if self.prepares else None}
+            return Database(self.url, self.name, self.dialect, arguments, use_native_hstore=False)
+        arguments, recycle = self._without_given(_MYSQL), _MYSQL_IDLE // 2
+        return Database(self.url, self.name, self.dialect, arguments, _prepare_mysql, pool_recycle=recycle)
 
     def listener(self) -> Database | None:
         """The server to listen at."""
@@ -102,14 +95,6 @@ _POSTGRESQL = {
     "application_name": "celery-locks",
     "client_encoding": "utf8",  # else a database without an encoding gives bytes
 }
-
-
-def _no_prepared_statements(connection: Any) -> None:
-    connection.prepare_threshold = None  # SQLAlchemy leaves out a None among the driver's arguments
-
-
-def _prepared_statements(connection: Any) -> None:
-    connection.prepare_threshold = 2
 
 
 #: Seconds after which MySQL ends a session that does nothing: also one whose client stopped within a transaction.
