@@ -15,6 +15,7 @@ app.conf.update(
     locks_url=url,
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("BENCHMARK_PREFETCH", "4")),
+    locks_park_before_pool="BENCHMARK_PARK_BEFORE_POOL" in os.environ,
     task_ignore_result="BENCHMARK_IGNORE_RESULT" in os.environ,
 )
 

@@ -22,7 +22,13 @@ from tests.support.celery_worker import Worker
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
-MODES = {"free": (storm_free, 1), "park": (storm_park, 4), "retry": (storm_retry, 4)}
+#: Task, slots, and environment of the worker.
+MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
+    "free": (storm_free, 1, {}),
+    "park": (storm_park, 4, {}),
+    "early": (storm_park, 4, {"BENCHMARK_PARK_BEFORE_POOL": "1"}),
+    "retry": (storm_retry, 4, {}),
+}
 #: Seconds between two unrelated tasks.
 UNRELATED_EVERY = 0.25
 
@@ -40,7 +46,7 @@ class Outcome:
 @click.command()
 @click.option("--tasks", default=2000, show_default=True, help="Tasks on the one key.")
 @click.option("--seconds", default=0.01, show_default=True, help="How long each body sleeps.")
-@click.option("--modes", default="free,park,retry", show_default=True, help="Which to run, in this order.")
+@click.option("--modes", default="free,park,early,retry", show_default=True, help="Which; early: park before the pool.")
 def main(tasks: int, seconds: float, modes: str) -> None:
     """A storm of tasks on one key."""
     with RedisServer() as server:
@@ -50,10 +56,11 @@ def main(tasks: int, seconds: float, modes: str) -> None:
 
 
 def storm(server: RedisServer, mode: str, tasks: int, seconds: float) -> Outcome:
-    task, slots = MODES[mode]
+    task, slots, env = MODES[mode]
     client = server.client()
     client.flushall()
-    with Worker("benchmarks.app", concurrency=slots, env={"BENCHMARK_URL": server.url(), "BENCHMARK_PREFETCH": "1"}):
+    env = {"BENCHMARK_URL": server.url(), "BENCHMARK_PREFETCH": "1", **env}
+    with Worker("benchmarks.app", concurrency=slots, env=env):
         app.control.cancel_consumer("celery", reply=True, timeout=5)
         client.config_resetstat()
         for _ in range(tasks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned
@@ -17,6 +17,9 @@ from celery_locks.semaphore import Semaphore
 from celery_locks.settings import DEFAULT_PREFIX, DEFAULT_TTL, checked, checked_ttl
 from celery_locks.stores import mask, open_store
 from celery_locks.stores.base import Claim, Store
+
+if TYPE_CHECKING:
+    from celery_locks.listing import LockInfo, Page, Stats
 
 T = TypeVar("T")
 
@@ -147,6 +150,57 @@ class Locks:
             raise LockKeyError(f"this is not the text of a lease: {type(error).__name__}: {error}") from error
         return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self.clock)
 
+    def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
+        """A page of the keys that are held or waited for, ordered by their text.
+
+        It costs one look at the store, however many locks there are. Between two pages keys come and go: one that is
+        held from the first page to the last is on exactly one of them.
+
+        Args:
+            prefix: Only keys that begin so.
+            after: Only keys after this one: `Page.next` of the page before.
+            count: How many at most, up to 1000.
+
+        Raises:
+            LockConfigError: The count is out of bounds, or the store keeps no list.
+            StoreUnavailable: The store can't be reached.
+
+        Example:
+            >>> page = locks.list(prefix="user:")
+            >>> [(item.key, item.holders[0].owner) for item in page.items]
+            [('user:7', 'web1:4711')]
+            >>> page.next is None
+            True
+        """
+        from celery_locks.listing import page_of
+
+        return page_of(self, prefix, after, count)
+
+    def info(self, key: str) -> LockInfo:
+        """Who holds a key and how many wait for it; at most 100 holders are named.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            StoreUnavailable: The store can't be reached.
+        """
+        from celery_locks.listing import info_of
+
+        return info_of(self, self.store.info(self.name(check_key(key))))
+
+    def stats(self, near: float = 10.0) -> Stats:
+        """How many keys are held, how many wait, how many leases are about to end, and which key is held for longest.
+
+        Args:
+            near: How soon a lease is about to end, in seconds.
+
+        Raises:
+            LockConfigError: The store keeps no list.
+            StoreUnavailable: The store can't be reached.
+        """
+        from celery_locks.listing import stats_of
+
+        return stats_of(self, checked_ttl(near))
+
     def close(self) -> None:
         """Gives back connections and files."""
         self.store.close()
@@ -157,6 +211,10 @@ class Locks:
         # "=" before it, and before one that begins so itself, no two keys have one name. What a store adds for its
         # other records (":line") can't make the name of another key, since every name ends with a brace.
         return f"{self.prefix}:{{{key}}}" if key[0] not in "}=" else f"{self.prefix}:{{=}}{key}}}"
+
+    def key_of(self, name: str) -> str:
+        """The key of a full name: the other way round of `name`."""
+        return name[len(self.prefix) + 2 : -1].removeprefix("=}")
 
 
 NO_STORE = (

@@ -20,8 +20,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from celery_locks.errors import LossReason
+from celery_locks.errors import LockConfigError, LossReason
+
+if TYPE_CHECKING:
+    from celery_locks.stores.listing import Figures, Names, State
 
 #: How many holders a refusal or `Store.holders` names at most.
 MOST_HOLDERS = 100
@@ -68,6 +72,7 @@ class Holder:
         held_for: Seconds since the acquisition, on the store's clock.
         expires_in: Seconds until the deadline, on the store's clock.
         token: The owner token. Whoever has it can release the lease: never show it.
+        limit: How many permits the lock had when it was acquired: each acquisition brings its own limit.
     """
 
     owner: str
@@ -76,6 +81,22 @@ class Holder:
     held_for: float
     expires_in: float
     token: str = field(repr=False)
+    limit: int = 1
+
+    @property
+    def task_name(self) -> str | None:
+        """The name of the task that holds it, ``None`` when it is no task."""
+        from celery_locks.owners import task_of
+
+        task = task_of(self.owner)
+        return None if task is None else task[0]
+
+    @property
+    def task_id(self) -> str | None:
+        """The id of the task that holds it, ``None`` when it is no task."""
+        from celery_locks.owners import task_id_of
+
+        return task_id_of(self.owner)
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,8 @@ class Store(ABC):
     wakes = False
     #: Whether leases are seen by other processes.
     shared = True
+    #: Whether it keeps a list of what is held: `page` and `stats`.
+    lists = False
 
     @abstractmethod
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
@@ -178,6 +201,32 @@ class Store(ABC):
     def held(self, name: str) -> int:
         """How many permits are held now. For a store to override where a lock may have more than `MOST_HOLDERS`."""
         return sum(holder.permits for holder in self.holders(name))
+
+    def info(self, name: str) -> State:
+        """What is known of one lock; at most `MOST_HOLDERS` holders are named."""
+        from celery_locks.stores.listing import State
+
+        return State(name, self.holders(name), self.held(name), 0)
+
+    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+        """Those locks of a range of names that are held or waited for, in order.
+
+        Looks at a bounded number of them, and takes what it finds expired from the store's list.
+
+        Returns:
+            At most ``names.count`` locks; and the name after which to go on, ``None`` when there are no more. There may
+            be fewer than asked for, even none, and yet more to come: those looked at had expired.
+        """
+        raise LockConfigError(f"{type(self).__name__} keeps no list of what is held: ask for a key by its name")
+
+    def stats(self, prefix: str, near: float) -> Figures:
+        """Figures over all locks whose names begin with ``prefix`` and ``:``, at a bounded cost.
+
+        Args:
+            prefix: What the names begin with.
+            near: How soon a deadline is near, in seconds.
+        """
+        raise LockConfigError(f"{type(self).__name__} keeps no list of what is held: ask for a key by its name")
 
     @abstractmethod
     def ping(self) -> None:

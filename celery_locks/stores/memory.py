@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.memory_listing import MemoryListing
 from celery_locks.stores.memory_tickets import MemoryParking
 from celery_locks.stores.parking import TICKET
 from celery_locks.stores.tickets import Record
@@ -50,7 +51,7 @@ class Lock:
         return self.line.pop(token, None) is not None
 
 
-class MemoryStore(MemoryParking, Store):
+class MemoryStore(MemoryParking, MemoryListing, Store):
     """Leases in a dictionary.
 
     Args:
@@ -174,7 +175,7 @@ class MemoryStore(MemoryParking, Store):
     def force_release(self, name: str) -> tuple[Holder, ...]:
         with self._changed:
             lock = self.current(name)
-            holders = self._holders(lock, self._clock.now())
+            holders = self.holders_of(lock, self._clock.now())
             lock.held.clear()
             self._call_next(lock)
             self.forget(name)
@@ -182,7 +183,7 @@ class MemoryStore(MemoryParking, Store):
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         with self._changed:
-            holders = self._holders(self.current(name), self._clock.now())
+            holders = self.holders_of(self.current(name), self._clock.now())
             self.forget(name)
             return holders
 
@@ -229,7 +230,7 @@ class MemoryStore(MemoryParking, Store):
 
     @staticmethod
     def refused(lock: Lock, token: str, now: float) -> Refused:
-        holders = MemoryStore._holders(lock, now)
+        holders = MemoryStore.holders_of(lock, now)
         line = list(lock.line)
         position = line.index(token) if token in lock.line else None
         if position:  # someone stands before: only their place's end could change anything unannounced
@@ -242,7 +243,8 @@ class MemoryStore(MemoryParking, Store):
         return Refused(holders, retry_in, position)
 
     @staticmethod
-    def _holders(lock: Lock, now: float) -> tuple[Holder, ...]:
+    def holders_of(lock: Lock, now: float) -> tuple[Holder, ...]:
+        """Those who hold a lock."""
         return tuple(
             Holder(
                 held.claim.owner,
@@ -251,6 +253,7 @@ class MemoryStore(MemoryParking, Store):
                 now - held.since,
                 held.deadline - now,
                 token,
+                held.claim.limit,
             )
             for token, held in list(lock.held.items())[:MOST_HOLDERS]
         )

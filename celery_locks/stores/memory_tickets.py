@@ -98,6 +98,10 @@ class MemoryParking(Parking):
         with self._at(claim.name) as (_, tickets):
             return tickets.enter(claim, ticket)
 
+    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        with self._at(claim.name) as (_, tickets):
+            return tickets.park(claim, ticket)
+
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
         with self._at(name) as (lock, tickets):
             released = self._store.give_back(lock, name, token)

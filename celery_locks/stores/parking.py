@@ -148,6 +148,21 @@ class Parking(ABC):
         Repeated with the same token after it was granted it is granted again.
         """
 
+    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        """Parks a ticket that is not known, if it can't have the permits now; never takes any.
+
+        For a store to override: one that doesn't parks by `enter` alone.
+
+        Args:
+            claim: What the ticket's run will ask for.
+            ticket: Without a message it is only asked whether it would park; the answer is `Parked` then, with no
+                position.
+
+        Returns:
+            ``None`` when nothing was changed: the ticket is known, it could run now, or the line is full.
+        """
+        return None
+
     def is_broker(self, settings: Mapping[str, Any]) -> bool:
         """Whether these connection settings (redis-py's) are those of this store's own server and database."""
         return False

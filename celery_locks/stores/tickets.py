@@ -153,17 +153,15 @@ class Tickets:
                 table.put(replace(record, state="running", token=claim.token, due=None, deadline=self._kept()))
                 self._look_at_first()
             return granted
-        if record is None:
-            if not ticket.message:
-                return Parked(table.refused(me))
-            waiters = table.waiters()
-            if ticket.max_waiters is not None and waiters >= ticket.max_waiters:
-                return Full(waiters)
-            record = self._new(claim, ticket)
-        self._park(record)
-        calls = self._call()
-        self._look_at_first()
-        return Parked(table.refused(me), calls)
+        return self._line_up(claim, ticket, record)
+
+    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        table = self._table
+        free = table.head() is None and table.used() + claim.permits <= claim.limit
+        if free or table.get(ticket.id) is not None:
+            return None
+        answer = self._line_up(claim, ticket, None)
+        return answer if isinstance(answer, Parked) else None
 
     def hand_on(self) -> tuple[Call, ...]:
         calls = self._call()
@@ -226,6 +224,20 @@ class Tickets:
         return tuple(calls)
 
     # ------------------------------------------------------------------ steps
+
+    def _line_up(self, claim: Claim, ticket: Ticket, record: Record | None) -> Parked | Full:
+        table, me = self._table, TICKET + ticket.id
+        if record is None:
+            if not ticket.message:
+                return Parked(table.refused(me))
+            waiters = table.waiters()
+            if ticket.max_waiters is not None and waiters >= ticket.max_waiters:
+                return Full(waiters)
+            record = self._new(claim, ticket)
+        self._park(record)
+        calls = self._call()
+        self._look_at_first()
+        return Parked(table.refused(me), calls)
 
     def _not_needed(self, claim: Claim, record: Record) -> Dropped | Out | None:
         table = self._table

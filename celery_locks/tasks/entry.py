@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery_locks import owners
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, release_or_later, who_holds
 from celery_locks.renewal import keeper
 from celery_locks.settings import SHORTEST_TTL
 from celery_locks.stores.base import Claim, Refused, Renewal
-from celery_locks.tasks import owners
 from celery_locks.tasks.calls import lock_of_call
 from celery_locks.tasks.contention import Contention, Skipped
 from celery_locks.tasks.header import ours_of, with_ours

@@ -61,24 +61,50 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
     all_headers = {
         **{name: request.__dict__.get(name) for name in _HEADERS},
         **custom,
-        HEADER: {**(custom.get(HEADER) or {}), **ours},
         "lang": "py",
         "task": request.__dict__.get("task") or task.name,
         "id": request.id,
         **headers,
     }
+    properties = {"correlation_id": request.correlation_id or request.id, "reply_to": request.reply_to or ""}
     delivery = request.delivery_info or {}
+    properties["priority"] = delivery.get("priority")
+    return _packed(body, content_type, encoding, all_headers, ours, properties, delivery)
+
+
+def pack_message(message: Any, ours: Mapping[str, Any]) -> str:
+    """A task's message of protocol 2 as it came.
+
+    Args:
+        message: kombu's ``Message``.
+        ours: What to add to our own header.
+    """
+    body = bytes(message.body) if isinstance(message.body, memoryview) else message.body
+    if isinstance(body, bytes) and message.content_encoding == "utf-8":
+        body = body.decode()
+    properties = {name: message.properties.get(name) for name in ("correlation_id", "reply_to", "priority")}
+    delivery = message.delivery_info
+    return _packed(body, message.content_type, message.content_encoding, message.headers, ours, properties, delivery)
+
+
+def _packed(
+    body: str | bytes,
+    content_type: str,
+    encoding: str,
+    headers: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    properties: Mapping[str, Any],
+    delivery: Mapping[str, Any],
+) -> str:
+    # kombu has decompressed the body.
+    headers = {name: value for name, value in headers.items() if name != "compression"}
     packed = {
         "body": body if isinstance(body, str) else b64encode(body).decode(),
         "binary": not isinstance(body, str),
         "content_type": content_type,
         "content_encoding": encoding,
-        "headers": all_headers,
-        "properties": {
-            "priority": delivery.get("priority"),
-            "correlation_id": request.correlation_id or request.id,
-            "reply_to": request.reply_to or "",
-        },
+        "headers": {**headers, HEADER: {**(headers.get(HEADER) or {}), **ours}},
+        "properties": properties,
         "exchange": delivery.get("exchange") or "",
         "routing_key": delivery.get("routing_key") or "",
     }

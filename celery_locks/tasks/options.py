@@ -25,12 +25,15 @@ _NO_OPTIONS = {"key_for", "options", "terms", "in_scope", "run_policy"}
 #: Options that mean something only for one task.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
+#: Setting: whether the worker's parent parks messages, see `celery_locks.tasks.early`.
+PARK_BEFORE_POOL = "locks_park_before_pool"
 _APP_SETTINGS = (
     *(APP_PREFIX + name for name in _APP_OPTIONS),
     "locks_url",
     "locks_prefix",
     SWEEP_INTERVAL,
     CALL_TTL,
+    PARK_BEFORE_POOL,
 )
 
 _locks: WeakKeyDictionary[Any, Locks] = WeakKeyDictionary()
@@ -105,6 +108,8 @@ def check_settings(conf: Mapping[str, Any]) -> None:
     for name in (SWEEP_INTERVAL, CALL_TTL):
         if name in conf:
             checked_ttl(conf[name], name)
+    if not isinstance(conf.get(PARK_BEFORE_POOL, False), bool):
+        raise LockConfigError(f"{PARK_BEFORE_POOL} is True or False, not {conf[PARK_BEFORE_POOL]!r}")
 
 
 def _options_of_app(conf: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_locks.errors import LockConfigError, LockQueueFull
 from celery_locks.lease import Lease
-from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket, tickets_of
+from celery_locks.settings import LockOptions
+from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Push, Ticket, tickets_of
 from celery_locks.tasks import events
 from celery_locks.tasks.contention import Contention, ContentionPolicy, wait_locally
 from celery_locks.tasks.message import HEADER, pack, pushed
@@ -47,7 +48,8 @@ class Park(ContentionPolicy):
         """
         lock, request = contention.lock, contention.task.request
         parking = parking_of(lock)
-        ticket = Ticket(ticket_id(request), "", request.id, _longest_wait(contention), contention.options.max_waiters)
+        wait = longest_wait(contention.task.app, contention.options, request.expires)
+        ticket = Ticket(ticket_id(request.id, request.retries), "", request.id, wait, contention.options.max_waiters)
         answer = lock.enter(parking, contention.claim, ticket)
         if isinstance(answer, Parked):
             # Told before it parks: afterwards another worker may have run it already, and told so.
@@ -104,19 +106,19 @@ def parking_of(lock: Lock) -> Parking:
     return parking
 
 
-def ticket_id(request: Any) -> str:
+def ticket_id(task_id: str, retries: int | None) -> str:
     """One for each message of a task: copies share it, a retry of the task's own has another."""
-    return f"{request.id}:{request.retries or 0}"
+    return f"{task_id}:{retries or 0}"
 
 
-def _ours(contention: Contention, ticket: Ticket) -> dict[str, str]:
-    return {"id": ticket.task_id, "ticket": ticket.id, "key": contention.key}
+def header_of(key: str, ticket: Ticket) -> dict[str, str]:
+    """What our own header says of a message that is sent on from the line."""
+    return {"id": ticket.task_id, "ticket": ticket.id, "key": key}
 
 
-def _longest_wait(contention: Contention) -> float | None:
+def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
     """Until ``max_wait`` is over or the message expires: then it is sent on, and the worker that gets it ends it."""
-    app, waits = contention.task.app, [contention.options.max_wait]
-    expires = contention.task.request.expires
+    waits = [options.max_wait]
     if expires:
         moment = maybe_make_aware(maybe_iso8601(expires), app.timezone)
         waits.append(max(0.0, (moment - app.now()).total_seconds()) + LATE)
@@ -124,15 +126,18 @@ def _longest_wait(contention: Contention) -> float | None:
 
 
 def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
-    app = contention.task.app
-    message = pack(contention.task, _ours(contention, ticket))
-    push = None
+    message = pack(contention.task, header_of(contention.key, ticket))
+    return replace(ticket, message=message, push=push_of(contention.task.app, message, parking))
+
+
+def push_of(app: Any, message: str, parking: Parking) -> Push | None:
+    """How the store itself can send the message on, if it can."""
     try:
         with app.producer_or_acquire() as producer:
-            push = pushed(app, producer, message, parking, call_ttl(app.conf))
+            return pushed(app, producer, message, parking, call_ttl(app.conf))
     except app.connection_for_write().connection_errors as error:  # it can park all the same
-        logger.warning("the broker is away (%s): %s parks without it", error, contention.task.name)
-    return replace(ticket, message=message, push=push)
+        logger.warning("the broker is away (%s): a task parks without it", error)
+        return None
 
 
 def _tell_waiting(contention: Contention, parking: Parking) -> None:
@@ -159,7 +164,7 @@ def _send_safety_copy(contention: Contention, ticket: Ticket) -> None:
     asked = contention.options.park_safety_copy
     late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
     headers = {**(task.request.as_execution_options()["headers"] or {})}
-    headers[HEADER] = {**ours, **_ours(contention, ticket), "copy": True}
+    headers[HEADER] = {**ours, **header_of(contention.key, ticket), "copy": True}
     task.signature_from_request(
         task.request, retries=task.request.retries, countdown=late, headers=headers
     ).apply_async()

@@ -51,6 +51,7 @@ class LockedTask(Task):
     """
 
     abstract = True
+    Strategy = "celery_locks.tasks.early:strategy"
     _key_maker: KeyMaker | None = None
     #: Whether the task itself says that it is locked or not.
     _enabled: bool | None = None

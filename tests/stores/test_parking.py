@@ -10,8 +10,7 @@ from celery_locks.stores.base import Store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sqlite import SQLiteStore
-from celery_locks.testing import MovableClock
-from celery_locks.testing_parking import ParkingCompliance
+from celery_locks.testing import MovableClock, ParkingCompliance
 
 
 class OnAMovableClock(ParkingCompliance):

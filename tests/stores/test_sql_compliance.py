@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from celery_locks.testing_parking import ParkingCompliance
 
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
 from celery_locks.testing import StoreCompliance
-from celery_locks.testing_parking import ParkingCompliance
 
 #: Seconds that `FIRST_CALL` lasts here, for tests that wait for its end.
 FIRST_CALL = 1.5
@@ -61,4 +61,14 @@ class TestMariaDB(OnMariaDB, StoreCompliance):
 
 @pytest.mark.slow
 class TestMariaDBParking(OnMariaDB, ParkingCompliance):
+    pass
+
+
+@pytest.mark.slow
+class TestPostgreSQLListing(OnPostgreSQL, ListingCompliance):
+    pass
+
+
+@pytest.mark.slow
+class TestMariaDBListing(OnMariaDB, ListingCompliance):
     pass

@@ -55,9 +55,9 @@ def key() -> str:
     return f"key-{uuid.uuid4().hex[:12]}"
 
 
-def _shared(pool: str) -> Iterator[Shop]:
+def _shared(pool: str, **variables: str) -> Iterator[Shop]:
     with RedisServer() as server:
-        shop = Shop(SHOP_URL=server.url())
+        shop = Shop(SHOP_URL=server.url(), **variables)
         with shop.stack:
             shop.start_worker(pool=pool, concurrency=4)
             yield shop
@@ -66,6 +66,19 @@ def _shared(pool: str) -> Iterator[Shop]:
 @pytest.fixture(scope="session")
 def prefork_shop() -> Iterator[Shop]:
     yield from _shared("prefork")
+
+
+@pytest.fixture(scope="session")
+def early_shop() -> Iterator[Shop]:
+    """One whose worker parks before the pool."""
+    yield from _shared("prefork", SHOP_EARLY="1")
+
+
+@pytest.fixture(params=["prefork", "early"])
+def parking_shop(request: pytest.FixtureRequest) -> Shop:
+    """A shop whose tasks park in the pool, and one whose tasks park before it."""
+    shop: Shop = request.getfixturevalue(f"{request.param}_shop")
+    return shop
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
             (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in
-            seconds.
+            seconds; ``SHOP_EARLY`` for parking before the pool.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
@@ -81,6 +82,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         locks_sweep_interval=1,
+        locks_park_before_pool="SHOP_EARLY" in variables,
         locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
         **({} if store == "none" else {"locks_url": store}),
     )
@@ -201,6 +203,15 @@ def define_parking(app: Celery) -> None:
     app.task(run, name="park_few", lock_max_waiters=1, **options)
     app.task(run, name="park_two", lock_limit=2, **options)
     app.task(run, name="park_copied", lock_park_safety_copy=2, **options)
+
+    parent = os.getpid() if "worker" in sys.argv else None  # this runs before the children are made
+
+    def raises_in_the_parent(key: str, seconds: float = 0.0, until: str | None = None) -> str:
+        if os.getpid() == parent:
+            raise RuntimeError("no key here")
+        return key
+
+    app.task(run, name="park_strange_key", **{**options, "lock_key": raises_in_the_parent})
 
     @app.task(name="park_shows", **options)
     def park_shows(self: Any, key: str) -> dict[str, Any]:

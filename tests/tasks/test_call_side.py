@@ -11,10 +11,9 @@ import pytest
 from celery import Celery, chain, chord, group
 from kombu.exceptions import OperationalError
 
-from celery_locks import LockContended, Skipped, StoreUnavailable
+from celery_locks import LockContended, Skipped, StoreUnavailable, owners
 from celery_locks.renewal import keeper
 from celery_locks.settings import SCOPES
-from celery_locks.tasks import owners
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

@@ -11,8 +11,8 @@ from tests.tasks.test_park import SOON, order, send_parked, waiting
 
 
 @pytest.fixture
-def shop(prefork_shop: Shop) -> Shop:
-    return prefork_shop
+def shop(parking_shop: Shop) -> Shop:
+    return parking_shop
 
 
 def test_promise_16_a_revoked_task_leaves_the_line_at_once(shop: Shop, key: str) -> None:

@@ -15,9 +15,8 @@ import pytest
 from celery import Celery, chain, chord, group
 from celery.exceptions import ChordError, MaxRetriesExceededError, TaskRevokedError
 
-from celery_locks import LockContended, LockedTask, LockLost, Skipped
+from celery_locks import LockContended, LockedTask, LockLost, Skipped, owners
 from celery_locks.settings import SCOPES
-from celery_locks.tasks import owners
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop

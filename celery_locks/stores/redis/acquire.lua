@@ -2,7 +2,7 @@
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] for how long to line up, 0 for not at all
 -- ARGV[8] most holders to name
--- Returns {1, fence}, or {0, retry in, position or -1, holders …}
+-- Returns the fencing token, or {0, retry in, position or -1, holders …}
 
 local limit, permits = tonumber(ARGV[4]), tonumber(ARGV[5])
 local deadline = now + ARGV[3]
@@ -13,9 +13,13 @@ local held = tonumber(known[2] or 0)
 
 -- Nobody holds, nobody waits: no deadlines to look at.
 if held == 0 and permits <= limit and redis.call('EXISTS', LINE) == 0 then
-  local fence = grant(token, permits, ARGV[6], deadline, known[3], held)
+  local fence = grant(token, permits, ARGV[6], deadline, known[3], held, limit)
   keep(deadline)
-  return {1, fence}
+  if now % 16 == 0 then -- one in so many grants takes away what the dead left on the list, so that it can't grow
+    -- include unlist_expired
+    unlist_expired(32)
+  end
+  return fence
 end
 
 -- include library
@@ -25,23 +29,22 @@ held, head = tidy()
 known = redis.call('HMGET', LOCK, token, 'held', 'fence')
 
 if known[1] then -- the same acquire once more: its reply was lost
-  redis.call('ZADD', UNTIL, 'GT', deadline, token)
-  keep(last(UNTIL))
-  return {1, tonumber(string.match(known[1], '^%d+ (%d+)'))}
+  return prolong(token, known[1], deadline)
 end
 
 if held + permits <= limit and (not head or head == token) then
-  local fence = grant(token, permits, ARGV[6], deadline, known[3], held)
+  local fence = grant(token, permits, ARGV[6], deadline, known[3], held, limit)
   keep(last(UNTIL))
   if head then
     redis.call('ZREM', LINE, token)
     redis.call('ZREM', ALIVE, token)
     redis.call('DEL', WAKE .. token)
+    unlist_idle()
     if held + permits < limit then
       wake()
     end
   end
-  return {1, fence}
+  return fence
 end
 
 local place = redis.call('ZRANK', LINE, token)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery_locks.stores.base import Granted, Holder, Refused
+from celery_locks.stores.listing import Figures, State
 from celery_locks.stores.redis.connections import as_text
 
 MICROSECONDS = 1_000_000
 
 
-def granted_or_refused(answer: Sequence[Any]) -> Granted | Refused:
-    if answer[0] == 1:
-        return Granted(int(answer[1]))
+def granted_or_refused(answer: Any) -> Granted | Refused:
+    """A fencing token, or a refusal: 2 where it was replaced, else 0, and what `refused` reads."""
+    if not isinstance(answer, Sequence):  # the usual answer is the one that is read the fastest
+        return Granted(int(answer))
     return refused(answer, replaced=answer[0] == 2)
 
 
@@ -28,7 +30,26 @@ def holders_of(answer: Sequence[Any]) -> tuple[Holder, ...]:
     *parts, now = (as_text(part) for part in answer)
     holders = []
     for token, record, deadline in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        permits, fence, since, owner = record.split(" ", 3)
+        permits, fence, since, limit, owner = record.split(" ", 4)
         held_for, expires_in = (int(now) - int(since)) / MICROSECONDS, (float(deadline) - int(now)) / MICROSECONDS
-        holders.append(Holder(owner, int(fence), int(permits), held_for, expires_in, token))
+        holders.append(Holder(owner, int(fence), int(permits), held_for, expires_in, token, int(limit)))
     return tuple(sorted(holders, key=lambda holder: holder.fencing_token))
+
+
+def state_of(name: str, answer: Sequence[Any]) -> State:
+    """A lock: how many wait, permits held, holders …, and the time."""
+    waiting, permits, *holders = answer
+    return State(name, holders_of(holders), int(permits), int(waiting))
+
+
+def page_of(answer: Sequence[Any]) -> tuple[tuple[State, ...], str | None]:
+    """A page: the time, the last name or nothing, and the locks."""
+    now, last, *locks = answer
+    states = (state_of(as_text(name), (*rest, now)) for name, *rest in locks)
+    return tuple(states), as_text(last) or None
+
+
+def figures_of(answer: Sequence[Any]) -> Figures:
+    locks, holders, near, waiting, complete, oldest, held_for = answer
+    counted = (int(locks), int(holders), int(near), int(waiting))
+    return Figures(*counted, as_text(oldest) or None, int(held_for) / MICROSECONDS, complete == 1)

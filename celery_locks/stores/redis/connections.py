@@ -83,12 +83,12 @@ class Client:
 
 
 def packed(command: Sequence[Any]) -> bytes:
-    """A command in Redis' protocol. redis-py takes three times as long for it, as long as a round trip."""
-    parts = [b"*%d\r\n" % len(command)]
-    for argument in command:
-        encoded = str(argument).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(encoded), encoded))
-    return b"".join(parts)
+    """A command in Redis' protocol. redis-py takes four times as long for it, as long as a round trip."""
+    texts = [str(argument) for argument in command]
+    parts = "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
+    if not parts.isascii():  # lengths are in bytes
+        parts = "".join([f"${len(text.encode())}\r\n{text}\r\n" for text in texts])
+    return f"*{len(texts)}\r\n{parts}".encode()
 
 
 class Connections:

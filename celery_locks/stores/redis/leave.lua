@@ -8,5 +8,6 @@ redis.call('ZREM', ALIVE, token)
 if gone == 1 then
   -- include library
   wake()
+  unlist_idle()
 end
 return gone

@@ -6,9 +6,31 @@ local function last(set)
   return tonumber(redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2])
 end
 
+-- include marks
+
+-- Takes a holder from the list.
+local function unlist(record, deadline)
+  local fence, since = string.match(record, '^%d+ (%d+) (%d+)')
+  local marked = mark(since, fence)
+  redis.call('ZREM', PREFIX .. 'locks', 's' .. marked, until_mark(tonumber(deadline or 0), marked))
+end
+
+-- Takes the lock from the lists when nobody holds it or waits for it.
+local function unlist_idle()
+  if redis.call('EXISTS', LINE) == 0 then
+    redis.call('ZREM', PREFIX .. 'lines', LOCK)
+    if tonumber(redis.call('HGET', LOCK, 'held') or 0) == 0 then
+      redis.call('ZREM', PREFIX .. 'locks', 'n' .. LOCK)
+    end
+  end
+end
+
 -- Takes a holder's record away.
 local function drop(holder)
   local record = redis.call('HGET', LOCK, holder)
+  if record then
+    unlist(record, redis.call('ZSCORE', UNTIL, holder))
+  end
   redis.call('ZREM', UNTIL, holder)
   if record then
     redis.call('HDEL', LOCK, holder)
@@ -16,11 +38,25 @@ local function drop(holder)
   end
 end
 
+-- Prolongs a holder's lease, never shortens it. Returns its fencing token. Needs grant.
+local function prolong(holder, record, deadline)
+  local fence, since = string.match(record, '^%d+ (%d+) (%d+)')
+  if deadline > tonumber(redis.call('ZSCORE', UNTIL, holder) or 0) then
+    unlist(record, redis.call('ZSCORE', UNTIL, holder))
+    redis.call('ZADD', UNTIL, deadline, holder)
+    list(since, fence, deadline)
+  end
+  keep(last(UNTIL))
+  return tonumber(fence)
+end
+
 -- Passes over the holders and waiters whose deadline has passed: at most 100 a call, the rest wait for the next.
 -- Returns the permits still held and the first in line.
 local function tidy()
+  local any = false
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', UNTIL, '-inf', now, 'LIMIT', 0, 100)) do
     drop(gone)
+    any = true
   end
   local held = tonumber(redis.call('HGET', LOCK, 'held') or 0)
   if held > 0 and redis.call('EXISTS', UNTIL) == 0 then
@@ -36,12 +72,16 @@ local function tidy()
     for _, gone in ipairs(redis.call('ZRANGEBYSCORE', ALIVE, '-inf', now, 'LIMIT', 0, 100)) do
       redis.call('ZREM', LINE, gone)
       redis.call('ZREM', ALIVE, gone)
+      any = true
     end
     head = redis.call('ZRANGE', LINE, 0, 0)[1]
     if head and not redis.call('ZSCORE', ALIVE, head) then -- its deadline was evicted
       redis.call('ZREM', LINE, head)
       head = redis.call('ZRANGE', LINE, 0, 0)[1]
     end
+  end
+  if any then
+    unlist_idle()
   end
   return held, head
 end
@@ -56,16 +96,19 @@ local function keep_line()
   local expiry = math.ceil((last(ALIVE) or now) / 1000)
   redis.call('PEXPIREAT', LINE, expiry)
   redis.call('PEXPIREAT', ALIVE, expiry)
+  redis.call('ZADD', PREFIX .. 'lines', expiry * 1000, LOCK)
+  redis.call('PEXPIRE', PREFIX .. 'lines', 2 * RETENTION / 1000)
+  redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK)
+  redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION / 1000)
 end
 
 -- Tells the sweeper that this lock is due: somebody who can't send messages changed it.
 local function due_now()
-  local prefix = string.match(LOCK, '^[^{]*')
-  redis.call('ZADD', prefix .. 'parked', now, LOCK)
-  redis.call('PEXPIRE', prefix .. 'parked', RETENTION / 1000)
-  redis.call('LPUSH', prefix .. 'sweep', 1)
-  redis.call('LTRIM', prefix .. 'sweep', 0, 0)
-  redis.call('PEXPIRE', prefix .. 'sweep', 60000)
+  redis.call('ZADD', PREFIX .. 'parked', now, LOCK)
+  redis.call('PEXPIRE', PREFIX .. 'parked', RETENTION / 1000)
+  redis.call('LPUSH', PREFIX .. 'sweep', 1)
+  redis.call('LTRIM', PREFIX .. 'sweep', 0, 0)
+  redis.call('PEXPIRE', PREFIX .. 'sweep', 60000)
 end
 
 -- Tells the first in line that it may be its turn. It looks for itself: the wake-up grants nothing.

@@ -28,31 +28,32 @@ class RedisParking(Parking):
     _connections: Connections
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
-        wait = 0 if ticket.wait is None else max(1, round(ticket.wait * MICROSECONDS))
-        push = ticket.push or Push("", "", 0)
-        terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
-        pushes = (push.queue, push.element, round(push.within * MICROSECONDS))
-        kind, *rest = self._claim(scripts.ENTER, claim, *terms, *pushes)
-        if kind == 1:
-            return Granted(int(rest[0]))
+        answer = self._claim(scripts.ENTER, claim, *_of(ticket))
+        if not isinstance(answer, Sequence):
+            return Granted(int(answer))
+        kind, *rest = answer
         kind = as_text(kind)
-        if kind == "parked":
-            calls = int(rest[0]) * 3
-            return Parked(refused(rest[1 + calls :]), _calls(claim.name, rest[1 : 1 + calls]))
+        if kind in ("parked", "refused"):
+            return _parked(claim.name, kind, rest)
         if kind == "dropped":
             return Dropped("done" if as_text(rest[0]) == "done" else "running")
         if kind == "full":
             return Full(int(rest[0]))
-        if kind == "refused":
-            return Parked(refused(rest))
         return Out(cast(OutReason, as_text(rest[0])), refused(rest[1:]))
+
+    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        answer = self._claim(scripts.PARK, claim, *_of(ticket))
+        if not isinstance(answer, Sequence) or as_text(answer[0]) == "full":
+            return None
+        return _parked(claim.name, as_text(answer[0]), answer[1:])
 
     def is_broker(self, settings: Mapping[str, Any]) -> bool:
         mine = self._connections.settings
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        released, *calls = self._run(scripts.HAND_ON, name, token, secrets.token_hex(8))
+        answer = self._run(scripts.HAND_ON, name, token, secrets.token_hex(8))
+        released, *calls = answer if isinstance(answer, Sequence) else [answer]
         return released == 1, _calls(name, calls)
 
     def sent(self, call: Call, within: float) -> None:
@@ -104,6 +105,21 @@ class RedisParking(Parking):
 
     @abstractmethod
     def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any: ...
+
+
+def _of(ticket: Ticket) -> tuple[Any, ...]:
+    """A ticket as the scripts get it."""
+    wait = 0 if ticket.wait is None else max(1, round(ticket.wait * MICROSECONDS))
+    push = ticket.push or Push("", "", 0)
+    terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
+    return (*terms, push.queue, push.element, round(push.within * MICROSECONDS))
+
+
+def _parked(name: str, kind: str, rest: Sequence[Any]) -> Parked:
+    if kind == "refused":
+        return Parked(refused(rest))
+    calls = int(rest[0]) * 3
+    return Parked(refused(rest[1 + calls :]), _calls(name, rest[1 : 1 + calls]))
 
 
 def _calls(name: str, answer: Sequence[Any]) -> tuple[Call, ...]:

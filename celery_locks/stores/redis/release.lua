@@ -5,7 +5,7 @@
 
 -- include give_back
 
-local released = give_back()
+local released, lined = give_back()
 local id = redis.call('GETDEL', LOCK .. ':runs:' .. token)
 if id then
   -- include grant
@@ -14,7 +14,7 @@ if id then
   finish_run(id)
   index()
 end
-if redis.call('EXISTS', LINE) == 1 then
+if lined then
   -- include library
   tidy()
   wake()

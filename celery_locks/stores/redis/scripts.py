@@ -27,6 +27,7 @@ _CONSTANTS = {
     "RETENTION": round(RETENTION * 1e6),
     "TOMBSTONE": round(TOMBSTONE * 1e6),
     "FIRST_CALL": round(FIRST_CALL * 1e6),
+    "FOREVER": round(9e16),  # the latest moment that sorts as 17 digits
     "TICKET": f"'{TICKET}'",
 }
 _INCLUDE = re.compile(r"-- include (\w+)")
@@ -39,8 +40,16 @@ def _read(name: str) -> str:
 def _load(name: str) -> Script:
     # Functions may be made within a block: a ``local`` of Lua lives as long as its block does.
     text = _read("prelude") + "\n" + _include(_read(name))
-    constants = (f"local {name} = {value}" for name, value in _CONSTANTS.items() if re.search(rf"\b{name}\b", text))
-    return Script(text.replace("-- constants", "\n".join(constants)))
+    return Script(text.replace("-- constants", _constants(text)))
+
+
+def _of_no_lock(name: str) -> Script:
+    text = _include(_read(name))
+    return Script(_constants(text) + "\n" + text)
+
+
+def _constants(text: str) -> str:
+    return "\n".join(f"local {name} = {value}" for name, value in _CONSTANTS.items() if re.search(rf"\b{name}\b", text))
 
 
 def _include(text: str) -> str:
@@ -55,7 +64,9 @@ LEAVE = _load("leave")
 FORCE_RELEASE = _load("force_release")
 HOLDERS = _load("holders")
 HELD = _load("held")
+INFO = _load("info")
 ENTER = _load("enter")
+PARK = _load("park")
 HAND_ON = _load("hand_on")
 SENT = _load("sent")
 SETTLE = _load("settle")
@@ -64,3 +75,5 @@ WITHDRAW = _load("withdraw")
 WAITING = _load("waiting")
 #: Of no single lock.
 DUE = Script(_read("due"))
+LIST = _of_no_lock("list")
+STATS = _of_no_lock("stats")

@@ -7,10 +7,9 @@
 -- include tickets
 
 local id, me, deadline = ARGV[3], TICKET .. ARGV[3], now + ARGV[4]
-local state = redis.call('HGET', ticket(id), 'state')
-if state == 'called' and redis.call('HEXISTS', LOCK, me) == 1 then
-  redis.call('ZADD', UNTIL, 'GT', deadline, me)
-  keep(last(UNTIL))
+local state, record = redis.call('HGET', ticket(id), 'state'), redis.call('HGET', LOCK, me)
+if state == 'called' and record then
+  prolong(me, record, deadline)
   look_at(id, deadline)
   index()
 elseif state == 'out' then

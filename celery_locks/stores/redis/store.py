@@ -18,6 +18,7 @@ from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refus
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of
 from celery_locks.stores.redis.connections import Client, Connections, as_text, connections
+from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
 
@@ -30,7 +31,7 @@ LONGEST_WAIT = 5.0
 BATCH = 1_000
 
 
-class RedisStore(RedisParking, Store):
+class RedisStore(RedisParking, RedisListing, Store):
     """Leases in a Redis or Valkey server.
 
     Args:

@@ -2,7 +2,7 @@
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace
 -- ARGV[9] task or ''  ARGV[10] most holders to name
--- Returns {1, fence}, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced
+-- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced
 
 -- include grant
 -- include library
@@ -12,21 +12,22 @@ local held, head = tidy()
 
 local function granted()
   local known = redis.call('HMGET', LOCK, 'fence', 'held')
-  local fence = grant(token, permits, ARGV[6], deadline, known[1], tonumber(known[2] or 0))
+  local fence = grant(token, permits, ARGV[6], deadline, known[1], tonumber(known[2] or 0), limit)
   keep(last(UNTIL))
   if ARGV[9] ~= '' then
-    local task = string.match(LOCK, '^[^{]*') .. 'task:' .. ARGV[9]
+    local task = PREFIX .. 'task:' .. ARGV[9]
     redis.call('SET', task, string.format('lease %d ', #LOCK) .. LOCK .. token, 'PX', math.ceil(ARGV[3] / 1000))
   end
   if head == token then
     redis.call('ZREM', LINE, token)
     redis.call('ZREM', ALIVE, token)
     redis.call('DEL', WAKE .. token)
+    unlist_idle()
   end
   if head then -- a heavier holder may have made room for more
     wake()
   end
-  return {1, fence}
+  return fence
 end
 
 -- Takes a holder's permits away; what remains tells it why.
@@ -38,9 +39,7 @@ end
 
 local record = redis.call('HGET', LOCK, token)
 if record then -- the same claim once more: its reply was lost
-  redis.call('ZADD', UNTIL, 'GT', deadline, token)
-  keep(last(UNTIL))
-  return {1, tonumber(string.match(record, '^%d+ (%d+)'))}
+  return prolong(token, record, deadline)
 end
 
 if adopts ~= '' and redis.call('EXISTS', LOCK .. ':replaced:' .. adopts) == 1 then

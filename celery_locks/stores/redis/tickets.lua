@@ -9,7 +9,6 @@
 -- <prefix>task:<id>  where the parked ticket of a task is, or the lease that was taken for it
 
 local DUE = LOCK .. ':due'
-local PREFIX = string.match(LOCK, '^[^{]*')
 -- How many tickets one script calls or looks at, at most.
 local MOST = 100
 -- Whether there were more to call than that.
@@ -68,6 +67,7 @@ end
 local function leave_line(id, task)
   redis.call('ZREM', LINE, TICKET .. id)
   redis.call('ZREM', ALIVE, TICKET .. id)
+  unlist_idle()
   if task then
     redis.call('DEL', PREFIX .. 'task:' .. task)
   end
@@ -118,7 +118,7 @@ local function call(answer)
     leave_line(id, terms[4])
     if terms[1] then -- else it was evicted
       local kept_until = send_on(answer, id, 'called')
-      fence = grant(head, tonumber(terms[1]), terms[3], kept_until, fence, held)
+      fence = grant(head, tonumber(terms[1]), terms[3], kept_until, fence, held, terms[2])
       held, called = held + terms[1], true
     end
   end

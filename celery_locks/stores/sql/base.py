@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store
+from celery_locks.stores.listing import Figures, Names, State
 from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.stores.sql import listing
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.sql.tickets import SQLTable
@@ -65,10 +67,26 @@ class TableStore(Parking, Store):
     def held(self, name: str) -> int:
         return self._read(name, lambda session: Leases(session).used(name))
 
+    # --- What is held ---
+
+    lists = True
+
+    def info(self, name: str) -> State:
+        return self._read(name, lambda session: listing.state(session, name))
+
+    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+        return self._read("", lambda session: listing.page(session, names))
+
+    def stats(self, prefix: str, near: float) -> Figures:
+        return self._read("", lambda session: listing.figures(session, f"{prefix}:{{", near))
+
     # --- Parking ---
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
         return self._tickets(claim.name, lambda tickets: tickets.enter(claim, ticket), claim.ttl)
+
+    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        return self._tickets(claim.name, lambda tickets: tickets.park(claim, ticket), claim.ttl)
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
         return self._write(name, lambda session: give_back_and_call(session, name, token))

@@ -106,7 +106,9 @@ class PostgreSQL(Dialect):
     """By psycopg 3. Text can hold no NUL there, so it is escaped."""
 
     driver = "postgresql+psycopg"
-    types = Types(key="text", text="text", int="bigint", end=" WITH (fillfactor = 50)")  # rows change all the time
+    types = Types(
+        key='text COLLATE "C"', text="text", int="bigint", end=" WITH (fillfactor = 50)"
+    )  # rows change all the time
     clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     missing_table = "42P01"

@@ -21,9 +21,9 @@ WITH taken AS (
   WHERE l.busy <= CLOCK AND l.line <= CLOCK
   RETURNING fence, touched, busy
 )
-INSERT INTO celery_locks_holder (name, token, owner, permits, fencing_token, since, deadline)
-SELECT ?, ?, ?, ?, fence, touched, busy FROM taken
-ON CONFLICT (name, token) DO UPDATE SET owner = excluded.owner, permits = excluded.permits,
+INSERT INTO celery_locks_holder (name, token, owner, permits, most, fencing_token, since, deadline)
+SELECT ?, ?, ?, ?, ?, fence, touched, busy FROM taken
+ON CONFLICT (name, token) DO UPDATE SET owner = excluded.owner, permits = excluded.permits, most = excluded.most,
   fencing_token = excluded.fencing_token, since = excluded.since, deadline = excluded.deadline
 RETURNING fencing_token
 """
@@ -50,7 +50,7 @@ def take(connection: Connection, claim: Claim) -> int | None:
         The fencing token; ``None`` where nothing was done.
     """
     ttl, query = microseconds(claim.ttl), _TAKE.replace("{forget}", connection.dialect.forget_at)
-    holder = (claim.name, claim.token, claim.owner, claim.permits)
+    holder = (claim.name, claim.token, claim.owner, claim.permits, claim.limit)
     row = connection.execute(query, (claim.name, ttl, claim.token, ttl, *holder)).fetchone()
     return None if row is None else int(row[0])
 

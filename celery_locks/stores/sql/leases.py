@@ -118,15 +118,14 @@ class Leases:
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         query = (
-            "SELECT owner, fencing_token, permits, since, deadline, token FROM celery_locks_holder "
+            "SELECT owner, fencing_token, permits, since, deadline, token, most FROM celery_locks_holder "
             "WHERE name = ? AND deadline > ? ORDER BY fencing_token LIMIT ?"
         )
         now = self._now
+        rows = self._db.execute(query, (name, now, MOST_HOLDERS))
         return tuple(
-            Holder(owner, fencing_token, permits, (now - since) / 1e6, (deadline - now) / 1e6, token)
-            for owner, fencing_token, permits, since, deadline, token in self._db.execute(
-                query, (name, now, MOST_HOLDERS)
-            )
+            Holder(owner, fencing_token, permits, (now - since) / 1e6, (deadline - now) / 1e6, token, most)
+            for owner, fencing_token, permits, since, deadline, token, most in rows
         )
 
     def held_already(self, claim: Claim) -> int | None:
@@ -156,6 +155,7 @@ class Leases:
             "token": claim.token,
             "owner": claim.owner,
             "permits": claim.permits,
+            "most": claim.limit,
             "fencing_token": fencing_token,
             "since": self._now,
             "deadline": self._db.after(claim.ttl),

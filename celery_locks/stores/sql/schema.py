@@ -50,7 +50,7 @@ class Types:
 TABLES = (
     TableSchema(
         "holder",
-        "name key, token key, owner text, permits int, fencing_token int, since int, deadline int",
+        "name key, token key, owner text, permits int, most int, fencing_token int, since int, deadline int",
         ("name", "token"),
         kept=REMEMBERED,
     ),

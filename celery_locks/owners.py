@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 #: The task's name, its id, and where it is.
-_OWNER = re.compile(r"[^\[\]]*\[([^\[\]]*)\] (?:on|called by) ")
+_OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (?:on|called by) ")
 #: Escaped, so that no name or id can look like another's.
 _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
 _TABLE = str.maketrans(_ESCAPES)
@@ -21,12 +21,19 @@ def called(name: str, task_id: str, process: str) -> str:
     return f"{name.translate(_TABLE)}[{task_id.translate(_TABLE)}] called by {process}"
 
 
+def task_of(owner: str) -> tuple[str, str] | None:
+    """Name and id of the task whose lease has this holder's name, ``None`` when it is no task's."""
+    found = _OWNER.match(owner)
+    return None if found is None else (_unescaped(found[1]), _unescaped(found[2]))
+
+
 def task_id_of(owner: str) -> str | None:
     """The id of the task whose lease has this holder's name, ``None`` when it is no task's."""
-    found = _OWNER.match(owner)
-    if found is None:
-        return None
-    task_id = found[1]
+    task = task_of(owner)
+    return None if task is None else task[1]
+
+
+def _unescaped(text: str) -> str:
     for plain, escaped in reversed(_ESCAPES.items()):
-        task_id = task_id.replace(escaped, plain)
-    return task_id
+        text = text.replace(escaped, plain)
+    return text

@@ -1,4 +1,4 @@
-"""Tests for stores of your own in which tasks can park: `ParkingCompliance`, used as `celery_locks.testing` says."""
+"""Parking: tickets, leases that are adopted and replaced, leases taken for a task."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from threading import Thread
 import pytest
 
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.listing import Figures, Names
 from celery_locks.stores.parking import FIRST_CALL, Call, Dropped, Full, Out, Parked, Parking, Ticket
-from celery_locks.testing import StoreTests
+from celery_locks.testing.store import StoreTests
 
 
 class ParkingCompliance(StoreTests):
@@ -167,6 +168,26 @@ class ParkingCompliance(StoreTests):
         assert isinstance(answer, (Parked, Granted))
         if isinstance(answer, Parked):
             assert answer.refused.position == 0
+
+    # What is told
+
+    def test_parked_tasks_are_listed(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1, 2, 3)
+        assert store.info(name).waiting == 3
+        if store.lists:
+            assert store.stats(prefix, 1.0).waiting == 3
+        parking.hand_on(name, holder.token)  # calls the first, for whom the permits are kept
+        assert store.info(name).waiting == 2
+        if store.lists:
+            (state,), _ = store.page(Names(prefix, prefix, "", 10))
+            assert (len(state.holders), state.waiting) == (1, 2)
+        for number in (1, 2, 3):
+            parking.settle(name, self.ticket(number).id)
+        assert store.info(name).waiting == 0
+        if store.lists:
+            assert store.page(Names(prefix, prefix, "", 10)) == ((), None)
+            assert store.stats(prefix, 1.0) == Figures(0, 0, 0, 0)
 
     # Copies
 

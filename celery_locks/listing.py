@@ -1,0 +1,105 @@
+"""What is held: pages of it, one key of it, and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_locks.errors import LockConfigError
+from celery_locks.stores.base import Holder
+from celery_locks.stores.listing import Names, State
+
+if TYPE_CHECKING:
+    from celery_locks.locks import Locks
+
+#: The most keys of one page.
+MOST_ON_A_PAGE = 1_000
+
+
+@dataclass(frozen=True)
+class LockInfo:
+    """A key that is held or waited for.
+
+    Attributes:
+        key: What is locked.
+        holders: Who holds it, earliest acquisition first. At most 20 are named on a page, 100 by `Locks.info`.
+        permits: How many permits are held, by all holders.
+        limit: How many there were for the holder who came last; each acquisition brings its own limit.
+        waiting: How many stand in line: waiters and parked tasks.
+    """
+
+    key: str
+    holders: tuple[Holder, ...]
+    permits: int
+    limit: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of the keys that are held, in order.
+
+    Attributes:
+        items: The keys. There may be fewer than asked for, even none, and yet more to come.
+        next: What to give as ``after`` for the next page, ``None`` when this is the last.
+    """
+
+    items: tuple[LockInfo, ...]
+    next: str | None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures over all keys.
+
+    Attributes:
+        locks: Keys that are held or waited for.
+        holders: Leases: a semaphore may have several.
+        near_expiry: Leases whose deadline is near and that were not renewed yet.
+        waiting: How many stand in line, for all keys together.
+        oldest: The key that is held for longest without a break, ``None`` when none is held.
+        oldest_held_for: For how many seconds.
+        complete: Whether that is all. Else the store stopped counting, and there are more.
+    """
+
+    locks: int
+    holders: int
+    near_expiry: int
+    waiting: int
+    oldest: str | None
+    oldest_held_for: float
+    complete: bool
+
+
+def page_of(locks: Locks, prefix: str, after: str | None, count: int) -> Page:
+    """See `Locks.list`."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ON_A_PAGE:
+        raise LockConfigError(f"count must be a whole number from 1 to {MOST_ON_A_PAGE}, not {count!r}")
+    # The name of a key ends with a brace; that of what keys begin with does not.
+    start = locks.name(prefix).removesuffix("}") if prefix else f"{locks.prefix}:{{"
+    states, last = locks.store.page(Names(locks.prefix, start, locks.name(after) if after else "", count))
+    items = (info_of(locks, state) for state in states)
+    # The brace that ends a name may look like the last one of what was asked for.
+    return Page(
+        tuple(item for item in items if item.key.startswith(prefix)), None if last is None else locks.key_of(last)
+    )
+
+
+def info_of(locks: Locks, state: State) -> LockInfo:
+    """What a store tells of a lock, by its key."""
+    limit = state.holders[-1].limit if state.holders else 1
+    return LockInfo(locks.key_of(state.name), state.holders, state.permits, limit, state.waiting)
+
+
+def stats_of(locks: Locks, near: float) -> Stats:
+    """See `Locks.stats`."""
+    figures = locks.store.stats(locks.prefix, near)
+    return Stats(
+        figures.locks,
+        figures.holders,
+        figures.near_expiry,
+        figures.waiting,
+        None if figures.oldest is None else locks.key_of(figures.oldest),
+        figures.oldest_held_for,
+        figures.complete,
+    )

@@ -1,0 +1,71 @@
+"""What a store tells of all its locks: a page of those that are held, and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_locks.stores.base import Holder
+
+#: How many holders of each lock a page names at most.
+MOST_LISTED = 20
+#: How many locks more than asked for one page looks at, at most: those whose time is over are passed over.
+MOST_PASSED_OVER = 1_000
+#: How many lines, and in a store without figures of its own how many leases, `Store.stats` counts at most.
+MOST_COUNTED = 1_000
+
+
+@dataclass(frozen=True)
+class State:
+    """One lock, as the store sees it.
+
+    Attributes:
+        name: Its full name.
+        holders: Who holds it, earliest acquisition first; not all of them where there are many.
+        permits: How many permits are held, by all holders.
+        waiting: How many stand in line: waiters and parked tickets.
+    """
+
+    name: str
+    holders: tuple[Holder, ...]
+    permits: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Names:
+    """A range of names, in the order of their UTF-8 text.
+
+    Attributes:
+        prefix: Of the index: all names begin with it and ``:``.
+        start: What all names of the range begin with.
+        after: Only names greater than this one; empty for all.
+        count: How many.
+    """
+
+    prefix: str
+    start: str
+    after: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All locks of a prefix, counted.
+
+    Attributes:
+        locks: Locks that are held or waited for.
+        holders: Leases.
+        near_expiry: Leases whose deadline is near.
+        waiting: How many stand in line.
+        oldest: The full name of the lock that is held for longest, ``None`` when none is held.
+        oldest_held_for: For how many seconds it is held.
+        complete: Whether that is all. Else there are more than were counted: the figures are lower bounds.
+    """
+
+    locks: int
+    holders: int
+    near_expiry: int
+    waiting: int
+    oldest: str | None = None
+    oldest_held_for: float = 0.0
+    complete: bool = True

@@ -1,0 +1,60 @@
+"""What is held in this process."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from heapq import nsmallest
+from typing import TYPE_CHECKING
+
+from celery_locks.clock import Clock
+from celery_locks.stores.listing import MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+
+if TYPE_CHECKING:
+    from celery_locks.stores.memory import Lock, MemoryStore
+
+
+class MemoryListing:
+    """The part of `MemoryStore` that tells what is held. It looks at all locks: this store is for tests."""
+
+    lists = True
+    _changed: threading.Condition
+    _clock: Clock
+    _locks: dict[str, Lock]
+
+    def info(self, name: str) -> State:
+        store: MemoryStore = self  # type: ignore[assignment]
+        with self._changed:
+            lock = store.current(name)
+            state = State(name, store.holders_of(lock, self._clock.now()), lock.used(), len(lock.line))
+            store.forget(name)
+            return state
+
+    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+        with self._changed:
+            wanted = (name for name in self._locks if name.startswith(names.start) and name > names.after)
+            states: list[State] = []
+            first = nsmallest(names.count + MOST_PASSED_OVER, wanted)
+            for name in first:
+                if len(states) == names.count:
+                    return tuple(states), states[-1].name
+                state = self.info(name)
+                if state.holders or state.waiting:
+                    states.append(replace(state, holders=state.holders[:MOST_LISTED]))
+            return tuple(states), first[-1] if len(first) == names.count + MOST_PASSED_OVER else None
+
+    def stats(self, prefix: str, near: float) -> Figures:
+        with self._changed:
+            now, names = self._clock.now(), [name for name in self._locks if name.startswith(f"{prefix}:{{")]
+            states = [state for name in names if (state := self.info(name)).holders or state.waiting]
+            held = [(each.since, state.name) for state in states for each in self._locks[state.name].held.values()]
+            since, oldest = min(held, default=(now, None))
+            ends = [each.deadline for state in states for each in self._locks[state.name].held.values()]
+            return Figures(
+                len(states),
+                len(held),
+                sum(deadline < now + near for deadline in ends),
+                sum(state.waiting for state in states),
+                oldest,
+                now - since,
+            )

@@ -1,0 +1,33 @@
+-- Parks the ticket of `enter` and `park`: `id`, which stands in line as `me`, in `state` with its `number` if it is known.
+
+local function answer(kind, ...)
+  local all = {kind, ...}
+  for _, part in ipairs(refusal(0, redis.call('ZRANK', LINE, me), most)) do
+    all[#all + 1] = part
+  end
+  return all
+end
+
+-- Puts it in line, and calls those whose turn it is.
+local function line_up()
+  if not state then
+    if ARGV[8] == '' then
+      return answer('refused')
+    end
+    local waiters = redis.call('ZCOUNT', ALIVE, string.format('(%.0f', now), '+inf')
+    if tonumber(ARGV[11]) > 0 and waiters >= tonumber(ARGV[11]) then
+      return {'full', waiters}
+    end
+    number = next_number()
+    mine[5] = tonumber(ARGV[10]) > 0 and string.format('%.0f', now + ARGV[10]) or '0'
+    redis.call('HSET', ticket(id), 'number', number, 'message', ARGV[8], 'task', ARGV[9], 'owner', ARGV[6],
+      'permits', permits, 'limit', limit, 'until', mine[5], 'calls', 0)
+    if ARGV[13] ~= '' then
+      redis.call('HSET', ticket(id), 'queue', ARGV[13], 'element', ARGV[14], 'within', ARGV[15])
+    end
+  end
+  park(id, number, tonumber(mine[5]), ARGV[9])
+  local calls = call({})
+  index()
+  return answer('parked', #calls / 3, unpack(calls))
+end

@@ -1,0 +1,52 @@
+-- A page of the list.
+--
+-- ARGV[1] where to begin: '[' or '(' and a mark  ARGV[2] what names begin with  ARGV[3] how many locks
+-- ARGV[4] how many to look at at most  ARGV[5] how many holders of each to name
+-- Returns {now, the last name of the page, or '' when there are no more; then for each lock {name, waiting, permits held,
+-- token, record, deadline, …}}
+
+-- include listed
+
+local from, to, count, looks, most = ARGV[1], '(n' .. ARGV[2] .. '\255', tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+
+-- What is known of a lock, nil when nobody holds it or waits.
+local function look(name)
+  local waiting = redis.call('ZCOUNT', name .. ':alive', living, '+inf')
+  local holders = redis.call('ZRANGEBYSCORE', name .. ':until', living, '+inf', 'WITHSCORES', 'LIMIT', 0, most + 1)
+  if #holders == 0 and waiting == 0 then
+    return nil
+  end
+  local known, permits = {name, waiting, 0}, 0
+  for i = 1, math.min(#holders, 2 * most), 2 do
+    local record = redis.call('HGET', name, holders[i])
+    if record then
+      permits = permits + string.match(record, '^%d+')
+      known[#known + 1] = holders[i]
+      known[#known + 1] = record
+      known[#known + 1] = holders[i + 1]
+    end
+  end
+  known[3] = #holders <= 2 * most and permits or tonumber(redis.call('HGET', name, 'held') or permits)
+  return known
+end
+
+unlist_expired(100)
+local answer, more, last = {string.format('%.0f', now), ''}, true, ''
+while more and #answer - 2 < count and looks > 0 do
+  local room = math.min(count - (#answer - 2), looks)
+  local marks = redis.call('ZRANGEBYLEX', KEYS[1], from, to, 'LIMIT', 0, room + 1)
+  more = #marks > room
+  for i = 1, math.min(#marks, room) do
+    last = string.sub(marks[i], 2)
+    local known = look(last)
+    if known then
+      answer[#answer + 1] = known
+    else
+      redis.call('ZREM', KEYS[1], marks[i])
+      redis.call('ZREM', KEYS[2], last)
+    end
+  end
+  from, looks = '(n' .. last, looks - room
+end
+answer[2] = more and last or ''
+return answer

@@ -1,0 +1,15 @@
+-- What the scripts over the list begin with.
+--
+-- KEYS[1] sorted set <prefix>locks, all of score 0, so it is in the order of its members:
+--           n<name>                   a lock that is held, or that somebody waits for
+--           s<since><fence><name>     a holder, by when it acquired
+--           u<deadline><since><fence><name>   a holder, by its deadline
+--         Numbers have 17 digits; times are microseconds of the server's clock. It is kept up by the scripts of each
+--         lock, and tells where to look: what is so, each lock knows itself.
+-- KEYS[2] sorted set <prefix>lines: lock that somebody waits for -> when the last place in line ends
+
+local PREFIX = string.sub(KEYS[1], 1, -6)
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local living = string.format('(%.0f', now)
+-- include unlist_expired

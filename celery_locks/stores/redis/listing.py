@@ -1,0 +1,40 @@
+"""What is held, in Redis; see the scripts ``list``, ``stats`` and ``info``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from celery_locks.stores.base import MOST_HOLDERS
+from celery_locks.stores.listing import MOST_COUNTED, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of, state_of
+from celery_locks.stores.redis.scripts import Script
+
+
+class RedisListing:
+    """The part of `RedisStore` that tells what is held."""
+
+    lists = True
+
+    def info(self, name: str) -> State:
+        return state_of(name, self._run(scripts.INFO, name, "", MOST_HOLDERS))
+
+    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+        # In UTF-8, as the server compares, and so are code points in Python.
+        begin = f"(n{names.after}" if names.after >= names.start else f"[n{names.start}"
+        looks = names.count + MOST_PASSED_OVER
+        return page_of(self._over(scripts.LIST, names.prefix, begin, names.start, names.count, looks, MOST_LISTED))
+
+    def stats(self, prefix: str, near: float) -> Figures:
+        return figures_of(self._over(scripts.STATS, prefix, round(near * MICROSECONDS), MOST_COUNTED))
+
+    def _over(self, script: Script, prefix: str, *args: Any) -> Any:
+        keys = (f"{prefix}:locks", f"{prefix}:lines")
+        return self._call(script, ("EVALSHA", script.sha, len(keys), *keys, *args))
+
+    @abstractmethod
+    def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
+
+    @abstractmethod
+    def _call(self, script: Script, command: tuple[Any, ...], ttl: float | None = None) -> Any: ...

@@ -1,0 +1,25 @@
+-- Figures over all locks of a prefix.
+--
+-- ARGV[1] how soon a deadline is near  ARGV[2] how many lines to count at most
+-- Returns {locks, holders, near their deadline, waiting, 1 when that is all who wait, name of the lock held for longest or
+-- '', for how long}
+
+-- include listed
+
+unlist_expired(1000)
+local function mark(moment)
+  return string.format('(u%017.0f', math.min(moment, FOREVER))
+end
+local locks = redis.call('ZLEXCOUNT', KEYS[1], '[n', '(o')
+local holders = redis.call('ZLEXCOUNT', KEYS[1], mark(now), '(v')
+local near = redis.call('ZLEXCOUNT', KEYS[1], mark(now), mark(now + ARGV[1]))
+
+local waiting, most = 0, tonumber(ARGV[2])
+local lines = redis.call('ZRANGEBYSCORE', KEYS[2], living, '+inf', 'LIMIT', 0, most)
+for _, name in ipairs(lines) do
+  waiting = waiting + redis.call('ZCOUNT', name .. ':alive', living, '+inf')
+end
+
+local first = redis.call('ZRANGEBYLEX', KEYS[1], '[s', '(t', 'LIMIT', 0, 1)[1] or ''
+local since = tonumber(string.sub(first, 2, 18)) or now
+return {locks, holders, near, waiting, #lines < most and 1 or 0, string.sub(first, 36), now - since}

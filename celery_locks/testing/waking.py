@@ -1,0 +1,85 @@
+"""Waiters are woken (promise 7)."""
+
+from __future__ import annotations
+
+import time
+from threading import Lock
+
+from celery_locks.stores.base import Store
+from celery_locks.testing.store import StoreTests
+
+
+class Waking(StoreTests):
+    """Waiters are woken (promise 7)."""
+
+    def test_wait_ends_with_its_timeout(self, store: Store, name: str) -> None:
+        waiter = self.claim(name)
+        self.granted(store, self.claim(name))
+        self.in_line(store, waiter)
+        start = time.monotonic()
+        store.wait(name, waiter.token, 0.05)
+        assert time.monotonic() - start < self.patience
+
+    def test_release_ends_a_wait(self, store: Store, another: Store, name: str) -> None:
+        holder, waiter = self.claim(name), self.claim(name)
+        self.granted(store, holder)
+        self.in_line(another, waiter)
+        with self.waiting(another, waiter) as ended:
+            store.release(name, holder.token)
+            ended()
+        self.granted(another, waiter)
+
+    def test_release_before_the_wait_ends_it_too(self, store: Store, another: Store, name: str) -> None:
+        holder, waiter = self.claim(name), self.claim(name)
+        self.granted(store, holder)
+        self.in_line(another, waiter)
+        store.release(name, holder.token)
+        with self.waiting(another, waiter) as ended:
+            ended()
+
+    def test_force_release_ends_a_wait(self, store: Store, another: Store, name: str) -> None:
+        waiter = self.claim(name)
+        self.granted(store, self.claim(name))
+        self.in_line(another, waiter)
+        with self.waiting(another, waiter) as ended:
+            store.force_release(name)
+            ended()
+        self.granted(another, waiter)
+
+    def test_leave_hands_the_wake_up_on(self, store: Store, another: Store, name: str) -> None:
+        holder, leaver, waiter = self.claim(name), self.claim(name), self.claim(name)
+        self.granted(store, holder)
+        self.in_line(store, leaver)
+        self.in_line(another, waiter)
+        with self.waiting(another, waiter) as ended:
+            store.release(name, holder.token)
+            store.wait(name, leaver.token, self.patience)
+            store.leave(name, leaver.token)
+            ended()
+        self.granted(another, waiter)
+
+    def test_room_for_two_wakes_two(self, store: Store, another: Store, name: str) -> None:
+        holder = self.claim(name, limit=2, permits=2)
+        first, second = self.claim(name, limit=2), self.claim(name, limit=2)
+        self.granted(store, holder)
+        self.in_line(another, first, second)
+        with self.waiting(another, second) as ended:
+            store.release(name, holder.token)
+            store.wait(name, first.token, self.patience)
+            self.granted(store, first)
+            ended()
+        self.granted(another, second)
+
+    def test_everybody_in_line_gets_a_turn(self, store: Store, another: Store, name: str) -> None:
+        served, guard = list[int](), Lock()
+
+        def work(number: int) -> None:
+            mine = (store, another)[number % 2]
+            claim = self.claim(name)
+            self.until_granted(mine, claim)
+            with guard:
+                served.append(number)
+            assert mine.release(name, claim.token)
+
+        self.run_all(work)
+        assert sorted(served) == list(range(self.threads))

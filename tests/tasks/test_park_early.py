@@ -1,0 +1,116 @@
+"""Parking before the pool: what the worker's parent does with the messages of a held key.
+
+That parked tasks fare the same as those that the pool parks is in ``test_park.py``, which runs over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery import chord
+from kombu import Connection
+
+from celery_locks import LockConfigError
+from celery_locks.tasks.message import pack_message, publish
+from celery_locks.tasks.options import check_settings
+from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+from tests.tasks.test_park import SOON, order, send_parked, waiting
+
+
+def test_it_parks_while_every_slot_is_taken(open_shop: Callable[..., Shop], key: str, tmp_path: Path) -> None:
+    shop = open_shop(SHOP_EARLY="1")
+    shop.start_worker(concurrency=1)
+    go = tmp_path / "go"
+    holder = shop.send("park", key, until=str(go))
+    eventually(lambda: shop.journal.stretches(key), SOON)
+    results = send_parked(shop, key, *["park"] * 5)  # no slot is free to park them
+    assert [result.state for result in results] == ["WAITING"] * 5
+    go.touch()
+    assert [result.get(timeout=SOON) for result in (holder, *results)] == [key] * 6
+    assert order(shop, key) == [holder.id, *(result.id for result in results)]
+    assert shop.journal.most_at_once(key) == 1
+
+
+def test_an_error_in_the_parent_leaves_the_message_to_the_pool(early_shop: Shop, key: str) -> None:
+    shop = early_shop
+    with shop.lock(key):
+        (result,) = send_parked(shop, key, "park_strange_key")
+        shop.workers[0].wait_for_log("a message of park_strange_key could not be looked at", SOON)
+    assert result.get(timeout=SOON) is not None
+    assert shop.send("work", f"{key}-other").get(timeout=SOON), "the worker came to harm"
+
+
+def test_a_free_key_is_left_to_the_run(early_shop: Shop, key: str) -> None:
+    """The parent takes no lease, so that none is left when the child never starts."""
+    result = early_shop.send("park", key)
+    assert result.get(timeout=SOON) == key
+    assert f"Task park[{result.id}] parked" not in early_shop.workers[0].log()
+
+
+def test_a_copy_of_a_parked_message_is_the_same_waiter(early_shop: Shop, key: str) -> None:
+    with early_shop.lock(key):
+        first = early_shop.task("park").apply_async((key,), task_id=f"twice-{key}")
+        eventually(lambda: waiting(early_shop, key) == 1, SOON)
+        early_shop.task("park").apply_async((key,), task_id=f"twice-{key}")
+        (last,) = send_parked(early_shop, key, "park")
+    assert first.get(timeout=SOON) == key
+    assert last.get(timeout=SOON) == key
+    assert order(early_shop, key) == [first.id, last.id]
+
+
+def test_a_compressed_message_comes_back(parking_shop: Shop, key: str) -> None:
+    task = parking_shop.task("park")
+    with parking_shop.lock(key):
+        squeezed = task.apply_async((key,), compression="zlib")
+        eventually(lambda: waiting(parking_shop, key) == 1, SOON)
+        in_chord = chord([task.si(key)], parking_shop.task("add_up").s()).apply_async(compression="zlib")
+        eventually(lambda: waiting(parking_shop, key) == 2, SOON)
+    assert squeezed.get(timeout=SOON) == key
+    assert in_chord.get(timeout=SOON) == [key]
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_a_message_is_sent_on_as_it_came(serializer: str) -> None:
+    """Its body too when that is no text, and all of its headers; a broker in memory shows both messages."""
+    headers = {"id": "1", "task": "any", "retries": 2, "mine": {"a": [1]}}
+    sent = {"headers": headers, "serializer": serializer, "priority": 4, "correlation_id": "1", "reply_to": "me"}
+    with (
+        Connection("memory://") as connection,
+        connection.SimpleQueue(f"early-{serializer}", accept=["json", "pickle"]) as queue,
+    ):
+        queue.put([["é"], {}, {}], **sent)
+        came = queue.get(timeout=SOON)
+        came.ack()
+        publish(queue.producer, pack_message(came, {"ticket": "1:2"}))
+        again = queue.get(timeout=SOON)
+    assert again.payload == came.payload == [["é"], {}, {}]
+    assert again.headers == {**headers, "celery_locks": {"ticket": "1:2"}}
+    for name in ("content_type", "content_encoding"):
+        assert getattr(again, name) == getattr(came, name)
+    for name in ("priority", "correlation_id", "reply_to", "delivery_info"):
+        assert again.properties[name] == came.properties[name], name
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_costs_the_parent_little(
+    open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str
+) -> None:
+    shop = open_shop(SHOP_EARLY="1", SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
+    worker = shop.start_worker(concurrency=2)
+    assert shop.send("park", key).get(timeout=SOON) == key
+    proxy.refuse()
+    results = [shop.send("park", key) for _ in range(3)]
+    worker.wait_for_log("messages are parked by the pool for 5 s", SOON)
+    assert shop.send("then", "unlocked", "x").get(timeout=SOON), "the worker came to harm"
+    proxy.heal()
+    assert [result.get(timeout=SOON) for result in results] == [key] * 3
+
+
+def test_the_setting_is_a_switch() -> None:
+    with pytest.raises(LockConfigError, match="locks_park_before_pool is True or False"):
+        check_settings({"locks_park_before_pool": "yes"})
