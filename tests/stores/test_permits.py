@@ -135,6 +135,16 @@ def test_promise_19_processes_on_sqlite(tmp_path: Path) -> None:
     fuzz_with_processes(f"sqlite:///{tmp_path / 'locks.db'}", tmp_path)
 
 
+@pytest.mark.slow
+def test_promise_19_processes_on_postgresql(postgresql_url: str, tmp_path: Path) -> None:
+    fuzz_with_processes(postgresql_url, tmp_path)
+
+
+@pytest.mark.slow
+def test_promise_19_processes_on_mariadb(mariadb_url: str, tmp_path: Path) -> None:
+    fuzz_with_processes(mariadb_url, tmp_path)
+
+
 class Died(BaseException):
     pass
 

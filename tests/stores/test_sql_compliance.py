@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from celery_locks.testing_parking import ParkingCompliance
 
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
-from celery_locks.testing import StoreCompliance
+from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance
 
 #: Seconds that `FIRST_CALL` lasts here, for tests that wait for its end.
 FIRST_CALL = 1.5
