@@ -17,10 +17,10 @@ import psycopg
 import pytest
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
-from celery_locks.stores import open_store
+from celery_locks.stores import open_store, schema_sql
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.sql import sweeper
-from celery_locks.stores.sql.address import Address, schema_sql
+from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.locked import LockedSession
 from celery_locks.stores.sql.postgresql import PostgreSQLStore

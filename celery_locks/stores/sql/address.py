@@ -122,14 +122,6 @@ def _prepare_mysql(connection: Any) -> None:
             cursor.execute(setting)
 
 
-def schema_sql(url: str) -> str:
-    """The statements that make the tables of the store at a URL, for a migration; safe to run again.
-
-    Connects to nothing.
-
-    Raises:
-        LockConfigError: The URL can't be read, or names no database server.
-    """
-    if url.partition(":")[0].partition("+")[0].lower() not in _DIALECTS:
-        raise LockConfigError(f"{mask(url)} needs no schema: a postgresql:// or mysql:// store does")
+def schema_of(url: str) -> str:
+    """See `celery_locks.stores.schema_sql`."""
     return "".join(f"{statement};\n" for statement in Address(url).dialect.schema())
