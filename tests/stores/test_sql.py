@@ -402,6 +402,16 @@ class TestWaking:
         waits.join(SOON)
         assert not waits.is_alive()
 
+    def test_who_is_not_in_line_sees_a_holder_die(self, postgresql: str, open_: Any) -> None:
+        store = open_(postgresql)
+        granted(store, claim("warm"))
+        listening(store, claim())
+        granted(store, claim(ttl=0.5))
+        waits = threading.Thread(target=store.wait, args=("lock", "nobody", 3 * SOON), daemon=True)
+        waits.start()
+        waits.join(SOON)
+        assert not waits.is_alive()
+
     @pytest.mark.slow
     def test_a_broken_connection_is_made_again(self, postgresql: str, open_: Any) -> None:
         store, mine, waiter = open_(postgresql), claim(), claim()

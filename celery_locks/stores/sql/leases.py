@@ -194,7 +194,7 @@ class Leases:
     def refused(self, name: str, token: str, otherwise: float) -> Refused:
         """The refusal of a token; ``otherwise`` is when to try again where no moment is better than another."""
         position, before = self._place(name, token)
-        deadline = before or self._next_deadline(name) or self._db.after(otherwise)
+        deadline = before or self.next_deadline(name) or self._db.after(otherwise)
         return Refused(self.holders(name), (deadline - self._now) / 1e6, position)
 
     def _place(self, name: str, token: str) -> tuple[int | None, int | None]:
@@ -208,7 +208,7 @@ class Leases:
         last = self._db.execute(f"SELECT deadline {line} AND id < ? ORDER BY id DESC LIMIT 1", before).fetchone()
         return position, last and last[0]
 
-    def _next_deadline(self, name: str) -> int | None:
+    def next_deadline(self, name: str) -> int | None:
         """When the first holder ends; without holders, when the first place in line does."""
         for table in ("holder", "waiter"):
             query = f"SELECT min(deadline) FROM celery_locks_{table} WHERE name = ? AND deadline > ?"

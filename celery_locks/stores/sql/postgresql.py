@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from threading import Event
 
 from celery_locks.errors import LossReason
@@ -20,7 +21,7 @@ from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.listener import DUE, Listener, notice
 from celery_locks.stores.sql.locked import PostgreSQLLock
 from celery_locks.stores.sql.renewing import renew
-from celery_locks.stores.sql.session import microseconds
+from celery_locks.stores.sql.session import Session, microseconds
 from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, ServerStore, timeout_for
 
 #: Seconds between two looks for something due that nobody tells: the end of a deadline that was set meanwhile.
@@ -85,7 +86,7 @@ class PostgreSQLStore(ServerStore):
     def wait(self, name: str, token: str, timeout: float) -> None:
         give_up, encode = time.monotonic() + timeout, self._database.dialect.encode
         with self._expecting(notice("token", encode(token)), notice("name", encode(name))) as event:
-            _told(event, self._works, lambda: self._may_go_or_watch(name, token, timeout), give_up)
+            _told(event, self._works, lambda: self._look_or_watch(name, token, timeout), give_up)
 
     def await_due(self, prefix: str, timeout: float) -> None:
         give_up = time.monotonic() + timeout
@@ -94,19 +95,25 @@ class PostgreSQLStore(ServerStore):
                 event.wait(min(left, DUE_LOOK if self._works() else LONGEST_LOOK))
                 event.clear()
 
-    def _may_go_or_watch(self, name: str, token: str, seconds: float) -> bool:
-        """Whether it may be this token's turn. If it isn't in line, whoever frees the lock is asked to tell."""
+    def _look_or_watch(self, name: str, token: str, seconds: float) -> float:
+        """Seconds until it may be this token's turn without anybody telling; 0 when it may be now.
 
-        def look(leases: Leases) -> tuple[bool, bool]:
-            goes = leases.may_go(name, token)
-            return goes, goes or leases.in_line(name, token)
+        If it isn't in line, whoever frees the lock is asked to tell.
+        """
 
-        goes, told = self._read(name, lambda session: look(Leases(session)))
+        def look(session: Session) -> tuple[float, bool]:
+            leases = Leases(session)
+            if leases.may_go(name, token):
+                return 0.0, True
+            deadline = leases.next_deadline(name)
+            return (inf if deadline is None else (deadline - session.now) / 1e6), leases.in_line(name, token)
+
+        left, told = self._read(name, look)
         if told:
-            return goes
+            return left
         query = "UPDATE celery_locks_lock SET watched = greatest(watched, CLOCK + ?) WHERE name = ?"
         self._database.single(lambda connection: connection.execute(query, (microseconds(seconds), name)).rowcount)
-        return self._may_go(name, token)
+        return self._read(name, look)[0]
 
     def _expecting(self, *notices: str) -> AbstractContextManager[Event]:
         if self._listens_at is None:
@@ -155,16 +162,17 @@ _TELL_WATCHERS = (
 )
 
 
-def _told(event: Event, works: Callable[[], bool], may_go: Callable[[], bool], give_up: float) -> None:
-    """Waits to be told; looks again every now and then where nobody can tell."""
+def _told(event: Event, works: Callable[[], bool], look: Callable[[], float], give_up: float) -> None:
+    """Waits to be told, or for the end of a deadline; looks again every now and then where nobody can tell."""
     pause = FIRST_LOOK
-    while not may_go():
+    while until := look():
         left = give_up - time.monotonic()
         if left <= 0:
             return
         if works():
-            event.wait(left)
-            return
+            if event.wait(min(left, until)):
+                return
+            continue
         event.wait(min(random.uniform(pause / 2, pause), left))
         event.clear()
         pause = min(pause * 1.5, LONGEST_LOOK)

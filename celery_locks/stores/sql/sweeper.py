@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -31,11 +32,16 @@ class Sweeper:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._next = time.monotonic() + random.uniform(0, EVERY)
-        self._mutex = threading.Lock()
+        self._alone = os.getpid(), threading.Lock()
 
     def now_and_then(self) -> None:
         """Sweeps if it is time to, and nobody else of this process does."""
-        if time.monotonic() < self._next or not self._mutex.acquire(blocking=False):
+        if time.monotonic() < self._next:
+            return
+        if self._alone[0] != os.getpid():  # a fork may have doubled it while it was taken
+            self._alone = os.getpid(), threading.Lock()
+        mutex = self._alone[1]
+        if not mutex.acquire(blocking=False):
             return
         try:
             self._next = time.monotonic() + EVERY
@@ -44,7 +50,7 @@ class Sweeper:
         except StoreUnavailable as error:
             logger.debug("sweeping failed: %s", error)
         finally:
-            self._mutex.release()
+            mutex.release()
 
     def sweep(self) -> bool:
         """Takes away a few rows of each table.
