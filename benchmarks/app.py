@@ -10,7 +10,7 @@ from celery import Celery
 from celery_locks import LockedTask
 
 url = os.environ.get("BENCHMARK_URL", "")
-app = Celery("benchmark", broker=url, backend=url)
+app = Celery("benchmark", broker=os.environ.get("BENCHMARK_BROKER", url), backend=url)
 app.conf.update(
     locks_url=url,
     broker_connection_retry_on_startup=True,
@@ -18,6 +18,17 @@ app.conf.update(
     locks_park_before_pool="BENCHMARK_PARK_BEFORE_POOL" in os.environ,
     task_ignore_result="BENCHMARK_IGNORE_RESULT" in os.environ,
 )
+
+
+def use_queues(kind: str) -> None:
+    """Has the app use RabbitMQ's queues of this kind, ``classic`` or ``quorum``."""
+    app.conf.update(task_default_queue_type=kind)
+    if kind == "quorum":  # Celery keeps messages for those back at the broker, behind topic exchanges only
+        app.conf.update(task_default_exchange="storm", task_default_exchange_type="topic")
+
+
+if "BENCHMARK_QUEUES" in os.environ:
+    use_queues(os.environ["BENCHMARK_QUEUES"])
 
 
 @app.task

@@ -8,7 +8,9 @@ next message at hand.
 
 from __future__ import annotations
 
+import re
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,8 +19,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.app import app, storm_free, storm_park, storm_retry, unrelated
+from benchmarks.app import app, storm_free, storm_park, storm_retry, unrelated, use_queues
 from tests.support.celery_worker import Worker
+from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -47,30 +50,33 @@ class Outcome:
 @click.option("--tasks", default=2000, show_default=True, help="Tasks on the one key.")
 @click.option("--seconds", default=0.01, show_default=True, help="How long each body sleeps.")
 @click.option("--modes", default="free,park,early,retry", show_default=True, help="Which; early: park before the pool.")
-def main(tasks: int, seconds: float, modes: str) -> None:
+@click.option(
+    "--rabbitmq", type=click.Choice(["classic", "quorum"]), help="With RabbitMQ as the broker, and such queues."
+)
+def main(tasks: int, seconds: float, modes: str, rabbitmq: str | None) -> None:
     """A storm of tasks on one key."""
-    with RedisServer() as server:
-        app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
-        outcomes = {mode: storm(server, mode, tasks, seconds) for mode in modes.split(",")}
+    with RedisServer() as server, RabbitServer() if rabbitmq else nullcontext() as rabbit:
+        broker = server.url() if rabbit is None else rabbit.url
+        variables = {"BENCHMARK_URL": server.url(), "BENCHMARK_BROKER": broker, "BENCHMARK_PREFETCH": "1"}
+        app.conf.update(broker_url=broker, result_backend=server.url(), locks_url=server.url())
+        if rabbitmq:
+            use_queues(rabbitmq)
+            variables["BENCHMARK_QUEUES"] = rabbitmq
+        outcomes = {mode: storm(server, variables, mode, tasks, seconds) for mode in modes.split(",")}
     report(outcomes, tasks * seconds)
 
 
-def storm(server: RedisServer, mode: str, tasks: int, seconds: float) -> Outcome:
+def storm(server: RedisServer, variables: dict[str, str], mode: str, tasks: int, seconds: float) -> Outcome:
     task, slots, env = MODES[mode]
     client = server.client()
     client.flushall()
-    env = {"BENCHMARK_URL": server.url(), "BENCHMARK_PREFETCH": "1", **env}
-    with Worker("benchmarks.app", concurrency=slots, env=env):
+    with Worker("benchmarks.app", concurrency=slots, env={**variables, **env}) as worker:
         app.control.cancel_consumer("celery", reply=True, timeout=5)
-        client.config_resetstat()
         for _ in range(tasks):
             task.delay("key", seconds)
         app.control.add_consumer("celery")
         storm_over(client, tasks)
-        sent = client.info("commandstats")
-    pushes = sum(sent.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("lpush", "rpush"))
-    # Stretches are written by RPUSH too, and so is an unrelated task's message.
-    messages = pushes - tasks - 2 * client.llen("storm:unrelated")
+        messages = len(re.findall(rf"Task {task.name}\[[^]]+\] (?:received|parked)", worker.log()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     return Outcome(messages / tasks, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from celery_locks import signals
+from celery_locks import signals, threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockLost, LossReason, StoreUnavailable
 from celery_locks.settings import checked_ttl
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.stores.parking import Call, Parking, tickets_of
+from celery_locks.telling import tell
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +72,22 @@ class Lease:
         self.claim = claim
         self.clock = clock
         self._hold_end = None if max_hold is None else sent + max_hold
-        self._confirmed = sent
+        #: When the request that was last confirmed was sent, on its clock.
+        self.confirmed = sent
         self._asked = sent
         self._deadline = self._capped(sent + claim.ttl)
         self._state = "held"
         self._reason: LossReason | None = None
         self._callbacks: list[LostCallback] = []
         # Both re-entrant: a signal's handler may interrupt its own thread within, and ask or release.
-        self._mutex = threading.RLock()
-        self._releases = threading.RLock()
+        self._mutex = threads.RLock()
+        self._releases = threads.RLock()
+        #: Where others are told of it, in a process of greenlets.
+        self.home = threads.home()
+        #: Whether all have been told that it was lost.
+        self.told = False
+        #: Stops what runs under it: called first when it is lost, by the thread that notices.
+        self.abort: LostCallback = _nothing
         #: Takes the lease out of renewal; set by what put it in.
         self.forget: Callable[[Lease], None] = _nothing
         #: Sends on those whose turn comes by the release; without it that is left to the sweeper of a worker.
@@ -209,9 +217,10 @@ class Lease:
             return "deleted"
 
     def on_lost(self, callback: LostCallback) -> Callable[[], None]:
-        """Calls ``callback(lease, reason)`` once when the lease is lost, from the thread that notices.
+        """Calls ``callback(lease, reason)`` once when the lease is lost.
 
-        A lease that is lost already calls it at once.
+        It is called by the thread that finds it lost, or by one of this library where that is the first to notice. A
+        lease that is lost already calls it at once.
 
         Returns:
             A function that disconnects the callback.
@@ -263,31 +272,30 @@ class Lease:
         with self._mutex:
             if self._state != "held" or self.clock.now() >= self._deadline:
                 return  # The answer came too late: the holder may have been told already.
-            self._confirmed = max(self._confirmed, sent)
+            self.confirmed = max(self.confirmed, sent)
             self._deadline = max(self._deadline, self._capped(sent + ttl))
         if signals.on_lock_renewed:
-            signals.on_lock_renewed.send(self.sender, lease=self)
+            tell(partial(signals.on_lock_renewed.send, self.sender, lease=self), self.home)
 
     def end_at_deadline(self) -> None:
         """Loses it: the deadline has passed."""
-        self.lose(self._why_ended("unreachable" if self._asked > self._confirmed else "expired"))
+        self.lose(self._why_ended("unreachable" if self._asked > self.confirmed else "expired"))
 
     def lose(self, reason: LossReason, state: str = "held") -> None:
         """Marks it lost and tells, if it was in that state."""
         if not self._move(state, "lost", reason):
             return
         self.forget(self)
-        logger.warning(
-            "lost the lease of %r: %s (owner %s, fencing token %d)",
-            self.key,
-            reason,
-            self.owner,
-            self.fencing_token,
-        )
         try:
-            self._tell()
+            self.abort(self, reason)
         finally:
-            signals.on_lock_lost.send(self.sender, lease=self, reason=reason)
+            tell(partial(self._tell_loss, reason), self.home)
+
+    def in_forked_child(self) -> None:
+        """Leaves renewal and news to the parent: the child has a copy, which knows nothing of later renewals."""
+        self._mutex, self._releases = threads.RLock(), threads.RLock()  # another thread may have had them
+        self._callbacks.clear()
+        self.abort = self.forget = _nothing
 
     # ------------------------------------------------------------------ inside
 
@@ -304,6 +312,15 @@ class Lease:
             self._reason = reason  # first: who sees the state asks for it
             self._state = after
             return True
+
+    def _tell_loss(self, reason: LossReason) -> None:
+        said = "lost the lease of %r: %s (owner %s, fencing token %d)"
+        logger.warning(said, self.key, reason, self.owner, self.fencing_token)
+        try:
+            self._tell()
+        finally:
+            signals.on_lock_lost.send(self.sender, lease=self, reason=reason)
+            self.told = True
 
     def _tell(self) -> None:
         """Calls the callbacks that nobody has called yet."""

@@ -1,92 +1,41 @@
 """Renewal: one renewer a process, that prolongs all leases which are due in one round trip to their store.
 
-Two kinds of thread, made at the first lease and made anew in a forked child, never one a lease:
+Kinds of thread, made at the first lease and made anew in a forked child, never one a lease:
 
 * a *renewer* for each store talks to it, and may hang as long as the store does;
-* the *watch* talks to nobody, and tells the leases whose deadline has passed that they are lost.
+* the *watch* talks to nobody, and loses the leases whose deadline has passed;
+* a *releaser* for each store, made when a lease could not be released at once.
+
+The first two are real threads also in a process of greenlets, and call nothing that users wrote.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
+from celery_locks import threads
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.stores.base import Renewal, Store
+from celery_locks.telling import tell
+from celery_locks.ticker import TRY_AGAIN, Ticker
 
 logger = logging.getLogger(__name__)
 
-#: A thread with nothing to do ends after so many seconds, and is started anew when there is something.
-IDLE = 60.0
-#: A renewal or release that failed is tried again after so many seconds.
-TRY_AGAIN = 0.25
-#: Leases due within so many seconds are renewed with those that are due.
+#: A lease is due when it is to be renewed within so many seconds.
 SLACK = 0.05
-
-
-class Ticker:
-    """A daemon thread that calls ``tick`` when it is time.
-
-    Args:
-        name: The thread's name.
-        tick: Does what is due and returns the seconds until something is due again, or ``None`` for nothing.
-    """
-
-    def __init__(self, name: str, tick: Callable[[], float | None]) -> None:
-        self._name = name
-        self._tick = tick
-        self._next = float("inf")
-        self._running = False
-        self._changed = threading.Condition(threading.Lock())
-
-    def wake_in(self, seconds: float) -> None:
-        """Ticks in so many seconds at the latest."""
-        due = time.monotonic() + seconds
-        if self._running and due >= self._next:
-            return  # The usual case, without a lock: it wakes before that anyhow, and looks again.
-        with self._changed:
-            self._next = min(self._next, due)
-            if self._running:
-                self._changed.notify()
-            else:
-                # Only then running: where no thread can be started now, the next call tries again.
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
-                self._running = True
-
-    def _run(self) -> None:
-        while self._sleep():
-            # From here on a `wake_in` counts from now; one that came before is seen by this tick.
-            seconds = self._tick_safely()
-            if seconds is not None:
-                self.wake_in(max(seconds, 0.001))
-
-    def _sleep(self) -> bool:
-        """Waits until it is time. Returns whether to go on: ``False`` after a long time with nothing to do."""
-        idle_until = time.monotonic() + IDLE
-        with self._changed:
-            while (now := time.monotonic()) < self._next:
-                if self._next == float("inf") and now >= idle_until:
-                    self._running = False
-                    return False
-                self._changed.wait(min(self._next, idle_until) - now)
-            self._next = float("inf")
-            return True
-
-    def _tick_safely(self) -> float | None:
-        try:
-            return self._tick()
-        except BaseException:  # A thread that dies would leave every lease to its ttl.
-            logger.exception("%s failed; it goes on", self._name)
-            return TRY_AGAIN
+#: With those that are due go all that would be due within this share of their interval. So however many leases there
+#: are, and whenever they were taken, an interval has few round trips.
+SHARE = 0.25
 
 
 class Watch:
-    """Tells leases whose deadline has passed that they are lost. Does no I/O, so no store can hold it up."""
+    """Loses leases whose deadline has passed. Does no I/O, so no store can hold it up."""
 
     def __init__(self) -> None:
         # By identity: a lease that was restored in the process of its holder has the same token, and a life of its own.
@@ -107,9 +56,11 @@ class Watch:
     def lease(self, token: str) -> Lease | None:
         return self._by_token.get(token)
 
+    def leases(self) -> list[Lease]:
+        return list(self._leases.values())
+
     def tick(self) -> float | None:
-        leases = list(self._leases.values())
-        return min((lease.remaining() for lease in leases if not lease.lost), default=None)
+        return min((lease.remaining() for lease in self.leases() if not lease.lost), default=None)
 
 
 @dataclass
@@ -123,13 +74,9 @@ class _Renewed:
     def due_in(self) -> float:
         return self.at - self.lease.clock.now()
 
-
-@dataclass
-class _Release:
-    """A release to be tried until a moment of ``time.monotonic()``."""
-
-    release: Callable[[], object]
-    until: float
+    def goes_along(self) -> bool:
+        """Whether it is renewed when another one is due."""
+        return self.due_in() <= max(SLACK, SHARE * self.interval)
 
 
 class Renewer:
@@ -137,35 +84,35 @@ class Renewer:
 
     def __init__(self) -> None:
         self._leases: dict[int, _Renewed] = {}
-        self._releases: dict[str, _Release] = {}
+        #: Whether this thread still has to connect to the store by itself: then it does so at the first lease, well
+        #: before it has to.
+        self._apart_and_new = bool(threads.greenlets())
         self._ticker = Ticker("celery-locks-renewer", self.tick)
 
     def add(self, lease: Lease, interval: float) -> None:
-        self._leases[id(lease)] = _Renewed(lease, interval, lease.clock.now() + interval)
-        self._ticker.wake_in(interval)
+        # From when the lease began: the store may have taken long to answer.
+        renewed = _Renewed(lease, interval, lease.confirmed + interval)
+        if self._apart_and_new:
+            self._apart_and_new, renewed.at = False, lease.clock.now()
+        self._leases[id(lease)] = renewed
+        self._ticker.wake_in(max(renewed.due_in(), 0.0))
 
     def discard(self, lease: Lease) -> None:
         self._leases.pop(id(lease), None)
 
-    def release_later(self, token: str, release: Callable[[], object], within: float) -> None:
-        """Releases what could not be released now, trying for so many seconds."""
-        self._releases[token] = _Release(release, time.monotonic() + within)
-        self._ticker.wake_in(TRY_AGAIN)
-
     def tick(self) -> float | None:
         """Renews what is due. Returns the seconds until something is due again."""
-        due = [renewed for renewed in list(self._leases.values()) if renewed.due_in() <= SLACK and self._alive(renewed)]
-        if due:
-            self._renew(due)
-        self._release()
-        waits = [renewed.due_in() for renewed in list(self._leases.values())]
-        waits += [TRY_AGAIN] if self._releases else []
-        return min(waits, default=None)
+        leases = list(self._leases.values())
+        if any(renewed.due_in() <= SLACK for renewed in leases):
+            due = [renewed for renewed in leases if renewed.goes_along() and self._alive(renewed)]
+            if due:
+                self._renew(due)
+        return min((renewed.due_in() for renewed in list(self._leases.values())), default=None)
 
     def _renew(self, due: list[_Renewed]) -> None:
         sent = [renewed.lease.clock.now() for renewed in due]
         renewals = [renewed.lease.renewal(at) for renewed, at in zip(due, sent, strict=True)]
-        answers = self._ask(due[0].lease.store, renewals)
+        answers = self._ask(due[0].lease, renewals)
         for index, renewed in enumerate(due):
             if answers is None:
                 renewed.at = renewed.lease.clock.now() + min(renewed.interval, TRY_AGAIN)
@@ -180,6 +127,45 @@ class Renewer:
         self.discard(renewed.lease)
         return False
 
+    @staticmethod
+    def _ask(lease: Lease, renewals: list[Renewal]) -> list[LossReason | None] | None:
+        try:
+            return lease.store.renew(renewals)
+        except StoreUnavailable as error:
+            said = "%d leases could not be renewed, trying again: %s"
+            tell(partial(logger.warning, said, len(renewals), error), lease.home)
+        except Exception as error:
+            said = "%d leases could not be renewed, trying again"
+            tell(partial(logger.error, said, len(renewals), exc_info=error), lease.home)
+        return None
+
+
+@dataclass
+class _Release:
+    """A release to be tried until a moment of ``time.monotonic()``."""
+
+    release: Callable[[], object]
+    until: float
+
+
+class Releaser:
+    """Releases what could not be released at once, in one store."""
+
+    def __init__(self) -> None:
+        self._releases: dict[str, _Release] = {}
+        # It sends on those in line, which is for a greenlet where there are greenlets.
+        self._ticker = Ticker("celery-locks-releaser", self.tick, real=False)
+
+    def add(self, token: str, release: Callable[[], object], within: float) -> None:
+        """Releases what could not be released now, trying for so many seconds."""
+        self._releases[token] = _Release(release, time.monotonic() + within)
+        self._ticker.wake_in(TRY_AGAIN)
+
+    def tick(self) -> float | None:
+        """Tries what is left. Returns the seconds until the next try."""
+        self._release()
+        return TRY_AGAIN if self._releases else None
+
     def _release(self) -> None:
         for token, release in list(self._releases.items()):
             if self._released(release):
@@ -193,16 +179,6 @@ class Renewer:
         for token, release in list(self._releases.items()):
             if now >= release.until:
                 self._releases.pop(token, None)
-
-    @staticmethod
-    def _ask(store: Store, renewals: list[Renewal]) -> list[LossReason | None] | None:
-        try:
-            return store.renew(renewals)
-        except StoreUnavailable as error:
-            logger.warning("%d leases could not be renewed, trying again: %s", len(renewals), error)
-        except Exception:
-            logger.exception("%d leases could not be renewed, trying again", len(renewals))
-        return None
 
     @staticmethod
     def _released(release: _Release) -> bool:
@@ -222,6 +198,7 @@ class Keeper:
     def __init__(self) -> None:
         self._watch = Watch()
         self._renewers: dict[int, Renewer] = {}
+        self._releasers: dict[int, Releaser] = {}
 
     def keep(self, lease: Lease, interval: float | None) -> None:
         """Watches a lease's deadline and, with an ``interval`` in seconds, renews it that often."""
@@ -246,24 +223,32 @@ class Keeper:
             store.leave(name, token)
             store.release(name, token)
 
-        self._renewer(store).release_later(token, release, within)
+        self._releaser(store).add(token, release, within)
 
     def release_lease_later(self, lease: Lease, within: float) -> None:
         """Releases a lease in the background, trying for so many seconds."""
-        self._renewer(lease.store).release_later(lease.token, lease.release, within)
+        self._releaser(lease.store).add(lease.token, lease.release, within)
 
     def tick(self) -> None:
         """Does now what is due, in this thread (for tests with a clock that they move)."""
         for part in self._parts():
             part.tick()
 
-    def _parts(self) -> Iterable[Watch | Renewer]:
-        return [*self._renewers.values(), self._watch]
+    def leases(self) -> list[Lease]:
+        """All that are watched."""
+        return self._watch.leases()
+
+    def _parts(self) -> Iterable[Watch | Renewer | Releaser]:
+        return [*self._renewers.values(), *self._releasers.values(), self._watch]
 
     def _renewer(self, store: Store) -> Renewer:
         # By the store's identity, and kept: a process has few stores.
         renewer = self._renewers.get(id(store))
         return self._renewers.setdefault(id(store), Renewer()) if renewer is None else renewer
+
+    def _releaser(self, store: Store) -> Releaser:
+        releaser = self._releasers.get(id(store))
+        return self._releasers.setdefault(id(store), Releaser()) if releaser is None else releaser
 
 
 _keeper = Keeper()
@@ -275,9 +260,11 @@ def keeper() -> Keeper:
 
 
 def _in_forked_child() -> None:
-    # Threads do not survive a fork; leases taken before it stay the parent's to renew.
+    # Threads do not survive a fork; leases taken before it stay the parent's to renew, and its news to tell.
     global _keeper
-    _keeper = Keeper()
+    before, _keeper = _keeper, Keeper()
+    for lease in before.leases():
+        lease.in_forked_child()
 
 
 os.register_at_fork(after_in_child=_in_forked_child)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.support import report
+from tests.support import rabbitmq, report
 from tests.support.proxy import Proxy
 from tests.support.servers import Binary, RedisServer, all_binaries, default_binary
 from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresServer
@@ -103,6 +103,15 @@ def _started(kind: type[S]) -> Iterator[S]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[rabbitmq.RabbitServer]:
+    """A RabbitMQ that all tests of this process share: name your queues apart."""
+    if rabbitmq.script() is None:
+        pytest.skip("there is no RabbitMQ on this machine: see the closing lines")
+    with rabbitmq.RabbitServer() as server:
+        yield server
+
+
 def _empty_database(server: RedisServer) -> str:
     db = next(_databases)
     with server.client(db) as client:
@@ -121,10 +130,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _SHARED_WORKERS = (
     "tests/tasks/test_policies.py",
     "tests/tasks/test_losses.py",
+    "tests/tasks/test_abort.py",
+    "tests/tasks/test_strain.py",
     "tests/tasks/test_ways.py",
     "tests/tasks/test_limits.py",
     "tests/tasks/test_canvas.py",
+    "tests/tasks/test_death.py",
 )
+#: These share a server that takes seconds to start, too.
+_RABBIT = "tests/tasks/test_rabbit"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -134,6 +148,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByWorkers(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
+            if file.startswith(_RABBIT):
+                return _RABBIT
             return file if file in _SHARED_WORKERS else nodeid
 
     return ByWorkers(config, log)

@@ -232,5 +232,13 @@ class Store(ABC):
     def ping(self) -> None:
         """Raises `StoreUnavailable` when the store can't serve."""
 
+    def warnings(self, *, parks: bool = False) -> list[str]:
+        """What in the store's settings breaks what leases promise, each with its remedy. For a store to override.
+
+        Args:
+            parks: Whether tasks wait in the store, so that it must not forget them.
+        """
+        return []
+
     def close(self) -> None:
         """Gives back connections and files. The store may be used again afterwards."""

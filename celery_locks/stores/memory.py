@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from celery_locks import threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
@@ -67,7 +68,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
         self._last_fencing_token = 0
         self._last_number = 0
         self._tasks: dict[str, tuple[str, str]] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threads.RLock())
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         with self._changed:

@@ -109,6 +109,11 @@ class MemoryParking(Parking):
             self._store.call_waiter(lock)
             return released, calls
 
+    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        with self._at(name) as (_, tickets):
+            tickets.died(token)
+            return self.hand_on(name, token)
+
     def sent(self, call: Call, within: float) -> None:
         with self._at(call.name) as (_, tickets):
             tickets.sent(call.id, within)

@@ -23,12 +23,13 @@ happened by now is *due*, and found by `Parking.sweep`.
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from celery_locks.stores.base import Claim, Granted, Refused
+from celery_locks.stores.base import Claim, Granted, Refused, Store
 
 #: Seconds for which a called ticket's permits are kept until `Parking.sent` confirms that its message was sent.
 FIRST_CALL = 5.0
@@ -36,6 +37,8 @@ FIRST_CALL = 5.0
 RETENTION = 30 * 24 * 3600.0
 #: Seconds that it is known that a ticket's task has run: longer than brokers take to deliver a message again.
 TOMBSTONE = 2 * 3600.0
+#: Seconds for which the lease of a dead run is its reaper's, should that one die before it gives it back.
+HEIR_TTL = 4.0
 #: The token that holds the permits of a called ticket, and stands for it in line, begins so.
 TICKET = "ticket:"
 
@@ -176,6 +179,20 @@ class Parking(ABC):
         Returns:
             What `Store.release` returns, and the calls.
         """
+
+    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        """`hand_on` for a run that died: its ticket is not done.
+
+        A copy of its message that comes later takes the ticket over, as after the lease's deadline. Where one came
+        before, and was dropped since the task ran, the ticket is parked again at its old place.
+
+        This one, for stores that have none of their own, leaves such a ticket in peace until that deadline: it takes
+        the lease over and gives it back. With a limit of 0 that is had by adoption and in no other way.
+        """
+        heir = Claim(name, secrets.token_hex(16), "a reaper", HEIR_TTL, limit=0, adopts=token)
+        if not isinstance(cast(Store, self).acquire(heir), Granted):
+            return False, ()
+        return True, self.hand_on(name, heir.token)[1]
 
     @abstractmethod
     def sent(self, call: Call, within: float) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
+from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class SQLiteFile:
         self.path = os.path.abspath(path)
         self._schema = list(schema)
         self._timeout = timeout
-        self._mutex = threading.Lock()
+        self._mutex = threads.new_lock()
         self._db: sqlite3.Connection | None = None
         self._opened_as: tuple[int, int, int] | None = None
         _files.add(self)
@@ -169,7 +169,7 @@ def _is_busy(error: sqlite3.Error) -> bool:
 # locks without having any, and the write-ahead log could be removed under it. So nothing is open while a fork happens.
 
 _files: WeakSet[SQLiteFile] = WeakSet()
-_stopped: list[threading.Lock] = []
+_stopped: list[Any] = []
 
 
 def _before_fork() -> None:
@@ -187,7 +187,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _stopped.clear()
     for file in _files:
-        file._mutex = threading.Lock()
+        file._mutex = threads.new_lock()
 
 
 if hasattr(os, "register_at_fork"):

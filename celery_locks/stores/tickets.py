@@ -174,6 +174,16 @@ class Tickets:
         if record is not None:
             self._finish(record)
 
+    def died(self, token: str) -> None:
+        """The run under a token has died; its lease is given back next."""
+        record = self._table.running(token)
+        if record is None:
+            return
+        if record.due is None:  # nobody's now: a copy that comes takes it over
+            self._table.put(replace(record, token=""))
+        else:  # a copy was dropped because it ran
+            self._park(record)
+
     def look_at_first(self) -> None:
         """Somebody changed the lock who can't send: the first ticket in line may be due."""
         self._look_at_first()

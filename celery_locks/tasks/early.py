@@ -104,7 +104,7 @@ class EarlyParking:
             return False
         # Told before it parks: afterwards another worker may have run it already, and told so.
         self._tell_waiting(message, lock)
-        text = pack_message(message, header_of(lock.key, ticket))
+        text = pack_message(app, message, header_of(lock.key, ticket))
         push = push_of(app, text, self._parking) if self._virtual else None
         parked = self._parking.park(claim, Ticket(id, text, task_id, wait, ticket.max_waiters, push))
         if parked is None:

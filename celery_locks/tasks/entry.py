@@ -16,6 +16,7 @@ from celery_locks.lock import Lock, holder_names, release_or_later, who_holds
 from celery_locks.renewal import keeper
 from celery_locks.settings import SHORTEST_TTL
 from celery_locks.stores.base import Claim, Refused, Renewal
+from celery_locks.tasks import records
 from celery_locks.tasks.calls import lock_of_call
 from celery_locks.tasks.contention import Contention, Skipped
 from celery_locks.tasks.header import ours_of, with_ours
@@ -132,6 +133,7 @@ class Entry:
             if not isinstance(lease, Lease):
                 return lease
             keeper().forget(lease)
+            records.strike(lease.token)
             return None
         lock = self._lock()
         try:
@@ -203,12 +205,15 @@ class Entry:
         if adopts:
             claim = replace(claim, adopts=adopts)
         self.claims.append(claim)
+        records.write(claim.token, claim.name, self.key, self.task.name, self.request.id or "")
         return claim
 
     def _lock(self) -> Lock:
         return Lock(locks_for(self.task.app), self.key, self.task.lock_terms, self.owner, sender=self.task)
 
     def _entered(self, guard: Lease | None, lease: Lease | None) -> Entered:
+        if guard is not None:
+            records.granted(guard.token)
         return Entered(None if guard is None else self._ours(guard), lease)
 
     def _ours(self, lease: Lease) -> Lease:

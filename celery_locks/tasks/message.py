@@ -6,18 +6,21 @@ and group, to the exchange and routing key that it came by.
 
 from __future__ import annotations
 
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.exceptions import EncodeError
-from kombu.serialization import dumps
+from kombu.serialization import dumps, registry
 from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.utils import json as kombu_json
 
 from celery_locks.stores.parking import Parking, Push
+from celery_locks.tasks.rabbitmq import address_of, without_deaths
 
 #: The message header of ours: a dictionary.
 HEADER = "celery_locks"
@@ -40,6 +43,9 @@ _HEADERS = (
     "stamped_headers",
     "stamps",
 )
+#: Properties that brokers of AMQP give with a message, sent on as they came. Not ``user_id``, which the broker compares
+#: with the user who sends.
+_PROPERTIES = ("delivery_mode", "message_id", "timestamp", "type", "app_id", "expiration")
 #: Delivery mode of brokers that have one: kept over a restart.
 _PERSISTENT = 2
 
@@ -56,57 +62,73 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
         EncodeError: The arguments can't be encoded by any serializer that the app accepts.
     """
     request = task.request
-    content_type, encoding, body = _encoded(task, _body(request))
-    custom = dict(request.as_execution_options()["headers"] or {})
+    came = request.properties or {}
+    content_type, encoding, body = _encoded(task, _body(request), came.get("content_type"))
     all_headers = {
         **{name: request.__dict__.get(name) for name in _HEADERS},
-        **custom,
+        **(request.as_execution_options()["headers"] or {}),
+        "compression": request.__dict__.get("compression"),
         "lang": "py",
         "task": request.__dict__.get("task") or task.name,
         "id": request.id,
         **headers,
     }
-    properties = {"correlation_id": request.correlation_id or request.id, "reply_to": request.reply_to or ""}
     delivery = request.delivery_info or {}
-    properties["priority"] = delivery.get("priority")
-    return _packed(body, content_type, encoding, all_headers, ours, properties, delivery)
+    properties = {
+        **{name: came.get(name) for name in _PROPERTIES},
+        "correlation_id": request.correlation_id or request.id,
+        "reply_to": request.reply_to or "",
+        "priority": delivery.get("priority"),
+    }
+    return _packed(
+        task.app, (body, content_type, encoding), {**all_headers, **_ours_in(all_headers, ours)}, properties, delivery
+    )
 
 
-def pack_message(message: Any, ours: Mapping[str, Any]) -> str:
+def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
     """A task's message of protocol 2 as it came.
 
     Args:
+        app: The app.
         message: kombu's ``Message``.
         ours: What to add to our own header.
     """
     body = bytes(message.body) if isinstance(message.body, memoryview) else message.body
     if isinstance(body, bytes) and message.content_encoding == "utf-8":
         body = body.decode()
-    properties = {name: message.properties.get(name) for name in ("correlation_id", "reply_to", "priority")}
-    delivery = message.delivery_info
-    return _packed(body, message.content_type, message.content_encoding, message.headers, ours, properties, delivery)
+    encoded = (body, message.content_type, message.content_encoding)
+    names = (*_PROPERTIES, "correlation_id", "reply_to", "priority")
+    properties = {name: message.properties.get(name) for name in names}
+    return _packed(
+        app, encoded, {**message.headers, **_ours_in(message.headers, ours)}, properties, message.delivery_info
+    )
+
+
+def _ours_in(headers: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    return {HEADER: {**(headers.get(HEADER) or {}), **ours}}
 
 
 def _packed(
-    body: str | bytes,
-    content_type: str,
-    encoding: str,
+    app: Any,
+    encoded: tuple[str | bytes, str, str],
     headers: Mapping[str, Any],
-    ours: Mapping[str, Any],
     properties: Mapping[str, Any],
     delivery: Mapping[str, Any],
 ) -> str:
-    # kombu has decompressed the body.
-    headers = {name: value for name, value in headers.items() if name != "compression"}
+    body, content_type, encoding = encoded
+    exchange, routing_key = address_of(delivery)
     packed = {
         "body": body if isinstance(body, str) else b64encode(body).decode(),
         "binary": not isinstance(body, str),
         "content_type": content_type,
         "content_encoding": encoding,
-        "headers": {**headers, HEADER: {**(headers.get(HEADER) or {}), **ours}},
+        # kombu has decompressed the body.
+        "compression": headers.get("compression"),
+        "headers": {name: value for name, value in without_deaths(headers).items() if name != "compression"},
+        "expires_at": _expires_at(app, headers.get("expires")),
         "properties": properties,
-        "exchange": delivery.get("exchange") or "",
-        "routing_key": delivery.get("routing_key") or "",
+        "exchange": exchange,
+        "routing_key": routing_key,
     }
     return str(kombu_json.dumps(packed))  # type: ignore[no-untyped-call]
 
@@ -122,14 +144,16 @@ def publish(producer: Any, text: str, **policy: Any) -> None:
     packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
     body = b64decode(packed["body"]) if packed["binary"] else packed["body"]
     properties = {name: value for name, value in packed["properties"].items() if value is not None}
+    properties.setdefault("delivery_mode", _PERSISTENT)
+    properties["expiration"] = _expiration(properties.get("expiration"), packed.get("expires_at"))
     producer.publish(
         body,
         exchange=packed["exchange"],
         routing_key=packed["routing_key"],
         content_type=packed["content_type"],
         content_encoding=packed["content_encoding"],
+        compression=packed.get("compression"),
         headers=packed["headers"],
-        delivery_mode=_PERSISTENT,
         **properties,
         **policy,
     )
@@ -189,6 +213,24 @@ class _Recorder:
         raise _OtherwisePushedError(name)
 
 
+def _expires_at(app: Any, expires: Any) -> float | None:
+    """When a task expires, by the machines' clocks."""
+    return maybe_make_aware(maybe_iso8601(expires), app.timezone).timestamp() if expires else None
+
+
+def _expiration(milliseconds: str | None, expires_at: float | None) -> float | None:
+    """For how many seconds the broker is to keep a message that came with such a limit.
+
+    Once the task has expired the message goes without one: a worker must get it, to end the task.
+    """
+    if milliseconds is None:
+        return None
+    if expires_at is None:
+        return int(milliseconds) / 1000
+    left = expires_at - time.time()
+    return left if left > 0 else None
+
+
 def _body(request: Any) -> tuple[Any, ...]:
     embedded = {
         "callbacks": request.callbacks,
@@ -199,10 +241,11 @@ def _body(request: Any) -> tuple[Any, ...]:
     return request.args, request.kwargs, embedded
 
 
-def _encoded(task: Any, body: tuple[Any, ...]) -> tuple[str, str, str | bytes]:
-    """Content type, encoding, and the body as it travels: by the task's serializer, else by one that is accepted."""
+def _encoded(task: Any, body: tuple[Any, ...], came_as: str | None) -> tuple[str, str, str | bytes]:
+    """Content type, encoding, and the body as it travels: as it came if that is known, else as the app may send it."""
     conf = task.app.conf
-    first, *others = dict.fromkeys((task.serializer, conf.task_serializer, *conf.accept_content))
+    serializer = registry.type_to_name.get(came_as, task.serializer)
+    first, *others = dict.fromkeys((serializer, task.serializer, conf.task_serializer, *conf.accept_content))
     try:
         return _dumps(body, first)
     except EncodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from os import PathLike
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -11,6 +12,7 @@ from weakref import WeakKeyDictionary
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked_ttl, did_you_mean
+from celery_locks.tasks.lives import FOLDER
 from celery_locks.tasks.policies import check_policies
 from celery_locks.tasks.sending import CALL_TTL
 from celery_locks.tasks.sweeper import SWEEP_INTERVAL
@@ -33,6 +35,7 @@ _APP_SETTINGS = (
     "locks_prefix",
     SWEEP_INTERVAL,
     CALL_TTL,
+    FOLDER,
     PARK_BEFORE_POOL,
 )
 
@@ -108,6 +111,8 @@ def check_settings(conf: Mapping[str, Any]) -> None:
     for name in (SWEEP_INTERVAL, CALL_TTL):
         if name in conf:
             checked_ttl(conf[name], name)
+    if not isinstance(conf.get(FOLDER), (str, PathLike, type(None))):
+        raise LockConfigError(f"{FOLDER} is a folder's path, not {conf[FOLDER]!r}")
     if not isinstance(conf.get(PARK_BEFORE_POOL, False), bool):
         raise LockConfigError(f"{PARK_BEFORE_POOL} is True or False, not {conf[PARK_BEFORE_POOL]!r}")
 

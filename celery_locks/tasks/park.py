@@ -19,7 +19,8 @@ from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Pus
 from celery_locks.tasks import events
 from celery_locks.tasks.contention import Contention, ContentionPolicy, wait_locally
 from celery_locks.tasks.message import HEADER, pack, pushed
-from celery_locks.tasks.resend import longest_pause, timed_out
+from celery_locks.tasks.rabbitmq import later_by
+from celery_locks.tasks.resend import later, longest_pause, timed_out
 from celery_locks.tasks.sending import call_ttl, send_on
 
 if TYPE_CHECKING:
@@ -163,8 +164,5 @@ def _send_safety_copy(contention: Contention, ticket: Ticket) -> None:
         return
     asked = contention.options.park_safety_copy
     late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
-    headers = {**(task.request.as_execution_options()["headers"] or {})}
-    headers[HEADER] = {**ours, **header_of(contention.key, ticket), "copy": True}
-    task.signature_from_request(
-        task.request, retries=task.request.retries, countdown=late, headers=headers
-    ).apply_async()
+    late, route = later_by(task.app, task.request.delivery_info, late)
+    later(task, late, route, **header_of(contention.key, ticket), copy=True).apply_async()

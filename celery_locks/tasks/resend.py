@@ -10,15 +10,18 @@ from celery.exceptions import Retry
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
 from celery_locks.lock import who_holds
 from celery_locks.tasks.message import HEADER
+from celery_locks.tasks.rabbitmq import later_by, without_deaths
 
 if TYPE_CHECKING:
     from celery_locks.tasks.contention import Contention
+    from celery_locks.tasks.task import LockedTask
 
-#: A countdown is at most this share of the broker's visibility timeout, after which the broker would send the message
-#: to another worker as well, while this one still waits.
+#: A countdown is at most this share of the broker's timeout, after which the broker would send the message to another
+#: worker as well (or, RabbitMQ, close the channel of this one), while this one still waits.
 SAFE_SHARE = 0.5
-#: What kombu's brokers with a visibility timeout take where none is set, in seconds.
-VISIBILITY_TIMEOUTS = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
+#: What brokers with a visibility timeout take where none is set, and RabbitMQ its ``consumer_timeout``, in seconds.
+TIMEOUTS = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
+TIMEOUTS |= dict.fromkeys(("amqp", "amqps", "pyamqp", "librabbitmq"), 1800)
 #: How the message is sent: again and again, since the message that brought this run is acknowledged already.
 PATIENT = {"max_retries": None, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 5.0}
 
@@ -40,19 +43,28 @@ def send_again(contention: Contention, error: LockError) -> Any:
         if contention.waited >= options.max_wait:
             raise timed_out(contention, error)
         pause = min(pause, options.max_wait - contention.waited)
+    pause, route = later_by(task.app, task.request.delivery_info, pause)
     # A counter of our own: ``request.retries`` is the user's.
-    counter = {"deferrals": contention.deferrals + 1, "waited": contention.waited + pause}
-    headers = dict(task.request.as_execution_options()["headers"] or {})
-    headers[HEADER] = {**(headers.get(HEADER) or {}), **counter}
-    signature = task.signature_from_request(
-        task.request,
-        retries=task.request.retries,
-        countdown=pause,
-        headers=headers,
-    )
+    signature = later(task, pause, route, deferrals=contention.deferrals + 1, waited=contention.waited + pause)
     contention.keep_call(pause)
     signature.apply_async(retry=True, retry_policy=PATIENT)
     raise Retry(exc=error, when=pause, sig=signature)
+
+
+def later(task: LockedTask, pause: float, route: Mapping[str, Any], **ours: Any) -> Any:
+    """The signature that sends the message of a task's present request once more.
+
+    Args:
+        task: The task.
+        pause: In how many seconds it is to come.
+        route: Options that say where to.
+        **ours: What to add to our own header.
+    """
+    headers = without_deaths(task.request.as_execution_options()["headers"])
+    headers[HEADER] = {**(headers.get(HEADER) or {}), **ours}
+    return task.signature_from_request(
+        task.request, retries=task.request.retries, countdown=pause, headers=headers, **route
+    )
 
 
 def timed_out(contention: Contention, error: LockError) -> LockTimeout:
@@ -90,9 +102,9 @@ def _headers(request: Any) -> Mapping[str, Any]:
 def longest_pause(conf: Any) -> float | None:
     """The longest countdown in seconds that the broker keeps to, ``None`` for any."""
     options = conf.broker_transport_options or {}
-    timeout = options.get("visibility_timeout")
+    timeout = options.get("visibility_timeout", options.get("consumer_timeout"))
     if timeout is None:
         url = conf.broker_url or ""
         first = url[0] if isinstance(url, (list, tuple)) and url else url
-        timeout = VISIBILITY_TIMEOUTS.get(str(first).partition(":")[0].partition("+")[0])
+        timeout = TIMEOUTS.get(str(first).partition(":")[0].partition("+")[0])
     return None if timeout is None else float(timeout) * SAFE_SHARE

@@ -16,7 +16,8 @@ from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
 from celery_locks.lock import release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.tasks.abort import run_abortable
+from celery_locks.tasks import records
+from celery_locks.tasks.abort import guard_here, lost
 from celery_locks.tasks.entry import Entered, Entry
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
 from celery_locks.tasks.revoked import give_back_safely
@@ -139,7 +140,7 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
         return body(*args, **kwargs)
     run.guard.on_lost(lambda lease, reason: _tell(task, lease, reason))
     called = partial(body, *args, **kwargs)
-    result = run_abortable(run.guard, called) if _aborts(task) else called()
+    result = guard_here(run.guard).run(called) if _aborts(task) else called()
     if not (run.postponed and task.lock_in_scope.to_the_end):
         _check(run, release_or_later(run.guard))  # here, so that autoretry sees a loss
         run.guard = None
@@ -173,12 +174,16 @@ def _close(run: Run) -> bool:
             forgotten = keeper().kept(claim.token)
             if forgotten is not None:
                 release_or_later(forgotten)
+            records.strike(claim.token)
 
 
 def _check(run: Run, held: bool) -> None:
     """Raises `LockLost` where the run's lease was lost; not where the body gave it back itself."""
-    if not held and run.guard is not None and run.guard.lost and _aborts(run.task):
-        raise run.guard.lost_error()
+    if held or run.guard is None or not run.guard.lost:
+        return
+    error = lost(run.guard)  # waits for those who are being told, also where they are all that happens
+    if _aborts(run.task):
+        raise error
 
 
 def _publish(run: Run) -> None:

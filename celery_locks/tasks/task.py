@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import cached_property, partial, wraps
+from importlib import import_module
 from typing import Any
 
 from celery import Task
@@ -26,6 +28,9 @@ from celery_locks.tasks.retry import PostponedRetry
 from celery_locks.tasks.run import run_around, run_locked, run_of
 from celery_locks.tasks.scopes import Scope, scope_named
 from celery_locks.tasks.worker import LocksStep
+
+if "celery.worker.control" in sys.modules:  # in the ``celery`` command, which asks workers what it knows itself
+    import_module("celery_locks.tasks.inspection")
 
 #: Celery's own tasks; they are in an app whose ``task_cls`` is ours, and are never locked.
 OWN_TASKS = "celery."

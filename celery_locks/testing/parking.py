@@ -218,6 +218,49 @@ class ParkingCompliance(StoreTests):
         self.pass_time(self.short)
         assert self.ids(parking.sweep(prefix)) == ["task 1:0"], "it keeps its place before the next"
 
+    def test_a_copy_takes_over_from_a_run_that_is_known_to_be_dead(
+        self, store: Store, parking: Parking, name: str
+    ) -> None:
+        claim = self.run(store, parking, name, 1)
+        self.park(parking, name, 2)
+        released, calls = parking.died(name, claim.token)
+        assert released
+        assert self.ids(calls) == ["task 2:0"]
+        parking.hand_on(name, self.enter_granted(parking, name, 2))
+        assert isinstance(self.enter(parking, name, 1), Granted)
+        assert parking.died(name, claim.token) == (False, ()), "and no other run loses its lease by that"
+
+    def test_the_lease_of_a_dead_run_may_be_taken_over_and_given_back(
+        self, store: Store, parking: Parking, name: str
+    ) -> None:
+        claim = self.run(store, parking, name, 1)
+        assert Parking.died(parking, name, claim.token) == (True, ())
+        assert not store.holders(name)
+        assert Parking.died(parking, name, claim.token) == (False, ()), "what is free is not taken"
+        assert isinstance(self.enter(parking, name, 1), Granted)
+
+    def test_a_dead_run_of_which_a_copy_was_dropped_goes_on_at_its_place(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        claim = self.run(store, parking, name, 1, ttl=self.short)
+        self.park(parking, name, 2)
+        assert self.enter(parking, name, 1) == Dropped("running")
+        released, calls = parking.died(name, claim.token)
+        assert released
+        if not calls or self.ids(calls) != [
+            "task 1:0"
+        ]:  # a store may leave it in peace until its lease would have ended
+            self.pass_time(self.short)
+            parking.hand_on(name, self.enter_granted(parking, name, 2))
+            calls = parking.sweep(prefix)
+        assert self.ids(calls) == ["task 1:0"]
+
+    def enter_granted(self, parking: Parking, name: str, number: int) -> str:
+        """The owner token under which a called task runs."""
+        claim = self.claim(name)
+        assert isinstance(parking.enter(claim, self.ticket(number)), Granted)
+        return claim.token
+
     def run(self, store: Store, parking: Parking, name: str, number: int, ttl: float | None = None) -> Claim:
         """A task that parked, was called, and runs."""
         holder = self.hold(store, name)

@@ -616,7 +616,7 @@ class Leases(RuleBasedStateMachine):
         except StoreUnavailable:
             assert self.store.before
             # Its clean-up belongs to a thread of its own and may come at any time: do it now, when nothing was done.
-            self.keeper._renewer(self.store)._releases.clear()
+            self.keeper._releaser(self.store)._releases.clear()
             return None
         assert free == (lease is not None)
         if lease is None:

@@ -23,6 +23,9 @@ BEGIN, END = "<!-- the table: begin -->\n", "<!-- the table: end -->\n"
 # --- The policies ---
 
 MAX_WAIT = 1.0
+SKIPPED = "its `Skipped`"
+AT_CALL = ", at the call"
+UNTIL_EXECUTED = {"scope": "until_executed"}
 
 
 def of_its_own(contention: Contention) -> str:
@@ -36,8 +39,8 @@ class Policy:
     Attributes:
         name: As the docs call it.
         options: The lock options of the task.
-        ends: ``runs``: when the key is free. ``value``: it succeeds with something else. ``fails``. ``rejected``: as
-            ``fails`` with Celery 5.7, and before that without any end.
+        ends: ``runs``: when the key is free. ``takes``: it runs at once. ``value``: it succeeds with something else.
+            ``fails``. ``rejected``: as ``fails`` with Celery 5.7, and before that without any end.
         local: The same for an item of ``map`` or ``chunks``, for which no message can be sent again.
         error: What a failing one raises.
         value: What the others give, as the docs call it.
@@ -60,8 +63,9 @@ class Policy:
 
     def result(self, key: str, holders: list[str]) -> Any:
         """The member's result when its key is, or was, held."""
-        special = {"skip": dict(Skipped(key, holders)), "a callable": f"{key} is held"}
-        return special.get(self.name, key)
+        if self.value == SKIPPED:
+            return dict(Skipped(key, holders))
+        return f"{key} is held" if self.name == "a callable" else key
 
 
 POLICIES = (
@@ -85,10 +89,15 @@ POLICIES = (
         LockTimeout,
         waits=MAX_WAIT,
     ),
-    Policy("skip", {"on_contention": "skip"}, ends="value", local="value", value="its `Skipped`"),
+    Policy("skip", {"on_contention": "skip"}, ends="value", local="value", value=SKIPPED),
     Policy("raise", {"on_contention": "raise"}, ends="fails", local="fails"),
+    Policy("replace", {"on_contention": "replace"}, ends="takes", local="takes"),
     Policy("reject", {"on_contention": "reject", "acks_late": True}, ends="rejected", local="fails", error=Reject),
     Policy("a callable", {"on_contention": of_its_own}, "value", "value", value="what the callable returned"),
+    Policy("existing" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "existing"}, "value", "fails", value=SKIPPED),
+    Policy("skip" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "skip"}, "value", "fails", value=SKIPPED),
+    Policy("raise" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "raise"}, "fails", "fails"),
+    Policy("replace" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "replace"}, "takes", "fails"),
 )
 
 # --- The canvases ---
@@ -123,7 +132,7 @@ class Canvas:
 
     def row(self, name: str, policy: Policy) -> Row:
         ends = policy.elsewhere.get(name, policy.local if self.local else policy.ends)
-        return Row(policy, ends, *self.rows["fails" if ends == "rejected" else ends])
+        return Row(policy, ends, *self.rows[{"rejected": "fails", "takes": "runs"}.get(ends, ends)])
 
     def row_here(self, name: str, policy: Policy) -> Row:
         """The row, as it is with the Celery that is installed."""
@@ -146,7 +155,8 @@ class Row:
 
     def cells(self) -> Iterator[str]:
         name, _, rest = self.policy.name.partition(", ")
-        yield (f'`"{name}"`' if name != "a callable" else name) + (", `max_wait` over" if rest else "")
+        name = f'`"{name}"`' if name != "a callable" else name
+        yield ", ".join(filter(None, (name, rest.replace("max_wait", "`max_wait`"))))
         yield ", ".join(step if " " in step else f"`{step}`" for step in self.runs) or "nothing"
         yield self._gives()
         yield self._when()
@@ -168,7 +178,7 @@ class Row:
     def _when(self) -> str:
         if not self.followers:
             return "nothing"
-        since = {"runs": "the release, and the member's run", "value": "the call"}.get(self.ends, "the call")
+        since = {"runs": "the release, and the member's run", "takes": "the member's run"}.get(self.ends, "the call")
         since = "`max_wait`" if self.policy.waits else since
         return ", ".join(f"`{step}`" for step in self.followers) + f": at most 10 s after {since}"
 
@@ -245,13 +255,21 @@ CANVASES = {
     "chunks": Canvas(
         "member.chunks([(a free key,), (the held one,)], 2)",
         lambda step, member, key, free: member.chunks([(free,), (key,)], 2).apply_async(),
-        {"value": (("the item before",), [[ITEM, MEMBER]]), "fails": (("the item before",), RAISES)},
+        {
+            "runs": (("the item before", "member"), [[ITEM, MEMBER]]),
+            "value": (("the item before",), [[ITEM, MEMBER]]),
+            "fails": (("the item before",), RAISES),
+        },
         local=True,
     ),
     "map": Canvas(
         "member.map([a free key, the held one])",
         lambda step, member, key, free: member.map([free, key]).apply_async(),
-        {"value": (("the item before",), [ITEM, MEMBER]), "fails": (("the item before",), RAISES)},
+        {
+            "runs": (("the item before", "member"), [ITEM, MEMBER]),
+            "value": (("the item before",), [ITEM, MEMBER]),
+            "fails": (("the item before",), RAISES),
+        },
         local=True,
     ),
 }

@@ -12,9 +12,12 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from celery_locks import Lock, Locks
+from tests.support import processes
 from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
+from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
+from tests.tasks.rabbit_shop import KINDS, SERVED, declare_queues
 from tests.tasks.shop import make_app
 
 
@@ -26,15 +29,18 @@ class Shop:
     """
 
     def __init__(self, **variables: str) -> None:
-        self.variables = variables
-        self.app: Celery = make_app(variables)
+        self.folder = processes.make_folder()  # goes with the tests, whatever becomes of the workers
+        self.variables = {"SHOP_FOLDER": str(self.folder), **variables}
+        self.app: Celery = make_app(self.variables)
         self.app.finalize()
         self.journal = Journal(self.app.conf.shop_journal)
         self.stack = ExitStack()
+        self.stack.callback(processes.remove_folder, self.folder)
         self.workers: list[Worker] = []
 
     def start_worker(self, **options: Any) -> Worker:
-        worker = self.stack.enter_context(Worker("tests.tasks.shop", env=self.variables, **options))
+        env = {**self.variables, **options.pop("env", {})}
+        worker = self.stack.enter_context(Worker("tests.tasks.shop", env=env, **options))
         self.workers.append(worker)
         return worker
 
@@ -91,11 +97,33 @@ def solo_shop() -> Iterator[Shop]:
     yield from _shared("solo")
 
 
-@pytest.fixture(params=["prefork", "threads", "solo"])
+@pytest.fixture(scope="session")
+def gevent_shop() -> Iterator[Shop]:
+    yield from _shared("gevent")
+
+
+@pytest.fixture(scope="session")
+def eventlet_shop() -> Iterator[Shop]:
+    yield from _shared("eventlet")
+
+
+@pytest.fixture(params=["prefork", "threads", "solo", "gevent", "eventlet"])
 def any_shop(request: pytest.FixtureRequest) -> Shop:
     """A shop of each pool."""
     shop: Shop = request.getfixturevalue(f"{request.param}_shop")
     return shop
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> Iterator[Shop]:
+    """A shop whose broker is RabbitMQ, for each kind of queues. Nobody serves the default one."""
+    kind, seconds = request.param, {"SHOP_TTL": "2", "SHOP_CALL_TTL": "600"}
+    with RedisServer() as server:
+        shop = Shop(SHOP_URL=server.url(), SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, **seconds)
+        with shop.stack:
+            declare_queues(shop.app)  # all: some releases of Celery prepare countdowns for none if one is not there
+            shop.start_worker(concurrency=4, queues=[f"{kind}-{name}" for name in SERVED])
+            yield shop
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ from celery_locks import Backoff, Contention, Lease, LockedTask, current_lease, 
 from celery_locks.signals import on_lock_contended
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
+from tests.tasks.aborted import define_aborts
 from tests.tasks.canvas_table import define_canvas
+from tests.tasks.dying import define_deaths
+from tests.tasks.rabbit_shop import define_rabbit, use_queues
 from tests.tasks.scoped import define_scopes
 
 #: Short, so that a deferred task comes back soon.
@@ -32,6 +35,9 @@ class ShopTask(LockedTask):
 
     def on_lock_lost(self, lease: Lease, reason: str) -> None:
         journal_of(self.app).write("lost", key=lease.key, token=lease.token, fence=lease.fencing_token, reason=reason)
+
+    def on_failure(self, exc: Any, task_id: str, *rest: Any) -> None:
+        journal_of(self.app).write("failed", task_id=task_id, error=type(exc).__name__)
 
 
 def journal_of(app: Celery) -> Journal:
@@ -62,8 +68,10 @@ def make_app(variables: Mapping[str, str]) -> Celery:
 
     Args:
         variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
-            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL`` in
-            seconds; ``SHOP_EARLY`` for parking before the pool.
+            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL``,
+            ``SHOP_SOFT`` (the soft shutdown) in seconds; ``SHOP_FOLDER``, where workers write down what they hold;
+            ``SHOP_START``, how children are started; ``SHOP_EARLY`` for parking before the pool; ``SHOP_QUEUES``, a
+            kind of RabbitMQ's.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
@@ -81,6 +89,10 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         },
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=float(variables.get("SHOP_SOFT", "0")),
+        worker_proc_alive_timeout=60,  # a slow machine starts children slowly
+        worker_pool_start_method=variables.get("SHOP_START", "fork"),
+        locks_folder=variables.get("SHOP_FOLDER"),
         locks_sweep_interval=1,
         locks_park_before_pool="SHOP_EARLY" in variables,
         locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
@@ -93,6 +105,11 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     define_canvas(app, ShopTask, app.tasks["work"].run.locked_body, journal_of(app))
     define_parking(app)
     define_scopes(app, ShopTask, body)
+    if "SHOP_QUEUES" in variables:
+        use_queues(app, variables["SHOP_QUEUES"])
+        define_rabbit(app, ShopTask, body)
+    define_aborts(app, ShopTask, journal_of(app))
+    define_deaths(app, ShopTask, body, journal_of)
     return app
 
 
@@ -168,14 +185,6 @@ def define_losses(app: Celery) -> None:
     app.task(stubborn, name="stubborn", **options)
     app.task(stubborn, name="told_only", **options, lock_on_lost="signal")
     app.task(stubborn, name="not_renewed", **{**options, "lock_ttl": 0.5}, lock_renew=False, lock_on_lost="signal")
-    app.task(stubborn, name="held_too_long", **options, lock_max_hold=1)
-
-    @app.task(name="spins", **options)
-    def spins(self: Any, key: str, seconds: float) -> str:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            pass
-        return "spun"
 
     @app.task(bind=True, shared=False, name="checks")
     @single_instance(key="<key>", ttl=1.5, on_lost="signal")

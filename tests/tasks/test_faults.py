@@ -96,12 +96,13 @@ def test_a_store_that_stays_away_ends_in_lock_timeout_where_there_is_a_max_wait(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
 def test_promise_10_a_store_away_for_longer_than_the_lease_loses_it(
-    fragile_shop: Shop, key: str, proxy: Proxy, fault: str
+    fragile_shop: Shop, key: str, proxy: Proxy, fault: str, pool: str
 ) -> None:
-    worker = fragile_shop.start_worker()
-    result = fragile_shop.send("stubborn", key, LONG)
+    worker = fragile_shop.start_worker(pool=pool)
+    result = fragile_shop.send("blocks", key, "naps")
     eventually(lambda: holds(fragile_shop, key), SOON)
     getattr(proxy, fault)()
     broken = time.monotonic()

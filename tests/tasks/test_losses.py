@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -13,13 +16,6 @@ from tests.tasks.conftest import Shop
 SOON = 30
 #: Far longer than any of these tests may take: a body that is aborted never sleeps it out.
 LONG = 60
-
-
-@pytest.fixture(params=["prefork", "solo"])
-def aborting_shop(request: pytest.FixtureRequest) -> Shop:
-    """Pools whose bodies run in the main thread of a process."""
-    shop: Shop = request.getfixturevalue(f"{request.param}_shop")
-    return shop
 
 
 def begun(shop: Shop, key: str) -> None:
@@ -39,12 +35,9 @@ def steal(shop: Shop, key: str) -> None:
 
 
 @pytest.mark.parametrize(("how", "reason"), [("delete", "deleted"), ("steal", "stolen")])
-@pytest.mark.parametrize("task", ["stubborn", "spins"])
-def test_promise_09_a_lost_lease_aborts_the_body(
-    aborting_shop: Shop, key: str, task: str, how: str, reason: str
-) -> None:
-    shop = aborting_shop
-    result = shop.send(task, key, LONG)
+def test_promise_09_a_lost_lease_is_told_once_and_ends_the_run(any_shop: Shop, key: str, how: str, reason: str) -> None:
+    shop = any_shop
+    result = shop.send("blocks", key, "naps")
     begun(shop, key)
     token = shop.lock(key).holders()[0].token
     started = time.monotonic()
@@ -60,18 +53,13 @@ def test_promise_09_a_lost_lease_aborts_the_body(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["stubborn", "checks"])
-def test_promise_09_in_a_thread_the_run_is_told_and_never_succeeds(threads_shop: Shop, key: str, task: str) -> None:
-    shop = threads_shop
-    result = shop.send(task, key, 3 if task == "stubborn" else LONG)
-    begun(shop, key)
-    shop.lock(key).force_release()
+def test_a_loop_may_look_for_itself(any_shop: Shop, key: str) -> None:
+    result = any_shop.send("checks", key, LONG)
+    begun(any_shop, key)
+    any_shop.lock(key).force_release()
     with pytest.raises(LockLost):
         result.get(timeout=SOON)
     assert result.state == "FAILURE"
-    if task == "stubborn":
-        assert lost(shop, key)["reason"] == "deleted"
-        assert shop.journal.stretches(key)[0].end is not None, "threads are not aborted yet: the body went to its end"
 
 
 @pytest.mark.slow
@@ -109,23 +97,48 @@ def test_promise_03_a_run_that_expired_leaves_its_successor_alone(any_shop: Shop
     assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == ["expired"]
 
 
-def test_promise_12_max_hold_ends_a_run_that_hangs(aborting_shop: Shop, key: str) -> None:
-    result = aborting_shop.send("held_too_long", key, LONG)
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+def test_promise_09_a_process_that_was_stopped_knows_at_once(
+    open_shop: Callable[..., Shop], key: str, pool: str
+) -> None:
+    shop = open_shop()
+    shop.start_worker(pool=pool, concurrency=1)
+    result = shop.send("told_after_a_stop", key)
+    eventually(lambda: shop.journal.entries("begin", key=key), SOON)
+    pid = shop.journal.stretches(key)[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        lease = shop.lock(key).acquire(timeout=SOON)
+        eventually(lambda: time.monotonic() - stopped > 1.5 + 0.5, SOON)  # as long as the body looks for
+        os.kill(pid, signal.SIGCONT)
+        found = result.get(timeout=SOON)
+        assert lease.release(), "the one that was stopped left it alone"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert found["reason"] in ("expired", "unreachable")
+    assert (found["lost"], found["held"], found["left"]) == (True, False, 0)
+    assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == [found["reason"]]
+
+
+def test_promise_12_max_hold_ends_a_run_that_hangs(any_shop: Shop, key: str) -> None:
+    result = any_shop.send("held_too_long", key, "naps")
     with pytest.raises(LockLost) as caught:
         result.get(timeout=SOON)
     assert caught.value.reason == "max_hold"
-    assert lost(aborting_shop, key)["reason"] == "max_hold"
-    assert not aborting_shop.lock(key).locked()
+    assert lost(any_shop, key)["reason"] == "max_hold"
+    assert not any_shop.lock(key).locked()
 
 
 @pytest.mark.slow
-def test_the_worker_is_well_after_an_abort(aborting_shop: Shop, key: str) -> None:
+def test_the_worker_is_well_after_an_abort(any_shop: Shop, key: str) -> None:
     for number in range(5):
         mine = f"{key}-{number}"
-        result = aborting_shop.send("stubborn", mine, LONG)
-        begun(aborting_shop, mine)
-        aborting_shop.lock(mine).force_release()
+        result = any_shop.send("blocks", mine, "naps")
+        begun(any_shop, mine)
+        any_shop.lock(mine).force_release()
         with pytest.raises(LockLost):
             result.get(timeout=SOON)
-        assert aborting_shop.send("work", mine).get(timeout=SOON) == mine
-    assert aborting_shop.workers[0].running
+        assert any_shop.send("work", mine).get(timeout=SOON) == mine
+    assert any_shop.workers[0].running

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
+from celery_locks import threads
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores import mask
 
@@ -102,7 +103,7 @@ class Connections:
     def __init__(self, client: redis.Redis, name: str) -> None:
         self.name = name
         self._client = client
-        self._clients: dict[float, Client] = {}
+        self._clients: dict[tuple[float, int], Client] = {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -128,8 +129,9 @@ class Connections:
             client.close()
 
     def _with_timeout(self, timeout: float) -> Client:
-        client = self._clients.get(timeout)
-        return self._clients.setdefault(timeout, Client(self._derived(timeout))) if client is None else client
+        which = (timeout, threads.apart())
+        client = self._clients.get(which)
+        return self._clients.setdefault(which, Client(self._derived(timeout))) if client is None else client
 
     def _derived(self, timeout: float) -> redis.Redis:
         pool = self._client.connection_pool

@@ -56,6 +56,10 @@ class RedisParking(Parking):
         released, *calls = answer if isinstance(answer, Sequence) else [answer]
         return released == 1, _calls(name, calls)
 
+    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        released, *calls = self._run(scripts.DIED, name, token, secrets.token_hex(8))
+        return released == 1, _calls(name, calls)
+
     def sent(self, call: Call, within: float) -> None:
         self._run(scripts.SENT, call.name, "", call.id, round(within * MICROSECONDS))
 

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
-from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of
 from celery_locks.stores.redis.connections import Client, Connections, as_text, connections
 from celery_locks.stores.redis.listing import RedisListing
@@ -87,6 +87,12 @@ class RedisStore(RedisParking, RedisListing, Store):
     def ping(self) -> None:
         try:
             self._connections.for_ttl().call("PING")
+        except RedisError as error:
+            raise self._connections.unavailable(error) from error
+
+    def warnings(self, *, parks: bool = False) -> list[str]:
+        try:
+            return checks.warnings(self._connections.for_ttl().call, parks)
         except RedisError as error:
             raise self._connections.unavailable(error) from error
 

@@ -91,6 +91,14 @@ class TableStore(Parking, Store):
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
         return self._write(name, lambda session: give_back_and_call(session, name, token))
 
+    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        def work(session: Session) -> tuple[bool, tuple[Call, ...]]:
+            tickets = Tickets(SQLTable(session, name))
+            tickets.died(token)
+            return Leases(session).release(name, token), tickets.hand_on()
+
+        return self._write(name, work)
+
     def sent(self, call: Call, within: float) -> None:
         self._tickets(call.name, lambda tickets: tickets.sent(call.id, within))
 

@@ -1,0 +1,49 @@
+"""The gevent and eventlet pools: the hub throws the abort into the body's greenlet.
+
+The hub runs when no greenlet does, so the body is at a place where it waits. One that never waits is not stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from celery_locks.errors import LossReason
+from celery_locks.lease import Lease
+from celery_locks.tasks.abort.guard import Aborted, Guard
+
+T = TypeVar("T")
+
+
+class GreenletGuard(Guard):
+    """For a body in a greenlet. All but `abort` happens in the thread of its hub, so nothing needs a lock."""
+
+    def __init__(self, lease: Lease) -> None:
+        from greenlet import getcurrent
+
+        self._getcurrent: Callable[[], Any] = getcurrent
+        self._greenlet = getcurrent()
+        self._armed = False
+        super().__init__(lease)
+
+    def abort(self, lease: Lease, reason: LossReason) -> None:
+        assert lease.home is not None
+        if not lease.home.here() or self._getcurrent() is not self._greenlet:
+            lease.home.in_hub(self._throw)
+        elif self._armed and not self.sent:
+            self.sent = True
+            raise Aborted(self)
+
+    def _throw(self) -> None:
+        if self._armed and not self.sent:
+            self.sent = True
+            self._greenlet.throw(Aborted(self))
+
+    def _call(self, body: Callable[[], T]) -> T:
+        self._armed = True
+        if self.lease.lost:  # perhaps before that
+            self.abort(self.lease, "expired")
+        return body()
+
+    def _disarm(self) -> None:
+        self._armed = False

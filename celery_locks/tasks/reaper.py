@@ -1,0 +1,146 @@
+"""The reaper: a thread in every worker that frees the leases of processes which died.
+
+Of its own worker's processes it looks four times a second, and at other workers of this machine, which may have died
+as a whole, every two seconds: also at the earlier life of a worker that has come back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from celery_locks.errors import StoreUnavailable
+from celery_locks.locks import Locks
+from celery_locks.stores.parking import Call, Parking, tickets_of
+from celery_locks.tasks import records
+from celery_locks.tasks.lives import Life, Member
+from celery_locks.tasks.records import Written
+from celery_locks.tasks.sending import send_on
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the processes of this worker, and at other workers.
+LOOK = 0.25
+LOOK_AT_OTHERS = 2.0
+
+
+class Reaper:
+    """Frees what the dead have left.
+
+    Args:
+        app: The app whose broker gets the messages of those whose turn comes by it.
+        locks: The app's locks.
+        life: The life of this worker.
+    """
+
+    def __init__(self, app: Any, locks: Locks, life: Life) -> None:
+        self._app = app
+        self._locks = locks
+        self._life = life
+        self._pid = os.getpid()
+        self._closing = False
+        self._warned = False
+        self._thread = threading.Thread(target=self._run, name="celery-locks-reaper", daemon=True)
+
+    def start(self) -> None:
+        """Frees what the dead have left so far, and from now on."""
+        atexit.register(self._at_exit)
+        self._thread.start()
+
+    def close(self) -> None:
+        """The worker is ending: so does this, after the last of the worker's other processes."""
+        self._closing = True
+
+    def _run(self) -> None:
+        looks = 0
+        while not (self._closing and self._alone()):
+            self._look_safely(others=looks % round(LOOK_AT_OTHERS / LOOK) == 0)
+            looks += 1
+            time.sleep(LOOK)
+        self._end()
+
+    def _alone(self) -> bool:
+        return not [member for member in self._life.members() if not member.main]
+
+    def _end(self) -> None:
+        atexit.unregister(self._at_exit)
+        records.end(self._life)
+        self._life.remove()
+
+    def _at_exit(self) -> None:
+        if os.getpid() == self._pid:
+            self._look_safely(others=False)
+            self._end()
+
+    def _look_safely(self, others: bool) -> None:
+        try:
+            self.look(others)
+            self._warned = False
+        except StoreUnavailable as error:
+            if not self._warned:
+                logger.warning("%s; what dead processes held is freed when it is back, or by its ttl", error)
+            self._warned = True
+        except Exception:
+            logger.exception("the reaper failed; it goes on")
+
+    def look(self, others: bool = True) -> None:
+        """Frees what dead processes have left.
+
+        Args:
+            others: Whether to look at other workers of this machine too.
+
+        Raises:
+            StoreUnavailable: The store is away; the rest is left for the next time.
+        """
+        for member in self._life.members():
+            if not member.main:
+                self._reap(member, same_namespace=True)
+        for life in self._life.siblings() if others else ():
+            self._look_at(life)
+
+    def _look_at(self, life: Life) -> None:
+        """Another worker's processes are its own to look after, unless its main process is dead."""
+        for member in life.members():
+            if not self._reap(member, life.same_namespace) and member.main:
+                return
+        life.remove()
+
+    def _reap(self, member: Member, same_namespace: bool) -> bool:
+        """Frees what a process held, if it is dead. Returns whether it is."""
+        try:
+            fd = os.open(member.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # another reaper was here
+            return True
+        try:
+            if not member.is_dead(fd, same_namespace):
+                return False
+            for written in records.read(fd):
+                self._free(member, written)
+            member.path.unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(fd)
+
+    def _free(self, member: Member, written: Written) -> None:
+        store, name, token = self._locks.store, written.name, written.token
+        if not written.since:
+            store.leave(name, token)
+        parking = tickets_of(store)
+        if parking is None:
+            freed = store.release(name, token)
+        else:  # not `hand_on`: that would say that the run has ended well
+            freed, calls = parking.died(name, token)
+            self._send_on(parking, calls)
+        if freed:
+            who = f"{written.task}[{written.task_id}]"
+            logger.warning("process %d died; %r is free, which its %s held", member.process.pid, written.key, who)
+
+    def _send_on(self, parking: Parking, calls: tuple[Call, ...]) -> None:
+        if calls:
+            # A connection of its own: those of the app's pool belong to the worker's other threads and children.
+            with self._app.connection_for_write() as connection:
+                send_on(self._app, parking, calls, connection)

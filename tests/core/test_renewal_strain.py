@@ -1,0 +1,197 @@
+"""Renewal on a real server: thousands of leases, code that lets no other thread run, processes of greenlets."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from celery_locks import LockLost, Locks
+from celery_locks.errors import LossReason
+from celery_locks.stores.base import Renewal
+from celery_locks.stores.redis.store import BATCH, RedisStore
+from tests.support.celery_worker import ROOT
+from tests.support.waiting import eventually
+
+
+class Counted(RedisStore):
+    """Knows how many leases each renewal was about, and how long it took in seconds."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.renewals: list[tuple[int, float]] = []
+
+    def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
+        started = time.monotonic()
+        answers = super().renew(renewals)
+        self.renewals.append((len(renewals), time.monotonic() - started))
+        return answers
+
+
+@pytest.mark.slow
+def test_five_thousand_leases_are_renewed_in_a_few_round_trips(redis_url: str) -> None:
+    many, ttl = 5_000, 30
+    store = Counted(redis_url)
+    locks = Locks(store)
+    # Taken one after the other, as tasks take them: they are due at as many different moments.
+    leases = [locks.lock(f"k{number}", ttl=ttl, renew=3).acquire() for number in range(many)]
+    store.renewals.clear()
+    eventually(lambda: sum(count for count, _ in store.renewals) >= 3 * many, 60)
+    assert all(lease.held for lease in leases)
+    cycles = sum(count for count, _ in store.renewals) / many
+    round_trips = sum(-(-count // BATCH) for count, _ in store.renewals)
+    # Leases due in the same quarter of an interval go together: four trips, and one more for each thousand.
+    assert round_trips / cycles <= 4 + many / BATCH + 1, store.renewals
+    assert max(seconds for _, seconds in store.renewals) < ttl / 3, store.renewals
+    for lease in leases[:10]:
+        assert lease.release()
+
+
+@pytest.mark.slow
+def test_code_that_lets_no_thread_run_finds_its_lease_lost_at_once(redis_url: str) -> None:
+    """Nobody can renew meanwhile; what is true afterwards is known to the first instruction."""
+    length, ttl = 18, 0.4
+    lock = Locks(redis_url).lock("k", ttl=ttl)
+    while True:
+        lease = lock.acquire()
+        started = time.monotonic()
+        re.match(r"(a+)+$", "a" * length + "b")
+        lost = lease.lost
+        if time.monotonic() - started > 1.5 * ttl:
+            break
+        lease.release()
+        length += 1
+    assert lost
+    assert lease.lost_reason in ("expired", "unreachable")
+    with pytest.raises(LockLost):
+        lease.check()
+    assert lock.acquire(timeout=5).fencing_token > lease.fencing_token
+
+
+GREENLETS = """
+import sys
+kind, url = sys.argv[1:]
+if kind == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+    import gevent
+    spawn, wait = gevent.spawn, gevent.sleep
+else:
+    import eventlet
+    eventlet.monkey_patch()
+    spawn, wait = eventlet.spawn, eventlet.sleep
+import threading, time
+from celery_locks import Locks, signals, threads
+from celery_locks.homes import original
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        wait(0.01)
+"""
+
+
+def in_greenlets(kind: str, url: str, script: str) -> None:
+    argv = [sys.executable, "-W", "ignore", "-c", GREENLETS + script, kind, url]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gevent", "eventlet"])
+class TestGreenlets:
+    def test_promise_13_what_keeps_the_hub_busy_keeps_its_lease(self, kind: str, redis_url: str) -> None:
+        in_greenlets(
+            kind,
+            redis_url,
+            """
+renewed = []
+signals.on_lock_renewed.connect(lambda **named: renewed.append(original("get_ident")()), weak=False)
+lease = Locks(url).lock("k", ttl=1.0).acquire()
+end = time.monotonic() + 3.0
+while time.monotonic() < end:
+    assert lease.held
+assert not renewed, "receivers are called by greenlets alone"
+until(lambda: len(renewed) >= 6)
+assert set(renewed) == {original("get_ident")()}
+assert lease.release()
+""",
+        )
+
+    def test_a_loss_is_told_by_a_greenlet(self, kind: str, redis_url: str) -> None:
+        in_greenlets(
+            kind,
+            redis_url,
+            """
+told = []
+lock = Locks(url).lock("k", ttl=1.0)
+lease = lock.acquire()
+
+def receiver(lease, reason):
+    wait(0.01)                          # it may wait, and use what belongs to the hub
+    told.append((reason, original("get_ident")(), lock.locked()))
+
+lease.on_lost(receiver)
+lock.force_release()
+until(lambda: told)
+assert told == [("deleted", original("get_ident")(), False)], told
+""",
+        )
+
+    def test_greenlets_wait_in_line_and_the_hub_goes_on(self, kind: str, redis_url: str) -> None:
+        in_greenlets(
+            kind,
+            redis_url,
+            """
+lock, order, turns = Locks(url).lock("k", ttl=5), [], []
+
+def hold(number):
+    with lock:
+        order.append(number)
+        wait(0.05)
+        assert order[-1] == number, "two at once"
+
+def count_turns():
+    while len(order) < 20:
+        turns.append(time.monotonic())
+        wait(0.001)
+
+counter = spawn(count_turns)
+for number in range(20):
+    spawn(hold, number)
+until(lambda: len(order) == 20 and not lock.locked())
+assert len(turns) > 100, len(turns)
+""",
+        )
+
+    def test_a_release_that_failed_is_made_good(self, kind: str, redis_url: str) -> None:
+        in_greenlets(
+            kind,
+            redis_url,
+            """
+from celery_locks import StoreUnavailable
+from celery_locks.lock import release_or_later
+from celery_locks.stores.redis.store import RedisStore
+
+class Away(RedisStore):
+    away = False
+    def release(self, name, token):
+        if self.away:
+            raise StoreUnavailable("away")
+        return super().release(name, token)
+
+store = Away(url)
+lock = Locks(store).lock("k", ttl=30)
+lease = lock.acquire()
+store.away = True
+assert release_or_later(lease)
+assert lock.locked()
+store.away = False
+until(lambda: not lock.locked())
+""",
+        )

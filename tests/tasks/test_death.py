@@ -1,0 +1,152 @@
+"""When a process dies that holds a lease, its key is free soon after, and never before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from celery_locks.stores.parking import tickets_of
+from tests.support.celery_worker import ROOT
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+from tests.tasks.faults import FAULTS, SHUTDOWNS, SOON, Fault, watch
+
+pytestmark = pytest.mark.slow
+#: What the machine may take for itself in a test that measures a bound.
+SLACK = 2
+
+OpenShop = Callable[..., Shop]
+
+
+def holder(shop: Shop, key: str) -> int:
+    """The process that holds a key, once its body runs."""
+    return int(eventually(lambda: shop.journal.stretches(key), SOON)[0].pid)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_promise_01_and_02_a_child_that_died_holds_nothing(prefork_shop: Shop, key: str, fault: Fault) -> None:
+    seen = watch(prefork_shop, prefork_shop.workers[0], fault, key)
+    assert seen.free_after < fault.within + SLACK
+    assert not seen.body_ended
+
+
+@pytest.mark.parametrize("fault", SHUTDOWNS[:3], ids=lambda fault: fault.name)
+def test_promise_02_a_worker_that_shuts_down_leaves_nothing(open_shop: OpenShop, key: str, fault: Fault) -> None:
+    shop = open_shop(**dict(fault.environment))
+    worker = shop.start_worker(concurrency=1)
+    seen = watch(shop, worker, fault, key)
+    assert seen.free_after < fault.within + SLACK
+    assert seen.body_ended == (fault is SHUTDOWNS[0])
+    worker.wait(SOON)
+    assert not list(shop.folder.rglob("main.*")), "it took its records with it"
+
+
+def test_promise_01_the_neighbour_of_a_dead_worker_frees_its_keys(shop: Shop, key: str) -> None:
+    fault = SHUTDOWNS[-1]
+    worker = shop.start_worker(pool="threads")
+    shop.start_worker(pool="solo", queues=["another"])
+    seen = watch(shop, worker, fault, key)
+    assert seen.free_after < fault.within + SLACK
+
+
+def test_promise_01_a_worker_that_comes_back_frees_what_its_earlier_life_left(shop: Shop, key: str) -> None:
+    worker = shop.start_worker(pool="threads", concurrency=1)
+    result = shop.send("dies", key, seconds=100)
+    assert holder(shop, key) == worker.pid
+    assert [(lease["key"], lease["id"]) for lease in inspected(shop)] == [(key, result.id)], "threads are seen too"
+    worker.kill()
+    eventually(lambda: not worker.running, SOON)
+    assert shop.lock(key).locked()
+    shop.start_worker(pool="solo")
+    eventually(lambda: not shop.lock(key).locked(), SOON)
+
+
+def in_line(shop: Shop, key: str) -> int:
+    """How many are parked."""
+    lock = shop.lock(key)
+    parking = tickets_of(lock.store)
+    assert parking is not None
+    return parking.waiting(lock.name)
+
+
+def test_who_is_parked_is_sent_on_when_the_holder_dies(prefork_shop: Shop, key: str) -> None:
+    shop = prefork_shop
+    shop.send("dies", key, seconds=100)
+    pid = holder(shop, key)
+    parked = shop.send("park", key)
+    eventually(lambda: in_line(shop, key), SOON)
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    assert parked.get(timeout=SOON) == key
+    assert time.monotonic() - killed < 2 + SLACK
+
+
+def test_promise_05_a_parked_run_that_died_is_no_run_that_ended(prefork_shop: Shop, key: str, tmp_path: Path) -> None:
+    shop = prefork_shop
+    with shop.lock(key):
+        result = shop.send("dies_once", key, str(tmp_path / "was here"))
+        eventually(lambda: in_line(shop, key), SOON)
+    # Its message is delivered again and takes over the ticket: as that of a run that ended it would be dropped.
+    assert result.get(timeout=SOON) == key
+    first, second = shop.journal.stretches(key)
+    assert first.pid != second.pid
+    assert second.fence > first.fence
+
+
+def test_a_lease_that_is_to_last_outlives_its_run(prefork_shop: Shop, key: str) -> None:
+    worker = prefork_shop.workers[0]
+    prefork_shop.app.send_task("lasts", (key,))  # by somebody who knows no locks: the run takes the lease
+    worker.wait_for_log(f"{key!r} is free, which its lasts", SOON)  # that of its message alone
+    assert prefork_shop.lock(key).locked()
+
+
+def test_a_child_that_was_replaced_in_good_order_leaves_nothing(shop: Shop, key: str) -> None:
+    shop.start_worker(concurrency=1, arguments=["--max-tasks-per-child", "1"])
+    shop.send("work", key).get(timeout=SOON)
+    assert not shop.lock(key).locked()
+    dead = f"{holder(shop, key)}."
+    eventually(lambda: not any(path.name.startswith(dead) for path in shop.folder.rglob("*.*")), SOON)
+
+
+def test_children_that_are_spawned_are_looked_after_too(open_shop: OpenShop, key: str) -> None:
+    shop = open_shop(SHOP_START="spawn")
+    shop.start_worker(concurrency=1)
+    shop.send("dies", key, seconds=100)
+    os.kill(holder(shop, key), signal.SIGKILL)
+    eventually(lambda: not shop.lock(key).locked(), SOON)
+
+
+def test_inspect_locks_says_who_holds_what(prefork_shop: Shop, key: str, tmp_path: Path) -> None:
+    shop, until = prefork_shop, tmp_path / "go"
+    result = shop.send("dies", key, until=str(until))
+    pid = holder(shop, key)
+    [lease] = [lease for lease in inspected(shop) if lease["key"] == key]
+    assert abs(time.time() - lease.pop("since")) < SOON
+    assert lease == {"key": key, "task": "dies", "id": result.id, "pid": pid}
+    token = shop.lock(key).holders()[0].token
+    said = eventually(lambda: inspect_by_hand(shop), SOON)
+    assert token not in said
+    assert json.loads(said)[shop.workers[0].name][-1]["key"] == key
+    until.touch()
+    assert result.get(timeout=SOON) == key
+    eventually(lambda: key not in str(inspected(shop)), SOON)
+
+
+def inspected(shop: Shop) -> list[dict]:
+    """What the one worker answers."""
+    [answer] = shop.app.control.broadcast("locks", reply=True, timeout=SOON, limit=1)
+    return answer[shop.workers[0].name]
+
+
+def inspect_by_hand(shop: Shop) -> str:
+    command = [sys.executable, "-m", "celery", "-A", "tests.tasks.shop", "inspect", "locks", "--timeout", "3", "--json"]
+    env = {**os.environ, **shop.variables, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout

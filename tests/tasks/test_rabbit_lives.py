@@ -1,0 +1,107 @@
+"""RabbitMQ as the broker: what becomes of tasks that are revoked, expire, are rejected, or lose their worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from celery.exceptions import TaskRevokedError
+
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+from tests.tasks.rabbit_ways import SOON, kind, routes, send_parked, waiting
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def shop(rabbit_shop: Shop) -> Shop:
+    return rabbit_shop
+
+
+def test_promise_16_a_revoked_task_leaves_the_line(shop: Shop, key: str) -> None:
+    with shop.lock(key, ttl=60):
+        first, second = (send_parked(shop, "park", key) for _ in range(2))
+        first.revoke()
+        eventually(lambda: waiting(shop, key) == 1, SOON)
+    assert second.get(timeout=SOON) == key
+    assert [run.task_id for run in shop.journal.stretches(key)] == [second.id]
+
+
+def test_promise_16_a_task_that_expires_in_line_is_ended_by_a_worker(shop: Shop, key: str) -> None:
+    """Its message is sent on without a limit: RabbitMQ would drop it, and nobody would hear of it."""
+    with shop.lock(key, ttl=60):
+        result = send_parked(shop, "park", key, expires=datetime.now(timezone.utc) + timedelta(seconds=2))
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=SOON)
+    assert waiting(shop, key) == 0
+    eventually(lambda: not shop.lock(key).locked(), SOON)
+    assert not shop.journal.stretches(key)
+
+
+def test_a_duplicate_gets_the_result_of_the_call_that_has_the_key(shop: Shop, key: str, tmp_path: Path) -> None:
+    task, go = shop.task("until_executed"), tmp_path / "go"
+    first = task.apply_async((key,), {"until": str(go)}, **routes(shop)["topic"])
+    assert task.apply_async((key,), **routes(shop)["plain"]).id == first.id
+    go.touch()
+    assert first.get(timeout=SOON) == key
+    eventually(lambda: not shop.lock(key).locked(), SOON)
+    assert len(shop.journal.stretches(key)) == 1
+
+
+def test_a_call_that_waits_for_its_time_keeps_the_key(shop: Shop, key: str, tmp_path: Path) -> None:
+    """Longer than its ttl of 2 s, at the broker or in a worker; a call that Celery refuses leaves nothing."""
+    task = shop.task("until_executed")
+    if kind(shop) == "quorum":  # Celery's ladder of delays begins with a second
+        with pytest.raises(ValueError, match="countdown"):
+            task.apply_async((key,), countdown=0.5, **routes(shop)["plain"])
+        assert not shop.lock(key).locked()
+    go = tmp_path / "go"
+    first = task.apply_async((key,), {"until": str(go)}, countdown=3, **routes(shop)["plain"])
+    while not shop.journal.entries("begin", key=key):
+        assert shop.lock(key).locked()
+    assert task.apply_async((key,), **routes(shop)["plain"]).id == first.id
+    go.touch()
+    assert first.get(timeout=SOON) == key
+
+
+def test_a_rejected_task_goes_to_the_dead_letter_queue(shop: Shop, key: str) -> None:
+    with shop.lock(key, ttl=60), shop.app.connection_for_read() as connection:
+        dead = shop.app.amqp.queues[f"{kind(shop)}-dead"].bind(connection.default_channel)
+        result = shop.task("reject_late").apply_async((key,), **routes(shop)["direct"])
+        letter = eventually(lambda: dead.get(no_ack=True), SOON)
+    assert letter.headers["id"] == result.id
+    assert not shop.journal.stretches(key)
+
+
+@pytest.mark.slow
+def test_promise_05_a_killed_workers_messages_run_again_and_never_beside_themselves(
+    shop: Shop, key: str, tmp_path: Path
+) -> None:
+    """RabbitMQ gives them to another worker at once, when the lease of the dead run still lives."""
+    queue, go = f"{kind(shop)}-doomed", tmp_path / "go"
+    tasks = {"park_hardy": f"{key}-park", "until_executed_late": f"{key}-call", "while_executing_late": f"{key}-run"}
+    victim = shop.start_worker(concurrency=3, queues=[queue])
+    results = [shop.task(task).apply_async((own,), {"until": str(go)}, queue=queue) for task, own in tasks.items()]
+    for own in tasks.values():
+        eventually(lambda own=own: shop.journal.stretches(own), SOON)
+    in_line = send_parked(shop, "park", f"{key}-park")
+    os.killpg(victim.pid, signal.SIGKILL)
+    died = time.monotonic()
+    go.touch()
+    shop.app.control.add_consumer(queue, destination=[shop.workers[0].name], reply=True, timeout=SOON, limit=1)
+    try:
+        assert [result.get(timeout=SOON) for result in results] == list(tasks.values())
+        assert in_line.get(timeout=SOON) == f"{key}-park"
+    finally:
+        shop.app.control.cancel_consumer(queue, destination=[shop.workers[0].name], reply=True, timeout=SOON, limit=1)
+    for own in tasks.values():
+        first, *others = shop.journal.stretches(own)
+        assert first.end is None
+        assert others
+        assert shop.journal.most_at_once(own, died=died) == 1
+        assert min(run.fence for run in others) > first.fence

@@ -1,0 +1,103 @@
+"""Leases are renewed whatever the bodies do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from celery_locks import LockLost
+from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+from tests.tasks.conftest import Shop
+
+SOON = 30
+#: Three times the ttl of these tasks, in seconds.
+THRICE = 4.5
+
+
+def begun(shop: Shop, key: str) -> None:
+    eventually(lambda: shop.journal.entries("begin", key=key), SOON)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+def test_promise_13_a_body_that_never_yields_keeps_its_lease(
+    request: pytest.FixtureRequest, key: str, pool: str
+) -> None:
+    shop: Shop = request.getfixturevalue(f"{pool}_shop")
+    result = shop.send("spins", key, THRICE)
+    begun(shop, key)
+    first = shop.lock(key).holders()[0].fencing_token
+    fences = set()
+    while not result.ready():
+        fences |= {holder.fencing_token for holder in shop.lock(key).holders()}
+    assert result.get() == "spun"
+    assert fences == {first}
+    assert not shop.journal.entries("lost", key=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_body_that_never_yields_can_look_for_itself(request: pytest.FixtureRequest, key: str, pool: str) -> None:
+    """The hub doesn't run, so nobody can stop it; but a real thread has noticed."""
+    shop: Shop = request.getfixturevalue(f"{pool}_shop")
+    result = shop.send("spins", key, 20, checks=True)
+    begun(shop, key)
+    shop.lock(key).force_release()
+    with pytest.raises(LockLost) as caught:
+        result.get(timeout=SOON)
+    assert caught.value.reason == "deleted"
+    assert len(shop.journal.entries("lost", key=key)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_body_that_never_yields_fails_at_its_end(request: pytest.FixtureRequest, key: str, pool: str) -> None:
+    shop: Shop = request.getfixturevalue(f"{pool}_shop")
+    result = shop.send("spins", key, 3)
+    begun(shop, key)
+    shop.lock(key).force_release()
+    with pytest.raises(LockLost):
+        result.get(timeout=SOON)
+    assert result.state == "FAILURE"
+
+
+@pytest.mark.slow
+def test_promise_13_runs_beside_each_other_share_nothing(any_shop: Shop, key: str) -> None:
+    keys = [f"{key}-{number}" for number in range(12)]
+    results = [any_shop.send("sees_its_own", each, 0.3) for each in keys]
+    assert [result.get(timeout=SOON) for result in results] == [[each] for each in keys]
+
+
+@pytest.mark.slow
+def test_promise_13_a_fork_within_a_run_leaves_its_lease_alone(prefork_shop: Shop, key: str) -> None:
+    assert prefork_shop.send("forks", key, THRICE / 2).get(timeout=SOON) == 0
+    assert not prefork_shop.journal.entries("lost", key=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_promise_13_two_hundred_runs_in_one_process_keep_their_leases(
+    open_shop: Callable[..., Shop], key: str, pool: str
+) -> None:
+    shop = open_shop()
+    shop.start_worker(pool=pool, concurrency=200)
+    results = [shop.send("stubborn", f"{key}-{number}", THRICE) for number in range(200)]
+    for result in results:
+        result.get(timeout=4 * SOON)
+    assert not shop.journal.entries("lost")
+    assert shop.journal.most_at_once() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "gevent", "eventlet"])
+def test_promise_10_a_store_that_answers_late_is_no_loss(
+    open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str, pool: str
+) -> None:
+    shop = open_shop(SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
+    shop.start_worker(pool=pool)
+    proxy.delay(0.1)
+    assert shop.send("stubborn", key, THRICE).get(timeout=SOON) == key
+    assert not shop.journal.entries("lost", key=key)
