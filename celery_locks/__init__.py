@@ -23,6 +23,11 @@ from celery_locks.locks import Locks
 from celery_locks.semaphore import Semaphore
 
 if TYPE_CHECKING:
+    from celery_locks.listing import LockInfo, Page, Stats
+    from celery_locks.lockable import Lockable
+    from celery_locks.multi import MultiLease, MultiLock
+    from celery_locks.outcomes import Outcome, audit
+    from celery_locks.read_write import ReadWriteLock
     from celery_locks.tasks import (
         Contention,
         ContentionPolicy,
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
         current_lease,
         single_instance,
     )
+    from celery_locks.ticket import LockTicket
 
 __version__ = "0.1.0"
 
@@ -43,27 +49,47 @@ __all__ = [
     "LockConfigError",
     "LockContended",
     "LockError",
+    "LockInfo",
     "LockKeyError",
     "LockLost",
     "LockNotOwned",
     "LockQueueFull",
+    "LockTicket",
     "LockTimeout",
+    "Lockable",
     "LockedTask",
     "Locks",
+    "MultiLease",
+    "MultiLock",
+    "Outcome",
+    "Page",
+    "ReadWriteLock",
     "Semaphore",
     "Skipped",
+    "Stats",
     "StoreUnavailable",
+    "audit",
     "current_lease",
     "single_instance",
 ]
 
-_OF_TASKS = {"Contention", "ContentionPolicy", "LockedTask", "Skipped", "current_lease", "single_instance"}
+#: Imported when asked for, so that code without tasks doesn't load Celery, nor a plain lock what it doesn't use.
+_LATER = {
+    **dict.fromkeys(
+        ("Contention", "ContentionPolicy", "LockedTask", "Skipped", "current_lease", "single_instance"), "tasks"
+    ),
+    **dict.fromkeys(("Outcome", "audit"), "outcomes"),
+    **dict.fromkeys(("LockInfo", "Page", "Stats"), "listing"),
+    "LockTicket": "ticket",
+    "Lockable": "lockable",
+    **dict.fromkeys(("MultiLease", "MultiLock"), "multi"),
+    "ReadWriteLock": "read_write",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for, so that code without tasks doesn't load Celery.
-    if name not in _OF_TASKS:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("celery_locks.tasks"), name)
+    value = getattr(import_module(f"celery_locks.{_LATER[name]}"), name)
     globals()[name] = value
     return value

@@ -88,6 +88,8 @@ class Lease:
         self.told = False
         #: Stops what runs under it: called first when it is lost, by the thread that notices.
         self.abort: LostCallback = _nothing
+        #: What is to be kept with the key, and for how long.
+        self._update: tuple[str, float] | None = None
         #: Takes the lease out of renewal; set by what put it in.
         self.forget: Callable[[Lease], None] = _nothing
         #: Sends on those whose turn comes by the release; without it that is left to the sweeper of a worker.
@@ -200,6 +202,10 @@ class Lease:
             return True
 
     def _give_back(self) -> bool:
+        # Before, not in one step: as long as the token holds the lock nobody else can write, and what is written is
+        # that of a body that has ended. Written again after a lost reply, it is the same.
+        if self._update is not None and self._state == "releasing":
+            self.store.write(self.claim.name, self.token, *self._update)
         parking = tickets_of(self.store)
         if self.send_on is None or parking is None:
             return self.store.release(self.claim.name, self.token)
@@ -215,6 +221,40 @@ class Lease:
             return "stolen" if self.store.holders(self.claim.name) else "deleted"
         except StoreUnavailable:
             return "deleted"
+
+    @property
+    def value(self) -> Any:
+        """The value kept with the key: that of `update`, else what the store has, ``None`` for none. Asks the store.
+
+        Raises:
+            LockConfigError: The store keeps no values.
+            StoreUnavailable: The store can't be reached.
+        """
+        from celery_locks import values
+
+        update = self._update
+        return values.read(self.store, self.claim.name) if update is None else json.loads(update[0])
+
+    def update(self, value: Any, keep: float | None = None) -> None:
+        """Sets the value to be kept with the key: written when the lease is released, if it is still held then.
+
+        Nothing is written before: a holder that dies or loses its lease leaves the value as it was.
+
+        Args:
+            value: Anything that JSON has.
+            keep: For how many seconds (or a ``timedelta``) it is kept from the release on; 30 days by default.
+
+        Raises:
+            LockLost: The lease is held no more.
+            LockConfigError: The value is no JSON, the time is out of bounds, or the store keeps no values.
+        """
+        from celery_locks import values
+        from celery_locks.stores.capabilities import require
+
+        if not self.store.values:
+            require(self.store, "values", "lease.update()", self.key)
+        self.check()
+        self._update = values.to_text(value, self.key), checked_ttl(values.KEPT if keep is None else keep, "keep")
 
     def on_lost(self, callback: LostCallback) -> Callable[[], None]:
         """Calls ``callback(lease, reason)`` once when the lease is lost.

@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,14 +18,13 @@ from celery_locks.renewal import keeper
 from celery_locks.settings import DEFAULT_TTL, renewal_interval, seconds_of
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
 from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.waiting import PLACE_KEPT, wait_in_line
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
+    from celery_locks.ticket import LockTicket
 
 T = TypeVar("T")
-
-#: A waiter that has not confirmed its place in line for so many seconds is passed over.
-PLACE_KEPT = 10.0
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,82 @@ class Lock:
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         claim = claim or self.claim()
         try:
-            return self._wait_in_line(claim, until)
-        except LockTimeout:
+            answer = self._wait_in_line(claim, until)
+            if isinstance(answer, Lease):
+                return answer
+            if answer.position is not None:
+                self.store.leave(claim.name, claim.token)
+        except BaseException:
+            self._undo(claim)
+            raise
+        raise self.timed_out(answer)
+
+    def enqueue(self) -> LockTicket:
+        """Takes a place in line, or the lease if the key is free, and returns at once; see `LockTicket`.
+
+        Raises:
+            LockConfigError: The store has no line.
+            StoreUnavailable: The store can't be reached; nothing was acquired.
+        """
+        from celery_locks.ticket import LockTicket
+
+        self._locks.require("fair", "lock.enqueue()", self.key)
+        ticket = LockTicket(self)
+        try:
+            _ = ticket.position
+        except BaseException:
+            self._undo(ticket.claim)
+            raise
+        return ticket
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits in line until it could be acquired, and acquires nothing. The next one to ask may be quicker.
+
+        Args:
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes.
+
+        Returns:
+            Whether it came free in time.
+
+        Raises:
+            StoreUnavailable: The store can't be reached.
+        """
+        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        mine = self.claim()
+        # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
+        claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=PLACE_KEPT)
+        try:
+            answer, _ = wait_in_line(self.store, self._locks.clock, claim, until, _nobody)
+        except BaseException:
+            self._undo(claim)
+            raise
+        self.leave(claim)
+        return isinstance(answer, Granted)
+
+    def stand(self, claim: Claim, timeout: float | None, place: float) -> Lease | Refused:
+        """For `LockTicket`: waits in line, and stays in it. The place is kept for ``place`` seconds after each look.
+
+        Raises:
+            StoreUnavailable: The store can't be reached; what it may have granted is granted to the next call.
+        """
+        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        try:
+            return self._wait_in_line(claim, until, place, stay=True)
+        except StoreUnavailable:
             raise
         except BaseException:
             self._undo(claim)
             raise
+
+    def leave(self, claim: Claim) -> None:
+        """Gives up a place in line, and what the store granted while nobody heard its answer."""
+        try:
+            self.store.leave(claim.name, claim.token)
+            self.store.release(claim.name, claim.token)
+        except BaseException as error:
+            self._undo(claim)
+            if not isinstance(error, StoreUnavailable):
+                raise
 
     def try_acquire(self) -> Lease | None:
         """The lease, or ``None`` when others hold the key or wait for it.
@@ -189,23 +258,18 @@ class Lock:
         if not release_or_later(lease) and lease.lost and not quiet:
             raise lease.lost_error()
 
-    def _wait_in_line(self, claim: Claim, until: float | None) -> Lease:
-        clock, contended = self._locks.clock, False
-        while True:
-            sent = clock.now()
-            left = PLACE_KEPT if until is None else until - sent
-            answer = self.store.acquire(claim, PLACE_KEPT if left > 0 else None)
-            if isinstance(answer, Granted):
-                return self._granted(claim, answer, sent)
-            if not contended:
-                contended = True
-                self._contended(answer)
-            if left <= 0:
-                if answer.position is not None:
-                    self.store.leave(claim.name, claim.token)
-                names = holder_names(answer)
-                raise LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
-            self.store.wait(claim.name, claim.token, max(0.0, min(answer.retry_in, left, PLACE_KEPT / 3)))
+    def _wait_in_line(
+        self, claim: Claim, until: float | None, place: float | None = None, stay: bool = False
+    ) -> Lease | Refused:
+        answer, sent = wait_in_line(self.store, self._locks.clock, claim, until, self._contended, place, stay)
+        return self._granted(claim, answer, sent) if isinstance(answer, Granted) else answer
+
+    def timed_out(self, refused: Refused) -> LockTimeout:
+        """The error of an acquisition that came too late, of which receivers are told."""
+        names = holder_names(refused)
+        if signals.on_lock_timed_out:
+            signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names)
+        return LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
 
     def claim(self) -> Claim:
         """What one acquisition of this lock asks for, with an owner token of its own."""
@@ -263,6 +327,10 @@ def release_or_later(lease: Lease) -> bool:
         if not isinstance(error, StoreUnavailable):
             raise
         return held
+
+
+def _nobody(refused: Refused) -> None:
+    """Tells nobody."""
 
 
 def checked_timeout(timeout: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.clock import Clock, system_clock
@@ -20,6 +20,9 @@ from celery_locks.stores.base import Claim, Store
 
 if TYPE_CHECKING:
     from celery_locks.listing import LockInfo, Page, Stats
+    from celery_locks.lockable import Lockable
+    from celery_locks.multi import MultiLock
+    from celery_locks.read_write import ReadWriteLock
 
 T = TypeVar("T")
 
@@ -92,8 +95,7 @@ class Locks:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
-        terms = Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold))
-        return Lock(self, check_key(key), terms, owner)
+        return Lock(self, check_key(key), _terms(ttl, renew, max_hold), owner)
 
     def semaphore(
         self,
@@ -121,8 +123,67 @@ class Locks:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
-        terms = Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold), checked("limit", limit))
-        return Semaphore(self, check_key(key), terms, owner)
+        self.require("semaphores", "locks.semaphore()", key)
+        return Semaphore(self, check_key(key), _terms(ttl, renew, max_hold, limit), owner)
+
+    def read_write(
+        self,
+        key: str,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+    ) -> ReadWriteLock:
+        """The read-write lock of a key: many readers at once, or one writer. Nothing is acquired yet.
+
+        Args:
+            key: What to lock: any text that is not empty. All users of a key should agree on what it is: a plain lock
+                of the same key keeps no reader out.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: Another argument is wrong, or the store has no semaphores.
+        """
+        from celery_locks.read_write import ReadWriteLock
+
+        self.require("semaphores", "locks.read_write()", key)
+        return ReadWriteLock(self, check_key(key), _terms(ttl, renew, max_hold), owner)
+
+    def multi(
+        self,
+        keys: Iterable[str],
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+    ) -> MultiLock:
+        """Several keys, all or none, whatever their order; a key that is named twice counts once.
+
+        Args:
+            keys: What to lock: at least one text.
+            ttl: How long each lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while they are held: ``True`` for every ``ttl / 3``, or the seconds between them.
+            max_hold: The longest holding of each in seconds; then renewal stops and all are lost.
+            owner: The holder's name that others see.
+
+        Raises:
+            LockKeyError: A key is empty or no text.
+            LockConfigError: Another argument is wrong, or there is no key.
+        """
+        from celery_locks.multi import MultiLock, members
+
+        if isinstance(keys, str):
+            raise LockConfigError(f"multi takes a list of keys, not the text {keys!r}: write multi([{keys!r}])")
+        found = members(keys, lambda key: self.lock(key, ttl, renew, max_hold=max_hold, owner=owner))
+        if not found:
+            raise LockConfigError("multi needs at least one key")
+        return MultiLock(self, found)
 
     def restore(self, text: str) -> Lease:
         """The lease of `Lease.serialize`, in this process: confirmed by the store, and watched, but not renewed here.
@@ -150,6 +211,33 @@ class Locks:
             raise LockKeyError(f"this is not the text of a lease: {type(error).__name__}: {error}") from error
         return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self.clock)
 
+    def value(self, key: str) -> Any:
+        """The value kept with a key by `Lease.update`, ``None`` for none; whoever holds the key.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: The store keeps no values.
+            StoreUnavailable: The store can't be reached.
+        """
+        from celery_locks import values
+
+        self.require("values", "locks.value()", key)
+        return values.read(self.store, self.name(check_key(key)))
+
+    def delete(self, key: str) -> bool:
+        """Deletes the value kept with a key, whoever holds the key; what a holder is to write is written all the same.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: The store keeps no values.
+            StoreUnavailable: The store can't be reached.
+        """
+        self.require("values", "locks.delete()", key)
+        return self.store.delete(self.name(check_key(key)))
+
     def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
         """A page of the keys that are held or waited for, ordered by their text.
 
@@ -174,6 +262,7 @@ class Locks:
         """
         from celery_locks.listing import page_of
 
+        self.require("lists", "locks.list()")
         return page_of(self, prefix, after, count)
 
     def info(self, key: str) -> LockInfo:
@@ -199,7 +288,46 @@ class Locks:
         """
         from celery_locks.listing import stats_of
 
+        self.require("lists", "locks.stats()")
         return stats_of(self, checked_ttl(near))
+
+    def lockable(
+        self,
+        template: str,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+    ) -> Lockable:
+        """Declares a kind of thing that is locked, at one place for all its users.
+
+        Args:
+            template: How its keys are written, such as ``"order:<order_id>"``: as ``key=`` of a task.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+
+        Raises:
+            LockKeyError: The template is malformed.
+            LockConfigError: Another argument is wrong.
+        """
+        from celery_locks.lockable import Lockable
+
+        terms = _terms(ttl, renew, max_hold)
+        return Lockable(template, lambda key: Lock(self, key, terms, owner))
+
+    def require(self, capability: str, feature: str, key: str | None = None) -> None:
+        """Refuses a feature for which the store lacks a capability.
+
+        Raises:
+            LockConfigError: It lacks it.
+        """
+        if not getattr(self.store, capability):  # the usual case without the module
+            from celery_locks.stores.capabilities import require
+
+            require(self.store, capability, feature, key)
 
     def close(self) -> None:
         """Gives back connections and files."""
@@ -236,6 +364,10 @@ def app_store(conf: Mapping[str, Any]) -> str | Store:
         if first.startswith(_REDIS):
             return first
     raise LockConfigError(NO_STORE)
+
+
+def _terms(ttl: float, renew: bool | float, max_hold: float | None, limit: int = 1) -> Terms:
+    return Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold), checked("limit", limit))
 
 
 def _of(kind: type[T], value: Any) -> T:

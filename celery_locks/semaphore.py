@@ -15,6 +15,7 @@ from celery_locks.stores.base import Holder
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
+    from celery_locks.ticket import LockTicket
 
 T = TypeVar("T")
 
@@ -74,6 +75,24 @@ class Semaphore:
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
         return self._for(permits).try_acquire()
+
+    def enqueue(self, permits: int = 1) -> LockTicket:
+        """Takes a place in line, or the lease if enough permits are free, and returns at once; see `LockTicket`.
+
+        Raises:
+            LockConfigError: More permits than the limit, or no whole number of at least 1.
+            StoreUnavailable: The store can't be reached; nothing was acquired.
+        """
+        return self._for(permits).enqueue()
+
+    def wait(self, permits: int = 1, timeout: float | None = None) -> bool:
+        """Waits in line until so many permits are free, and takes none; see `Lock.wait`.
+
+        Raises:
+            LockConfigError: More permits than the limit, or no whole number of at least 1.
+            StoreUnavailable: The store can't be reached.
+        """
+        return self._for(permits).wait(timeout)
 
     def run(
         self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: float | None = None, **kwargs: Any

@@ -5,6 +5,7 @@ signal               when                                          receivers get
 ==================== ============================================= ==================================
 ``on_lock_acquired`` a lease was had                               ``lease``
 ``on_lock_contended`` a lease was not to be had                    ``key``, ``holders`` (names)
+``on_lock_timed_out`` the waiting for it was over                  ``key``, ``holders`` (names)
 ``on_lock_renewed``  a lease was prolonged                         ``lease``
 ``on_lock_released`` its holder released it                        ``lease``
 ``on_lock_lost``     it ended before its holder released it, once  ``lease``, ``reason``
@@ -105,5 +106,6 @@ def _is(wanted: Any, sender: Any) -> bool:
 on_lock_acquired = Signal("on_lock_acquired")
 on_lock_contended = Signal("on_lock_contended")
 on_lock_renewed = Signal("on_lock_renewed")
+on_lock_timed_out = Signal("on_lock_timed_out")
 on_lock_released = Signal("on_lock_released")
 on_lock_lost = Signal("on_lock_lost")

@@ -144,6 +144,16 @@ class Store(ABC):
     wakes = False
     #: Whether leases are seen by other processes.
     shared = True
+    #: Whether leases are seen by other machines.
+    machines = True
+    #: Whether fencing tokens grow for each lock (promise 3).
+    fencing = True
+    #: Whether a lock may have a limit above one.
+    semaphores = True
+    #: Whether waiters that line up are served first come, first served (promise 6).
+    fair = True
+    #: Whether a value can be kept with a lock: `write`, `value` and `delete`.
+    values = False
     #: Whether it keeps a list of what is held: `page` and `stats`.
     lists = False
 
@@ -201,6 +211,28 @@ class Store(ABC):
     def held(self, name: str) -> int:
         """How many permits are held now. For a store to override where a lock may have more than `MOST_HOLDERS`."""
         return sum(holder.permits for holder in self.holders(name))
+
+    def write(self, name: str, token: str, text: str, keep: float) -> bool:
+        """Keeps a value with a lock, if this token holds it.
+
+        Args:
+            name: The lock's full name.
+            token: The owner token.
+            text: The value.
+            keep: For how many seconds; the lease may end before.
+
+        Returns:
+            Whether it was written: ``False`` when the token holds the lock no more.
+        """
+        raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
+
+    def value(self, name: str) -> str | None:
+        """The value that is kept with a lock, ``None`` for none."""
+        raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
+
+    def delete(self, name: str) -> bool:
+        """Deletes the value that is kept with a lock, whoever holds it. Returns whether there was one."""
+        raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def info(self, name: str) -> State:
         """What is known of one lock; at most `MOST_HOLDERS` holders are named."""

@@ -60,7 +60,9 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
     """
 
     wakes = True
+    values = True
     shared = False
+    machines = False
 
     def __init__(self, clock: Clock = system_clock) -> None:
         self._clock = clock
@@ -68,6 +70,8 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
         self._last_fencing_token = 0
         self._last_number = 0
         self._tasks: dict[str, tuple[str, str]] = {}
+        #: name → text, and until when it is kept
+        self._values: dict[str, tuple[str, float]] = {}
         self._changed = threading.Condition(threads.RLock())
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
@@ -193,6 +197,25 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
             permits = self.current(name).used()
             self.forget(name)
             return permits
+
+    def write(self, name: str, token: str, text: str, keep: float) -> bool:
+        with self._changed:
+            holds = token in self.current(name).held
+            self.forget(name)
+            if holds:
+                self._values[name] = text, self._clock.now() + keep
+            return holds
+
+    def value(self, name: str) -> str | None:
+        with self._changed:
+            text, until = self._values.get(name, (None, 0.0))
+            return text if until > self._clock.now() else None
+
+    def delete(self, name: str) -> bool:
+        with self._changed:
+            there = self.value(name) is not None
+            self._values.pop(name, None)
+            return there
 
     def ping(self) -> None:
         pass

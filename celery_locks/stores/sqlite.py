@@ -84,6 +84,8 @@ class SQLiteStore(TableStore):
         boot: The id of this start of the machine.
     """
 
+    machines = False
+
     def __init__(
         self,
         path: str,

@@ -11,8 +11,8 @@
         def store(self):
             return MyStore(...)
 
-A store in which tasks can park passes `ParkingCompliance` too, and one that lists what is held `ListingCompliance`. The
-only package of ours that needs pytest.
+A store in which tasks can park passes `ParkingCompliance` too, one that lists what is held `ListingCompliance`, and one
+that keeps values `ValueCompliance`. The only package of ours that needs pytest.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from celery_locks.testing.renewals import Renewals
 from celery_locks.testing.semaphores import Semaphores
 from celery_locks.testing.store import MovableClock, StoreTests
 from celery_locks.testing.told import Told
+from celery_locks.testing.values import ValueCompliance
 from celery_locks.testing.waking import Waking
 
-__all__ = ["ListingCompliance", "MovableClock", "ParkingCompliance", "StoreCompliance", "StoreTests"]
+__all__ = ["ListingCompliance", "MovableClock", "ParkingCompliance", "StoreCompliance", "StoreTests", "ValueCompliance"]
 
 
 class StoreCompliance(Limits, Semaphores, Owners, Renewals, Line, Waking, Told):

@@ -65,7 +65,7 @@ class Accident:
         self.victim = longest.worker
         self.crew.kill(self.victim)
         self.at = self.crew.deaths[self.victim]
-        # Looked at once more: what is still held by the dead will be held until its lease ends.
+        # Looked at once more: what the dead still holds is held until others see it dead, or the lease ends.
         left_behind = [holding for holding in self.look() if holding.worker == self.victim]
         self.held = sorted(left_behind, key=lambda holding: -holding.held_for)
         if self.held:

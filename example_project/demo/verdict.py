@@ -13,9 +13,6 @@ from example_project.shop.journal import Run
 if TYPE_CHECKING:
     from example_project.demo.story import Story
 
-#: Seconds that reading the clocks of this machine and of the store may differ by.
-SLACK = 0.1
-
 
 @dataclass
 class Verdict:
@@ -138,9 +135,5 @@ def _take_over(verdict: Verdict, story: Story) -> None:
     if seen is None:
         verdict.promise("Taken over", "never", False, f"nobody took over {held.key} from {accident.victim}")
         return
-    verdict.promise(
-        "Taken over",
-        f"{seen.after:.1f} s after the kill ({held.key}, by {seen.worker})",
-        seen.after > held.left - SLACK,
-        f"{held.key} was taken over {seen.after:.1f} s after the kill, but its lease had {held.left:.1f} s left",
-    )
+    # Mostly before its lease has ended: the workers of one machine see that its holder is dead.
+    verdict.promise("Taken over", f"{seen.after:.1f} s after the kill ({held.key}, by {seen.worker})", True, "")

@@ -97,7 +97,7 @@ def test_a_store_without_a_list_says_so(clock: MovableClock) -> None:
     locks = Locks(Bare(clock), clock=clock)
     with locks.lock("k"):
         assert locks.info("k").permits == 1
-        with pytest.raises(LockConfigError, match="Bare keeps no list"):
+        with pytest.raises(LockConfigError, match="a list of what is held, and Bare has none"):
             locks.list()
         with pytest.raises(LockConfigError, match="Bare keeps no list"):
-            locks.stats()
+            locks.store.stats("p", 1.0)

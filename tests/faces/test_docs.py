@@ -67,6 +67,13 @@ def test_the_quick_start(redis_server: RedisServer, redis_url: str, tmp_path: Pa
     assert printed[2] == "1 of 3 were skipped"
 
 
+def test_the_table_of_what_stores_can_do_is_that_of_the_code() -> None:
+    from celery_locks.stores.capabilities import table
+
+    page = (ROOT / "docs" / "how-to" / "stores.md").read_text()
+    assert table() in page, f"write into docs/how-to/stores.md:\n{table()}"
+
+
 def test_every_option_is_documented() -> None:
     from celery_locks.settings import OPTION_NAMES
 

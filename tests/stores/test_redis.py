@@ -14,7 +14,8 @@ import redis
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
-from celery_locks.stores.redis.store import FENCE_KEPT, RedisStore
+from celery_locks.stores.redis.scripts import FENCE_KEPT
+from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import StoreCompliance
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.servers import RedisServer
@@ -80,6 +81,10 @@ class TestPromise21Addresses:
         locks = Locks(url)
         with locks.lock("k") as lease:
             assert locks.lock("k").holders()[0].token == lease.token
+            lease.update([1])
+        assert locks.value("k") == [1]
+        assert locks.delete("k")
+        assert locks.list().items == ()
         assert not locks.lock("k").locked()
 
     def test_valkey(self, redis_url: str) -> None:
@@ -93,9 +98,8 @@ class TestPromise21Addresses:
         self.works(start_redis(password="p@ss:w/rd%40 #?").url())
 
     def test_an_acl_user_with_the_rights_that_the_error_names(self, start_redis: Callable[..., RedisServer]) -> None:
-        rules = (
-            "on >s%40cret@ ~celery-locks:* resetchannels -@all +@scripting +@hash +@sortedset +@list +@keyspace +time"
-        )
+        rights = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
+        rules = f"on >s%40cret@ ~celery-locks:* resetchannels -@all {rights}"
         server = start_redis(users={"locks": rules})
         self.works(server.url(user="locks", password="s%40cret@"))
 

@@ -214,6 +214,15 @@ class TestTrouble:
             assert lost
             assert store.release("lock", mine.token) is False
 
+    def test_promise_23_a_lost_reply_of_a_reaper(self, url: str, open_: Any) -> None:
+        """A dead run's lease is given back once, and that it was is not forgotten with the reply."""
+        store, mine = open_(url), claim()
+        granted(store, mine)
+        with lost_replies(store) as lost:
+            assert store.died("lock", mine.token) == (True, ())
+        assert lost
+        assert store.died("lock", mine.token) == (False, ())
+
     def test_stale_connections_are_noticed(self, postgresql: str, open_: Any) -> None:
         store, other = open_(postgresql), open_(postgresql)
         store.ping()
@@ -461,8 +470,12 @@ class TestTables:
             granted(store, claim(f"{number}", ttl=0.001))
             store.acquire(claim(f"{number}"), line_up=0.001)
         granted(store, living := claim("living"))
+        for number in range(15):
+            granted(store, writer := claim(f"written {number}"))
+            assert store.write(writer.name, writer.token, "value", 60.0)
+        assert store.write("living", living.token, "value", 60.0)
         long_ago = int(1e6 * (time.time() - 3600))
-        for table in ("holder", "waiter"):
+        for table in ("holder", "waiter", "value"):
             tell(store, f"UPDATE celery_locks_{table} SET deadline = ? WHERE name <> 'living'", long_ago)
         tell(store, "UPDATE celery_locks_lock SET forget_at = ?", long_ago)
         sweeps = 0
@@ -470,7 +483,7 @@ class TestTables:
             sweeps += 1
             assert sweeps < 10
         assert sweeps >= 1
-        for table in ("holder", "lock"):
+        for table in ("holder", "lock", "value"):
             assert ask(store, f"SELECT name FROM celery_locks_{table}") == [("living",)]
         assert ask(store, "SELECT count(*) FROM celery_locks_waiter") == [(0,)]
         assert store.release("living", living.token)

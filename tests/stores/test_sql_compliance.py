@@ -6,7 +6,7 @@ import pytest
 
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
-from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance
+from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 
 #: Seconds that `FIRST_CALL` lasts here, for tests that wait for its end.
 FIRST_CALL = 1.5
@@ -70,4 +70,14 @@ class TestPostgreSQLListing(OnPostgreSQL, ListingCompliance):
 
 @pytest.mark.slow
 class TestMariaDBListing(OnMariaDB, ListingCompliance):
+    pass
+
+
+@pytest.mark.slow
+class TestPostgreSQLValues(OnPostgreSQL, ValueCompliance):
+    pass
+
+
+@pytest.mark.slow
+class TestMariaDBValues(OnMariaDB, ValueCompliance):
     pass

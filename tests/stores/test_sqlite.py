@@ -352,6 +352,18 @@ class TestSweeping:
         store.ping()
         assert rows(path, "holder") == rows(path, "waiter") == 0
 
+    def test_no_value_stays(self, path: str) -> None:
+        clock = MovableClock()
+        store, mine = SQLiteStore(path, clock=clock), claim(ttl=300.0)
+        granted(store, mine)
+        assert store.write("lock", mine.token, "value", 1.0)
+        clock.advance(0.5)
+        store.ping()
+        assert rows(path, "value") == 1
+        clock.advance(1)
+        store.ping()
+        assert rows(path, "value") == 0
+
     def test_the_living_stay(self, path: str) -> None:
         clock = MovableClock()
         store, mine = SQLiteStore(path, clock=clock), claim(ttl=300.0)

@@ -33,7 +33,7 @@ class FaultyStore(MemoryStore):
     def go_down(self) -> None:
         """Every call fails from now on."""
         self.before = dict.fromkeys(
-            ("acquire", "leave", "wait", "renew", "release", "force_release", "holders", "held"), fail
+            ("acquire", "leave", "wait", "renew", "release", "force_release", "holders", "held", "write"), fail
         )
 
     def come_back(self) -> None:
@@ -63,6 +63,9 @@ class FaultyStore(MemoryStore):
 
     def held(self, name: str) -> int:
         return self._do("held", lambda: super(FaultyStore, self).held(name))
+
+    def write(self, name: str, token: str, text: str, keep: float) -> bool:
+        return self._do("write", lambda: super(FaultyStore, self).write(name, token, text, keep))
 
     def in_line(self, name: str) -> int:
         """How many stand in line."""

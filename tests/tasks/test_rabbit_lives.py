@@ -73,8 +73,8 @@ def test_a_rejected_task_goes_to_the_dead_letter_queue(shop: Shop, key: str) -> 
     with shop.lock(key, ttl=60), shop.app.connection_for_read() as connection:
         dead = shop.app.amqp.queues[f"{kind(shop)}-dead"].bind(connection.default_channel)
         result = shop.task("reject_late").apply_async((key,), **routes(shop)["direct"])
-        letter = eventually(lambda: dead.get(no_ack=True), SOON)
-    assert letter.headers["id"] == result.id
+        letters = iter(lambda: eventually(lambda: dead.get(no_ack=True), SOON), None)  # those of other tests, too
+        assert any(letter.headers["id"] == result.id for letter in letters)
     assert not shop.journal.stretches(key)
 
 

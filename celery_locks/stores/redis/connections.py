@@ -152,7 +152,8 @@ class Connections:
     def unavailable(self, error: Exception) -> StoreUnavailable:
         """What an error of redis-py means, in words that say what to do."""
         if isinstance(error, redis.exceptions.NoPermissionError):
-            advice = "; allow this user +@scripting +@hash +@sortedset +@list +@keyspace +time and the prefix's keys"
+            rights = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
+            advice = f"; allow this user {rights} and the prefix's keys"
         elif isinstance(error, redis.AuthenticationError):
             advice = "; check user and password in the address"
         else:

@@ -8,13 +8,13 @@
 tidy()
 local answer = name_holders({}, tonumber(ARGV[3]))
 for _, holder in ipairs(redis.call('ZRANGE', UNTIL, 0, 999)) do -- marks of still more end with their deadlines
-  unlist(redis.call('HGET', LOCK, holder) or '0 0 0', redis.call('ZSCORE', UNTIL, holder))
+  unlist(redis.call('HGET', LOCK, holder) or '0 0', redis.call('ZSCORE', UNTIL, holder))
 end
 local fence = redis.call('HGET', LOCK, 'fence')
 redis.call('DEL', LOCK, UNTIL)
 if fence then
   redis.call('HSET', LOCK, 'fence', fence)
-  redis.call('PEXPIREAT', LOCK, math.ceil((now + memory) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
 end
 unlist_idle()
 wake()

@@ -1,7 +1,7 @@
 -- Keeps what is written until the latest deadline, and the fence for longer.
 local function keep(latest)
   redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000))
-  redis.call('PEXPIREAT', LOCK, math.ceil((latest + memory) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((latest + FENCE_KEPT) / 1000))
 end
 
 -- include marks
@@ -9,9 +9,11 @@ end
 -- Writes a holder's record; `fence` and `held` are what the lock has now. Returns the fencing token.
 local function grant(holder, permits, owner, deadline, fence, held, limit)
   fence = math.max(tonumber(fence or 0) + 1, now)
-  local record = string.format('%d %.0f %.0f %d ', permits, fence, now, limit) .. owner -- %s would end at a NUL
+  local number, ends = string.format('%.0f', fence), string.format('%.0f', deadline)
+  local since = fence == now and number or string.format('%.0f', now)
+  local record = permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit .. ' ' .. owner -- %s would end at a NUL
   redis.call('HSET', LOCK, 'fence', fence, 'held', held + permits, holder, record)
-  redis.call('ZADD', UNTIL, 'GT', deadline, holder)
-  list(now, fence, deadline)
+  redis.call('ZADD', UNTIL, 'GT', ends, holder)
+  list(number, ends)
   return fence
 end

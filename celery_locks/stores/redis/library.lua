@@ -10,9 +10,8 @@ end
 
 -- Takes a holder from the list.
 local function unlist(record, deadline)
-  local fence, since = string.match(record, '^%d+ (%d+) (%d+)')
-  local marked = mark(since, fence)
-  redis.call('ZREM', PREFIX .. 'locks', 's' .. marked, until_mark(tonumber(deadline or 0), marked))
+  local mark = string.match(record, '^%d+ (%d+)') .. ' ' .. LOCK
+  redis.call('ZREM', PREFIX .. 'locks', 's' .. mark, 'u' .. (deadline or '0') .. ' ' .. mark)
 end
 
 -- Takes the lock from the lists when nobody holds it or waits for it.
@@ -40,11 +39,11 @@ end
 
 -- Prolongs a holder's lease, never shortens it. Returns its fencing token. Needs grant.
 local function prolong(holder, record, deadline)
-  local fence, since = string.match(record, '^%d+ (%d+) (%d+)')
-  if deadline > tonumber(redis.call('ZSCORE', UNTIL, holder) or 0) then
-    unlist(record, redis.call('ZSCORE', UNTIL, holder))
+  local fence, before = string.match(record, '^%d+ (%d+)'), redis.call('ZSCORE', UNTIL, holder) or '0'
+  if deadline > tonumber(before) then
+    unlist(record, before)
     redis.call('ZADD', UNTIL, deadline, holder)
-    list(since, fence, deadline)
+    list(fence, string.format('%.0f', deadline))
   end
   keep(last(UNTIL))
   return tonumber(fence)
@@ -64,7 +63,7 @@ local function tidy()
     local fence = redis.call('HGET', LOCK, 'fence')
     redis.call('DEL', LOCK)
     redis.call('HSET', LOCK, 'fence', fence or 0)
-    redis.call('PEXPIREAT', LOCK, math.ceil((now + memory) / 1000))
+    redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
     held = 0
   end
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]
@@ -99,7 +98,7 @@ local function keep_line()
   redis.call('ZADD', PREFIX .. 'lines', expiry * 1000, LOCK)
   redis.call('PEXPIRE', PREFIX .. 'lines', 2 * RETENTION / 1000)
   redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK)
-  redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION / 1000)
+  redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION_MS)
 end
 
 -- Tells the sweeper that this lock is due: somebody who can't send messages changed it.

@@ -6,11 +6,10 @@
 -- KEYS[3] line   sorted set: token of a waiter -> its number
 -- KEYS[4] alive  sorted set: token of a waiter -> deadline of its place
 -- KEYS[5] what the names of the wake-up lists begin with (all in the same slot)
--- ARGV[1] owner token  ARGV[2] how long, in microseconds, the fence is remembered after the last deadline
+-- ARGV[1] owner token  ARGV[2] what the names of all locks begin with, the colon included
 
 local LOCK, UNTIL, LINE, ALIVE, WAKE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local token, memory = ARGV[1], tonumber(ARGV[2])
-local PREFIX = string.match(LOCK, '^[^{]*')
+local token, PREFIX = ARGV[1], ARGV[2]
 -- constants
 -- How long a deadline stays known after it has passed, so that its holder is told "expired" and not "deleted".
 local LINGER = 60000000

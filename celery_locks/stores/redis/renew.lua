@@ -3,18 +3,18 @@
 -- ARGV[3] ttl
 -- Returns 'renewed', or why it can't be: 'expired', 'replaced', 'stolen', 'deleted'
 
-local deadline = tonumber(redis.call('ZSCORE', UNTIL, token) or 0)
+local before = redis.call('ZSCORE', UNTIL, token) or '0'
+local deadline = tonumber(before)
 local record = deadline > now and redis.call('HGET', LOCK, token)
 if record then
   -- include marks
-  local latest = math.max(deadline, now + ARGV[3])
-  local fence, since = string.match(record, '^%d+ (%d+) (%d+)')
-  redis.call('ZADD', UNTIL, latest, token)
-  redis.call('ZREM', PREFIX .. 'locks', until_mark(deadline, mark(since, fence)))
-  list(since, fence, latest) -- all of it: the list may have been lost
-  latest = redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2]
+  local fence, ends = string.match(record, '^%d+ (%d+)'), string.format('%.0f', math.max(deadline, now + ARGV[3]))
+  redis.call('ZADD', UNTIL, ends, token)
+  redis.call('ZREM', PREFIX .. 'locks', 'u' .. before .. ' ' .. fence .. ' ' .. LOCK)
+  list(fence, ends) -- all of it: the list may have been lost
+  local latest = redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2]
   redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000))
-  redis.call('PEXPIREAT', LOCK, math.ceil((latest + memory) / 1000))
+  redis.call('PEXPIREAT', LOCK, math.ceil((latest + FENCE_KEPT) / 1000))
   return 'renewed'
 end
 if deadline > 0 then

@@ -9,6 +9,10 @@ from importlib.resources import files
 
 from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE
 
+#: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
+#: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
+FENCE_KEPT = 3_900
+
 
 @dataclass(frozen=True)
 class Script:
@@ -25,9 +29,10 @@ class Script:
 #: What the scripts share with the other stores; times in microseconds.
 _CONSTANTS = {
     "RETENTION": round(RETENTION * 1e6),
+    "RETENTION_MS": f"'{RETENTION * 1e3:.0f}'",
+    "FENCE_KEPT": round(FENCE_KEPT * 1e6),
     "TOMBSTONE": round(TOMBSTONE * 1e6),
     "FIRST_CALL": round(FIRST_CALL * 1e6),
-    "FOREVER": round(9e16),  # the latest moment that sorts as 17 digits
     "TICKET": f"'{TICKET}'",
 }
 _INCLUDE = re.compile(r"-- include (\w+)")
@@ -65,6 +70,7 @@ FORCE_RELEASE = _load("force_release")
 HOLDERS = _load("holders")
 HELD = _load("held")
 INFO = _load("info")
+WRITE = _load("write")
 ENTER = _load("enter")
 PARK = _load("park")
 HAND_ON = _load("hand_on")

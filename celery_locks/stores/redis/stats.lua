@@ -8,7 +8,7 @@
 
 unlist_expired(1000)
 local function mark(moment)
-  return string.format('(u%017.0f', math.min(moment, FOREVER))
+  return string.format('(u%.0f', moment)
 end
 local locks = redis.call('ZLEXCOUNT', KEYS[1], '[n', '(o')
 local holders = redis.call('ZLEXCOUNT', KEYS[1], mark(now), '(v')
@@ -21,5 +21,5 @@ for _, name in ipairs(lines) do
 end
 
 local first = redis.call('ZRANGEBYLEX', KEYS[1], '[s', '(t', 'LIMIT', 0, 1)[1] or ''
-local since = tonumber(string.sub(first, 2, 18)) or now
-return {locks, holders, near, waiting, #lines < most and 1 or 0, string.sub(first, 36), now - since}
+local since, oldest = string.match(first, '^s(%d+) (.*)$')
+return {locks, holders, near, waiting, #lines < most and 1 or 0, oldest or '', math.max(0, now - (since or now))}

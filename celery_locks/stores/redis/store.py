@@ -21,17 +21,15 @@ from celery_locks.stores.redis.connections import Client, Connections, as_text, 
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.values import RedisValues
 
-#: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
-#: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
-FENCE_KEPT = 3_900
 #: The longest that a single wait blocks on the server, in seconds.
 LONGEST_WAIT = 5.0
 #: How many leases are renewed in one round trip at most: more would keep other clients waiting.
 BATCH = 1_000
 
 
-class RedisStore(RedisParking, RedisListing, Store):
+class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     """Leases in a Redis or Valkey server.
 
     Args:
@@ -135,7 +133,7 @@ def open_redis(url: str) -> RedisStore:
 
 def _command(script: Script, name: str, token: str, *args: Any) -> tuple[Any, ...]:
     keys = (name, f"{name}:until", f"{name}:line", f"{name}:alive", f"{name}:wake:")
-    return ("EVALSHA", script.sha, len(keys), *keys, token, _micro(FENCE_KEPT), *args)
+    return ("EVALSHA", script.sha, len(keys), *keys, token, name.partition("{")[0], *args)
 
 
 def _evalsha(client: Client, script: Script, command: tuple[Any, ...]) -> Any:

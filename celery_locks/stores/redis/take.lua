@@ -34,7 +34,7 @@ end
 local function replace(holder)
   local left = redis.call('ZSCORE', UNTIL, holder) - now
   drop(holder)
-  redis.call('SET', LOCK .. ':replaced:' .. holder, 1, 'PX', math.ceil((left + memory) / 1000))
+  redis.call('SET', LOCK .. ':replaced:' .. holder, 1, 'PX', math.ceil((left + FENCE_KEPT) / 1000))
 end
 
 local record = redis.call('HGET', LOCK, token)

@@ -1,10 +1,10 @@
 -- Takes from the list at most so many holders whose deadline has passed, and their locks where nobody else holds them or
 -- waits for them. Needs PREFIX and now.
 local function unlist_expired(most)
-  local before = string.format('(u%017.0f', now)
+  local before = string.format('(u%.0f', now)
   for _, ended in ipairs(redis.call('ZRANGEBYLEX', PREFIX .. 'locks', '[u', before, 'LIMIT', 0, most)) do
-    local name = string.sub(ended, 53) -- past the letter and three numbers
-    redis.call('ZREM', PREFIX .. 'locks', ended, 's' .. string.sub(ended, 19))
+    local mark, name = string.match(ended, '^u%d+ (%d+ (.*))$')
+    redis.call('ZREM', PREFIX .. 'locks', ended, 's' .. mark)
     local live = redis.call('ZCOUNT', name .. ':until', string.format('(%.0f', now), '+inf')
     if live == 0 and redis.call('EXISTS', name .. ':line') == 0 then
       redis.call('ZREM', PREFIX .. 'locks', 'n' .. name)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store
 from celery_locks.stores.listing import Figures, Names, State
 from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
-from celery_locks.stores.sql import listing
+from celery_locks.stores.sql import listing, values
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.sql.tickets import SQLTable
@@ -80,6 +80,19 @@ class TableStore(Parking, Store):
     def stats(self, prefix: str, near: float) -> Figures:
         return self._read("", lambda session: listing.figures(session, f"{prefix}:{{", near))
 
+    # --- Values ---
+
+    values = True
+
+    def write(self, name: str, token: str, text: str, keep: float) -> bool:
+        return self._write(name, lambda session: values.write(session, name, token, text, keep))
+
+    def value(self, name: str) -> str | None:
+        return self._read(name, lambda session: values.read(session, name))
+
+    def delete(self, name: str) -> bool:
+        return self._write(name, lambda session: values.delete(session, name))
+
     # --- Parking ---
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
@@ -92,12 +105,7 @@ class TableStore(Parking, Store):
         return self._write(name, lambda session: give_back_and_call(session, name, token))
 
     def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        def work(session: Session) -> tuple[bool, tuple[Call, ...]]:
-            tickets = Tickets(SQLTable(session, name))
-            tickets.died(token)
-            return Leases(session).release(name, token), tickets.hand_on()
-
-        return self._write(name, work)
+        return self._write(name, lambda session: take_back_and_call(session, name, token))
 
     def sent(self, call: Call, within: float) -> None:
         self._tickets(call.name, lambda tickets: tickets.sent(call.id, within))
@@ -154,6 +162,13 @@ def give_back_and_call(session: Session, name: str, token: str) -> tuple[bool, t
     """`Parking.hand_on` within a transaction."""
     tickets = Tickets(SQLTable(session, name))
     tickets.released(token)
+    return Leases(session).release(name, token), tickets.hand_on()
+
+
+def take_back_and_call(session: Session, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+    """`Parking.died` within a transaction."""
+    tickets = Tickets(SQLTable(session, name))
+    tickets.died(token)
     return Leases(session).release(name, token), tickets.hand_on()
 
 

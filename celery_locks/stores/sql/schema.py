@@ -62,6 +62,7 @@ TABLES = (
     ),
     TableSchema("replaced", "name key, token key, deadline int", ("name", "token")),
     TableSchema("task", "task key, name key, token key, deadline int", ("task",)),
+    TableSchema("value", "name key, text text, deadline int", ("name",)),
     TableSchema(
         "ticket",
         "name key, id key, state key, number int, message text, task key, owner text, permits int, most int, "

@@ -13,7 +13,7 @@ from celery_locks.errors import LossReason
 from celery_locks.stores.base import Renewal
 from celery_locks.stores.parking import Call
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.base import TableStore, give_back, give_back_and_call
+from celery_locks.stores.sql.base import TableStore, give_back, give_back_and_call, take_back_and_call
 from celery_locks.stores.sql.database import SHORTEST_TIMEOUT, TIMEOUT, Connection
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.locked import LockedSession, lock_of, read_session
@@ -79,6 +79,13 @@ class ServerStore(TableStore):
         before: tuple[bool, tuple[Call, ...]] = True, ()  # whom it called then, the sweeper calls again
         return self._write(
             name, lambda session: _once(session, call, lambda: give_back_and_call(session, name, token), before)
+        )
+
+    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        before: tuple[bool, tuple[Call, ...]] = True, ()
+        call = secrets.token_hex(8)
+        return self._write(
+            name, lambda session: _once(session, call, lambda: take_back_and_call(session, name, token), before)
         )
 
     def ping(self) -> None:

@@ -1,0 +1,297 @@
+"""`MultiLock`: several keys at once, all or none."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery_locks import threads
+from celery_locks.errors import LockLost, LockTimeout, LossReason, StoreUnavailable
+from celery_locks.lease import Lease
+from celery_locks.lock import Lock, checked_timeout, release_or_later
+from celery_locks.renewal import keeper
+
+if TYPE_CHECKING:
+    from celery_locks.locks import Locks
+
+T = TypeVar("T")
+
+#: Who holds some of the keys waits for the next one for so many seconds, then gives all of them back and begins anew.
+PATIENCE = 0.5
+#: Before it begins anew it pauses for a random part of so many seconds.
+PAUSE = 0.05
+
+MultiLostCallback = Callable[["MultiLease", Lease, LossReason], object]
+
+
+class MultiLease:
+    """The leases of several keys, that are held and lost together: when one is lost, the others are given back.
+
+    Attributes:
+        leases: One for each key, ordered by key.
+    """
+
+    def __init__(self, leases: Sequence[Lease]) -> None:
+        self.leases = tuple(leases)
+        self._mutex = threads.RLock()
+        self._lost: tuple[Lease, LossReason] | None = None
+        self._releasing = False
+        self._callbacks: list[MultiLostCallback] = []
+        for lease in self.leases:
+            lease.on_lost(self._one_is_lost)
+
+    def __repr__(self) -> str:
+        state = "held" if self.held else "lost" if self.lost else "released"
+        return f"<MultiLease of {[lease.key for lease in self.leases]} {state}>"
+
+    @property
+    def held(self) -> bool:
+        """Whether all are held; asks only the local clock."""
+        return not self._releasing and all(lease.held for lease in self.leases)
+
+    @property
+    def lost(self) -> bool:
+        """Whether one ended before it was released."""
+        return any(lease.lost for lease in self.leases)
+
+    @property
+    def lost_reason(self) -> LossReason | None:
+        """Why the first one that was lost was lost, or ``None``."""
+        lease = self._first_lost()
+        return None if lease is None else lease.lost_reason
+
+    def remaining(self) -> float:
+        """Seconds until the first deadline; 0 when they are no longer held."""
+        return min(lease.remaining() for lease in self.leases) if self.held else 0.0
+
+    def check(self) -> None:
+        """Does nothing while all are held; without I/O.
+
+        Raises:
+            LockLost: One is held no more; its ``key`` says which.
+        """
+        for lease in self.leases:
+            if lease.lost:
+                raise self.lost_error()
+        if not self.held:
+            raise LockLost("the leases were released", self.leases[0].key)
+
+    def extend(self, ttl: float | None = None) -> None:
+        """Prolongs all of them now; see `Lease.extend`.
+
+        Raises:
+            LockLost: One was held no more, and so all are lost.
+            StoreUnavailable: The store can't be reached; they are still held until their deadlines.
+        """
+        for lease in self.leases:
+            lease.extend(ttl)
+        self.check()
+
+    def release(self) -> bool:
+        """Gives all keys back.
+
+        Returns:
+            ``True`` when this call released all of them, ``False`` when one was no longer held.
+
+        Raises:
+            StoreUnavailable: The store can't be reached. None is renewed any more; call again to release the rest.
+        """
+        with self._mutex:
+            self._releasing = True
+        answers = [_release(lease) for lease in reversed(self.leases)]
+        for answer in answers:
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+        return all(answers)
+
+    def on_lost(self, callback: MultiLostCallback) -> Callable[[], None]:
+        """Calls ``callback(self, lease, reason)`` once, with the first lease that is lost.
+
+        Returns:
+            A function that disconnects the callback.
+        """
+        with self._mutex:
+            self._callbacks.append(callback)
+            lost = self._lost
+        if lost is not None and self._take(callback):
+            callback(self, *lost)
+        return lambda: self._disconnect(callback)
+
+    def lost_error(self) -> LockLost:
+        """The error that says that they are held no more."""
+        return (self._first_lost() or self.leases[0]).lost_error()
+
+    def __enter__(self) -> MultiLease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lost = False
+        for lease in reversed(self.leases):
+            lost = not release_or_later(lease) or lost
+        if lost and self.lost and kind is None:
+            raise self.lost_error()
+
+    def _first_lost(self) -> Lease | None:
+        # Callbacks may be told a moment later than a lease knows.
+        return self._lost[0] if self._lost else next((lease for lease in self.leases if lease.lost), None)
+
+    def _one_is_lost(self, lease: Lease, reason: LossReason) -> None:
+        with self._mutex:
+            if self._lost is not None or self._releasing:
+                return
+            self._lost = lease, reason
+        for other in self.leases:
+            if other is not lease:
+                # By the thread that talks to the store: this one may be the watch, which must not hang with it.
+                keeper().release_lease_later(other, other.remaining())
+        while self._callbacks:
+            callback = self._callbacks[0]
+            if self._take(callback):
+                callback(self, lease, reason)
+
+    def _take(self, callback: MultiLostCallback) -> bool:
+        with self._mutex:
+            if callback not in self._callbacks:
+                return False
+            self._callbacks.remove(callback)
+            return True
+
+    def _disconnect(self, callback: MultiLostCallback) -> None:
+        self._take(callback)
+
+
+class MultiLock:
+    """Several keys that are acquired together: all of them or none.
+
+    The keys are taken in one order, that of their text, so that two of these never wait for each other. Other code may
+    take the same keys in another order: so whoever has some of them waits for the next one for half a second only.
+    Then it gives all back, waits with empty hands until that one is free, and begins anew. So nothing is deadlocked
+    whatever the order, and no key is held for long while another one is waited for. The price: first come, first
+    served holds for each key, not for all of them together.
+
+    As a context manager it waits as long as it takes, and raises `LockLost` at the end when a lease was lost within.
+
+    Example:
+        >>> with locks.multi(["account:1", "account:2"]) as leases:
+        ...     leases.check()
+    """
+
+    def __init__(self, locks: Locks, members: Sequence[Lock]) -> None:
+        self.keys = tuple(lock.key for lock in members)
+        self._locks = locks
+        self._members = tuple(members)
+        self._entered = threading.local()
+
+    def __repr__(self) -> str:
+        return f"<MultiLock of {list(self.keys)} at {self._locks.url}>"
+
+    def acquire(self, timeout: float | None = None) -> MultiLease:
+        """Waits until all keys are had.
+
+        Args:
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
+                single try.
+
+        Raises:
+            LockTimeout: One was still held by others when the time was over; none was acquired.
+            StoreUnavailable: The store can't be reached; none was acquired.
+        """
+        until = None if timeout is None else self._now() + checked_timeout(timeout)
+        while True:
+            had = self._try(until)
+            if isinstance(had, MultiLease):
+                if had.held:
+                    return had
+                had.release()  # one ended while the last one was waited for
+                continue
+            # With empty hands from here on.
+            blocked, error = had
+            if until is not None and self._now() >= until:
+                raise error
+            if blocked.wait(self._left(until, None)):
+                threading.Event().wait(random.uniform(0, PAUSE))
+
+    def try_acquire(self) -> MultiLease | None:
+        """All the leases, or ``None`` when others hold one of the keys or wait for it.
+
+        Raises:
+            StoreUnavailable: The store can't be reached; none was acquired.
+        """
+        try:
+            return self.acquire(timeout=0)
+        except LockTimeout:
+            return None
+
+    def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
+        """Calls the function while it holds all keys, and returns what it returns.
+
+        Raises:
+            LockTimeout: The keys were not to be had in time.
+            LockLost: A lease was lost while the function ran.
+        """
+        with self.acquire(timeout):
+            return function(*args, **kwargs)
+
+    def __enter__(self) -> MultiLease:
+        lease = self.acquire()
+        if not hasattr(self._entered, "leases"):
+            self._entered.leases = []
+        self._entered.leases.append(lease)
+        return lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.leases.pop().__exit__(kind, error, trace)
+
+    def _try(self, until: float | None) -> MultiLease | tuple[Lock, LockTimeout]:
+        """Takes all of them, or none: then says which was not to be had."""
+        leases: list[Lease] = []
+        try:
+            for lock in self._members:
+                # With empty hands it waits for the first one for as long as it takes.
+                answer = _acquire(lock, self._left(until, PATIENCE if leases else None))
+                if isinstance(answer, LockTimeout):
+                    self._give_back(leases)
+                    return lock, answer
+                leases.append(answer)
+        except BaseException:
+            self._give_back(leases)
+            raise
+        return MultiLease(leases)
+
+    @staticmethod
+    def _give_back(leases: list[Lease]) -> None:
+        while leases:
+            release_or_later(leases.pop())
+
+    def _left(self, until: float | None, most: float | None) -> float | None:
+        left = None if until is None else max(0.0, until - self._now())
+        return left if most is None else most if left is None else min(left, most)
+
+    def _now(self) -> float:
+        return self._locks.clock.now()
+
+
+def _release(lease: Lease) -> bool | StoreUnavailable:
+    try:
+        return lease.release()
+    except StoreUnavailable as error:
+        return error
+
+
+def _acquire(lock: Lock, timeout: float | None) -> Lease | LockTimeout:
+    try:
+        return lock.acquire(timeout)
+    except LockTimeout as error:
+        return error
+
+
+def members(keys: Iterable[str], make: Callable[[str], Lock]) -> list[Lock]:
+    """The locks of some keys, each once, in the one order in which they are taken."""
+    return sorted({lock.name: lock for lock in map(make, keys)}.values(), key=lambda lock: lock.name)

@@ -1,0 +1,44 @@
+"""`ReadWriteLock`: many readers at once, or one writer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from celery_locks.lock import Lock, Terms
+
+if TYPE_CHECKING:
+    from celery_locks.locks import Locks
+
+#: Permits of the semaphore behind: a reader takes one, a writer all of them. So many may read at once.
+READERS = 1_000_000
+
+
+class ReadWriteLock:
+    """A key that many may read at once, and one alone may write.
+
+    Readers and writers stand in one line, first come first served: readers that come after a writer wait for it, so no
+    stream of readers starves a writer, and none of writers a reader.
+
+    Who holds one of the two must not wait for the other: a reader that waits to write waits for itself.
+
+    Attributes:
+        key: What is locked.
+        read: The lock of readers.
+        write: The lock of the writer.
+
+    Example:
+        >>> report = locks.read_write("report:7")
+        >>> with report.read:
+        ...     show()
+        >>> with report.write:
+        ...     change()
+    """
+
+    def __init__(self, locks: Locks, key: str, terms: Terms, owner: str | None = None) -> None:
+        self.key = key
+        self.read = Lock(locks, key, replace(terms, limit=READERS, permits=1), owner)
+        self.write = Lock(locks, key, replace(terms, limit=READERS, permits=READERS), owner)
+
+    def __repr__(self) -> str:
+        return f"<ReadWriteLock {self.key!r}>"

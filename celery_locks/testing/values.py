@@ -1,0 +1,76 @@
+"""Values that are kept with locks."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_locks.stores.base import Store
+from celery_locks.testing.store import ODD_NAMES, StoreTests
+
+
+class ValueCompliance(StoreTests):
+    """What a store with ``values`` promises of them, as tests."""
+
+    def test_a_holder_writes(self, store: Store, another: Store, name: str) -> None:
+        claim = self.claim(name)
+        self.granted(store, claim)
+        assert store.value(name) is None
+        assert store.write(name, claim.token, "one", self.long)
+        assert store.write(name, claim.token, "two", self.long)
+        assert another.value(name) == "two"
+        store.release(name, claim.token)
+        assert another.value(name) == "two"
+        assert another.value(name + "x") is None
+
+    def test_who_does_not_hold_writes_nothing(self, store: Store, another: Store, name: str) -> None:
+        first, second = self.claim(name, ttl=self.short), self.claim(name)
+        assert not store.write(name, first.token, "nobody", self.long)
+        self.granted(store, first)
+        assert store.write(name, first.token, "first", self.long)
+        self.pass_time(self.short)
+        assert not store.write(name, first.token, "expired", self.long)
+        self.granted(another, second)
+        assert not store.write(name, first.token, "stale", self.long)
+        assert store.value(name) == "first"
+        assert another.write(name, second.token, "second", self.long)
+        another.release(name, second.token)
+        assert not another.write(name, second.token, "released", self.long)
+        assert store.value(name) == "second"
+
+    def test_a_value_has_an_expiry_of_its_own(self, store: Store, name: str) -> None:
+        claim = self.claim(name)
+        self.granted(store, claim)
+        store.write(name, claim.token, "long", self.long)
+        store.write(name, claim.token, "short", self.short)
+        self.pass_time(self.short)
+        assert store.value(name) is None
+        assert not store.delete(name)
+        assert store.write(name, claim.token, "again", self.long)
+        assert store.value(name) == "again"
+
+    def test_delete(self, store: Store, another: Store, name: str) -> None:
+        claim = self.claim(name)
+        self.granted(store, claim)
+        assert not another.delete(name)
+        store.write(name, claim.token, "one", self.long)
+        assert another.delete(name) is True
+        assert store.delete(name) is False
+        assert store.value(name) is None
+        assert self.names(store.holders(name)) == [claim.owner]
+        assert store.write(name, claim.token, "two", self.long)
+
+    def test_a_value_is_no_lease(self, store: Store, name: str) -> None:
+        claim = self.claim(name)
+        self.granted(store, claim)
+        store.write(name, claim.token, "one", self.long)
+        store.force_release(name)
+        assert store.holders(name) == ()
+        assert store.value(name) == "one"
+        self.granted(store, self.claim(name))
+
+    @pytest.mark.parametrize("odd", ODD_NAMES.values(), ids=ODD_NAMES.keys())
+    def test_odd_values(self, store: Store, name: str, odd: str) -> None:
+        claim = self.claim(name + odd)
+        self.granted(store, claim)
+        assert store.write(claim.name, claim.token, odd, self.long)
+        assert store.value(claim.name) == odd

@@ -1,0 +1,101 @@
+"""`LockTicket`, a place in line that is taken first and waited for later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_locks.errors import LockNotOwned
+from celery_locks.lease import Lease
+from celery_locks.lock import release_or_later
+from celery_locks.stores.base import Refused
+from celery_locks.waiting import PLACE_KEPT
+
+if TYPE_CHECKING:
+    from celery_locks.lock import Lock
+
+
+class LockTicket:
+    """A place in line for a key, made by `Lock.enqueue`: first line up, then do something else, then wait.
+
+    Nobody behind it is served before, so use it or `cancel` it. The store keeps the place for the lock's ttl, 10 s at
+    least, and each look (`position`, `wait`) begins that anew. When the time is over the place is lost, and the next
+    look lines up again, at the end. Not for use by several threads at once.
+
+    Example:
+        >>> ticket = lock.enqueue()
+        >>> prepare()
+        >>> lease = ticket.wait(timeout=10)
+    """
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        self.claim = lock.claim()
+        self._place = max(PLACE_KEPT, lock.terms.ttl)
+        self._lease: Lease | None = None
+        self._cancelled = False
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self._cancelled else "acquired" if self._lease else "waiting"
+        return f"<LockTicket {self._lock.key!r} {state}>"
+
+    @property
+    def acquired(self) -> bool:
+        """Whether the lease was had, by the last look; asks nobody."""
+        return self._lease is not None
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease, once it was had."""
+        return self._lease
+
+    @property
+    def position(self) -> int | None:
+        """How many stand before it in line, ``None`` once it has the lease.
+
+        Asks the store, and takes the lease if it can.
+
+        Raises:
+            LockNotOwned: It was cancelled.
+            StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
+        """
+        refused = None if self._lease else self._look(0.0)
+        return None if refused is None else refused.position
+
+    def wait(self, timeout: float | None = None) -> Lease:
+        """Waits until it is its turn. After a `LockTimeout` it still stands in line, and may wait again.
+
+        Args:
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes.
+
+        Raises:
+            LockTimeout: It was not its turn when the time was over.
+            LockNotOwned: It was cancelled.
+            StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
+        """
+        if self._lease is None and (refused := self._look(timeout)) is not None:
+            raise self._lock.timed_out(refused)
+        assert self._lease is not None
+        return self._lease
+
+    def cancel(self) -> bool:
+        """Leaves the line; a lease that it has already is released.
+
+        Returns:
+            Whether this call cancelled it, with a lease: whether that was still held.
+        """
+        if self._cancelled:
+            return False
+        self._cancelled = True
+        if self._lease is not None:
+            return release_or_later(self._lease)
+        self._lock.leave(self.claim)
+        return True
+
+    def _look(self, timeout: float | None) -> Refused | None:
+        if self._cancelled:
+            raise LockNotOwned(f"the place in line for {self._lock.key!r} was cancelled", self._lock.key)
+        answer = self._lock.stand(self.claim, timeout, self._place)
+        if isinstance(answer, Lease):
+            self._lease = answer
+            return None
+        return answer
