@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format types docs clean
+.PHONY: help demo test test-fast exclusion lint format types docs clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(VENV)/.dev ## Run all tests, against real servers
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
 	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+exclusion: $(VENV)/.dev ## Let eight processes want one lock for twenty seconds, on each store
+	@CELERY_LOCKS_EXCLUSION_SECONDS=20 $(BIN) -m pytest -n 0 -rP tests/stores/test_exclusion.py $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import uuid
-from pathlib import Path
 
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Store
+from celery_locks.stores.base import Claim, Granted, Refused
 
 
 def claim(name: str, ttl: float = 60.0) -> Claim:
@@ -18,17 +16,6 @@ def claim(name: str, ttl: float = 60.0) -> Claim:
 
 def say(text: str) -> None:
     print(text, flush=True)
-
-
-def until_granted(store: Store, wanted: Claim, in_line: bool) -> Granted:
-    give_up = time.monotonic() + 100
-    while isinstance(answer := store.acquire(wanted, 60.0 if in_line else None), Refused):
-        assert time.monotonic() < give_up, answer
-        if in_line:
-            store.wait(wanted.name, wanted.token, 5.0)
-        else:
-            time.sleep(0.02)
-    return answer
 
 
 def crew(count: str, what: str, *arguments: str) -> None:
@@ -45,19 +32,6 @@ def crew(count: str, what: str, *arguments: str) -> None:
         os.read(ready[0], 1)
     os.close(go[1])
     assert [os.wait()[1] for _ in range(int(count))] == [0] * int(count)
-
-
-def hammer(url: str, folder: str, rounds: str) -> None:
-    """Leaves a mark while it holds the lock, and fails when there is one already."""
-    store, mark = open_store(url), Path(folder, "mark")
-    for turn in range(int(rounds)):
-        mine = claim("hammered")
-        answer = until_granted(store, mine, in_line=turn % 4 > 0)  # the others barge in by the short way
-        mark.touch(exist_ok=False)
-        with open(Path(folder, "fencing_tokens"), "a") as file:
-            file.write(f"{answer.fencing_token}\n")
-        mark.unlink()
-        assert store.release(mine.name, mine.token)
 
 
 def first_use(url: str) -> None:

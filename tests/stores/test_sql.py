@@ -25,7 +25,9 @@ from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.locked import LockedSession
 from celery_locks.stores.sql.postgresql import PostgreSQLStore
 from celery_locks.stores.sql.store import ServerStore
+from tests.stores.test_exclusion import exclude_each_other
 from tests.support.celery_worker import ROOT
+from tests.support.pooler import Pooler
 from tests.support.sql_servers import PASSWORD, DatabaseServer, MariaDBServer, PostgresServer
 from tests.support.waiting import eventually
 
@@ -116,13 +118,6 @@ def tell(store: ServerStore, statement: str, *values: Any) -> int:
 
 
 class TestProcesses:
-    @pytest.mark.slow
-    def test_exclude_each_other(self, url: str, tmp_path: Path, start: Callable[..., Any]) -> None:
-        ends_well(start("crew", 8, "hammer", url, tmp_path, 8))
-        fencing_tokens = [int(line) for line in (tmp_path / "fencing_tokens").read_text().split()]
-        assert len(fencing_tokens) == 8 * 8
-        assert fencing_tokens == sorted(set(fencing_tokens))
-
     @pytest.mark.slow
     def test_make_the_tables_at_once(self, url: str, open_: Any, start: Callable[..., Any]) -> None:
         ends_well(start("crew", 8, "first_use", url))
@@ -279,52 +274,84 @@ def _gone(store: ServerStore) -> Exception:
     return error(2013, "Lost connection") if "mysql" in store._database.dialect.driver else error("connection lost")
 
 
+@pytest.fixture
+def pooler(postgresql_server: PostgresServer) -> Iterator[Pooler]:
+    with Pooler(postgresql_server.url()) as pooler:
+        yield pooler
+
+
 class TestPoolers:
-    def test_each_transaction_on_another_session(self, url: str, open_: Any) -> None:
-        """What a pooler of transactions does: no session of the server sees two of them."""
-        store, mine = open_(url), claim()
+    @pytest.fixture
+    def pooled(self, pooler: Pooler, postgresql_server: PostgresServer, prefix: str) -> str:
+        return postgresql_server.url(port=pooler.port, query=f"table_prefix={prefix}")
+
+    def test_each_transaction_has_another_session(self, pooled: str, open_: Any) -> None:
+        store, mine, waiter = open_(pooled), claim(), claim()
         store.ping()
-        once = store._database._once
+        assert len({ask(store, "SELECT pg_backend_pid()")[0] for _ in range(9)}) == 3
+        for _ in range(5):
+            granted(store, mine)
+            assert isinstance(store.acquire(waiter, 60.0), Refused)
+            assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
+            assert store.write("lock", mine.token, "value", 60.0)
+            assert store.release("lock", mine.token)
+            granted(store, waiter)
+            assert store.release("lock", waiter.token)
+            assert store.value("lock") == "value"
 
-        def elsewhere(work: Any, timeout: float) -> Any:
-            result = once(work, timeout)
-            store._database.close()
-            return result
-
-        store._database._once = elsewhere  # type: ignore[method-assign]
-        sessions = "pg_backend_pid()" if "postgresql" in url else "connection_id()"
-        assert ask(store, f"SELECT {sessions}") != ask(store, f"SELECT {sessions}")
-        granted(store, mine)
-        waiter = claim()
-        assert isinstance(store.acquire(waiter, 60.0), Refused)
-        assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
-        assert store.release("lock", mine.token)
-        granted(store, waiter)
-
-    def test_nothing_is_left_in_a_session(self, postgresql: str, open_: Any) -> None:
-        store = open_(postgresql)
+    def test_nothing_is_left_in_a_session(self, pooled: str, open_: Any) -> None:
+        store = open_(f"{pooled}&listen=no")
         for _ in range(12):
             mine = claim()
             granted(store, mine)
             assert isinstance(store.acquire(claim()), Refused)
             assert store.release("lock", mine.token)
-        assert ask(store, "SELECT count(*) FROM pg_prepared_statements") == [(0,)]
-        assert ask(store, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
-        assert ask(store, "SHOW statement_timeout") == [("0",)]
+        for _ in range(3):
+            assert ask(store, "SELECT count(*) FROM pg_prepared_statements") == [(0,)]
+            assert ask(store, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+            assert ask(store, "SELECT current_setting('statement_timeout')") == [("0",)]
 
-    def test_who_hears_nothing_looks_again(self, postgresql: str, open_: Any, monkeypatch: Any, caplog: Any) -> None:
-        """Behind a pooler LISTEN is answered, and no notice ever comes."""
+    def test_prepared_statements_are_what_it_is_not_for(self, pooled: str, open_: Any) -> None:
+        """That this pooler is one: what the how-to warns of goes wrong."""
+        store = open_(f"{pooled}&prepare=yes")
+
+        def work() -> None:
+            for number in range(20):
+                granted(store, claim(f"{number}"))
+
+        with pytest.raises(StoreUnavailable, match="prepared statement"):
+            work()
+
+    @pytest.mark.slow
+    def test_who_hears_nothing_looks_again(self, pooled: str, open_: Any, monkeypatch: Any, caplog: Any) -> None:
+        """``LISTEN`` is answered, and no notice ever comes."""
         monkeypatch.setattr("celery_locks.stores.sql.listener.PROBED", 0.2)
-        store, mine, waiter = open_(postgresql), claim(), claim()
-        assert isinstance(store, PostgreSQLStore)
-        store._channel = "nobody-tells-here"
-        monkeypatch.setattr(store._database, "single", _deaf(store._database.single))
+        store, mine, waiter = open_(pooled), claim(), claim()
         granted(store, mine)
         assert isinstance(store.acquire(waiter, 60.0), Refused)
         eventually(lambda: store.wait("lock", waiter.token, 0.3) or "no notices come" in caplog.text, SOON)
         threading.Timer(0.3, store.release, ("lock", mine.token)).start()
         store.wait("lock", waiter.token, SOON)
         granted(store, waiter)
+
+    @pytest.mark.slow
+    def test_listening_past_it(self, pooled: str, postgresql_server: PostgresServer, open_: Any) -> None:
+        store, mine, waiter = open_(f"{pooled}&listen=127.0.0.1:{postgresql_server.port}"), claim(), claim()
+        granted(store, mine)
+        assert isinstance(store.acquire(waiter, 120.0), Refused)
+        listening(store, waiter)
+        with counted() as statements:
+            waits = threading.Thread(target=store.wait, args=("lock", waiter.token, 3 * SOON), daemon=True)
+            waits.start()
+            time.sleep(0.5)  # as long as somebody would have looked again
+            assert len(statements) <= 10, statements
+        assert store.release("lock", mine.token)
+        waits.join(SOON)
+        assert not waits.is_alive()
+
+    @pytest.mark.slow
+    def test_processes_exclude_each_other(self, pooled: str, tmp_path: Path) -> None:
+        exclude_each_other(f"{pooled}&listen=no", tmp_path, seconds=1.0)
 
     def test_without_listening(self, postgresql: str, open_: Any) -> None:
         store, mine, waiter = open_(f"{postgresql}&listen=no"), claim(), claim()
@@ -334,26 +361,6 @@ class TestPoolers:
         threading.Timer(0.2, store.release, ("lock", mine.token)).start()
         store.wait("lock", waiter.token, SOON)
         granted(store, waiter)
-
-
-def _deaf(single: Any) -> Any:
-    """Swallows notices."""
-
-    def swallowing(work: Any, timeout: float = 2.0) -> Any:
-        def without(connection: Connection) -> Any:
-            class Swallower:
-                dialect = connection.dialect
-
-                def execute(self, query: str, values: Any = ()) -> Any:
-                    return connection.execute(
-                        "SELECT 1" if "pg_notify" in query else query, () if "pg_notify" in query else values
-                    )
-
-            return work(Swallower())
-
-        return single(without, timeout)
-
-    return swallowing
 
 
 class TestWaking:
