@@ -22,6 +22,7 @@ TTL = 120.0
 
 def main(url: str, folder: str, count: str, seconds: str) -> int:
     """They begin together, and are forked: what they need is imported once."""
+    open_store(url)  # imports its driver
     ready, go = os.pipe(), os.pipe()
     for number in range(int(count)):
         if os.fork() == 0:
