@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import cycle, islice
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -17,7 +18,7 @@ from celery_locks.stores import sqlite_clock
 from celery_locks.stores.base import Renewal
 from celery_locks.stores.sql.base import TableStore
 from celery_locks.stores.sql.leases import Leases
-from celery_locks.stores.sql.schema import TABLES, Types, statements
+from celery_locks.stores.sql.schema import TABLES, TableSchema, Types, statements
 from celery_locks.stores.sql.session import Answer, Session
 from celery_locks.stores.sqlite_clock import FileClock
 from celery_locks.stores.sqlite_file import SQLiteFile
@@ -28,7 +29,7 @@ T = TypeVar("T")
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 #: Seconds between two looks for something due: the first, and the longest.
 FIRST_DUE_LOOK, LONGEST_DUE_LOOK = 0.02, 0.25
-#: How many expired rows of each table a write takes away.
+#: How many expired rows of one table a write takes away: of each in turn.
 SWEEP = 20
 
 TYPES = Types(key="TEXT", text="TEXT", int="INTEGER", end=" WITHOUT ROWID")
@@ -52,16 +53,6 @@ class SQLiteSession(Session):
         self._last_fencing_token = FileClock.next_fencing_token(self._db, self.now, self._last_fencing_token)
         return self._last_fencing_token
 
-    def sweep(self) -> None:
-        """Takes away a few rows whose time is over."""
-        for table in TABLES:
-            key, name = ", ".join(table.key), f"celery_locks_{table.name}"
-            self._db.execute(
-                f"DELETE FROM {name} WHERE ({key}) IN "
-                f"(SELECT {key} FROM {name} WHERE deadline <= ? ORDER BY deadline LIMIT ?)",
-                (self.now - table.kept, SWEEP),
-            )
-
 
 @cache
 def _upsert(table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tuple[str, ...]) -> str:
@@ -71,6 +62,18 @@ def _upsert(table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tu
         f"INSERT INTO celery_locks_{table} ({', '.join(columns)}) VALUES ({marks}) "
         f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
     )
+
+
+def _sweep(table: TableSchema) -> str:
+    key, name = ", ".join(table.key), f"celery_locks_{table.name}"
+    return (
+        f"DELETE FROM {name} WHERE ({key}) IN "
+        f"(SELECT {key} FROM {name} WHERE deadline <= ? - {table.kept} ORDER BY deadline LIMIT {SWEEP})"
+    )
+
+
+#: Takes away a few rows of a table whose time is over.
+_SWEEPS = [_sweep(table) for table in TABLES]
 
 
 class SQLiteStore(TableStore):
@@ -97,6 +100,8 @@ class SQLiteStore(TableStore):
     ) -> None:
         self._file = SQLiteFile(path, SCHEMA, timeout)
         self._clock = FileClock(clock, wall, boot)
+        # Not always from the first one on: a process may write but once or twice.
+        self._sweeps = islice(cycle(_SWEEPS), random.randrange(len(_SWEEPS)), None)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         give_up, pause = time.monotonic() + timeout, FIRST_LOOK
@@ -132,7 +137,7 @@ class SQLiteStore(TableStore):
         def change(db: sqlite3.Connection) -> T:
             session = SQLiteSession(db, self._clock, writing=True)
             result = work(session)
-            session.sweep()
+            db.execute(next(self._sweeps), (session.now,))
             return result
 
         return self._file.write(change)

@@ -12,6 +12,13 @@ from celery_locks.stores.sql.session import Session
 #: Microseconds that it is known, beyond its deadline, that a lease was replaced.
 REPLACED_KNOWN = 3_900_000_000
 
+# All that decides about a claim, as a rule: its token's fencing token, the permits in use, the first in line.
+_LOOK = (
+    "SELECT (SELECT fencing_token FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?), "
+    "(SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?), "
+    "(SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1)"
+)
+
 
 class Leases:
     """The leases at one moment, within one transaction."""
@@ -21,15 +28,17 @@ class Leases:
         self._now = session.now
 
     def acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
-        if (fencing_token := self.held_already(claim)) is not None:
-            return Granted(fencing_token)
+        values = (claim.name, claim.token, self._now, claim.name, self._now, claim.name, self._now)
+        mine, used, head = self._db.execute(_LOOK, values).fetchone()
+        if mine is not None:
+            self.renew(Renewal(claim.name, claim.token, claim.ttl))
+            return Granted(int(mine))
         if claim.adopts or claim.replaces or claim.task_id:
-            return self._take(claim, line_up)
-        return self._acquire(claim, line_up)
+            return self._take(claim, line_up, int(used), head)
+        return self._acquire(claim, line_up, int(used), head)
 
-    def _acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
-        head = self.head(claim.name)
-        if self.used(claim.name) + claim.permits <= claim.limit and (head is None or head[0] == claim.token):
+    def _acquire(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
+        if used + claim.permits <= claim.limit and (head is None or head == claim.token):
             if head is not None:
                 self.leave(claim.name, claim.token)
             return self.grant(claim)
@@ -37,7 +46,7 @@ class Leases:
             self._line_up(claim, line_up)
         return self.refused(claim.name, claim.token, claim.ttl)
 
-    def _take(self, claim: Claim, line_up: float | None) -> Granted | Refused:
+    def _take(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
         """For a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
         name = claim.name
         if claim.adopts and self._was_replaced(name, claim.adopts):
@@ -49,7 +58,7 @@ class Leases:
             self._replace(claim)
             answer = self.grant(claim)
         else:
-            answer = self._acquire(claim, line_up)
+            answer = self._acquire(claim, line_up, used, head)
         if claim.task_id and isinstance(answer, Granted):
             row = {"task": claim.task_id, "name": name, "token": claim.token, "deadline": self._db.after(claim.ttl)}
             self._db.put("task", ("task",), row)
