@@ -1,4 +1,4 @@
-"""Locked tasks with PostgreSQL as the store, and Valkey or Redis as the broker."""
+"""Locked tasks with a database server as the store, and Valkey or Redis as the broker."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ SOON = 60
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"])
 def test_tasks_run_one_at_a_time_and_parked_ones_in_their_order(
-    open_shop: Callable[..., Shop], postgresql_url: str, key: str
+    open_shop: Callable[..., Shop], request: pytest.FixtureRequest, database: str, key: str
 ) -> None:
-    shop = open_shop(SHOP_STORE=postgresql_url)
+    shop = open_shop(SHOP_STORE=request.getfixturevalue(f"{database}_url"))
     shop.start_worker(concurrency=4)
     locks = Locks.from_app(shop.app)
     parking = locks.store
