@@ -100,35 +100,33 @@ def test_promise_25_no_address_without_a_login(site: Site) -> None:
 
 
 def test_promise_25_only_a_post_with_its_token_releases(site: Site) -> None:
-    with site.locks.lock("a") as lease:
-        _, headers = page_of_key(site.plain)
-        fence, tokenless = lease.fencing_token, {key: headers[key] for key in headers if key != "X-XSRFToken"}
-        for path in RELEASES:
-            for method in ("GET", "HEAD", "PUT", "DELETE"):
-                refused = site.basic.ask(method, f"{path}?key=a&fencing_token={fence}", headers=LOGIN)
-                assert refused.status in (403, 405), (method, path)
-        for headers_of_a_forger in (
-            {},
-            tokenless,
-            {**headers, "X-XSRFToken": "2|00000000|00000000|0"},
-            {**headers, "Cookie": "_xsrf=2|00000000|00000000|0"},
-            {**headers, "Origin": "http://elsewhere.example"},
-            {**headers, "Sec-Fetch-Site": "cross-site"},
-        ):
-            for flower in (site.plain, site.basic):
-                answer = release(flower, RELEASES[0], "a", fence, {**LOGIN, **headers_of_a_forger})
-                assert answer.status == 403, (headers_of_a_forger, answer)
-        for forged in ({"Origin": "http://elsewhere.example"}, {"Sec-Fetch-Site": "same-site"}):
-            assert release(site.basic, RELEASES[1], "a", fence, {**LOGIN, **forged}).status == 403
-        form = f"key=a&fencing_token={fence}".encode()
-        types = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
-        assert site.plain.ask("POST", RELEASES[0], form, types).status == 400
-        lease.extend()
-        assert release(site.plain, RELEASES[0], "a", fence, headers).json()["released"] is True
-        assert site.locks.lock("a").holders() == ()
-        assert lease.release() is False
-        lease = site.locks.lock("a").acquire()  # for the end of the with
-    assert lease.release()
+    lease = site.locks.lock("a").acquire(timeout=30)
+    _, headers = page_of_key(site.plain)
+    fence, tokenless = lease.fencing_token, {key: headers[key] for key in headers if key != "X-XSRFToken"}
+    for path in RELEASES:
+        for method in ("GET", "HEAD", "PUT", "DELETE"):
+            refused = site.basic.ask(method, f"{path}?key=a&fencing_token={fence}", headers=LOGIN)
+            assert refused.status in (403, 405), (method, path)
+    for headers_of_a_forger in (
+        {},
+        tokenless,
+        {**headers, "X-XSRFToken": "2|00000000|00000000|0"},
+        {**headers, "Cookie": "_xsrf=2|00000000|00000000|0"},
+        {**headers, "Origin": "http://elsewhere.example"},
+        {**headers, "Sec-Fetch-Site": "cross-site"},
+    ):
+        for flower in (site.plain, site.basic):
+            answer = release(flower, RELEASES[0], "a", fence, {**LOGIN, **headers_of_a_forger})
+            assert answer.status == 403, (headers_of_a_forger, answer)
+    for forged in ({"Origin": "http://elsewhere.example"}, {"Sec-Fetch-Site": "same-site"}):
+        assert release(site.basic, RELEASES[1], "a", fence, {**LOGIN, **forged}).status == 403
+    form = f"key=a&fencing_token={fence}".encode()
+    types = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
+    assert site.plain.ask("POST", RELEASES[0], form, types).status == 400
+    lease.extend()
+    assert release(site.plain, RELEASES[0], "a", fence, headers).json()["released"] is True
+    assert site.locks.lock("a").holders() == ()
+    assert lease.release() is False
 
 
 def test_promise_25_read_only_is_respected(site: Site) -> None:

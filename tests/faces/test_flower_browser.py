@@ -172,10 +172,10 @@ def key_page(page: Page, site: Site, key: str) -> None:
     expect(page.locator("#locks-status")).to_have_text("Live")
 
 
-def picture(page: Page, name: str) -> None:
+def picture(page: Page, name: str, full_page: bool = False) -> None:
     if os.environ.get("CELERY_LOCKS_SCREENSHOTS"):
         PICTURES.mkdir(exist_ok=True)
-        page.screenshot(path=PICTURES / f"flower-{name}.png", animations="disabled")
+        page.screenshot(path=PICTURES / f"flower-{name}.png", animations="disabled", full_page=full_page)
         assert (PICTURES / f"flower-{name}.png").stat().st_size < 150_000
 
 
@@ -329,7 +329,7 @@ def test_a_run_is_released_and_the_next_in_line_goes_on(
     expect(page.locator("#lock-history")).to_contain_text("acquired")
     expect(page.locator("#lock-history")).to_contain_text("3 in line")
     expect(page.locator("#lock-chart polyline")).to_have_count(1)
-    picture(page, "lock")
+    picture(page, "lock", full_page=True)
 
     page.get_by_role("link", name=first.id).first.click()  # Flower's own page of the task
     expect(page.locator("main")).to_contain_text("shop.resync")
