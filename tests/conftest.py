@@ -98,6 +98,7 @@ _SHARED_WORKERS = (
     "tests/tasks/test_limits.py",
     "tests/tasks/test_canvas.py",
     "tests/tasks/test_death.py",
+    "tests/faces/test_telemetry.py",
     "tests/faces/test_flower.py",
     "tests/faces/test_flower_browser.py",
 )
