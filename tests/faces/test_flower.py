@@ -17,11 +17,11 @@ import pytest
 from celery_locks import Locks
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.store import _command
-from tests.support.flower import Answer, Flower
+from tests.support.flower import ODD_KEYS, Answer, Flower
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.redis]
+pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.timeout(300)]
 
 APP = "tests.support.flower_app"
 PASSWORD = "s3cr%t/pass"
@@ -214,6 +214,18 @@ def test_programs_see_and_release(site: Site) -> None:
     history = site.basic.get("/api/locks/key?key=p:2", LOGIN).json()["history"]
     assert history["entries"][0]["kind"] == "freed"
     assert history["entries"][0]["reason"] == "by ann, in Flower"
+
+
+def test_promise_25_exactly_the_odd_key_is_released(site: Site) -> None:
+    odd = [*ODD_KEYS, "x" * 4000, "x" * 4001, "a", " a", "a ", "a\x00", "A"]
+    leases = {key: site.locks.lock(key, owner=f"owner of {odd.index(key)}").acquire(timeout=30) for key in odd}
+    for key in odd:
+        (holder,) = site.basic.get(f"/api/locks/key?key={quote(key, safe='')}", LOGIN).json()["holders"]
+        assert holder["owner"] == f"owner of {odd.index(key)}"
+        answer = release(site.basic, "/api/locks/release", key, holder["fencing_token"], LOGIN)
+        assert answer.json() == {"released": True, "owner": holder["owner"]}
+        assert leases.pop(key).release() is False
+        assert {info.key for info in site.locks.list().items} == {lease.key for lease in leases.values()}
 
 
 def test_nothing_secret_is_told(site: Site) -> None:
