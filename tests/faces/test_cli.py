@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import redis
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
@@ -21,11 +24,11 @@ from celery_locks import LockedTask, Locks
 from celery_locks.cli import locks as locks_group
 from celery_locks.lock import this_process
 from celery_locks.stores.redis.store import RedisStore
-from tests.support.celery_worker import ROOT
+from tests.support.celery_worker import ROOT, Worker
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
-SOON = 30.0
+SOON = 60.0
 COMMANDS = sorted(locks_group.list_commands(click.Context(locks_group)))
 
 
@@ -250,7 +253,7 @@ def test_stats(run: Run, locks: Locks) -> None:
 
 
 def test_sweep_without_parked_tasks(run: Run) -> None:
-    assert run("sweep").output == "Sent on 0 parked tasks.\n"
+    assert run("sweep").output == "Swept. In line: 0 before, 0 now.\n"
 
 
 # ---------------------------------------------------------------------- doctor
@@ -348,7 +351,6 @@ def test_it_works_without_rich(redis_url: str, locks: Locks, tmp_path: Path) -> 
     locks.lock("user:7").acquire()
     (tmp_path / "rich").mkdir()
     (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('no rich here')")
-    (tmp_path / "click_tty.py").write_text("")
     done = process("watch", "--times", "1", url=redis_url, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "user:7" in done.stdout
@@ -409,3 +411,54 @@ def test_what_every_celery_command_loads_is_light() -> None:
     names = set(loaded.stdout.split())
     assert "celery_locks.cli" in names
     assert not {name for name in names if name.startswith(("celery_locks.tasks", "celery_locks.telemetry", "rich"))}
+
+
+# ---------------------------------------------------------------------- with a worker, in a terminal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [False, True], ids=["broker in the store", "broker apart"])
+def test_what_a_dead_worker_left_is_found_and_sent_on(
+    redis_url: str, redis_server: RedisServer, start_redis: Callable[..., RedisServer], apart: bool
+) -> None:
+    """A task parks; its worker dies; the key comes free, and nobody is there to call the task."""
+    broker = start_redis().url() if apart else redis_url
+    variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": broker, "WATCHED_SETTINGS": "{}"}
+    app = Celery("watched", broker=broker, backend=redis_url, set_as_current=False)
+    app.conf.locks_url = redis_url
+    locks, run = Locks(redis_url), Run(app)
+    lease = locks.lock("k", ttl=60).acquire()
+    with Worker("tests.faces.watched", env=variables, concurrency=1, timeout=90) as worker:
+        result = app.send_task("parked", args=["k"])
+        eventually(lambda: locks.info("k").waiting == 1, SOON)
+        worker.kill()
+        worker.wait(SOON)
+    lease.release()
+    assert "whom nobody calls: k." in run("doctor", "--patience", "0.5", status=1).output
+    assert run("sweep").output == "Swept. In line: 1 before, 0 now.\n"
+    with redis.Redis.from_url(broker) as client:
+        [message] = client.lrange("celery", 0, -1)
+    assert json.loads(message)["headers"]["id"] == result.id
+    assert run("sweep").output == "Swept. In line: 0 before, 0 now.\n"
+
+
+@pytest.mark.slow
+def test_watch_in_a_terminal(redis_url: str, locks: Locks, tmp_path: Path) -> None:
+    """With rich, and with keys that would be its markup."""
+    locks.lock("user:[red]7", owner="nightly import").acquire()
+    process("stats", url=redis_url, folder=tmp_path)  # writes the app
+    terminal, theirs = pty.openpty()
+    environment = {**os.environ, "BROKER": redis_url, "LOCKS": redis_url, "COLUMNS": "150", "TERM": "xterm"}
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
+    argv = [sys.executable, "-m", "celery", "-A", "proj", "locks", "watch", "--times", "2", "--interval", "0.1"]
+    watching = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=environment)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how Linux tells of the end
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert watching.wait(SOON) == 0
+    assert b"user:[red]7" in shown
+    assert b"1 keys, 1 leases, 0 waiting" in shown
+    assert b"\x1b[" in shown, "it is live"
