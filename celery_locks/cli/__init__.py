@@ -6,17 +6,13 @@ until a command of ours is asked for.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import click
 from click_didyoumean import DYMGroup
-
-logger = logging.getLogger(__name__)
 
 #: Set to anything, it has errors shown with their traceback.
 TRACEBACK = "CELERY_LOCKS_TRACEBACK"
@@ -82,15 +78,3 @@ def locks() -> None:
     Example:
       celery -A proj locks list
     """
-
-
-def into_flower() -> None:
-    """Has Flower's ``/metrics`` tell of the store. Whatever goes wrong stops no command."""
-    try:
-        import_module("celery_locks.telemetry.flower").install()
-    except Exception as error:  # no Flower, or one that is unlike those we know
-        logger.warning("Flower tells nothing of locks in /metrics: %s: %s", type(error).__name__, error)
-
-
-if "flower" in sys.argv:  # Flower has no hook; but its command loads those of all packages first
-    into_flower()
