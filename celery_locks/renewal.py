@@ -114,7 +114,7 @@ class Renewer:
         renewals = [renewed.lease.renewal(at) for renewed, at in zip(due, sent, strict=True)]
         answers = self._ask(due[0].lease, renewals)
         for index, renewed in enumerate(due):
-            if answers is None:
+            if answers is None or answers[index] == "unreachable":
                 renewed.at = renewed.lease.clock.now() + min(renewed.interval, TRY_AGAIN)
             else:
                 renewed.at = sent[index] + renewed.interval

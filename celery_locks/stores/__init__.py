@@ -19,6 +19,14 @@ _OPENERS = {
     "unix": ("celery_locks.stores.redis.store", "open_redis"),
     "valkey": ("celery_locks.stores.redis.store", "open_redis"),
     "valkeys": ("celery_locks.stores.redis.store", "open_redis"),
+    "redis+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "rediss+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "valkey+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "valkeys+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "redis+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
+    "rediss+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
+    "valkey+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
+    "valkeys+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
 }
 
 

@@ -104,7 +104,9 @@ class Client:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._pool.make_connection()
+            connection = self._pool.make_connection()
+        connection.connect()  # only so are Sentinels asked where to
+        return connection
 
     def _give_back(self, connection: Any, errors: Sequence[Exception]) -> None:
         """Keeps a connection, unless its server is a master no more: then the next one may lead to the new master."""

@@ -57,9 +57,7 @@ def driver(name: str) -> Driver:
         LockConfigError: There is none of this name.
     """
     if name not in NAMES:
-        raise LockConfigError(
-            f"client={name} is no client library for a lock store: write client=redis or client=valkey"
-        )
+        raise LockConfigError(f"a lock store has no client library {name}: write client=redis or client=valkey")
     return Driver(name)
 
 

@@ -95,10 +95,14 @@ class RedisParking(Parking):
         """Withdraws what a task has, as the script ``park`` or ``take`` wrote it down."""
         # The length is in bytes, since a name may hold anything.
         kind, length, rest = (found if isinstance(found, bytes) else str(found).encode()).split(b" ", 2)
-        name, what = rest[: int(length)].decode(), rest[int(length) :].decode()
+        name, what = self._name(rest[: int(length)].decode()), rest[int(length) :].decode()
         if kind == b"ticket":
             return _calls(name, self._run(scripts.WITHDRAW, name, "", what))
         return self.hand_on(name, what)[1]
+
+    def _name(self, name: str) -> str:
+        """The name of a lock from that of its key."""
+        return name
 
     def waiting(self, name: str) -> int:
         return int(self._run(scripts.WAITING, name, ""))
