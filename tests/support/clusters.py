@@ -12,7 +12,7 @@ import redis
 
 from tests.support import processes
 from tests.support.ports import free_port
-from tests.support.servers import Binary, NoServer, RedisServer, default_binary
+from tests.support.servers import Binary, RedisServer, default_binary
 from tests.support.waiting import eventually
 
 SLOTS = 16384
@@ -30,6 +30,7 @@ class Cluster:
     """
 
     def __init__(self, binary: Binary | None = None, password: str | None = None) -> None:
+        self.binary = binary or default_binary()
         self.password = password
         options = {
             "cluster-enabled": "yes",
@@ -37,11 +38,11 @@ class Cluster:
             "databases": "1",
             "save": '""',
         }
-        self.masters = [RedisServer(binary, password=password, options=options) for _ in range(3)]
+        self.masters = [RedisServer(self.binary, password=password, options=options) for _ in range(3)]
 
     def start(self) -> Cluster:
         for master in self.masters:
-            _start_with_bus(master)
+            master.start()
         for number, master in enumerate(self.masters):
             first, last = number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1
             self.call(master, "CLUSTER", "ADDSLOTSRANGE", first, last)
@@ -131,20 +132,6 @@ class Cluster:
             master.close()
 
 
-def _start_with_bus(server: RedisServer) -> None:
-    """Starts a server whose second port, for its cluster, is its first one and 10,000; that may be taken as well."""
-    for _ in range(20):
-        try:
-            server.start()
-        except NoServer:
-            if "bind" not in server.log() and "Address already in use" not in server.log():
-                raise
-            server.port = 0
-        else:
-            return
-    raise NoServer(f"{server.binary} gets no two ports: {server.log()[-2000:]}")
-
-
 class Sentinels:
     """A master, a replica and three Sentinels.
 
@@ -198,7 +185,8 @@ class Sentinels:
     def info(self, server: RedisServer) -> Mapping[str, Any]:
         """What a server says of its replication."""
         with server.client() as client:
-            return client.info("replication")
+            said: Mapping[str, Any] = client.info("replication")
+            return said
 
     def replicated(self) -> None:
         """Waits until the replica has all that the master has."""
@@ -206,10 +194,8 @@ class Sentinels:
 
         def same() -> bool:
             there = self.info(replica)
-            return (
-                there["master_link_status"] == "up"
-                and there["slave_repl_offset"] >= self.info(master)["master_repl_offset"]
-            )
+            written = self.info(master)["master_repl_offset"]
+            return bool(there["master_link_status"] == "up" and there["slave_repl_offset"] >= written)
 
         eventually(same, PATIENCE, "the replica does not catch up")
 
