@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_locks import threads
-from celery_locks.errors import StoreUnavailable
+from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores.redis.driver import driver_of
 from celery_locks.stores.redis.urls import Address
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 TIMEOUT = 2.0
 #: The shortest time that a server is given to answer, however short the lease.
 SHORTEST_TIMEOUT = 0.05
+#: The commands that scripts and waits are made of, as a server's access control lists name them.
+RIGHTS = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
 #: How much longer than a blocking command its connection waits for the answer.
 BLOCKING_MARGIN = 5.0
 
@@ -41,6 +43,11 @@ class Client:
         self._pool: Any = redis_client.connection_pool
         self._idle: list[Any] = []
         self._pid = os.getpid()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that nobody uses."""
+        return bool(self._idle) and self._pid == os.getpid()
 
     def call(self, *command: Any) -> Any:
         """Sends a command and returns the answer.
@@ -153,6 +160,9 @@ class Connections:
         name: The address without its password, for errors.
     """
 
+    #: What a user must be allowed.
+    rights = f"{RIGHTS} and the prefix's keys"
+
     def __init__(self, client: redis.Redis, name: str) -> None:
         self.name = name
         self.driver = driver_of(client)
@@ -226,8 +236,7 @@ class Connections:
     def unavailable(self, error: Exception) -> StoreUnavailable:
         """What an error of the library means, in words that say what to do."""
         if isinstance(error, self.driver.no_permission):
-            rights = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
-            advice = f"; allow this user {rights} and the prefix's keys"
+            advice = f"; allow this user {self.rights}"
         elif isinstance(error, self.driver.authentication):
             advice = "; check user and password in the address"
         else:
@@ -248,7 +257,12 @@ def connections(address: Address) -> Connections:
     ``redis://``, ``rediss://`` (TLS), ``redis+socket:///path?virtual_host=1`` or ``unix:///path?db=1``;
     ``redis+sentinel://host,host/service/1``; and the same with ``valkey`` for ``redis``. User and password are
     percent-decoded.
+
+    Raises:
+        LockConfigError: It is that of a cluster, or incomplete.
     """
+    if address.ways == "cluster":
+        raise LockConfigError(f"{address.masked} is a cluster's address: use RedisClusterStore, or Locks(url)")
     if address.ways == "sentinel":
         from celery_locks.stores.redis.sentinel import master
 

@@ -36,6 +36,7 @@ class Driver:
         #: The connection failed: what became of the command is not known.
         self.broken: Errors = (errors.ConnectionError, errors.TimeoutError)
         self.connection_error: type[Exception] = errors.ConnectionError
+        self.timeout_error: type[Exception] = errors.TimeoutError
         #: The server answered with an error.
         self.response_error: type[Exception] = errors.ResponseError
         self.no_script: type[Exception] = errors.NoScriptError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,8 +27,9 @@ class TooFewError(Exception):
 class FanOut:
     """Commands with the slots that they are about, and what becomes of each.
 
-    All masters are sent theirs before the first answer is read: that takes one round trip, and one master that hangs
-    costs the others' answers its timeout once. What failed is sent once more, where a fresh look says.
+    All masters are sent theirs before the first answer is read: that takes one round trip. However many masters hang,
+    the others' answers are there after the time of one command, or two where connections have to be made: a lease that
+    was renewed must hear of it in time. Where a connection broke, its commands are sent once more.
 
     Args:
         nodes: The masters.
@@ -52,34 +54,37 @@ class FanOut:
     def answers(self) -> list[Any]:
         """The answers in order; an error is an answer too."""
         driver = self._nodes.driver
-        numbers: Sequence[Number] = range(len(self._commands))
-        self._round(numbers, ())
-        failed = self._answered_by((*driver.broken, driver.no_script))
-        if failed:
-            if any(isinstance(self._answers[number], driver.broken) for number in failed):
-                with suppress(*driver.errors):
-                    self._nodes.refresh(ttl=self._ttl)
-            load = () if self._script is None else (("SCRIPT", "LOAD", self._script.text),)
-            self._round(failed, load)
+        self._round(range(len(self._commands)), ())
+        if broken := self._answered_by(driver.broken):
+            self._look_again(broken[0])
+        if again := self._answered_by((driver.connection_error, driver.no_script)):
+            self._round(again, () if self._script is None else (("SCRIPT", "LOAD", self._script.text),))
         refused = self._answered_by((driver.response_error,))
         self._follow([number for number in refused if redirection(self._answers[number], ("", 0))[0]])
         return self._answers
+
+    def _look_again(self, broken: Number) -> None:
+        with suppress(*self._nodes.driver.errors):
+            self._nodes.refresh(self._nodes.of(self._commands[broken][0], self._ttl), self._ttl)
 
     def _answered_by(self, errors: tuple[type[Exception], ...]) -> list[Number]:
         return [number for number, answer in enumerate(self._answers) if isinstance(answer, errors)]
 
     def _round(self, numbers: Sequence[Number], before: Sequence[Command]) -> None:
         sent: list[tuple[Client, Any, Sequence[Number]]] = []
+        until = None
         try:
-            for node, own in self._by_node(numbers):
-                self._send(sent, node, own, before)
+            for client, own in self._by_client(numbers):
+                until = time.monotonic() + client.timeout if until is None else until
+                self._send(sent, client, own, before, until)
             while sent:
-                self._receive(*sent.pop(0), len(before))
+                self._receive(*sent.pop(0), len(before), until or 0.0)
         finally:
             for _, connection, _ in sent:  # this thread was interrupted: these answers are nobody's
                 connection.disconnect()
 
-    def _by_node(self, numbers: Sequence[Number]) -> list[tuple[Node, list[Number]]]:
+    def _by_client(self, numbers: Sequence[Number]) -> list[tuple[Client, list[Number]]]:
+        """To each master its own; first to those that there are connections to, since the others may not be there."""
         own: dict[Node, list[Number]] = {}
         for number in numbers:
             node = self._node(self._commands[number][0])
@@ -87,7 +92,8 @@ class FanOut:
                 own.setdefault(node, []).append(number)
             else:
                 self._answers[number] = node
-        return list(own.items())
+        found = [(node.for_ttl(self._ttl), numbers) for node, numbers in own.items()]
+        return sorted(found, key=lambda each: not each[0].connected)
 
     def _node(self, slot: int) -> Node | Exception:
         try:
@@ -95,20 +101,32 @@ class FanOut:
         except self._nodes.driver.errors as error:
             return error
 
-    def _send(self, sent: list[Any], node: Node, own: Sequence[Number], before: Sequence[Command]) -> None:
-        client = node.for_ttl(self._ttl)
+    def _send(
+        self, sent: list[Any], client: Client, own: Sequence[Number], before: Sequence[Command], until: float
+    ) -> None:
+        if not client.connected and time.monotonic() > until:
+            self._failed(own, self._too_late())
+            return
         batch = [*before, *(self._commands[number][1] for number in own), *waiting(self._replicas, client.timeout)]
         try:
             sent.append((client, client.send(batch), own))
         except self._nodes.driver.errors as error:
             self._failed(own, error)
 
-    def _receive(self, client: Client, connection: Any, own: Sequence[Number], before: int) -> None:
+    def _receive(self, client: Client, connection: Any, own: Sequence[Number], before: int, until: float) -> None:
         try:
+            if not connection.can_read(timeout=max(0.0, until - time.monotonic())):
+                connection.disconnect()
+                self._failed(own, self._too_late())
+                return
             answers = client.receive(connection, before + len(own) + (1 if self._replicas else 0))[before:]
         except self._nodes.driver.errors as error:
+            connection.disconnect()
             self._failed(own, error)
             return
+        except BaseException:
+            connection.disconnect()
+            raise
         if self._replicas:
             confirmed = answers.pop()
             if not isinstance(confirmed, int) or confirmed < self._replicas:
@@ -116,6 +134,9 @@ class FanOut:
                 return
         for number, answer in zip(own, answers, strict=True):
             self._answers[number] = answer
+
+    def _too_late(self) -> Exception:
+        return self._nodes.driver.timeout_error("a master of the cluster did not answer in time")
 
     def _failed(self, numbers: Sequence[Number], error: Exception) -> None:
         for number in numbers:

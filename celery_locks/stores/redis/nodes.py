@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from celery_locks.stores.redis.calls import Sender
-from celery_locks.stores.redis.connections import Connections, as_text
+from celery_locks.stores.redis.connections import RIGHTS, Connections, as_text
 from celery_locks.stores.redis.driver import Driver
 
 T = TypeVar("T")
@@ -32,6 +32,8 @@ _CODES = {
 
 class Node(Connections):
     """One master."""
+
+    rights = f"{RIGHTS} +cluster|slots +asking and the keys ~{{*}}PREFIX:*"
 
     def __init__(self, client: Any, name: str, place: Place) -> None:
         super().__init__(client, name)
