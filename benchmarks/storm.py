@@ -9,6 +9,7 @@ next message at hand.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class Outcome:
 @click.option(
     "--rabbitmq", type=click.Choice(["classic", "quorum"]), help="With RabbitMQ as the broker, and such queues."
 )
-def main(tasks: int, seconds: float, modes: str, rabbitmq: str | None) -> None:
+@click.option("--backlog", is_flag=True, help="The worker begins when all have been sent, not with the first.")
+def main(tasks: int, seconds: float, modes: str, rabbitmq: str | None, backlog: bool) -> None:
     """A storm of tasks on one key."""
     with RedisServer() as server, RabbitServer() if rabbitmq else nullcontext() as rabbit:
         broker = server.url() if rabbit is None else rabbit.url
@@ -62,24 +64,34 @@ def main(tasks: int, seconds: float, modes: str, rabbitmq: str | None) -> None:
         if rabbitmq:
             use_queues(rabbitmq)
             variables["BENCHMARK_QUEUES"] = rabbitmq
-        outcomes = {mode: storm(server, variables, mode, tasks, seconds) for mode in modes.split(",")}
+        outcomes = {mode: storm(server, variables, mode, tasks, seconds, backlog) for mode in modes.split(",")}
     report(outcomes, tasks * seconds)
 
 
-def storm(server: RedisServer, variables: dict[str, str], mode: str, tasks: int, seconds: float) -> Outcome:
+def storm(
+    server: RedisServer, variables: dict[str, str], mode: str, tasks: int, seconds: float, backlog: bool
+) -> Outcome:
     task, slots, env = MODES[mode]
     client = server.client()
     client.flushall()
     with Worker("benchmarks.app", concurrency=slots, env={**variables, **env}) as worker:
-        app.control.cancel_consumer("celery", reply=True, timeout=5)
-        for _ in range(tasks):
-            task.delay("key", seconds)
-        app.control.add_consumer("celery")
+        if backlog:
+            app.control.cancel_consumer("celery", reply=True, timeout=5)
+        sender = threading.Thread(target=send, args=(task, tasks, seconds), daemon=True)
+        sender.start()
+        if backlog:
+            sender.join()
+            app.control.add_consumer("celery")
         storm_over(client, tasks)
         messages = len(re.findall(rf"Task {task.name}\[[^]]+\] (?:received|parked)", worker.log()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     return Outcome(messages / tasks, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others))
+
+
+def send(task: Any, tasks: int, seconds: float) -> None:
+    for _ in range(tasks):
+        task.delay("key", seconds)
 
 
 def storm_over(client: Any, tasks: int) -> None:
