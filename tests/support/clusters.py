@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -32,13 +32,13 @@ class Cluster:
     def __init__(self, binary: Binary | None = None, password: str | None = None) -> None:
         self.binary = binary or default_binary()
         self.password = password
-        options = {
+        self._options = {
             "cluster-enabled": "yes",
             "cluster-node-timeout": "60000",  # nobody is declared dead for being slow
             "databases": "1",
             "save": '""',
         }
-        self.masters = [RedisServer(self.binary, password=password, options=options) for _ in range(3)]
+        self.masters = [RedisServer(self.binary, password=password, options=self._options) for _ in range(3)]
 
     def start(self) -> Cluster:
         for master in self.masters:
@@ -66,6 +66,23 @@ class Cluster:
             if first <= slot <= last:
                 return next(master for master in self.masters if master.port == place[1])
         raise LookupError(slot)
+
+    @contextmanager
+    def replica_of(self, master: RedisServer) -> Iterator[RedisServer]:
+        """A replica of one of the masters, with all of its data."""
+        with RedisServer(self.binary, password=self.password, options=self._options) as replica:
+            self.call(replica, "CLUSTER", "MEET", "127.0.0.1", master.port)
+            eventually(lambda: self.call(replica, "CLUSTER", "REPLICATE", self._id(master)), PATIENCE, interval=0.05)
+            # The others have to know it as well: after a takeover they believe no stranger.
+            known = [each for each in self.masters if each.running]
+            eventually(lambda: all(self._has_replica(master, each) for each in known), PATIENCE, interval=0.05)
+            eventually(
+                lambda: self.call(replica, "INFO", "replication")["master_link_status"] == "up", PATIENCE, interval=0.02
+            )
+            yield replica
+
+    def _has_replica(self, master: RedisServer, told_by: RedisServer) -> bool:
+        return any(place[1] == master.port and replicas for _, _, place, *replicas in self.slots(told_by))
 
     def slots(self, master: RedisServer) -> Any:
         with redis.Redis(unix_socket_path=str(master.socket_path), password=self.password, protocol=2) as client:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from celery_locks.errors import LockConfigError
+from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores.base import Renewal
 from celery_locks.stores.listing import MOST_COUNTED, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
 from celery_locks.stores.parking import Call
@@ -158,6 +158,14 @@ class RedisClusterStore(RedisStore):
                 self._raise(answer)
         return answers
 
+    def _some(self, commands: Sequence[tuple[int, Command]], script: Script | None = None) -> list[Any]:
+        """The answers of those masters that can be reached; fails where nothing was found and there may be more."""
+        answers = FanOut(self._nodes, commands, script).answers()
+        known = [answer for answer in answers if not isinstance(answer, Exception)]
+        if len(known) < len(answers) and all(answer in (None, -1, []) for answer in known):
+            self._raise(next(answer for answer in answers if isinstance(answer, Exception)))
+        return known
+
     def _raise(self, error: Exception) -> None:
         if isinstance(error, TooFewError):
             raise self._connections.too_few(error.confirmed, self._min_replicas)
@@ -177,19 +185,36 @@ class RedisClusterStore(RedisStore):
                 return
             time.sleep(max(0.001, min(left, LOOK, *dues)))
 
-    def _due_names(self, prefix: str, most: int) -> list[str]:
+    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
+        """Where some masters can't be reached, what is due on the others is done all the same."""
         names = [untagged(as_text(name)) for part in self._due(prefix, most) for name in part]
-        return names[:most]
+        return self._as_far_as_it_goes(self._swept, names[:most])
+
+    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
+        commands = [(slot, ("GET", f"{tag}{prefix}:task:{task_id}")) for tag, slot in SLOT_OF.items()]
+        return self._as_far_as_it_goes(self._withdraw, [each for each in self._some(commands) if each is not None])
+
+    def _as_far_as_it_goes(self, do: Callable[[Any], tuple[Call, ...]], things: Sequence[Any]) -> tuple[Call, ...]:
+        """All calls of several steps. When one fails, those of the others must be sent on nevertheless."""
+
+        def tried(thing: Any) -> tuple[Call, ...] | StoreUnavailable:
+            try:
+                return do(thing)
+            except StoreUnavailable as error:
+                return error
+
+        results = [tried(thing) for thing in things]
+        calls = tuple(call for result in results if isinstance(result, tuple) for call in result)
+        failed = [result for result in results if isinstance(result, StoreUnavailable)]
+        if failed and not calls:
+            raise failed[0]
+        return calls
 
     def _due(self, prefix: str, most: int) -> list[Any]:
         commands = [
             (slot, ("EVALSHA", scripts.DUE.sha, 1, f"{tag}{prefix}:parked", most)) for tag, slot in SLOT_OF.items()
         ]
-        return self._all(commands, scripts.DUE)
-
-    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
-        found = self._all([(slot, ("GET", f"{tag}{prefix}:task:{task_id}")) for tag, slot in SLOT_OF.items()])
-        return tuple(call for each in found if each is not None for call in self._withdraw(each))
+        return self._some(commands, scripts.DUE)
 
     def _name(self, name: str) -> str:
         return untagged(name)
@@ -228,8 +253,9 @@ def _nodes_at(place: Address) -> Nodes:
 
 def _nodes_of(cluster: Any) -> Nodes:
     chosen = driver_of(cluster)
-    settings = dict(cluster.get_connection_kwargs())
-    for name in ("host", "port", "db", f"{chosen.name}_connect_func", "retry"):
+    pool = getattr(cluster, f"get_{chosen.name}_connection")(cluster.get_default_node()).connection_pool
+    settings = {**cluster.get_connection_kwargs(), "connection_class": pool.connection_class}
+    for name in ("host", "port", "db", "ssl", f"{chosen.name}_connect_func", "retry"):
         settings.pop(name, None)
     places: Iterable[Any] = cluster.get_nodes()
     return Nodes(chosen, settings, [(node.host, node.port) for node in places], type(cluster).__name__)

@@ -175,13 +175,8 @@ class Connections:
         return cast(Mapping[str, Any], self._client.connection_pool.connection_kwargs)
 
     def for_ttl(self, ttl: float | None = None) -> Client:
-        """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again.
-
-        Timeouts are rounded down to a power of two, so that leases of all kinds of ttl share a few clients.
-        """
-        if ttl is None or ttl >= 4 * TIMEOUT:
-            return self._with_timeout(TIMEOUT)
-        return self._with_timeout(max(SHORTEST_TIMEOUT, 2.0 ** math.floor(math.log2(ttl / 4))))
+        """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again."""
+        return self._with_timeout(timeout_for(ttl))
 
     def for_blocking(self, longest: float) -> Client:
         """A client for commands that block up to ``longest`` seconds."""
@@ -249,6 +244,16 @@ class Connections:
             f"the lock store {self.name} has the lease on {confirmed} of the {wanted} replicas that min_replicas asks "
             "for, so it does not count: look after the replicas, or lower min_replicas"
         )
+
+
+def timeout_for(ttl: float | None) -> float:
+    """How long a command about a lease of ``ttl`` seconds may take, in seconds.
+
+    Rounded down to a power of two, so that leases of all kinds of ttl share a few clients.
+    """
+    if ttl is None or ttl >= 4 * TIMEOUT:
+        return TIMEOUT
+    return float(max(SHORTEST_TIMEOUT, 2.0 ** math.floor(math.log2(ttl / 4))))
 
 
 def connections(address: Address) -> Connections:

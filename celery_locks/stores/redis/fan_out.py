@@ -8,12 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 from celery_locks.stores.redis.calls import Command, Sender, evalsha, evalsha_all, waiting
-from celery_locks.stores.redis.connections import Client
+from celery_locks.stores.redis.connections import Client, timeout_for
 from celery_locks.stores.redis.nodes import Node, Nodes, redirection
 from celery_locks.stores.redis.scripts import Script
 
 #: The number of a command among all.
 Number = int
+#: What was sent to one master: by which connection, and until when the answers should be there.
+_Sent = tuple[Client, Any, Sequence[Number], float]
 
 
 class TooFewError(Exception):
@@ -27,9 +29,9 @@ class TooFewError(Exception):
 class FanOut:
     """Commands with the slots that they are about, and what becomes of each.
 
-    All masters are sent theirs before the first answer is read: that takes one round trip. However many masters hang,
-    the others' answers are there after the time of one command, or two where connections have to be made: a lease that
-    was renewed must hear of it in time. Where a connection broke, its commands are sent once more.
+    All masters are sent theirs before the first answer is read: that takes one round trip. A lease that was renewed
+    must hear of it in time, however many other masters hang: each is given half of the time that a single command has,
+    and all of them four times that. Where a connection broke, its commands are sent once more.
 
     Args:
         nodes: The masters.
@@ -48,7 +50,8 @@ class FanOut:
         replicas: int = 0,
     ) -> None:
         self._nodes, self._commands, self._script = nodes, commands, script
-        self._ttl, self._replicas = ttl, replicas
+        self._ttl, self._replicas = None if ttl is None else ttl / 2, replicas
+        self._began = time.monotonic()
         self._answers: list[Any] = [None] * len(commands)
 
     def answers(self) -> list[Any]:
@@ -57,11 +60,20 @@ class FanOut:
         self._round(range(len(self._commands)), ())
         if broken := self._answered_by(driver.broken):
             self._look_again(broken[0])
-        if again := self._answered_by((driver.connection_error, driver.no_script)):
+        if again := self._again():
             self._round(again, () if self._script is None else (("SCRIPT", "LOAD", self._script.text),))
         refused = self._answered_by((driver.response_error,))
         self._follow([number for number in refused if redirection(self._answers[number], ("", 0))[0]])
         return self._answers
+
+    def _again(self) -> list[Number]:
+        """What to send once more: what did not know the script; where there is time, what was cut off."""
+        driver = self._nodes.driver
+        in_time = self._elapsed() < timeout_for(self._ttl)
+        return self._answered_by((driver.no_script, driver.connection_error) if in_time else (driver.no_script,))
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
 
     def _look_again(self, broken: Number) -> None:
         with suppress(*self._nodes.driver.errors):
@@ -71,16 +83,14 @@ class FanOut:
         return [number for number, answer in enumerate(self._answers) if isinstance(answer, errors)]
 
     def _round(self, numbers: Sequence[Number], before: Sequence[Command]) -> None:
-        sent: list[tuple[Client, Any, Sequence[Number]]] = []
-        until = None
+        sent: list[_Sent] = []
         try:
             for client, own in self._by_client(numbers):
-                until = time.monotonic() + client.timeout if until is None else until
-                self._send(sent, client, own, before, until)
+                self._send(sent, client, own, before)
             while sent:
-                self._receive(*sent.pop(0), len(before), until or 0.0)
+                self._receive(sent.pop(0), len(before))
         finally:
-            for _, connection, _ in sent:  # this thread was interrupted: these answers are nobody's
+            for _, connection, *_ in sent:  # this thread was interrupted: these answers are nobody's
                 connection.disconnect()
 
     def _by_client(self, numbers: Sequence[Number]) -> list[tuple[Client, list[Number]]]:
@@ -101,19 +111,18 @@ class FanOut:
         except self._nodes.driver.errors as error:
             return error
 
-    def _send(
-        self, sent: list[Any], client: Client, own: Sequence[Number], before: Sequence[Command], until: float
-    ) -> None:
-        if not client.connected and time.monotonic() > until:
+    def _send(self, sent: list[_Sent], client: Client, own: Sequence[Number], before: Sequence[Command]) -> None:
+        if not client.connected and self._elapsed() > 1.5 * client.timeout:  # two others let us wait already
             self._failed(own, self._too_late())
             return
         batch = [*before, *(self._commands[number][1] for number in own), *waiting(self._replicas, client.timeout)]
         try:
-            sent.append((client, client.send(batch), own))
+            sent.append((client, client.send(batch), own, time.monotonic() + client.timeout))
         except self._nodes.driver.errors as error:
             self._failed(own, error)
 
-    def _receive(self, client: Client, connection: Any, own: Sequence[Number], before: int, until: float) -> None:
+    def _receive(self, sent: _Sent, before: int) -> None:
+        client, connection, own, until = sent
         try:
             if not connection.can_read(timeout=max(0.0, until - time.monotonic())):
                 connection.disconnect()

@@ -67,8 +67,11 @@ class RedisParking(Parking):
         self._run(scripts.SETTLE, name, "", ticket_id)
 
     def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
-        names = self._due_names(prefix, most)
-        return tuple(call for name in names for call in _calls(name, self._run(scripts.SWEEP, name, "")))
+        names = [as_text(name) for name in self._due(prefix, most)]
+        return tuple(call for name in names for call in self._swept(name))
+
+    def _swept(self, name: str) -> tuple[Call, ...]:
+        return _calls(name, self._run(scripts.SWEEP, name, ""))
 
     def await_due(self, prefix: str, timeout: float) -> None:
         due_in = self._due(prefix, 0)
@@ -80,9 +83,6 @@ class RedisParking(Parking):
             client.call("BLPOP", f"{prefix}:sweep", f"{longest:.3f}")
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
-
-    def _due_names(self, prefix: str, most: int) -> list[str]:
-        return [as_text(name) for name in self._due(prefix, most)]
 
     def _due(self, prefix: str, most: int) -> Any:
         return self._call(scripts.DUE, ("EVALSHA", scripts.DUE.sha, 1, f"{prefix}:parked", most))
