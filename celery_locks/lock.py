@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import signals
+from celery_locks import log, signals
 from celery_locks.errors import LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.renewal import keeper
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from celery_locks.ticket import LockTicket
 
 T = TypeVar("T")
+
+logger = log.logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class Lock:
         except BaseException:
             self._undo(claim)
             raise
-        self._contended(answer)
+        self.contended(answer)
         return answer
 
     def enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
@@ -202,7 +205,7 @@ class Lock:
             self._undo(claim)
             raise
         if isinstance(answer, Parked) and not ticket.message:
-            self._contended(answer.refused)
+            self.contended(answer.refused)
         return answer
 
     def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
@@ -261,14 +264,15 @@ class Lock:
     def _wait_in_line(
         self, claim: Claim, until: float | None, place: float | None = None, stay: bool = False
     ) -> Lease | Refused:
-        answer, sent = wait_in_line(self.store, self._locks.clock, claim, until, self._contended, place, stay)
-        return self._granted(claim, answer, sent) if isinstance(answer, Granted) else answer
+        begun = self._locks.clock.now()
+        answer, sent = wait_in_line(self.store, self._locks.clock, claim, until, self.contended, place, stay)
+        return self._granted(claim, answer, sent, waited=sent - begun) if isinstance(answer, Granted) else answer
 
     def timed_out(self, refused: Refused) -> LockTimeout:
         """The error of an acquisition that came too late, of which receivers are told."""
         names = holder_names(refused)
         if signals.on_lock_timed_out:
-            signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names)
+            signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names, owner=self._owner)
         return LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
 
     def claim(self) -> Claim:
@@ -277,7 +281,7 @@ class Lock:
         owner = self._owner or this_process()
         return Claim(self.name, secrets.token_hex(16), owner, terms.first_ttl, terms.limit, terms.permits)
 
-    def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True) -> Lease:
+    def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
         lease = Lease(
             self.store,
             claim,
@@ -287,6 +291,7 @@ class Lock:
             max_hold=self.terms.max_hold,
             sender=self._sender,
             clock=self._locks.clock,
+            waited=waited,
         )
         if not lease.remaining():
             raise StoreUnavailable(
@@ -295,6 +300,8 @@ class Lock:
             )
         if keep:
             keeper().keep(lease, self.terms.interval)
+        if logger.isEnabledFor(logging.DEBUG):
+            log.of_lease(logger, logging.DEBUG, "acquired", f"acquired {self.key!r}", lease, seconds=waited)
         if signals.on_lock_acquired:
             signals.on_lock_acquired.send(self._sender, lease=lease)
         return lease
@@ -308,9 +315,16 @@ class Lock:
         else:
             release_or_later(lease)
 
-    def _contended(self, refused: Refused) -> None:
-        if signals.on_lock_contended:
-            signals.on_lock_contended.send(self._sender, key=self.key, holders=holder_names(refused))
+    def contended(self, refused: Refused) -> None:
+        """Tells that it was not to be had."""
+        debug = logger.isEnabledFor(logging.DEBUG)
+        if not (debug or signals.on_lock_contended):
+            return
+        names = holder_names(refused)
+        if debug:
+            said = f"{self.key!r} is not to be had now: {who_holds(names)}"
+            log.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
+        signals.on_lock_contended.send(self._sender, key=self.key, holders=names, owner=self._owner)
 
 
 def release_or_later(lease: Lease) -> bool:

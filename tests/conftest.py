@@ -130,6 +130,7 @@ _SHARED_WORKERS = (
     "tests/tasks/test_death.py",
     "tests/stores/test_redis_cluster.py",
     "tests/stores/test_redis_sentinel.py",
+    "tests/faces/test_telemetry.py",
 )
 #: These share a server that takes seconds to start, too.
 _RABBIT = "tests/tasks/test_rabbit"

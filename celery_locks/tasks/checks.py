@@ -36,12 +36,11 @@ def warnings(app: Any, store: Store, tasks: Iterable[LockedTask]) -> list[str]:
         StoreUnavailable: The store can't be asked.
     """
     tasks = list(tasks)
-    of_store = store.warnings(parks=any(map(parks, tasks)))
-    return [*of_store, *_of_visibility(app.conf, tasks)]
+    return [*store.warnings(parks=any(map(parks, tasks))), *of_visibility(app.conf, tasks)]
 
 
-def _of_visibility(conf: Any, tasks: list[LockedTask]) -> list[str]:
-    """Of a broker that delivers a message again while a worker still has it."""
+def of_visibility(conf: Any, tasks: list[LockedTask]) -> list[str]:
+    """What to warn of where a broker delivers a message again while a worker still has it."""
     longest = longest_pause(conf)
     if longest is None:
         return []

@@ -224,9 +224,16 @@ class RedisClusterStore(RedisStore):
     def ping(self) -> None:
         self._ask_all(lambda call: call("PING"))
 
-    def warnings(self, *, parks: bool = False) -> list[str]:
-        found = self._ask_all(lambda call: checks.warnings(call, parks))
-        return list(dict.fromkeys(warning for warnings in found for warning in warnings))
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        found: dict[str, dict[str, None]] = {}
+        for master in self._ask_all(lambda call: checks.checks(call, parks)):
+            for name, wrong in master.items():
+                found.setdefault(name, {}).update({wrong: None} if wrong else {})
+        return {name: "; ".join(wrong) for name, wrong in found.items()}
+
+    def about(self) -> str:
+        releases = self._ask_all(checks.about)
+        return f"{', '.join(dict.fromkeys(releases))}, a cluster of {len(releases)} masters"
 
     def _ask_all(self, question: Callable[[Callable[..., Any]], Any]) -> list[Any]:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
@@ -25,6 +25,8 @@ from celery_locks.stores.redis.values import RedisValues
 
 if TYPE_CHECKING:
     import redis
+
+T = TypeVar("T")
 
 #: The longest that a single wait blocks on the server, in seconds.
 LONGEST_WAIT = 5.0
@@ -100,9 +102,15 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
-    def warnings(self, *, parks: bool = False) -> list[str]:
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        return self._ask(lambda call: checks.checks(call, parks))
+
+    def about(self) -> str:
+        return self._ask(checks.about)
+
+    def _ask(self, question: Callable[[Callable[..., Any]], T]) -> T:
         try:
-            return checks.warnings(self._connections.for_ttl().call, parks)
+            return question(self._connections.for_ttl().call)
         except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
