@@ -281,7 +281,7 @@ class TestMastersThatFail:
         names = names_on_each(redis_cluster)
         for name in names:
             store.acquire(claim("a", name))
-        renewals = [Renewal(name, "a", 60) for name in names]
+        renewals = [Renewal(name, "a", 8) for name in names]
         hangs: RedisServer = redis_cluster.masters[1]
         with hangs.paused():
             assert store.renew(renewals) == [None, "unreachable", None]
@@ -312,7 +312,7 @@ def with_replica() -> Iterator[tuple[Cluster, RedisServer]]:
 
 def test_a_lease_lives_through_the_death_of_its_master(with_replica: tuple[Cluster, RedisServer]) -> None:
     cluster, replica = with_replica
-    locks = Locks(cluster.url() + "?min_replicas=0")
+    locks = Locks(cluster.url())
     keys = [locks.key_of(f"celery-locks:{{{number}}}") for number in range(20)]
     leases = [locks.lock(key, ttl=300, renew=0.5).acquire() for key in keys]
     master = cluster.masters[1]

@@ -71,18 +71,21 @@ class Cluster:
     def replica_of(self, master: RedisServer) -> Iterator[RedisServer]:
         """A replica of one of the masters, with all of its data."""
         with RedisServer(self.binary, password=self.password, options=self._options) as replica:
-            self.call(replica, "CLUSTER", "MEET", "127.0.0.1", master.port)
+            for each in self.masters:
+                self.call(replica, "CLUSTER", "MEET", "127.0.0.1", each.port)
+            name = self._id(replica)
+            # After a takeover the others believe no stranger.
+            eventually(lambda: all(self._knows(each, name) for each in self.masters), PATIENCE, interval=0.05)
             eventually(lambda: self.call(replica, "CLUSTER", "REPLICATE", self._id(master)), PATIENCE, interval=0.05)
-            # The others have to know it as well: after a takeover they believe no stranger.
-            known = [each for each in self.masters if each.running]
-            eventually(lambda: all(self._has_replica(master, each) for each in known), PATIENCE, interval=0.05)
             eventually(
                 lambda: self.call(replica, "INFO", "replication")["master_link_status"] == "up", PATIENCE, interval=0.02
             )
             yield replica
 
-    def _has_replica(self, master: RedisServer, told_by: RedisServer) -> bool:
-        return any(place[1] == master.port and replicas for _, _, place, *replicas in self.slots(told_by))
+    def _knows(self, master: RedisServer, name: str) -> bool:
+        nodes = self.call(master, "CLUSTER", "NODES")
+        flags = [node["flags"] for node in nodes.values() if node["node_id"] == name]
+        return bool(flags) and "handshake" not in flags[0]
 
     def slots(self, master: RedisServer) -> Any:
         with redis.Redis(unix_socket_path=str(master.socket_path), password=self.password, protocol=2) as client:
