@@ -99,6 +99,9 @@ class Renewer:
     def discard(self, lease: Lease) -> None:
         self._leases.pop(id(lease), None)
 
+    def end(self) -> None:
+        self._ticker.end()
+
     def tick(self) -> float | None:
         """Renews what is due. Returns the seconds until something is due again."""
         leases = list(self._leases.values())
@@ -162,6 +165,9 @@ class Releaser:
         """Releases what could not be released now, trying for so many seconds."""
         self._releases[token] = _Release(release, time.monotonic() + within)
         self._ticker.wake_in(TRY_AGAIN)
+
+    def end(self) -> None:
+        self._ticker.end()
 
     def tick(self) -> float | None:
         """Tries what is left. Returns the seconds until the next try."""
@@ -230,6 +236,15 @@ class Keeper:
     def release_lease_later(self, lease: Lease, within: float) -> None:
         """Releases a lease in the background, trying for so many seconds."""
         self._releaser(lease.store).add(lease.token, lease.release, within)
+
+    def drop(self, store: Store) -> None:
+        """Forgets all leases in a store that is given up, and ends the threads that served it."""
+        for lease in self.leases():
+            if lease.store is store:
+                self.forget(lease)
+        for part in (self._renewers.pop(id(store), None), self._releasers.pop(id(store), None)):
+            if part is not None:
+                part.end()
 
     def tick(self) -> None:
         """Does now what is due, in this thread (for tests with a clock that they move)."""

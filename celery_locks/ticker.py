@@ -32,6 +32,7 @@ class Ticker:
         self._tick = tick
         self._next = float("inf")
         self._running = False
+        self._ending = False
         self._real = real
         self._mutex = threads.RLock() if real else threading.RLock()
         #: Free when there is something new. A condition would do but for the locks that it makes itself.
@@ -44,6 +45,7 @@ class Ticker:
         if self._running and due >= self._next:
             return  # The usual case, without a lock: it wakes before that anyhow, and looks again.
         with self._mutex:
+            self._ending = False
             self._next = min(self._next, due)
             if self._running:
                 with suppress(RuntimeError):  # it was free already
@@ -52,6 +54,13 @@ class Ticker:
                 # Only then running: where no thread can be started now, the next call tries again.
                 self._start()
                 self._running = True
+
+    def end(self) -> None:
+        """Has the thread end soon, whatever is due; `wake_in` goes on with it, or with another one."""
+        with self._mutex:
+            self._ending, self._next = True, float("inf")
+            with suppress(RuntimeError):
+                self._news.release()
 
     def _start(self) -> None:
         if self._real:
@@ -72,6 +81,9 @@ class Ticker:
         while True:
             with self._mutex:
                 now = time.monotonic()
+                if self._ending:
+                    self._running = self._ending = False
+                    return False
                 if now >= self._next:
                     self._next = float("inf")
                     return True

@@ -1,0 +1,77 @@
+"""The pytest plugin: what `celery_locks.testing.harness` offers, as fixtures.
+
+Every pytest of an environment loads this module, so it lies beside the package, and imports it only for a test that asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from celery_locks import Locks
+    from celery_locks.stores.memory import MemoryStore
+    from celery_locks.testing.harness import AssertFree, AssertLocked, HeldLock, LockHistory, LockLostAfter
+
+
+@pytest.fixture
+def lock_store() -> Iterator[MemoryStore]:
+    """An empty store in memory, for this test alone: all apps, and ``Locks()``, have their locks in it."""
+    from celery_locks.testing.harness import store_for_a_test
+
+    with store_for_a_test() as store:
+        yield store
+
+
+@pytest.fixture
+def celery_locks(lock_store: MemoryStore) -> Locks:
+    """`Locks` in the store of the test, under the prefix that all apps have in it."""
+    from celery_locks import Locks
+
+    return Locks(lock_store)
+
+
+@pytest.fixture
+def held_lock(celery_locks: Locks) -> HeldLock:
+    """``with held_lock(key):`` somebody else holds the key."""
+    from celery_locks.testing.harness import HeldLock
+
+    return HeldLock(celery_locks)
+
+
+@pytest.fixture
+def lock_lost_after(lock_store: MemoryStore) -> Iterator[LockLostAfter]:
+    """``lock_lost_after(seconds=…)`` or ``(calls=…)``: the next run loses its lease."""
+    from celery_locks.testing.harness import LockLostAfter
+
+    losses = LockLostAfter(lock_store)
+    yield losses
+    losses.close()
+
+
+@pytest.fixture
+def lock_history(lock_store: MemoryStore) -> Iterator[LockHistory]:
+    """What became of all locks of the test, in order."""
+    from celery_locks.testing.harness import LockHistory
+
+    history = LockHistory(lock_store)
+    yield history
+    history.close()
+
+
+@pytest.fixture
+def assert_locked(celery_locks: Locks) -> AssertLocked:
+    """``assert_locked(key, by=…)``: it is held now, and by whom."""
+    from celery_locks.testing.harness import AssertLocked
+
+    return AssertLocked(celery_locks)
+
+
+@pytest.fixture
+def assert_free(celery_locks: Locks) -> AssertFree:
+    """``assert_free(key)``: nobody holds it."""
+    from celery_locks.testing.harness import AssertFree
+
+    return AssertFree(celery_locks)

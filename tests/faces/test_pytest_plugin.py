@@ -1,0 +1,226 @@
+"""The pytest plugin, on projects that use it: with eager tasks, a worker in a thread, and several processes of pytest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ("pytester",)
+
+TASKS = """
+from celery import Celery
+from celery_locks import LockedTask, current_lease, single_instance
+
+app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+app.conf.locks_prefix = "shop"
+told = []
+
+class Careful(LockedTask):
+    abstract = True
+
+    def on_lock_lost(self, lease, reason):
+        told.append((lease.key, reason))
+
+@app.task(name="shop.sync")
+@single_instance(key="user:<user_id>", on_contention="skip")
+def sync(user_id):
+    return "synced"
+
+@app.task(name="shop.mail")
+@single_instance(key="user:<user_id>", on_contention="raise")
+def mail(user_id):
+    return "mailed"
+
+@app.task(base=Careful, name="shop.rebuild", lock_key="shop:<shop_id>", lock_on_lost="abort")
+def rebuild(shop_id, pages):
+    for page in range(pages):
+        current_lease().check()
+    return pages
+
+@app.task(base=Careful, name="shop.idle", lock_key="idle")
+def idle(done):
+    import time
+    from pathlib import Path
+    until = time.monotonic() + 60
+    while not Path(done).exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return "idled"
+"""
+
+EAGER = """
+import threading
+import pytest
+from celery_locks import LockContended, LockLost, Locks, Skipped
+from shop import app, idle, mail, rebuild, sync, told
+
+@pytest.fixture(autouse=True)
+def nothing_told():
+    told.clear()
+
+def test_skipped_while_held(held_lock, lock_history):
+    with held_lock("user:7", by="an import"):
+        assert Skipped.of(sync.apply((7,)).get()).holders == ["an import"]
+    assert sync.apply((7,)).get() == "synced"
+    assert mail.apply((7,)).get() == "mailed"
+    assert lock_history.holders("user:7") == ["an import", "shop.sync", "shop.mail"]
+    assert lock_history.kinds("user:7")[:3] == ["acquired", "contended", "released"]
+    assert lock_history.of("user:8") == []
+
+def test_all_have_one_store(lock_store, celery_locks, held_lock, assert_locked, assert_free):
+    assert_free("user:7")
+    with held_lock("user:7"):
+        assert Locks.from_app(app).store is Locks().store is lock_store
+        assert assert_locked("user:7", by="somebody else").fencing_token > 0
+        with pytest.raises(AssertionError, match="held by somebody else"):
+            assert_locked("user:7", by=sync)
+        with pytest.raises(AssertionError, match="is not free: it is held by somebody else"):
+            assert_free("user:7")
+        with pytest.raises(AssertionError, match="can't be held by me"), held_lock("user:7", by="me"):
+            pass
+        with pytest.raises(AssertionError, match="held are 'user:7'"):
+            assert_locked("user:8")
+        with pytest.raises(LockContended):
+            mail.apply((7,)).get()
+    assert_free("user:7")
+
+def test_a_test_leaves_nothing_first(celery_locks):
+    assert celery_locks.lock("left", ttl=30).try_acquire() is not None
+
+def test_a_test_leaves_nothing_second(celery_locks, assert_free):
+    assert_free("left")
+    assert celery_locks.list().items == ()
+
+def test_permits(held_lock, celery_locks):
+    with held_lock("smtp", permits=3):
+        assert celery_locks.semaphore("smtp", limit=3).available() == 0
+        assert celery_locks.semaphore("smtp", limit=4).available() == 1
+
+@pytest.mark.parametrize("reason", ["deleted", "expired", "max_hold"])
+def test_lost_at_a_call(lock_lost_after, lock_history, assert_free, reason):
+    lock_lost_after(calls=3, reason=reason)
+    with pytest.raises(LockLost) as lost:
+        rebuild.apply((7, 5), throw=True)
+    assert lost.value.reason == reason
+    assert told == [("shop:7", reason)]
+    assert lock_history.kinds("shop:7") == ["acquired", "lost"]
+    assert_free("shop:7")
+    assert rebuild.apply((7, 5)).get() == 5
+
+def test_enough_calls_are_left(lock_lost_after):
+    lock_lost_after(calls=3, key="shop:8")
+    assert rebuild.apply((8, 2)).get() == 2
+    assert rebuild.apply((7, 9)).get() == 9
+    lock_lost_after._losses.clear()
+
+def test_lost_after_seconds(lock_lost_after, tmp_path):
+    lock_lost_after(0.05)
+    assert isinstance(idle.apply((str(tmp_path / "never"),)).result, LockLost)
+    assert told == [("idle", "deleted")]
+
+def test_switched_off(lock_store, monkeypatch, held_lock, lock_history):
+    monkeypatch.setitem(app.conf, "locks_enabled", False)
+    with held_lock("user:7"):
+        assert sync.apply((7,)).get() == "synced"
+    assert lock_history.holders("user:7") == ["somebody else"]
+
+def test_switched_on_again(lock_store, held_lock):
+    with held_lock("user:7"):
+        assert Skipped.of(sync.apply((7,)).get())
+
+def test_no_thread_is_left_behind(lock_store, celery_locks):
+    import time
+    from celery_locks.testing.harness import store_for_a_test
+    def renewers():
+        return sum(thread.name == "celery-locks-renewer" for thread in threading.enumerate())
+    before = renewers()
+    for _ in range(5):
+        with store_for_a_test() as store:
+            Locks(store).lock("a", ttl=30).try_acquire()
+    until = time.monotonic() + 30
+    while renewers() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert renewers() <= before
+"""
+
+WORKER = """
+import pytest
+from celery_locks import LockLost
+from shop import app, idle, sync, told
+
+pytestmark = pytest.mark.usefixtures("lock_store")
+
+@pytest.fixture(scope="session")
+def celery_worker_parameters():
+    return {"perform_ping_check": False, "shutdown_timeout": 60}
+
+@pytest.fixture
+def celery_app():
+    return app
+
+def test_in_a_worker(celery_worker, assert_locked, assert_free, lock_history, lock_lost_after, tmp_path):
+    done = tmp_path / "done"
+    result = idle.delay(str(done))
+    assert_locked("idle", by=result.id, within=30)
+    assert assert_locked("idle", by=idle).task_name == "shop.idle"
+    done.touch()
+    assert result.get(timeout=30) == "idled"
+    assert_free("idle", within=30)
+    lock_lost_after(seconds=0.05)
+    with pytest.raises(LockLost):
+        idle.delay(str(tmp_path / "never")).get(timeout=30)
+    assert told == [("idle", "deleted")]
+    assert lock_history.holders("idle") == ["shop.idle", "shop.idle"]
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makepyfile(shop=TASKS)
+    pytester.makeini("[pytest]\naddopts = -p no:valkey -p no:cacheprovider\n")
+    return pytester
+
+
+@pytest.mark.slow
+def test_eager_tasks_in_processes_of_xdist(project: pytest.Pytester) -> None:
+    project.makepyfile(test_eager=EAGER)
+    project.runpytest_subprocess("-n", "2", timeout=110).assert_outcomes(passed=13)
+
+
+@pytest.mark.slow
+def test_a_worker_in_a_thread(project: pytest.Pytester) -> None:
+    project.makepyfile(test_worker=WORKER)
+    project.runpytest_subprocess("-p", "celery.contrib.pytest", timeout=110).assert_outcomes(passed=1)
+
+
+@pytest.mark.slow
+def test_a_loss_that_does_not_happen_is_told(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_never="""
+        from shop import rebuild
+
+        def test_no_run(lock_lost_after):
+            lock_lost_after(calls=1)
+
+        def test_too_short_a_run(lock_lost_after):
+            lock_lost_after(seconds=60)
+            assert rebuild.apply((7, 1)).get() == 1
+
+        def test_both(lock_lost_after):
+            lock_lost_after(1, calls=1)
+        """
+    )
+    result = project.runpytest_subprocess(timeout=110)
+    result.assert_outcomes(passed=2, errors=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*1 calls of lease.check()*: no lease was lost, since no run took a lease", "*60 s*since the run ended before"]
+    )
+
+
+def test_the_plugin_imports_nothing_of_ours() -> None:
+    code = "import sys, pytest, pytest_celery_locks; print([n for n in sys.modules if n.split('.')[0] == {!r}])"
+    for name in ("celery_locks", "celery", "kombu"):
+        argv = [sys.executable, "-c", code.format(name)]
+        ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+        assert ended.stdout == "[]\n", name
