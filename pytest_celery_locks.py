@@ -1,6 +1,7 @@
 """The pytest plugin: what `celery_locks.testing.harness` offers, as fixtures.
 
-Every pytest of an environment loads this module, so it lies beside the package, and imports it only for a test that asks.
+Every pytest of an environment loads this module. So it lies beside the package, and imports it only for a test that
+asks.
 """
 
 from __future__ import annotations

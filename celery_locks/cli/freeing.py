@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import click
 
 from celery_locks.cli.completion import keys
-from celery_locks.cli.output import duration, locks_of, printable
+from celery_locks.cli.output import locks_of, printable
+from celery_locks.durations import duration
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free
 

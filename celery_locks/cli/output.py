@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from celery_locks import Locks
+from celery_locks.durations import duration
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import Holder
 
@@ -30,15 +31,6 @@ def locks_of(ctx: click.Context) -> Locks:
 def printable(text: str) -> str:
     """The text without what a terminal takes for commands: keys are what users sent."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def duration(seconds: float) -> str:
-    """A time for people to read."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 def row_of(item: LockInfo) -> Row:

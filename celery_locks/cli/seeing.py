@@ -10,7 +10,6 @@ from celery_locks import Locks
 from celery_locks.cli.completion import keys
 from celery_locks.cli.output import (
     COLUMNS,
-    duration,
     lock_as_data,
     locks_of,
     print_json,
@@ -18,6 +17,7 @@ from celery_locks.cli.output import (
     printable,
     row_of,
 )
+from celery_locks.durations import duration
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
 from celery_locks.stores.base import Holder
 

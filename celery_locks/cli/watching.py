@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from celery_locks import Locks
-from celery_locks.cli.output import COLUMNS, duration, locks_of, plain_table, printable, rich_table, row_of
+from celery_locks.cli.output import COLUMNS, locks_of, plain_table, printable, rich_table, row_of
 from celery_locks.cli.seeing import Wanted, find
+from celery_locks.durations import duration
 from celery_locks.errors import StoreUnavailable
 
 Rows = list[Any]

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from tornado.options import options
 
 from celery_locks import LockConfigError, LockError, Locks
-from celery_locks.flower import releasing, shown
+from celery_locks.flower import shown
 from celery_locks.flower.history import History
 from celery_locks.keys import check_key
 from celery_locks.stores.base import Holder
+from celery_locks.tasks.freeing import free_one
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Panel:
         return await self._in_thread(lambda: self._key(key))
 
     async def release(self, key: str, fencing_token: int, by: str) -> Holder | None:
-        """Ends the lease of a key that has this fencing token; see `releasing.release`.
+        """Ends the lease of a key that has this fencing token; see `free_one`.
 
         Args:
             key: The key.
@@ -73,7 +74,7 @@ class Panel:
         """
 
         def work() -> Holder | None:
-            holder = releasing.release(self.locks(), self._app, key, fencing_token)
+            holder = free_one(self.locks(), self._app, key, fencing_token)
             if holder is not None:
                 logger.warning("%r, held by %s, was released in Flower by %s", key, holder.owner, by)
                 self.history.freed(check_key(key), holder, by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery_locks.keys import check_key
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Holder
 from celery_locks.stores.parking import tickets_of
@@ -36,3 +37,26 @@ def free(locks: Locks, app: Any, key: str, holder: Holder) -> bool:
     freed, calls = parking.died(name, holder.token)
     send_on(app, parking, calls)
     return freed
+
+
+def free_one(locks: Locks, app: Any, key: str, fencing_token: int) -> Holder | None:
+    """Like `free`, where the lease is known by its fencing token: a page may show that, and never an owner token.
+
+    Args:
+        locks: The locks.
+        app: The app that sends on parked tasks whose turn it is then.
+        key: The key.
+        fencing_token: Which of its leases.
+
+    Returns:
+        Whose it was; ``None`` when it was held no more.
+
+    Raises:
+        LockKeyError: The key is empty.
+        StoreUnavailable: The store can't be reached; it may have been freed all the same.
+    """
+    name = locks.name(check_key(key))
+    holder = next((each for each in locks.store.holders(name) if each.fencing_token == fencing_token), None)
+    if holder is None:
+        return None
+    return holder if free(locks, app, key, holder) else None

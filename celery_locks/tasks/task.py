@@ -140,8 +140,9 @@ class LockedTask(Task):
         if enabled is None:
             # What is set now is read each time, so that tests can switch all locking off and on again. A lookup in all
             # of the settings would take longer than the rest of a run together.
-            configured = self._configured_enabled
-            enabled = self.app.conf.changes.get("locks_enabled", configured)
+            enabled = self.app.conf.changes.get("locks_enabled")
+            if enabled is None:  # read, and kept, only where nothing is changed: a change may be taken back
+                enabled = self._configured_enabled
         return enabled and not self.name.startswith(OWN_TASKS)
 
     @cached_property

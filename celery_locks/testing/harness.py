@@ -1,4 +1,4 @@
-"""For tests of code with locks: a store for each test, somebody else who holds a key, a lease that is lost, who held what.
+"""For tests of code with locks: a store for each, somebody else who holds a key, leases that are lost, who held what.
 
 The fixtures of the pytest plugin are made of these; see ``docs/how-to/testing.md``.
 """

@@ -1,0 +1,1 @@
+"""For frameworks: each part needs its own."""

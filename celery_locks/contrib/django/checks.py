@@ -1,0 +1,90 @@
+"""System checks: what would break locks, each with its remedy.
+
+| id | what |
+|---|---|
+| `celery_locks.E001` | there is no Celery app when Django is ready |
+| `celery_locks.E002` | a setting or a task's option is wrong |
+| `celery_locks.E003` | no store is set, or its address can't be read |
+| `celery_locks.W001` | a store that only one process sees, without ``DEBUG`` |
+| `celery_locks.W002` | the store can't be reached (``--deploy``) |
+| `celery_locks.W003` | store or broker are set up so that locks may break (``--deploy``) |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import current_app
+from celery._state import _get_active_apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+
+from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
+from celery_locks.stores import mask_text
+from celery_locks.tasks import checks
+from celery_locks.tasks.options import check_settings, locks_for
+
+
+def check_settings_of_locks(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Looks at settings and tasks. Connects to nothing."""
+    if not list(_get_active_apps()):
+        return [
+            Error(
+                "There is no Celery app when Django is ready.",
+                hint="Import it in the __init__.py of the project, as Celery's documentation for Django says.",
+                id="celery_locks.E001",
+            )
+        ]
+    app = current_app._get_current_object()
+    try:
+        check_settings(app.conf)
+        app.finalize(auto=True)
+        checks.locked_tasks(app)
+    except LockError as error:
+        hint = 'Correct it. With namespace="CELERY" the setting locks_ttl is CELERY_LOCKS_TTL in Django\'s settings.'
+        return [Error(_text(error), hint=hint, id="celery_locks.E002")]
+    try:
+        return _of_sharing(locks_for(app))
+    except LockConfigError as error:
+        hint = 'Set CELERY_LOCKS_URL in Django\'s settings (with namespace="CELERY"), such as redis://localhost:6379/1.'
+        return [Error(_text(error), hint=hint, id="celery_locks.E003")]
+
+
+def check_store_of_locks(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Asks the store, and looks at how it and the broker are set up: for ``manage.py check --deploy``."""
+    app = current_app._get_current_object()
+    try:
+        app.finalize(auto=True)
+        tasks = checks.locked_tasks(app)
+        locks = locks_for(app)
+        locks.store.ping()
+        warnings = checks.warnings(app, locks.store, tasks)
+    except StoreUnavailable as error:
+        hint = "Start it, or set CELERY_LOCKS_URL to where it is. Until then locked tasks are put off."
+        return [Warning(_text(error), hint=hint, id="celery_locks.W002")]
+    except LockError:
+        return []  # the other check tells of it
+    return [_warning(mask_text(warning)) for warning in warnings]
+
+
+def _of_sharing(locks: Locks) -> list[CheckMessage]:
+    if locks.store.shared or settings.DEBUG:
+        return []
+    return [
+        Warning(
+            f"The lock store {locks.url} is seen by this process alone: workers and web processes lock nothing out.",
+            hint="Set CELERY_LOCKS_URL to a store that they share, such as redis:// or sqlite:// with a path.",
+            id="celery_locks.W001",
+        )
+    ]
+
+
+def _warning(text: str) -> CheckMessage:
+    """A warning, whose text ends with the remedy."""
+    said, _, remedy = text.partition(". ")
+    return Warning(f"{said}.", hint=remedy or "`celery -A … locks doctor` says more.", id="celery_locks.W003")
+
+
+def _text(error: Exception) -> str:
+    said = mask_text(getattr(error, "message", str(error))).rstrip(".")
+    return f"{said[:1].upper()}{said[1:]}."
