@@ -94,7 +94,8 @@ class LockAdmin(admin.ModelAdmin):
             return HttpResponseNotAllowed(["GET", "POST"])
         asked = request.POST if request.method == "POST" else request.GET
         key, fencing_token = asked.get("key", ""), _number(asked.get("fencing_token", ""))
-        context = {"key": key, "fencing_token": fencing_token}
+        note = "It may have been released all the same." if request.method == "POST" else ""
+        context = {"key": key, "fencing_token": fencing_token, "note": note}
         freed: list[str | None] = []
 
         def work() -> dict[str, Any]:
@@ -142,6 +143,7 @@ class LockAdmin(admin.ModelAdmin):
             found, status, error = {}, 400, failed.message
         except (StoreUnavailable, LockConfigError) as failed:
             found, status, error = {}, 503, failed.message
+        request.current_app = self.admin_site.name
         site = self.admin_site.each_context(request)
         shown_here = {**site, "opts": self.opts, "title": title, "error": error, **context, **found}
         return TemplateResponse(request, f"admin/celery_locks/{template}.html", shown_here, status=status)

@@ -69,7 +69,7 @@ def holder_of(holder: Holder) -> dict[str, Any]:
         "permits": holder.permits,
         "held_for": duration(holder.held_for),
         "left": duration(holder.expires_in),
-        "fencing_token": holder.fencing_token,
+        "fencing_token": str(holder.fencing_token),  # no thousand separators
     }
 
 
