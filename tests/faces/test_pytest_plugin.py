@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tests.support.celery_worker import ROOT
 
 pytest_plugins = ("pytester",)
 
@@ -191,11 +194,14 @@ def test_both(lock_lost_after):
 
 
 @pytest.mark.slow
-def test_a_project(pytester: pytest.Pytester) -> None:
+def test_a_project_and_the_page_of_the_docs(pytester: pytest.Pytester) -> None:
+    page = (ROOT / "docs" / "how-to" / "testing.md").read_text()
+    page = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    pytester.makepyfile(test_page=page)
     pytester.makepyfile(shop=TASKS, test_eager=EAGER, test_worker=WORKER, test_never=NEVER)
     pytester.makeini("[pytest]\naddopts = -p no:valkey -p celery.contrib.pytest\n")
     result = pytester.runpytest_subprocess("-n", "2", timeout=110)
-    result.assert_outcomes(passed=16, errors=2, failed=1)
+    result.assert_outcomes(passed=19, errors=2, failed=1)
     result.stdout.fnmatch_lines_random(
         [
             "*AssertionError: lock_lost_after (1 calls of lease.check()): no lease was lost, since no run took a lease",

@@ -56,7 +56,7 @@ class LockAdmin(admin.ModelAdmin):
 
     def has_release_permission(self, request: HttpRequest) -> bool:
         """Whether the user may free a key."""
-        return self.has_view_permission(request) and request.user.has_perm("celery_locks.release_lock")
+        return bool(self.has_view_permission(request) and request.user.has_perm("celery_locks.release_lock"))
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """A page of keys in the order of their text, and figures over all: ``?prefix=…&after=…``."""

@@ -13,7 +13,6 @@ from shop.celery import app
 from shop.tasks import count, describe
 
 from celery_locks import LockConfigError, LockContended, Locks, Skipped
-from celery_locks.stores.memory import MemoryStore
 
 
 def ids(deploy: bool = False) -> list[str]:
@@ -66,18 +65,7 @@ def test_a_store_that_is_away(monkeypatch) -> None:
     assert "secret" not in found[0].msg
 
 
-def test_a_store_that_evicts(monkeypatch, lock_store) -> None:
-    text = "maxmemory-policy is allkeys-lru: leases may be evicted. Set it to noeviction"
-    monkeypatch.setattr(MemoryStore, "warnings", lambda self, parks: [text])
-    found = [each for each in checks.run_checks(tags=["celery_locks"], include_deployment_checks=True)]
-    (evicts,) = [each for each in found if each.id == "celery_locks.W003"]
-    assert (evicts.msg, evicts.hint) == (
-        "maxmemory-policy is allkeys-lru: leases may be evicted.",
-        "Set it to noeviction",
-    )
-
-
-def test_a_commit_takes_the_lease(celery_locks, lock_history, assert_locked) -> None:
+def test_promise_24_a_commit_takes_the_lease(celery_locks, lock_history, assert_locked) -> None:
     with transaction.atomic():
         group = Group.objects.create(name="committed")
         describe.delay_on_commit(group.pk)
@@ -87,12 +75,12 @@ def test_a_commit_takes_the_lease(celery_locks, lock_history, assert_locked) -> 
         describe.delay(group.pk)
 
 
-def test_a_rollback_leaves_nothing(celery_locks, lock_history) -> None:
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
-        group = Group.objects.create(name="never")
-        describe.delay_on_commit(group.pk)
+def test_promise_24_a_rollback_leaves_nothing(celery_locks, lock_history) -> None:
+    with transaction.atomic():
+        describe.delay_on_commit(Group.objects.create(name="never").pk)
         count.delay_on_commit()
-        raise ZeroDivisionError
+        transaction.set_rollback(True)
+    assert not Group.objects.filter(name="never").exists()
     assert list(lock_history) == []
     assert celery_locks.list().items == ()
 
