@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from celery_locks.clock import Clock
+from celery_locks.steps import Steps, Turn
 from celery_locks.stores.base import Claim, Granted, Refused, Store
 
 #: A waiter that has not confirmed its place in line for so many seconds is passed over.
@@ -19,7 +21,8 @@ def wait_in_line(
     refused: Callable[[Refused], object],
     place: float | None = None,
     stay: bool = False,
-) -> tuple[Granted | Refused, float]:
+    seen: tuple[Refused, float] | None = None,
+) -> Steps[tuple[Granted | Refused, float]]:
     """Waits in line until the claim is granted or it is too late; its place, if it has one, is kept.
 
     Args:
@@ -30,15 +33,21 @@ def wait_in_line(
         refused: Called once, when it has to wait.
         place: For how many seconds the place is kept after each look at the store; `PLACE_KEPT` by default.
         stay: Stand in line also when it is too late already.
+        seen: The answer to a first look that was taken already, and when it was asked for.
 
     Returns:
-        The last answer, and when it was asked for.
+        Steps that return the last answer, and when it was asked for.
     """
     contended, place = False, PLACE_KEPT if place is None else place
     while True:
-        sent = clock.now()
-        left = place if until is None else until - sent
-        answer = store.acquire(claim, place if left > 0 or stay else None)
+        answer: Granted | Refused
+        if seen is not None:
+            (answer, sent), seen = seen, None
+            left = place if until is None else until - sent
+        else:
+            sent = clock.now()
+            left = place if until is None else until - sent
+            answer = yield partial(store.acquire, claim, place if left > 0 or stay else None)
         if isinstance(answer, Granted):
             return answer, sent
         if not contended:
@@ -46,4 +55,4 @@ def wait_in_line(
             refused(answer)
         if left <= 0:
             return answer, sent
-        store.wait(claim.name, claim.token, max(0.0, min(answer.retry_in, left, place / 3)))
+        yield Turn(store, claim.name, claim.token, max(0.0, min(answer.retry_in, left, place / 3)))

@@ -6,7 +6,7 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -40,6 +40,7 @@ class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
     """
 
     machines = False
+    waits_for = 100
 
     def __init__(
         self,
@@ -64,13 +65,23 @@ class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
         self._write_at(work)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
+        self.wait_any([(name, token)], timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        def look(leases: Leases) -> list[str]:
+            # However many wait for a lock, only the first in line may go.
+            heads = {name: leases.head(name) for name in dict(places)}
+            first = ((name, token) for name, token in places if (head := heads[name]) is None or head[0] == token)
+            return [token for name, token in first if leases.may_go(name, token)]
+
         give_up, pause = time.monotonic() + timeout, FIRST_LOOK
-        while not self._read(lambda leases: leases.may_go(name, token)):
+        while not (tokens := self._read(look)):
             left = give_up - time.monotonic()
             if left <= 0:
-                return
+                break
             time.sleep(min(random.uniform(pause / 2, pause), left))
             pause = min(pause * 1.5, LONGEST_LOOK)
+        return tokens
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         return self._write(lambda leases: [leases.renew(renewal) for renewal in renewals])
