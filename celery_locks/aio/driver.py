@@ -73,6 +73,8 @@ class Driver:
             raise
 
     async def _abandon(self, steps: Steps[Any], asked: Future[Any] | None, patient: bool) -> None:
+        if asked is not None and asked.cancel():
+            asked = None  # it had not been sent
         try:
             given_up = self._pool.submit(_abandon, steps, asked)
         except RuntimeError:  # the interpreter is shutting down
@@ -96,9 +98,13 @@ async def _ended(asked: Future[T]) -> T:
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
+    def end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
     def tell(_: Future[T]) -> None:
         with suppress(RuntimeError):  # the loop is closed, and nobody waits
-            loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+            loop.call_soon_threadsafe(end)
 
     asked.add_done_callback(tell)
     await ended
@@ -107,7 +113,7 @@ async def _ended(asked: Future[T]) -> T:
 
 def _abandon(steps: Steps[Any], asked: Future[Any] | None) -> None:
     """Gives back what the steps had, once the request that is under way has its answer: it may be a lease."""
-    if asked is not None and not asked.cancel():
+    if asked is not None:
         wait([asked])
     try:
         with suppress(Abandoned):

@@ -26,6 +26,8 @@ FEW_THREADS = 4
 LONG, SHORT = 2.0, 0.1
 #: Groups that become one wait for each other for so many seconds.
 GATHER = 0.003
+#: For how many seconds it is known that a token was woken for which nobody waited.
+MISSED = 60.0
 #: A thread with nothing to do ends after so many seconds.
 IDLE = 10.0
 
@@ -33,7 +35,7 @@ IDLE = 10.0
 class Place:
     """A coroutine that stands in line. Its methods are called on its loop, unless they say otherwise."""
 
-    def __init__(self, waits: Waits, store: Store, name: str, token: str) -> None:
+    def __init__(self, waits: Waits, store: Store, name: str, token: str, woken: bool) -> None:
         self.store = store
         self.name = name
         self.token = token
@@ -43,7 +45,7 @@ class Place:
         self._waits = waits
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] | None = None
-        self._woken = False
+        self._woken = woken
 
     async def wait(self, timeout: float) -> None:
         """Waits until it may be its turn, for so many seconds at most.
@@ -90,15 +92,17 @@ class Waits:
         self._changed = threading.Condition()
         #: To be waited for.
         self._pending: deque[Place] = deque()
-        #: By token: a place that is gone may still be waited for when its token comes back.
+        #: By token: a place that is gone may still be waited for when its token (a ticket's) comes back.
         self._places: dict[str, Place] = {}
+        #: Tokens that were woken when they had no place here, and when.
+        self._missed: dict[str, float] = {}
         self._threads = 0
         self._idle = 0
 
     def add(self, store: Store, name: str, token: str) -> Place:
         """A place for the running loop; to be removed when it is given up."""
-        place = Place(self, store, name, token)
         with self._changed:
+            place = Place(self, store, name, token, self._missed.pop(token, None) is not None)
             self._places[token] = place
         return place
 
@@ -166,10 +170,17 @@ class Waits:
             # Whose turn it may be is no longer waited for until it waits again: it will be told, and look.
             self._pending.extendleft(place for place in group if place.armed)
             live = [self._places.get(place.token, place) for place in woken]
+            self._miss([place.token for place in live if place.gone])
         for place in live:
             place.wake(error)
         if self._to_be_joined(group):
             time.sleep(GATHER)
+
+    def _miss(self, tokens: list[str]) -> None:
+        now = time.monotonic()
+        while self._missed and next(iter(self._missed.values())) < now - MISSED:
+            del self._missed[next(iter(self._missed))]
+        self._missed.update(dict.fromkeys(tokens, now))
 
     def _seconds(self, group: list[Place]) -> float:
         period = SHORT if self._pending or self._to_be_joined(group) else LONG
