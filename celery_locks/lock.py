@@ -87,23 +87,22 @@ class Lock:
                 acquired.
         """
         # The first look without steps: where the key is free, they would cost some 6 µs.
-        claim, sent = claim or self.claim(), self._locks.clock.now()
-        until = None if timeout is None else sent + checked_timeout(timeout)
+        timeout = None if timeout is None else checked_timeout(timeout)
+        until = None if timeout is None else self._locks.clock.now() + timeout
+        claim = claim or self.claim()
         try:
-            answer = self.store.acquire(claim, waiting.PLACE_KEPT if until is None or until > sent else None)
-            if isinstance(answer, Granted):
-                return self._granted(claim, answer, sent)
+            answer = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT)
         except BaseException:
             self._undo(claim)
             raise
-        return run(self._acquiring(claim, until, (answer, sent)))
+        return answer if isinstance(answer, Lease) else run(self._acquiring(claim, until, answer))
 
     def acquiring(self, timeout: float | None = None) -> Steps[Lease]:
         """The steps of `acquire`."""
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         return self._acquiring(self.claim(), until)
 
-    def _acquiring(self, claim: Claim, until: float | None, seen: tuple[Refused, float] | None = None) -> Steps[Lease]:
+    def _acquiring(self, claim: Claim, until: float | None, seen: Refused | None = None) -> Steps[Lease]:
         try:
             answer = yield from self._in_line(claim, until, seen=seen)
             if isinstance(answer, Lease):
@@ -158,7 +157,8 @@ class Lock:
         # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
         claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=waiting.PLACE_KEPT)
         try:
-            answer, _ = yield from wait_in_line(self.store, self._locks.clock, claim, until, _nobody)
+            line = wait_in_line(self.store, self._locks.clock, claim, until, self.store.acquire, _nobody)
+            answer = yield from line
             yield partial(self.leave, claim)
         except BaseException as error:
             self._undo(claim, error)
@@ -216,15 +216,14 @@ class Lock:
             claim: What to ask for.
             keep: Whether the lease is watched and renewed here. One that is not is for another process.
         """
-        claim, sent = claim or self.claim(), self._locks.clock.now()
+        claim = claim or self.claim()
         try:
-            answer = self.store.acquire(claim)
-            if isinstance(answer, Granted):
-                return self._granted(claim, answer, sent, keep)
+            answer = self._look(claim, keep=keep)
         except BaseException:
             self._undo(claim)
             raise
-        self._contended(answer)
+        if not isinstance(answer, Lease):
+            self._contended(answer)
         return answer
 
     def enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
@@ -300,11 +299,16 @@ class Lock:
         until: float | None,
         place: float | None = None,
         stay: bool = False,
-        seen: tuple[Refused, float] | None = None,
+        seen: Refused | None = None,
     ) -> Steps[Lease | Refused]:
-        line = wait_in_line(self.store, self._locks.clock, claim, until, self._contended, place, stay, seen)
-        answer, sent = yield from line
-        return self._granted(claim, answer, sent) if isinstance(answer, Granted) else answer
+        clock = self._locks.clock
+        return wait_in_line(self.store, clock, claim, until, self._look, self._contended, place, stay, seen)
+
+    def _look(self, claim: Claim, line_up: float | None = None, keep: bool = True) -> Lease | Refused:
+        # The lease is kept by the thread that hears of it: a loop may be busy for long before it does.
+        sent = self._locks.clock.now()
+        answer = self.store.acquire(claim, line_up)
+        return self._granted(claim, answer, sent, keep) if isinstance(answer, Granted) else answer
 
     def timed_out(self, refused: Refused) -> LockTimeout:
         """The error of an acquisition that came too late, of which receivers are told."""
