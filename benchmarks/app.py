@@ -58,6 +58,19 @@ storm_park = app.task(
 )
 storm_retry = app.task(storm_body, name="storm_retry", base=LockedTask, lock_key="<key>", ignore_result=True)
 
+try:
+    from celery_heimdall import HeimdallTask
+except ImportError:  # only `make bench` installs it
+    storm_heimdall = None
+else:
+    storm_heimdall = app.task(
+        storm_body,
+        name="storm_heimdall",
+        base=HeimdallTask,
+        heimdall={"unique": True, "key": "key"},
+        ignore_result=True,
+    )
+
 
 @app.task(ignore_result=True)
 def unrelated(sent: float) -> None:

@@ -9,8 +9,9 @@ next message at hand.
 from __future__ import annotations
 
 import re
+import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.app import app, storm_free, storm_park, storm_retry, unrelated, use_queues
+from benchmarks.app import app, storm_free, storm_heimdall, storm_park, storm_retry, unrelated, use_queues
+from benchmarks.rows import Row
 from tests.support.celery_worker import Worker
 from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
@@ -31,7 +33,11 @@ MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
     "park": (storm_park, 4, {}),
     "early": (storm_park, 4, {"BENCHMARK_PARK_BEFORE_POOL": "1"}),
     "retry": (storm_retry, 4, {}),
+    # It refuses a call whose key is queued or runs, so a caller whose tasks must all run calls until it is taken.
+    "heimdall": (storm_heimdall, 4, {}),
 }
+#: Seconds between two calls of a task that celery-heimdall refused.
+CALL_AGAIN = 0.005
 #: Seconds between two unrelated tasks.
 UNRELATED_EVERY = 0.25
 
@@ -53,33 +59,112 @@ class Outcome:
 @click.option(
     "--rabbitmq", type=click.Choice(["classic", "quorum"]), help="With RabbitMQ as the broker, and such queues."
 )
-def main(tasks: int, seconds: float, modes: str, rabbitmq: str | None) -> None:
+@click.option("--backlog", is_flag=True, help="The worker begins when all have been sent, not with the first.")
+def main(tasks: int, seconds: float, modes: str, rabbitmq: str | None, backlog: bool) -> None:
     """A storm of tasks on one key."""
     with RedisServer() as server, RabbitServer() if rabbitmq else nullcontext() as rabbit:
-        broker = server.url() if rabbit is None else rabbit.url
-        variables = {"BENCHMARK_URL": server.url(), "BENCHMARK_BROKER": broker, "BENCHMARK_PREFETCH": "1"}
-        app.conf.update(broker_url=broker, result_backend=server.url(), locks_url=server.url())
+        variables = {}
         if rabbitmq:
             use_queues(rabbitmq)
             variables["BENCHMARK_QUEUES"] = rabbitmq
-        outcomes = {mode: storm(server, variables, mode, tasks, seconds) for mode in modes.split(",")}
+        outcomes = measure(
+            server, modes.split(","), tasks, seconds, backlog, server.url() if rabbit is None else rabbit.url, variables
+        )
     report(outcomes, tasks * seconds)
 
 
-def storm(server: RedisServer, variables: dict[str, str], mode: str, tasks: int, seconds: float) -> Outcome:
+def measure(
+    server: RedisServer,
+    modes: list[str],
+    tasks: int,
+    seconds: float,
+    backlog: bool = False,
+    broker: str = "",
+    variables: dict[str, str] | None = None,
+) -> dict[str, Outcome]:
+    """One storm for each mode."""
+    broker = broker or server.url()
+    env = {"BENCHMARK_URL": server.url(), "BENCHMARK_BROKER": broker, "BENCHMARK_PREFETCH": "1", **(variables or {})}
+    app.conf.update(broker_url=broker, result_backend=server.url(), locks_url=server.url())
+    return {mode: storm(server, env, mode, tasks, seconds, backlog) for mode in modes}
+
+
+def rows(server: RedisServer, tasks: int) -> list[Row]:
+    """The storm at three lengths of work."""
+    found = []
+    for seconds in (0.001, 0.01, 0.1):
+        modes = ["free", "park", "early", "retry", "heimdall"] if seconds == 0.01 else ["park", "early"]
+        at = f"storm, {1000 * seconds:g} ms"
+        many = min(tasks, round(60 / seconds / 20))
+        outcomes = measure(server, modes, many, seconds)
+        for mode in ("park", "early"):
+            found += _of_mode(f"{at}, {mode}", outcomes[mode], many * seconds, seconds)
+        found += [
+            Row(f"{at}: wall park / {peer}", outcomes["park"].wall / outcomes[peer].wall, "x", at_most=0.6)
+            for peer in ("retry", "heimdall")
+            if peer in outcomes
+        ]
+        if "free" in outcomes:
+            walls = {mode: outcomes[mode].wall / outcomes["free"].wall for mode in ("park", "early")}
+            found += [
+                Row(f"{at}: wall {mode} / unlocked in one slot", wall, "x", at_most=1.5) for mode, wall in walls.items()
+            ]
+    return found
+
+
+def _of_mode(what: str, outcome: Outcome, ideal: float, seconds: float) -> list[Row]:
+    def at(times: list[float], share: float) -> float:
+        return 1000 * times[min(int(len(times) * share), len(times) - 1)]
+
+    return [
+        Row(f"{what}: messages", outcome.messages, "a task", at_most=2.0),
+        Row(f"{what}: wall / ideal", outcome.wall / ideal, "x", at_most=1.06 if seconds == 0.1 else None),
+        Row(f"{what}: end to next start, p50", at(outcome.gaps, 0.5), "ms", at_most=3),
+        Row(f"{what}: end to next start, p95", at(outcome.gaps, 0.95), "ms", at_most=8),
+        Row(f"{what}: an unrelated task, median", at(outcome.latencies, 0.5), "ms", at_most=50),
+        Row(f"{what}: an unrelated task, most", at(outcome.latencies, 1), "ms", at_most=500),
+    ]
+
+
+def storm(
+    server: RedisServer, variables: dict[str, str], mode: str, tasks: int, seconds: float, backlog: bool
+) -> Outcome:
     task, slots, env = MODES[mode]
     client = server.client()
     client.flushall()
     with Worker("benchmarks.app", concurrency=slots, env={**variables, **env}) as worker:
-        app.control.cancel_consumer("celery", reply=True, timeout=5)
-        for _ in range(tasks):
-            task.delay("key", seconds)
-        app.control.add_consumer("celery")
+        if backlog:
+            app.control.cancel_consumer("celery", reply=True, timeout=5)
+        sender = threading.Thread(target=send, args=(task, tasks, seconds), daemon=True)
+        sender.start()
+        if backlog:
+            sender.join()
+            app.control.add_consumer("celery")
         storm_over(client, tasks)
         messages = len(re.findall(rf"Task {task.name}\[[^]]+\] (?:received|parked)", worker.log()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     return Outcome(messages / tasks, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others))
+
+
+def send(task: Any, tasks: int, seconds: float) -> None:
+    for _ in range(tasks):
+        if task is storm_heimdall:
+            _call_until_taken(task, seconds)
+        else:
+            task.delay("key", seconds)
+
+
+def _call_until_taken(task: Any, seconds: float) -> None:
+    from celery_heimdall import AlreadyQueuedError
+
+    taken = False
+    while not taken:
+        with suppress(AlreadyQueuedError):
+            task.delay("key", seconds)
+            taken = True
+        if not taken:
+            time.sleep(CALL_AGAIN)
 
 
 def storm_over(client: Any, tasks: int) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from celery_locks import signals, threads
+from celery_locks import log, signals, threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockLost, LossReason, StoreUnavailable
 from celery_locks.settings import checked_ttl
@@ -17,7 +17,7 @@ from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.stores.parking import Call, Parking, tickets_of
 from celery_locks.telling import tell
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 LostCallback = Callable[["Lease", LossReason], object]
 
@@ -61,6 +61,7 @@ class Lease:
         max_hold: float | None = None,
         sender: object = None,
         clock: Clock = system_clock,
+        waited: float = 0.0,
     ) -> None:
         self.key = key
         self.owner = claim.owner
@@ -72,6 +73,9 @@ class Lease:
         self.claim = claim
         self.clock = clock
         self._hold_end = None if max_hold is None else sent + max_hold
+        #: When it was asked for, on its clock, and for how many seconds this process had waited for it until then.
+        self.since = sent
+        self.waited = waited
         #: When the request that was last confirmed was sent, on its clock.
         self.confirmed = sent
         self._asked = sent
@@ -120,6 +124,10 @@ class Lease:
     def remaining(self) -> float:
         """Seconds until the deadline; 0 when it is no longer held."""
         return max(0.0, self._deadline - self.clock.now()) if self._state == "held" else 0.0
+
+    def held_for(self) -> float:
+        """Seconds since it was asked for."""
+        return self.clock.now() - self.since
 
     def check(self) -> None:
         """Does nothing while it is held; without I/O, so a loop may call it often.
@@ -177,7 +185,7 @@ class Lease:
         if not (released or repeated):
             self.lose(self._why_gone(), "releasing")
         elif self._move("releasing", "released"):
-            signals.on_lock_released.send(self.sender, lease=self)
+            self._tell_release()
         return released
 
     def hand_over(self, claim: Claim) -> bool:
@@ -198,7 +206,7 @@ class Lease:
                 self.lose("replaced" if answer.replaced else self._why_gone(), "releasing")
                 return False
             if self._move("releasing", "released"):
-                signals.on_lock_released.send(self.sender, lease=self)
+                self._tell_release()
             return True
 
     def _give_back(self) -> bool:
@@ -353,9 +361,14 @@ class Lease:
             self._state = after
             return True
 
+    def _tell_release(self) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            log.of_lease(logger, logging.DEBUG, "released", f"released {self.key!r}", self, seconds=self.held_for())
+        signals.on_lock_released.send(self.sender, lease=self)
+
     def _tell_loss(self, reason: LossReason) -> None:
-        said = "lost the lease of %r: %s (owner %s, fencing token %d)"
-        logger.warning(said, self.key, reason, self.owner, self.fencing_token)
+        said = f"lost the lease of {self.key!r}: {reason}"
+        log.of_lease(logger, logging.WARNING, "lost", said, self, reason=reason, seconds=self.held_for())
         try:
             self._tell()
         finally:

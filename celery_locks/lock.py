@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -12,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import signals, waiting
+from celery_locks import log, signals, waiting
 from celery_locks.errors import LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.renewal import keeper
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from celery_locks.ticket import LockTicket
 
 T = TypeVar("T")
+
+logger = log.logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,23 +91,26 @@ class Lock:
         """
         # The first look without steps: where the key is free, they would cost some 6 µs.
         timeout = None if timeout is None else checked_timeout(timeout)
-        until = None if timeout is None else self._locks.clock.now() + timeout
+        begun = self._locks.clock.now()
+        until = None if timeout is None else begun + timeout
         claim = claim or self.claim()
         try:
             answer = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT)
         except BaseException:
             self._undo(claim)
             raise
-        return answer if isinstance(answer, Lease) else run(self._acquiring(claim, until, answer))
+        return answer if isinstance(answer, Lease) else run(self._acquiring(claim, until, answer, begun))
 
     def acquiring(self, timeout: float | None = None) -> Steps[Lease]:
         """The steps of `acquire`."""
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         return self._acquiring(self.claim(), until)
 
-    def _acquiring(self, claim: Claim, until: float | None, seen: Refused | None = None) -> Steps[Lease]:
+    def _acquiring(
+        self, claim: Claim, until: float | None, seen: Refused | None = None, begun: float | None = None
+    ) -> Steps[Lease]:
         try:
-            answer = yield from self._in_line(claim, until, seen=seen)
+            answer = yield from self._in_line(claim, until, seen=seen, begun=begun)
             if isinstance(answer, Lease):
                 return answer
             if answer.position is not None:
@@ -223,7 +229,7 @@ class Lock:
             self._undo(claim)
             raise
         if not isinstance(answer, Lease):
-            self._contended(answer)
+            self.contended(answer)
         return answer
 
     def enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
@@ -237,7 +243,7 @@ class Lock:
             self._undo(claim)
             raise
         if isinstance(answer, Parked) and not ticket.message:
-            self._contended(answer.refused)
+            self.contended(answer.refused)
         return answer
 
     def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
@@ -300,21 +306,27 @@ class Lock:
         place: float | None = None,
         stay: bool = False,
         seen: Refused | None = None,
+        begun: float | None = None,
     ) -> Steps[Lease | Refused]:
         clock = self._locks.clock
-        return wait_in_line(self.store, clock, claim, until, self._look, self._contended, place, stay, seen)
+        look = partial(self._look, begun=clock.now() if begun is None else begun)
+        return wait_in_line(self.store, clock, claim, until, look, self.contended, place, stay, seen)
 
-    def _look(self, claim: Claim, line_up: float | None = None, keep: bool = True) -> Lease | Refused:
+    def _look(
+        self, claim: Claim, line_up: float | None = None, keep: bool = True, begun: float | None = None
+    ) -> Lease | Refused:
         # The lease is kept by the thread that hears of it: a loop may be busy for long before it does.
         sent = self._locks.clock.now()
         answer = self.store.acquire(claim, line_up)
-        return self._granted(claim, answer, sent, keep) if isinstance(answer, Granted) else answer
+        if not isinstance(answer, Granted):
+            return answer
+        return self._granted(claim, answer, sent, keep, 0.0 if begun is None else sent - begun)
 
     def timed_out(self, refused: Refused) -> LockTimeout:
         """The error of an acquisition that came too late, of which receivers are told."""
         names = holder_names(refused)
         if signals.on_lock_timed_out:
-            signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names)
+            signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names, owner=self._owner)
         return LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
 
     def claim(self) -> Claim:
@@ -323,7 +335,7 @@ class Lock:
         owner = self._owner or this_process()
         return Claim(self.name, secrets.token_hex(16), owner, terms.first_ttl, terms.limit, terms.permits)
 
-    def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True) -> Lease:
+    def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
         lease = Lease(
             self.store,
             claim,
@@ -333,6 +345,7 @@ class Lock:
             max_hold=self.terms.max_hold,
             sender=self._sender,
             clock=self._locks.clock,
+            waited=waited,
         )
         if not lease.remaining():
             raise StoreUnavailable(
@@ -341,6 +354,8 @@ class Lock:
             )
         if keep:
             keeper().keep(lease, self.terms.interval)
+        if logger.isEnabledFor(logging.DEBUG):
+            log.of_lease(logger, logging.DEBUG, "acquired", f"acquired {self.key!r}", lease, seconds=waited)
         if signals.on_lock_acquired:
             signals.on_lock_acquired.send(self._sender, lease=lease)
         return lease
@@ -356,9 +371,16 @@ class Lock:
         else:
             keeper().release_later(self.store, claim.name, claim.token, claim.ttl)
 
-    def _contended(self, refused: Refused) -> None:
-        if signals.on_lock_contended:
-            signals.on_lock_contended.send(self._sender, key=self.key, holders=holder_names(refused))
+    def contended(self, refused: Refused) -> None:
+        """Tells that it was not to be had."""
+        debug = logger.isEnabledFor(logging.DEBUG)
+        if not (debug or signals.on_lock_contended):
+            return
+        names = holder_names(refused)
+        if debug:
+            said = f"{self.key!r} is not to be had now: {who_holds(names)}"
+            log.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
+        signals.on_lock_contended.send(self._sender, key=self.key, holders=names, owner=self._owner)
 
 
 def release_or_later(lease: Lease) -> bool:

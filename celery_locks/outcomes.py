@@ -21,10 +21,12 @@ class Outcome:
         kind: ``acquired``; ``contended`` (not to be had at once: it waits, or gives up); ``timed_out`` (the waiting was
             over); ``released``; ``lost`` (it ended before it was released).
         key: What is locked.
-        owner: The holder's name; of one that has no lease ``None``.
+        owner: The name of the holder, or of who was not to be one; ``None`` for a process without a name.
         fencing_token: The lease's number; ``None`` without a lease.
         reason: Why a lease was lost, else ``None``.
         holders: Who held the key instead, where there is no lease.
+        seconds: For how long it was waited for by this process (``acquired``), or held (``released``, ``lost``);
+            ``None`` without a lease.
         sender: The task, or the `Lock` or `Semaphore` outside a task.
     """
 
@@ -34,6 +36,7 @@ class Outcome:
     fencing_token: int | None = None
     reason: LossReason | None = None
     holders: tuple[str, ...] = ()
+    seconds: float | None = None
     sender: object = None
 
 
@@ -53,13 +56,14 @@ def audit(callback: Callable[[Outcome], object]) -> Callable[[], None]:
 
     def of_lease(kind: OutcomeKind) -> Callable[..., object]:
         def tell(sender: object, lease: Lease, reason: LossReason | None = None, **_: Any) -> None:
-            callback(Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), sender))
+            seconds = lease.waited if kind == "acquired" else lease.held_for()
+            callback(Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender))
 
         return tell
 
     def of_key(kind: OutcomeKind) -> Callable[..., object]:
-        def tell(sender: object, key: str, holders: list[str], **_: Any) -> None:
-            callback(Outcome(kind, key, holders=tuple(holders), sender=sender))
+        def tell(sender: object, key: str, holders: list[str], owner: str | None = None, **_: Any) -> None:
+            callback(Outcome(kind, key, owner, holders=tuple(holders), sender=sender))
 
         return tell
 

@@ -11,21 +11,20 @@ The first two are real threads also in a process of greenlets, and call nothing 
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from celery_locks import threads
+from celery_locks import log, threads
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.stores.base import Renewal, Store
 from celery_locks.telling import tell
 from celery_locks.ticker import TRY_AGAIN, Ticker
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: A lease is due when it is to be renewed within so many seconds.
 SLACK = 0.05

@@ -4,26 +4,28 @@
 signal               when                                          receivers get, beside ``sender``
 ==================== ============================================= ==================================
 ``on_lock_acquired`` a lease was had                               ``lease``
-``on_lock_contended`` a lease was not to be had                    ``key``, ``holders`` (names)
-``on_lock_timed_out`` the waiting for it was over                  ``key``, ``holders`` (names)
+``on_lock_contended`` a lease was not to be had                    ``key``, ``holders`` (names), ``owner``
+``on_lock_timed_out`` the waiting for it was over                  ``key``, ``holders`` (names), ``owner``
 ``on_lock_renewed``  a lease was prolonged                         ``lease``
 ``on_lock_released`` its holder released it                        ``lease``
 ``on_lock_lost``     it ended before its holder released it, once  ``lease``, ``reason``
 ==================== ============================================= ==================================
 
-``sender`` is the task, or the `Lock` outside a task. Signals are sent by the thread that notices: renewals and most
-losses by a thread of this library, so receivers should be short and thread-safe.
+``owner`` is the name that the holder would have had, ``None`` for host and process id. ``sender`` is the task, or the
+`Lock` outside a task. Signals are sent by the thread that notices: renewals and most losses by a thread of this
+library, so receivers should be short and thread-safe.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-logger = logging.getLogger(__name__)
+from celery_locks import log
+
+logger = log.logger(__name__)
 
 Receiver = Callable[..., object]
 R = TypeVar("R", bound=Receiver)

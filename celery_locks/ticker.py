@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from celery_locks import threads
+from celery_locks import log, threads
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: A thread with nothing to do ends after so many seconds, and is started anew when there is something.
 IDLE = 60.0

@@ -98,6 +98,9 @@ _SHARED_WORKERS = (
     "tests/tasks/test_limits.py",
     "tests/tasks/test_canvas.py",
     "tests/tasks/test_death.py",
+    "tests/faces/test_telemetry.py",
+    "tests/faces/test_flower.py",
+    "tests/faces/test_flower_browser.py",
 )
 #: These share a server that takes seconds to start, too.
 _RABBIT = "tests/tasks/test_rabbit"

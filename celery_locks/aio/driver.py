@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -38,7 +40,7 @@ class Driver:
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Calls a function in a thread. It goes on to its end also when the coroutine is cancelled."""
-        return await _ended(self._pool.submit(function, *args))
+        return await _ended(self._submit(partial(function, *args)))
 
     async def drive(self, steps: Steps[T]) -> T:
         """Takes all steps. When it is cancelled, what they had or may have got is given back."""
@@ -63,7 +65,7 @@ class Driver:
                 return await places[step.token].wait(step.timeout)
             if isinstance(step, Pause):
                 return await asyncio.sleep(step.seconds)
-            asked = self._pool.submit(step)
+            asked = self._submit(step)
             return await _ended(asked)
         except Exception as error:
             # In a thread, since what follows an error may talk to the store.
@@ -72,11 +74,15 @@ class Driver:
             await self._abandon(steps, asked, isinstance(error, asyncio.CancelledError))
             raise
 
+    def _submit(self, function: Callable[[], T]) -> Future[T]:
+        # In the coroutine's context: what signals tell of a lease belongs to the trace that is under way there.
+        return self._pool.submit(copy_context().run, function)
+
     async def _abandon(self, steps: Steps[Any], asked: Future[Any] | None, patient: bool) -> None:
         if asked is not None and asked.cancel():
             asked = None  # it had not been sent
         try:
-            given_up = self._pool.submit(_abandon, steps, asked)
+            given_up = self._submit(partial(_abandon, steps, asked))
         except RuntimeError:  # the interpreter is shutting down
             steps.close()
             return

@@ -24,6 +24,8 @@ _OPENERS = {
 
 #: Up to the last "@": who writes a password without percent-encoding must not see it in a log either.
 _PASSWORD = re.compile(r"(//[^/@:?]*:).*@", re.DOTALL)
+#: A URL within a text, up to a blank; what a password with blanks in it would leave is not for a URL anyway.
+_URL = re.compile(r"\b[a-zA-Z][\w+.-]*://\S+")
 _QUERY_PASSWORD = re.compile(r"([?&][^=&]*(?:pass|secret)[^=&]*=)[^&#]*", re.IGNORECASE)
 
 
@@ -59,3 +61,8 @@ def open_store(url: str) -> Store:
 def mask(url: str) -> str:
     """The URL without its passwords, for logs and errors."""
     return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
+
+
+def mask_text(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return _URL.sub(lambda url: mask(url[0]), text) if "://" in text else text

@@ -251,7 +251,7 @@ class Store(ABC):
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def info(self, name: str) -> State:
-        """What is known of one lock; at most `MOST_HOLDERS` holders are named."""
+        """What is known of one lock; at most `MOST_HOLDERS` holders and `MOST_IN_LINE` of those in line are named."""
         from celery_locks.stores.listing import State
 
         return State(name, self.holders(name), self.held(name), 0)
@@ -280,13 +280,25 @@ class Store(ABC):
     def ping(self) -> None:
         """Raises `StoreUnavailable` when the store can't serve."""
 
-    def warnings(self, *, parks: bool = False) -> list[str]:
-        """What in the store's settings breaks what leases promise, each with its remedy. For a store to override.
+    def about(self) -> str:
+        """What it is and which release, for people to read. For a store to override."""
+        return type(self).__name__
+
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        """What in the store's settings could break what leases promise. For a store to override.
 
         Args:
             parks: Whether tasks wait in the store, so that it must not forget them.
+
+        Returns:
+            For each thing that was looked at, such as ``"eviction"``, what is wrong with it and the remedy; an empty
+            text when it is as it should be.
         """
-        return []
+        return {}
+
+    def warnings(self, *, parks: bool = False) -> list[str]:
+        """What `checks` found to be wrong."""
+        return [warning for warning in self.checks(parks=parks).values() if warning]
 
     def close(self) -> None:
         """Gives back connections and files. The store may be used again afterwards."""

@@ -128,7 +128,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
     def stand(lock: Lock, token: str, number: int, deadline: float) -> None:
         """Puts a token in line, or keeps its place for longer."""
         lock.numbers.setdefault(token, number)
-        lock.line[token] = deadline
+        lock.line[token] = max(deadline, lock.line.get(token, deadline))
         lock.line = {each: lock.line[each] for each in sorted(lock.line, key=lock.numbers.__getitem__)}
 
     def leave(self, name: str, token: str) -> None:

@@ -60,7 +60,7 @@ class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
     def leave(self, name: str, token: str) -> None:
         def work(db: sqlite3.Connection, leases: Leases, now: int) -> None:
             leases.leave(name, token)
-            tidy_up(db, leases, now, name, token)
+            tidy_up(db, leases, now, name, "")  # a run that was granted meanwhile goes on
 
         self._write_at(work)
 

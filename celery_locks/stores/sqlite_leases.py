@@ -206,6 +206,7 @@ class Leases:
 
     def grant(self, claim: Claim) -> Granted:
         fencing_token = FileClock.next_fencing_token(self._db, self._now, self._last_fencing_token)
+        self._last_fencing_token = fencing_token  # one transaction may grant more than once
         deadline = self._now + microseconds(claim.ttl)
         self._db.execute(  # an expired row of the same token may still be there
             "INSERT OR REPLACE INTO celery_locks_holder VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -222,7 +223,7 @@ class Leases:
         self._db.execute(
             "INSERT INTO celery_locks_waiter (id, name, token, permits, most, deadline) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (name, token) DO UPDATE "
-            "SET permits = excluded.permits, most = excluded.most, deadline = excluded.deadline",
+            "SET permits = excluded.permits, most = excluded.most, deadline = max(deadline, excluded.deadline)",
             (self.next_number(), claim.name, claim.token, claim.permits, claim.limit, deadline),
         )
 

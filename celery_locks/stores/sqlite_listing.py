@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from celery_locks.stores.listing import MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
+from celery_locks.stores.parking import TICKET
 from celery_locks.stores.sqlite_clock import microseconds
 from celery_locks.stores.sqlite_leases import Leases
 
@@ -37,7 +38,7 @@ class SQLiteListing:
     lists = True
 
     def info(self, name: str) -> State:
-        return self._read_at(lambda db, leases, now: _state(db, leases, now, name))
+        return self._read_at(lambda db, leases, now: replace(_state(db, leases, now, name), line=_line(db, now, name)))
 
     def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
         return self._read_at(lambda db, leases, now: _page(db, leases, now, names))
@@ -52,6 +53,15 @@ class SQLiteListing:
 def _state(db: sqlite3.Connection, leases: Leases, now: int, name: str) -> State:
     query = "SELECT count(*) FROM celery_locks_waiter WHERE name = ? AND deadline > ?"
     return State(name, leases.holders(name), leases.used(name), db.execute(query, (name, now)).fetchone()[0])
+
+
+def _line(db: sqlite3.Connection, now: int, name: str) -> tuple[Waiter, ...]:
+    query = "SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT ?"
+    tokens = [token for (token,) in db.execute(query, (name, now, MOST_IN_LINE))]
+    ids = [token.removeprefix(TICKET) for token in tokens if token.startswith(TICKET)]
+    query = f"SELECT id, owner, task FROM celery_locks_ticket WHERE name = ? AND id IN ({', '.join('?' * len(ids))})"
+    known = {TICKET + id: Waiter(owner, task) for id, owner, task in db.execute(query, (name, *ids))} if ids else {}
+    return tuple(known.get(token, Waiter()) for token in tokens)
 
 
 def _page(db: sqlite3.Connection, leases: Leases, now: int, names: Names) -> tuple[tuple[State, ...], str | None]:

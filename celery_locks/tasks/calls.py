@@ -14,7 +14,7 @@ from celery.result import EagerResult
 from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
 
-from celery_locks import owners
+from celery_locks import log, owners
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, release_or_later, this_process, who_holds
@@ -27,7 +27,7 @@ from celery_locks.tasks.policies import call_policy
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: What `Task.apply_async` takes by position, after the arguments of the task.
 POSITIONAL = ("task_id", "producer", "link", "link_error", "shadow")
@@ -133,7 +133,8 @@ def _send_under(lease: Lease, task: LockedTask, lock: Lock, send: Send, options:
 def _refused(task: LockedTask, key: str, policy: str, holders: list[str], send: Send, options: dict[str, Any]) -> Any:
     task_id = options["task_id"]
     error = LockContended(f"{key!r} is not to be had now: {who_holds(holders)}", key, holders)
-    logger.info("%s[%s] was refused at its call: %s", task.name, task_id, error)
+    said = f"{task.name}[{task_id}] was refused at its call: {error}"
+    log.line(logger, logging.INFO, "refused", said, key=key, task=task.name, task_id=task_id, holders=holders)
     if _awaited(options):
         if task_id in map(owners.task_id_of, holders):  # ``self.replace()``: the task gives way to this one
             return send(options)

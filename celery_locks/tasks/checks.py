@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from celery_locks.stores.base import Store
 from celery_locks.tasks.contention import Retry, Wait
 from celery_locks.tasks.park import SAFETY_COPY, Park
-from celery_locks.tasks.policies import run_policy
 from celery_locks.tasks.resend import SAFE_SHARE, longest_pause
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def locked_tasks(app: Any) -> list[LockedTask]:
 
 def parks(task: LockedTask) -> bool:
     """Whether runs of a task park where their key is held."""
-    return isinstance(run_policy(task.lock_options), Park)
+    return isinstance(task.lock_run_policy, Park)
 
 
 def warnings(app: Any, store: Store, tasks: Iterable[LockedTask]) -> list[str]:
@@ -37,12 +36,11 @@ def warnings(app: Any, store: Store, tasks: Iterable[LockedTask]) -> list[str]:
         StoreUnavailable: The store can't be asked.
     """
     tasks = list(tasks)
-    of_store = store.warnings(parks=any(map(parks, tasks)))
-    return [*of_store, *_of_visibility(app.conf, tasks)]
+    return [*store.warnings(parks=any(map(parks, tasks))), *of_visibility(app.conf, tasks)]
 
 
-def _of_visibility(conf: Any, tasks: list[LockedTask]) -> list[str]:
-    """Of a broker that delivers a message again while a worker still has it."""
+def of_visibility(conf: Any, tasks: list[LockedTask]) -> list[str]:
+    """What to warn of where a broker delivers a message again while a worker still has it."""
     longest = longest_pause(conf)
     if longest is None:
         return []
@@ -71,12 +69,12 @@ def _pause(task: LockedTask) -> float:
     if parks(task):
         copy = options.park_safety_copy
         return SAFETY_COPY if copy is True else float(copy)
-    return options.backoff.cap if isinstance(run_policy(options), Retry) else 0.0
+    return options.backoff.cap if isinstance(task.lock_run_policy, Retry) else 0.0
 
 
 def _wait(task: LockedTask) -> float:
     """For how long, in seconds, a run may wait while its message is not acknowledged."""
     options = task.lock_options
-    if not (isinstance(run_policy(options), Wait) and task.acks_late):
+    if not (isinstance(task.lock_run_policy, Wait) and task.acks_late):
         return 0.0
     return float("inf") if options.max_wait is None else options.max_wait

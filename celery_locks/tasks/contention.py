@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
 
+from celery_locks import log
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, who_holds
@@ -21,7 +22,7 @@ from celery_locks.tasks.resend import counter_of, send_again
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 
 @dataclass
@@ -70,6 +71,11 @@ class Contention:
     def local(self) -> bool:
         """Whether there is no message that could be sent again: an eager run, or an item of a map."""
         return bool(self.task.request.is_eager or self.task.request.called_directly)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a line of the log says of it."""
+        return {"key": self.key, "owner": self.claim.owner, "holders": self.holder_names}
 
     def error(self) -> LockContended:
         """The error that says so."""
@@ -148,7 +154,8 @@ class Skip(ContentionPolicy):
     """The run ends without running the body; its result is a `Skipped`."""
 
     def contended(self, contention: Contention) -> Any:
-        logger.info("%s skipped: %s", contention.task.name, contention.error())
+        said = f"{contention.task.name} skipped: {contention.error()}"
+        log.line(logger, logging.INFO, "skipped", said, **contention.fields)
         return Skipped(contention.key, contention.holder_names)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery.app.task import Context
 from celery.worker.strategy import default
 
-from celery_locks import owners
+from celery_locks import log, owners
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.stores.parking import Parked, Parking, Ticket, tickets_of
@@ -27,7 +27,7 @@ from celery_locks.tasks.sending import send_on
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Seconds for which the parent leaves a store alone that it could not reach: it has more to do than to wait for it.
 LEFT_ALONE = 5.0
@@ -104,7 +104,7 @@ class EarlyParking:
             return False
         # Told before it parks: afterwards another worker may have run it already, and told so.
         self._tell_waiting(message, lock)
-        text = pack_message(app, message, header_of(lock.key, ticket))
+        text = pack_message(app, message, header_of(lock.key, ticket, time.time()))
         push = push_of(app, text, self._parking) if self._virtual else None
         parked = self._parking.park(claim, Ticket(id, text, task_id, wait, ticket.max_waiters, push))
         if parked is None:
@@ -118,8 +118,11 @@ class EarlyParking:
         return bool(self._consumer.connection.transport.driver_type == "redis")
 
     def _after(self, lock: Lock, task_id: str, parked: Parked) -> None:
-        who = who_holds(holder_names(parked.refused))
-        logger.info("Task %s[%s] parked: %r is not to be had now: %s", self._task.name, task_id, lock.key, who)
+        holders = holder_names(parked.refused)
+        said = f"Task {self._task.name}[{task_id}] parked: {lock.key!r} is not to be had now: {who_holds(holders)}"
+        named = {"task": self._task.name, "task_id": task_id}
+        log.line(logger, logging.INFO, "parked", said, key=lock.key, holders=holders, **named)
+        lock.contended(parked.refused)
         send_on(self._task.app, self._parking, parked.calls)
 
     def _tell_waiting(self, message: Any, lock: Lock) -> None:

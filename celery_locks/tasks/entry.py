@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celery_locks import owners
+from celery_locks import log, owners
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, release_or_later, who_holds
@@ -29,7 +29,7 @@ from celery_locks.tasks.sending import send_on
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,13 @@ class Entry:
         holders = list(self.ours.get("holders") or ())
         if self.ours["refused"] == "raise":
             raise LockContended(f"{self.key!r} was not to be had at the call: {who_holds(holders)}", self.key, holders)
-        logger.info("%s skipped: %r was not to be had at the call", self.task.name, self.key)
+        said = f"{self.task.name} skipped: {self.key!r} was not to be had at the call"
+        log.line(logger, logging.INFO, "skipped", said, key=self.key, owner=self.owner, holders=holders)
         return Skipped(self.key, holders)
 
     def _dropped(self, holders: list[str]) -> Skipped:
-        logger.info("%s[%s] skipped: a later call replaced it", self.task.name, self.request.id)
+        said = f"{self.task.name}[{self.request.id}] skipped: a later call replaced it"
+        log.line(
+            logger, logging.INFO, "skipped", said, key=self.key, owner=self.owner, reason="replaced", holders=holders
+        )
         return Skipped(self.key, holders)

@@ -4,16 +4,16 @@ ends or the next such state comes, so its own ``task-started`` would not show)."
 
 from __future__ import annotations
 
-import logging
 import mmap
 from collections.abc import Mapping
 from typing import Any
 
 from celery import bootsteps
 
+from celery_locks import log
 from celery_locks.tasks.message import HEADER
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 # Whether task events are on can change at any time, and only the worker's parent knows: a byte that its children share.
 _enabled = mmap.mmap(-1, 1)

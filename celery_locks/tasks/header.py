@@ -6,6 +6,8 @@
     The key, the lock's name in the store, and the owner token of the lease: for the run to adopt.
 ``ticket``, ``copy``
     The message was sent on from the line, where this is its ticket; or it is a safety copy.
+``since``
+    When it was first parked, in seconds since 1970, for the metrics.
 ``refused``, ``holders``
     The key was held at the call: the policy by which the run is to end without running the body, and who held it.
 ``started``

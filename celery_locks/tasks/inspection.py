@@ -22,11 +22,18 @@ def locks(state: Any, **kwargs: Any) -> Any:
     Returns:
         For each ``key``, ``task``, ``id`` (of the task), ``pid``, and ``since`` (seconds since 1970), the oldest first.
     """
+    held = held_here()
+    if held is None:
+        return {"error": "this worker does not write down what its processes hold: see its log at the start"}
+    return sorted(held, key=lambda lease: float(lease["since"]))
+
+
+def held_here() -> list[dict[str, Any]] | None:
+    """What the processes of this worker hold; ``None`` where that is not written down."""
     life = records.life()
     if life is None:
-        return {"error": "this worker does not write down what its processes hold: see its log at the start"}
-    held = [_shown(member, written) for member in life.members() for written in _read(member) if written.since]
-    return sorted(held, key=lambda lease: float(lease["since"]))
+        return None
+    return [_shown(member, written) for member in life.members() for written in _read(member) if written.since]
 
 
 def _read(member: Member) -> list[Written]:

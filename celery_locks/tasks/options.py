@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked_ttl, did_you_mean
+from celery_locks.tasks import telemetry
 from celery_locks.tasks.lives import FOLDER
 from celery_locks.tasks.policies import check_policies
 from celery_locks.tasks.sending import CALL_TTL
@@ -37,6 +38,7 @@ _APP_SETTINGS = (
     CALL_TTL,
     FOLDER,
     PARK_BEFORE_POOL,
+    *telemetry.SETTINGS,
 )
 
 _locks: WeakKeyDictionary[Any, Locks] = WeakKeyDictionary()
@@ -113,6 +115,7 @@ def check_settings(conf: Mapping[str, Any]) -> None:
             checked_ttl(conf[name], name)
     if not isinstance(conf.get(FOLDER), (str, PathLike, type(None))):
         raise LockConfigError(f"{FOLDER} is a folder's path, not {conf[FOLDER]!r}")
+    telemetry.check(conf)
     if not isinstance(conf.get(PARK_BEFORE_POOL, False), bool):
         raise LockConfigError(f"{PARK_BEFORE_POOL} is True or False, not {conf[PARK_BEFORE_POOL]!r}")
 

@@ -6,18 +6,21 @@ See `celery_locks.stores.parking` for what becomes of a ticket. Here: what the r
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from celery_locks import log
 from celery_locks.errors import LockConfigError, LockQueueFull
 from celery_locks.lease import Lease
 from celery_locks.settings import LockOptions
 from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Push, Ticket, tickets_of
 from celery_locks.tasks import events
 from celery_locks.tasks.contention import Contention, ContentionPolicy, wait_locally
+from celery_locks.tasks.header import ours_of
 from celery_locks.tasks.message import HEADER, pack, pushed
 from celery_locks.tasks.rabbitmq import later_by
 from celery_locks.tasks.resend import later, longest_pause, timed_out
@@ -26,7 +29,7 @@ from celery_locks.tasks.sending import call_ttl, send_on
 if TYPE_CHECKING:
     from celery_locks.lock import Lock
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: The result state of a parked task.
 WAITING = "WAITING"
@@ -77,7 +80,8 @@ class Park(ContentionPolicy):
         if isinstance(answer, Full):
             raise LockQueueFull(f"{answer.waiters} wait for {key!r} already: max_waiters allows no more", key)
         if isinstance(answer, Dropped):
-            logger.info("dropped a copy of %s[%s]: it is %s", task.name, task.request.id, answer.state)
+            said = f"dropped a copy of {task.name}[{task.request.id}]: it is {answer.state}"
+            log.line(logger, logging.INFO, "dropped", said, **contention.fields, reason=answer.state)
             raise Ignore(f"a copy of a task that is {answer.state}")
         contention.refused = answer.refused
         if answer.reason == "timeout":
@@ -112,9 +116,13 @@ def ticket_id(task_id: str, retries: int | None) -> str:
     return f"{task_id}:{retries or 0}"
 
 
-def header_of(key: str, ticket: Ticket) -> dict[str, str]:
-    """What our own header says of a message that is sent on from the line."""
-    return {"id": ticket.task_id, "ticket": ticket.id, "key": key}
+def header_of(key: str, ticket: Ticket, since: float) -> dict[str, Any]:
+    """What our own header says of a message that is sent on from the line, in which it is since that moment."""
+    return {"id": ticket.task_id, "ticket": ticket.id, "key": key, "since": since}
+
+
+def _since(contention: Contention) -> float:
+    return float(ours_of(contention.task.request).get("since") or time.time())
 
 
 def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
@@ -127,7 +135,7 @@ def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
 
 
 def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
-    message = pack(contention.task, header_of(contention.key, ticket))
+    message = pack(contention.task, header_of(contention.key, ticket, _since(contention)))
     return replace(ticket, message=message, push=push_of(contention.task.app, message, parking))
 
 
@@ -165,4 +173,4 @@ def _send_safety_copy(contention: Contention, ticket: Ticket) -> None:
     asked = contention.options.park_safety_copy
     late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
     late, route = later_by(task.app, task.request.delivery_info, late)
-    later(task, late, route, **header_of(contention.key, ticket), copy=True).apply_async()
+    later(task, late, route, **header_of(contention.key, ticket, _since(contention)), copy=True).apply_async()

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.locks import Locks
 from celery_locks.stores.parking import Call, Parking, tickets_of
@@ -21,7 +22,7 @@ from celery_locks.tasks.lives import Life, Member
 from celery_locks.tasks.records import Written
 from celery_locks.tasks.sending import send_on
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Seconds between two looks at the processes of this worker, and at other workers.
 LOOK = 0.25
@@ -137,7 +138,10 @@ class Reaper:
             self._send_on(parking, calls)
         if freed:
             who = f"{written.task}[{written.task_id}]"
-            logger.warning("process %d died; %r is free, which its %s held", member.process.pid, written.key, who)
+            said = f"process {member.process.pid} died; {written.key!r} is free, which its {who} held"
+            fields = {"key": written.key, "task": written.task, "task_id": written.task_id}
+            held = time.time() - written.since if written.since else None
+            log.line(logger, logging.WARNING, "freed", said, **fields, reason="died", seconds=held)
 
     def _send_on(self, parking: Parking, calls: tuple[Call, ...]) -> None:
         if calls:

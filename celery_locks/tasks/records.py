@@ -9,7 +9,6 @@ but never too little, and whoever acts on it does so by the owner token, which c
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import struct
 import time
@@ -19,9 +18,10 @@ from typing import Any
 
 from celery.signals import worker_process_init
 
+from celery_locks import log
 from celery_locks.tasks.lives import Life, Process, lock_file, new_life, published
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Names the folder of the life to child processes that don't inherit it by a fork.
 VARIABLE = "CELERY_LOCKS_LIFE"

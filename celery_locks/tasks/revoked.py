@@ -6,7 +6,6 @@ command, which every worker hears, looks in the store for what its task has ther
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
@@ -14,13 +13,14 @@ from typing import Any
 from celery import signals
 from celery.utils.functional import maybe_list
 
+from celery_locks import log
 from celery_locks.errors import LockError
 from celery_locks.stores.parking import Call, Parking, tickets_of
 from celery_locks.tasks.header import ours_in
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.sending import send_on
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Control commands that revoke tasks.
 COMMANDS = ("revoke", "terminate")

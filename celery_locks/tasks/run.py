@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry
 
+from celery_locks import log
 from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
 from celery_locks.lock import release_or_later
@@ -25,7 +25,7 @@ from celery_locks.tasks.revoked import give_back_safely
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Celery's tasks that call another task for each of many arguments.
 MAPS = ("celery.map", "celery.starmap")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
+from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.parking import Call, Parking, due_again
 from celery_locks.tasks.message import publish
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Setting: for how many seconds a key is kept for a task that was sent on, before it is sent once more.
 CALL_TTL = "locks_call_ttl"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from contextlib import suppress
 from typing import Any
 
+from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import this_process
 from celery_locks.locks import Locks
@@ -15,7 +15,7 @@ from celery_locks.stores.base import Claim, Granted
 from celery_locks.stores.parking import Parking
 from celery_locks.tasks.sending import send_on
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Setting: the seconds between two looks at least, where nothing is due before.
 SWEEP_INTERVAL = "locks_sweep_interval"

@@ -3,23 +3,23 @@ what the dead have left."""
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import Any
 
 from celery import bootsteps
 
+from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.locks import app_store
 from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks import checks, records
+from celery_locks.tasks import checks, records, telemetry
 from celery_locks.tasks.lives import FOLDER
 from celery_locks.tasks.options import check_settings, locks_for
 from celery_locks.tasks.reaper import Reaper
 from celery_locks.tasks.revoked import hear_revokes
 from celery_locks.tasks.sweeper import Sweeper
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 
 class LocksStep(bootsteps.StartStopStep):
@@ -28,6 +28,7 @@ class LocksStep(bootsteps.StartStopStep):
     name = "celery-locks"
     _sweeper: Sweeper | None = None
     _reaper: Reaper | None = None
+    _telemetry: Any = None
 
     def create(self, worker: Any) -> None:
         """Called before any step starts, so before the pool's processes are made: they must know of the life.
@@ -40,6 +41,7 @@ class LocksStep(bootsteps.StartStopStep):
         app = worker.app
         check_settings(app.conf)
         locks = locks_for(app)
+        self._telemetry = telemetry.begin(worker, locks)
         if not locks.store.shared:
             return
         try:
@@ -65,6 +67,8 @@ class LocksStep(bootsteps.StartStopStep):
             self._sweeper.start()
         if self._reaper is not None:
             self._reaper.start()
+        if self._telemetry is not None:
+            self._telemetry.start()
         try:
             locks.store.ping()
             for warning in checks.warnings(app, locks.store, tasks):
@@ -80,6 +84,8 @@ class LocksStep(bootsteps.StartStopStep):
             self._sweeper.stop()
         if self._reaper is not None:
             self._reaper.close()
+        if self._telemetry is not None:
+            self._telemetry.stop()
 
     def terminate(self, worker: Any) -> None:
         """Called when the worker stops at once: it does not wait for the store."""

@@ -114,6 +114,15 @@ class Line(StoreTests):
         self.pass_time(self.short)
         assert self.refused(store, first).position == 0
 
+    def test_a_place_is_not_shortened_by_repeating(self, store: Store, name: str) -> None:
+        first, second = self.claim(name), self.claim(name)
+        self.granted(store, self.claim(name))
+        self.in_line(store, first)
+        self.refused(store, first, self.short)
+        self.in_line(store, second)
+        self.pass_time(self.short)
+        assert self.refused(store, second).position == 1
+
     def test_a_place_is_kept_by_an_acquire_without_lining_up(self, store: Store, name: str) -> None:
         holder, waiter = self.claim(name), self.claim(name)
         self.granted(store, holder)

@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import replace
 from threading import Thread
 
-import pytest
-
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.base import Granted, Store
 from celery_locks.stores.listing import Figures, Names
-from celery_locks.stores.parking import FIRST_CALL, Call, Dropped, Full, Out, Parked, Parking, Ticket
-from celery_locks.testing.store import StoreTests
+from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking
+from celery_locks.testing.early import EarlyParking
+from celery_locks.testing.handed_over import HandedOver
 
 
-class ParkingCompliance(StoreTests):
+class ParkingCompliance(EarlyParking, HandedOver):
     """What every store promises of parking, of adopted leases and of replaced ones, as tests."""
-
-    #: Seconds of `FIRST_CALL`, to let it pass.
-    first_call = FIRST_CALL
-
-    @pytest.fixture
-    def prefix(self) -> str:
-        return f"parking-{uuid.uuid4().hex[:12]}"
-
-    @pytest.fixture
-    def name(self, prefix: str) -> str:
-        return f"{prefix}:{{key}}"
-
-    @pytest.fixture
-    def parking(self, store: Store) -> Parking:
-        assert isinstance(store, Parking)
-        return store
-
-    def ticket(self, number: int, wait: float | None = None, max_waiters: int | None = None) -> Ticket:
-        return Ticket(f"task {number}:0", f"message {number}", f"task {number}", wait, max_waiters)
-
-    def enter(self, parking: Parking, name: str, number: int, **claim: float) -> object:
-        return parking.enter(self.claim(name, **claim), self.ticket(number))  # type: ignore[arg-type]
-
-    def park(self, parking: Parking, name: str, *numbers: int, **claim: float) -> None:
-        """Lines them up, in this order."""
-        for number in numbers:
-            assert isinstance(self.enter(parking, name, number, **claim), Parked)
-
-    def hold(self, store: Store, name: str, **claim: float) -> Claim:
-        holder = self.claim(name, **claim)  # type: ignore[arg-type]
-        self.granted(store, holder)
-        return holder
-
-    def ids(self, calls: tuple[Call, ...]) -> list[str]:
-        return [call.id for call in calls]
 
     # Coming and parking
 
@@ -127,12 +90,27 @@ class ParkingCompliance(StoreTests):
         self.granted(store, waiter)
         assert self.ids(parking.hand_on(name, waiter.token)[1]) == ["task 2:0"]
 
+    def test_a_place_behind_a_ticket_that_ended_is_lost(self, store: Store, parking: Parking, name: str) -> None:
+        holder, first, second = self.hold(store, name), self.claim(name), self.claim(name)
+        self.park(parking, name, 1)
+        self.refused(store, first, self.short)
+        self.in_line(store, second)
+        self.pass_time(self.short)
+        assert self.refused(store, second).position == 1, "the dead are not counted"
+        assert self.refused(store, first, self.long).position == 2
+        assert self.ids(parking.hand_on(name, holder.token)[1]) == ["task 1:0"]
+        parking.settle(name, "task 1:0")
+        self.refused(store, first)
+        self.granted(store, second)
+
     def test_as_many_are_called_as_fit(self, store: Store, parking: Parking, name: str) -> None:
         holder = self.hold(store, name, limit=3, permits=3)
         for number, permits in ((1, 1), (2, 1), (3, 2), (4, 1)):
             self.park(parking, name, number, limit=3, permits=permits)
         calls = parking.hand_on(name, holder.token)[1]
         assert self.ids(calls) == ["task 1:0", "task 2:0"], "a heavy one that does not fit yet is not overtaken"
+        one, two = (each.fencing_token for each in store.holders(name))
+        assert one < two, "two that are called at once have one fencing token"
         parking.enter(first := self.claim(name, limit=3), self.ticket(1))
         assert self.ids(parking.hand_on(name, first.token)[1]) == ["task 3:0"]
 
@@ -158,6 +136,18 @@ class ParkingCompliance(StoreTests):
         assert isinstance(self.enter(parking, name, 1), Granted)
         parking.sent(call, self.long)  # late: does nothing
 
+    def test_a_call_that_is_confirmed_too_late_keeps_nothing(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.park(parking, name, 1)
+        (call,) = parking.hand_on(name, holder.token)[1]
+        self.pass_time(self.first_call)
+        parking.sent(call, self.long)
+        assert store.holders(name) == ()
+        (again,) = parking.sweep(prefix)
+        assert (again.id, again.calls) == (call.id, 2)
+
     def test_a_called_ticket_that_comes_late_keeps_its_place(self, store: Store, parking: Parking, name: str) -> None:
         holder = self.hold(store, name)
         self.park(parking, name, 1, 2)
@@ -174,6 +164,15 @@ class ParkingCompliance(StoreTests):
     def test_parked_tasks_are_listed(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
         holder = self.hold(store, name)
         self.park(parking, name, 1, 2, 3)
+        assert store.info(name).waiting == 3
+        waiter = self.claim(name)
+        self.in_line(store, waiter)
+        if store.lists:
+            line = store.info(name).line
+            assert [waiter.task_id for waiter in line] == ["task 1", "task 2", "task 3", ""]
+            assert [waiter.owner[:6] for waiter in line] == ["owner-", "owner-", "owner-", ""]
+            assert store.stats(prefix, 1.0).waiting == 4
+        store.leave(name, waiter.token)
         assert store.info(name).waiting == 3
         if store.lists:
             assert store.stats(prefix, 1.0).waiting == 3
@@ -203,6 +202,11 @@ class ParkingCompliance(StoreTests):
         claim = self.run(store, parking, name, 1)
         assert store.release(name, claim.token)
         assert self.enter(parking, name, 1) == Dropped("done")
+
+    def test_leaving_the_line_ends_no_run(self, store: Store, parking: Parking, name: str) -> None:
+        claim = self.run(store, parking, name, 1)
+        store.leave(name, claim.token)
+        assert self.enter(parking, name, 1) == Dropped("running")
 
     def test_a_copy_takes_over_from_a_run_that_died(self, store: Store, parking: Parking, name: str) -> None:
         self.run(store, parking, name, 1, ttl=self.short)
@@ -255,20 +259,15 @@ class ParkingCompliance(StoreTests):
             calls = parking.sweep(prefix)
         assert self.ids(calls) == ["task 1:0"]
 
-    def enter_granted(self, parking: Parking, name: str, number: int) -> str:
-        """The owner token under which a called task runs."""
+    def test_a_run_that_ended_late_leaves_the_next_run_alone(self, store: Store, parking: Parking, name: str) -> None:
+        late = self.run(store, parking, name, 1, ttl=self.short)
+        self.pass_time(self.short)
         claim = self.claim(name)
-        assert isinstance(parking.enter(claim, self.ticket(number)), Granted)
-        return claim.token
-
-    def run(self, store: Store, parking: Parking, name: str, number: int, ttl: float | None = None) -> Claim:
-        """A task that parked, was called, and runs."""
-        holder = self.hold(store, name)
-        self.park(parking, name, number)
-        parking.hand_on(name, holder.token)
-        claim = self.claim(name, ttl)
-        assert isinstance(parking.enter(claim, self.ticket(number)), Granted)
-        return claim
+        assert isinstance(parking.enter(claim, self.ticket(1)), Granted)
+        assert parking.hand_on(name, late.token) == (False, ())
+        assert self.enter(parking, name, 1) == Dropped("running")
+        assert store.release(name, claim.token)
+        assert self.enter(parking, name, 1) == Dropped("done")
 
     # The sweeper's part
 
@@ -304,6 +303,20 @@ class ParkingCompliance(StoreTests):
         self.park(parking, name, 1)
         self.pass_time(self.short)
         assert parking.sweep("another") == ()
+
+    def test_a_waiter_at_the_head_makes_no_sweep_due(
+        self, store: Store, parking: Parking, prefix: str, name: str
+    ) -> None:
+        holder = self.hold(store, name)
+        self.in_line(store, self.claim(name))
+        self.park(parking, name, 1)
+        store.release(name, holder.token)
+        parking.sweep(prefix)
+        began = time.monotonic()
+        parking.await_due(prefix, 1.0)
+        parking.await_due(prefix, 1.0)  # the first may still be woken by the release
+        assert time.monotonic() - began >= 0.9
+        assert parking.sweep(prefix) == ()
 
     # Leaving the line
 
@@ -351,95 +364,3 @@ class ParkingCompliance(StoreTests):
         parking.hand_on(name, holder.token)
         parking.settle(name, "task 1:0")
         assert self.ids(parking.sweep(prefix)) == ["task 2:0"]
-
-    # Leases taken for a task
-
-    def test_of_two_that_adopt_a_lease_one_gets_it(self, store: Store, another: Store, name: str) -> None:
-        called = self.claim(name)
-        fence = self.granted(store, called)
-        first, second = (replace(self.claim(name), adopts=called.token) for _ in range(2))
-        later = self.granted(another, first)
-        assert later > fence
-        assert self.granted(store, first) == later, "the same once more"
-        self.refused(store, second)
-        assert not store.release(name, called.token)
-
-    def test_a_lease_is_adopted_whoever_stands_in_line(self, store: Store, name: str) -> None:
-        called = self.hold(store, name)
-        self.in_line(store, self.claim(name))
-        self.granted(store, replace(self.claim(name), adopts=called.token))
-
-    def test_who_heads_the_line_may_adopt_what_has_ended(self, store: Store, name: str) -> None:
-        holder = self.hold(store, name)
-        claim = replace(self.claim(name), adopts="ended")
-        self.refused(store, claim, self.long)
-        store.release(name, holder.token)
-        self.granted(store, claim)
-        store.release(name, claim.token)
-        self.granted(store, self.claim(name))
-
-    def test_a_run_that_ended_late_leaves_the_next_run_alone(self, store: Store, parking: Parking, name: str) -> None:
-        late = self.run(store, parking, name, 1, ttl=self.short)
-        self.pass_time(self.short)
-        claim = self.claim(name)
-        assert isinstance(parking.enter(claim, self.ticket(1)), Granted)
-        assert parking.hand_on(name, late.token) == (False, ())
-        assert self.enter(parking, name, 1) == Dropped("running")
-        assert store.release(name, claim.token)
-        assert self.enter(parking, name, 1) == Dropped("done")
-
-    def test_a_waiter_at_the_head_makes_no_sweep_due(
-        self, store: Store, parking: Parking, prefix: str, name: str
-    ) -> None:
-        holder = self.hold(store, name)
-        self.in_line(store, self.claim(name))
-        self.park(parking, name, 1)
-        store.release(name, holder.token)
-        parking.sweep(prefix)
-        began = time.monotonic()
-        parking.await_due(prefix, 1.0)
-        parking.await_due(prefix, 1.0)  # the first may still be woken by the release
-        assert time.monotonic() - began >= 0.9
-        assert parking.sweep(prefix) == ()
-
-    def test_an_ended_lease_is_not_adopted(self, store: Store, name: str) -> None:
-        called = self.hold(store, name, ttl=self.short)
-        self.pass_time(self.short)
-        self.hold(store, name)
-        self.refused(store, replace(self.claim(name), adopts=called.token))
-
-    def test_a_newcomer_replaces_the_holder(self, store: Store, another: Store, name: str) -> None:
-        old = self.claim(name)
-        fence = self.granted(store, old)
-        new = replace(self.claim(name), replaces=True)
-        assert self.granted(another, new) > fence
-        assert store.renew([Renewal(name, old.token, self.long)]) == ["replaced"]
-        assert self.names(store.holders(name)) == [new.owner]
-        adopting = store.acquire(replace(self.claim(name), adopts=old.token))
-        assert isinstance(adopting, Refused)
-        assert adopting.replaced
-        store.release(name, new.token)
-        late = store.acquire(replace(self.claim(name), adopts=old.token))
-        assert isinstance(late, Refused), "what was replaced does not come back"
-        assert late.replaced
-
-    def test_as_many_are_replaced_as_needed_the_earliest_first(self, store: Store, name: str) -> None:
-        first, second = (self.hold(store, name, limit=2) for _ in range(2))
-        self.granted(store, replace(self.claim(name, limit=2), replaces=True))
-        assert store.renew([Renewal(name, each.token, self.long) for each in (first, second)]) == ["replaced", None]
-
-    def test_a_lease_taken_for_a_task_is_withdrawn_by_it(
-        self, store: Store, parking: Parking, prefix: str, name: str
-    ) -> None:
-        self.granted(store, replace(self.claim(name), task_id="the task"))
-        assert parking.withdraw(prefix, "another task") == ()
-        assert len(store.holders(name)) == 1
-        assert parking.withdraw(prefix, "the task") == ()
-        assert store.holders(name) == ()
-
-    def test_an_adopted_lease_is_not_withdrawn(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
-        called = replace(self.claim(name), task_id="the task")
-        self.granted(store, called)
-        self.granted(store, replace(self.claim(name), adopts=called.token))
-        parking.withdraw(prefix, "the task")
-        assert len(store.holders(name)) == 1

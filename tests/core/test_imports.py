@@ -13,7 +13,7 @@ import celery_locks
 
 ROOT = Path(celery_locks.__file__).parent
 #: Floors 2 and 3, and the compliance suite, which is for tests.
-ABOVE = {"tasks", "flower", "contrib", "cli.py", "metrics.py", "testing"}
+ABOVE = {"tasks", "flower", "contrib", "cli", "telemetry", "metrics.py", "tracing.py", "testing"}
 CORE = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ABOVE)
 #: What a store may import of its own driver.
 DRIVERS = {

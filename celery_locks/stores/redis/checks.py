@@ -17,8 +17,12 @@ CLOCKS_APART = 5.0
 Call = Callable[..., Any]
 
 
-def warnings(call: Call, parks: bool) -> list[str]:
-    """What is wrong with the server.
+#: The oldest release that has all the commands of the scripts.
+OLDEST = (6, 2)
+
+
+def checks(call: Call, parks: bool) -> dict[str, str]:
+    """What was looked at in the server, and what is wrong with it (nothing: empty).
 
     Args:
         call: Sends a command and returns the answer.
@@ -27,10 +31,32 @@ def warnings(call: Call, parks: bool) -> list[str]:
     Raises:
         redis.RedisError: The server can't be reached.
     """
-    found = [_eviction(_info(call, "memory")), _clock(call)]
-    if parks:
-        found.append(_persistence(call))
-    return [warning for warning in found if warning]
+    return {
+        "version": _version(call),
+        "eviction": _eviction(_info(call, "memory")),
+        "clock": _clock(call),
+        **({"persistence": _persistence(call)} if parks else {}),
+    }
+
+
+def about(call: Call) -> str:
+    """The server's name and release, as far as it says.
+
+    Raises:
+        redis.RedisError: The server can't be reached.
+    """
+    info = _info(call, "server")
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info.get('redis_version', '(it does not say which)')}"
+
+
+def _version(call: Call) -> str:
+    said = _info(call, "server").get("redis_version", "")  # Valkey says there which Redis it is like
+    parts = said.split(".")
+    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()) or (int(parts[0]), int(parts[1])) >= OLDEST:
+        return ""
+    return f"the lock store is a Redis {said}, and locks need 6.2 or newer, or Valkey. Upgrade the server"
 
 
 def _eviction(memory: Mapping[str, str]) -> str:

@@ -67,15 +67,15 @@ local function tidy()
     held = 0
   end
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]
-  if head and string.sub(head, 1, #TICKET) ~= TICKET then -- those behind a ticket can wait
+  if head then -- those further behind too: one that comes back late has lost its place
     for _, gone in ipairs(redis.call('ZRANGEBYSCORE', ALIVE, '-inf', now, 'LIMIT', 0, 100)) do
       redis.call('ZREM', LINE, gone)
       redis.call('ZREM', ALIVE, gone)
       any = true
     end
     head = redis.call('ZRANGE', LINE, 0, 0)[1]
-    if head and not redis.call('ZSCORE', ALIVE, head) then -- its deadline was evicted
-      redis.call('ZREM', LINE, head)
+    if head and string.sub(head, 1, #TICKET) ~= TICKET and not redis.call('ZSCORE', ALIVE, head) then
+      redis.call('ZREM', LINE, head) -- its deadline was evicted
       head = redis.call('ZRANGE', LINE, 0, 0)[1]
     end
   end

@@ -6,6 +6,7 @@
 -- include library
 -- include tickets
 
+tidy() -- what has ended is not prolonged
 local id, me, deadline = ARGV[3], TICKET .. ARGV[3], now + ARGV[4]
 local state, record = redis.call('HGET', ticket(id), 'state'), redis.call('HGET', LOCK, me)
 if state == 'called' and record then

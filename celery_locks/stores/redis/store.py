@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.exceptions import NoScriptError, RedisError
@@ -22,6 +22,8 @@ from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.values import RedisValues
+
+T = TypeVar("T")
 
 #: The longest that a single wait blocks on the server, in seconds.
 LONGEST_WAIT = 5.0
@@ -94,9 +96,15 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         except RedisError as error:
             raise self._connections.unavailable(error) from error
 
-    def warnings(self, *, parks: bool = False) -> list[str]:
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        return self._ask(lambda call: checks.checks(call, parks))
+
+    def about(self) -> str:
+        return self._ask(checks.about)
+
+    def _ask(self, question: Callable[[Callable[..., Any]], T]) -> T:
         try:
-            return checks.warnings(self._connections.for_ttl().call, parks)
+            return question(self._connections.for_ttl().call)
         except RedisError as error:
             raise self._connections.unavailable(error) from error
 

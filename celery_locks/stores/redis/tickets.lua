@@ -11,8 +11,6 @@
 local DUE = LOCK .. ':due'
 -- How many tickets one script calls or looks at, at most.
 local MOST = 100
--- Whether there were more to call than that.
-local more_to_call = false
 
 local function ticket(id)
   return LOCK .. ':ticket:' .. id
@@ -24,6 +22,7 @@ end
 
 local function look_at(id, moment)
   redis.call('ZADD', DUE, moment, id)
+  redis.call('PEXPIRE', DUE, 2 * RETENTION / 1000)
 end
 
 -- Writes down when something is next due here, and tells the sweeper if that is now.
@@ -37,8 +36,11 @@ local function index()
   -- (To a waiter room means nothing here: it looks for itself.)
   local moment, head = tonumber(due[2]), redis.call('ZRANGE', LINE, 0, 0)[1]
   if is_ticket(head) then
+    -- There may be room already: more than one script calls, or somebody made it who can't send.
+    local terms = redis.call('HMGET', ticket(string.sub(head, #TICKET + 1)), 'permits', 'limit')
+    local free = not terms[1] or (redis.call('HGET', LOCK, 'held') or 0) + terms[1] <= tonumber(terms[2])
     local first = redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2]
-    moment = (more_to_call or not first) and now or math.min(moment, tonumber(first))
+    moment = (free or not first) and now or math.min(moment, tonumber(first))
   elseif head then
     moment = math.min(moment, tonumber(redis.call('ZSCORE', ALIVE, head) or now))
   end
@@ -46,10 +48,11 @@ local function index()
     due_now()
   else
     redis.call('ZADD', PREFIX .. 'parked', moment, LOCK)
+    redis.call('PEXPIRE', PREFIX .. 'parked', 2 * RETENTION / 1000)
   end
 end
 
--- Puts a ticket in line at its place, for the first time or again.
+-- Puts a ticket in line at its place, for the first time or again. What is due here is to be written down after it.
 local function park(id, number, wait_until, task)
   redis.call('HSET', ticket(id), 'state', 'parked')
   redis.call('PEXPIRE', ticket(id), 2 * RETENTION / 1000)
@@ -57,9 +60,6 @@ local function park(id, number, wait_until, task)
   redis.call('ZADD', ALIVE, now + RETENTION, TICKET .. id)
   keep_line()
   look_at(id, math.min(wait_until > 0 and wait_until or math.huge, now + RETENTION / 2))
-  redis.call('PEXPIRE', DUE, 2 * RETENTION / 1000)
-  redis.call('ZADD', PREFIX .. 'parked', 'NX', now + RETENTION / 2, LOCK)
-  redis.call('PEXPIRE', PREFIX .. 'parked', 2 * RETENTION / 1000)
   local place = string.format('ticket %d ', #LOCK) .. LOCK .. id -- the length, since a name may hold anything
   redis.call('SET', PREFIX .. 'task:' .. task, place, 'PX', RETENTION / 1000)
 end
@@ -101,7 +101,7 @@ end
 local function call(answer)
   local known = redis.call('HMGET', LOCK, 'fence', 'held')
   local fence, held, called = known[1], tonumber(known[2] or 0), false
-  for turn = 1, MOST + 1 do
+  for _ = 1, MOST do
     local head = redis.call('ZRANGE', LINE, 0, 0)[1]
     if not is_ticket(head) then
       break
@@ -109,10 +109,6 @@ local function call(answer)
     local id = string.sub(head, #TICKET + 1)
     local terms = redis.call('HMGET', ticket(id), 'permits', 'limit', 'owner', 'task')
     if terms[1] and held + terms[1] > tonumber(terms[2]) then
-      break
-    end
-    if turn > MOST then
-      more_to_call = true
       break
     end
     leave_line(id, terms[4])

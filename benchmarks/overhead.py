@@ -3,7 +3,7 @@
 Both kinds of task run on the same worker in turn, batch by batch, so that the machine's moods strike both; what counts
 is the ratio within each pair of batches. The body does nothing: the worst case for the lease.
 
-    python -m benchmarks.throughput --help
+    python -m benchmarks.overhead --help
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.app import app, locked, plain
+from benchmarks.rows import Row
 from tests.support.celery_worker import Worker
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -26,24 +27,51 @@ from tests.support.waiting import eventually
 @click.command()
 @click.option("--tasks", default=1000, show_default=True, help="Tasks in a batch.")
 @click.option("--pairs", default=7, show_default=True, help="Pairs of batches; the first is a warm-up.")
-@click.option("--concurrency", default=4, show_default=True, help="Processes of the worker.")
+@click.option("--pool", default="prefork", show_default=True, help="Of Celery's: prefork, threads, gevent, eventlet.")
+@click.option("--concurrency", default=4, show_default=True, help="Processes, threads or greenlets of the worker.")
 @click.option("--seconds", default=0.0, show_default=True, help="How long each body sleeps.")
 @click.option("--ignore-result", is_flag=True, help="Store no results, so that a plain task costs less still.")
 @click.option("--at-least", default=0.85, show_default=True, help="Exit with status 1 below this median ratio.")
-def main(tasks: int, pairs: int, concurrency: int, seconds: float, ignore_result: bool, at_least: float) -> None:
+def main(
+    tasks: int, pairs: int, pool: str, concurrency: int, seconds: float, ignore_result: bool, at_least: float
+) -> None:
     """Throughput of locked tasks on free keys, as a share of that of the same tasks without a lock."""
     with RedisServer() as server:
-        app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
-        env = {"BENCHMARK_URL": server.url(), **({"BENCHMARK_IGNORE_RESULT": "1"} if ignore_result else {})}
-        with Worker("benchmarks.app", concurrency=concurrency, env=env):
-            client = server.client()
-            rates = [
-                (batch(client, plain, tasks, seconds), batch(client, locked, tasks, seconds))
-                for _ in track(range(pairs), "pairs of batches")
-            ][1:]
+        rates = measure(server, tasks, pairs, pool, concurrency, seconds, ignore_result)
     ratio = statistics.median(with_lock / without for without, with_lock in rates)
     report(rates, ratio)
     raise SystemExit(0 if ratio >= at_least else 1)
+
+
+def measure(
+    server: RedisServer,
+    tasks: int,
+    pairs: int,
+    pool: str = "prefork",
+    concurrency: int = 4,
+    seconds: float = 0.0,
+    ignore_result: bool = False,
+) -> list[tuple[float, float]]:
+    """Tasks a second without and with a lock, batch by batch."""
+    app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
+    env = {"BENCHMARK_URL": server.url(), **({"BENCHMARK_IGNORE_RESULT": "1"} if ignore_result else {})}
+    with Worker("benchmarks.app", pool=pool, concurrency=concurrency, env=env):
+        client = server.client()
+        return [
+            (batch(client, plain, tasks, seconds), batch(client, locked, tasks, seconds))
+            for _ in track(range(pairs), f"{pool}: pairs of batches", transient=True)
+        ][1:]
+
+
+def rows(server: RedisServer, tasks: int, pairs: int) -> list[Row]:
+    """The ratios of three pools."""
+    found = []
+    for pool, concurrency, at_least in (("prefork", 4, 0.95), ("threads", 20, 0.9), ("gevent", 100, 0.9)):
+        rates = measure(server, tasks, pairs, pool, concurrency)
+        ratios = sorted(with_lock / without for without, with_lock in rates)
+        what = f"locked / unlocked tasks, {pool} {concurrency}, free keys"
+        found.append(Row(what, statistics.median(ratios), "x", at_least, spread=(ratios[0], ratios[-1])))
+    return found
 
 
 def batch(client: Any, task: Any, tasks: int, seconds: float) -> float:

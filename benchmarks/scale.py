@@ -1,0 +1,75 @@
+"""Bytes that a lock takes, and what acquire and a page of the list cost among ten locks and among a million."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.rows import Row
+from celery_locks import Locks
+from celery_locks.stores.base import Claim
+from celery_locks.stores.redis.store import RedisStore
+from tests.support.servers import RedisServer
+
+
+def rows(server: RedisServer, many: int) -> list[Row]:
+    """Figures for ``many`` held locks."""
+    store, client, locks = RedisStore(server.url()), server.client(), Locks(server.url())
+    client.flushdb()
+    few = Probe(locks, "few")
+    hold(store, 0, 10)
+    with_few = few.times()
+    before = used(client)
+    hold(store, 10, many)
+    held = (used(client) - before) / (many - 10)
+    with_many = few.times()
+    before, waiters = used(client), 1_000
+    for number in range(waiters):
+        store.acquire(Claim("bench:{0}", f"waiter {number:024}", "web1", 600), line_up=600)
+    waiting = (used(client) - before) / waiters
+    client.flushdb()
+    found = [
+        Row("a held lock in Redis", held, "bytes", at_most=600),
+        Row("a waiter in Redis", waiting, "bytes"),
+    ]
+    for what, at_most in (("acquire and release", 1.1), ("a page of 100 of the list", 1.5)):
+        ratio = with_many[what] / with_few[what]
+        found.append(Row(f"{what}: among {many:,} locks / among 10", ratio, "x", at_most=at_most))
+    return found
+
+
+class Probe:
+    """Times single operations."""
+
+    def __init__(self, locks: Locks, key: str) -> None:
+        lock = locks.lock(key, ttl=60)
+        self._operations: dict[str, Callable[[], Any]] = {
+            "acquire and release": lambda: lock.acquire().release(),
+            "a page of 100 of the list": lambda: locks.list(count=10),
+        }
+
+    def times(self) -> dict[str, float]:
+        """The median of each, in seconds."""
+        return {what: median(operation) for what, operation in self._operations.items()}
+
+
+def median(operation: Callable[[], Any], rounds: int = 300) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        operation()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def hold(store: RedisStore, start: int, end: int) -> None:
+    """Locks that stay held, as tasks would hold them."""
+    for number in itertools.islice(itertools.count(start), end - start):
+        store.acquire(Claim(f"bench:{{{number}}}", f"{number:032x}", "shop.resync[0123456789ab] at web1", 3600))
+
+
+def used(client: Any) -> int:
+    return int(client.info("memory")["used_memory"])

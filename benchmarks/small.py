@@ -1,0 +1,38 @@
+"""What needs no server: importing, and building a key."""
+
+from __future__ import annotations
+
+import inspect
+import statistics
+import subprocess
+import sys
+import timeit
+
+from benchmarks.rows import Row
+from celery_locks.keys import KeyMaker
+
+_IMPORT = "import time, celery; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+
+
+def rows(rounds: int) -> list[Row]:
+    """Import times in fresh processes; key building in this one."""
+    imports = [1000 * float(_run("celery_locks")) for _ in range(rounds)]
+    return [
+        Row("import celery_locks after import celery", statistics.median(imports), "ms", at_most=15),
+        *(Row(f"building a key of {n} arguments", _key(n), "µs") for n in (3, 30)),
+    ]
+
+
+def _run(module: str) -> str:
+    command = [sys.executable, "-c", _IMPORT.format(module)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def _key(arguments: int) -> float:
+    """Microseconds to make the key of a call with so many keyword arguments."""
+    names = [f"argument_{number}" for number in range(arguments)]
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+    maker = KeyMaker(None, inspect.Signature(parameters), "shop.resync")
+    call = dict.fromkeys(names, "some value")
+    times = timeit.repeat(lambda: maker.key((), call), number=2_000, repeat=5)
+    return min(times) / 2_000 * 1e6

@@ -1,0 +1,68 @@
+"""``stats`` and ``sweep``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from celery_locks.cli.output import duration, locks_of, print_json, printable
+from celery_locks.stores.parking import tickets_of
+from celery_locks.tasks.sending import send_on
+
+#: How many locks one look of a sweep passes, and how many looks it takes at most.
+LOCKS, LOOKS = 1_000, 100
+
+
+@click.command("stats", short_help="How many keys are held, how many wait.")
+@click.option(
+    "--near", type=float, default=10, show_default=True, metavar="SECONDS", help="How soon a lease is near its end."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def stats_command(ctx: click.Context, near: float, as_json: bool) -> None:
+    """How many keys are held, how many wait, and which key is held for longest.
+
+    \b
+    Example:
+      celery -A proj locks stats --json
+    """
+    stats = locks_of(ctx).stats(near)
+    if as_json:
+        print_json(asdict(stats))
+        return
+    least = "" if stats.complete else "at least "
+    click.echo(f"keys held or waited for:  {least}{stats.locks}")
+    click.echo(f"leases:                   {least}{stats.holders}")
+    click.echo(f"ending within {near:g} s:".ljust(26) + f"{least}{stats.near_expiry}")
+    click.echo(f"waiting:                  {least}{stats.waiting}")
+    if stats.oldest is not None:
+        click.echo(f"held for longest:         {printable(stats.oldest)}, {duration(stats.oldest_held_for)}")
+
+
+@click.command("sweep", short_help="Send on parked tasks that are stuck.")
+@click.pass_context
+def sweep_command(ctx: click.Context) -> None:
+    """Does at once what workers do every few seconds: parked tasks whose turn has come are sent on.
+
+    Nothing that is held is touched, and no task runs twice by it, whatever workers do meanwhile.
+
+    \b
+    Example:
+      celery -A proj locks sweep
+    """
+    locks, app = locks_of(ctx), ctx.obj.app
+    parking = tickets_of(locks.store)
+    if parking is None:
+        click.echo(f"No task parks in a {type(locks.store).__name__}: there is nothing to sweep.")
+        return
+    sent = 0
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, timeout=5)
+        for _ in range(LOOKS):
+            calls = parking.sweep(locks.prefix, LOCKS)
+            if not calls:
+                break
+            send_on(app, parking, calls, connection)
+            sent += len(calls)
+    click.echo(f"Sent on {sent} parked {'task' if sent == 1 else 'tasks'}.")

@@ -1,0 +1,66 @@
+"""``release`` and ``wait``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from celery_locks.cli.completion import keys
+from celery_locks.cli.output import duration, locks_of, printable
+from celery_locks.stores.base import Holder
+
+
+@click.command("release", short_help="Take a key from whoever holds it.")
+@click.argument("key", shell_complete=keys)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.pass_context
+def release_command(ctx: click.Context, key: str, yes: bool) -> None:
+    """Takes KEY from whoever holds it, and says whose it was.
+
+    They learn of it at their next renewal: a task's body is then aborted. The exit status is 1 when nobody held the
+    key, or another than was asked about.
+
+    \b
+    Example:
+      celery -A proj locks release user:7
+    """
+    lock = locks_of(ctx).lock(key)
+    holders = lock.holders()
+    if not holders:
+        raise click.ClickException(f"nobody holds {printable(key)}: there is nothing to release")
+    if not yes:
+        click.confirm(f"Take {printable(key)} from {_names(holders)}?", abort=True)
+        if _tokens(lock.holders()) != _tokens(holders):  # the question took its time
+            raise click.ClickException(f"{printable(key)} changed hands meanwhile, nothing was released: ask again")
+    released = lock.force_release()
+    if not released:
+        raise click.ClickException(f"{printable(key)} came free by itself")
+    click.echo(f"Released {printable(key)}, which was held by {_names(released)}.")
+
+
+@click.command("wait", short_help="Wait until a key is free.")
+@click.argument("key", shell_complete=keys)
+@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="The longest waiting; none by default.")
+@click.pass_context
+def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
+    """Waits in line until KEY could be had, and takes nothing. The exit status is 1 when it was not free in time.
+
+    \b
+    Example:
+      celery -A proj locks wait deploy --timeout 60 && ./deploy.sh
+    """
+    lock = locks_of(ctx).lock(key)
+    if not lock.wait(timeout):
+        holders = lock.holders()
+        who = f"it is held by {_names(holders)}" if holders else "others are before in line"
+        raise click.ClickException(f"{printable(key)} was not free within {timeout:g} s: {who}")
+    click.echo(f"{printable(key)} is free.")
+
+
+def _names(holders: Iterable[Holder]) -> str:
+    return ", ".join(f"{printable(holder.owner)} (for {duration(holder.held_for)})" for holder in holders)
+
+
+def _tokens(holders: Iterable[Holder]) -> set[int]:
+    return {holder.fencing_token for holder in holders}

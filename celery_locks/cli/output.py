@@ -1,0 +1,116 @@
+"""What commands print: tables, in colours where rich and a terminal are there, and else in plain text; JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from celery_locks import Locks
+from celery_locks.listing import LockInfo
+from celery_locks.stores.base import Holder
+
+Row = Sequence[str]
+#: Of the tables of locks.
+COLUMNS = ("KEY", "HELD BY", "FOR", "LEFT", "PERMITS", "WAITING", "FENCE")
+
+
+def locks_of(ctx: click.Context) -> Locks:
+    """The locks of the app of ``celery -A``.
+
+    Raises:
+        LockConfigError: Its settings name no store.
+    """
+    return Locks.from_app(ctx.obj.app)
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal takes for commands: keys are what users sent."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def duration(seconds: float) -> str:
+    """A time for people to read."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def row_of(item: LockInfo) -> Row:
+    """A lock's row in a table."""
+    permits, waiting = f"{item.permits}/{item.limit}", str(item.waiting)
+    if not item.holders:
+        return printable(item.key), "-", "-", "-", permits, waiting, "-"
+    first = item.holders[0]
+    more = f" and {len(item.holders) - 1} more" if len(item.holders) > 1 else ""
+    times = duration(first.held_for), duration(first.expires_in)
+    return printable(item.key), printable(first.owner) + more, *times, permits, waiting, str(first.fencing_token)
+
+
+def lock_as_data(item: LockInfo) -> dict[str, Any]:
+    """A lock for JSON."""
+    return {
+        "key": item.key,
+        "permits": item.permits,
+        "limit": item.limit,
+        "waiting": item.waiting,
+        "holders": [holder_as_data(holder) for holder in item.holders],
+    }
+
+
+def holder_as_data(holder: Holder) -> dict[str, Any]:
+    """A holder for JSON; never its token, by which anybody could release the lease."""
+    return {
+        "owner": holder.owner,
+        "task": holder.task_name,
+        "task_id": holder.task_id,
+        "permits": holder.permits,
+        "held_for": round(holder.held_for, 3),
+        "expires_in": round(holder.expires_in, 3),
+        "fencing_token": holder.fencing_token,
+    }
+
+
+def print_json(data: Any) -> None:
+    """Prints data as one JSON document."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Row, rows: Iterable[Row]) -> None:
+    """Prints a table. Where nobody looks at it, in a pipe, it is plain text that is never cut."""
+    made = rich_table(columns, rows := list(rows)) if sys.stdout.isatty() else None
+    if made is None:
+        click.echo(plain_table(columns, rows))
+        return
+    from rich.console import Console
+
+    Console().print(made)
+
+
+def plain_table(columns: Row, rows: Iterable[Row]) -> str:
+    """A table as lines of text, its columns two blanks apart."""
+    lines = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def rich_table(columns: Row, rows: Iterable[Row]) -> Any | None:
+    """A table of rich's, ``None`` where rich is not installed."""
+    try:
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # no markup: a key may have brackets
+    return table

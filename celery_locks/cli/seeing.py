@@ -1,0 +1,159 @@
+"""``list`` and ``show``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from celery_locks import Locks
+from celery_locks.cli.completion import keys
+from celery_locks.cli.output import (
+    COLUMNS,
+    duration,
+    lock_as_data,
+    locks_of,
+    print_json,
+    print_table,
+    printable,
+    row_of,
+)
+from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
+from celery_locks.stores.base import Holder
+
+#: How many pages of the store one page of filtered locks may cost.
+MOST_PAGES = 10
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which locks are shown.
+
+    Attributes:
+        prefix: Keys that begin so.
+        task: Held by a task of this name.
+        owner: Held by somebody whose name has this in it.
+        longer: Held for longer than so many seconds.
+        waiting: Somebody waits for it.
+    """
+
+    prefix: str = ""
+    task: str | None = None
+    owner: str | None = None
+    longer: float | None = None
+    waiting: bool = False
+
+    @property
+    def by_holder(self) -> bool:
+        """Whether it matters who holds it."""
+        return (self.task, self.owner, self.longer) != (None, None, None)
+
+    @property
+    def filters(self) -> bool:
+        """Whether more is asked for than a prefix, which the store looks after."""
+        return self.waiting or self.by_holder
+
+    def has(self, item: LockInfo) -> bool:
+        """Whether the lock is one of them."""
+        if self.waiting and not item.waiting:
+            return False
+        return not self.by_holder or any(map(self._has_holder, item.holders))
+
+    def _has_holder(self, holder: Holder) -> bool:
+        return (
+            (self.task is None or holder.task_name == self.task)
+            and (self.owner is None or self.owner in holder.owner)
+            and (self.longer is None or holder.held_for > self.longer)
+        )
+
+
+def find(locks: Locks, wanted: Wanted, after: str | None, count: int) -> tuple[list[LockInfo], str | None]:
+    """Some of the wanted locks, and after which key to go on, ``None`` when that is all.
+
+    The store is asked for a bounded number of pages: there may be fewer than ``count``, even none, and yet more.
+    """
+    found: list[LockInfo] = []
+    size = MOST_ON_A_PAGE if wanted.filters else min(count, MOST_ON_A_PAGE)
+    for _ in range(MOST_PAGES):
+        page = locks.list(wanted.prefix, after, size)
+        for number, item in enumerate(page.items, 1):
+            if wanted.has(item):
+                found.append(item)
+            if len(found) == count:
+                return found, item.key if number < len(page.items) else page.next
+        after = page.next
+        if after is None:
+            break
+    return found, after
+
+
+@click.command("list", short_help="The keys that are held or waited for.")
+@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--task", help="Only keys held by tasks of this name.")
+@click.option("--owner", metavar="TEXT", help="Only keys held by somebody whose name has this in it, such as a worker.")
+@click.option("--longer", type=float, metavar="SECONDS", help="Only keys held for longer than that.")
+@click.option("--waiting", is_flag=True, help="Only keys for which somebody waits.")
+@click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
+@click.option("--after", metavar="KEY", help="Go on after this key: the end of the page before says which.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def list_command(
+    ctx: click.Context,
+    prefix: str,
+    task: str | None,
+    owner: str | None,
+    longer: float | None,
+    waiting: bool,
+    count: int,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """The keys that are held or waited for, in the order of their text.
+
+    \b
+    Examples:
+      celery -A proj locks list --prefix user: --waiting
+      celery -A proj locks list --task shop.sync --longer 600 --json
+    """
+    found, following = find(locks_of(ctx), Wanted(prefix, task, owner, longer, waiting), after, count)
+    if as_json:
+        print_json({"locks": [lock_as_data(item) for item in found], "next": following})
+        return
+    if found:
+        print_table(COLUMNS, map(row_of, found))
+    elif following is None:
+        click.echo("Nothing is held or waited for." if not (after or prefix or task) else "None.")
+    if following is not None:
+        click.echo(f"There are more: --after {_quoted(following)}", err=True)
+
+
+@click.command("show", short_help="Who holds one key.")
+@click.argument("key", shell_complete=keys)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def show_command(ctx: click.Context, key: str, as_json: bool) -> None:
+    """Who holds KEY, since when and until when, and how many wait for it.
+
+    \b
+    Example:
+      celery -A proj locks show user:7
+    """
+    info = locks_of(ctx).info(key)
+    if as_json:
+        print_json(lock_as_data(info))
+        return
+    held = f"{info.permits} of {info.limit} permits are held" if info.holders else "held by nobody"
+    click.echo(f"{printable(key)}: {held}, {info.waiting} waiting")
+    if info.holders:
+        print_table(("HELD BY", "FOR", "LEFT", "PERMITS", "FENCE"), map(_row, info.holders))
+
+
+def _row(holder: Holder) -> tuple[str, ...]:
+    times = duration(holder.held_for), duration(holder.expires_in)
+    return printable(holder.owner), *times, str(holder.permits), str(holder.fencing_token)
+
+
+def _quoted(key: str) -> str:
+    import shlex
+
+    return shlex.quote(key) if key.isprintable() else f"$'{printable(key)}'"

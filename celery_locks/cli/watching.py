@@ -1,0 +1,85 @@
+"""``watch``: a table that renews itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from celery_locks import Locks
+from celery_locks.cli.output import COLUMNS, duration, locks_of, plain_table, printable, rich_table, row_of
+from celery_locks.cli.seeing import Wanted, find
+from celery_locks.errors import StoreUnavailable
+
+Rows = list[Any]
+
+
+@click.command("watch", short_help="A live table of what is held.")
+@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--count", type=click.IntRange(1, 200), default=20, show_default=True, help="How many keys at most.")
+@click.option(
+    "--interval", type=click.FloatRange(0.1), default=1.0, show_default=True, metavar="SECONDS", help="How often."
+)
+@click.option("--times", type=click.IntRange(1), help="Stop after so many looks.")
+@click.pass_context
+def watch_command(ctx: click.Context, prefix: str, count: int, interval: float, times: int | None) -> None:
+    """A live table of what is held, until Ctrl-C. In a pipe, or without rich, one table after the other.
+
+    \b
+    Example:
+      celery -A proj locks watch --prefix user: --interval 2
+    """
+    locks = locks_of(ctx)
+
+    def look() -> tuple[str, Rows]:
+        return _look(locks, prefix, count)
+
+    live = sys.stdout.isatty() and rich_table(COLUMNS, []) is not None
+    with suppress(KeyboardInterrupt):  # the way to end it
+        (_live if live else _one_after_the_other)(look, interval, times)
+
+
+def _look(locks: Locks, prefix: str, count: int) -> tuple[str, Rows]:
+    """The title and the rows; where the store is away, the title says so."""
+    try:
+        stats, (found, following) = locks.stats(), find(locks, Wanted(prefix), None, count)
+    except StoreUnavailable as error:
+        return printable(str(error)), []
+    title = f"{stats.locks} keys, {stats.holders} leases, {stats.waiting} waiting"
+    if stats.oldest is not None:
+        title += f"; longest {printable(stats.oldest)}, {duration(stats.oldest_held_for)}"
+    return title + ("; there are more" if following is not None else ""), [row_of(item) for item in found]
+
+
+def _live(look: Callable[[], tuple[str, Rows]], interval: float, times: int | None) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as live:
+
+        def show(title: str, rows: Rows) -> None:
+            live.update(Group(Text(f"{time.strftime('%X')}  {title}"), rich_table(COLUMNS, rows) or ""), refresh=True)
+
+        _repeat(lambda: show(*look()), interval, times)
+
+
+def _one_after_the_other(look: Callable[[], tuple[str, Rows]], interval: float, times: int | None) -> None:
+    def show(title: str, rows: Rows) -> None:
+        click.echo(f"{time.strftime('%X')}  {title}")
+        click.echo(plain_table(COLUMNS, rows) + "\n")
+
+    _repeat(lambda: show(*look()), interval, times)
+
+
+def _repeat(action: Callable[[], None], interval: float, times: int | None) -> None:
+    action()
+    done = 1
+    while times is None or done < times:
+        time.sleep(interval)
+        action()
+        done += 1

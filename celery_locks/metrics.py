@@ -1,0 +1,66 @@
+"""Prometheus' metrics of locks for processes that are no workers; a worker has them by ``locks_metrics_port``.
+
+They need ``celery-locks[metrics]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client import REGISTRY
+
+from celery_locks.telemetry import reports
+from celery_locks.telemetry.prometheus import Metrics
+from celery_locks.telemetry.store import EVERY, StoreWatch
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from celery_locks.locks import Locks
+
+__all__ = ("collect", "watch")
+
+
+def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
+    """Counts what becomes of the locks of this process.
+
+    Args:
+        registry: Where the metrics are.
+
+    Returns:
+        A function that ends it.
+
+    Raises:
+        ValueError: This registry has them already.
+    """
+    metrics = Metrics(registry)
+    stop_hearing = reports.hear(metrics.count)
+
+    def stop() -> None:
+        stop_hearing()
+        metrics.close()
+
+    return stop
+
+
+def watch(
+    locks: Locks | Callable[[], Locks], registry: CollectorRegistry = REGISTRY, every: float = EVERY
+) -> Callable[[], None]:
+    """Has a registry tell what is held and waited for in a store, by all processes of a site.
+
+    Whoever reads the metrics is never held up by the store: it is looked at by a thread, and answered is what was seen
+    before; so the first answer only says that nothing is known yet.
+
+    Args:
+        locks: The locks, or a function that opens them, which is called in that thread.
+        registry: Where the metrics are.
+        every: Seconds between two looks at the store at least.
+
+    Returns:
+        A function that ends it.
+    """
+    watched = StoreWatch(locks, every)
+    watched.look_soon()
+    registry.register(watched)
+    return lambda: registry.unregister(watched)

@@ -1,0 +1,156 @@
+"""What a worker does for metrics and events, where a setting asks for them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery_locks import LockConfigError, Locks, log
+from celery_locks.tasks.telemetry import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
+from celery_locks.telemetry import reports
+from celery_locks.telemetry.events import EventSender
+from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer
+from celery_locks.telemetry.reports import Report
+
+logger = log.logger(__name__)
+
+
+class Telemetry:
+    """The worker's telemetry. Made before the pool's processes are, which inherit what they need.
+
+    Args:
+        worker: Celery's worker.
+        locks: Its app's locks.
+
+    Raises:
+        LockConfigError: prometheus_client is asked for and not installed.
+    """
+
+    def __init__(self, worker: Any, locks: Locks) -> None:
+        conf = worker.app.conf
+        self._pid = os.getpid()
+        self._metrics = MetricsServer(conf, locks) if conf.get(METRICS_PORT) is not None else None
+        self._events = EventSender(worker.app, worker.hostname, self._drop) if conf.get(EVENTS) else None
+        self._reader = Reader(self._deliver, self._drop) if has_processes(worker) else None
+        self._writer = Writer(str(self._reader.path)) if self._reader is not None else None
+        self._stop_hearing = reports.hear(self._hear)
+
+    def start(self) -> None:
+        """Called when the worker starts."""
+        if self._reader is not None:
+            self._reader.start()
+        if self._events is not None:
+            self._events.start()
+        if self._metrics is not None:
+            self._metrics.start()
+
+    def stop(self) -> None:
+        """Called when the worker stops."""
+        self._stop_hearing()
+        if self._pid != os.getpid():
+            return
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader.close()
+        if self._events is not None:
+            self._events.stop()
+        if self._metrics is not None:
+            self._metrics.stop()
+
+    def _hear(self, report: Report) -> None:
+        """Called in the worker and, by what they have inherited, in the pool's processes."""
+        if self._writer is not None and os.getpid() != self._pid:
+            self._writer.write(report)
+        else:
+            self._deliver(report)
+
+    def _deliver(self, report: Report) -> None:
+        if self._metrics is not None:
+            self._metrics.metrics.count(report)
+        if self._events is not None:
+            self._events.put(report)
+
+    def _drop(self, count: int) -> None:
+        if self._metrics is not None:
+            self._metrics.metrics.dropped.inc(count)
+
+
+class MetricsServer:
+    """Serves the metrics of prometheus_client's default registry.
+
+    Args:
+        conf: The app's settings.
+        locks: Its locks.
+
+    Raises:
+        LockConfigError: prometheus_client is not installed.
+    """
+
+    def __init__(self, conf: Mapping[str, Any], locks: Locks) -> None:
+        try:
+            import prometheus_client
+
+            from celery_locks.telemetry.prometheus import Held, Metrics
+            from celery_locks.telemetry.store import StoreWatch
+        except ImportError as error:
+            raise LockConfigError(
+                f"{METRICS_PORT} needs prometheus_client: pip install 'celery-locks[metrics]'"
+            ) from error
+        self._port, self._host = conf[METRICS_PORT], conf.get(METRICS_HOST) or "0.0.0.0"
+        self._library = prometheus_client
+        self._registry = prometheus_client.REGISTRY
+        self.metrics = Metrics(self._registry)
+        self._collectors: list[Any] = [Held(_held_here)]
+        if conf.get(METRICS_STORE):
+            self._collectors.append(StoreWatch(locks))
+        self._server: Any = None
+        for collector in self._collectors:
+            self._registry.register(collector)
+
+    def start(self) -> None:
+        """Opens the port; a worker whose port is taken works all the same."""
+        try:
+            self._server, _ = self._library.start_http_server(self._port, self._host, self._registry)
+        except OSError as error:
+            logger.warning("no metrics of locks: %s %s can't be opened (%s)", METRICS_PORT, self._port, error)
+            return
+        os.register_at_fork(after_in_child=_closes(self._server.socket))
+        logger.info("metrics of locks on port %d", self._server.server_port)
+
+    def stop(self) -> None:
+        """Closes the port, and takes the metrics away."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+        for collector in self._collectors:
+            self._registry.unregister(collector)
+        self.metrics.close()
+
+
+def _closes(listening: socket.socket) -> Callable[[], None]:
+    """Closes a port in children, that would else keep it when the worker is gone."""
+
+    def close() -> None:
+        listening.close()
+
+    return close
+
+
+def has_processes(worker: Any) -> bool:
+    """Whether the tasks run in other processes than the worker's own."""
+    return str(getattr(worker.pool_cls, "__module__", "")).endswith(".prefork")
+
+
+def _held_here() -> list[str]:
+    from celery_locks.tasks.inspection import held_here
+
+    return [lease["task"] for lease in held_here() or ()]
+
+
+def in_pool_process() -> None:
+    """Called in a process of the pool that was not forked, and so has inherited nothing."""
+    path = os.environ.get(VARIABLE)
+    if path:
+        reports.hear(Writer(path).write)

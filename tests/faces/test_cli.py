@@ -1,0 +1,411 @@
+"""``celery locks``: each command on a real app and a real store; some as users run them, in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from celery import Celery
+from celery.bin.base import CLIContext
+from click.testing import CliRunner, Result
+
+from celery_locks import LockedTask, Locks
+from celery_locks.cli import locks as locks_group
+from celery_locks.lock import this_process
+from celery_locks.stores.redis.store import RedisStore
+from tests.support.celery_worker import ROOT
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+
+SOON = 30.0
+COMMANDS = sorted(locks_group.list_commands(click.Context(locks_group)))
+
+
+def nothing(key: str) -> None:
+    """Does nothing."""
+
+
+def make_app(url: str | None, **settings: Any) -> Celery:
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update({"locks_url": url, **settings} if url else settings)
+    app.task(nothing, name="shop.sync", base=LockedTask, shared=False, lock_key="<key>")
+    return app
+
+
+@pytest.fixture
+def locks(redis_url: str) -> Locks:
+    return Locks(redis_url)
+
+
+class Run:
+    """Runs commands on an app."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def __call__(self, *args: str, status: int = 0, answer: str | None = None) -> Result:
+        context = CLIContext(app=self.app, no_color=True, workdir=None)
+        result = CliRunner().invoke(locks_group, args, input=answer, obj=context)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == status, result.output
+        return result
+
+
+@pytest.fixture
+def run(redis_url: str) -> Run:
+    return Run(make_app(redis_url))
+
+
+def process(*args: str, url: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """What users type, with an app of their own."""
+    (folder / "proj.py").write_text(
+        "import os\n"
+        "from celery import Celery\n"
+        "from celery_locks import LockedTask\n"
+        "app = Celery('proj', broker=os.environ['BROKER'])\n"
+        "app.conf.locks_url = os.environ['LOCKS']\n"
+        "@app.task(base=LockedTask, name='shop.sync', lock_key='<key>', lock_on_contention='park')\n"
+        "def sync(key): ...\n"
+    )
+    environment = {**os.environ, "BROKER": url, "LOCKS": url, "COLUMNS": "200", **env}
+    environment["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "proj", "locks", *args],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+# ---------------------------------------------------------------------- list, show
+
+
+def test_a_table_of_what_is_held(run: Run, locks: Locks) -> None:
+    assert run("list").output == "Nothing is held or waited for.\n"
+    lease = locks.lock("user:7", ttl=60, owner="nightly import").acquire()
+    header, row = run("list").output.splitlines()
+    assert header.split() == ["KEY", "HELD", "BY", "FOR", "LEFT", "PERMITS", "WAITING", "FENCE"]
+    assert row.split("  ")[:2] == ["user:7", "nightly import"]
+    assert row.split()[-3:] == ["1/1", "0", str(lease.fencing_token)]
+    assert lease.token not in run("list").output + run("list", "--json").output + run("show", "user:7").output
+
+
+def test_filters(run: Run, locks: Locks) -> None:
+    locks.lock("a:1", owner="shop.sync[one] on web1").acquire()
+    locks.lock("a:2", owner="import").acquire()
+    locks.lock("b:1", owner="import").acquire()
+
+    def listed(*args: str) -> list[str]:
+        return [item["key"] for item in json.loads(run("list", "--json", *args).output)["locks"]]
+
+    assert listed() == ["a:1", "a:2", "b:1"]
+    assert listed("--prefix", "a:") == ["a:1", "a:2"]
+    assert listed("--task", "shop.sync") == ["a:1"]
+    assert listed("--owner", "web1") == ["a:1"]
+    assert listed("--owner", "import", "--prefix", "b") == ["b:1"]
+    assert listed("--longer", "3600") == []
+    assert listed("--longer", "0") == ["a:1", "a:2", "b:1"]
+    assert listed("--waiting") == []
+    ticket = locks.store.acquire(locks.lock("a:2").claim(), 60)  # refused, and in line
+    assert ticket is not None
+    assert listed("--waiting") == ["a:2"]
+
+
+@pytest.mark.parametrize("filters", [(), ("--owner", "import")])
+def test_pages(run: Run, locks: Locks, filters: tuple[str, ...]) -> None:
+    for number in range(7):
+        locks.lock(f"k{number}", owner="import").acquire()
+    seen, after, pages = [], None, 0
+    while pages == 0 or after is not None:
+        args = ("--after", after) if after else ()
+        page = json.loads(run("list", "--json", "--count", "3", *filters, *args).output)
+        seen += [item["key"] for item in page["locks"]]
+        after, pages = page["next"], pages + 1
+    assert seen == [f"k{number}" for number in range(7)]
+    assert pages == 3
+    assert "There are more: --after k2" in run("list", "--count", "3", *filters).stderr
+
+
+def test_json_of_a_task(run: Run, locks: Locks) -> None:
+    lease = locks.lock("user:7", ttl=60, owner="shop.sync[id-1] on celery@web1").acquire()
+    [item] = json.loads(run("list", "--json").output)["locks"]
+    [holder] = item.pop("holders")
+    assert item == {"key": "user:7", "permits": 1, "limit": 1, "waiting": 0}
+    assert (holder["task"], holder["task_id"], holder["fencing_token"]) == ("shop.sync", "id-1", lease.fencing_token)
+    assert holder["owner"] == lease.owner
+    assert 0 <= holder["held_for"] < 60 - holder["expires_in"] + 1 < 61
+    assert json.loads(run("show", "user:7", "--json").output)["holders"][0]["task_id"] == "id-1"
+
+
+def test_one_key(run: Run, locks: Locks) -> None:
+    smtp = locks.semaphore("smtp", limit=5)
+    first, second = smtp.acquire(permits=2), smtp.acquire()
+    output = run("show", "smtp").output
+    assert output.startswith("smtp: 3 of 5 permits are held, 0 waiting\n")
+    rows = [line.split() for line in output.splitlines()[2:]]
+    assert [row[-2:] for row in rows] == [["2", str(first.fencing_token)], ["1", str(second.fencing_token)]]
+    assert run("show", "free").output == "free: held by nobody, 0 waiting\n"
+
+
+def test_promise_25_a_key_gives_the_terminal_no_commands(run: Run, locks: Locks) -> None:
+    locks.lock("\x1b[2Jgone\n\u202eb [red]", owner="\x1b]0;title\x07").acquire()
+    output = run("list").output + run("show", "\x1b[2Jgone\n\u202eb [red]").output
+    assert not set(output) & {"\x1b", "\x07", "\u202e"}
+    assert "\\x1b[2Jgone\\n\\u202eb [red]" in output
+
+
+# ---------------------------------------------------------------------- release, wait
+
+
+def test_release_asks_and_says_whose_it_was(run: Run, locks: Locks) -> None:
+    lease = locks.lock("user:7", owner="nightly import").acquire()
+    assert "Take user:7 from nightly import" in run("release", "user:7", answer="n\n", status=1).output
+    assert lease.held
+    assert locks.lock("user:7").locked()
+    output = run("release", "user:7", answer="y\n").output
+    assert "Released user:7, which was held by nightly import" in output
+    assert not locks.lock("user:7").locked()
+
+
+def test_release_without_asking(run: Run, locks: Locks) -> None:
+    assert "nobody holds user:7" in run("release", "user:7", "--yes", status=1).stderr
+    locks.lock("user:7", owner="nightly import").acquire()
+    assert run("release", "user:7", "--yes").output.startswith("Released user:7, which was held by nightly import")
+
+
+def test_release_frees_nobody_but_whom_it_asked_about(redis_url: str, locks: Locks) -> None:
+    """The key changes hands while the question stands."""
+    lease = locks.lock("user:7", owner="the first").acquire()
+
+    class ChangesHands(RedisStore):
+        looks = 0
+
+        def holders(self, name: str) -> Any:
+            self.looks += 1
+            if self.looks == 2:
+                lease.release()
+                locks.lock("user:7", owner="the second").acquire()
+            return super().holders(name)
+
+    result = Run(make_app(None, locks_url=ChangesHands(redis_url)))("release", "user:7", answer="y\n", status=1)
+    assert "changed hands meanwhile, nothing was released" in result.stderr
+    assert [holder.owner for holder in locks.lock("user:7").holders()] == ["the second"]
+
+
+def test_wait_ends_when_the_key_is_free(run: Run, locks: Locks) -> None:
+    assert run("wait", "deploy").output == "deploy is free.\n"
+    lease = locks.lock("deploy", owner="the other").acquire()
+    refused = run("wait", "deploy", "--timeout", "0.1", status=1)
+    assert "deploy was not free within 0.1 s: it is held by the other" in refused.stderr
+    ended: list[str] = []
+    waiter = threading.Thread(target=lambda: ended.append(run("wait", "deploy").output))
+    waiter.start()
+    eventually(lambda: locks.info("deploy").waiting == 1, SOON)
+    assert not ended
+    lease.release()
+    waiter.join(SOON)
+    assert ended == ["deploy is free.\n"]
+    assert not locks.lock("deploy").locked()
+
+
+# ---------------------------------------------------------------------- watch, stats, sweep
+
+
+def test_watch_in_a_pipe(run: Run, locks: Locks) -> None:
+    locks.lock("user:7", owner="nightly import").acquire()
+    output = run("watch", "--times", "2", "--interval", "0.1").output
+    assert output.count("1 keys, 1 leases, 0 waiting; longest user:7") == 2
+    assert output.count("nightly import") == 2
+
+
+def test_watch_goes_on_while_the_store_is_away(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis()
+    run = Run(make_app(server.url()))
+    server.stop()
+    output = run("watch", "--times", "2", "--interval", "0.1").output
+    assert output.count("failed: ConnectionError") == 2
+
+
+def test_stats(run: Run, locks: Locks) -> None:
+    locks.lock("user:7", ttl=5).acquire()
+    locks.semaphore("smtp", limit=2, ttl=60).acquire()
+    output = run("stats").output
+    assert "keys held or waited for:  2\n" in output
+    assert "held for longest:         user:7" in output
+    data = json.loads(run("stats", "--json", "--near", "20").output)
+    assert (data["locks"], data["holders"], data["waiting"], data["oldest"]) == (2, 2, 0, "user:7")
+    assert data["near_expiry"] == 1
+
+
+def test_sweep_without_parked_tasks(run: Run) -> None:
+    assert run("sweep").output == "Sent on 0 parked tasks.\n"
+
+
+# ---------------------------------------------------------------------- doctor
+
+
+def test_all_is_well(redis_url: str, redis_server: RedisServer) -> None:
+    run = Run(make_app(redis_url))
+    lines = run("doctor").output.splitlines()
+    assert all(line.startswith("ok ") for line in lines), lines
+    for part in (
+        str(redis_server.binary),
+        "1 locked task",
+        "no lease is evicted",
+        "none is stuck",
+        "like this machine's",
+    ):
+        assert any(part in line for line in lines), part
+
+
+def test_settings_that_break_locks_are_warned_of(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis(maxmemory_policy="allkeys-lru", options={"maxmemory": "100mb", "save": '""'})
+    settings = {"broker_transport_options": {"visibility_timeout": 30}, "locks_on_contention": "park"}
+    settings["locks_park_safety_copy"] = True
+    app = make_app(server.url(), **settings)
+    app.conf.broker_url = server.url()
+    found = {item["check"]: item for item in json.loads(Run(app)("doctor", "--json", status=1).output)}
+    remedies = {
+        "eviction": "Set maxmemory-policy noeviction",
+        "persistence": "Set appendonly yes",
+        "visibility timeout": "Set it in broker_transport_options",
+    }
+    for check, remedy in remedies.items():
+        assert found[check]["status"] == "warning"
+        assert remedy in found[check]["text"]
+    assert found["store"]["status"] == "ok"
+
+
+def test_a_store_that_is_away(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis(password="s3cret")
+    run = Run(make_app(server.url()))
+    server.stop()
+    output = run("doctor", status=2).output
+    statuses = {line.split(":")[0].split(maxsplit=1)[1]: line.split()[0] for line in output.splitlines()}
+    assert statuses.pop("store") == "error"
+    assert statuses == dict.fromkeys(("versions", "settings", "broker", "visibility timeout"), "ok")  # all others
+    assert "the lock store redis://:***@127.0.0.1" in output
+    assert "s3cret" not in output
+
+
+def test_a_broker_that_is_away(run: Run) -> None:
+    run.app.conf.broker_url = "redis://:s3cret@127.0.0.1:1/0"
+    output = run("doctor", status=2).output
+    assert "Start the broker, or set broker_url to where it is" in output
+    assert "s3cret" not in output
+
+
+def test_a_setting_that_is_none(redis_url: str) -> None:
+    output = Run(make_app(redis_url, locks_tll=5))("doctor", status=2).output
+    assert "there is no setting locks_tll; did you mean 'locks_ttl'?" in output
+
+
+def test_a_stuck_waiter(run: Run, locks: Locks) -> None:
+    """One is in line for a key that is free, and doesn't come."""
+    lease = locks.lock("user:7").acquire()
+    assert locks.store.acquire(locks.lock("user:7").claim(), 60) is not None
+    lease.release()
+    output = run("doctor", "--patience", "0.5", status=1).output
+    assert "1 free keys have somebody in line whom nobody calls: user:7." in output
+    assert "locks sweep" in output
+
+
+# ---------------------------------------------------------------------- as users run it
+
+
+@pytest.mark.slow
+def test_a_process_prints_a_table_and_json(redis_url: str, locks: Locks, tmp_path: Path) -> None:
+    locks.lock("user:7", owner=this_process()).acquire()
+    done = process("list", url=redis_url, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split()[:2] == ["user:7", this_process()]
+    assert json.loads(process("stats", "--json", url=redis_url, folder=tmp_path).stdout)["locks"] == 1
+
+
+@pytest.mark.slow
+def test_a_process_says_an_error_in_one_line(tmp_path: Path) -> None:
+    done = process("list", url="redis://:s3cret@127.0.0.1:1/0", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("Error: the lock store redis://:***@127.0.0.1:1/0 failed: ConnectionError")
+
+
+@pytest.mark.slow
+def test_it_works_without_rich(redis_url: str, locks: Locks, tmp_path: Path) -> None:
+    locks.lock("user:7").acquire()
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('no rich here')")
+    (tmp_path / "click_tty.py").write_text("")
+    done = process("watch", "--times", "1", url=redis_url, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "user:7" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_shell_completes_commands_and_keys(redis_url: str, locks: Locks, tmp_path: Path) -> None:
+    for key in ("user:7", "user:8", "order:1"):
+        locks.lock(key).acquire()
+
+    def offered(words: str) -> str:
+        count = len(words.split(" ")) - 1
+        completion = {"_CELERY_COMPLETE": "zsh_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+        return subprocess.run(
+            [Path(sys.executable).with_name("celery")],
+            cwd=tmp_path,
+            env={**os.environ, "BROKER": redis_url, "LOCKS": redis_url, "PYTHONPATH": str(tmp_path), **completion},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        ).stdout
+
+    process("stats", url=redis_url, folder=tmp_path)  # writes the app
+    assert "doctor" in offered("celery -A proj locks do")
+    keys = offered("celery -A proj locks release us")
+    assert "user:7" in keys.replace("\\:", ":")
+    assert "order" not in keys
+
+
+# ---------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(name: str, run: Run) -> None:
+    text = run(name, "--help").output
+    assert f"celery -A proj locks {name}" in text.split("Example")[1]
+
+
+def test_no_app_and_no_store_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CELERY_LOCKS_URL", raising=False)
+    result = Run(Celery(broker="amqp://", set_as_current=False))("list", status=1)
+    assert result.stderr.startswith("Error: no lock store is set: set locks_url")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_typo_is_answered(run: Run) -> None:
+    assert "relase" in run("relase", "x", status=2).output
+    assert "release" in run("relase", "x", status=2).output
+
+
+def test_what_every_celery_command_loads_is_light() -> None:
+    program = (
+        "import celery.bin.celery, sys\n"
+        "print(*[name for name in sys.modules if name.startswith(('celery_locks', 'rich'))])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    names = set(loaded.stdout.split())
+    assert "celery_locks.cli" in names
+    assert not {name for name in names if name.startswith(("celery_locks.tasks", "celery_locks.telemetry", "rich"))}

@@ -1,0 +1,113 @@
+"""What a lock costs a Redis server, in counts that no machine changes: commands, round trips, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from celery_locks import Locks
+from celery_locks.stores.base import Claim, Granted, Renewal
+from celery_locks.stores.parking import Parked, Ticket
+from celery_locks.stores.redis.store import BATCH, RedisStore
+from tests.support.servers import RedisServer
+
+MINE = Claim("p:{mine}", "a" * 32, "shop.resync[0123456789ab] at web1", 60)
+
+
+@pytest.fixture(scope="module")
+def server() -> RedisServer:
+    with RedisServer() as server:  # nobody else's commands are counted
+        yield server  # type: ignore[misc]
+
+
+@pytest.fixture
+def store(server: RedisServer) -> RedisStore:
+    server.client().flushall()
+    return RedisStore(server.url())
+
+
+@pytest.fixture
+def asked(server: RedisServer) -> Callable[[Callable[[], object]], int]:
+    """How many commands of clients a call comes to, once the server knows the scripts."""
+    client = server.client()
+
+    def count() -> int:
+        stats: dict[str, dict[str, int]] = client.info("commandstats")
+        return sum(stats.get(name, {"calls": 0})["calls"] for name in ("cmdstat_evalsha", "cmdstat_eval"))
+
+    def asked(call: Callable[[], object]) -> int:
+        before = count()
+        call()
+        return count() - before
+
+    return asked
+
+
+def warm(store: RedisStore) -> None:
+    """Has the server load the scripts."""
+    other = Claim("p:{other}", "b" * 32, "web1", 60)
+    store.acquire(other)
+    store.enter(other, Ticket("t", "message", "t"))
+    store.renew([Renewal(other.name, other.token, 60)])
+    store.hand_on(other.name, other.token)
+    store.acquire(other)
+    store.release(other.name, other.token)
+
+
+def test_commands(store: RedisStore, asked: Callable[[Callable[[], object]], int]) -> None:
+    warm(store)
+    assert asked(lambda: store.acquire(MINE)) == 1
+    assert asked(lambda: store.acquire(Claim(MINE.name, "c" * 32, "web2", 60), line_up=60)) == 1
+    assert asked(lambda: store.enter(Claim(MINE.name, "d" * 32, "web2", 60), Ticket("d", "m", "d"))) == 1
+    assert asked(lambda: store.renew([Renewal(MINE.name, MINE.token, 60)])) == 1
+    assert asked(lambda: store.hand_on(MINE.name, MINE.token)) == 1
+
+
+def test_a_lock_outside_tasks(server: RedisServer, asked: Callable[[Callable[[], object]], int]) -> None:
+    lock = Locks(server.url()).lock("k", ttl=60)
+    lock.acquire().release()
+    assert asked(lambda: lock.acquire().release()) == 2
+
+
+def test_a_renewal_of_many_is_written_in_few_round_trips(store: RedisStore, server: RedisServer) -> None:
+    """The server is given something to read as often as a batch fills its buffers, not once a lease."""
+    renewals = [Renewal(f"p:{{{number}}}", "a" * 32, 60) for number in range(2 * BATCH)]
+    for renewal in renewals:
+        assert isinstance(store.acquire(Claim(renewal.name, renewal.token, "web1", 60)), Granted)
+    store.renew(renewals[:1])
+    client = server.client()
+    before = client.info("stats")["total_reads_processed"]
+    assert store.renew(renewals) == [None] * len(renewals)
+    assert client.info("stats")["total_reads_processed"] - before < len(renewals) / 10
+
+
+def test_bytes_of_a_held_lock_and_of_a_waiter(store: RedisStore, server: RedisServer) -> None:
+    client, many = server.client(), 5_000
+
+    def used() -> int:
+        return int(client.info("memory")["used_memory"])
+
+    warm(store)
+    before = used()
+    for number in range(many):
+        claim = Claim(f"celery-locks:{{user:{number:06}}}", f"{number:032x}", MINE.owner, 60)
+        assert isinstance(store.acquire(claim), Granted)
+    assert (used() - before) / many <= 1_000
+    before = used()
+    for number in range(many):
+        ticket = Ticket(f"{number:036}", "m" * 500, f"{number:036}")
+        claim = Claim("celery-locks:{user:000001}", f"waiter {number:025x}", "web1", 60)
+        assert isinstance(store.enter(claim, ticket), Parked)
+    assert (used() - before) / many <= 2_000
+
+
+def test_memory_is_given_back(store: RedisStore, server: RedisServer) -> None:
+    client: redis.Redis = server.client()
+    for number in range(100):
+        name, token = f"p:{{{number}}}", f"{number:032x}"
+        store.acquire(Claim(name, token, "web1", 60))
+        store.release(name, token)
+    sizes = [client.memory_usage(name) for name in client.keys("*")]
+    assert max(sizes) <= 300
