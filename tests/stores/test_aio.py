@@ -123,7 +123,8 @@ async def test_a_thousand_cancellations_leave_nothing(locks: AsyncLocks) -> None
     async def user() -> None:
         nonlocal cancelled
         while cancelled < 1_000:
-            cancelled += await cancel_one()
+            was_cancelled = await cancel_one()
+            cancelled += was_cancelled
 
     cancelled = 0
     await asyncio.gather(*(user() for _ in range(25)))
