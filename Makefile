@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast chaos lint format types docs clean
+.PHONY: help demo test test-fast chaos exclusion lint format types docs clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ chaos: $(VENV)/.dev ## Break everything at once for five minutes, and check what
 	  CHAOS_SEED="$${CHAOS_SEED:-$$($(BIN) -c 'import secrets; print(secrets.randbelow(10**6))')}"; \
 	echo "CHAOS_SEED=$$CHAOS_SEED CHAOS_SECONDS=$$CHAOS_SECONDS: histories are kept in $$CHAOS_FOLDER/"; \
 	exec $(BIN) -m pytest -n 0 -s tests/chaos/test_chaos.py $(ARGS)
+
+exclusion: $(VENV)/.dev ## Let eight processes want one lock for twenty seconds, on each store
+	@CELERY_LOCKS_EXCLUSION_SECONDS=20 $(BIN) -m pytest -n 0 -rP tests/stores/test_exclusion.py $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .

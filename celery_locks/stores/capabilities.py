@@ -24,6 +24,8 @@ CAPABILITIES = {
 #: Address → module and class.
 _STORES = {
     "`redis://`, `valkey://`": ("celery_locks.stores.redis.store", "RedisStore"),
+    "`postgresql://`": ("celery_locks.stores.sql.postgresql", "PostgreSQLStore"),
+    "`mysql://`": ("celery_locks.stores.sql.store", "ServerStore"),
     "`sqlite://`": ("celery_locks.stores.sqlite", "SQLiteStore"),
     "`memory://`": ("celery_locks.stores.memory", "MemoryStore"),
 }
