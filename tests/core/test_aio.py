@@ -164,12 +164,13 @@ class TestTickets:
             await second.wait()
 
     @on_a_loop
-    async def test_a_wake_up_between_two_waits_is_not_lost(self, lock: AsyncLock) -> None:
+    async def test_a_wake_up_between_two_waits_is_not_lost(self, locks: AsyncLocks) -> None:
+        lock = locks.lock("k", ttl=300)  # without the wake-up it would look again after 100 s
         lease, ticket = await lock.acquire(), await lock.enqueue()
         with pytest.raises(LockTimeout):
             await ticket.wait(timeout=0.01)
         # Its place is still waited for by a thread, which now takes the wake-up.
-        waiting = asyncio.ensure_future(ticket.wait())
+        waiting = asyncio.ensure_future(ticket.wait(timeout=60))
         await asyncio.sleep(0)
         await lease.release()
         assert await (await waiting).release()
