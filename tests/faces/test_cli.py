@@ -32,6 +32,8 @@ from tests.support.sql_servers import PASSWORD, PostgresServer
 from tests.support.waiting import eventually
 
 SOON = 60.0
+#: Each `celery` command loads all that is installed for it, Flower too: on a busy machine that takes its time.
+pytestmark = pytest.mark.timeout(400)
 COMMANDS = sorted(locks_group.list_commands(click.Context(locks_group)))
 
 
@@ -94,7 +96,7 @@ def process(*args: str, url: str, folder: Path, **env: str) -> subprocess.Comple
         env=environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
 
@@ -405,7 +407,7 @@ def test_the_shell_completes_commands_and_keys(redis_url: str, locks: Locks, tmp
             env={**os.environ, "BROKER": redis_url, "LOCKS": redis_url, "PYTHONPATH": str(tmp_path), **completion},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=180,
             check=False,
         ).stdout
 

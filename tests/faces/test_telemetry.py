@@ -34,6 +34,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
 SOON = 60.0
+pytestmark = pytest.mark.timeout(400)  # workers start slowly on a busy machine
 REPORT = Report("acquired", "user:7", "shop.sync", "id-1", "shop.sync[id-1] on web1", 7, None, 0.5, 1.0)
 
 
@@ -55,7 +56,7 @@ class Site:
         self.locks = Locks(url)
 
     def worker(self, **options: Any) -> Worker:
-        return Worker("tests.faces.watched", env=self.variables, timeout=SOON, **options)
+        return Worker("tests.faces.watched", env=self.variables, timeout=2 * SOON, **options)
 
     def send(self, task: str, *args: str) -> Any:
         return self.app.send_task(task, args=args)
