@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -148,6 +149,10 @@ class TestProcesses:
     @pytest.mark.slow
     def test_fork(self, url: str, start: Callable[..., Any]) -> None:
         ends_well(start("fork", url))
+
+
+def test_it_says_what_it_is(server: DatabaseServer, url: str, open_: Any) -> None:
+    assert re.fullmatch(rf"{server.name} \d+\.\d+(\.\d+)?", open_(url).about())
 
 
 class TestTrouble:
