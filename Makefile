@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format types docs clean
+.PHONY: help demo test test-fast chaos exclusion lint format types docs clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,7 @@ help: ## Say what can be made
 	@echo "  PYTHON=python3.12  which Python makes the environment (now: $(PYTHON))"
 	@echo "  VENV=.venv         where it lies"
 	@echo "  ARGS='...'         handed to the demo, or to pytest"
+	@echo "  CHAOS_SEED=7       what breaks when, and CHAOS_SECONDS=300 for how long"
 	@echo "  WORKERS=4          processes of pytest; 0 runs the tests in this one"
 
 demo: $(VENV)/.demo ## Run the example shop, with a server of its own
@@ -32,6 +33,15 @@ test: $(VENV)/.dev ## Run all tests, against real servers
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
 	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+chaos: $(VENV)/.dev ## Break everything at once for five minutes, and check what came of it
+	@export CHAOS_FOLDER=chaos-history CHAOS_SECONDS="$${CHAOS_SECONDS:-300}" \
+	  CHAOS_SEED="$${CHAOS_SEED:-$$($(BIN) -c 'import secrets; print(secrets.randbelow(10**6))')}"; \
+	echo "CHAOS_SEED=$$CHAOS_SEED CHAOS_SECONDS=$$CHAOS_SECONDS: histories are kept in $$CHAOS_FOLDER/"; \
+	exec $(BIN) -m pytest -n 0 -s tests/chaos/test_chaos.py $(ARGS)
+
+exclusion: $(VENV)/.dev ## Let eight processes want one lock for twenty seconds, on each store
+	@CELERY_LOCKS_EXCLUSION_SECONDS=20 $(BIN) -m pytest -n 0 -rP tests/stores/test_exclusion.py $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .

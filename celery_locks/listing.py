@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import Holder
-from celery_locks.stores.listing import Names, State
+from celery_locks.stores.listing import Names, State, Waiter
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -26,6 +26,7 @@ class LockInfo:
         permits: How many permits are held, by all holders.
         limit: How many there were for the holder who came last; each acquisition brings its own limit.
         waiting: How many stand in line: waiters and parked tasks.
+        line: Who stands in line, in order: at most 100, named by `Locks.info` alone.
     """
 
     key: str
@@ -33,6 +34,7 @@ class LockInfo:
     permits: int
     limit: int
     waiting: int
+    line: tuple[Waiter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def page_of(locks: Locks, prefix: str, after: str | None, count: int) -> Page:
 def info_of(locks: Locks, state: State) -> LockInfo:
     """What a store tells of a lock, by its key."""
     limit = state.holders[-1].limit if state.holders else 1
-    return LockInfo(locks.key_of(state.name), state.holders, state.permits, limit, state.waiting)
+    return LockInfo(locks.key_of(state.name), state.holders, state.permits, limit, state.waiting, state.line)
 
 
 def stats_of(locks: Locks, near: float) -> Stats:

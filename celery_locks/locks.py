@@ -266,7 +266,7 @@ class Locks:
         return page_of(self, prefix, after, count)
 
     def info(self, key: str) -> LockInfo:
-        """Who holds a key and how many wait for it; at most 100 holders are named.
+        """Who holds a key and who waits for it; at most 100 holders and 100 of those in line are named.
 
         Raises:
             LockKeyError: The key is empty or no text.

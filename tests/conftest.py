@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.support import rabbitmq, report
 from tests.support.clusters import Cluster, Sentinels
 from tests.support.proxy import Proxy
 from tests.support.servers import Binary, NoServer, RedisServer, all_binaries, default_binary
+from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresServer
 
 # Before any test module imports it: asserts of the compliance suite that show their values.
 pytest.register_assert_rewrite("celery_locks.testing")
@@ -65,6 +66,43 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     """A network before the shared server, that fails as it is told."""
     with Proxy(redis_server.port) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresServer]:
+    """A server that all tests of this process share: don't pause or stop it."""
+    with _started(PostgresServer) as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgresServer) -> str:
+    """A database on the shared server. Other tests use it too, with other names."""
+    return postgresql_server.url()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """A server that all tests of this process share: don't pause or stop it."""
+    with _started(MariaDBServer) as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDBServer) -> str:
+    """A database on the shared server. Other tests use it too, with other names."""
+    return mariadb_server.url()
+
+
+S = TypeVar("S", bound=DatabaseServer)
+
+
+@contextmanager
+def _started(kind: type[S]) -> Iterator[S]:
+    if why := kind.missing():
+        pytest.skip(why)  # the closing lines say what the tests had to do without
+    with kind() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +169,8 @@ _SHARED_WORKERS = (
     "tests/stores/test_redis_cluster.py",
     "tests/stores/test_redis_sentinel.py",
     "tests/faces/test_telemetry.py",
+    "tests/faces/test_flower.py",
+    "tests/faces/test_flower_browser.py",
 )
 #: These share a server that takes seconds to start, too.
 _RABBIT = "tests/tasks/test_rabbit"

@@ -179,7 +179,7 @@ class TestProxy:
             with pytest.raises(redis.ConnectionError):
                 proxied.incr("count")
             assert direct.get("count") == done
-        assert proxy.drops_left == 0
+        assert (proxy.drops_left, proxy.dropped) == (0, 2)
         assert proxied.incr("count") == 3
 
     @pytest.mark.parametrize("after", [0, 1, 2])
@@ -193,6 +193,27 @@ class TestProxy:
         with pytest.raises(redis.ConnectionError):
             proxied.incr("count")
         assert direct.get("count") == b"%d" % (after + 1)
+
+    def test_drops_replies_to_what_holds_a_text(self, proxy: Proxy, proxied: redis.Redis, direct: redis.Redis) -> None:
+        proxy.drop_reply(command="SET", holding=["this one", "that one"])
+        assert proxied.set("key", "another one")
+        assert proxied.append("key", ", not that one")
+        with pytest.raises(redis.ConnectionError):
+            proxied.set("key", "that one")
+        assert direct.get("key") == b"that one"
+
+    def test_half_open_connections_stay_so_and_carry_nothing(
+        self, proxy: Proxy, proxied: redis.Redis, direct: redis.Redis
+    ) -> None:
+        connection = proxied.connection_pool.get_connection()
+        proxy.half_open()
+        connection.send_command("INCR", "count")
+        assert proxied.ping()  # by a new one
+        assert not connection.can_read(0.1)
+        assert direct.get("count") is None
+        proxy.heal()
+        with pytest.raises(redis.ConnectionError):
+            connection.read_response()
 
     def test_cuts_once(self, proxy: Proxy, proxied: redis.Redis) -> None:
         connection = proxied.connection_pool.get_connection()  # held: a pool would replace it in silence

@@ -19,6 +19,9 @@ _OPENERS = {
     "unix": ("celery_locks.stores.redis.store", "open_redis"),
     "valkey": ("celery_locks.stores.redis.store", "open_redis"),
     "valkeys": ("celery_locks.stores.redis.store", "open_redis"),
+    "postgresql": ("celery_locks.stores.sql.open", "open_server"),
+    "mysql": ("celery_locks.stores.sql.open", "open_server"),
+    "mariadb": ("celery_locks.stores.sql.open", "open_server"),
     "redis+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
     "rediss+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
     "valkey+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
@@ -28,6 +31,9 @@ _OPENERS = {
     "valkey+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
     "valkeys+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
 }
+
+#: package → the extra that brings it, where they differ; SQLAlchemy comes with the scheme's own
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 
 
 #: Up to the last "@": who writes a password without percent-encoding must not see it in a log either.
@@ -54,16 +60,52 @@ def open_store(url: str) -> Store:
     try:
         store: Store = getattr(import_module(module), function)(url)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("celery_locks"):
-            raise
-        raise LockConfigError(
-            f"the lock store at {mask(url)} needs the package {error.name}: pip install 'celery-locks[{error.name}]'"
-        ) from error
+        raise _missing(url, scheme, error) from error
     except ValueError as error:
-        # Python's own words may quote a password that is not percent-encoded, and so may what caused the error.
-        why = "special characters in user and password are written as %40 and the like" if "@" in url else error
-        raise LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {why}") from None
+        raise _unreadable(url, error) from None
     return store
+
+
+def schema_sql(url: str) -> str:
+    """The statements that make the tables of a database store, for a migration; safe to run again.
+
+    Connects to nothing.
+
+    Args:
+        url: The store's, ``postgresql://…`` or ``mysql://…``.
+
+    Raises:
+        LockConfigError: The URL can't be read, its store needs no such statements, or SQLAlchemy is not installed.
+    """
+    scheme = url.partition(":")[0].lower()
+    if _OPENERS.get(scheme, ("", ""))[1] != "open_server":
+        raise LockConfigError(f"{mask(url)} needs no schema: stores of postgresql:// and mysql:// do")
+    try:
+        text: str = import_module("celery_locks.stores.sql.address").schema_of(url)
+    except ModuleNotFoundError as error:
+        raise _missing(url, scheme, error) from error
+    except ValueError as error:
+        raise _unreadable(url, error) from None
+    return text
+
+
+def _missing(url: str, scheme: str, error: ModuleNotFoundError) -> Exception:
+    """What a package that is not installed means."""
+    package = error.name or ""
+    if package.startswith("celery_locks"):
+        return error
+    extra = _EXTRAS.get(package, package)
+    if package == "sqlalchemy":
+        extra = "postgresql" if scheme == "postgresql" else "mysql"
+    return LockConfigError(
+        f"the lock store at {mask(url)} needs the package {package}: pip install 'celery-locks[{extra}]'"
+    )
+
+
+def _unreadable(url: str, error: ValueError) -> LockConfigError:
+    # Python's own words may quote a password that is not percent-encoded, and so may what caused the error.
+    why = "special characters in user and password are written as %40 and the like" if "@" in url else error
+    return LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {why}")
 
 
 def mask(url: str) -> str:

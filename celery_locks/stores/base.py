@@ -236,7 +236,7 @@ class Store(ABC):
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def info(self, name: str) -> State:
-        """What is known of one lock; at most `MOST_HOLDERS` holders are named."""
+        """What is known of one lock; at most `MOST_HOLDERS` holders and `MOST_IN_LINE` of those in line are named."""
         from celery_locks.stores.listing import State
 
         return State(name, self.holders(name), self.held(name), 0)

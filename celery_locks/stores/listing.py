@@ -8,10 +8,25 @@ from celery_locks.stores.base import Holder
 
 #: How many holders of each lock a page names at most.
 MOST_LISTED = 20
+#: How many of those in line `Store.info` names at most.
+MOST_IN_LINE = 100
 #: How many locks more than asked for one page looks at, at most: those whose time is over are passed over.
 MOST_PASSED_OVER = 1_000
 #: How many lines, and in a store without figures of its own how many leases, `Store.stats` counts at most.
 MOST_COUNTED = 1_000
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """Who stands in line. A parked task is named; a waiter that is to be woken gives no name, and both are empty.
+
+    Attributes:
+        owner: The holder's name that it is to have.
+        task_id: The task's id.
+    """
+
+    owner: str = ""
+    task_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -23,12 +38,14 @@ class State:
         holders: Who holds it, earliest acquisition first; not all of them where there are many.
         permits: How many permits are held, by all holders.
         waiting: How many stand in line: waiters and parked tickets.
+        line: Who stands in line, in order, by `Store.info` alone: at most `MOST_IN_LINE`.
     """
 
     name: str
     holders: tuple[Holder, ...]
     permits: int
     waiting: int
+    line: tuple[Waiter, ...] = ()
 
 
 @dataclass(frozen=True)

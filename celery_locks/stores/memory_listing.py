@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from heapq import nsmallest
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from celery_locks.clock import Clock
-from celery_locks.stores.listing import MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
+from celery_locks.stores.parking import TICKET
 
 if TYPE_CHECKING:
     from celery_locks.stores.memory import Lock, MemoryStore
@@ -26,7 +28,8 @@ class MemoryListing:
         store: MemoryStore = self  # type: ignore[assignment]
         with self._changed:
             lock = store.current(name)
-            state = State(name, store.holders_of(lock, self._clock.now()), lock.used(), len(lock.line))
+            line = tuple(_waiter(lock, token) for token in islice(lock.line, MOST_IN_LINE))
+            state = State(name, store.holders_of(lock, self._clock.now()), lock.used(), len(lock.line), line)
             store.forget(name)
             return state
 
@@ -40,7 +43,7 @@ class MemoryListing:
                     return tuple(states), states[-1].name
                 state = self.info(name)
                 if state.holders or state.waiting:
-                    states.append(replace(state, holders=state.holders[:MOST_LISTED]))
+                    states.append(replace(state, holders=state.holders[:MOST_LISTED], line=()))
             return tuple(states), first[-1] if len(first) == names.count + MOST_PASSED_OVER else None
 
     def stats(self, prefix: str, near: float) -> Figures:
@@ -58,3 +61,8 @@ class MemoryListing:
                 oldest,
                 now - since,
             )
+
+
+def _waiter(lock: Lock, token: str) -> Waiter:
+    ticket = lock.tickets.get(token.removeprefix(TICKET)) if token.startswith(TICKET) else None
+    return Waiter() if ticket is None else Waiter(ticket.owner, ticket.task_id)

@@ -6,29 +6,77 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import cycle, islice
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockConfigError, LossReason
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores import sqlite_clock
+from celery_locks.stores.base import Renewal
+from celery_locks.stores.sql.base import TableStore
+from celery_locks.stores.sql.leases import Leases
+from celery_locks.stores.sql.schema import TABLES, TableSchema, Types, statements
+from celery_locks.stores.sql.session import Answer, Session
 from celery_locks.stores.sqlite_clock import FileClock
 from celery_locks.stores.sqlite_file import SQLiteFile
-from celery_locks.stores.sqlite_leases import SCHEMA, Leases
-from celery_locks.stores.sqlite_listing import SQLiteListing
-from celery_locks.stores.sqlite_tickets import SCHEMA as TICKETS
-from celery_locks.stores.sqlite_tickets import SQLiteParking, tidy_up
-from celery_locks.stores.sqlite_values import SCHEMA as VALUES
-from celery_locks.stores.sqlite_values import SQLiteValues
 
 T = TypeVar("T")
 
 #: Seconds between two looks of a waiter: the first, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
+#: Seconds between two looks for something due: the first, and the longest.
+FIRST_DUE_LOOK, LONGEST_DUE_LOOK = 0.02, 0.25
+#: How many expired rows of one table a write takes away: of each in turn.
+SWEEP = 20
+
+TYPES = Types(key="TEXT", text="TEXT", int="INTEGER", end=" WITHOUT ROWID")
+SCHEMA = [*sqlite_clock.SCHEMA, *statements(TABLES, TYPES)]
 
 
-class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
+class SQLiteSession(Session):
+    """A transaction on the file."""
+
+    def __init__(self, db: sqlite3.Connection, clock: FileClock, writing: bool) -> None:
+        self._db = db
+        self.now, self._last_fencing_token = clock.read(db, writing)
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
+        return self._db.execute(query, values)
+
+    def put(self, table: str, key: Sequence[str], row: Mapping[str, Any], keep: Sequence[str] = ()) -> None:
+        self._db.execute(_upsert(table, tuple(key), tuple(row), tuple(keep)), tuple(row.values()))
+
+    def next_fencing_token(self) -> int:
+        self._last_fencing_token = FileClock.next_fencing_token(self._db, self.now, self._last_fencing_token)
+        return self._last_fencing_token
+
+
+@cache
+def _upsert(table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tuple[str, ...]) -> str:
+    changed = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key + keep)
+    marks = ", ".join("?" * len(columns))
+    return (
+        f"INSERT INTO celery_locks_{table} ({', '.join(columns)}) VALUES ({marks}) "
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
+    )
+
+
+def _sweep(table: TableSchema) -> str:
+    key, name = ", ".join(table.key), f"celery_locks_{table.name}"
+    return (
+        f"DELETE FROM {name} WHERE ({key}) IN "
+        f"(SELECT {key} FROM {name} WHERE deadline <= ? - {table.kept} ORDER BY deadline LIMIT {SWEEP})"
+    )
+
+
+#: Takes away a few rows of a table whose time is over.
+_SWEEPS = [_sweep(table) for table in TABLES]
+
+
+class SQLiteStore(TableStore):
     """Leases in a file.
 
     Args:
@@ -50,22 +98,14 @@ class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
         wall: Callable[[], float] = time.time,
         boot: str | None = None,
     ) -> None:
-        self._file = SQLiteFile(path, SCHEMA + TICKETS + VALUES, timeout)
+        self._file = SQLiteFile(path, SCHEMA, timeout)
         self._clock = FileClock(clock, wall, boot)
-
-    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        return self._write(lambda leases: leases.acquire(claim, line_up))
-
-    def leave(self, name: str, token: str) -> None:
-        def work(db: sqlite3.Connection, leases: Leases, now: int) -> None:
-            leases.leave(name, token)
-            tidy_up(db, leases, now, name, "")  # a run that was granted meanwhile goes on
-
-        self._write_at(work)
+        # Not always from the first one on: a process may write but once or twice.
+        self._sweeps = islice(cycle(_SWEEPS), random.randrange(len(_SWEEPS)), None)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         give_up, pause = time.monotonic() + timeout, FIRST_LOOK
-        while not self._read(lambda leases: leases.may_go(name, token)):
+        while not self._read(name, lambda session: Leases(session).may_go(name, token)):
             left = give_up - time.monotonic()
             if left <= 0:
                 return
@@ -73,55 +113,31 @@ class SQLiteStore(SQLiteParking, SQLiteListing, SQLiteValues, Store):
             pause = min(pause * 1.5, LONGEST_LOOK)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
-        return self._write(lambda leases: [leases.renew(renewal) for renewal in renewals])
+        return self._write("", lambda session: [Leases(session).renew(renewal) for renewal in renewals])
 
-    def release(self, name: str, token: str) -> bool:
-        def work(db: sqlite3.Connection, leases: Leases, now: int) -> bool:
-            released = leases.release(name, token)
-            tidy_up(db, leases, now, name, token)
-            return released
-
-        return self._write_at(work)
-
-    def force_release(self, name: str) -> tuple[Holder, ...]:
-        def work(db: sqlite3.Connection, leases: Leases, now: int) -> tuple[Holder, ...]:
-            holders = leases.force_release(name)
-            tidy_up(db, leases, now, name, "")
-            return holders
-
-        return self._write_at(work)
-
-    def holders(self, name: str) -> tuple[Holder, ...]:
-        return self._read(lambda leases: leases.holders(name))
-
-    def held(self, name: str) -> int:
-        return self._read(lambda leases: leases.used(name))
+    def await_due(self, prefix: str, timeout: float) -> None:
+        give_up, pause = time.monotonic() + timeout, FIRST_DUE_LOOK
+        while not self._look(prefix, 1):
+            left = give_up - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_DUE_LOOK)
 
     def ping(self) -> None:
-        self._write(lambda leases: None)
+        self._write("", lambda session: None)
 
     def close(self) -> None:
         self._file.close()
 
-    def _read(self, work: Callable[[Leases], T]) -> T:
-        return self._read_at(lambda db, leases, now: work(leases))
+    def _read(self, name: str, work: Callable[[Session], T]) -> T:
+        return self._file.read(lambda db: work(SQLiteSession(db, self._clock, writing=False)))
 
-    def _write(self, work: Callable[[Leases], T]) -> T:
-        return self._write_at(lambda db, leases, now: work(leases))
-
-    def _read_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
-        def look(db: sqlite3.Connection) -> T:
-            now, last_fencing_token = self._clock.read(db, writing=False)
-            return work(db, Leases(db, now, last_fencing_token), now)
-
-        return self._file.read(look)
-
-    def _write_at(self, work: Callable[[sqlite3.Connection, Leases, int], T]) -> T:
+    def _write(self, name: str, work: Callable[[Session], T], ttl: float | None = None) -> T:
         def change(db: sqlite3.Connection) -> T:
-            now, last_fencing_token = self._clock.read(db, writing=True)
-            leases = Leases(db, now, last_fencing_token)
-            result = work(db, leases, now)
-            leases.sweep()
+            session = SQLiteSession(db, self._clock, writing=True)
+            result = work(session)
+            db.execute(next(self._sweeps), (session.now,))
             return result
 
         return self._file.write(change)

@@ -10,25 +10,20 @@ from collections.abc import Callable
 from functools import cache
 
 from celery_locks.clock import Clock, system_clock
+from celery_locks.stores.sql.session import microseconds
 
 #: Microseconds; how far the clock may seem to lie behind before that is taken for a restart of the machine.
 SLACK = 1_000_000
-#: Seconds; a longer time is as good as forever, and this much still fits into SQLite's integers.
-FOREVER = 1e12
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS celery_locks_clock (
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS celery_locks_clock (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     boot TEXT NOT NULL,
     ahead INTEGER NOT NULL,
     last_fencing_token INTEGER NOT NULL
-);
-INSERT OR IGNORE INTO celery_locks_clock VALUES (1, '', 0, 0);
-"""
-
-
-def microseconds(seconds: float) -> int:
-    return int(min(seconds, FOREVER) * 1_000_000)
+)""",
+    "INSERT OR IGNORE INTO celery_locks_clock VALUES (1, '', 0, 0)",
+)
 
 
 @cache

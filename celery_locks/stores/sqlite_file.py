@@ -6,7 +6,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -34,10 +34,10 @@ class SQLiteFile:
         timeout: Seconds to wait for a file that others are writing.
     """
 
-    def __init__(self, path: str, schema: str, timeout: float) -> None:
+    def __init__(self, path: str, schema: Sequence[str], timeout: float) -> None:
         # Celery changes the folder when it becomes a daemon; the file must stay where it was meant to be.
         self.path = os.path.abspath(path)
-        self._schema = [statement for statement in schema.split(";") if statement.strip()]
+        self._schema = list(schema)
         self._timeout = timeout
         self._mutex = threads.new_lock()
         self._db: sqlite3.Connection | None = None

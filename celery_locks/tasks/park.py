@@ -106,7 +106,7 @@ def parking_of(lock: Lock) -> Parking:
     if parking is None:
         raise LockConfigError(
             f'no task can park in a {type(lock.store).__name__}: set on_contention="retry", or locks_url to a store '
-            "of redis:// or sqlite:///"
+            "of redis://, postgresql://, mysql:// or sqlite:///"
         )
     return parking
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from celery_locks.stores.base import Claim, Store
-from celery_locks.stores.listing import MOST_LISTED, Figures, Names, State
+from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, Figures, Names, State, Waiter
 from celery_locks.testing.store import ODD_NAMES, StoreTests
 
 
@@ -184,6 +184,18 @@ class ListingCompliance(StoreTests):
         assert self.names(state.holders) == [claim.owner for claim in claims[:MOST_LISTED]]
         assert state.permits == 2 * len(claims)
         assert len(store.info(name).holders) == len(claims)
+
+    def test_the_line_is_told_and_waiters_have_no_names(self, store: Store, prefix: str, name: str) -> None:
+        self.hold(store, name)
+        self.refused(store, self.claim(name), self.short)
+        self.in_line(store, *(self.claim(name) for _ in range(2)))
+        assert store.info(name).line == (Waiter(),) * 3
+        assert self.states(store, prefix)[0].line == (), "a page doesn't tell it"
+        self.pass_time(self.short)
+        assert store.info(name).line == (Waiter(),) * 2
+        self.in_line(store, *(self.claim(name) for _ in range(MOST_IN_LINE)))
+        assert len(store.info(name).line) <= MOST_IN_LINE
+        assert store.info(name).waiting == MOST_IN_LINE + 2
 
     def test_nothing_is_known_of_a_free_lock(self, store: Store, name: str) -> None:
         assert store.info(name) == State(name, (), 0, 0)

@@ -165,6 +165,15 @@ class ParkingCompliance(EarlyParking, HandedOver):
         holder = self.hold(store, name)
         self.park(parking, name, 1, 2, 3)
         assert store.info(name).waiting == 3
+        waiter = self.claim(name)
+        self.in_line(store, waiter)
+        if store.lists:
+            line = store.info(name).line
+            assert [waiter.task_id for waiter in line] == ["task 1", "task 2", "task 3", ""]
+            assert [waiter.owner[:6] for waiter in line] == ["owner-", "owner-", "owner-", ""]
+            assert store.stats(prefix, 1.0).waiting == 4
+        store.leave(name, waiter.token)
+        assert store.info(name).waiting == 3
         if store.lists:
             assert store.stats(prefix, 1.0).waiting == 3
         parking.hand_on(name, holder.token)  # calls the first, for whom the permits are kept

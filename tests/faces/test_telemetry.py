@@ -432,6 +432,8 @@ def test_a_store_that_is_away_holds_nobody_up(start_redis: Callable[..., RedisSe
     locks = Locks(server.url())
     lease = locks.lock("k", owner="somebody").acquire()
     stop = metrics.watch(locks, registry, every=0)
+    with pytest.raises(ValueError, match="celery_locks_store"):
+        metrics.watch(locks, registry)
     eventually(lambda: text_of(registry).get(("store_leases",)) == 1, SOON)
     assert text_of(registry)["store_up",] == 1
     with server.paused():

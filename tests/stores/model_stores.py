@@ -23,7 +23,7 @@ from celery_locks.testing import MovableClock
 class MemoryStores:
     """``memory://``: one object is the store."""
 
-    examples = 120
+    examples = 200
 
     def clear(self) -> None:
         self._clock = MovableClock()

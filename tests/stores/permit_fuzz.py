@@ -1,7 +1,7 @@
 """Users of a semaphore that do all they should not, and a record of who held what that knows nothing of the store.
 
-A crew of them: ``python permit_fuzz.py <store> <key> <limit> <folder> <users>``; they go on until the
-file ``over`` is in the folder.
+A crew of them: ``python permit_fuzz.py <store> <key> <limit> <folder> <users> <slow>``; they go on until the
+file ``over`` is in the folder. All their times are ``slow`` times as long: some stores need more to come about.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class User:
         self, store: Store, key: str, limit: int, record: Record, seed: str, die: Callable[[], object]
     ) -> None:
         locks = Locks(store, prefix="fuzz")
-        self.semaphore = locks.semaphore(key, limit=limit, ttl=0.3)
+        self.semaphore = locks.semaphore(key, limit=limit, ttl=TTLS[-1])
         self.store, self.name, self.limit = store, locks.name(key), limit
         self.record, self.die, self.random = record, die, random.Random(seed)
         self.stale: list[Held] = []
@@ -144,7 +144,7 @@ class User:
         """Waits in line, or doesn't; when it gives up, it leaves the line, or doesn't."""
         permits, ttl = self.random.choice((1, 1, 2, 2, 3, self.limit)), self.random.choice(TTLS)
         claim = Claim(self.name, uuid.uuid4().hex, f"user {os.getpid()}", ttl, self.limit, permits)
-        give_up = now() + self.random.choice((0, 0.2, 0.6))
+        give_up = now() + self.random.choice((0, PLACE * 0.7, PLACE * 2))
         while True:
             line_up, sent = PLACE if give_up > now() else None, now()
             answer = self.store.acquire(claim, line_up)
@@ -218,7 +218,7 @@ class User:
         """As users of the library do: renewed in the background, for longer than its ttl."""
         permits, sent = self.random.randint(1, self.limit), now()
         try:
-            lease = self.semaphore.acquire(permits, timeout=0.3)
+            lease = self.semaphore.acquire(permits, timeout=PLACE)
         except LockTimeout:
             return
         self.record.granted(lease.token, permits, sent, now() + lease.remaining())
@@ -246,11 +246,13 @@ def all_had(store: Store, name: str, limit: int) -> bool:
     return store.release(name, claim.token)
 
 
-def main(url: str, key: str, limit: str, folder: str, users: str) -> int:
+def main(url: str, key: str, limit: str, folder: str, users: str, slow: str) -> int:
     """Keeps so many users at work, each in a process of its own; those that are killed are replaced.
 
     They are forked: what they need is imported once.
     """
+    global TTLS, PLACE
+    TTLS, PLACE = tuple(ttl * float(slow) for ttl in TTLS), PLACE * float(slow)
     waiting.PLACE_KEPT = PLACE  # else a user that is killed in line would hold up all others for ten seconds
     over, record, running, started = Path(folder, "over"), Record(Path(folder)), set[int](), 0
     while running or not over.exists():

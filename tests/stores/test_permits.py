@@ -58,9 +58,9 @@ def kill(pid: int, sig: int) -> None:
 class Crew:
     """Users in processes of their own, of which those that end are replaced."""
 
-    def __init__(self, url: str, key: str, folder: Path) -> None:
-        self.folder = folder
-        arguments = [sys.executable, permit_fuzz.__file__, url, key, str(LIMIT), str(folder), str(USERS)]
+    def __init__(self, url: str, key: str, folder: Path, slow: float) -> None:
+        self.folder, self.slow = folder, slow
+        arguments = [sys.executable, permit_fuzz.__file__, url, key, str(LIMIT), str(folder), str(USERS), str(slow)]
         path = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         with self.log().open("wb") as log:
             self.process = processes.start(arguments, output=log, env=path)
@@ -74,7 +74,7 @@ class Crew:
         sig = chance.choice((signal.SIGKILL, signal.SIGSTOP))
         kill(user, sig)
         if sig == signal.SIGSTOP:
-            threading.Timer(0.4, kill, (user, signal.SIGCONT)).start()
+            threading.Timer(0.4 * self.slow, kill, (user, signal.SIGCONT)).start()
 
     def end(self) -> None:
         (self.folder / "over").touch()
@@ -87,15 +87,15 @@ class Crew:
         processes.end(self.process)
 
 
-def fuzz_with_processes(url: str, folder: Path) -> None:
+def fuzz_with_processes(url: str, folder: Path, slow: float = 1.0) -> None:
     key, store, chance = f"permits-{uuid.uuid4().hex[:8]}", open_store(url), random.Random(19)
     monitor = Monitor(store, Locks(store, prefix="fuzz").name(key))
-    with Crew(url, key, folder) as users:
+    with Crew(url, key, folder, slow) as users:
         eventually(lambda: permit_fuzz.read(folder)[0], 30)
         disturbed = start = time.monotonic()
         while goes_on(start, folder, "killed"):
             monitor.look()
-            if time.monotonic() > disturbed + 0.5:
+            if time.monotonic() > disturbed + 0.5 * slow:
                 users.disturb(chance)
                 disturbed = time.monotonic()
         users.end()
@@ -133,6 +133,16 @@ def test_promise_19_processes_on_redis(each_redis_url: str, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_promise_19_processes_on_sqlite(tmp_path: Path) -> None:
     fuzz_with_processes(f"sqlite:///{tmp_path / 'locks.db'}", tmp_path)
+
+
+@pytest.mark.slow
+def test_promise_19_processes_on_postgresql(postgresql_url: str, tmp_path: Path) -> None:
+    fuzz_with_processes(postgresql_url, tmp_path, slow=5)
+
+
+@pytest.mark.slow
+def test_promise_19_processes_on_mariadb(mariadb_url: str, tmp_path: Path) -> None:
+    fuzz_with_processes(mariadb_url, tmp_path, slow=5)
 
 
 class Died(BaseException):

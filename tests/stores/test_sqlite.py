@@ -19,9 +19,9 @@ import pytest
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores import open_store, sqlite_file
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
-from celery_locks.stores.sqlite import SQLiteStore, open_sqlite
+from celery_locks.stores.sql.schema import TABLES
+from celery_locks.stores.sqlite import SWEEP, SQLiteStore, open_sqlite
 from celery_locks.stores.sqlite_clock import boot_id
-from celery_locks.stores.sqlite_leases import SWEEP
 from celery_locks.testing import MovableClock
 
 PATIENCE = 60.0
@@ -339,6 +339,12 @@ class TestTransactions:
         assert len(set(held)) == 8
 
 
+def write_often(store: SQLiteStore, times: int = 1) -> None:
+    """As often as it takes to sweep each table once, or so many times."""
+    for _ in range(times * len(TABLES)):
+        store.ping()
+
+
 class TestSweeping:
     def test_nothing_stays(self, path: str) -> None:
         clock = MovableClock()
@@ -347,11 +353,35 @@ class TestSweeping:
             granted(store, claim(f"{number}", ttl=1.0))
             store.acquire(claim(f"{number}"), line_up=1.0)
         clock.advance(120)
-        store.ping()
+        write_often(store)
         assert rows(path, "holder") == rows(path, "waiter") == SWEEP + 5
-        store.ping()
-        store.ping()
+        write_often(store, 2)
         assert rows(path, "holder") == rows(path, "waiter") == 0
+
+    def test_no_value_stays(self, path: str) -> None:
+        clock = MovableClock()
+        store, mine = SQLiteStore(path, clock=clock), claim(ttl=300.0)
+        granted(store, mine)
+        assert store.write("lock", mine.token, "value", 1.0)
+        clock.advance(0.5)
+        write_often(store)
+        assert rows(path, "value") == 1
+        clock.advance(1)
+        write_often(store)
+        assert rows(path, "value") == 0
+
+    def test_who_writes_once_sweeps_any_table(self, path: str) -> None:
+        """Else what only such processes write would stay."""
+        store = SQLiteStore(path, clock=(clock := MovableClock()))
+        for _ in range(2):
+            granted(store, mine := claim(uuid.uuid4().hex, ttl=1.0))
+            assert store.write(mine.name, mine.token, "value", 1.0)
+        clock.advance(120)
+        for _ in range(1_000):
+            SQLiteStore(path, clock=clock).ping()
+            if rows(path, "holder") == rows(path, "value") == 0:
+                return
+        pytest.fail("something stayed")
 
     def test_the_living_stay(self, path: str) -> None:
         clock = MovableClock()
@@ -359,7 +389,7 @@ class TestSweeping:
         granted(store, mine)
         store.acquire(claim(), line_up=300.0)
         clock.advance(290)
-        store.ping()
+        write_often(store)
         assert rows(path, "holder") == rows(path, "waiter") == 1
 
     def test_a_late_renewal_hears_that_it_expired(self, path: str) -> None:
@@ -367,10 +397,10 @@ class TestSweeping:
         store, mine = SQLiteStore(path, clock=clock), claim(ttl=5.0)
         granted(store, mine)
         clock.advance(20)
-        store.ping()
+        write_often(store)
         assert store.renew([Renewal("lock", mine.token, 5.0)]) == ["expired"]
         clock.advance(120)
-        store.ping()
+        write_often(store)
         assert store.renew([Renewal("lock", mine.token, 5.0)]) == ["deleted"]
 
     def test_endless_times_fit(self, path: str) -> None:

@@ -72,6 +72,7 @@ def start(
     output: IO[bytes] | int,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    user: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts a process in a group of its own, with no input; it is killed, with its group, when the tests end."""
     process = subprocess.Popen(
@@ -82,6 +83,9 @@ def start(
         env=env,
         cwd=cwd,
         start_new_session=True,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else (),
     )
     _tell_reaper(f"add-group {process.pid}")
     return process

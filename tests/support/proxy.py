@@ -9,13 +9,21 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.support.ports import free_port
 from tests.support.resp import Frames, command_name
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a client has sent: the command's name, and all of it where that is to be looked at."""
+
+    command: str
+    data: bytes = b""
 
 
 @dataclass
@@ -25,10 +33,16 @@ class _Drop:
     count: int
     after: int
     command: str | None
+    holding: tuple[bytes, ...] = ()
 
-    def takes(self, command: str) -> bool:
-        """Whether the reply to this command is to be dropped; counts it."""
-        if self.count == 0 or self.command not in (None, command):
+    def wants(self, request: _Request) -> bool:
+        """Whether it is about replies to such a request."""
+        named = self.command in (None, request.command)
+        return named and (not self.holding or any(part in request.data for part in self.holding))
+
+    def takes(self, request: _Request) -> bool:
+        """Whether the reply to this request is to be dropped; counts it."""
+        if self.count == 0 or not self.wants(request):
             return False
         if self.after:
             self.after -= 1
@@ -43,8 +57,9 @@ class _Connection:
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
-    unanswered: collections.deque[str] = field(default_factory=collections.deque)
+    unanswered: collections.deque[_Request] = field(default_factory=collections.deque)
     swallowed: bool = False
+    half_open: bool = False
 
     def reset(self) -> None:
         for writer in (self.client, self.server):
@@ -68,6 +83,8 @@ class Proxy:
         self.port = free_port()
         #: The commands that clients sent, in upper case and in order. Clear it to count those of one step.
         self.commands: list[str] = []
+        #: How many replies were dropped so far.
+        self.dropped = 0
         self._tls = tls
         self._redis = redis
         self._mode: Literal["pass", "hang"] = "pass"
@@ -102,15 +119,23 @@ class Proxy:
         """Holds each reply back for as long."""
         self._in_loop(self._set, "pass", seconds)
 
-    def drop_reply(self, count: int = 1, *, after: int = 0, command: str | None = None) -> None:
+    def half_open(self) -> None:
+        """Connections that are open now stay so for both sides, and carry nothing any more. New ones are served."""
+        self._in_loop(self._half_open)
+
+    def drop_reply(
+        self, count: int = 1, *, after: int = 0, command: str | None = None, holding: Collection[str] = ()
+    ) -> None:
         """Lets requests through, and cuts the connection before the reply: done by the server, an error for the client.
 
         Args:
             count: How many replies are dropped.
             after: How many replies pass before that. For each in turn, try 0, 1, 2, …
             command: Count only replies to this command, say ``EVALSHA``, and let all others pass.
+            holding: Count only replies to requests that hold one of these texts, say a script's digest.
         """
-        drop = _Drop(count, after, command.upper() if command else None)
+        parts = tuple(part.encode() for part in holding)
+        drop = _Drop(count, after, command.upper() if command else None, parts)
         self._in_loop(setattr, self, "_drop", drop)
 
     @property
@@ -178,6 +203,10 @@ class Proxy:
         if self._listener is None:
             await self._listen()
 
+    def _half_open(self) -> None:
+        for connection in self._connections:
+            connection.half_open = connection.swallowed = True
+
     def _refuse(self) -> None:
         if self._listener is not None:
             self._listener.close()
@@ -213,14 +242,17 @@ class Proxy:
         frames = Frames()
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if self._mode == "hang":
+                if self._mode == "hang" or connection.half_open:
                     connection.swallowed = True
                     continue
-                names = [command_name(frame) for frame in frames.feed(data)] if self._redis else []
-                self.commands += names
-                connection.unanswered += names
+                requests = [self._request(frame) for frame in frames.feed(data)] if self._redis else []
+                self.commands += [request.command for request in requests]
+                connection.unanswered += requests
                 connection.server.write(data)
                 await connection.server.drain()
+
+    def _request(self, frame: bytes) -> _Request:
+        return _Request(command_name(frame), frame if self._drop.holding else b"")
 
     async def _replies(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         frames = Frames()
@@ -233,13 +265,14 @@ class Proxy:
     async def _answer(self, connection: _Connection, reply: bytes) -> bool:
         """Hands a reply on, or doesn't. Returns whether the connection goes on."""
         if not reply.startswith(b">"):  # news to subscribers answer no request
-            command = connection.unanswered.popleft() if connection.unanswered else ""
-            if self._drop.takes(command):
+            request = connection.unanswered.popleft() if connection.unanswered else _Request("")
+            if self._drop.takes(request):
+                self.dropped += 1
                 connection.reset()
                 return False
         if self._delay:
             await asyncio.sleep(self._delay)
-        if self._mode == "hang":
+        if self._mode == "hang" or connection.half_open:
             connection.swallowed = True
             return True
         connection.client.write(reply)

@@ -161,7 +161,7 @@ class RedisServer:
         """Stops the server and starts it again on the same port."""
         self.stop()
         if not keep_data:
-            self._forget_data()
+            self.forget_data()
         self.start()
 
     def pause(self) -> None:
@@ -280,7 +280,8 @@ class RedisServer:
             processes.end(self._process, grace=grace)
             self._process = None
 
-    def _forget_data(self) -> None:
+    def forget_data(self) -> None:
+        """Removes the files of a server that does not run."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from celery_locks.stores.base import Granted, Holder, Refused
-from celery_locks.stores.listing import Figures, State
+from celery_locks.stores.listing import Figures, State, Waiter
 from celery_locks.stores.redis.connections import as_text
 
 MICROSECONDS = 1_000_000
@@ -40,6 +41,14 @@ def state_of(name: str, answer: Sequence[Any]) -> State:
     """A lock: how many wait, permits held, holders …, and the time."""
     waiting, permits, *holders = answer
     return State(name, holders_of(holders), int(permits), int(waiting))
+
+
+def info_of(name: str, answer: Sequence[Any]) -> State:
+    """A lock with its line: what `state_of` reads, and after the permits owner and task of each who stands in line."""
+    waiting, permits, line, *holders = answer
+    texts = [as_text(part) for part in line]
+    waiters = tuple(Waiter(owner, task) for owner, task in zip(texts[::2], texts[1::2], strict=True))
+    return replace(state_of(name, (waiting, permits, *holders)), line=waiters)
 
 
 def page_of(answer: Sequence[Any]) -> tuple[tuple[State, ...], str | None]:

@@ -6,9 +6,9 @@ from abc import abstractmethod
 from typing import Any
 
 from celery_locks.stores.base import MOST_HOLDERS
-from celery_locks.stores.listing import MOST_COUNTED, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+from celery_locks.stores.listing import MOST_COUNTED, MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of, state_of
+from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, info_of, page_of
 from celery_locks.stores.redis.scripts import Script
 
 
@@ -18,7 +18,7 @@ class RedisListing:
     lists = True
 
     def info(self, name: str) -> State:
-        return state_of(name, self._run(scripts.INFO, name, "", MOST_HOLDERS))
+        return info_of(name, self._run(scripts.INFO, name, "", MOST_HOLDERS, MOST_IN_LINE))
 
     def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
         # In UTF-8, as the server compares, and so are code points in Python.

@@ -1,85 +1,44 @@
-"""The leases of a SQLite file: who holds what, who stands in line, by which rules."""
+"""The leases in tables: who holds what, who stands in line, by which rules."""
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 
 from celery_locks.errors import LossReason
-from celery_locks.stores import sqlite_clock
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal
-from celery_locks.stores.sqlite_clock import FileClock, microseconds
+from celery_locks.stores.sql.session import Session
 
-#: How many expired rows of each table a write takes away.
-SWEEP = 20
 #: Microseconds that it is known, beyond its deadline, that a lease was replaced.
 REPLACED_KNOWN = 3_900_000_000
-#: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed.
-REMEMBERED = 60_000_000
 
-# Times are integer microseconds of the file's clock. A waiter's id is its place in line.
-SCHEMA = (
-    sqlite_clock.SCHEMA
-    + """
-CREATE TABLE IF NOT EXISTS celery_locks_holder (
-    name TEXT NOT NULL,
-    token TEXT NOT NULL,
-    owner TEXT NOT NULL,
-    permits INTEGER NOT NULL,
-    most INTEGER NOT NULL,
-    fencing_token INTEGER NOT NULL,
-    since INTEGER NOT NULL,
-    deadline INTEGER NOT NULL,
-    PRIMARY KEY (name, token)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS celery_locks_holder_deadline ON celery_locks_holder (deadline);
-CREATE TABLE IF NOT EXISTS celery_locks_waiter (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    token TEXT NOT NULL,
-    permits INTEGER NOT NULL,
-    most INTEGER NOT NULL,
-    deadline INTEGER NOT NULL,
-    UNIQUE (name, token)
-);
-CREATE INDEX IF NOT EXISTS celery_locks_waiter_line ON celery_locks_waiter (name, id);
-CREATE INDEX IF NOT EXISTS celery_locks_waiter_deadline ON celery_locks_waiter (deadline);
-CREATE TABLE IF NOT EXISTS celery_locks_replaced (
-    name TEXT NOT NULL,
-    token TEXT NOT NULL,
-    deadline INTEGER NOT NULL,
-    PRIMARY KEY (name, token)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS celery_locks_replaced_deadline ON celery_locks_replaced (deadline);
-CREATE TABLE IF NOT EXISTS celery_locks_task (
-    task TEXT PRIMARY KEY,
-    name TEXT NOT NULL,
-    token TEXT NOT NULL,
-    deadline INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS celery_locks_task_deadline ON celery_locks_task (deadline);
-"""
+# All that decides about a claim, as a rule: its token's fencing token, the permits in use, the first in line.
+_LOOK = (
+    "SELECT (SELECT fencing_token FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?), "
+    "(SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?), "
+    "(SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1)"
 )
 
 
 class Leases:
-    """All leases at one moment, within one transaction."""
+    """The leases at one moment, within one transaction."""
 
-    def __init__(self, db: sqlite3.Connection, now: int, last_fencing_token: int) -> None:
-        self._db = db
-        self._now = now
-        self._last_fencing_token = last_fencing_token
+    def __init__(self, session: Session) -> None:
+        self._db = session
+        self._now = session.now
 
     def acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
-        if (fencing_token := self.held_already(claim)) is not None:
-            return Granted(fencing_token)
+        values = (claim.name, claim.token, self._now, claim.name, self._now, claim.name, self._now)
+        mine, used, head = self._db.execute(_LOOK, values).fetchone()
+        if mine is not None:
+            self.renew(Renewal(claim.name, claim.token, claim.ttl))
+            return Granted(int(mine))
         if claim.adopts or claim.replaces or claim.task_id:
-            return self._take(claim, line_up)
-        return self._acquire(claim, line_up)
+            return self._take(claim, line_up, int(used), head)
+        return self._acquire(claim, line_up, int(used), head)
 
-    def _acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
-        head = self.head(claim.name)
-        if self.used(claim.name) + claim.permits <= claim.limit and (head is None or head[0] == claim.token):
+    def _acquire(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
+        if used + claim.permits <= claim.limit and (head is None or head == claim.token):
             if head is not None:
                 self.leave(claim.name, claim.token)
             return self.grant(claim)
@@ -87,7 +46,7 @@ class Leases:
             self._line_up(claim, line_up)
         return self.refused(claim.name, claim.token, claim.ttl)
 
-    def _take(self, claim: Claim, line_up: float | None) -> Granted | Refused:
+    def _take(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
         """For a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
         name = claim.name
         if claim.adopts and self._was_replaced(name, claim.adopts):
@@ -99,12 +58,10 @@ class Leases:
             self._replace(claim)
             answer = self.grant(claim)
         else:
-            answer = self._acquire(claim, line_up)
+            answer = self._acquire(claim, line_up, used, head)
         if claim.task_id and isinstance(answer, Granted):
-            self._db.execute(
-                "INSERT OR REPLACE INTO celery_locks_task VALUES (?, ?, ?, ?)",
-                (claim.task_id, name, claim.token, self._now + microseconds(claim.ttl)),
-            )
+            row = {"task": claim.task_id, "name": name, "token": claim.token, "deadline": self._db.after(claim.ttl)}
+            self._db.put("task", ("task",), row)
         return answer
 
     def _replace(self, claim: Claim) -> None:
@@ -117,10 +74,8 @@ class Leases:
             if self.used(claim.name) + claim.permits <= claim.limit:
                 return
             self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND token = ?", (claim.name, token))
-            self._db.execute(
-                "INSERT OR REPLACE INTO celery_locks_replaced VALUES (?, ?, ?)",
-                (claim.name, token, deadline + REPLACED_KNOWN),
-            )
+            row = {"name": claim.name, "token": token, "deadline": deadline + REPLACED_KNOWN}
+            self._db.put("replaced", ("name", "token"), row)
 
     def _was_replaced(self, name: str, token: str) -> bool:
         query = "SELECT 1 FROM celery_locks_replaced WHERE name = ? AND token = ? AND deadline > ?"
@@ -137,14 +92,23 @@ class Leases:
         first, permits, limit = head
         return first == token and used + permits <= limit
 
+    def in_line(self, name: str, token: str) -> bool:
+        query = "SELECT 1 FROM celery_locks_waiter WHERE name = ? AND token = ? AND deadline > ?"
+        return self._db.execute(query, (name, token, self._now)).fetchone() is not None
+
     def renew(self, renewal: Renewal) -> LossReason | None:
         name, token = renewal.name, renewal.token
-        deadline = self._now + microseconds(renewal.ttl)
+        deadline = self._db.after(renewal.ttl)
         query = (
-            "UPDATE celery_locks_holder SET deadline = max(deadline, ?) WHERE name = ? AND token = ? AND deadline > ?"
+            "UPDATE celery_locks_holder SET deadline = CASE WHEN deadline > ? THEN deadline ELSE ? END "
+            "WHERE name = ? AND token = ? AND deadline > ?"
         )
-        if self._db.execute(query, (deadline, name, token, self._now)).rowcount:
+        if self._db.execute(query, (deadline, deadline, name, token, self._now)).rowcount:
             return None
+        return self.why_lost(name, token)
+
+    def why_lost(self, name: str, token: str) -> LossReason:
+        """Why a lease that was not to be renewed is lost."""
         query = "SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ?"
         if self._db.execute(query, (name, token)).fetchone():
             return "expired"
@@ -163,25 +127,14 @@ class Leases:
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         query = (
-            "SELECT owner, fencing_token, permits, (? - since) / 1e6, (deadline - ?) / 1e6, token, most "
-            "FROM celery_locks_holder WHERE name = ? AND deadline > ? ORDER BY fencing_token LIMIT ?"
+            "SELECT owner, fencing_token, permits, since, deadline, token, most FROM celery_locks_holder "
+            "WHERE name = ? AND deadline > ? ORDER BY fencing_token LIMIT ?"
         )
-        values = (self._now, self._now, name, self._now, MOST_HOLDERS)
-        return tuple(Holder(*row) for row in self._db.execute(query, values))
-
-    def sweep(self) -> None:
-        """Takes away a few rows whose time is over."""
-        self._sweep("holder", "name, token", self._now - REMEMBERED)
-        self._sweep("waiter", "id", self._now)
-        self._sweep("replaced", "name, token", self._now)
-        self._sweep("task", "task", self._now)
-        self._sweep("ticket", "name, id", self._now)
-
-    def _sweep(self, table: str, key: str, before: int) -> None:
-        self._db.execute(
-            f"DELETE FROM celery_locks_{table} WHERE ({key}) IN "
-            f"(SELECT {key} FROM celery_locks_{table} WHERE deadline <= ? ORDER BY deadline LIMIT ?)",
-            (before, SWEEP),
+        now = self._now
+        rows = self._db.execute(query, (name, now, MOST_HOLDERS))
+        return tuple(
+            Holder(owner, fencing_token, permits, (now - since) / 1e6, (deadline - now) / 1e6, token, most)
+            for owner, fencing_token, permits, since, deadline, token, most in rows
         )
 
     def held_already(self, claim: Claim) -> int | None:
@@ -205,38 +158,55 @@ class Leases:
         return head
 
     def grant(self, claim: Claim) -> Granted:
-        fencing_token = FileClock.next_fencing_token(self._db, self._now, self._last_fencing_token)
-        self._last_fencing_token = fencing_token  # one transaction may grant more than once
-        deadline = self._now + microseconds(claim.ttl)
-        self._db.execute(  # an expired row of the same token may still be there
-            "INSERT OR REPLACE INTO celery_locks_holder VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (claim.name, claim.token, claim.owner, claim.permits, claim.limit, fencing_token, self._now, deadline),
-        )
+        fencing_token = self._db.next_fencing_token()
+        row = {
+            "name": claim.name,
+            "token": claim.token,
+            "owner": claim.owner,
+            "permits": claim.permits,
+            "most": claim.limit,
+            "fencing_token": fencing_token,
+            "since": self._now,
+            "deadline": self._db.after(claim.ttl),
+        }
+        self._db.put("holder", ("name", "token"), row)  # an expired row of the same token may still be there
         return Granted(fencing_token)
 
     def _line_up(self, claim: Claim, seconds: float) -> None:
-        deadline = self._now + microseconds(seconds)
         self._db.execute(  # a place that has ended is lost: the token comes in anew, at the end
             "DELETE FROM celery_locks_waiter WHERE name = ? AND token = ? AND deadline <= ?",
             (claim.name, claim.token, self._now),
         )
-        self._db.execute(
-            "INSERT INTO celery_locks_waiter (id, name, token, permits, most, deadline) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (name, token) DO UPDATE "
-            "SET permits = excluded.permits, most = excluded.most, deadline = max(deadline, excluded.deadline)",
-            (self.next_number(), claim.name, claim.token, claim.permits, claim.limit, deadline),
-        )
+        query = "SELECT deadline FROM celery_locks_waiter WHERE name = ? AND token = ?"
+        known = self._db.execute(query, (claim.name, claim.token)).fetchone()
+        deadline = self._db.after(seconds)  # one who asks again for less keeps what it has
+        self.stand(self.next_number(claim.name), claim, max(deadline, known[0]) if known else deadline, keep=("id",))
 
-    def next_number(self) -> int:
+    def stand(self, number: int, claim: Claim, deadline: int, keep: Sequence[str] = ()) -> None:
+        """Puts a token in line at a place; or keeps the one that it has, if told to."""
+        row = {
+            "id": number,
+            "name": claim.name,
+            "token": claim.token,
+            "permits": claim.permits,
+            "most": claim.limit,
+            "deadline": deadline,
+        }
+        self._db.put("waiter", ("name", "token"), row, keep)
+
+    def next_number(self, name: str) -> int:
         """A place in line behind all before it, also behind those of tickets that are not in line now."""
-        query = "SELECT max(id) FROM celery_locks_waiter UNION ALL SELECT max(number) FROM celery_locks_ticket"
-        last = max(row[0] or 0 for row in self._db.execute(query))
+        query = (
+            "SELECT max(id) FROM celery_locks_waiter WHERE name = ? "
+            "UNION ALL SELECT max(number) FROM celery_locks_ticket WHERE name = ?"
+        )
+        last = max(row[0] or 0 for row in self._db.execute(query, (name, name)))
         return max(last + 1, self._now)
 
     def refused(self, name: str, token: str, otherwise: float) -> Refused:
         """The refusal of a token; ``otherwise`` is when to try again where no moment is better than another."""
         position, before = self._place(name, token)
-        deadline = before or self._next_deadline(name) or self._now + microseconds(otherwise)
+        deadline = before or self.next_deadline(name) or self._db.after(otherwise)
         return Refused(self.holders(name), (deadline - self._now) / 1e6, position)
 
     def _place(self, name: str, token: str) -> tuple[int | None, int | None]:
@@ -250,7 +220,7 @@ class Leases:
         last = self._db.execute(f"SELECT deadline {line} AND id < ? ORDER BY id DESC LIMIT 1", before).fetchone()
         return position, last and last[0]
 
-    def _next_deadline(self, name: str) -> int | None:
+    def next_deadline(self, name: str) -> int | None:
         """When the first holder ends; without holders, when the first place in line does."""
         for table in ("holder", "waiter"):
             query = f"SELECT min(deadline) FROM celery_locks_{table} WHERE name = ? AND deadline > ?"

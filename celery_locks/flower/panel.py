@@ -1,0 +1,160 @@
+"""What the panel of one Flower knows: the locks that it reads, and the history that it keeps of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from tornado.options import options
+
+from celery_locks import LockConfigError, LockError, Locks
+from celery_locks.flower import releasing, shown
+from celery_locks.flower.history import History
+from celery_locks.keys import check_key
+from celery_locks.stores.base import Holder
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds between two looks at the store for the history.
+DEFAULT_POLL = 5.0
+#: How many keys one such look sees; the next goes on after them.
+WATCHED = 100
+
+
+class Panel:
+    """The locks of a Celery app, read by threads of its own: a store that hangs holds up nothing else in Flower."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._opening = threading.Lock()
+        self._locks: Locks | None = None
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="celery-locks-flower")
+        self.history = History()
+
+    async def index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
+        """A page of keys, with figures over all: two reads, whatever the number of locks.
+
+        Args:
+            prefix: What the keys begin with.
+            after: The key after which it begins.
+            count: How many at most, up to 1000.
+
+        Raises:
+            LockConfigError: No store is set, it keeps no list, or the count is out of bounds.
+            StoreUnavailable: The store can't be reached.
+        """
+        return await self._in_thread(lambda: self._index(prefix, after, count))
+
+    async def key(self, key: str) -> dict[str, Any]:
+        """All that is known of a key: one read.
+
+        Raises:
+            LockKeyError: It is empty.
+            LockConfigError: No store is set.
+            StoreUnavailable: The store can't be reached.
+        """
+        return await self._in_thread(lambda: self._key(key))
+
+    async def release(self, key: str, fencing_token: int, by: str) -> Holder | None:
+        """Ends the lease of a key that has this fencing token; see `releasing.release`.
+
+        Args:
+            key: The key.
+            fencing_token: Which of its leases.
+            by: Who wants it.
+        """
+
+        def work() -> Holder | None:
+            holder = releasing.release(self.locks(), self._app, key, fencing_token)
+            if holder is not None:
+                logger.warning("%r, held by %s, was released in Flower by %s", key, holder.owner, by)
+                self.history.freed(check_key(key), holder, by)
+            return holder
+
+        return await self._in_thread(work)
+
+    def locks(self) -> Locks:
+        """The locks, opened by whoever asks first.
+
+        Raises:
+            LockConfigError: No store is set.
+        """
+        with self._opening:
+            if self._locks is None:
+                self._locks = open_locks(self._app)
+            return self._locks
+
+    async def watch(self) -> None:
+        """Looks at the store now and then, for the history, as long as Flower runs: one read each time."""
+        poll, after = options.locks_poll, None
+        if not poll > 0:
+            return
+        self.history.watched_every = poll
+        while True:
+            try:
+                after = await self._in_thread(partial(self._look, after))
+            except LockConfigError as error:
+                logger.info("the history of locks is not watched: %s", error)
+                self.history.watched_every = None
+                return
+            except LockError as error:
+                logger.debug("the history of locks has a gap: %s", error)
+            except Exception:
+                logger.exception("the history of locks has a gap")
+            await asyncio.sleep(poll)
+
+    def _look(self, after: str | None) -> str | None:
+        locks = self.locks()
+        page = locks.list("", after, WATCHED)
+        self.history.see_page(locks.name, "", after, page, time.time())
+        return page.next
+
+    def _index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
+        locks = self.locks()
+        page, stats = locks.list(prefix, after, count), locks.stats(shown.NEAR)
+        now = time.time()
+        self.history.see_page(locks.name, prefix, after, page, now)
+        return {"store": shown.store(locks), **shown.index(page, stats, now)}
+
+    def _key(self, key: str) -> dict[str, Any]:
+        locks = self.locks()
+        info, now = locks.info(key), time.time()
+        self.history.see_key(info, now)
+        return {"store": shown.store(locks), **shown.one(info, now), "history": self.history.of(info.key)}
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def open_locks(app: Any) -> Locks:
+    """The locks that the options name, else those of the app.
+
+    Raises:
+        LockConfigError: Neither names any.
+    """
+    prefix = options.locks_prefix or app.conf.get("locks_prefix")
+    named = {"prefix": prefix} if prefix else {}
+    if options.locks_url:
+        return Locks(options.locks_url, **named)
+    found = Locks.from_app(app)
+    return Locks(found.store, **named) if options.locks_prefix else found
+
+
+_panels: dict[Any, Panel] = {}
+_making = threading.Lock()
+
+
+def panel_of(app: Any) -> Panel:
+    """The panel of a Celery app."""
+    with _making:
+        if app not in _panels:
+            _panels[app] = Panel(app)
+        return _panels[app]

@@ -1,0 +1,36 @@
+"""Freeing a key by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_locks import Locks
+from celery_locks.keys import check_key
+from celery_locks.stores.base import Holder
+from celery_locks.tasks.freeing import free
+
+
+def release(locks: Locks, app: Any, key: str, fencing_token: int) -> Holder | None:
+    """Ends one lease of a key, and no other: not that of somebody who acquired it since it was looked at.
+
+    Its holder learns of it at its next renewal. A parked task's ticket outlives it as it would the death of its run:
+    a copy of the message that comes later is no duplicate of a task that is done.
+
+    Args:
+        locks: The locks.
+        app: The app that sends on parked tasks whose turn it is then.
+        key: The key.
+        fencing_token: Which of its leases.
+
+    Returns:
+        Whose it was; ``None`` when it was held no more.
+
+    Raises:
+        LockKeyError: The key is empty.
+        StoreUnavailable: The store can't be reached; it may have been released all the same.
+    """
+    name = locks.name(check_key(key))
+    holder = next((each for each in locks.store.holders(name) if each.fencing_token == fencing_token), None)
+    if holder is None:
+        return None
+    return holder if free(locks, app, key, holder) else None

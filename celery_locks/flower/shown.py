@@ -1,0 +1,91 @@
+"""What the store tells, as the pages and programs get it. Moments are milliseconds since 1970, by Flower's clock.
+
+Moments and not durations, so that an answer to which nothing has changed is the same answer, and is not sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery_locks import Locks
+from celery_locks.listing import LockInfo, Page, Stats
+from celery_locks.owners import task_of
+from celery_locks.stores.base import Holder
+from celery_locks.stores.listing import Waiter
+
+#: How soon a lease is about to end, in seconds.
+NEAR = 10.0
+#: How many holders a row of the list names.
+NAMED = 3
+
+
+def store(locks: Locks) -> dict[str, Any]:
+    """Where the locks are: the address without its password."""
+    return {"url": locks.url, "prefix": locks.prefix, "shared": locks.store.shared}
+
+
+def index(page: Page, stats: Stats, now: float) -> dict[str, Any]:
+    """A page of the list, and figures over all."""
+    return {
+        "locks": [row(info, now) for info in page.items],
+        "next": page.next,
+        "stats": {
+            "locks": stats.locks,
+            "holders": stats.holders,
+            "waiting": stats.waiting,
+            "near_expiry": stats.near_expiry,
+            "oldest": stats.oldest,
+            "oldest_since": None if stats.oldest is None else moment(now - stats.oldest_held_for),
+            "complete": stats.complete,
+        },
+    }
+
+
+def row(info: LockInfo, now: float) -> dict[str, Any]:
+    """A key in the list."""
+    return {**_counts(info), "holders": holders(info.holders[:NAMED], now), "unnamed": len(info.holders[NAMED:])}
+
+
+def one(info: LockInfo, now: float) -> dict[str, Any]:
+    """A key by itself."""
+    return {**_counts(info), "holders": holders(info.holders, now), "line": [waiter(each) for each in info.line]}
+
+
+def holders(all_of_them: Sequence[Holder], now: float) -> list[dict[str, Any]]:
+    """Those who hold a key. Never their owner tokens, by which anybody could release."""
+    return [
+        {
+            **whose(holder.owner),
+            "fencing_token": holder.fencing_token,
+            "permits": holder.permits,
+            "since": moment(now - holder.held_for),
+            "until": moment(now + holder.expires_in),
+        }
+        for holder in all_of_them
+    ]
+
+
+def waiter(one_of_them: Waiter) -> dict[str, Any]:
+    """One who stands in line."""
+    return {**whose(one_of_them.owner), "task_id": one_of_them.task_id or None}
+
+
+def whose(owner: str) -> dict[str, Any]:
+    """What a holder's name tells: the task, its id, and where it is."""
+    task = task_of(owner)
+    if task is None:
+        return {"owner": owner, "task": None, "task_id": None, "worker": None}
+    # "] on " for a run, "] called by " for a task that waits at the broker: brackets in names and ids are escaped.
+    how, _, place = owner.partition("] ")[2].partition(" ")
+    worker = place if how == "on" else None
+    return {"owner": owner, "task": task[0], "task_id": task[1], "worker": worker}
+
+
+def moment(seconds: float) -> int:
+    """Milliseconds since 1970, to a tenth of a second: two reads of one lease tell the same."""
+    return round(seconds * 10) * 100
+
+
+def _counts(info: LockInfo) -> dict[str, Any]:
+    return {"key": info.key, "permits": info.permits, "limit": info.limit, "waiting": info.waiting}

@@ -1,0 +1,216 @@
+"""What PostgreSQL and MySQL say differently. Statements are written out: what locks they take matters here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+from celery_locks.stores.sql.schema import SERVER_TABLES, TableSchema, Types, statements
+
+#: The bits of a moment in microseconds that `forget_at` leaves out, some 72 minutes: it changes so seldom, and on
+#: PostgreSQL a row whose indexed columns stay as they are is written without its indexes.
+COARSE = 32
+#: What all names of tables begin with, unless the URL says otherwise.
+PREFIX = "celery_locks_"
+
+
+class Dialect(ABC):
+    """A database's own words.
+
+    Args:
+        prefix: What the names of its tables begin with.
+    """
+
+    #: SQLAlchemy's name of database and driver.
+    driver: str
+    types: Types
+    #: Now in microseconds since 1970.
+    clock: str
+    #: Begins a transaction whose queries all see one state.
+    begin_reading: Sequence[str]
+    commit = "COMMIT"
+    #: Around an insert that does nothing where there is such a row.
+    insert_new, or_nothing = "INSERT", "ON CONFLICT DO NOTHING"
+    #: Error codes: a table is missing; try again; this server can't write, another may; the user has no right to.
+    missing_table: Any
+    collisions: frozenset[Any]
+    read_only: frozenset[Any]
+    forbidden: frozenset[Any]
+
+    def __init__(self, prefix: str = PREFIX) -> None:
+        self.prefix = prefix
+        self.text = lru_cache(512)(self._text)
+        self.upsert = lru_cache(64)(self._upsert)
+
+    def _text(self, query: str) -> str:
+        """A statement in the driver's form, with the names of this store's tables."""
+        return query.replace("CLOCK", self.clock).replace("?", "%s").replace(PREFIX, self.prefix)
+
+    @cached_property
+    def forget_at(self) -> str:
+        """Until when a lock's row is kept at least if nothing happens: 72 minutes and up to 72 more."""
+        return f"(((CLOCK >> {COARSE}) + 2) << {COARSE})"
+
+    @abstractmethod
+    def begin(self, timeout: float) -> Sequence[str]:
+        """Begins a transaction that the server ends itself where this process can't, some ``timeout`` seconds later."""
+
+    @abstractmethod
+    def _upsert(self, table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tuple[str, ...]) -> str:
+        """See `Session.put`."""
+
+    @abstractmethod
+    def delete_some(self, table: TableSchema, most: int) -> str:
+        """Takes away rows whose time is over, but for those that somebody else has in hand."""
+
+    @abstractmethod
+    def encode(self, value: Any) -> Any:
+        """A value as the driver takes it."""
+
+    @abstractmethod
+    def decode(self, value: Any) -> Any:
+        """A value as the driver gave it."""
+
+    @abstractmethod
+    def code(self, error: BaseException) -> Any:
+        """The server's code of an error."""
+
+    @abstractmethod
+    def is_disconnect(self, error: BaseException, code: Any) -> bool:
+        """Whether an error of the driver means that the connection is gone."""
+
+    def schema(self) -> list[str]:
+        """The statements that make the tables where they are missing; safe to run again."""
+        return [statement for table in SERVER_TABLES for statement in self._table(table)] + self._first_rows()
+
+    def make(self, run: Callable[[str], Any]) -> None:
+        """Makes the tables within a transaction, where many may do so at once.
+
+        Args:
+            run: Runs a statement.
+        """
+        for statement in self.schema():
+            run(statement)
+
+    def _table(self, table: TableSchema) -> list[str]:
+        return [self._text(statement) for statement in statements((table,), self.types)]
+
+    def _first_rows(self) -> list[str]:
+        first = f"{self.insert_new} INTO {PREFIX}meta (id, last_fencing_token) VALUES (1, 0) {self.or_nothing}"
+        return [self._text(first.rstrip())]
+
+
+class PostgreSQL(Dialect):
+    """By psycopg 3. Text can hold no NUL there, so it is escaped."""
+
+    driver = "postgresql+psycopg"
+    types = Types(
+        key='text COLLATE "C"', text="text", int="bigint", end=" WITH (fillfactor = 50)"
+    )  # rows change all the time
+    clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
+    missing_table = "42P01"
+    collisions = frozenset({"40001", "40P01"})
+    read_only = frozenset({"25006"})
+    forbidden = frozenset({"42501"})
+
+    def begin(self, timeout: float) -> Sequence[str]:
+        limit = max(1, int(timeout * 1000))
+        # One string, so one round trip; nothing of it outlives the transaction, so a pooler may stand between.
+        return (
+            (
+                "BEGIN ISOLATION LEVEL READ COMMITTED; "
+                f"SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {2 * limit}"
+            ),
+        )
+
+    def _upsert(self, table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tuple[str, ...]) -> str:
+        changed = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key + keep)
+        marks = ", ".join("?" * len(columns))
+        return self._text(
+            f"INSERT INTO {PREFIX}{table} ({', '.join(columns)}) VALUES ({marks}) "
+            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
+        )
+
+    def delete_some(self, table: TableSchema, most: int) -> str:
+        key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
+        return self._text(
+            f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} WHERE deadline <= CLOCK - {table.kept} "
+            f"ORDER BY deadline LIMIT {most} FOR UPDATE SKIP LOCKED)"
+        )
+
+    def encode(self, value: Any) -> Any:
+        if isinstance(value, str) and ("\0" in value or "\1" in value):
+            return value.replace("\1", "\1" + "1").replace("\0", "\1" + "0")
+        return value
+
+    def decode(self, value: Any) -> Any:
+        if isinstance(value, str) and "\1" in value:
+            return value.replace("\1" + "0", "\0").replace("\1" + "1", "\1")
+        return value
+
+    def code(self, error: BaseException) -> Any:
+        return getattr(error, "sqlstate", None)
+
+    def is_disconnect(self, error: BaseException, code: Any) -> bool:
+        if code is None:
+            return type(error).__name__ in ("OperationalError", "InterfaceError")
+        return bool(code.startswith("08") or code in ("57P01", "57P02", "57P03", "57P05", "25P03"))
+
+    def make(self, run: Callable[[str], Any]) -> None:
+        # Without it "IF NOT EXISTS" fails now and then where two do it at once.
+        run(f"SELECT pg_advisory_xact_lock(hashtext('{self.prefix}'))")
+        for table in SERVER_TABLES:
+            # An index takes its table from all who write, also one that is there already: others may write by now.
+            if run(f"SELECT to_regclass('{self.prefix}{table.name}')").fetchone()[0] is None:
+                for statement in self._table(table):
+                    run(statement)
+        for statement in self._first_rows():
+            run(statement)
+
+
+class MySQL(Dialect):
+    """MySQL and MariaDB by PyMySQL. Text is kept as bytes: their text ignores case and trailing spaces."""
+
+    driver = "mysql+pymysql"
+    types = Types(key="varbinary(512)", text="longblob", int="bigint", inline=True, end=" ENGINE=InnoDB")
+    # The beginning of the statement. What is older than the lock's row is put right by that.
+    clock = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
+    begin_reading = (
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    )
+    insert_new, or_nothing = "INSERT IGNORE", ""
+    missing_table = 1146
+    collisions = frozenset({1020, 1213})
+    read_only = frozenset({1290, 1792, 1836})
+    forbidden = frozenset({1142, 1044})
+
+    def begin(self, timeout: float) -> Sequence[str]:
+        return ("START TRANSACTION",)
+
+    def _upsert(self, table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tuple[str, ...]) -> str:
+        changed = ", ".join(f"{name} = VALUES({name})" for name in columns if name not in key + keep)
+        marks = ", ".join("?" * len(columns))
+        return self._text(
+            f"INSERT INTO {PREFIX}{table} ({', '.join(columns)}) VALUES ({marks}) ON DUPLICATE KEY UPDATE {changed}"
+        )
+
+    def delete_some(self, table: TableSchema, most: int) -> str:
+        return self._text(
+            f"DELETE FROM {PREFIX}{table.name} WHERE deadline <= CLOCK - {table.kept} ORDER BY deadline LIMIT {most}"
+        )
+
+    def encode(self, value: Any) -> Any:
+        return value.encode() if isinstance(value, str) else value
+
+    def decode(self, value: Any) -> Any:
+        return value.decode() if isinstance(value, bytes) else value
+
+    def code(self, error: BaseException) -> Any:
+        return error.args[0] if error.args else None
+
+    def is_disconnect(self, error: BaseException, code: Any) -> bool:
+        return code in (0, 1053, 1927, 2006, 2013, 2055, 4031)

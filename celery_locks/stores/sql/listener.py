@@ -1,0 +1,163 @@
+"""Waking waiters by PostgreSQL's ``NOTIFY``: one connection of a process listens for all that wait in it.
+
+Whether notices come is tried before anybody relies on it: behind a transaction pooler ``LISTEN`` seems to work, and
+nothing ever comes. As long as it doesn't work, waiters look for themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import secrets
+import selectors
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.sql.database import Database
+
+logger = logging.getLogger(__name__)
+
+#: What a sweeper listens for.
+DUE = "due"
+#: Seconds within which the first notice must have come.
+PROBED = 2.0
+#: Seconds before it is tried again: after a broken connection, and where notices don't come.
+BROKEN, DEAF = 0.5, 60.0
+#: Seconds that the connection is kept when nobody waits.
+IDLE = 300.0
+
+
+def notice(kind: str, text: str) -> str:
+    """What is sent to those who wait for a token or a lock. Anybody in the database may listen, so it tells neither."""
+    return f"{kind}:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
+class Listener:
+    """A thread that listens while anybody waits. Each process needs its own.
+
+    Args:
+        database: Where to listen.
+        sender: Where notices are sent: the first one, which must arrive, comes from there.
+        channel: PostgreSQL's.
+    """
+
+    def __init__(self, database: Database, sender: Database, channel: str) -> None:
+        self.working = False
+        self._database = database
+        self._sender = sender
+        self._channel = channel
+        self._mutex = threading.Lock()
+        self._waiting: defaultdict[str, set[threading.Event]] = defaultdict(set)
+        self._thread: threading.Thread | None = None
+        self._idle_since = 0.0
+        self._closed = threading.Event()
+
+    @contextmanager
+    def expecting(self, *notices: str) -> Iterator[threading.Event]:
+        """An event that is set when one of these notices comes, and when `working` changes."""
+        event = threading.Event()
+        with self._mutex:
+            for each in notices:
+                self._waiting[each].add(event)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="celery-locks-sql-listener", daemon=True)
+                self._thread.start()
+        try:
+            yield event
+        finally:
+            with self._mutex:
+                for each in notices:
+                    self._waiting[each].discard(event)
+                    if not self._waiting[each]:
+                        del self._waiting[each]
+                self._idle_since = time.monotonic()
+
+    def close(self) -> None:
+        """Ends the thread soon. Who still waits looks for itself."""
+        self._closed.set()
+        self._tell_all(working=False)
+
+    # --- The thread ---
+
+    def _run(self) -> None:
+        while not self._over():
+            pause = BROKEN
+            try:
+                with self._connected() as connection:
+                    pause = self._listen(connection)
+            except StoreUnavailable as error:
+                logger.warning("waiting by looking again: %s", error)
+            except Exception as error:  # the driver's; the connection ended
+                logger.warning("listening to %s ended: %s", self._database.name, type(error).__name__)
+            self._tell_all(working=False)
+            self._closed.wait(random.uniform(pause / 2, pause))
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        connection = self._database.connect()
+        try:
+            yield connection
+        finally:
+            with suppress(Exception):
+                connection.close()
+
+    def _listen(self, connection: Any) -> float:
+        """Listens until it is no longer needed.
+
+        Returns:
+            Seconds before another try, where notices don't come.
+        """
+        connection.execute(f'LISTEN "{self._channel}"')
+        probe = f"probe:{secrets.token_hex(8)}"
+        query = "SELECT pg_notify(?, ?)"
+        self._sender.single(lambda sender: sender.execute(query, (self._channel, probe)).fetchall())
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            until = time.monotonic() + PROBED
+            while not self._over():
+                selector.select(1.0 if not self.working else IDLE / 10)
+                if probe in self._heard(connection):
+                    self._tell_all(working=True)
+                if not self.working and time.monotonic() > until:
+                    logger.warning(
+                        "no notices come from %s: waiting by looking again. Behind a pooler of transactions give "
+                        "listen= an address past it",
+                        self._database.name,
+                    )
+                    return DEAF
+        return 0.0
+
+    def _heard(self, connection: Any) -> set[str]:
+        """Wakes those for whom notices have come."""
+        connection.pgconn.consume_input()
+        heard = set[str]()
+        while (told := connection.pgconn.notifies()) is not None:
+            heard.add(told.extra.decode(errors="replace"))
+        with self._mutex:
+            for each in heard:
+                for event in self._waiting.get(each, ()):
+                    event.set()
+        return heard
+
+    def _tell_all(self, working: bool) -> None:
+        """Something may have been missed: everybody looks once more."""
+        with self._mutex:
+            self.working = working
+            for events in self._waiting.values():
+                for event in events:
+                    event.set()
+
+    def _over(self) -> bool:
+        """Whether nobody has waited for long. Then the next one who waits starts another thread."""
+        with self._mutex:
+            idle = not self._waiting and time.monotonic() > self._idle_since + IDLE
+            if idle or self._closed.is_set():
+                self._thread, self.working = None, False
+                return True
+        return False

@@ -1,0 +1,93 @@
+"""What is held, by tables: they are the list, ordered by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
+from celery_locks.stores.parking import TICKET
+from celery_locks.stores.sql.leases import Leases
+from celery_locks.stores.sql.session import Session, microseconds
+
+#: How many leases, and how many places in line, `figures` counts at most.
+MOST_COUNTED = 100_000
+#: Greater than what a name goes on with: this is no character.
+_END = chr(0x10FFFF)
+
+# One seek a name, also where a lock has many holders.
+_NAMES = """
+WITH RECURSIVE seek(name) AS (
+    SELECT min(name) FROM celery_locks_{table} WHERE name >= ? AND name > ? AND name < ?
+    UNION ALL
+    SELECT (SELECT min(name) FROM celery_locks_{table} WHERE name > seek.name AND name < ?)
+    FROM seek WHERE seek.name IS NOT NULL
+)
+SELECT name FROM seek WHERE name IS NOT NULL LIMIT ?
+"""
+_LIVING = f"FROM celery_locks_{{}} WHERE name >= ? AND name < ? AND deadline > ? LIMIT {MOST_COUNTED}"
+
+
+def state(session: Session, name: str) -> State:
+    """`Store.info`."""
+    leases = Leases(session)
+    query = "SELECT count(*) FROM celery_locks_waiter WHERE name = ? AND deadline > ?"
+    waiting = int(session.execute(query, (name, session.now)).fetchone()[0])
+    return State(name, leases.holders(name), leases.used(name), waiting)
+
+
+def line(session: Session, name: str) -> tuple[Waiter, ...]:
+    """Who stands in line, in order; parked tasks with their names."""
+    query = "SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT ?"
+    tokens = [token for (token,) in session.execute(query, (name, session.now, MOST_IN_LINE)).fetchall()]
+    ids = [token.removeprefix(TICKET) for token in tokens if token.startswith(TICKET)]
+    query = f"SELECT id, owner, task FROM celery_locks_ticket WHERE name = ? AND id IN ({', '.join('?' * len(ids))})"
+    rows = session.execute(query, (name, *ids)).fetchall() if ids else ()
+    known = {TICKET + id: Waiter(owner, task) for id, owner, task in rows}
+    return tuple(known.get(token, Waiter()) for token in tokens)
+
+
+def page(session: Session, names: Names) -> tuple[tuple[State, ...], str | None]:
+    """`Store.page`."""
+    # What has expired stays for a while in the tables: so many names are looked at, and no more.
+    most, end = names.count + MOST_PASSED_OVER, names.start + _END
+    values = (names.start, names.after, end, end, most)
+    found = {row[0] for table in ("holder", "waiter") for row in session.execute(_NAMES.format(table=table), values)}
+    first = sorted(found)[:most]
+    states: list[State] = []
+    for name in first:
+        if len(states) == names.count:
+            return tuple(states), states[-1].name
+        one = state(session, name)
+        if one.holders or one.waiting:
+            states.append(replace(one, holders=one.holders[:MOST_LISTED]))
+    return tuple(states), first[-1] if len(first) == most else None
+
+
+def figures(session: Session, start: str, near: float) -> Figures:
+    """`Store.stats` of those names that begin with ``start``."""
+    living, now = (start, start + _END, session.now), session.now
+
+    def one(query: str, *values: Any) -> Any:
+        return session.execute(query.format(holder=_LIVING.format("holder"), waiter=_LIVING.format("waiter")), values)
+
+    holders, near_expiry, since = one(
+        "SELECT count(*), coalesce(sum(CASE WHEN deadline < ? THEN 1 ELSE 0 END), 0), min(since) "
+        "FROM (SELECT deadline, since {holder}) h",
+        now + microseconds(near),
+        *living,
+    ).fetchone()
+    waiting = one("SELECT count(*) FROM (SELECT 1 AS one {waiter}) w", *living).fetchone()[0]
+    locks = one(
+        "SELECT count(*) FROM (SELECT name FROM (SELECT name {holder}) h "
+        "UNION SELECT name FROM (SELECT name {waiter}) w) names",
+        *living,
+        *living,
+    ).fetchone()[0]
+    oldest = None
+    if since is not None:
+        query = "SELECT name FROM (SELECT name, since {holder}) h WHERE since = ? LIMIT 1"
+        oldest = one(query, *living, since).fetchone()[0]
+    complete = max(holders, waiting) < MOST_COUNTED
+    held_for = 0.0 if since is None else (now - since) / 1e6
+    return Figures(int(locks), int(holders), int(near_expiry), int(waiting), oldest, held_for, complete)

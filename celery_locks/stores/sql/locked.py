@@ -1,0 +1,115 @@
+"""A transaction that has one lock to itself, by the lock's row."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.dialects import Dialect, MySQL
+from celery_locks.stores.sql.session import Answer, Session
+
+# The row's clock never goes back, also when the server's does, and nobody can have looked at the server's clock before
+# waiting for the row and act on it afterwards.
+_OPEN = (
+    "INSERT INTO celery_locks_lock AS l (name, touched, fence, busy, line, watched, sole, released, forget_at) "
+    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), "
+    "0, 0, 0, '', '', {forget}) "
+    "ON CONFLICT (name) DO UPDATE SET touched = greatest(l.touched, CLOCK), forget_at = {forget} "
+    "RETURNING touched, fence, watched, released"
+)
+_OPEN_MYSQL = (
+    "INSERT INTO celery_locks_lock (name, touched, fence, busy, line, watched, sole, released, forget_at) "
+    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), "
+    "0, 0, 0, '', '', {forget}) "
+    "ON DUPLICATE KEY UPDATE touched = greatest(touched, CLOCK), forget_at = {forget}"
+)
+_FINISH = (
+    "UPDATE celery_locks_lock SET fence = ?, released = ?, sole = '', "
+    "busy = coalesce((SELECT max(deadline) FROM celery_locks_holder WHERE name = ?), 0), "
+    "line = coalesce((SELECT max(deadline) FROM celery_locks_waiter WHERE name = ?), 0) WHERE name = ? RETURNING line"
+)
+_OPENED = "SELECT touched, fence, watched, released FROM celery_locks_lock WHERE name = ?"
+
+
+class ServerSession(Session):
+    """Within a transaction, or for reading.
+
+    Args:
+        connection: What it runs on.
+        now: The lock's moment.
+    """
+
+    def __init__(self, connection: Connection, now: int) -> None:
+        self._connection = connection
+        self.now = now
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
+        return self._connection.execute(query, values)
+
+    def put(self, table: str, key: Sequence[str], row: Mapping[str, Any], keep: Sequence[str] = ()) -> None:
+        statement = self._connection.dialect.upsert(table, tuple(key), tuple(row), tuple(keep))
+        self._connection.run(statement, tuple(row.values()))
+
+    def next_fencing_token(self) -> int:
+        raise AssertionError("who reads gives no fencing token")
+
+
+class LockedSession(ServerSession, ABC):
+    """A transaction that has the row of a lock.
+
+    Attributes:
+        released: What the last release was called.
+        line: Until when somebody stands in line, once it is finished.
+        watched: Until when somebody wants to be told who is not in line.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        now, self.fence, self.watched, self.released = self._open(connection, name)
+        super().__init__(connection, now)
+        self.name = name
+        self.line = 0
+
+    def next_fencing_token(self) -> int:
+        self.fence = max(self.fence + 1, self.now)
+        return int(self.fence)
+
+    @abstractmethod
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, int, str]:
+        """Takes the lock's row: its moment, last fencing token, and the attributes."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Writes to the lock's row what has changed."""
+
+
+class PostgreSQLLock(LockedSession):
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, int, str]:
+        query = _OPEN.format(forget=connection.dialect.forget_at)
+        return connection.execute(query, (name,)).fetchone()  # type: ignore[no-any-return]
+
+    def finish(self) -> None:
+        """Notes what the single statements of `fast` go by, too."""
+        self.line = self.execute(_FINISH, (self.fence, self.released, self.name, self.name, self.name)).fetchone()[0]
+
+
+class MySQLLock(LockedSession):
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, int, str]:
+        connection.execute(_OPEN_MYSQL.format(forget=connection.dialect.forget_at), (name,))
+        return connection.execute(_OPENED, (name,)).fetchone()  # type: ignore[no-any-return]
+
+    def finish(self) -> None:
+        query = "UPDATE celery_locks_lock SET fence = ?, released = ? WHERE name = ?"
+        self.execute(query, (self.fence, self.released, self.name))
+
+
+def lock_of(dialect: Dialect) -> type[LockedSession]:
+    """How a lock's row is taken in a database."""
+    return MySQLLock if isinstance(dialect, MySQL) else PostgreSQLLock
+
+
+def read_session(connection: Connection, name: str) -> ServerSession:
+    """For queries about a lock, or about all where the name is empty."""
+    query = "SELECT greatest(coalesce(max(touched), 0), CLOCK) FROM celery_locks_lock WHERE name = ?"
+    return ServerSession(connection, int(connection.execute(query, (name,)).fetchone()[0]))

@@ -1,0 +1,117 @@
+"""The tables. Moments are integer microseconds of the store's clock; a waiter's id is its place in line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed.
+REMEMBERED = 60_000_000
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """A table, in words that each database has a type for.
+
+    Attributes:
+        name: Without ``celery_locks_``.
+        columns: ``name kind`` of each, kinds being those of `Types`; one that ends in ``?`` may be NULL.
+        key: The columns of the primary key.
+        indexes: The columns of each further index.
+        kept: Microseconds that a row is kept beyond its deadline.
+    """
+
+    name: str
+    columns: str
+    key: tuple[str, ...]
+    indexes: tuple[tuple[str, ...], ...] = (("deadline",),)
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class Types:
+    """What a database calls the kinds of columns.
+
+    Attributes:
+        key: Text that is compared byte by byte and can be indexed.
+        text: Text of any length.
+        int: 64 bits.
+        inline: Whether indexes are written within the table, there being no ``CREATE INDEX IF NOT EXISTS``.
+        end: What is written after a table.
+    """
+
+    key: str
+    text: str
+    int: str
+    inline: bool = False
+    end: str = ""
+
+
+#: All of them have a ``deadline``, after which a row means nothing.
+TABLES = (
+    TableSchema(
+        "holder",
+        "name key, token key, owner text, permits int, most int, fencing_token int, since int, deadline int",
+        ("name", "token"),
+        kept=REMEMBERED,
+    ),
+    TableSchema(
+        "waiter",
+        "id int, name key, token key, permits int, most int, deadline int",
+        ("name", "token"),
+        (("name", "id"), ("deadline",)),
+    ),
+    TableSchema("replaced", "name key, token key, deadline int", ("name", "token")),
+    TableSchema("task", "task key, name key, token key, deadline int", ("task",)),
+    TableSchema("value", "name key, text text, deadline int", ("name",)),
+    TableSchema(
+        "ticket",
+        "name key, id key, state key, number int, message text, task key, owner text, permits int, most int, "
+        "until int?, calls int, token key, why key, due int?, deadline int",
+        ("name", "id"),
+        (("name", "number"), ("due",), ("token",), ("task",), ("deadline",)),
+    ),
+)
+
+#: Those beside them on a server: a row for each lock, which whoever changes the lock has to itself meanwhile, and the
+#: greatest fencing token of locks whose row was taken away.
+#:
+#: touched: the last moment at which it was changed; the lock's clock never goes back behind it.
+#: busy, line: when the last holder and the last place in line end, at the latest. Later than now: it may be taken.
+#: watched: until when somebody wants to be told who is not in line.
+#: sole: the token that holds it alone, where a release has nothing else to look after.
+#: released: the last release, so that one whose reply was lost is known when it is repeated.
+SERVER_TABLES = (
+    *TABLES,
+    TableSchema(
+        "lock",
+        "name key, touched int, fence int, busy int, line int, watched int, sole key, released key, forget_at int",
+        ("name",),
+        (("forget_at",),),
+    ),
+    TableSchema("meta", "id int, last_fencing_token int", ("id",), ()),
+)
+
+
+def statements(tables: tuple[TableSchema, ...], types: Types) -> list[str]:
+    """The statements that make the tables where they are missing."""
+    return [statement for table in tables for statement in _table(table, types)]
+
+
+def _table(table: TableSchema, types: Types) -> list[str]:
+    name = f"celery_locks_{table.name}"
+    parts = [_column(column, types) for column in table.columns.split(", ")]
+    parts.append(f"PRIMARY KEY ({', '.join(table.key)})")
+    indexes = [(f"{name}_{'_'.join(columns)}", ", ".join(columns)) for columns in table.indexes]
+    if types.inline:
+        parts += [f"INDEX {index} ({columns})" for index, columns in indexes]
+    body = ",\n    ".join(parts)
+    made = [f"CREATE TABLE IF NOT EXISTS {name} (\n    {body}\n){types.end}"]
+    if not types.inline:
+        made += [f"CREATE INDEX IF NOT EXISTS {index} ON {name} ({columns})" for index, columns in indexes]
+    return made
+
+
+def _column(column: str, types: Types) -> str:
+    name, kind = column.split()
+    null = "" if kind.endswith("?") else " NOT NULL"
+    return f"{name} {getattr(types, kind.rstrip('?'))}{null}"

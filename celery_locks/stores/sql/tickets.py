@@ -1,0 +1,104 @@
+"""Tickets of parked tasks in tables."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, fields
+from typing import Any, TypeVar, cast
+
+from celery_locks.stores.base import Claim, Granted, Refused
+from celery_locks.stores.parking import RETENTION, TICKET
+from celery_locks.stores.sql.leases import Leases
+from celery_locks.stores.sql.session import Session
+from celery_locks.stores.tickets import Record, Table
+
+T = TypeVar("T")
+
+_COLUMNS = "id, state, number, message, task, owner, permits, most, until, calls, token, why, due, deadline"
+_ROW = ("name", *_COLUMNS.split(", "))
+assert len(fields(Record)) == len(_ROW) - 1
+
+
+class SQLTable(Table):
+    """One lock, within one transaction."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.name = name
+        self.now = session.now
+        self._db = session
+        self._leases = Leases(session)
+
+    def after(self, seconds: float) -> float:
+        return self._db.after(seconds)
+
+    def used(self) -> int:
+        return self._leases.used(self.name)
+
+    def deadline(self, token: str) -> float | None:
+        query = "SELECT deadline FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
+        return cast("float | None", self._one(query, token))
+
+    def first_deadline(self) -> float | None:
+        query = "SELECT min(deadline) FROM celery_locks_holder WHERE name = ? AND deadline > ?"
+        return cast("float | None", self._one(query))
+
+    def grant(self, claim: Claim) -> Granted:
+        held = self._leases.held_already(claim)
+        return self._leases.grant(claim) if held is None else Granted(held)
+
+    def drop(self, token: str) -> None:
+        self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND token = ?", (self.name, token))
+
+    def head(self) -> tuple[str, int, float] | None:
+        query = (
+            "SELECT token, id, deadline FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1"
+        )
+        head: tuple[str, int, float] | None = self._db.execute(query, (self.name, self.now)).fetchone()
+        return head
+
+    def stand(self, record: Record) -> None:
+        claim = Claim(self.name, TICKET + record.id, record.owner, 0.0, record.limit, record.permits)
+        self._leases.stand(record.number, claim, self._db.after(RETENTION))
+
+    def leave(self, token: str) -> None:
+        self._leases.leave(self.name, token)
+
+    def first_ticket(self) -> str | None:
+        query = (
+            "SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? "
+            f"AND substr(token, 1, {len(TICKET)}) = '{TICKET}' ORDER BY id LIMIT 1"
+        )
+        token = self._one(query)
+        return None if token is None else str(token).removeprefix(TICKET)
+
+    def next_number(self) -> int:
+        return self._leases.next_number(self.name)
+
+    def waiters(self) -> int:
+        return int(self._one("SELECT count(*) FROM celery_locks_waiter WHERE name = ? AND deadline > ?"))
+
+    def refused(self, token: str) -> Refused:
+        return self._leases.refused(self.name, token, 1.0)
+
+    def get(self, id: str) -> Record | None:
+        query = f"SELECT {_COLUMNS} FROM celery_locks_ticket WHERE name = ? AND id = ? AND deadline > ?"
+        return _record(self._db.execute(query, (self.name, id, self.now)).fetchone())
+
+    def put(self, record: Record) -> None:
+        self._db.put("ticket", ("name", "id"), dict(zip(_ROW, (self.name, *astuple(record)), strict=True)))
+
+    def running(self, token: str) -> Record | None:
+        query = f"SELECT {_COLUMNS} FROM celery_locks_ticket WHERE token = ? AND state = 'running' AND name = ?"
+        return _record(self._db.execute(query, (token, self.name)).fetchone())
+
+    def due(self, most: int) -> list[Record]:
+        query = f"SELECT {_COLUMNS} FROM celery_locks_ticket WHERE name = ? AND due <= ? ORDER BY due LIMIT ?"
+        return [Record(*row) for row in self._db.execute(query, (self.name, self.now, most))]
+
+    def _one(self, query: str, *more: Any) -> Any:
+        """The one value of a query for this lock, what has ended left out."""
+        row = self._db.execute(query, (self.name, *more, self.now)).fetchone()
+        return None if row is None else row[0]
+
+
+def _record(row: tuple[Any, ...] | None) -> Record | None:
+    return None if row is None else Record(*row)

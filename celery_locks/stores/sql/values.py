@@ -1,0 +1,27 @@
+"""Values that are kept with locks, in tables."""
+
+from __future__ import annotations
+
+from celery_locks.stores.sql.session import Session
+
+
+def write(session: Session, name: str, token: str, text: str, keep: float) -> bool:
+    """`Store.write`."""
+    query = "SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
+    if session.execute(query, (name, token, session.now)).fetchone() is None:
+        return False
+    session.put("value", ("name",), {"name": name, "text": text, "deadline": session.after(keep)})
+    return True
+
+
+def read(session: Session, name: str) -> str | None:
+    """`Store.value`."""
+    query = "SELECT text FROM celery_locks_value WHERE name = ? AND deadline > ?"
+    row = session.execute(query, (name, session.now)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def delete(session: Session, name: str) -> bool:
+    """`Store.delete`."""
+    query = "DELETE FROM celery_locks_value WHERE name = ? AND deadline > ?"
+    return session.execute(query, (name, session.now)).rowcount > 0

@@ -1,0 +1,430 @@
+"""The pages of locks as people see them: a real Flower, real workers, and Chromium without a screen.
+
+With ``CELERY_LOCKS_SCREENSHOTS=1`` the pictures of the documentation are made anew.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.result import AsyncResult
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from celery_locks import Lease, LockLost, Locks
+from tests.support import processes, report
+from tests.support.celery_worker import ROOT, Worker
+from tests.support.flower import ODD_KEYS, Flower, browser, killed_holder
+from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.timeout(300)]
+
+#: Milliseconds to wait for what must come.
+PATIENCE = 40_000
+expect.set_options(timeout=PATIENCE)
+
+PICTURES = ROOT / "docs" / "assets"
+
+
+class Site:
+    """What the tests look at."""
+
+    def __init__(self, url: str, flower: Flower, worker: Worker, proxy: Proxy, app: Celery) -> None:
+        self.url, self.flower, self.worker, self.proxy, self.app = url, flower, worker, proxy, app
+        self.locks = Locks(url)
+
+    def resync(self, shop: str, until: Path) -> AsyncResult:
+        """Sends a task that holds a shop until a file is there."""
+        return self.app.send_task("shop.resync", (shop, str(until)))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = browser()
+    if path is None:
+        report.could_not_have(
+            "Chromium", "the tests of Flower's pages DID NOT RUN; `apt-get install chromium` brings it"
+        )
+        pytest.skip("there is no Chromium on this machine: see the closing lines")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # the sandbox refuses to work for root
+        made = playwright.chromium.launch(executable_path=path, args=arguments)
+        report.ran_on(f"Chromium {made.version}")
+        yield made
+        made.close()
+    # Playwright's greenlets end when they are collected. In the midst of CPython 3.11's parser, which pytest uses
+    # later, that would break the parser's count of its depth.
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def site(chromium: Browser) -> Iterator[Site]:
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        server = stack.enter_context(RedisServer(password="s3cr%t/pass"))
+        proxy = stack.enter_context(Proxy(server.port))
+        url = server.url(1)
+        env = {"FLOWERS_URL": url}
+        mine = {**env, "FLOWER_LOCKS_URL": server.url(1, port=proxy.port), "FLOWER_LOCKS_POLL": "1"}
+        worker = pool.submit(Worker, "tests.support.flower_app", env=env, arguments=["--task-events"], timeout=60)
+        flower = pool.submit(Flower, "tests.support.flower_app", env=mine)
+        made = [stack.enter_context(each.result(90)) for each in (worker, flower)]
+        app = Celery(broker=url, backend=url, set_as_current=False)
+        yield Site(url, made[1], made[0], proxy, app)
+        assert "s3cr" not in made[1].log()
+
+
+@pytest.fixture(scope="module")
+def usual(chromium: Browser) -> Iterator[BrowserContext]:
+    """What most tests open their pages in: it loads Flower's scripts once."""
+    with opened(chromium) as context:
+        yield context
+
+
+@pytest.fixture
+def look(chromium: Browser, usual: BrowserContext, site: Site) -> Iterator[Callable[..., Page]]:
+    """Opens pages. In the end nothing may have gone wrong on them: no error of a script, no answer from 400 on."""
+    with ExitStack() as stack:
+        problems: list[str] = []
+
+        def open_page(path: str = "/locks", **options: Any) -> Page:
+            page = (stack.enter_context(opened(chromium, **options)) if options else usual).new_page()
+            stack.callback(page.close)
+            page.on("console", lambda message: message.type == "error" and problems.append(message.text))
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on(
+                "response", lambda answer: answer.status >= 400 and problems.append(f"{answer.status} {answer.url}")
+            )
+            page.goto(site.flower.url + path)
+            return page
+
+        yield open_page
+        assert problems == []
+
+
+@contextmanager
+def opened(chromium: Browser, **options: Any) -> Iterator[BrowserContext]:
+    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, "locale": "en-GB", **options})
+    context.set_default_timeout(PATIENCE)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def hold(site: Site) -> Iterator[Callable[..., Lease]]:
+    """Holds keys for as long as a test runs."""
+    with ExitStack() as stack:
+
+        def acquire(key: str, **options: Any) -> Lease:
+            lease = site.locks.lock(key, **options).acquire(timeout=30)
+            stack.callback(lease.release)
+            return lease
+
+        yield acquire
+
+
+@pytest.fixture
+def name() -> str:
+    """What the keys of a test begin with."""
+    return f"t{uuid.uuid4().hex[:8]}:"
+
+
+texts = "found => found.map(one => one.textContent)"
+
+
+def listed(page: Page) -> list[str]:
+    return page.locator("#locks-rows tr td:first-child a").all_inner_texts()
+
+
+def search(page: Page, prefix: str) -> None:
+    page.locator("#locks-search").fill(prefix)
+
+
+def key_page(page: Page, site: Site, key: str) -> None:
+    """Goes to a key's page by the list."""
+    search(page, key[:20])
+    page.locator("#locks-rows a").filter(has_text=key).first.click()
+    expect(page.locator("#locks-status")).to_have_text("Live")
+
+
+def picture(page: Page, name: str, full_page: bool = False) -> None:
+    if os.environ.get("CELERY_LOCKS_SCREENSHOTS"):
+        PICTURES.mkdir(exist_ok=True)
+        page.screenshot(path=PICTURES / f"flower-{name}.png", animations="disabled", full_page=full_page)
+        assert (PICTURES / f"flower-{name}.png").stat().st_size < 150_000
+
+
+def test_locks_is_an_entry_on_every_page(look: Callable[..., Page], site: Site) -> None:
+    page = look("/")
+    active = page.locator(".app-nav .nav-link.active")
+    expect(active).to_have_text("Workers")
+    page.get_by_role("link", name="Locks", exact=True).click()
+    expect(page.locator("#locks-status")).to_have_text("Live")
+    expect(active).to_have_text("Locks")
+    expect(active).to_have_attribute("aria-current", "page")
+    expect(page.locator("[aria-current=page]")).to_have_count(1)
+    page.goto(site.flower.url + "/broker")
+    expect(page.get_by_role("link", name="Locks", exact=True)).to_have_attribute("href", "/locks")
+    expect(active).to_have_text("Broker")
+    for path in ("/tasks", f"/worker/{site.worker.name}", "/nowhere"):
+        assert re.search(r'href="/locks"\s*>Locks</a>', site.flower.get(path).text), path
+
+
+def test_a_row_comes_and_goes_without_a_reload(
+    look: Callable[..., Page], site: Site, hold: Callable[..., Lease], name: str
+) -> None:
+    page = look("/locks")
+    page.evaluate("window.same = true")
+    search(page, name)
+    expect(page.locator("#locks-rows")).to_contain_text("No key that begins so is held.")
+    lease = hold(f"{name}7")
+    row = page.locator("#locks-rows tr").filter(has_text=f"{name}7")
+    expect(row).to_contain_text(str(lease.fencing_token))
+    expect(row).to_contain_text(site.locks.lock(lease.key).holders()[0].owner)
+    expect(page.locator("#locks-held")).not_to_have_text("0")
+    shared = site.locks.semaphore(f"{name}8", limit=3).acquire(permits=2)
+    expect(page.locator("#locks-rows tr")).to_have_count(2)
+    lease.release()
+    expect(row).to_have_count(0)
+    assert listed(page) == [f"{name}8"]
+    assert page.evaluate("window.same")
+    shared.release()
+
+
+def test_a_killed_holders_row_goes_after_its_countdown(look: Callable[..., Page], site: Site, name: str) -> None:
+    holder = killed_holder(site.url, f"{name}7", 6)
+    try:
+        page = look(f"/locks?prefix={name}")
+        row = page.locator("#locks-rows tr").filter(has_text=f"{name}7")
+        expect(row).to_have_count(1)
+    finally:
+        processes.end(holder)
+    width = page.locator(".locks-bar > span")
+    shown = lambda: float(width.evaluate("bar => parseFloat(bar.style.width)"))  # noqa: E731
+    at_first = eventually(lambda: shown() < 95 and shown(), 30)
+    eventually(lambda: shown() < at_first - 10, 30)
+    expect(row).to_have_count(0)
+
+
+def test_search_and_sort_survive_a_refresh(
+    look: Callable[..., Page], site: Site, hold: Callable[..., Lease], name: str
+) -> None:
+    leases = [hold(f"{name}{key}") for key in ("b", "c", "a")]
+    page = look("/locks")
+    search(page, name)
+    expect(page.locator("#locks-rows tr td:first-child a")).to_have_text([f"{name}{key}" for key in "abc"])
+    head = page.get_by_role("button", name="Fencing token")
+    head.click()
+    head.click()
+    by_age = [f"{name}{key}" for key in "acb"]
+    links = page.locator("#locks-rows tr td:first-child a")
+    expect(links).to_have_text(by_age)
+    leases.append(hold(f"{name}d"))
+    expect(links).to_have_text([f"{name}d", *by_age])
+    page.reload()
+    expect(links).to_have_text([f"{name}d", *by_age])
+    expect(page.locator("#locks-search")).to_have_value(name)
+    expect(page.locator("[aria-sort=descending]")).to_have_text("Fencing token")
+    search(page, f"{name}c")
+    expect(links).to_have_text([f"{name}c"])
+
+
+def test_pages_go_on_and_back(look: Callable[..., Page], site: Site, hold: Callable[..., Lease], name: str) -> None:
+    keys = [f"{name}{number:02}" for number in range(60)]
+    for key in keys:
+        hold(key, ttl=300, renew=False)
+    page = look(f"/locks?prefix={name}&count=25")
+    links = page.locator("#locks-rows tr td:first-child a")
+    expect(links).to_have_text(keys[:25])
+    page.get_by_role("button", name="Next").click()
+    expect(links).to_have_text(keys[25:50])
+    page.reload()
+    expect(links).to_have_text(keys[25:50])
+    page.get_by_role("button", name="Next").click()
+    expect(links).to_have_text(keys[50:])
+    expect(page.get_by_role("button", name="Next")).to_be_disabled()
+    page.get_by_role("button", name="Previous").click()
+    expect(links).to_have_text(keys[25:50])
+    page.locator("#locks-count").select_option("100")
+    expect(links).to_have_text(keys)
+
+
+def test_promise_25_odd_keys_are_text_and_exactly_the_one_is_released(
+    look: Callable[..., Page], site: Site, hold: Callable[..., Lease]
+) -> None:
+    odd = [*ODD_KEYS, "<b>" + "x" * 10_000]
+    leases = {key: hold(key, owner=f"<u>owner of</u> {key[:50]}") for key in odd}
+    page = look("/locks")
+    page.add_init_script("window.hacks = 0; window.hacked = () => { window.hacks += 1; }")
+    page.reload()
+    held = [info.key for info in site.locks.list().items]
+    eventually(lambda: page.locator("#locks-rows tr td:first-child bdi").evaluate_all(texts) == held, 30)
+    for key in held:
+        link = page.locator("#locks-rows tr td:first-child a").nth(held.index(key))
+        assert page.evaluate("link => new URL(link.href).searchParams.get('key')", link.element_handle()) == key
+    for key in (odd[0], odd[5], odd[-1]):  # test_flower.py releases all of them
+        stored = site.locks.info(key).key
+        index = page.locator("#locks-rows tr td:first-child bdi").evaluate_all(texts).index(stored)
+        page.locator("#locks-rows tr td:first-child a").nth(index).click()
+        expect(page.locator("#lock-holders tr")).to_have_count(1)
+        assert page.locator("#lock-key").evaluate("key => key.textContent") == stored
+        page.get_by_role("button", name="Release…").click()
+        page.get_by_role("button", name="Release", exact=True).click()
+        expect(page.locator("#lock-done")).to_contain_text("Released. It was held by <u>owner of</u>")
+        del leases[key]
+        assert site.locks.lock(key).holders() == ()
+        assert all(site.locks.lock(other).locked() for other in leases), "another key was released"
+        page.go_back()
+        expect(page.locator("#locks-rows tr td:first-child a")).to_have_count(len(site.locks.list().items))
+    assert page.evaluate("window.hacks") == 0
+    assert page.locator("main img, main script, main u").count() == 0
+
+
+def test_a_run_is_released_and_the_next_in_line_goes_on(
+    look: Callable[..., Page], site: Site, hold: Callable[..., Lease], tmp_path: Path
+) -> None:
+    done, key = tmp_path / "done", "shop:7"
+    for other in ("user:4", "user:29", "report:2026-11"):
+        hold(other, ttl=60)
+    first = site.resync("7", done)
+    eventually(lambda: site.locks.lock(key).locked(), 60)
+    others = [site.resync("7", done) for _ in range(3)]
+    eventually(lambda: site.locks.info(key).waiting == 3, 60)
+    page = look("/locks")
+    row = page.locator("#locks-rows tr").filter(has_text=key)
+    expect(row).to_contain_text("shop.resync")
+    expect(row).to_contain_text(site.worker.name)
+    expect(row).to_contain_text("3")
+    picture(page, "locks")
+    row.get_by_role("link", name=key).click()
+    expect(page.locator("#lock-holders")).to_contain_text(first.id)
+    line = [waiter.task_id for waiter in site.locks.info(key).line]
+    assert sorted(line) == sorted(result.id for result in others)
+    expect(page.locator("#lock-line a")).to_have_text(line)
+    expect(page.locator("#lock-history")).to_contain_text("acquired")
+    expect(page.locator("#lock-history")).to_contain_text("3 in line")
+    expect(page.locator("#lock-chart polyline")).to_have_count(1)
+    picture(page, "lock", full_page=True)
+
+    page.get_by_role("link", name=first.id).first.click()  # Flower's own page of the task
+    expect(page.locator("main")).to_contain_text("shop.resync")
+    page.go_back()
+
+    fence = site.locks.lock(key).holders()[0].fencing_token
+    page.get_by_role("button", name="Release…").click()
+    expect(page.locator("#lock-dialog")).to_contain_text(first.id)
+    picture(page, "release")
+    page.get_by_role("button", name="Keep it").click()
+    expect(page.locator("#lock-dialog")).to_be_hidden()
+    assert site.locks.lock(key).holders()[0].fencing_token == fence
+    page.get_by_role("button", name="Release…").click()
+    page.get_by_role("button", name="Release", exact=True).click()
+    expect(page.locator("#lock-done")).to_contain_text(first.id)
+    expect(page.locator("#lock-holders")).to_contain_text(line[0])
+    expect(page.locator("#lock-history")).to_contain_text("freed by hand")
+    with pytest.raises(LockLost):
+        first.get(timeout=60)
+    done.touch()
+    assert [result.get(timeout=60) for result in others] == ["done"] * 3
+    expect(page.locator("#lock-holders")).to_contain_text("Nobody holds this key.")
+    expect(page.locator("#lock-history tr").first).to_contain_text("held no more")
+
+
+def test_a_lease_that_has_changed_hands_is_not_released(
+    look: Callable[..., Page], site: Site, hold: Callable[..., Lease], name: str
+) -> None:
+    lease = hold(f"{name}7", owner="the first")
+    page = look(f"/locks/key?key={name}7")
+    page.get_by_role("button", name="Release…").click()
+    expect(page.locator("#lock-dialog")).to_contain_text("the first")
+    lease.release()
+    second = hold(f"{name}7", owner="the second")
+    with page.expect_response(lambda answer: answer.url.endswith("/locks/release")) as answered:
+        page.get_by_role("button", name="Release", exact=True).click()
+    assert answered.value.json() == {"released": False, "owner": None}
+    expect(page.locator("#lock-done")).to_contain_text("nothing was released")
+    expect(page.locator("#lock-holders")).to_contain_text("the second")
+    assert second.release()
+
+
+def test_history_by_events(look: Callable[..., Page], site: Site, hold: Callable[..., Lease], name: str) -> None:
+    """Events as workers send them where that is switched on."""
+    key, lease = f"{name}7", hold(f"{name}7", owner="web1:1")
+    page = look(f"/locks/key?key={key}")
+    expect(page.locator("#lock-source")).to_contain_text("looks at the store every 1 s")
+    with site.app.events.default_dispatcher(hostname="somewhere") as events:
+        shared = {"key": key, "owner": "web1:1", "fencing_token": lease.fencing_token}
+        events.send("lock-acquired", **shared)
+        for number in range(3):
+            events.send("lock-contended", key=key, owner=f"web2:{number}", reason="<b>held</b>")
+        lease.release()
+        events.send("lock-lost", **shared, reason="max_hold")
+    rows = page.locator("#lock-history tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(0)).to_contain_text("max_hold")
+    expect(rows.nth(1)).to_contain_text("contended \u00d7 3")
+    expect(rows.nth(1)).to_contain_text("<b>held</b>")
+    expect(rows.nth(2)).to_contain_text("acquired")
+    expect(rows.nth(2)).to_contain_text("web1:1")
+    expect(page.locator("#lock-source")).to_contain_text("the workers' events, which it has since")
+    expect(page.locator("#lock-chart rect")).to_have_count(1)
+
+
+def test_a_store_that_is_away_is_told(chromium: Browser, site: Site, name: str) -> None:
+    with site.locks.lock(f"{name}7"), opened(chromium) as context:
+        page = context.new_page()
+        page.goto(f"{site.flower.url}/locks?prefix={name}")
+        row = page.locator("#locks-rows tr").filter(has_text=f"{name}7")
+        expect(row).to_have_count(1)
+        site.proxy.refuse()
+        try:
+            expect(page.locator("#locks-status")).to_have_text("Not live")
+            expect(page.locator("#locks-dot")).to_have_class(re.compile("status-dot-error"))
+            expect(page.locator("#locks-alert")).to_be_visible()
+            expect(page.locator("#locks-alert")).to_contain_text("What is shown is of")
+            expect(row).to_have_count(1)
+            picture(page, "away")
+            assert "s3cr" not in page.content()
+            page.reload()
+            expect(page.locator("#locks-alert")).to_contain_text("Nothing is known of the locks.")
+            assert "No locks" not in page.locator("main").inner_text()
+            assert "No key" not in page.locator("main").inner_text()
+        finally:
+            site.proxy.heal()
+        expect(row).to_have_count(1)
+        expect(page.locator("#locks-status")).to_have_text("Live")
+        expect(page.locator("#locks-alert")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_looks_like_flower_and_fits_a_telephone(
+    look: Callable[..., Page], site: Site, hold: Callable[..., Lease], name: str, scheme: str
+) -> None:
+    for number in range(3):
+        hold(f"{name}a-key-of-some-length:{number}", owner="a-host-with-a-long-name.example.com:4711")
+    page = look(f"/locks?prefix={name}", color_scheme=scheme, viewport={"width": 500, "height": 800})
+    expect(page.locator("#locks-rows a")).to_have_count(3)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    light = sum(map(int, re.findall(r"\d+", background)[:3])) > 3 * 128
+    assert light == (scheme == "light"), background
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(fits)
+    table = page.locator("#locks-table")
+    assert table.evaluate("it => it.scrollWidth <= it.parentElement.clientWidth"), "the table does not fit"
+    if scheme == "dark":
+        picture(page, "narrow")
+    key_page(page, site, f"{name}a-key-of-some-length:1")
+    expect(page.get_by_role("button", name="Release…")).to_be_visible()
+    assert page.evaluate(fits)

@@ -1,0 +1,628 @@
+"""What is special to the stores in database servers: processes, first use, lost replies, poolers, waking, sweeping."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from celery_locks import LockConfigError, Locks, StoreUnavailable
+from celery_locks.stores import open_store, schema_sql
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal
+from celery_locks.stores.sql import sweeper
+from celery_locks.stores.sql.address import Address
+from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.locked import LockedSession
+from celery_locks.stores.sql.postgresql import PostgreSQLStore
+from celery_locks.stores.sql.store import ServerStore
+from tests.stores.test_exclusion import exclude_each_other
+from tests.support.celery_worker import ROOT
+from tests.support.pooler import Pooler
+from tests.support.sql_servers import PASSWORD, DatabaseServer, MariaDBServer, PostgresServer
+from tests.support.waiting import eventually
+
+SOON = 60.0
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server(request: pytest.FixtureRequest) -> DatabaseServer:
+    """Each server, shared with other tests."""
+    server: DatabaseServer = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Tables of this test's own."""
+    return f"t{uuid.uuid4().hex[:8]}_"
+
+
+@pytest.fixture
+def url(server: DatabaseServer, prefix: str) -> str:
+    return server.url(query=f"table_prefix={prefix}")
+
+
+@pytest.fixture
+def postgresql(postgresql_server: PostgresServer, prefix: str) -> str:
+    return postgresql_server.url(query=f"table_prefix={prefix}")
+
+
+@pytest.fixture
+def open_(request: pytest.FixtureRequest) -> Callable[[str], ServerStore]:
+    """Opens stores that are closed at the end."""
+
+    def open_(url: str) -> ServerStore:
+        store = open_store(url)
+        assert isinstance(store, ServerStore)
+        request.addfinalizer(store.close)
+        return store
+
+    return open_
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``sql_process.py``."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("sql_process.py")), *map(str, arguments)],
+                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=SOON)
+
+
+def ends_well(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate("go\n", timeout=110)
+    assert process.returncode == 0, errors
+
+
+def claim(name: str = "lock", ttl: float = 60.0, **more: Any) -> Claim:
+    return Claim(name, uuid.uuid4().hex, "tester", ttl, **more)
+
+
+def granted(store: ServerStore, wanted: Claim) -> int:
+    answer = store.acquire(wanted)
+    assert isinstance(answer, Granted), answer
+    return answer.fencing_token
+
+
+def ask(store: ServerStore, query: str, *values: Any) -> list[Any]:
+    return store._database.single(lambda connection: connection.execute(query, values).fetchall())
+
+
+def tell(store: ServerStore, statement: str, *values: Any) -> int:
+    return store._database.single(lambda connection: connection.execute(statement, values).rowcount)
+
+
+class TestProcesses:
+    @pytest.mark.slow
+    def test_make_the_tables_at_once(self, url: str, open_: Any, start: Callable[..., Any]) -> None:
+        ends_well(start("crew", 8, "first_use", url))
+        store = open_(url)
+        assert ask(store, "SELECT count(*) FROM celery_locks_holder") == [(8,)]
+        assert ask(store, "SELECT count(*) FROM celery_locks_meta") == [(1,)]
+
+    @pytest.mark.slow
+    def test_killed_within_a_transaction(self, url: str, open_: Any, start: Callable[..., Any]) -> None:
+        store = open_(url)
+        store.ping()
+        process = start("hold", url, "lock")
+        assert process.stdout.readline() == "within\n"
+        process.kill()
+        eventually(lambda: granted(store, claim()), SOON)
+
+    @pytest.mark.slow
+    def test_stopped_within_a_transaction(self, url: str, open_: Any, start: Callable[..., Any]) -> None:
+        """It is in nobody's way for long: the server ends its transaction."""
+        store = open_(url)
+        store.ping()
+        process = start("hold", url, "lock")
+        assert process.stdout.readline() == "within\n"
+        granted(store, claim("another"))
+        eventually(lambda: granted(store, claim()), SOON)
+        assert process.poll() is None
+
+    @pytest.mark.slow
+    def test_fork(self, url: str, start: Callable[..., Any]) -> None:
+        ends_well(start("fork", url))
+
+
+class TestTrouble:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", [PostgresServer, MariaDBServer])
+    def test_a_restart_in_the_middle_of_a_lease(self, kind: type[DatabaseServer], open_: Any) -> None:
+        if why := kind.missing():
+            pytest.skip(why)
+        with kind() as server:
+            store = open_(server.url())
+            locks = Locks(store, prefix="restart")
+            lease = locks.lock("key", ttl=60).acquire()
+            waiter = claim(locks.name("key"))
+            assert isinstance(store.acquire(waiter, 120.0), Refused)
+            server.kill()
+            with pytest.raises(StoreUnavailable) as caught:
+                locks.lock("other").try_acquire()
+            assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+            server.start()
+            other = locks.lock("other").try_acquire()
+            assert other is not None
+            assert other.release()
+            assert store.renew([Renewal(locks.name("key"), lease.token, 60.0)]) == [None]
+            assert store.waiting(locks.name("key")) == 1
+            assert lease.release()
+            granted(store, waiter)
+
+    @pytest.mark.slow
+    def test_a_server_that_hangs(self, open_: Any) -> None:
+        if why := PostgresServer.missing():
+            pytest.skip(why)
+        with PostgresServer() as server:
+            store, mine = open_(server.url()), claim(ttl=2.0)
+            granted(store, mine)
+            with server.paused():
+                began = time.monotonic()
+                with pytest.raises(StoreUnavailable, match="did not answer"):
+                    store.renew([Renewal("lock", mine.token, 2.0)])
+                assert time.monotonic() - began < SOON / 2
+            eventually(lambda: granted(store, claim("afterwards")), SOON)
+
+    def test_promise_23_a_lost_reply_of_an_acquire(self, url: str, open_: Any) -> None:
+        store, mine = open_(url), claim()
+        store.ping()
+        with lost_replies(store) as lost:
+            token = granted(store, mine)
+        assert lost
+        assert [holder.fencing_token for holder in store.holders("lock")] == [token]
+
+    def test_promise_23_a_lost_reply_of_a_release(self, url: str, open_: Any) -> None:
+        store = open_(url)
+        for barge in (False, True):  # the short way, and the long one
+            mine = claim()
+            granted(store, mine)
+            if barge:
+                assert isinstance(store.acquire(claim()), Refused)
+            with lost_replies(store) as lost:
+                assert store.release("lock", mine.token) is True
+            assert lost
+            assert store.release("lock", mine.token) is False
+
+    def test_promise_23_a_lost_reply_of_a_reaper(self, url: str, open_: Any) -> None:
+        """A dead run's lease is given back once, and that it was is not forgotten with the reply."""
+        store, mine = open_(url), claim()
+        granted(store, mine)
+        with lost_replies(store) as lost:
+            assert store.died("lock", mine.token) == (True, ())
+        assert lost
+        assert store.died("lock", mine.token) == (False, ())
+
+    def test_stale_connections_are_noticed(self, postgresql: str, open_: Any) -> None:
+        store, other = open_(postgresql), open_(postgresql)
+        store.ping()
+        mine = claim()
+        granted(store, mine)
+        ask(
+            other,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            "AND application_name = 'celery-locks' AND state = 'idle'",
+        )
+        assert store.release("lock", mine.token)
+
+    @pytest.mark.parametrize("password", ["wrong", PASSWORD])
+    def test_promise_21_no_password_is_told(self, server: DatabaseServer, password: str, open_: Any) -> None:
+        port = server.port if password == "wrong" else 1
+        store = open_(server.url(password=password, port=port))
+        with pytest.raises(StoreUnavailable) as caught:
+            store.ping()
+        told = "".join(traceback.format_exception(caught.value))
+        assert PASSWORD not in told
+        assert "wrong" not in told
+
+    def test_no_rights_to_make_the_tables(self, postgresql_server: PostgresServer, prefix: str, open_: Any) -> None:
+        with psycopg.connect(postgresql_server.url(), autocommit=True) as db:
+            db.execute("DROP ROLE IF EXISTS poor")
+            db.execute("CREATE ROLE poor LOGIN PASSWORD 'poor'")
+        poor = postgresql_server.url(password="poor", query=f"table_prefix={prefix}").replace("//locks:", "//poor:")
+        with pytest.raises(StoreUnavailable, match="schema_sql"):
+            open_(poor).ping()
+
+
+@contextmanager
+def lost_replies(store: ServerStore) -> Iterator[list[str]]:
+    """The next change is made, and the connection ends before its answer has come."""
+    lost: list[str] = []
+    run = Connection.run
+    changes = ("COMMIT", "WITH")
+
+    def breaking(self: Connection, statement: str, values: Any = ()) -> Any:
+        answer = run(self, statement, values)
+        if not lost and statement.strip().startswith(changes) and (statement == "COMMIT" or answer.rowcount):
+            lost.append(statement)
+            self.dbapi.close()
+            raise _gone(store)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "run", breaking)
+        yield lost
+
+
+def _gone(store: ServerStore) -> Exception:
+    error: type[Exception] = store._database._engine().dialect.loaded_dbapi.OperationalError
+    return error(2013, "Lost connection") if "mysql" in store._database.dialect.driver else error("connection lost")
+
+
+@pytest.fixture
+def pooler(postgresql_server: PostgresServer) -> Iterator[Pooler]:
+    with Pooler(postgresql_server.url()) as pooler:
+        yield pooler
+
+
+class TestPoolers:
+    @pytest.fixture
+    def pooled(self, pooler: Pooler, postgresql_server: PostgresServer, prefix: str) -> str:
+        return postgresql_server.url(port=pooler.port, query=f"table_prefix={prefix}")
+
+    def test_each_transaction_has_another_session(self, pooled: str, open_: Any) -> None:
+        store, mine, waiter = open_(pooled), claim(), claim()
+        store.ping()
+        assert len({ask(store, "SELECT pg_backend_pid()")[0] for _ in range(9)}) == 3
+        for _ in range(5):
+            granted(store, mine)
+            assert isinstance(store.acquire(waiter, 60.0), Refused)
+            assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
+            assert store.write("lock", mine.token, "value", 60.0)
+            assert store.release("lock", mine.token)
+            granted(store, waiter)
+            assert store.release("lock", waiter.token)
+            assert store.value("lock") == "value"
+
+    def test_nothing_is_left_in_a_session(self, pooled: str, open_: Any) -> None:
+        store = open_(f"{pooled}&listen=no")
+        for _ in range(12):
+            mine = claim()
+            granted(store, mine)
+            assert isinstance(store.acquire(claim()), Refused)
+            assert store.release("lock", mine.token)
+        for _ in range(3):
+            assert ask(store, "SELECT count(*) FROM pg_prepared_statements") == [(0,)]
+            assert ask(store, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+            assert ask(store, "SELECT current_setting('statement_timeout')") == [("0",)]
+
+    def test_prepared_statements_are_what_it_is_not_for(self, pooled: str, open_: Any) -> None:
+        """That this pooler is one: what the how-to warns of goes wrong."""
+        store = open_(f"{pooled}&prepare=yes")
+
+        def work() -> None:
+            for number in range(20):
+                granted(store, claim(f"{number}"))
+
+        with pytest.raises(StoreUnavailable, match="prepared statement"):
+            work()
+
+    @pytest.mark.slow
+    def test_who_hears_nothing_looks_again(self, pooled: str, open_: Any, monkeypatch: Any, caplog: Any) -> None:
+        """``LISTEN`` is answered, and no notice ever comes."""
+        monkeypatch.setattr("celery_locks.stores.sql.listener.PROBED", 0.2)
+        store, mine, waiter = open_(pooled), claim(), claim()
+        granted(store, mine)
+        assert isinstance(store.acquire(waiter, 60.0), Refused)
+        eventually(lambda: store.wait("lock", waiter.token, 0.3) or "no notices come" in caplog.text, SOON)
+        threading.Timer(0.3, store.release, ("lock", mine.token)).start()
+        store.wait("lock", waiter.token, SOON)
+        granted(store, waiter)
+
+    @pytest.mark.slow
+    def test_listening_past_it(self, pooled: str, postgresql_server: PostgresServer, open_: Any) -> None:
+        store, mine, waiter = open_(f"{pooled}&listen=127.0.0.1:{postgresql_server.port}"), claim(), claim()
+        granted(store, mine)
+        assert isinstance(store.acquire(waiter, 120.0), Refused)
+        listening(store, waiter)
+        with counted() as statements:
+            waits = threading.Thread(target=store.wait, args=("lock", waiter.token, 3 * SOON), daemon=True)
+            waits.start()
+            time.sleep(0.5)  # as long as somebody would have looked again
+            assert len(statements) <= 10, statements
+        assert store.release("lock", mine.token)
+        waits.join(SOON)
+        assert not waits.is_alive()
+
+    @pytest.mark.slow
+    def test_processes_exclude_each_other(self, pooled: str, tmp_path: Path) -> None:
+        exclude_each_other(f"{pooled}&listen=no", tmp_path, seconds=1.0)
+
+    def test_without_listening(self, postgresql: str, open_: Any) -> None:
+        store, mine, waiter = open_(f"{postgresql}&listen=no"), claim(), claim()
+        assert not store.wakes
+        granted(store, mine)
+        assert isinstance(store.acquire(waiter, 60.0), Refused)
+        threading.Timer(0.2, store.release, ("lock", mine.token)).start()
+        store.wait("lock", waiter.token, SOON)
+        granted(store, waiter)
+
+
+class TestWaking:
+    def test_who_waits_asks_for_nothing(self, postgresql: str, open_: Any) -> None:
+        """Blocked for a second, a waiter sends a handful of statements: those before, and those after the release."""
+        store, other, mine, waiter = open_(postgresql), open_(postgresql), claim(), claim()
+        granted(store, mine)
+        assert isinstance(other.acquire(waiter, 60.0), Refused)
+        listening(other, waiter)
+        with counted() as statements:
+            waits = threading.Thread(target=other.wait, args=("lock", waiter.token, SOON), daemon=True)
+            waits.start()
+            time.sleep(1.0)  # as long as somebody would have looked again
+            asked = len(statements)
+            assert waits.is_alive()
+            assert store.release("lock", mine.token)
+            waits.join(SOON)
+        assert asked <= 10, statements
+        granted(other, waiter)
+
+    @pytest.mark.slow
+    def test_a_waiter_is_woken_soon(self, postgresql: str, open_: Any) -> None:
+        """Half of them within 50 ms on a busy machine; the how-to says what it is on a quiet one."""
+        store, other = open_(postgresql), open_(postgresql)
+        listening(other, claim())
+        delays = []
+        for _ in range(20):
+            mine, waiter, woken = claim(), claim(), []
+            granted(store, mine)
+            assert isinstance(other.acquire(waiter, 60.0), Refused)
+
+            def wait(waiter: Claim = waiter, woken: list[float] = woken) -> None:
+                other.wait("lock", waiter.token, SOON)
+                woken.append(time.monotonic())
+
+            waits = threading.Thread(target=wait, daemon=True)
+            waits.start()
+            time.sleep(0.05)
+            released = time.monotonic()
+            store.release("lock", mine.token)
+            waits.join(SOON)
+            delays.append(woken[0] - released)
+            granted(other, waiter)
+            other.release("lock", waiter.token)
+        assert sorted(delays)[10] < 0.25, sorted(delays)
+
+    def test_who_is_not_in_line_is_woken_too(self, postgresql: str, open_: Any) -> None:
+        store, other, mine = open_(postgresql), open_(postgresql), claim()
+        granted(store, mine)
+        listening(other, claim())
+        waits = threading.Thread(target=other.wait, args=("lock", "nobody", 3 * SOON), daemon=True)
+        waits.start()
+        eventually(lambda: ask(store, "SELECT watched > 0 FROM celery_locks_lock") == [(True,)], SOON)
+        assert store.release("lock", mine.token)
+        waits.join(SOON)
+        assert not waits.is_alive()
+
+    def test_who_is_not_in_line_sees_a_holder_die(self, postgresql: str, open_: Any) -> None:
+        store = open_(postgresql)
+        granted(store, claim("warm"))
+        listening(store, claim())
+        granted(store, claim(ttl=0.5))
+        waits = threading.Thread(target=store.wait, args=("lock", "nobody", 3 * SOON), daemon=True)
+        waits.start()
+        waits.join(SOON)
+        assert not waits.is_alive()
+
+    @pytest.mark.slow
+    def test_a_broken_connection_is_made_again(self, postgresql: str, open_: Any) -> None:
+        store, mine, waiter = open_(postgresql), claim(), claim()
+        granted(store, mine)
+        assert isinstance(store.acquire(waiter, 120.0), Refused)
+        listening(store, waiter)
+        waits = threading.Thread(target=store.wait, args=("lock", waiter.token, 3 * SOON), daemon=True)
+        waits.start()
+        ask(
+            store,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE ?",
+            f'LISTEN "{store._channel}"%',
+        )
+        eventually(lambda: not store._works(), SOON)
+        eventually(store._works, SOON)
+        assert store.release("lock", mine.token)
+        waits.join(SOON)
+        assert not waits.is_alive()
+
+
+def listening(store: ServerStore, waiter: Claim) -> None:
+    """Until the store's process listens."""
+    assert isinstance(store, PostgreSQLStore)
+    eventually(lambda: store.wait("listening", waiter.token, 0.01) or store._works(), SOON)
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The statements that this process sends."""
+    statements: list[str] = []
+    run = Connection.run
+
+    def noting(self: Connection, statement: str, values: Any = ()) -> Any:
+        statements.append(statement)
+        return run(self, statement, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "run", noting)
+        yield statements
+
+
+class TestTables:
+    def test_nothing_stays(self, url: str, open_: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr(sweeper, "MOST", 10)
+        store = open_(url)
+        for number in range(15):
+            granted(store, claim(f"{number}", ttl=0.001))
+            store.acquire(claim(f"{number}"), line_up=0.001)
+        granted(store, living := claim("living"))
+        for number in range(15):
+            granted(store, writer := claim(f"written {number}"))
+            assert store.write(writer.name, writer.token, "value", 60.0)
+        assert store.write("living", living.token, "value", 60.0)
+        long_ago = int(1e6 * (time.time() - 3600))
+        for table in ("holder", "waiter", "value"):
+            tell(store, f"UPDATE celery_locks_{table} SET deadline = ? WHERE name <> 'living'", long_ago)
+        tell(store, "UPDATE celery_locks_lock SET forget_at = ?", long_ago)
+        sweeps = 0
+        while store._sweeper.sweep():
+            sweeps += 1
+            assert sweeps < 10
+        assert sweeps >= 1
+        for table in ("holder", "lock", "value"):
+            assert ask(store, f"SELECT name FROM celery_locks_{table}") == [("living",)]
+        assert ask(store, "SELECT count(*) FROM celery_locks_waiter") == [(0,)]
+        assert store.release("living", living.token)
+
+    def test_whoever_writes_sweeps(self, url: str, open_: Any) -> None:
+        store = open_(url)
+        granted(store, claim("dead", ttl=0.001))
+        tell(store, "UPDATE celery_locks_holder SET deadline = 1")
+        store._sweeper._next = 0.0
+        granted(store, claim("another"))
+        assert ask(store, "SELECT name FROM celery_locks_holder") == [("another",)]
+
+    def test_promise_3_fencing_grows_when_rows_are_gone_and_the_clock_is_set_back(self, url: str, open_: Any) -> None:
+        store, mine = open_(url), claim()
+        granted(store, mine)
+        ahead = int(1e6 * (time.time() + 10 * 365 * 86400))  # given before the clock was set back by ten years
+        tell(store, "UPDATE celery_locks_lock SET fence = ?", ahead)
+        store.release("lock", mine.token)
+        again = claim()
+        assert granted(store, again) > ahead
+        store.release("lock", again.token)
+        tell(store, "UPDATE celery_locks_lock SET forget_at = 1")
+        store._sweeper.sweep()
+        assert ask(store, "SELECT count(*) FROM celery_locks_lock") == [(0,)]
+        assert granted(store, claim()) > ahead + 1
+
+    def test_a_clock_that_is_set_back_ends_no_lease_twice(self, url: str, open_: Any) -> None:
+        """A lock's time never goes back: who was seen as expired stays so."""
+        store, old = open_(url), claim(ttl=60.0)
+        granted(store, old)
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + 120000000")
+        assert store.holders("lock") == ()
+        assert store.renew([Renewal("lock", old.token, 60.0)]) == ["expired"]
+        granted(store, new := claim())
+        assert not store.release("lock", old.token)
+        assert [holder.token for holder in store.holders("lock")] == [new.token]
+
+    def test_a_migration_may_make_them(self, server: DatabaseServer, url: str, prefix: str, open_: Any) -> None:
+        ddl = schema_sql(url)
+        assert PASSWORD not in ddl
+        store = open_(url)
+        for _ in range(2):  # safe to run again
+            for statement in ddl.split(";\n"):
+                if statement.strip():
+                    store._database.single(lambda db, s=statement: db.run(s))  # type: ignore[misc]
+        store._database.make_schema = lambda: pytest.fail("the tables were there")  # type: ignore[method-assign]
+        granted(store, claim())
+        assert ask(store, f"SELECT count(*) FROM {prefix}holder") == [(1,)]
+
+    def test_collisions_are_tried_again(self, url: str, open_: Any) -> None:
+        store, tries = open_(url), 0
+        store.ping()
+        collision = next(iter(store._database.dialect.collisions))
+
+        def work(session: Any) -> str:
+            nonlocal tries
+            tries += 1
+            if tries < 4:
+                raise _collision(store, collision)
+            return "done"
+
+        assert store._write("lock", work) == "done"
+        assert tries == 4
+
+    def test_a_row_is_all_that_a_lock_keeps_from_others(self, url: str, open_: Any) -> None:
+        """While one transaction has a lock, others have other locks."""
+        store, other = open_(url), open_(url)
+        store.ping()
+        entered, go_on = threading.Event(), threading.Event()
+
+        def work(session: Any) -> None:
+            assert isinstance(session, LockedSession)
+            entered.set()
+            go_on.wait(1.5)
+
+        holder = threading.Thread(target=store._write, args=("lock", work), daemon=True)
+        holder.start()
+        assert entered.wait(SOON)
+        granted(other, claim("another"))
+        go_on.set()
+        holder.join(SOON)
+        assert not holder.is_alive()
+
+
+def _collision(store: ServerStore, code: Any) -> Exception:
+    dbapi = store._database._engine().dialect.loaded_dbapi
+    if isinstance(code, int):
+        return dbapi.OperationalError(code, "deadlock")  # type: ignore[no-any-return]
+    return psycopg.errors.lookup(code)("deadlock")
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("url", "advice"),
+        [
+            ("postgresql://h", "names no database"),
+            ("mysql://h/", "names no database"),
+            ("postgresql://h/db?table_prefix=A-b", "lowercase letters"),
+            ("postgresql://h/db?table_prefix=" + "a" * 31, "lowercase letters"),
+            ("postgresql://u:p@ss@h:port/db", "%40"),
+        ],
+    )
+    def test_bad_urls(self, url: str, advice: str) -> None:
+        with pytest.raises(LockConfigError, match=advice) as caught:
+            open_store(url)
+        assert "p@ss" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("package", "url", "extra"),
+        [
+            ("psycopg", "postgresql://h/db", "postgresql"),
+            ("sqlalchemy", "postgresql://h/db", "postgresql"),
+            ("pymysql", "mysql://h/db", "mysql"),
+            ("sqlalchemy", "mariadb://h/db", "mysql"),
+        ],
+    )
+    def test_a_missing_driver_says_what_to_install(self, package: str, url: str, extra: str) -> None:
+        program = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from celery_locks.stores import open_store\n"
+            f"try: open_store({url!r})\nexcept Exception as error: print(repr(error))"
+        )
+        said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert f'LockConfigError("the lock store at {url} needs the package {package}: ' in said.stdout
+        assert f"pip install 'celery-locks[{extra}]'" in said.stdout
+
+    def test_listening_elsewhere(self) -> None:
+        address = Address("postgresql://u:p%40@pooler:6432/db?listen=direct:5432&sslmode=require")
+        assert address.listen is not None
+        assert (address.listen.host, address.listen.port, address.listen.password) == ("direct", 5432, "p@")
+        assert (address.url.host, dict(address.url.query)) == ("pooler", {"sslmode": "require"})
+
+    def test_no_schema_for_other_stores(self) -> None:
+        with pytest.raises(LockConfigError, match="needs no schema"):
+            schema_sql("redis://h")
