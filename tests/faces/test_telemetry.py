@@ -244,6 +244,26 @@ def test_other_pools_are_heard_too(redis_url: str, tmp_path: Path, pool: str, se
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT], ids=["warm", "cold"])
+def test_a_worker_that_ends_tells_all_and_leaves_nothing(redis_url: str, tmp_path: Path, sig: signal.Signals) -> None:
+    site = Site(redis_url, tmp_path, locks_events=True)
+    site.variables["TMPDIR"] = str(tmp_path)
+    until = site.until_file()
+    with hearing(site.app) as heard, site.worker(concurrency=1) as worker:
+        assert list(tmp_path.glob("celery-locks-*/reports"))
+        site.send("held", "a", str(until))
+        eventually(lambda: site.locks.lock("a").locked(), SOON)
+        worker.kill(sig)
+        if sig == signal.SIGTERM:
+            worker.wait_for_log("Warm shutdown", SOON)
+            until.touch()
+        worker.wait(SOON)
+        assert not list(tmp_path.glob("celery-locks-*"))
+        if sig == signal.SIGTERM:
+            eventually(lambda: [event["type"] for event in heard] == ["lock-acquired", "lock-released"], SOON)
+
+
+@pytest.mark.slow
 def test_a_port_that_is_taken_stops_no_worker(redis_url: str, tmp_path: Path) -> None:
     site = Site(redis_url, tmp_path)
     with socket.create_server(("127.0.0.1", site.port)), site.worker(pool="solo") as worker:

@@ -469,6 +469,30 @@ def counted() -> Iterator[list[str]]:
         yield statements
 
 
+class TestCosts:
+    """In statements, which don't depend on the machine; the how-to names them."""
+
+    def test_of_a_pair(self, url: str, open_: Any) -> None:
+        store, mine = open_(url), claim()
+        store.ping()
+        store._sweeper._next = time.monotonic() + SOON
+        with counted() as statements:
+            granted(store, mine)
+            assert store.release("lock", mine.token)
+        assert len(statements) == (2 if "postgresql" in url else 15), statements
+
+    def test_of_a_hand_over(self, postgresql: str, open_: Any) -> None:
+        """From the release to the next one's lease; each is a round trip, one after the other."""
+        store, mine, waiter = open_(postgresql), claim(), claim()
+        granted(store, mine)
+        assert isinstance(store.acquire(waiter, 60.0), Refused)
+        store._sweeper._next = time.monotonic() + SOON
+        with counted() as statements:
+            assert store.release("lock", mine.token)
+            granted(store, waiter)
+        assert len(statements) == 17, statements
+
+
 class TestTables:
     def test_nothing_stays(self, url: str, open_: Any, monkeypatch: Any) -> None:
         monkeypatch.setattr(sweeper, "MOST", 10)
