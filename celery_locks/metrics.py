@@ -59,6 +59,9 @@ def watch(
 
     Returns:
         A function that ends it.
+
+    Raises:
+        ValueError: This registry tells of a store already.
     """
     watched = StoreWatch(locks, every)
     watched.look_soon()

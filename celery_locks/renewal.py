@@ -112,8 +112,11 @@ class Renewer:
         sent = [renewed.lease.clock.now() for renewed in due]
         renewals = [renewed.lease.renewal(at) for renewed, at in zip(due, sent, strict=True)]
         answers = self._ask(due[0].lease, renewals)
+        if answers and (away := answers.count("unreachable")):
+            said = "%d leases could not be renewed, trying again: a part of the store is away"
+            tell(partial(logger.warning, said, away), due[0].lease.home)
         for index, renewed in enumerate(due):
-            if answers is None:
+            if answers is None or answers[index] == "unreachable":
                 renewed.at = renewed.lease.clock.now() + min(renewed.interval, TRY_AGAIN)
             else:
                 renewed.at = sent[index] + renewed.interval

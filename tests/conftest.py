@@ -10,14 +10,16 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support import rabbitmq, report
+from tests.support.clusters import Cluster, Sentinels
 from tests.support.proxy import Proxy
-from tests.support.servers import Binary, RedisServer, all_binaries, default_binary
+from tests.support.servers import Binary, NoServer, RedisServer, all_binaries, default_binary
 from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresServer
 
 # Before any test module imports it: asserts of the compliance suite that show their values.
 pytest.register_assert_rewrite("celery_locks.testing")
 
 _SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
+_SERVER_FIXTURES |= {"redis_cluster", "sentinels"}
 _databases = itertools.cycle(range(1, 512))
 
 
@@ -104,6 +106,34 @@ def _started(kind: type[S]) -> Iterator[S]:
 
 
 @pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Cluster]:
+    """Three masters that all tests of this process share."""
+    with ExitStack() as stack:
+        yield _enter(stack, Cluster(default_binary()), "a cluster")
+
+
+@pytest.fixture(scope="session")
+def sentinels() -> Iterator[Sentinels]:
+    """A master and a replica that three Sentinels watch over; which of them is the master may change."""
+    with ExitStack() as stack:
+        # Of the flavours that there are, the one that the cluster doesn't run on.
+        binary = (all_binaries() or (default_binary(),))[-1]
+        yield _enter(stack, Sentinels(binary), "Sentinels")
+
+
+def _enter(stack: ExitStack, servers: Any, what: str) -> Any:
+    """Starts servers, or says aloud that they are not to be had."""
+    name = f"{servers.binary} as {what}"
+    try:
+        started = stack.enter_context(servers)
+    except NoServer as error:
+        report.could_not_have(name, str(error))
+        pytest.skip(f"there is no {name}: see the closing lines")
+    report.ran_on(name)
+    return started
+
+
+@pytest.fixture(scope="session")
 def rabbit_server() -> Iterator[rabbitmq.RabbitServer]:
     """A RabbitMQ that all tests of this process share: name your queues apart."""
     if rabbitmq.script() is None:
@@ -125,7 +155,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.redis)
 
 
-# --- Who runs what: a file whose tests share real workers is run by one process, so that they are started once. ---
+# --- Who runs what: one process runs a file whose tests share what takes seconds to start, so that it starts once. ---
 
 _SHARED_WORKERS = (
     "tests/tasks/test_policies.py",
@@ -136,6 +166,8 @@ _SHARED_WORKERS = (
     "tests/tasks/test_limits.py",
     "tests/tasks/test_canvas.py",
     "tests/tasks/test_death.py",
+    "tests/stores/test_redis_cluster.py",
+    "tests/stores/test_redis_sentinel.py",
     "tests/faces/test_telemetry.py",
     "tests/faces/test_flower.py",
     "tests/faces/test_flower_browser.py",

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from celery_locks import Locks
 from celery_locks.cli.output import duration, locks_of, print_json, printable
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.sending import send_on
@@ -56,13 +57,18 @@ def sweep_command(ctx: click.Context) -> None:
     if parking is None:
         click.echo(f"No task parks in a {type(locks.store).__name__}: there is nothing to sweep.")
         return
-    sent = 0
+    before = now = _waiting(locks)
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, timeout=5)
         for _ in range(LOOKS):
             calls = parking.sweep(locks.prefix, LOCKS)
-            if not calls:
-                break
             send_on(app, parking, calls, connection)
-            sent += len(calls)
-    click.echo(f"Sent on {sent} parked {'task' if sent == 1 else 'tasks'}.")
+            # A store that is the broker as well has sent them on itself.
+            earlier, now = now, _waiting(locks)
+            if not calls and now == earlier:
+                break
+    click.echo(f"Swept. In line: {before} before, {now} now.")
+
+
+def _waiting(locks: Locks) -> int:
+    return locks.stats().waiting if locks.store.lists else 0

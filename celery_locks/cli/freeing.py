@@ -9,6 +9,7 @@ import click
 from celery_locks.cli.completion import keys
 from celery_locks.cli.output import duration, locks_of, printable
 from celery_locks.stores.base import Holder
+from celery_locks.tasks.freeing import free
 
 
 @click.command("release", short_help="Take a key from whoever holds it.")
@@ -16,27 +17,25 @@ from celery_locks.stores.base import Holder
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.pass_context
 def release_command(ctx: click.Context, key: str, yes: bool) -> None:
-    """Takes KEY from whoever holds it, and says whose it was.
+    """Takes KEY from those who hold it, and says whose it was.
 
-    They learn of it at their next renewal: a task's body is then aborted. The exit status is 1 when nobody held the
-    key, or another than was asked about.
+    They learn of it at their next renewal: a task's body is then aborted. Who acquires the key while the question
+    stands keeps it. The exit status is 1 when none of those held it any more.
 
     \b
     Example:
       celery -A proj locks release user:7
     """
-    lock = locks_of(ctx).lock(key)
-    holders = lock.holders()
+    locks = locks_of(ctx)
+    holders = locks.lock(key).holders()
     if not holders:
         raise click.ClickException(f"nobody holds {printable(key)}: there is nothing to release")
     if not yes:
         click.confirm(f"Take {printable(key)} from {_names(holders)}?", abort=True)
-        if _tokens(lock.holders()) != _tokens(holders):  # the question took its time
-            raise click.ClickException(f"{printable(key)} changed hands meanwhile, nothing was released: ask again")
-    released = lock.force_release()
-    if not released:
-        raise click.ClickException(f"{printable(key)} came free by itself")
-    click.echo(f"Released {printable(key)}, which was held by {_names(released)}.")
+    freed = [holder for holder in holders if free(locks, ctx.obj.app, key, holder)]
+    if not freed:
+        raise click.ClickException(f"{printable(key)} was given back meanwhile, so nothing was released")
+    click.echo(f"Released {printable(key)}, which was held by {_names(freed)}.")
 
 
 @click.command("wait", short_help="Wait until a key is free.")
@@ -60,7 +59,3 @@ def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
 
 def _names(holders: Iterable[Holder]) -> str:
     return ", ".join(f"{printable(holder.owner)} (for {duration(holder.held_for)})" for holder in holders)
-
-
-def _tokens(holders: Iterable[Holder]) -> set[int]:
-    return {holder.fencing_token for holder in holders}

@@ -9,6 +9,7 @@ from flower import events, urls
 from tornado.options import define, options
 from tornado.web import url
 
+from celery_locks import LockConfigError, metrics
 from celery_locks.flower import api, navigation, pages
 from celery_locks.flower.panel import DEFAULT_POLL, panel_of
 
@@ -56,6 +57,7 @@ def hear_events() -> None:
     start, on_event = events.Events.start, events.Events.on_event
 
     def start_with_watch(self: Any) -> None:
+        serve_metrics(self.capp)
         self.io_loop.add_callback(panel_of(self.capp).watch)
         start(self)
 
@@ -68,3 +70,15 @@ def hear_events() -> None:
         on_event(self, event)
 
     events.Events.start, events.Events.on_event = start_with_watch, hear
+
+
+def serve_metrics(app: Any) -> None:
+    """Has Flower's own ``/metrics`` tell of the store: it serves all that prometheus_client's default registry has."""
+    panel = panel_of(app)
+    try:
+        panel.locks()
+        metrics.watch(panel.locks)
+    except LockConfigError as error:  # the page says it too
+        logger.info("no metrics of locks: %s", error)
+    except ValueError:  # another Flower in this process tells already
+        logger.info("the metrics of locks are those of the first Flower of this process")

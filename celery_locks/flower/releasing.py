@@ -7,8 +7,7 @@ from typing import Any
 from celery_locks import Locks
 from celery_locks.keys import check_key
 from celery_locks.stores.base import Holder
-from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks.sending import send_on
+from celery_locks.tasks.freeing import free
 
 
 def release(locks: Locks, app: Any, key: str, fencing_token: int) -> Holder | None:
@@ -34,9 +33,4 @@ def release(locks: Locks, app: Any, key: str, fencing_token: int) -> Holder | No
     holder = next((each for each in locks.store.holders(name) if each.fencing_token == fencing_token), None)
     if holder is None:
         return None
-    parking = tickets_of(locks.store)
-    if parking is None:
-        return holder if locks.store.release(name, holder.token) else None
-    freed, calls = parking.died(name, holder.token)
-    send_on(app, parking, calls)
-    return holder if freed else None
+    return holder if free(locks, app, key, holder) else None

@@ -22,6 +22,14 @@ _OPENERS = {
     "postgresql": ("celery_locks.stores.sql.open", "open_server"),
     "mysql": ("celery_locks.stores.sql.open", "open_server"),
     "mariadb": ("celery_locks.stores.sql.open", "open_server"),
+    "redis+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "rediss+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "valkey+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "valkeys+sentinel": ("celery_locks.stores.redis.store", "open_redis"),
+    "redis+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
+    "rediss+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
+    "valkey+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
+    "valkeys+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
 }
 
 #: package → the extra that brings it, where they differ; SQLAlchemy comes with the scheme's own

@@ -200,7 +200,8 @@ class Store(ABC):
         Returns:
             For each, in order: ``None`` when it was prolonged, else why it no longer can be: ``expired`` (its
             deadline has passed), ``stolen`` (its record is gone and others hold the lock), ``deleted`` (its record
-            is gone), ``replaced`` (a newcomer took it by `Claim.replaces`).
+            is gone), ``replaced`` (a newcomer took it by `Claim.replaces`). Or ``unreachable`` where a store of many
+            servers could not ask this lease's: nothing is known of it, and it is tried again.
         """
 
     @abstractmethod

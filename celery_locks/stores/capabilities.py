@@ -26,6 +26,8 @@ _STORES = {
     "`redis://`, `valkey://`": ("celery_locks.stores.redis.store", "RedisStore"),
     "`postgresql://`": ("celery_locks.stores.sql.postgresql", "PostgreSQLStore"),
     "`mysql://`": ("celery_locks.stores.sql.store", "ServerStore"),
+    "`redis+sentinel://`": ("celery_locks.stores.redis.store", "RedisStore"),
+    "`redis+cluster://`": ("celery_locks.stores.redis.cluster", "RedisClusterStore"),
     "`sqlite://`": ("celery_locks.stores.sqlite", "SQLiteStore"),
     "`memory://`": ("celery_locks.stores.memory", "MemoryStore"),
 }

@@ -136,6 +136,9 @@ class SQLiteStore(TableStore):
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, LONGEST_DUE_LOOK)
 
+    def about(self) -> str:
+        return f"SQLite {sqlite3.sqlite_version}"
+
     def ping(self) -> None:
         self._write("", lambda session: None)
 

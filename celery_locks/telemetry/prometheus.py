@@ -68,8 +68,8 @@ class Held:
         self._seen: set[str] = set()
 
     def describe(self) -> list[Metric]:
-        """Nothing is read when it is registered."""
-        return []
+        """The name alone: nothing is read when it is registered."""
+        return [_held({})]
 
     def collect(self) -> Iterable[Metric]:
         """Called by prometheus_client."""
@@ -77,7 +77,11 @@ class Held:
         for task in self._read():
             counts[task] = counts.get(task, 0) + 1
         self._seen.update(counts)
-        yield gauge("held", "Leases that the tasks of this worker hold.", counts)
+        yield _held(counts)
+
+
+def _held(by_task: dict[str, int]) -> Metric:
+    return gauge("held", "Leases that the tasks of this worker hold.", by_task)
 
 
 def gauge(name: str, text: str, by_task: dict[str, int]) -> Metric:

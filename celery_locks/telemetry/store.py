@@ -22,6 +22,19 @@ MOST_PAGES = 5
 SLOW = 30.0
 
 
+_TEXTS = {
+    "store_up": "Whether the lock store answers.",
+    "store_age_seconds": "How old these figures of the store are.",
+    "store_keys": "Keys that are held or waited for.",
+    "store_leases": "Leases of all holders.",
+    "store_waiting": "How many stand in line.",
+    "store_near_expiry": "Leases about to end that were not renewed yet.",
+    "store_oldest_seconds": "For how long a key is held at most.",
+    "store_held": "Leases by the task that has them.",
+    "store_blocked": "How many stand in line, by the task that holds what they wait for.",
+}
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What was seen.
@@ -59,8 +72,8 @@ class StoreWatch:
         self._tasks: set[str] = set()
 
     def describe(self) -> list[Metric]:
-        """Nothing is read when it is registered."""
-        return []
+        """The names alone, so that no registry gets them twice; nothing is read for it."""
+        return [plain_gauge(name, text, 0) for name, text in _TEXTS.items()]
 
     def collect(self) -> Iterable[Metric]:
         """Called by prometheus_client."""
@@ -68,19 +81,13 @@ class StoreWatch:
         now, snapshot = time.monotonic(), self._snapshot
         hangs = self._looking.locked() and now - self._began > SLOW
         up = snapshot is not None and not (self._failed or hangs)
-        yield plain_gauge("store_up", "Whether the lock store answers.", up)
+        yield plain_gauge("store_up", _TEXTS["store_up"], up)
         if snapshot is None:
             return
-        stats = snapshot.stats
-        yield plain_gauge("store_age_seconds", "How old these figures of the store are.", now - snapshot.taken)
-        yield plain_gauge("store_keys", "Keys that are held or waited for.", stats.locks)
-        yield plain_gauge("store_leases", "Leases of all holders.", stats.holders)
-        yield plain_gauge("store_waiting", "How many stand in line.", stats.waiting)
-        yield plain_gauge("store_near_expiry", "Leases about to end that were not renewed yet.", stats.near_expiry)
-        yield plain_gauge("store_oldest_seconds", "For how long a key is held at most.", stats.oldest_held_for)
-        yield gauge("store_held", "Leases by the task that has them.", self._of_all(snapshot.held))
-        text = "How many stand in line, by the task that holds what they wait for."
-        yield gauge("store_blocked", text, self._of_all(snapshot.waiting))
+        for name, value in _figures(snapshot, now).items():
+            yield plain_gauge(name, _TEXTS[name], value)
+        yield gauge("store_held", _TEXTS["store_held"], self._of_all(snapshot.held))
+        yield gauge("store_blocked", _TEXTS["store_blocked"], self._of_all(snapshot.waiting))
 
     def look_soon(self) -> None:
         """Looks at the store in a thread, if the last look is long ago and none is under way."""
@@ -107,6 +114,18 @@ class StoreWatch:
         """With a 0 for each task that was seen before: a gauge that goes away looks as if nobody knew."""
         self._tasks.update(counts)
         return {task: counts.get(task, 0) for task in sorted(self._tasks)}
+
+
+def _figures(snapshot: Snapshot, now: float) -> dict[str, float]:
+    stats = snapshot.stats
+    return {
+        "store_age_seconds": now - snapshot.taken,
+        "store_keys": stats.locks,
+        "store_leases": stats.holders,
+        "store_waiting": stats.waiting,
+        "store_near_expiry": stats.near_expiry,
+        "store_oldest_seconds": stats.oldest_held_for,
+    }
 
 
 def _by_task(locks: Locks) -> tuple[dict[str, int], dict[str, int]]:

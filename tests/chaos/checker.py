@@ -70,7 +70,9 @@ def check(events: Iterable[Event], *, broker_may_lose: bool = False) -> Report:
         broker_may_lose: Whether a task is excused that nobody has heard of since before a process was killed.
     """
     events = _with_ends(sorted(events, key=lambda event: event.at))
-    report = Report(figures=Counter(event.kind for event in events))
+    # Of one death it may be told more than once.
+    report = Report(figures=Counter(event.kind for event in events if event.kind != "killed"))
+    report.figures["processes that ended"] = len({event.pid for event in events if event.kind == "killed"})
     _Holders(report, [event for event in events if event.kind == "loss"]).go_through(events)
     _check_fences(report, events)
     _check_register(report, events)

@@ -18,7 +18,7 @@ CORE = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).part
 #: What a store may import of its own driver.
 DRIVERS = {
     "homes.py": {"gevent", "eventlet"},
-    "stores/redis": {"redis"},
+    "stores/redis": {"redis", "valkey"},
     "stores/redlock.py": {"redis"},
     "stores/sql.py": {"sqlalchemy"},
     "stores/sql": {"sqlalchemy"},

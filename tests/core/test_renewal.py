@@ -224,6 +224,28 @@ def test_promise_10_a_failed_renewal_is_tried_until_the_deadline(
     assert len(store.renewed) == tried, "not after it"
 
 
+def test_those_that_could_not_be_asked_for_are_tried_again_and_the_others_go_on(
+    locks: Locks, store: FaultyStore, clock: MovableClock, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of many servers, one of which is away."""
+    here, there = locks.lock("here").acquire(), locks.lock("there").acquire()
+    away, renew = [there.token], store.renew
+
+    def half(renewals: Any) -> list[Any]:
+        known = renew([each for each in renewals if each.token not in away])
+        return ["unreachable" if each.token in away else known.pop(0) for each in renewals]
+
+    monkeypatch.setattr(store, "renew", half)
+    clock.advance(10)
+    keeper.tick()
+    assert (here.remaining(), there.remaining()) == (30, 20)
+    away.clear()
+    clock.advance(ticker.TRY_AGAIN)
+    keeper.tick()
+    assert there.remaining() == 30
+    assert not there.lost
+
+
 def test_an_unexpected_error_of_a_store_is_logged_and_tried_again(
     lock: Lock, store: FaultyStore, clock: MovableClock, keeper: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:

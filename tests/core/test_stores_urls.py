@@ -21,12 +21,26 @@ REDIS_URLS = [
     "valkey://localhost",
     "valkeys://localhost",
     "REDIS://localhost/1",
+    "redis+sentinel://h1,h2:26380/service/0",
+    "rediss+sentinel://[::1]:26379/service?ssl_cert_reqs=CERT_NONE",
+    "valkey+sentinel://h1/service",
+]
+CLUSTER_URLS = [
+    "redis+cluster://h1,h2:7000",
+    "redis+cluster://h1/0?min_replicas=1",
+    "rediss+cluster://[::1]:7000,h2?ssl_cert_reqs=CERT_NONE",
+    "valkey+cluster://h1",
 ]
 
 
 @pytest.mark.parametrize("url", REDIS_URLS)
 def test_promise_21_redis_and_valkey_are_opened_without_a_connection(url: str) -> None:
     assert type(open_store(url)).__name__ == "RedisStore"
+
+
+@pytest.mark.parametrize("url", CLUSTER_URLS)
+def test_promise_21_a_cluster_is_opened_without_a_connection(url: str) -> None:
+    assert type(open_store(url)).__name__ == "RedisClusterStore"
 
 
 def test_the_same_memory_url_is_the_same_store() -> None:
@@ -69,6 +83,7 @@ def test_other_schemes_are_refused(url: str) -> None:
         ("redis://u:secret@[::1]:1/0", "redis://u:***@[::1]:1/0"),
         ("redis://u:[secret@h/0", "redis://u:***@h/0"),
         ("redis+sentinel://:secret@h1,:secret@h2/s/0", "redis+sentinel://:***@h2/s/0"),
+        ("redis+sentinel://u:secret@h/s?sentinel_password=other", "redis+sentinel://u:***@h/s?sentinel_password=***"),
         ("redis://h/0?password=secret&db=1", "redis://h/0?password=***&db=1"),
         ("redis://h/0?db=1&ssl_password=secret", "redis://h/0?db=1&ssl_password=***"),
     ],
@@ -78,7 +93,17 @@ def test_promise_21_passwords_are_masked(url: str, masked: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", [*REDIS_URLS, "memory://", "sqlite:////var/lib/locks.db", "redis://[::1]:6379/0", "redis://u@h/0", "", "x"]
+    "url",
+    [
+        *REDIS_URLS,
+        *CLUSTER_URLS,
+        "memory://",
+        "sqlite:////var/lib/locks.db",
+        "redis://[::1]:6379/0",
+        "redis://u@h/0",
+        "",
+        "x",
+    ],
 )
 def test_what_has_no_password_stays_as_it_is(url: str) -> None:
     assert mask(url) == url

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import redis
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
@@ -20,12 +25,15 @@ from click.testing import CliRunner, Result
 from celery_locks import LockedTask, Locks
 from celery_locks.cli import locks as locks_group
 from celery_locks.lock import this_process
-from celery_locks.stores.redis.store import RedisStore
-from tests.support.celery_worker import ROOT
+from celery_locks.stores import schema_sql
+from tests.support.celery_worker import ROOT, Worker
 from tests.support.servers import RedisServer
+from tests.support.sql_servers import PASSWORD, PostgresServer
 from tests.support.waiting import eventually
 
-SOON = 30.0
+SOON = 60.0
+#: Each `celery` command loads all that is installed for it, Flower too: on a busy machine that takes its time.
+pytestmark = pytest.mark.timeout(400)
 COMMANDS = sorted(locks_group.list_commands(click.Context(locks_group)))
 
 
@@ -65,8 +73,7 @@ def run(redis_url: str) -> Run:
     return Run(make_app(redis_url))
 
 
-def process(*args: str, url: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """What users type, with an app of their own."""
+def write_app(folder: Path) -> None:
     (folder / "proj.py").write_text(
         "import os\n"
         "from celery import Celery\n"
@@ -76,6 +83,11 @@ def process(*args: str, url: str, folder: Path, **env: str) -> subprocess.Comple
         "@app.task(base=LockedTask, name='shop.sync', lock_key='<key>', lock_on_contention='park')\n"
         "def sync(key): ...\n"
     )
+
+
+def process(*args: str, url: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """What users type, with an app of their own."""
+    write_app(folder)
     environment = {**os.environ, "BROKER": url, "LOCKS": url, "COLUMNS": "200", **env}
     environment["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"
     return subprocess.run(
@@ -84,7 +96,7 @@ def process(*args: str, url: str, folder: Path, **env: str) -> subprocess.Comple
         env=environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
 
@@ -185,23 +197,32 @@ def test_release_without_asking(run: Run, locks: Locks) -> None:
     assert run("release", "user:7", "--yes").output.startswith("Released user:7, which was held by nightly import")
 
 
-def test_release_frees_nobody_but_whom_it_asked_about(redis_url: str, locks: Locks) -> None:
+def test_release_frees_nobody_but_whom_it_asked_about(run: Run, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key changes hands while the question stands."""
     lease = locks.lock("user:7", owner="the first").acquire()
 
-    class ChangesHands(RedisStore):
-        looks = 0
+    def answer(*args: Any, **kwargs: Any) -> bool:
+        lease.release()
+        locks.lock("user:7", owner="the second").acquire()
+        return True
 
-        def holders(self, name: str) -> Any:
-            self.looks += 1
-            if self.looks == 2:
-                lease.release()
-                locks.lock("user:7", owner="the second").acquire()
-            return super().holders(name)
-
-    result = Run(make_app(None, locks_url=ChangesHands(redis_url)))("release", "user:7", answer="y\n", status=1)
-    assert "changed hands meanwhile, nothing was released" in result.stderr
+    monkeypatch.setattr(click, "confirm", answer)
+    assert "was given back meanwhile, so nothing was released" in run("release", "user:7", status=1).stderr
     assert [holder.owner for holder in locks.lock("user:7").holders()] == ["the second"]
+
+
+def test_release_frees_all_holders_and_serves_who_waits(run: Run, locks: Locks) -> None:
+    smtp = locks.semaphore("smtp", limit=2)
+    smtp.acquire(), smtp.acquire()
+    had: list[Any] = []
+    waiter = threading.Thread(target=lambda: had.append(smtp.acquire(timeout=SOON)))
+    waiter.start()
+    eventually(lambda: locks.info("smtp").waiting == 1, SOON)
+    output = run("release", "smtp", "--yes").output
+    assert output.count(this_process()) == 2
+    waiter.join(SOON)
+    assert smtp.available() == 1
+    assert had[0].held
 
 
 def test_wait_ends_when_the_key_is_free(run: Run, locks: Locks) -> None:
@@ -250,7 +271,7 @@ def test_stats(run: Run, locks: Locks) -> None:
 
 
 def test_sweep_without_parked_tasks(run: Run) -> None:
-    assert run("sweep").output == "Sent on 0 parked tasks.\n"
+    assert run("sweep").output == "Swept. In line: 0 before, 0 now.\n"
 
 
 # ---------------------------------------------------------------------- doctor
@@ -288,6 +309,19 @@ def test_settings_that_break_locks_are_warned_of(start_redis: Callable[..., Redi
     assert found["store"]["status"] == "ok"
 
 
+def test_a_file(tmp_path: Path) -> None:
+    assert (
+        f"store: SQLite {sqlite3.sqlite_version} at sqlite:///"
+        in Run(make_app(f"sqlite:///{tmp_path}/l.db"))("doctor").output
+    )
+
+
+def test_a_database(postgresql_server: PostgresServer) -> None:
+    output = Run(make_app(postgresql_server.url()))("doctor").output
+    assert re.search(r"store: PostgreSQL \d+\S* at postgresql://", output)
+    assert PASSWORD not in output
+
+
 def test_a_store_that_is_away(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis(password="s3cret")
     run = Run(make_app(server.url()))
@@ -322,6 +356,22 @@ def test_a_stuck_waiter(run: Run, locks: Locks) -> None:
     assert "locks sweep" in output
 
 
+# ---------------------------------------------------------------------- sql
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:s3cret@localhost/shop", "mysql://me:s3cret@localhost/shop"])
+def test_the_tables_of_a_database(url: str) -> None:
+    """That a database takes them is shown in tests/stores/test_sql.py."""
+    of_app, given = Run(make_app(url))("sql").output, Run(make_app(None))("sql", url).output
+    assert of_app == given == schema_sql(url).rstrip() + "\n"
+    assert "CREATE TABLE IF NOT EXISTS celery_locks_holder" in given
+    assert "s3cret" not in given
+
+
+def test_a_store_without_tables(run: Run) -> None:
+    assert "stores of postgresql:// and mysql:// do" in run("sql", status=1).stderr
+
+
 # ---------------------------------------------------------------------- as users run it
 
 
@@ -344,17 +394,6 @@ def test_a_process_says_an_error_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_works_without_rich(redis_url: str, locks: Locks, tmp_path: Path) -> None:
-    locks.lock("user:7").acquire()
-    (tmp_path / "rich").mkdir()
-    (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('no rich here')")
-    (tmp_path / "click_tty.py").write_text("")
-    done = process("watch", "--times", "1", url=redis_url, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "user:7" in done.stdout
-
-
-@pytest.mark.slow
 def test_the_shell_completes_commands_and_keys(redis_url: str, locks: Locks, tmp_path: Path) -> None:
     for key in ("user:7", "user:8", "order:1"):
         locks.lock(key).acquire()
@@ -368,11 +407,11 @@ def test_the_shell_completes_commands_and_keys(redis_url: str, locks: Locks, tmp
             env={**os.environ, "BROKER": redis_url, "LOCKS": redis_url, "PYTHONPATH": str(tmp_path), **completion},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=180,
             check=False,
         ).stdout
 
-    process("stats", url=redis_url, folder=tmp_path)  # writes the app
+    write_app(tmp_path)
     assert "doctor" in offered("celery -A proj locks do")
     keys = offered("celery -A proj locks release us")
     assert "user:7" in keys.replace("\\:", ":")
@@ -409,3 +448,63 @@ def test_what_every_celery_command_loads_is_light() -> None:
     names = set(loaded.stdout.split())
     assert "celery_locks.cli" in names
     assert not {name for name in names if name.startswith(("celery_locks.tasks", "celery_locks.telemetry", "rich"))}
+
+
+# ---------------------------------------------------------------------- with a worker, in a terminal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [False, True], ids=["broker in the store", "broker apart"])
+def test_what_a_dead_worker_left_is_found_and_sent_on(
+    redis_url: str, redis_server: RedisServer, start_redis: Callable[..., RedisServer], apart: bool
+) -> None:
+    """A task parks; its worker dies; the key comes free, and nobody is there to call the task."""
+    broker = start_redis().url() if apart else redis_url
+    variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": broker, "WATCHED_SETTINGS": "{}"}
+    app = Celery("watched", broker=broker, backend=redis_url, set_as_current=False)
+    app.conf.locks_url = redis_url
+    locks, run = Locks(redis_url), Run(app)
+    lease = locks.lock("k", ttl=60).acquire()
+    with Worker("tests.faces.watched", env=variables, concurrency=1, timeout=90) as worker:
+        result = app.send_task("parked", args=["k"])
+        eventually(lambda: locks.info("k").waiting == 1, SOON)
+        worker.kill()
+        worker.wait(SOON)
+    lease.release()
+    assert "whom nobody calls: k." in run("doctor", "--patience", "0.5", status=1).output
+    assert run("sweep").output == "Swept. In line: 1 before, 0 now.\n"
+    with redis.Redis.from_url(broker) as client:
+        [message] = client.lrange("celery", 0, -1)
+    assert json.loads(message)["headers"]["id"] == result.id
+    assert run("sweep").output == "Swept. In line: 0 before, 0 now.\n"
+
+
+def in_terminal(*args: str, url: str, folder: Path) -> tuple[int, str]:
+    """The exit status of a command, and what it writes to a terminal."""
+    terminal, theirs = pty.openpty()
+    environment = {**os.environ, "BROKER": url, "LOCKS": url, "COLUMNS": "150", "TERM": "xterm"}
+    environment["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"
+    argv = [sys.executable, "-m", "celery", "-A", "proj", "locks", *args]
+    running = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how Linux tells of the end
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    return running.wait(SOON), shown.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rich", [True, False])
+def test_watch_in_a_terminal(redis_url: str, locks: Locks, tmp_path: Path, rich: bool) -> None:
+    """With a key that would be rich's markup; and where rich is not installed."""
+    locks.lock("user:[red]7", owner="nightly import").acquire()
+    write_app(tmp_path)
+    if not rich:
+        (tmp_path / "rich.py").write_text("raise ImportError('no rich here')")
+    status, shown = in_terminal("watch", "--times", "2", "--interval", "0.1", url=redis_url, folder=tmp_path)
+    assert status == 0
+    assert "user:[red]7" in shown
+    assert "1 keys, 1 leases, 0 waiting" in shown
+    assert ("\x1b[" in shown) is rich, "it is live"

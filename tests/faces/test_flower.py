@@ -16,12 +16,13 @@ import pytest
 
 from celery_locks import Locks
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.store import _command
-from tests.support.flower import Answer, Flower
+from celery_locks.stores.redis.calls import command_of
+from celery_locks.stores.redis.connections import packed
+from tests.support.flower import ODD_KEYS, Answer, Flower
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.redis]
+pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.timeout(300)]
 
 APP = "tests.support.flower_app"
 PASSWORD = "s3cr%t/pass"
@@ -100,35 +101,33 @@ def test_promise_25_no_address_without_a_login(site: Site) -> None:
 
 
 def test_promise_25_only_a_post_with_its_token_releases(site: Site) -> None:
-    with site.locks.lock("a") as lease:
-        _, headers = page_of_key(site.plain)
-        fence, tokenless = lease.fencing_token, {key: headers[key] for key in headers if key != "X-XSRFToken"}
-        for path in RELEASES:
-            for method in ("GET", "HEAD", "PUT", "DELETE"):
-                refused = site.basic.ask(method, f"{path}?key=a&fencing_token={fence}", headers=LOGIN)
-                assert refused.status in (403, 405), (method, path)
-        for headers_of_a_forger in (
-            {},
-            tokenless,
-            {**headers, "X-XSRFToken": "2|00000000|00000000|0"},
-            {**headers, "Cookie": "_xsrf=2|00000000|00000000|0"},
-            {**headers, "Origin": "http://elsewhere.example"},
-            {**headers, "Sec-Fetch-Site": "cross-site"},
-        ):
-            for flower in (site.plain, site.basic):
-                answer = release(flower, RELEASES[0], "a", fence, {**LOGIN, **headers_of_a_forger})
-                assert answer.status == 403, (headers_of_a_forger, answer)
-        for forged in ({"Origin": "http://elsewhere.example"}, {"Sec-Fetch-Site": "same-site"}):
-            assert release(site.basic, RELEASES[1], "a", fence, {**LOGIN, **forged}).status == 403
-        form = f"key=a&fencing_token={fence}".encode()
-        types = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
-        assert site.plain.ask("POST", RELEASES[0], form, types).status == 400
-        lease.extend()
-        assert release(site.plain, RELEASES[0], "a", fence, headers).json()["released"] is True
-        assert site.locks.lock("a").holders() == ()
-        assert lease.release() is False
-        lease = site.locks.lock("a").acquire()  # for the end of the with
-    assert lease.release()
+    lease = site.locks.lock("a").acquire(timeout=30)
+    _, headers = page_of_key(site.plain)
+    fence, tokenless = lease.fencing_token, {key: headers[key] for key in headers if key != "X-XSRFToken"}
+    for path in RELEASES:
+        for method in ("GET", "HEAD", "PUT", "DELETE"):
+            refused = site.basic.ask(method, f"{path}?key=a&fencing_token={fence}", headers=LOGIN)
+            assert refused.status in (403, 405), (method, path)
+    for headers_of_a_forger in (
+        {},
+        tokenless,
+        {**headers, "X-XSRFToken": "2|00000000|00000000|0"},
+        {**headers, "Cookie": "_xsrf=2|00000000|00000000|0"},
+        {**headers, "Origin": "http://elsewhere.example"},
+        {**headers, "Sec-Fetch-Site": "cross-site"},
+    ):
+        for flower in (site.plain, site.basic):
+            answer = release(flower, RELEASES[0], "a", fence, {**LOGIN, **headers_of_a_forger})
+            assert answer.status == 403, (headers_of_a_forger, answer)
+    for forged in ({"Origin": "http://elsewhere.example"}, {"Sec-Fetch-Site": "same-site"}):
+        assert release(site.basic, RELEASES[1], "a", fence, {**LOGIN, **forged}).status == 403
+    form = f"key=a&fencing_token={fence}".encode()
+    types = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
+    assert site.plain.ask("POST", RELEASES[0], form, types).status == 400
+    lease.extend()
+    assert release(site.plain, RELEASES[0], "a", fence, headers).json()["released"] is True
+    assert site.locks.lock("a").holders() == ()
+    assert lease.release() is False
 
 
 def test_promise_25_read_only_is_respected(site: Site) -> None:
@@ -218,6 +217,18 @@ def test_programs_see_and_release(site: Site) -> None:
     assert history["entries"][0]["reason"] == "by ann, in Flower"
 
 
+def test_promise_25_exactly_the_odd_key_is_released(site: Site) -> None:
+    odd = [*ODD_KEYS, "x" * 4000, "x" * 4001, "a", " a", "a ", "a\x00", "A"]
+    leases = {key: site.locks.lock(key, owner=f"owner of {odd.index(key)}").acquire(timeout=30) for key in odd}
+    for key in odd:
+        (holder,) = site.basic.get(f"/api/locks/key?key={quote(key, safe='')}", LOGIN).json()["holders"]
+        assert holder["owner"] == f"owner of {odd.index(key)}"
+        answer = release(site.basic, "/api/locks/release", key, holder["fencing_token"], LOGIN)
+        assert answer.json() == {"released": True, "owner": holder["owner"]}
+        assert leases.pop(key).release() is False
+        assert {info.key for info in site.locks.list().items} == {lease.key for lease in leases.values()}
+
+
 def test_nothing_secret_is_told(site: Site) -> None:
     with site.locks.lock("a") as lease:
         answers = [site.basic.get(path, LOGIN) for path in (*PAGES, *API)]
@@ -301,21 +312,15 @@ MANY = 100_000
 def hold_many(server: RedisServer, locks: Locks, count: int) -> None:
     """Real acquisitions, packed by hand: a client would take longer over it than the server."""
     with socket.create_connection(("127.0.0.1", server.port)) as connection, connection.makefile("rb") as answers:
-        connection.sendall(packed("AUTH", PASSWORD) + packed("SELECT", "1"))
+        connection.sendall(packed(("AUTH", PASSWORD)) + packed(("SELECT", "1")))
         assert [answers.readline(), answers.readline()] == [b"+OK\r\n"] * 2
         for start in range(0, count, 1000):
             keys = [f"many:{number:06}" for number in range(start, min(start + 1000, count))]
             terms = ("600000000", "1", "1", "me", "0", "100")
-            connection.sendall(
-                b"".join(packed(*map(str, _command(scripts.ACQUIRE, locks.name(key), key, *terms))) for key in keys)
-            )
+            commands = [command_of(scripts.ACQUIRE, locks.name(key), key, *terms) for key in keys]
+            connection.sendall(b"".join(map(packed, commands)))
             for _ in keys:
                 assert answers.readline().startswith(b":")
-
-
-def packed(*parts: str) -> bytes:
-    encoded = [part.encode() for part in parts]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in encoded)
 
 
 def test_100_000_locks_cost_a_page_what_10_cost(site: Site) -> None:

@@ -24,6 +24,18 @@ from tests.support.waiting import eventually
 #: Names a browser, and no other will do.
 BROWSER_VARIABLE = "CELERY_LOCKS_TEST_BROWSER"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+#: Keys that break HTML, addresses, quoting, lines and directions.
+ODD_KEYS = (
+    "<img src=x onerror=hacked()>",
+    "\"><script>hacked()</script>'",
+    "a/b/../c?x=1&y=2#z",
+    "100%25 %2F + ;",
+    "käse🧀 日本語",
+    "two\r\nlines\tand\x01more",
+    "\u202ereversed\u202c {braces}}",
+    "javascript:hacked()",
+    "&lt;b&gt; &amp;",
+)
 #: ``celery`` without this package: it can be imported no more.
 _WITHOUT = "import sys; sys.modules['celery_locks'] = None; from celery.__main__ import main; sys.exit(main())"
 

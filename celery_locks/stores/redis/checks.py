@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from celery_locks.stores.redis.connections import as_text
+from celery_locks.stores.redis.driver import response_errors
 
 #: Seconds by which the clocks of server and client may differ: leases don't mind, but countdowns and expiries of
 #: messages are moments of one machine's clock that another reads.
@@ -84,7 +83,7 @@ def _saves(call: Call) -> bool:
     """Whether there are save points, as far as this user may know: a managed server doesn't say."""
     try:
         answer = call("CONFIG", "GET", "save")
-    except ResponseError:
+    except response_errors():
         return True
     parts = list(answer.values() if isinstance(answer, Mapping) else answer[1::2])
     return not parts or as_text(parts[0]) != ""
@@ -94,7 +93,7 @@ def _clock(call: Call) -> str:
     before = time.time()
     try:
         seconds, micros = call("TIME")
-    except ResponseError:
+    except response_errors():
         return ""
     after = time.time()
     there = int(seconds) + int(micros) / 1e6
@@ -111,6 +110,6 @@ def _clock(call: Call) -> str:
 def _info(call: Call, section: str) -> dict[str, str]:
     try:
         text = as_text(call("INFO", section))
-    except ResponseError:  # forbidden: nothing is known, so nothing is wrong
+    except response_errors():  # forbidden: nothing is known, so nothing is wrong
         return {}
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -5,73 +5,104 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_locks import threads
 from celery_locks.errors import LockConfigError, StoreUnavailable
-from celery_locks.stores import mask
+from celery_locks.stores.redis.driver import driver_of
+from celery_locks.stores.redis.urls import Address
 
-try:
+if TYPE_CHECKING:
     import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-except ImportError as error:  # pragma: no cover - the test environment has it
-    raise LockConfigError("this lock store needs redis-py: pip install 'celery-locks[redis]'") from error
 
 #: The longest a command may take, in seconds.
 TIMEOUT = 2.0
 #: The shortest time that a server is given to answer, however short the lease.
 SHORTEST_TIMEOUT = 0.05
+#: The commands that scripts and waits are made of, as a server's access control lists name them.
+RIGHTS = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
 #: How much longer than a blocking command its connection waits for the answer.
 BLOCKING_MARGIN = 5.0
 
 
 class Client:
-    """A ``redis.Redis`` with a short way for single commands.
+    """A ``redis.Redis`` with a short way for commands.
 
     The way of redis-py's own ``execute_command`` (retries, metrics, callbacks, a pool with a lock) costs more than half
     of what a lock costs on the client; nothing of it is needed here.
+
+    Args:
+        redis_client: The client whose connections it uses.
+        timeout: How long each of them waits for an answer, in seconds.
     """
 
-    def __init__(self, redis_client: redis.Redis) -> None:
+    def __init__(self, redis_client: redis.Redis, timeout: float = TIMEOUT) -> None:
         self.redis = redis_client
-        self._pool = redis_client.connection_pool
+        self.timeout = timeout
+        self.driver = driver_of(redis_client)
+        self._pool: Any = redis_client.connection_pool
         self._idle: list[Any] = []
         self._pid = os.getpid()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that nobody uses."""
+        return bool(self._idle) and self._pid == os.getpid()
 
     def call(self, *command: Any) -> Any:
         """Sends a command and returns the answer.
 
         Raises:
-            redis.RedisError: As redis-py raises it.
+            redis.RedisError: As the library raises it.
         """
         connection = self._take()
         try:
             connection.send_packed_command([packed(command)])
             answer = connection.read_response()
-        except redis.ResponseError:  # an answer too: the connection is as good as before
-            self._idle.append(connection)
+        except self.driver.response_error as error:  # an answer too: the connection is as good as before
+            self._give_back(connection, [error])
             raise
-        except BaseException:
+        except BaseException as error:
             # Also where this thread was interrupted: the answer that is still to come is nobody else's.
-            connection.disconnect()
+            self._drop(connection, error)
             raise
         self._idle.append(connection)
         return answer
 
-    def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Sends commands in one round trip and returns the answers; an error is an answer too."""
-        with self.redis.pipeline(transaction=False) as pipeline:
-            send: Any = pipeline.execute_command
-            for command in commands:
-                send(*command)
-            answers: list[Any] = pipeline.execute(raise_on_error=False)
-            return answers
+    def call_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Sends commands in one round trip, over one connection, and returns the answers; an error is an answer too."""
+        return self.receive(self.send(commands), len(commands))
+
+    def send(self, commands: Sequence[Sequence[Any]]) -> Any:
+        """Sends commands, and returns the connection that their answers will come by: give it to `receive`."""
+        connection = self._take()
+        try:
+            connection.send_packed_command([b"".join([packed(command) for command in commands])])
+        except BaseException as error:
+            self._drop(connection, error)
+            raise
+        return connection
+
+    def receive(self, connection: Any, count: int) -> list[Any]:
+        """The answers to so many commands that were sent; an error is an answer too."""
+        answers: list[Any] = []
+        try:
+            while len(answers) < count:
+                answers.append(self._answer(connection))
+        except BaseException as error:
+            self._drop(connection, error)
+            raise
+        self._give_back(connection, [answer for answer in answers if isinstance(answer, Exception)])
+        return answers
+
+    def _answer(self, connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except self.driver.response_error as error:
+            return error
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().disconnect()
+        self._forget_idle()
         self._pool.disconnect()
 
     def _take(self) -> Any:
@@ -80,7 +111,35 @@ class Client:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._pool.make_connection()
+            connection = self._pool.make_connection()
+        connection.connect()  # only so are Sentinels asked where to
+        return connection
+
+    def _give_back(self, connection: Any, errors: Sequence[Exception]) -> None:
+        """Keeps a connection, unless its server is a master no more: then the next one may lead to the new master."""
+        demoted = next((error for error in errors if _demoted(error)), None)
+        if demoted is None:
+            self._idle.append(connection)
+            return
+        broken = self.driver.connection_error(f"this server is a replica now: {demoted}")
+        self._drop(connection, broken)
+        raise broken from demoted
+
+    def _drop(self, connection: Any, error: BaseException) -> None:
+        connection.disconnect()
+        if isinstance(error, self.driver.connection_error):
+            self._forget_idle()  # they lead to the same server, which has gone
+
+    def _forget_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.disconnect()
+
+
+def _demoted(error: Exception) -> bool:
+    """Whether an answer says that the server is a replica now; of a script, Redis before 7 says so within a text."""
+    text = str(error)
+    return type(error).__name__ == "ReadOnlyError" or text.startswith("UNBLOCKED") or "-READONLY" in text
 
 
 def packed(command: Sequence[Any]) -> bytes:
@@ -96,28 +155,28 @@ class Connections:
     """Clients of one server, that differ in how long they wait for an answer.
 
     Args:
-        client: A client whose settings (address, TLS, user, …) all of them share.
+        client: A client whose settings (address, TLS, user, …) all of them share. One of a Sentinel's will do: then
+            they go where the master is.
         name: The address without its password, for errors.
     """
 
+    #: What a user must be allowed.
+    rights = f"{RIGHTS} and the prefix's keys"
+
     def __init__(self, client: redis.Redis, name: str) -> None:
         self.name = name
+        self.driver = driver_of(client)
         self._client = client
         self._clients: dict[tuple[float, int], Client] = {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """redis-py's settings of a connection."""
+        """The library's settings of a connection."""
         return cast(Mapping[str, Any], self._client.connection_pool.connection_kwargs)
 
     def for_ttl(self, ttl: float | None = None) -> Client:
-        """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again.
-
-        Timeouts are rounded down to a power of two, so that leases of all kinds of ttl share a few clients.
-        """
-        if ttl is None or ttl >= 4 * TIMEOUT:
-            return self._with_timeout(TIMEOUT)
-        return self._with_timeout(max(SHORTEST_TIMEOUT, 2.0 ** math.floor(math.log2(ttl / 4))))
+        """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again."""
+        return self._with_timeout(timeout_for(ttl))
 
     def for_blocking(self, longest: float) -> Client:
         """A client for commands that block up to ``longest`` seconds."""
@@ -131,57 +190,89 @@ class Connections:
     def _with_timeout(self, timeout: float) -> Client:
         which = (timeout, threads.apart())
         client = self._clients.get(which)
-        return self._clients.setdefault(which, Client(self._derived(timeout))) if client is None else client
+        return self._clients.setdefault(which, Client(self._derived(timeout), timeout)) if client is None else client
 
     def _derived(self, timeout: float) -> redis.Redis:
-        pool = self._client.connection_pool
+        pool: Any = self._client.connection_pool
         settings = {
             **pool.connection_kwargs,
             "socket_timeout": timeout,
             "socket_connect_timeout": min(timeout, TIMEOUT),
-            # The store retries by itself, knowing which command it is and how long the lease still lives.
-            "retry": Retry(NoBackoff(), 0),
+            "retry": self.driver.no_retry(),
         }
         settings.pop("retry_on_error", None)
-        return redis.Redis(
-            connection_pool=redis.ConnectionPool(
-                connection_class=pool.connection_class, max_connections=2**31, **settings
-            )
+        if hasattr(pool, "sentinel_manager"):
+            return self._by_sentinel(pool, settings)
+        made = self.driver.pool(connection_class=pool.connection_class, max_connections=2**31, **settings)
+        return cast("redis.Redis", self.driver.client(connection_pool=made))
+
+    def _by_sentinel(self, pool: Any, settings: dict[str, Any]) -> redis.Redis:
+        """By Sentinels of its own: who connects asks them, and greenlets and threads may share no lock."""
+        settings.pop("connection_pool")
+        known = pool.sentinel_manager
+        asked = {
+            **known.sentinel_kwargs,
+            # The next one is asked when one is silent; all of them should have been within one command's time.
+            "socket_timeout": (patience := min(settings["socket_timeout"], TIMEOUT) / 2),
+            "socket_connect_timeout": patience,
+            "retry": self.driver.no_retry(),
+        }
+        places = [sentinel.connection_pool.connection_kwargs for sentinel in known.sentinels]
+        sentinel = self.driver.sentinel(
+            [(place["host"], place["port"]) for place in places],
+            min_other_sentinels=known.min_other_sentinels,
+            sentinel_kwargs=asked,
+            **({"force_master_ip": forced} if (forced := getattr(known, "_force_master_ip", None)) else {}),
         )
+        kind: Any = pool.connection_class
+        client = sentinel.master_for(pool.service_name, connection_class=kind, max_connections=2**31, **settings)
+        return cast("redis.Redis", client)
 
     def unavailable(self, error: Exception) -> StoreUnavailable:
-        """What an error of redis-py means, in words that say what to do."""
-        if isinstance(error, redis.exceptions.NoPermissionError):
-            rights = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
-            advice = f"; allow this user {rights} and the prefix's keys"
-        elif isinstance(error, redis.AuthenticationError):
+        """What an error of the library means, in words that say what to do."""
+        if isinstance(error, self.driver.no_permission):
+            advice = f"; allow this user {self.rights}"
+        elif isinstance(error, self.driver.authentication):
             advice = "; check user and password in the address"
         else:
             advice = ""
         return StoreUnavailable(f"the lock store {self.name} failed: {type(error).__name__}: {error}{advice}")
 
+    def too_few(self, confirmed: int, wanted: int) -> StoreUnavailable:
+        """What it means that only so many replicas have a lease."""
+        return StoreUnavailable(
+            f"the lock store {self.name} has the lease on {confirmed} of the {wanted} replicas that min_replicas asks "
+            "for, so it does not count: look after the replicas, or lower min_replicas"
+        )
 
-def connections(url: str) -> Connections:
-    """Connections to the server at a URL.
 
-    ``redis://``, ``rediss://`` (TLS), ``redis+socket:///path?virtual_host=1`` or ``unix:///path?db=1``, and the same
-    with ``valkey://`` and ``valkeys://``. User and password are percent-decoded.
+def timeout_for(ttl: float | None) -> float:
+    """How long a command about a lease of ``ttl`` seconds may take, in seconds.
+
+    Rounded down to a power of two, so that leases of all kinds of ttl share a few clients.
     """
-    return Connections(redis.Redis.from_url(redis_url(url)), mask(url))
+    if ttl is None or ttl >= 4 * TIMEOUT:
+        return TIMEOUT
+    return float(max(SHORTEST_TIMEOUT, 2.0 ** math.floor(math.log2(ttl / 4))))
 
 
-def redis_url(url: str) -> str:
-    """The URL in the form that redis-py reads."""
-    scheme, _, rest = url.partition("://")
-    scheme = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"}.get(scheme.lower(), scheme.lower())
-    if scheme == "unix":
-        # Celery's name for the database's number in such URLs.
-        rest = rest.replace("virtual_host=", "db=")
-    if scheme == "rediss":
-        # Celery writes CERT_REQUIRED where redis-py wants "required".
-        for name in parse_qs(urlsplit(url).query).get("ssl_cert_reqs", []):
-            rest = rest.replace(f"ssl_cert_reqs={name}", f"ssl_cert_reqs={name.removeprefix('CERT_').lower()}")
-    return f"{scheme}://{rest}"
+def connections(address: Address) -> Connections:
+    """Connections to the server, or to the master that Sentinels name, at an address.
+
+    ``redis://``, ``rediss://`` (TLS), ``redis+socket:///path?virtual_host=1`` or ``unix:///path?db=1``;
+    ``redis+sentinel://host,host/service/1``; and the same with ``valkey`` for ``redis``. User and password are
+    percent-decoded.
+
+    Raises:
+        LockConfigError: It is that of a cluster, or incomplete.
+    """
+    if address.ways == "cluster":
+        raise LockConfigError(f"{address.masked} is a cluster's address: use RedisClusterStore, or Locks(url)")
+    if address.ways == "sentinel":
+        from celery_locks.stores.redis.sentinel import master
+
+        return Connections(master(address), address.masked)
+    return Connections(address.driver.client.from_url(address.url), address.masked)
 
 
 def as_text(value: Any) -> str:

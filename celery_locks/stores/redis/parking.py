@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import secrets
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
-
-from redis.exceptions import RedisError
 
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
 from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Push, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
-from celery_locks.stores.redis.connections import Client, Connections, as_text
+from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.scripts import Script
 
 #: The longest that the sweeper blocks on the server, in seconds.
@@ -49,6 +47,8 @@ class RedisParking(Parking):
 
     def is_broker(self, settings: Mapping[str, Any]) -> bool:
         mine = self._connections.settings
+        if "connection_pool" in settings or "connection_pool" in mine:  # which server it is, Sentinels say each time
+            return False
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
@@ -68,7 +68,10 @@ class RedisParking(Parking):
 
     def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
         names = [as_text(name) for name in self._due(prefix, most)]
-        return tuple(call for name in names for call in _calls(name, self._run(scripts.SWEEP, name, "")))
+        return tuple(call for name in names for call in self._swept(name))
+
+    def _swept(self, name: str) -> tuple[Call, ...]:
+        return _calls(name, self._run(scripts.SWEEP, name, ""))
 
     def await_due(self, prefix: str, timeout: float) -> None:
         due_in = self._due(prefix, 0)
@@ -78,22 +81,28 @@ class RedisParking(Parking):
         client = self._connections.for_blocking(LONGEST_WAIT)
         try:
             client.call("BLPOP", f"{prefix}:sweep", f"{longest:.3f}")
-        except RedisError as error:
+        except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
     def _due(self, prefix: str, most: int) -> Any:
         return self._call(scripts.DUE, ("EVALSHA", scripts.DUE.sha, 1, f"{prefix}:parked", most))
 
     def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
-        found = self._twice(lambda client: client.call("GET", f"{prefix}:task:{task_id}"), None)
-        if found is None:
-            return ()
+        found = self._single("GET", f"{prefix}:task:{task_id}")
+        return () if found is None else self._withdraw(found)
+
+    def _withdraw(self, found: Any) -> tuple[Call, ...]:
+        """Withdraws what a task has, as the script ``park`` or ``take`` wrote it down."""
         # The length is in bytes, since a name may hold anything.
         kind, length, rest = (found if isinstance(found, bytes) else str(found).encode()).split(b" ", 2)
-        name, what = rest[: int(length)].decode(), rest[int(length) :].decode()
+        name, what = self._name(rest[: int(length)].decode()), rest[int(length) :].decode()
         if kind == b"ticket":
             return _calls(name, self._run(scripts.WITHDRAW, name, "", what))
         return self.hand_on(name, what)[1]
+
+    def _name(self, name: str) -> str:
+        """The name of a lock from that of its key."""
+        return name
 
     def waiting(self, name: str) -> int:
         return int(self._run(scripts.WAITING, name, ""))
@@ -108,7 +117,7 @@ class RedisParking(Parking):
     def _call(self, script: Script, command: tuple[Any, ...], ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any: ...
+    def _single(self, command: str, key: str) -> Any: ...
 
 
 def _of(ticket: Ticket) -> tuple[Any, ...]:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import redis
-from redis.exceptions import NoScriptError, RedisError
-
-from celery_locks.errors import LossReason
+from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of
+from celery_locks.stores.redis.calls import Command, Send, Sender, command_of, evalsha, evalsha_all
 from celery_locks.stores.redis.connections import Client, Connections, as_text, connections
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.urls import address, checked_replicas
 from celery_locks.stores.redis.values import RedisValues
+
+if TYPE_CHECKING:
+    import redis
 
 T = TypeVar("T")
 
@@ -35,17 +38,26 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     """Leases in a Redis or Valkey server.
 
     Args:
-        server: A URL, or a ``redis.Redis`` client whose settings are used (the client itself is not).
+        server: A URL, or a client of redis-py or valkey-py whose settings are used (the client itself is not); that of
+            a Sentinel's ``master_for`` will do.
+        min_replicas: How many replicas must have a lease before it is granted or renewed; in a URL the parameter
+            ``min_replicas``.
+
+    Raises:
+        LockConfigError: A setting is wrong.
     """
 
     wakes = True
     waits_for = 100
 
-    def __init__(self, server: str | redis.Redis) -> None:
+    def __init__(self, server: str | redis.Redis, *, min_replicas: int | None = None) -> None:
         if isinstance(server, str):
-            self._connections = connections(server)
+            place = address(server)
+            self._connections = connections(place)
+            min_replicas = place.min_replicas if min_replicas is None else min_replicas
         else:
             self._connections = Connections(server, type(server).__name__)
+        self._min_replicas = checked_replicas(min_replicas or 0)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         if claim.adopts or claim.replaces or claim.task_id:
@@ -68,7 +80,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         tokens = {f"{name}:wake:{token}": token for name, token in places}
         try:
             woken = client.call("BLPOP", *tokens, f"{longest:.3f}")
-        except RedisError as error:
+        except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
         return () if woken is None else (tokens[as_text(woken[0])],)
 
@@ -93,7 +105,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     def ping(self) -> None:
         try:
             self._connections.for_ttl().call("PING")
-        except RedisError as error:
+        except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
@@ -105,7 +117,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     def _ask(self, question: Callable[[Callable[..., Any]], T]) -> T:
         try:
             return question(self._connections.for_ttl().call)
-        except RedisError as error:
+        except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
     def close(self) -> None:
@@ -113,20 +125,50 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     def _claim(self, script: Script, claim: Claim, *args: Any) -> Any:
         terms = (_micro(claim.ttl), claim.limit, claim.permits, claim.owner)
+        if self._min_replicas and script is not scripts.PARK:
+            return self._claim_on_replicas(script, claim, *terms, *args)
         return self._run(script, claim.name, claim.token, *terms, *args, ttl=claim.ttl)
 
-    def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
-        return self._call(script, _command(script, name, token, *args), ttl)
+    def _claim_on_replicas(self, script: Script, claim: Claim, *args: Any) -> Any:
+        """Claims, and gives back what was granted and is on too few replicas.
 
-    def _call(self, script: Script, command: tuple[Any, ...], ttl: float | None = None) -> Any:
-        return self._twice(lambda client: _evalsha(client, script, command), ttl)
+        Raises:
+            StoreUnavailable: It is on too few.
+        """
+        wanted = self._min_replicas
+
+        def send(client: Sender, script: Script, command: Command) -> tuple[Any, int]:
+            answer, confirmed = evalsha_all(client, script, [command], wanted)
+            return answer, int(confirmed)
+
+        answer, confirmed = self._run(script, claim.name, claim.token, *args, ttl=claim.ttl, send=send)
+        if isinstance(answer, Sequence) or confirmed >= wanted:
+            return answer
+        undo = scripts.DIED if script is scripts.ENTER else scripts.RELEASE  # a ticket that did not run is not done
+        with suppress(StoreUnavailable):
+            self._run(undo, claim.name, claim.token, secrets.token_hex(8), ttl=claim.ttl)
+        raise self._connections.too_few(confirmed, wanted)
+
+    def _run(
+        self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None, send: Send = evalsha
+    ) -> Any:
+        return self._call(script, command_of(script, name, token, *args), ttl, send)
+
+    def _call(self, script: Script, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
+        return self._twice(lambda client: send(client, script, command), ttl)
+
+    def _single(self, command: str, key: str) -> Any:
+        return self._twice(lambda client: client.call(command, key), None)
 
     def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
-        commands = [_command(scripts.RENEW, each.name, each.token, _micro(each.ttl)) for each in renewals]
-        shortest = min(renewal.ttl for renewal in renewals)
-        if len(commands) == 1:
-            return [self._twice(lambda client: _evalsha(client, scripts.RENEW, commands[0]), shortest)]
-        return cast(list[Any], self._twice(lambda client: _evalsha_all(client, scripts.RENEW, commands), shortest))
+        commands = [command_of(scripts.RENEW, each.name, each.token, _micro(each.ttl)) for each in renewals]
+        shortest, wanted = min(renewal.ttl for renewal in renewals), self._min_replicas
+        if len(commands) == 1 and not wanted:
+            return [self._twice(lambda client: evalsha(client, scripts.RENEW, commands[0]), shortest)]
+        answers: list[Any] = self._twice(lambda client: evalsha_all(client, scripts.RENEW, commands, wanted), shortest)
+        if wanted and (confirmed := int(answers.pop())) < wanted:
+            raise self._connections.too_few(confirmed, wanted)
+        return answers
 
     def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any:
         """Calls, and once more when the connection broke: it may have been an old one, or the reply was lost."""
@@ -134,39 +176,15 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         try:
             try:
                 return call(client)
-            except (redis.ConnectionError, redis.TimeoutError):
+            except client.driver.broken:
                 return call(client)
-        except RedisError as error:
+        except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
 
 def open_redis(url: str) -> RedisStore:
     """The store at a URL."""
     return RedisStore(url)
-
-
-def _command(script: Script, name: str, token: str, *args: Any) -> tuple[Any, ...]:
-    keys = (name, f"{name}:until", f"{name}:line", f"{name}:alive", f"{name}:wake:")
-    return ("EVALSHA", script.sha, len(keys), *keys, token, name.partition("{")[0], *args)
-
-
-def _evalsha(client: Client, script: Script, command: tuple[Any, ...]) -> Any:
-    try:
-        return client.call(*command)
-    except NoScriptError:  # the server is new, or forgot its scripts
-        client.call("SCRIPT", "LOAD", script.text)
-        return client.call(*command)
-
-
-def _evalsha_all(client: Client, script: Script, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    answers = client.call_all(commands)
-    if any(isinstance(answer, NoScriptError) for answer in answers):
-        client.call("SCRIPT", "LOAD", script.text)
-        answers = client.call_all(commands)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers
 
 
 def _micro(seconds: float) -> int:

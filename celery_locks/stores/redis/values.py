@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS
-from celery_locks.stores.redis.connections import Client, as_text
+from celery_locks.stores.redis.connections import as_text
 from celery_locks.stores.redis.scripts import Script
 
 
@@ -21,14 +20,14 @@ class RedisValues:
         return bool(self._run(scripts.WRITE, name, token, text, max(1, round(keep * MICROSECONDS))) == 1)
 
     def value(self, name: str) -> str | None:
-        text = self._twice(lambda client: client.call("GET", f"{name}:value"), None)
+        text = self._single("GET", f"{name}:value")
         return None if text is None else as_text(text)
 
     def delete(self, name: str) -> bool:
-        return int(self._twice(lambda client: client.call("UNLINK", f"{name}:value"), None)) == 1
+        return int(self._single("UNLINK", f"{name}:value")) == 1
 
     @abstractmethod
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any: ...
+    def _single(self, command: str, key: str) -> Any: ...

@@ -91,6 +91,12 @@ class ServerStore(TableStore):
     def ping(self) -> None:
         self._write("", lambda session: None)
 
+    def about(self) -> str:
+        version = str(self._database.single(lambda connection: connection.execute("SELECT version()").fetchone()[0]))
+        if version.startswith("PostgreSQL"):
+            return version.partition(" on ")[0]
+        return f"{'MariaDB' if 'MariaDB' in version else 'MySQL'} {version.partition('-')[0]}"
+
     def close(self) -> None:
         self._database.close()
 

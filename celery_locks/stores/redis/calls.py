@@ -1,0 +1,77 @@
+"""How scripts are called: by their digest, and loaded where the server doesn't know them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from celery_locks.stores.redis.driver import Driver
+from celery_locks.stores.redis.scripts import Script
+
+Command = tuple[Any, ...]
+#: The answer to a script with its command.
+Send = Callable[["Sender", Script, Command], Any]
+
+
+class Sender(Protocol):
+    """What sends commands: a `Client`, or one that is asked first."""
+
+    timeout: float
+
+    @property
+    def driver(self) -> Driver: ...
+
+    def call(self, *command: Any) -> Any: ...
+
+    def call_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]: ...
+
+
+def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "") -> Command:
+    """The command that calls a script of one lock.
+
+    Args:
+        script: Which.
+        name: The lock's full name.
+        token: The owner token.
+        args: What else it gets.
+        tag: Comes before all names.
+    """
+    lock = tag + name
+    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive", f"{lock}:wake:")
+    return ("EVALSHA", script.sha, len(keys), *keys, token, tag + name.partition("{")[0], *args)
+
+
+def evalsha(client: Sender, script: Script, command: Command) -> Any:
+    try:
+        return client.call(*command)
+    except client.driver.no_script:  # the server is new, or forgot its scripts
+        client.call("SCRIPT", "LOAD", script.text)
+        return client.call(*command)
+
+
+def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
+    """Calls a script with many commands in one round trip.
+
+    Args:
+        client: Sends them, all over one connection.
+        script: The script.
+        commands: How it is called.
+        replicas: How many replicas should have what was written, before the answers come.
+
+    Returns:
+        The answers; and, with ``replicas``, how many have it after half of the client's timeout at most.
+    """
+    batch = [*commands, *waiting(replicas, client.timeout)]
+    answers = client.call_all(batch)
+    if any(isinstance(answer, client.driver.no_script) for answer in answers):
+        client.call("SCRIPT", "LOAD", script.text)
+        answers = client.call_all(batch)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
+def waiting(replicas: int, timeout: float) -> list[Command]:
+    """The command that waits for replicas, if any are asked for; it speaks of what its own connection wrote before."""
+    return [("WAIT", replicas, max(1, round(timeout * 500)))] if replicas else []

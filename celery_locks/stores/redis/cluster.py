@@ -1,0 +1,273 @@
+"""``redis+cluster://``: leases in a Redis Cluster.
+
+The names are dealt out to parts, see `celery_locks.stores.redis.parts`; each lock is served by the scripts of a single
+server, and what is over all locks is put together here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery_locks.errors import LockConfigError, StoreUnavailable
+from celery_locks.stores.base import Renewal, Store
+from celery_locks.stores.listing import MOST_COUNTED, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+from celery_locks.stores.parking import Call
+from celery_locks.stores.redis import checks, scripts
+from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of
+from celery_locks.stores.redis.calls import Command, Send, command_of, evalsha
+from celery_locks.stores.redis.connections import as_text
+from celery_locks.stores.redis.driver import driver_of
+from celery_locks.stores.redis.fan_out import FanOut, TooFewError
+from celery_locks.stores.redis.nodes import Nodes
+from celery_locks.stores.redis.pages import FIRST_LOOK, merged, to_ask_again
+from celery_locks.stores.redis.parts import SLOT_OF, TAGS, slot_of, tag_of, untagged
+from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.store import LONGEST_WAIT, RedisStore
+from celery_locks.stores.redis.urls import Address, address, checked_replicas
+
+if TYPE_CHECKING:
+    import redis
+
+#: Seconds between two looks at what is due: a list for each part can't be waited for with one command.
+LOOK = 0.5
+
+
+class RedisClusterStore(RedisStore):
+    """Leases in a Redis Cluster or a Valkey cluster.
+
+    Args:
+        server: A URL, or a ``RedisCluster`` (``ValkeyCluster``) whose settings are used; it is not used itself.
+        min_replicas: How many replicas of its master must have a lease before it is granted or renewed.
+
+    Raises:
+        LockConfigError: A setting is wrong.
+    """
+
+    waits_for = 1  # one command is about one slot
+
+    def __init__(self, server: str | redis.RedisCluster, *, min_replicas: int | None = None) -> None:
+        if isinstance(server, str):
+            place = address(server)
+            self._nodes = _nodes_at(place)
+            min_replicas = place.min_replicas if min_replicas is None else min_replicas
+        else:
+            self._nodes = _nodes_of(server)
+        self._connections = self._nodes.anyone()  # for what it means when something fails
+        self._min_replicas = checked_replicas(min_replicas or 0)
+
+    # One lock
+
+    def wait(self, name: str, token: str, timeout: float) -> None:
+        tag = tag_of(name)
+        longest = max(0.001, min(timeout, LONGEST_WAIT))  # 0 would block for ever
+        try:
+            client = self._nodes.of(SLOT_OF[tag]).for_blocking(LONGEST_WAIT)
+            client.call("BLPOP", f"{tag}{name}:wake:{token}", f"{longest:.3f}")
+        except self._nodes.driver.response_error:
+            time.sleep(min(timeout, LOOK))  # the slot moves, or has moved: whoever waited looks at the lock again
+        except self._nodes.driver.errors as error:
+            raise self._connections.unavailable(error) from error
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        return Store.wait_any(self, places, timeout)
+
+    def value(self, name: str) -> str | None:
+        return super().value(tag_of(name) + name)
+
+    def delete(self, name: str) -> bool:
+        return super().delete(tag_of(name) + name)
+
+    def _run(
+        self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None, send: Send = evalsha
+    ) -> Any:
+        return self._call(script, command_of(script, name, token, *args, tag=tag_of(name)), ttl, send)
+
+    def _call(self, script: Script, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
+        return self._served(command[3], lambda client: send(client, script, command), ttl)
+
+    def _single(self, command: str, key: str) -> Any:
+        return self._served(key, lambda client: client.call(command, key))
+
+    def _served(self, key: str, call: Callable[[Any], Any], ttl: float | None = None) -> Any:
+        try:
+            return self._nodes.serve(slot_of(key), call, ttl)
+        except self._nodes.driver.errors as error:
+            raise self._connections.unavailable(error) from error
+
+    # Many leases
+
+    def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
+        """Where some masters can't be reached, the leases on the others are renewed all the same."""
+        commands = []
+        for each in renewals:
+            tag, ttl = tag_of(each.name), round(each.ttl * MICROSECONDS)
+            commands.append((SLOT_OF[tag], command_of(scripts.RENEW, each.name, each.token, ttl, tag=tag)))
+        shortest = min(renewal.ttl for renewal in renewals)
+        answers = FanOut(self._nodes, commands, scripts.RENEW, shortest, self._min_replicas).answers()
+        if all(isinstance(answer, Exception) for answer in answers):
+            self._raise(answers[0])
+        return ["unreachable" if isinstance(answer, Exception) else answer for answer in answers]
+
+    # All locks
+
+    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+        looks = names.count + MOST_PASSED_OVER
+        pages = self._pages({tag: (names.after, min(names.count, FIRST_LOOK)) for tag in TAGS}, names, looks)
+        again = to_ask_again(pages, names.count)
+        pages |= self._pages(dict.fromkeys(again, (names.after, names.count)), names, looks)
+        return merged(pages, names.count)
+
+    def _pages(
+        self, wanted: Mapping[str, tuple[str, int]], names: Names, looks: int
+    ) -> dict[str, tuple[tuple[State, ...], str | None]]:
+        """A page of each part: those after a name, so many."""
+        args = {}
+        for tag, (after, count) in wanted.items():
+            begin = f"(n{tag}{after}" if after >= names.start else f"[n{tag}{names.start}"
+            args[tag] = (begin, tag + names.start, count, looks, MOST_LISTED)
+        found = {}
+        for tag, answer in self._of_parts(scripts.LIST, names.prefix, args).items():
+            states, after_all = page_of(answer)
+            plain = tuple(State(untagged(each.name), each.holders, each.permits, each.waiting) for each in states)
+            found[tag] = (plain, None if after_all is None else untagged(after_all))
+        return found
+
+    def stats(self, prefix: str, near: float) -> Figures:
+        args = dict.fromkeys(TAGS, (round(near * MICROSECONDS), MOST_COUNTED))
+        parts = [figures_of(answer) for answer in self._of_parts(scripts.STATS, prefix, args).values()]
+        oldest = max(parts, key=lambda part: part.oldest_held_for if part.oldest is not None else -1.0)
+        return Figures(
+            locks=sum(part.locks for part in parts),
+            holders=sum(part.holders for part in parts),
+            near_expiry=sum(part.near_expiry for part in parts),
+            waiting=sum(part.waiting for part in parts),
+            oldest=None if oldest.oldest is None else untagged(oldest.oldest),
+            oldest_held_for=oldest.oldest_held_for,
+            complete=all(part.complete for part in parts),
+        )
+
+    def _of_parts(self, script: Script, prefix: str, args: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """What a script over the list answers for each of some parts."""
+        commands = []
+        for tag, own in args.items():
+            keys = (f"{tag}{prefix}:locks", f"{tag}{prefix}:lines")
+            commands.append((SLOT_OF[tag], ("EVALSHA", script.sha, len(keys), *keys, *own)))
+        return dict(zip(args, self._all(commands, script), strict=True))
+
+    def _all(self, commands: Sequence[tuple[int, Command]], script: Script | None = None) -> list[Any]:
+        answers = FanOut(self._nodes, commands, script).answers()
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self._raise(answer)
+        return answers
+
+    def _some(self, commands: Sequence[tuple[int, Command]], script: Script | None = None) -> list[Any]:
+        """The answers of those masters that can be reached; fails where nothing was found and there may be more."""
+        answers = FanOut(self._nodes, commands, script).answers()
+        known = [answer for answer in answers if not isinstance(answer, Exception)]
+        if len(known) < len(answers) and all(answer in (None, -1, []) for answer in known):
+            self._raise(next(answer for answer in answers if isinstance(answer, Exception)))
+        return known
+
+    def _raise(self, error: Exception) -> None:
+        if isinstance(error, TooFewError):
+            raise self._connections.too_few(error.confirmed, self._min_replicas)
+        raise self._connections.unavailable(error) from error
+
+    # Parking
+
+    def is_broker(self, settings: Mapping[str, Any]) -> bool:
+        return False
+
+    def await_due(self, prefix: str, timeout: float) -> None:
+        """Looks again every half a second."""
+        until = time.monotonic() + min(timeout, LONGEST_WAIT)
+        while (left := until - time.monotonic()) > 0:
+            dues = [due / MICROSECONDS for due in self._due(prefix, 0) if due >= 0]
+            if dues and min(dues) <= 0:
+                return
+            time.sleep(max(0.001, min(left, LOOK, *dues)))
+
+    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
+        """Where some masters can't be reached, what is due on the others is done all the same."""
+        names = [untagged(as_text(name)) for part in self._due(prefix, most) for name in part]
+        return self._as_far_as_it_goes(self._swept, names[:most])
+
+    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
+        commands = [(slot, ("GET", f"{tag}{prefix}:task:{task_id}")) for tag, slot in SLOT_OF.items()]
+        return self._as_far_as_it_goes(self._withdraw, [each for each in self._some(commands) if each is not None])
+
+    def _as_far_as_it_goes(self, do: Callable[[Any], tuple[Call, ...]], things: Sequence[Any]) -> tuple[Call, ...]:
+        """All calls of several steps. When one fails, those of the others must be sent on nevertheless."""
+
+        def tried(thing: Any) -> tuple[Call, ...] | StoreUnavailable:
+            try:
+                return do(thing)
+            except StoreUnavailable as error:
+                return error
+
+        results = [tried(thing) for thing in things]
+        calls = tuple(call for result in results if isinstance(result, tuple) for call in result)
+        failed = [result for result in results if isinstance(result, StoreUnavailable)]
+        if failed and not calls:
+            raise failed[0]
+        return calls
+
+    def _due(self, prefix: str, most: int) -> list[Any]:
+        commands = [
+            (slot, ("EVALSHA", scripts.DUE.sha, 1, f"{tag}{prefix}:parked", most)) for tag, slot in SLOT_OF.items()
+        ]
+        return self._some(commands, scripts.DUE)
+
+    def _name(self, name: str) -> str:
+        return untagged(name)
+
+    # The servers
+
+    def ping(self) -> None:
+        self._ask_all(lambda call: call("PING"))
+
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        found: dict[str, dict[str, None]] = {}
+        for master in self._ask_all(lambda call: checks.checks(call, parks)):
+            for name, wrong in master.items():
+                found.setdefault(name, {}).update({wrong: None} if wrong else {})
+        return {name: "; ".join(wrong) for name, wrong in found.items()}
+
+    def about(self) -> str:
+        releases = self._ask_all(checks.about)
+        return f"{', '.join(dict.fromkeys(releases))}, a cluster of {len(releases)} masters"
+
+    def _ask_all(self, question: Callable[[Callable[..., Any]], Any]) -> list[Any]:
+        try:
+            return [question(node.for_ttl().call) for node in self._nodes.masters()]
+        except self._nodes.driver.errors as error:
+            raise self._connections.unavailable(error) from error
+
+    def close(self) -> None:
+        self._nodes.close()
+
+
+def open_cluster(url: str) -> RedisClusterStore:
+    """The store at a URL: ``redis+cluster://user:password@host1,host2:6379``; ``rediss+cluster://`` speaks TLS."""
+    return RedisClusterStore(url)
+
+
+def _nodes_at(place: Address) -> Nodes:
+    if place.ways != "cluster":
+        raise LockConfigError(f"{place.masked} is no address of a cluster: write redis+cluster://host1,host2")
+    if place.path not in ("", "0"):
+        raise LockConfigError(f"{place.masked} names a database, and a cluster has only one: leave it out")
+    return Nodes(place.driver, place.settings(), place.hosts, place.masked)
+
+
+def _nodes_of(cluster: Any) -> Nodes:
+    chosen = driver_of(cluster)
+    pool = getattr(cluster, f"get_{chosen.name}_connection")(cluster.get_default_node()).connection_pool
+    settings = {**cluster.get_connection_kwargs(), "connection_class": pool.connection_class}
+    for name in ("host", "port", "db", "ssl", f"{chosen.name}_connect_func", "retry"):
+        settings.pop(name, None)
+    places: Iterable[Any] = cluster.get_nodes()
+    return Nodes(chosen, settings, [(node.host, node.port) for node in places], type(cluster).__name__)

@@ -1,0 +1,44 @@
+"""``redis+sentinel://``: the master that Sentinels name, found again at each new connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from celery_locks.errors import LockConfigError
+from celery_locks.stores.redis.urls import Address
+
+if TYPE_CHECKING:
+    import redis
+
+
+def master(address: Address) -> redis.Redis:
+    """A client of a service's master; nothing is connected yet.
+
+    ``redis+sentinel://user:password@host1,host2:26379/service/0?sentinel_username=…&sentinel_password=…``: user and
+    password before the hosts are those of the servers; with ``rediss`` for ``redis`` both speak TLS.
+
+    Raises:
+        LockConfigError: The service is missing, or the database is no number.
+    """
+    service, _, db = address.path.partition("/")
+    if not service or not (db or "0").isdigit():
+        raise LockConfigError(
+            f"{address.masked} doesn't say which service's master to use: "
+            "write redis+sentinel://host1,host2/service/0, where 0 is the database"
+        )
+    settings = address.settings()
+    tls = settings.pop("connection_class", None) is not None
+    sentinel = address.driver.sentinel(list(address.hosts), sentinel_kwargs=_of_sentinels(address, settings, tls))
+    client = sentinel.master_for(service, **settings, db=int(db or "0"), **({"ssl": True} if tls else {}))
+    return cast("redis.Redis", client)
+
+
+def _of_sentinels(address: Address, settings: dict[str, Any], tls: bool) -> dict[str, Any]:
+    """Sentinels share the settings of TLS with the servers, and have users of their own."""
+    shared = {name: value for name, value in settings.items() if name.startswith("ssl_") or name == "protocol"}
+    own = {
+        name.removeprefix("sentinel_"): value
+        for name, value in address.own.items()
+        if name in ("sentinel_username", "sentinel_password")
+    }
+    return {**shared, **own, **({"ssl": True} if tls else {})}

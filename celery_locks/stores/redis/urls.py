@@ -1,0 +1,133 @@
+"""Addresses of Redis and Valkey: one server, Sentinels, nodes of a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from celery_locks.errors import LockConfigError
+from celery_locks.stores import mask
+from celery_locks.stores.redis.driver import Driver, driver, driver_for
+
+SENTINEL_PORT, SERVER_PORT = 26379, 6379
+_TLS = ("rediss", "valkeys")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL, taken apart.
+
+    Attributes:
+        driver: The library to connect with.
+        url: What is left of it for that library; of several servers the first.
+        masked: All of it without its passwords, for errors.
+        ways: ``""`` for one server, ``"sentinel"``, ``"cluster"``.
+        hosts: The servers, where there may be several.
+        path: What follows the hosts.
+        own: The parameters that are ours.
+    """
+
+    driver: Driver
+    url: str
+    masked: str
+    ways: str = ""
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    own: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def min_replicas(self) -> int:
+        return checked_replicas(self.own.get("min_replicas", "0"))
+
+    def settings(self) -> dict[str, Any]:
+        """The library's settings of a connection, without the server's address."""
+        settings = self.driver.parse_url(self.url)
+        for name in ("host", "port", "db"):
+            settings.pop(name, None)
+        return settings
+
+
+def address(url: str) -> Address:
+    """Takes a URL apart.
+
+    Raises:
+        LockConfigError: A parameter of ours is wrong.
+        ValueError: It can't be read.
+    """
+    scheme, _, rest = url.partition("://")
+    base, _, ways = scheme.lower().partition("+")
+    rest, own = _own_parameters(rest)
+    chosen = driver(own["client"]) if "client" in own else driver_for(base)
+    if ways in ("sentinel", "cluster"):
+        return _of_many(chosen, base, ways, rest, mask(url), own)
+    return Address(chosen, library_url(f"{scheme}://{rest}", chosen), mask(url), own=own)
+
+
+def _of_many(chosen: Driver, base: str, ways: str, rest: str, masked: str, own: dict[str, str]) -> Address:
+    # Passwords are percent-encoded, so neither "/" nor "," nor "@" is part of one.
+    servers, slash, tail = rest.partition("/")
+    if not slash:
+        servers, mark, query = rest.partition("?")
+        tail = mark + query
+    path, _, query = tail.partition("?")
+    logins, hosts = set[str](), list[tuple[str, int]]()
+    for server in servers.replace(";", ",").split(","):
+        login, at, place = server.rpartition("@")
+        if at:
+            logins.add(login)
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise ValueError(f"a host is missing in {place!r}")
+        hosts.append((parts.hostname, parts.port or (SENTINEL_PORT if ways == "sentinel" else SERVER_PORT)))
+    if len(logins) > 1:
+        raise LockConfigError(f"{masked} names different users or passwords: all servers take the same")
+    login = f"{logins.pop()}@" if logins else ""
+    host = f"[{hosts[0][0]}]" if ":" in hosts[0][0] else hosts[0][0]
+    url = f"{base}://{login}{host}:{hosts[0][1]}/?{query}"
+    return Address(chosen, library_url(url, chosen), masked, ways, tuple(hosts), path, own)
+
+
+def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:
+    """What the library gets, and the parameters that it doesn't know."""
+    before, mark, query = rest.partition("?")
+    if not mark or "@" in query:  # a "?" in a password that is not encoded: the library says what is wrong with it
+        return rest, {}
+    pairs = parse_qsl(query, keep_blank_values=True)
+    own = {name: value for name, value in pairs if name in ("client", "min_replicas") or name.startswith("sentinel_")}
+    if not own:
+        return rest, {}
+    others = urlencode([(name, value) for name, value in pairs if name not in own])
+    return before + (f"?{others}" if others else ""), own
+
+
+def library_url(url: str, chosen: Driver) -> str:
+    """The URL of one server in the form that the library reads."""
+    scheme, _, rest = url.partition("://")
+    scheme = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"}.get(scheme.lower(), scheme.lower())
+    if scheme == "unix":
+        # Celery's name for the database's number in such URLs.
+        rest = rest.replace("virtual_host=", "db=")
+    if scheme == "rediss":
+        # Celery writes CERT_REQUIRED where redis-py wants "required".
+        for name, value in parse_qsl(urlsplit(url).query):
+            if name == "ssl_cert_reqs":
+                rest = rest.replace(f"ssl_cert_reqs={value}", f"ssl_cert_reqs={value.removeprefix('CERT_').lower()}")
+    if chosen.name == "valkey":
+        scheme = {"redis": "valkey", "rediss": "valkeys"}.get(scheme, scheme)
+    return f"{scheme}://{rest}"
+
+
+def checked_replicas(value: Any) -> int:
+    """How many replicas must have a lease before it is granted.
+
+    Raises:
+        LockConfigError: It is no whole number of 0 or more.
+    """
+    try:
+        replicas = int(value)
+    except (TypeError, ValueError):
+        replicas = -1
+    if replicas < 0 or isinstance(value, (bool, float)):
+        raise LockConfigError(f"min_replicas must be a whole number of 0 or more, not {value!r}")
+    return replicas

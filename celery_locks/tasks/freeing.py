@@ -1,0 +1,38 @@
+"""Freeing a key by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_locks.locks import Locks
+from celery_locks.stores.base import Holder
+from celery_locks.stores.parking import tickets_of
+from celery_locks.tasks.sending import send_on
+
+
+def free(locks: Locks, app: Any, key: str, holder: Holder) -> bool:
+    """Ends this lease of a key, and no other: not that of somebody who acquired it since it was looked at.
+
+    Its holder learns of it at its next renewal. A parked task's ticket outlives it as it would the death of its run: a
+    copy of its message that comes later is no duplicate of a task that is done.
+
+    Args:
+        locks: The locks.
+        app: The app that sends on parked tasks whose turn it is then.
+        key: The key.
+        holder: Whose lease.
+
+    Returns:
+        Whether it was held until now.
+
+    Raises:
+        LockKeyError: The key is empty.
+        StoreUnavailable: The store can't be reached; it may have been freed all the same.
+    """
+    name = locks.lock(key).name
+    parking = tickets_of(locks.store)
+    if parking is None:
+        return locks.store.release(name, holder.token)
+    freed, calls = parking.died(name, holder.token)
+    send_on(app, parking, calls)
+    return freed
