@@ -142,9 +142,6 @@ class SQLiteStore(TableStore):
     def ping(self) -> None:
         self._write("", lambda session: None)
 
-    def about(self) -> str:
-        return f"SQLite {sqlite3.sqlite_version}"
-
     def close(self) -> None:
         self._file.close()
 

@@ -89,13 +89,6 @@ class ServerStore(TableStore):
             name, lambda session: _once(session, call, lambda: take_back_and_call(session, name, token), before)
         )
 
-    def about(self) -> str:
-        def ask(connection: Connection) -> str:
-            return str(connection.run("SELECT version()").fetchone()[0])
-
-        said = self._database.transaction(ask, TIMEOUT, self._database.dialect.begin_reading)
-        return " ".join(said.split()[:2])  # what follows tells of compilers
-
     def ping(self) -> None:
         self._write("", lambda session: None)
 
