@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from celery_locks import LockLost, Locks
+from celery_locks import LockLost, Locks, signals
 from celery_locks.aio import AsyncLease, AsyncLock, AsyncLocks, driver
 from celery_locks.errors import LossReason
 from celery_locks.renewal import keeper
@@ -185,6 +185,14 @@ class TestLost:
         assert told[2:] == [("function", lease, "deleted")]
         with pytest.raises(LockLost):
             lease.check()
+
+    @on_a_loop
+    async def test_signals_of_a_loss_are_sent_on_the_loop(self, lock: AsyncLock) -> None:
+        told = list[threading.Thread]()
+        signals.on_lock_lost.connect(lambda **_: told.append(threading.current_thread()), lock.plain, weak=False)
+        await lock.acquire()
+        await lock.force_release()
+        await soon(lambda: told == [threading.current_thread()])
 
     @on_a_loop
     async def test_a_callback_that_raises_is_logged(self, lock: AsyncLock, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_locks import LockLost, LockTimeout
+from celery_locks import LockLost, LockTimeout, waiting
 from celery_locks.aio import AsyncLocks
 from celery_locks.aio.waits import MOST_THREADS
 from celery_locks.renewal import keeper
@@ -22,6 +22,8 @@ from tests.support.processes import end, start
 from tests.support.servers import RedisServer
 
 STORES = ("redis", "sqlite", "memory")
+#: Seconds after which what was forgotten would end by itself.
+LONG = 300.0
 
 
 @pytest.fixture(params=STORES)
@@ -70,7 +72,9 @@ def test_coroutines_and_threads_of_several_processes_exclude_each_other(
 
 @pytest.mark.slow
 @on_a_loop
-async def test_a_thousand_cancellations_leave_nothing(locks: AsyncLocks) -> None:
+async def test_a_thousand_cancellations_leave_nothing(locks: AsyncLocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is left behind stays for longer than is waited for it to go.
+    monkeypatch.setattr(waiting, "PLACE_KEPT", LONG)
     seed = random.randrange(2**32)
     print("seed:", seed)
     dice = random.Random(seed)
@@ -87,20 +91,20 @@ async def test_a_thousand_cancellations_leave_nothing(locks: AsyncLocks) -> None
                 inside[key] -= 1
 
     async def block(key: str) -> None:
-        async with locks.lock(key):
+        async with locks.lock(key, ttl=LONG):
             await hold(key)
 
     async def try_once(key: str) -> None:
-        if lease := await locks.lock(key).try_acquire():
+        if lease := await locks.lock(key, ttl=LONG).try_acquire():
             await lease.release()
 
     async def several(key: str) -> None:
         both = [key, dice.choice(keys)]
-        async with locks.multi(both):
+        async with locks.multi(both, ttl=LONG):
             await hold(*set(both))
 
     async def ticket(key: str) -> None:
-        place = await locks.lock(key, ttl=10).enqueue()
+        place = await locks.lock(key, ttl=LONG).enqueue()
         try:
             await place.wait(timeout=0.01)
         except LockTimeout:
@@ -158,11 +162,11 @@ async def test_a_waiter_is_woken_by_the_release(locks: AsyncLocks) -> None:
     latencies = list[float]()
     for _ in range(20):
         lease = await locks.lock("k").acquire()
-        waiting = asyncio.ensure_future(locks.lock("k").acquire())
+        waiter = asyncio.ensure_future(locks.lock("k").acquire())
         await soon(lambda: in_line(locks))
         await lease.release()
         released = time.monotonic()
-        await (await waiting).release()
+        await (await waiter).release()
         latencies.append(time.monotonic() - released)
     # Without a wake-up it would be three seconds; how fast it is, the benchmark says.
     assert sorted(latencies)[18] < 1.5, latencies
@@ -178,16 +182,16 @@ async def test_waiting_sends_the_server_next_to_nothing(start_redis: Callable[..
     server = start_redis()
     locks = AsyncLocks(server.url())
     lease = await locks.lock("k").acquire()
-    waiting = [asyncio.ensure_future(locks.lock("k").acquire()) for _ in range(10)]
+    waiters = [asyncio.ensure_future(locks.lock("k").acquire()) for _ in range(10)]
     await soon(lambda: waiting_in(locks, 10))
     with server.client() as client:
         before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
         await asyncio.sleep(1)  # what is measured: nothing happens in it
         sent = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     assert sent <= 15, "each says every three seconds that it still stands in line, and renewal goes on"
-    for task in waiting:
+    for task in waiters:
         task.cancel()
-    await asyncio.wait(waiting)
+    await asyncio.wait(waiters)
     await lease.release()
     await nothing_is_left(locks)
 
