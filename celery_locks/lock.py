@@ -240,7 +240,10 @@ class Lock:
             if isinstance(answer, Granted):
                 return self._granted(claim, answer, sent)
         except BaseException:
-            self._undo(claim)
+            if (lease := keeper().kept(claim.token)) is not None:
+                lease.forget(lease)
+            # Not by a release: the ticket would be done, and its message be dropped when it is sent again.
+            keeper().take_back_later(parking, claim.name, claim.token, claim.ttl)
             raise
         if isinstance(answer, Parked) and not ticket.message:
             self.contended(answer.refused)
