@@ -1,4 +1,4 @@
-"""The pytest plugin, on a project that uses it: eager tasks, a worker in a thread, several processes of pytest."""
+"""The pytest plugin, on a project that uses it, in several processes of pytest. The page of the docs has the worker."""
 
 from __future__ import annotations
 
@@ -147,37 +147,6 @@ def test_no_thread_is_left_behind(lock_store, celery_locks):
     assert renewers() <= before
 """
 
-WORKER = """
-import pytest
-from celery_locks import LockLost
-from shop import app, idle, sync, told
-
-pytestmark = pytest.mark.usefixtures("lock_store")
-
-@pytest.fixture(scope="session")
-def celery_worker_parameters():
-    return {"perform_ping_check": False, "shutdown_timeout": 60}
-
-@pytest.fixture
-def celery_app():
-    return app
-
-def test_in_a_worker(celery_worker, assert_locked, assert_free, lock_history, lock_lost_after, tmp_path):
-    done = tmp_path / "done"
-    result = idle.delay(str(done))
-    assert_locked("idle", by=result.id, within=30)
-    assert assert_locked("idle", by=idle).task_name == "shop.idle"
-    done.touch()
-    assert result.get(timeout=30) == "idled"
-    assert_free("idle", within=30)
-    lock_lost_after(seconds=0.05)
-    with pytest.raises(LockLost):
-        idle.delay(str(tmp_path / "never")).get(timeout=30)
-    assert told == [("idle", "deleted")]
-    assert lock_history.holders("idle") == ["shop.idle", "shop.idle"]
-"""
-
-
 NEVER = """
 from shop import rebuild
 
@@ -198,10 +167,10 @@ def test_a_project_and_the_page_of_the_docs(pytester: pytest.Pytester) -> None:
     page = (ROOT / "docs" / "how-to" / "testing.md").read_text()
     page = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
     pytester.makepyfile(test_page=page)
-    pytester.makepyfile(shop=TASKS, test_eager=EAGER, test_worker=WORKER, test_never=NEVER)
+    pytester.makepyfile(shop=TASKS, test_eager=EAGER, test_never=NEVER)
     pytester.makeini("[pytest]\naddopts = -p no:valkey -p celery.contrib.pytest\n")
     result = pytester.runpytest_subprocess("-n", "2", timeout=110)
-    result.assert_outcomes(passed=19, errors=2, failed=1)
+    result.assert_outcomes(passed=18, errors=2, failed=1)
     result.stdout.fnmatch_lines_random(
         [
             "*AssertionError: lock_lost_after (1 calls of lease.check()): no lease was lost, since no run took a lease",
