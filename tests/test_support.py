@@ -346,4 +346,5 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     wanted = {name for name in source if "__pycache__" not in name}
     assert "celery_locks/py.typed" in wanted
     assert wanted <= packed
+    assert "pytest_celery_locks.py" in packed
     assert not [name for name in packed if name.startswith(("tests/", "benchmarks/", "example_project/"))]
