@@ -1,0 +1,43 @@
+"""One of the independent servers of a `celery_locks.stores.redlock.Redlock`."""
+
+from __future__ import annotations
+
+import secrets
+
+from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.calls import command_of, evalsha
+from celery_locks.stores.redis.store import RedisStore
+
+
+class Member(RedisStore):
+    """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing."""
+
+    def confirm(self, name: str, token: str, fencing_token: int, up_for: float, ttl: float) -> bool:
+        """Gives a holder the fencing token that was agreed on; the lock's next one is greater.
+
+        Args:
+            name: The lock's full name.
+            token: The owner token.
+            fencing_token: What was agreed on.
+            up_for: How long the server must be up already for its word to count, in seconds; 0 for any.
+            ttl: How long the lease lives.
+
+        Returns:
+            Whether the token holds the lock, and the server's word counts.
+        """
+        asks = int(up_for > 0)
+        up: int = self._run(scripts.CONFIRM, name, token, fencing_token, asks, ttl=ttl)
+        return up >= 0 and (not asks or up >= up_for)
+
+    def take_back(self, name: str, token: str, ttl: float) -> None:
+        """Releases by one request that is never sent twice: no copy of it can come late, and end a later try's lease.
+
+        Raises:
+            StoreUnavailable: Whether it was done, or will be, is not known.
+        """
+        client = self._connections.for_ttl(ttl)
+        command = command_of(scripts.RELEASE, name, token, secrets.token_hex(8))
+        try:
+            evalsha(client, scripts.RELEASE, command)
+        except client.driver.errors as error:
+            raise self._connections.unavailable(error) from error
