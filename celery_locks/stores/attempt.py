@@ -10,7 +10,7 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.base import Claim, Granted, Refused
 from celery_locks.stores.redis.connections import timeout_for
 from celery_locks.stores.redis.member import Member
-from celery_locks.stores.together import ask
+from celery_locks.stores.together import ask, start
 
 #: What a server says to a claim.
 Said = Granted | Refused | StoreUnavailable | None
@@ -71,9 +71,10 @@ class Attempt:
             self._wanted = False
             to_do = [member for member in self._said if not isinstance(self._said[member], Refused)]
             self._unclear.update(to_do, (member for member in self._members if member not in self._said))
-            answered = [member for member in to_do if isinstance(self._said[member], Granted)]
-        calls = [partial(self._take_back_at, member) for member in to_do]
-        ask(calls, self._timeout, lambda answers: sum(each is not None for each in answers) >= len(answered))
+            failed = [member for member in to_do if not isinstance(self._said[member], Granted)]
+        for member in failed:
+            start(partial(self._take_back_at, member))
+        ask([partial(self._take_back_at, member) for member in to_do if member not in failed], self._timeout)
 
     def unwanted(self) -> None:
         """The lease is released by others at all servers: of those that answer from now on it is taken back."""

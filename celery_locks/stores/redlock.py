@@ -204,6 +204,8 @@ class Redlock(Store):
     def release(self, name: str, token: str) -> bool:
         with self._mutex:
             attempt = self._attempts.pop(token, None)
+            if not self._unclear.get(token):
+                self._unclear.pop(token, None)
         if attempt is not None:
             attempt.unwanted()
         answers = self._everywhere(lambda member: member.release(name, token), self._settled)
@@ -255,7 +257,7 @@ class Redlock(Store):
         def enough(answers: Sequence[Any]) -> bool:
             return answers.count(True) >= self._quorum
 
-        answers = self._everywhere(lambda member: member.ping() or True, enough)
+        answers = self._everywhere(_answers, enough)
         if not enough(answers):
             raise self._unavailable(answers, "answered")
 
@@ -306,6 +308,11 @@ def without_drift(left: float) -> float:
 def open_redlock(url: str) -> Redlock:
     """The store at a URL: ``redlock://user:password@host1,host2,host3/0``; ``rediss+redlock://`` speaks TLS."""
     return Redlock(url)
+
+
+def _answers(member: Member) -> bool:
+    member.ping()
+    return True
 
 
 def _pause() -> float:

@@ -18,8 +18,6 @@ from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
 
 T = TypeVar("T")
-#: An answer, why there is none, or ``None`` where none has come.
-Answer = T | StoreUnavailable | None
 
 #: Seconds after which an idle thread ends.
 IDLE = 30.0

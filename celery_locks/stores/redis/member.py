@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from celery_locks.stores.redis import scripts
+from celery_locks import threads
+from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.redis.calls import command_of, evalsha
+from celery_locks.stores.redis.connections import Client
 from celery_locks.stores.redis.store import RedisStore
+
+#: How many calls to one server may be under way: each has a thread, and where it hangs they would pile up.
+MOST_UNDER_WAY = 256
 
 
 class Member(RedisStore):
     """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self._under_way = 0
+        self._counting = threads.RLock()
 
     def confirm(self, name: str, token: str, fencing_token: int, up_for: float, ttl: float) -> bool:
         """Gives a holder the fencing token that was agreed on; the lock's next one is greater.
@@ -38,6 +52,25 @@ class Member(RedisStore):
         client = self._connections.for_ttl(ttl)
         command = command_of(scripts.RELEASE, name, token, secrets.token_hex(8))
         try:
-            evalsha(client, scripts.RELEASE, command)
+            with self._counted():
+                evalsha(client, scripts.RELEASE, command)
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
+
+    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any:
+        with self._counted():
+            return super()._twice(call, ttl)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Refuses when too many calls are under way."""
+        with self._counting:
+            if self._under_way >= MOST_UNDER_WAY:
+                name = self._connections.name
+                raise StoreUnavailable(f"the lock store {name} has {MOST_UNDER_WAY} requests to answer: it hangs")
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
