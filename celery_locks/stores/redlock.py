@@ -225,8 +225,8 @@ class Redlock(Store):
         return self._by_most(lambda member: member.holders(name))
 
     def _by_most(self, look: Callable[[Member], tuple[Holder, ...]]) -> tuple[Holder, ...]:
-        answers = self._everywhere(look, lambda answers: sum(isinstance(each, tuple) for each in answers) >= quorum)
         quorum = self._quorum
+        answers = self._everywhere(look, lambda answers: sum(isinstance(each, tuple) for each in answers) >= quorum)
         seen = [answer for answer in answers if isinstance(answer, tuple)]
         if len(seen) < quorum:
             raise self._unavailable(answers, "answered")

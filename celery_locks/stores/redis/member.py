@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery_locks.stores.redis import scripts
 from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import command_of, evalsha
 from celery_locks.stores.redis.connections import Client
 from celery_locks.stores.redis.store import RedisStore
