@@ -239,7 +239,7 @@ def test_servers_forget_one_after_the_other(store: Redlock, three: list[RedisSer
 
 
 def test_a_restart_with_data_lost(start_redis: Callable[..., RedisServer]) -> None:
-    """Two have the lease, and one of them forgets it: with ``restart_delay`` its word counts only when it has passed."""
+    """Two have the lease, and one of them forgets it: its word counts only after the ``restart_delay``."""
     servers = [start_redis() for _ in range(3)]
     store = Redlock(url_of([server.port for server in servers], restart_delay=5))
     try:
