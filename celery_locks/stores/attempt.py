@@ -34,7 +34,7 @@ class Attempt:
         self._claim = claim
         self._up_for = up_for
         self._unclear = unclear
-        self._timeout = timeout_for(claim.ttl)
+        self._timeout = 2 * timeout_for(claim.ttl)  # a server whose connection broke is asked twice
         self._mutex = threads.RLock()
         self._said: dict[Member, Said] = {}
         self._fencing_token: int | None = None

@@ -16,6 +16,8 @@ from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.redlock import Redlock, with_drift, without_drift
 from celery_locks.testing import StoreCompliance
+from celery_locks.testing.limits import Limits
+from celery_locks.testing.renewals import Renewals
 from celery_locks.testing.store import ODD_NAMES
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.proxy import Proxy
@@ -61,6 +63,8 @@ def store(proxies: list[Proxy]) -> Iterator[Redlock]:
 
 
 class TestThree(StoreCompliance):
+    short = 0.8  # a server has an eighth of it to answer
+
     @pytest.fixture
     def store(self, three: list[RedisServer]) -> Store:
         return open_store(url_of([server.port for server in three]))
@@ -109,12 +113,13 @@ class TestThree(StoreCompliance):
         self.granted(store, self.claim(name))
 
 
-class TestFive(StoreCompliance):
+class TestFive(Limits, Renewals):
+    short = 0.8
+    rounds = 5
+
     @pytest.fixture
     def store(self, three: list[RedisServer], five: list[RedisServer]) -> Store:
         return Redlock(url_of([server.port for server in five]))
-
-    rounds = 5
 
 
 def claim(token: str, ttl: float = 60, name: str = NAME, **options: Any) -> Claim:
@@ -229,29 +234,35 @@ def test_servers_forget_one_after_the_other(store: Redlock, three: list[RedisSer
         eventually(lambda: on_all(store, three, "a"), 30)
         server.client().flushall()
         assert isinstance(store.acquire(claim("b")), Refused)
-        assert store.renew([Renewal(NAME, "a", 60)]) == [None]
         client = server.client()
-        eventually(lambda client=client: client.hexists(NAME, "a"), 30, "it was not put back")
+
+        def put_back(client: Any = client) -> bool:
+            assert store.renew([Renewal(NAME, "a", 60)]) == [None]
+            return bool(client.hexists(NAME, "a"))
+
+        eventually(put_back, 30, "it was not put back", 0.1)
     (holder,) = store.holders(NAME)
     assert holder.fencing_token == fencing_token
     assert store.release(NAME, "a")
     assert granted(store, claim("c")) > fencing_token
 
 
+@pytest.mark.slow
 def test_a_restart_with_data_lost(start_redis: Callable[..., RedisServer]) -> None:
     """Two have the lease, and one of them forgets it: its word counts only after the ``restart_delay``."""
     servers = [start_redis() for _ in range(3)]
-    store = Redlock(url_of([server.port for server in servers], restart_delay=5))
+    rash, safe, soon = (Redlock(url_of([each.port for each in servers], restart_delay=delay)) for delay in (0, 3600, 1))
     try:
         servers[2].stop()
-        eventually(lambda: _granted_or_none(store, claim("a", ttl=4)), 60, "the delay after the first start is over")
+        granted(rash, claim("a"))
         servers[2].start()
         servers[1].restart(keep_data=False)
         with pytest.raises(StoreUnavailable, match="confirmed the lease"):
-            store.acquire(claim("b"))  # the two that have just started know of no holder
-        eventually(lambda: _granted_or_none(store, claim("b")), 60)
+            safe.acquire(claim("b"))  # the two that have just started know of no holder
+        eventually(lambda: _granted_or_none(soon, claim("c")), 60)
     finally:
-        store.close()
+        for store in (rash, safe, soon):
+            store.close()
 
 
 def test_fencing_grows_whatever_the_clocks_say(store: Redlock, three: list[RedisServer]) -> None:
@@ -279,8 +290,9 @@ def test_a_split_vote_ends(three: list[RedisServer], store: Redlock) -> None:
     eventually(lambda: _granted_or_none(store, claim("a")), 30)
 
 
+@pytest.mark.slow
 def test_those_who_stop_each_other_all_get_a_turn(three: list[RedisServer], tmp_path: Path) -> None:
-    exclude_each_other(url_of([server.port for server in three]), tmp_path, 2.0)
+    exclude_each_other(url_of([server.port for server in three]), tmp_path, 1.0)
 
 
 def test_locks(three: list[RedisServer]) -> None:
