@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast chaos exclusion lint format types docs clean
+.PHONY: help demo test test-fast chaos exclusion bench bench-quick lint format types docs clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ chaos: $(VENV)/.dev ## Break everything at once for five minutes, and check what
 
 exclusion: $(VENV)/.dev ## Let eight processes want one lock for twenty seconds, on each store
 	@CELERY_LOCKS_EXCLUSION_SECONDS=20 $(BIN) -m pytest -n 0 -rP tests/stores/test_exclusion.py $(ARGS)
+
+bench: $(VENV)/.bench ## Measure it beside other locks and the limits of this machine: some ten minutes
+	@$(BIN) -m benchmarks $(ARGS)
+
+bench-quick: $(VENV)/.bench ## A part of that, in under a minute
+	@$(BIN) -m benchmarks --quick $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .
@@ -103,6 +109,11 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml
 	@echo "Installing what the demo, the tests and the checks need ..."
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing what the benchmarks compare with ..."
+	@$(PIP) -e ".[bench]"
+	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml
 	@echo "Installing what the documentation needs ..."

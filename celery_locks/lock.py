@@ -9,17 +9,19 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import log, signals
+from celery_locks import log, signals, waiting
 from celery_locks.errors import LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.renewal import keeper
 from celery_locks.settings import DEFAULT_TTL, renewal_interval, seconds_of
+from celery_locks.steps import Abandoned, Steps, run
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
 from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket
-from celery_locks.waiting import PLACE_KEPT, wait_in_line
+from celery_locks.waiting import wait_in_line
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -87,16 +89,34 @@ class Lock:
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
-        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        # The first look without steps: where the key is free, they would cost some 6 µs.
+        timeout = None if timeout is None else checked_timeout(timeout)
+        begun = self._locks.clock.now()
+        until = None if timeout is None else begun + timeout
         claim = claim or self.claim()
         try:
-            answer = self._wait_in_line(claim, until)
+            answer = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT)
+        except BaseException:
+            self._undo(claim)
+            raise
+        return answer if isinstance(answer, Lease) else run(self._acquiring(claim, until, answer, begun))
+
+    def acquiring(self, timeout: float | None = None) -> Steps[Lease]:
+        """The steps of `acquire`."""
+        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        return self._acquiring(self.claim(), until)
+
+    def _acquiring(
+        self, claim: Claim, until: float | None, seen: Refused | None = None, begun: float | None = None
+    ) -> Steps[Lease]:
+        try:
+            answer = yield from self._in_line(claim, until, seen=seen, begun=begun)
             if isinstance(answer, Lease):
                 return answer
             if answer.position is not None:
-                self.store.leave(claim.name, claim.token)
-        except BaseException:
-            self._undo(claim)
+                yield partial(self.store.leave, claim.name, claim.token)
+        except BaseException as error:
+            self._undo(claim, error)
             raise
         raise self.timed_out(answer)
 
@@ -107,14 +127,18 @@ class Lock:
             LockConfigError: The store has no line.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
+        return run(self.lining_up())
+
+    def lining_up(self) -> Steps[LockTicket]:
+        """The steps of `enqueue`."""
         from celery_locks.ticket import LockTicket
 
         self._locks.require("fair", "lock.enqueue()", self.key)
         ticket = LockTicket(self)
         try:
-            _ = ticket.position
-        except BaseException:
-            self._undo(ticket.claim)
+            yield from ticket.looking()
+        except BaseException as error:
+            self._undo(ticket.claim, error)
             raise
         return ticket
 
@@ -130,19 +154,24 @@ class Lock:
         Raises:
             StoreUnavailable: The store can't be reached.
         """
+        return run(self.awaiting(timeout))
+
+    def awaiting(self, timeout: float | None = None) -> Steps[bool]:
+        """The steps of `wait`."""
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         mine = self.claim()
         # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
-        claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=PLACE_KEPT)
+        claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=waiting.PLACE_KEPT)
         try:
-            answer, _ = wait_in_line(self.store, self._locks.clock, claim, until, _nobody)
-        except BaseException:
-            self._undo(claim)
+            line = wait_in_line(self.store, self._locks.clock, claim, until, self.store.acquire, _nobody)
+            answer = yield from line
+            yield partial(self.leave, claim)
+        except BaseException as error:
+            self._undo(claim, error)
             raise
-        self.leave(claim)
         return isinstance(answer, Granted)
 
-    def stand(self, claim: Claim, timeout: float | None, place: float) -> Lease | Refused:
+    def standing(self, claim: Claim, timeout: float | None, place: float) -> Steps[Lease | Refused]:
         """For `LockTicket`: waits in line, and stays in it. The place is kept for ``place`` seconds after each look.
 
         Raises:
@@ -150,11 +179,11 @@ class Lock:
         """
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         try:
-            return self._wait_in_line(claim, until, place, stay=True)
+            return (yield from self._in_line(claim, until, place, stay=True))
         except StoreUnavailable:
             raise
-        except BaseException:
-            self._undo(claim)
+        except BaseException as error:
+            self._undo(claim, error)
             raise
 
     def leave(self, claim: Claim) -> None:
@@ -176,6 +205,16 @@ class Lock:
         answer = self.attempt()
         return answer if isinstance(answer, Lease) else None
 
+    def trying(self) -> Steps[Lease | None]:
+        """The steps of `try_acquire`."""
+        claim = self.claim()
+        try:
+            answer = yield from self._in_line(claim, self._locks.clock.now())
+        except BaseException as error:
+            self._undo(claim, error)
+            raise
+        return answer if isinstance(answer, Lease) else None
+
     def attempt(self, claim: Claim | None = None, keep: bool = True) -> Lease | Refused:
         """Like `try_acquire`, with the store's answer where the lease was not to be had.
 
@@ -183,15 +222,14 @@ class Lock:
             claim: What to ask for.
             keep: Whether the lease is watched and renewed here. One that is not is for another process.
         """
-        claim, sent = claim or self.claim(), self._locks.clock.now()
+        claim = claim or self.claim()
         try:
-            answer = self.store.acquire(claim)
-            if isinstance(answer, Granted):
-                return self._granted(claim, answer, sent, keep)
+            answer = self._look(claim, keep=keep)
         except BaseException:
             self._undo(claim)
             raise
-        self.contended(answer)
+        if not isinstance(answer, Lease):
+            self.contended(answer)
         return answer
 
     def enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
@@ -202,7 +240,10 @@ class Lock:
             if isinstance(answer, Granted):
                 return self._granted(claim, answer, sent)
         except BaseException:
-            self._undo(claim)
+            if (lease := keeper().kept(claim.token)) is not None:
+                lease.forget(lease)
+            # Not by a release: the ticket would be done, and its message be dropped when it is sent again.
+            keeper().take_back_later(parking, claim.name, claim.token, claim.ttl)
             raise
         if isinstance(answer, Parked) and not ticket.message:
             self.contended(answer.refused)
@@ -261,12 +302,28 @@ class Lock:
         if not release_or_later(lease) and lease.lost and not quiet:
             raise lease.lost_error()
 
-    def _wait_in_line(
-        self, claim: Claim, until: float | None, place: float | None = None, stay: bool = False
+    def _in_line(
+        self,
+        claim: Claim,
+        until: float | None,
+        place: float | None = None,
+        stay: bool = False,
+        seen: Refused | None = None,
+        begun: float | None = None,
+    ) -> Steps[Lease | Refused]:
+        clock = self._locks.clock
+        look = partial(self._look, begun=clock.now() if begun is None else begun)
+        return wait_in_line(self.store, clock, claim, until, look, self.contended, place, stay, seen)
+
+    def _look(
+        self, claim: Claim, line_up: float | None = None, keep: bool = True, begun: float | None = None
     ) -> Lease | Refused:
-        begun = self._locks.clock.now()
-        answer, sent = wait_in_line(self.store, self._locks.clock, claim, until, self.contended, place, stay)
-        return self._granted(claim, answer, sent, waited=sent - begun) if isinstance(answer, Granted) else answer
+        # The lease is kept by the thread that hears of it: a loop may be busy for long before it does.
+        sent = self._locks.clock.now()
+        answer = self.store.acquire(claim, line_up)
+        if not isinstance(answer, Granted):
+            return answer
+        return self._granted(claim, answer, sent, keep, 0.0 if begun is None else sent - begun)
 
     def timed_out(self, refused: Refused) -> LockTimeout:
         """The error of an acquisition that came too late, of which receivers are told."""
@@ -306,14 +363,16 @@ class Lock:
             signals.on_lock_acquired.send(self._sender, lease=lease)
         return lease
 
-    def _undo(self, claim: Claim) -> None:
+    def _undo(self, claim: Claim, error: BaseException | None = None) -> None:
         """Gives back what an acquisition that failed may have got all the same."""
         # The store may have said yes while the reply was lost, or while this thread was interrupted.
         lease = keeper().kept(claim.token)
-        if lease is None:
-            keeper().release_later(self.store, claim.name, claim.token, claim.ttl)
-        else:
+        if lease is not None:
             release_or_later(lease)
+        elif isinstance(error, Abandoned):
+            self.leave(claim)
+        else:
+            keeper().release_later(self.store, claim.name, claim.token, claim.ttl)
 
     def contended(self, refused: Refused) -> None:
         """Tells that it was not to be had."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from celery_locks.errors import LockLost, LockTimeout, LossReason, StoreUnavaila
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, checked_timeout, release_or_later
 from celery_locks.renewal import keeper
+from celery_locks.steps import Pause, Steps, run
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -130,11 +132,13 @@ class MultiLease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lost = False
-        for lease in reversed(self.leases):
-            lost = not release_or_later(lease) or lost
-        if lost and self.lost and kind is None:
+        if not self.give_back() and self.lost and kind is None:
             raise self.lost_error()
+
+    def give_back(self) -> bool:
+        """Releases all, in the background where the store can't be reached now. Returns whether all were held."""
+        held = [release_or_later(lease) for lease in reversed(self.leases)]
+        return all(held)
 
     def _first_lost(self) -> Lease | None:
         # Callbacks may be told a moment later than a lease knows.
@@ -201,20 +205,24 @@ class MultiLock:
             LockTimeout: One was still held by others when the time was over; none was acquired.
             StoreUnavailable: The store can't be reached; none was acquired.
         """
+        return run(self.acquiring(timeout))
+
+    def acquiring(self, timeout: float | None = None) -> Steps[MultiLease]:
+        """The steps of `acquire`."""
         until = None if timeout is None else self._now() + checked_timeout(timeout)
         while True:
-            had = self._try(until)
+            had = yield from self._try(until)
             if isinstance(had, MultiLease):
                 if had.held:
                     return had
-                had.release()  # one ended while the last one was waited for
+                yield had.release  # one ended while the last one was waited for
                 continue
             # With empty hands from here on.
             blocked, error = had
             if until is not None and self._now() >= until:
                 raise error
-            if blocked.wait(self._left(until, None)):
-                threading.Event().wait(random.uniform(0, PAUSE))
+            if (yield from blocked.awaiting(self._left(until, None))):
+                yield Pause(random.uniform(0, PAUSE))
 
     def try_acquire(self) -> MultiLease | None:
         """All the leases, or ``None`` when others hold one of the keys or wait for it.
@@ -249,15 +257,15 @@ class MultiLock:
     ) -> None:
         self._entered.leases.pop().__exit__(kind, error, trace)
 
-    def _try(self, until: float | None) -> MultiLease | tuple[Lock, LockTimeout]:
+    def _try(self, until: float | None) -> Steps[MultiLease | tuple[Lock, LockTimeout]]:
         """Takes all of them, or none: then says which was not to be had."""
         leases: list[Lease] = []
         try:
             for lock in self._members:
                 # With empty hands it waits for the first one for as long as it takes.
-                answer = _acquire(lock, self._left(until, PATIENCE if leases else None))
+                answer = yield from _acquiring(lock, self._left(until, PATIENCE if leases else None))
                 if isinstance(answer, LockTimeout):
-                    self._give_back(leases)
+                    yield partial(self._give_back, leases)
                     return lock, answer
                 leases.append(answer)
         except BaseException:
@@ -285,9 +293,9 @@ def _release(lease: Lease) -> bool | StoreUnavailable:
         return error
 
 
-def _acquire(lock: Lock, timeout: float | None) -> Lease | LockTimeout:
+def _acquiring(lock: Lock, timeout: float | None) -> Steps[Lease | LockTimeout]:
     try:
-        return lock.acquire(timeout)
+        return (yield from lock.acquiring(timeout))
     except LockTimeout as error:
         return error
 

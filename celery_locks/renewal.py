@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from celery_locks import log, threads
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
@@ -23,6 +24,9 @@ from celery_locks.lease import Lease
 from celery_locks.stores.base import Renewal, Store
 from celery_locks.telling import tell
 from celery_locks.ticker import TRY_AGAIN, Ticker
+
+if TYPE_CHECKING:
+    from celery_locks.stores.parking import Parking
 
 logger = log.logger(__name__)
 
@@ -226,6 +230,13 @@ class Keeper:
             store.release(name, token)
 
         self._releaser(store).add(token, release, within)
+
+    def take_back_later(self, parking: Parking, name: str, token: str, within: float) -> None:
+        """Ends a lease that a run got without hearing of it, in the background; its ticket stays.
+
+        Whose turn comes by it is sent on by the sweeper of a worker.
+        """
+        self._releaser(cast(Store, parking)).add(token, lambda: parking.died(name, token), within)
 
     def release_lease_later(self, lease: Lease, within: float) -> None:
         """Releases a lease in the background, trying for so many seconds."""

@@ -46,7 +46,7 @@ class Semaphore:
         self._locks = locks
         self._terms = terms
         self._owner = owner
-        self._one = self._for(1)
+        self._one = self.taking(1)
 
     def __repr__(self) -> str:
         return f"<Semaphore {self.key!r} of {self.limit} at {self._locks.url}>"
@@ -65,7 +65,7 @@ class Semaphore:
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
-        return self._for(permits).acquire(timeout)
+        return self.taking(permits).acquire(timeout)
 
     def try_acquire(self, permits: int = 1) -> Lease | None:
         """The lease, or ``None`` when too few permits are free or others wait for them.
@@ -74,7 +74,7 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        return self._for(permits).try_acquire()
+        return self.taking(permits).try_acquire()
 
     def enqueue(self, permits: int = 1) -> LockTicket:
         """Takes a place in line, or the lease if enough permits are free, and returns at once; see `LockTicket`.
@@ -83,7 +83,7 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        return self._for(permits).enqueue()
+        return self.taking(permits).enqueue()
 
     def wait(self, permits: int = 1, timeout: float | None = None) -> bool:
         """Waits in line until so many permits are free, and takes none; see `Lock.wait`.
@@ -92,7 +92,7 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached.
         """
-        return self._for(permits).wait(timeout)
+        return self.taking(permits).wait(timeout)
 
     def run(
         self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: float | None = None, **kwargs: Any
@@ -109,7 +109,7 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             LockLost: The lease was lost while the function ran.
         """
-        return self._for(permits).run(function, *args, timeout=timeout, **kwargs)
+        return self.taking(permits).run(function, *args, timeout=timeout, **kwargs)
 
     def available(self) -> int:
         """How many of the limit's permits nobody holds now. Those who wait in line come before a newcomer."""
@@ -139,7 +139,7 @@ class Semaphore:
     ) -> None:
         self._one.__exit__(kind, error, trace)
 
-    def _for(self, permits: int) -> Lock:
+    def taking(self, permits: int) -> Lock:
         """What takes so many permits: a lock that differs in nothing else."""
         permits = checked("permits", permits)
         if permits > self.limit:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from celery_locks.errors import LockNotOwned
 from celery_locks.lease import Lease
 from celery_locks.lock import release_or_later
+from celery_locks.steps import Steps, run
 from celery_locks.stores.base import Refused
 from celery_locks.waiting import PLACE_KEPT
 
@@ -58,7 +59,11 @@ class LockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        refused = None if self._lease else self._look(0.0)
+        return run(self.looking())
+
+    def looking(self) -> Steps[int | None]:
+        """The steps of `position`."""
+        refused = None if self._lease else (yield from self._look(0.0))
         return None if refused is None else refused.position
 
     def wait(self, timeout: float | None = None) -> Lease:
@@ -72,7 +77,11 @@ class LockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        if self._lease is None and (refused := self._look(timeout)) is not None:
+        return run(self.waiting(timeout))
+
+    def waiting(self, timeout: float | None = None) -> Steps[Lease]:
+        """The steps of `wait`."""
+        if self._lease is None and (refused := (yield from self._look(timeout))) is not None:
             raise self._lock.timed_out(refused)
         assert self._lease is not None
         return self._lease
@@ -91,10 +100,10 @@ class LockTicket:
         self._lock.leave(self.claim)
         return True
 
-    def _look(self, timeout: float | None) -> Refused | None:
+    def _look(self, timeout: float | None) -> Steps[Refused | None]:
         if self._cancelled:
             raise LockNotOwned(f"the place in line for {self._lock.key!r} was cancelled", self._lock.key)
-        answer = self._lock.stand(self.claim, timeout, self._place)
+        answer = yield from self._lock.standing(self.claim, timeout, self._place)
         if isinstance(answer, Lease):
             self._lease = answer
             return None

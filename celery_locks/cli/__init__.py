@@ -26,6 +26,7 @@ _COMMANDS = {
     "wait": "freeing",
     "sweep": "figures",
     "doctor": "doctor",
+    "sql": "sql",
 }
 
 

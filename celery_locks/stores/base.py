@@ -18,7 +18,7 @@ served, each with a deadline of its own) and the last fencing token. Eight promi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -142,6 +142,8 @@ class Store(ABC):
 
     #: Whether `wait` is woken by a release. Without, it looks again every now and then.
     wakes = False
+    #: For how many tokens at once `wait_any` can wait.
+    waits_for = 1
     #: Whether leases are seen by other processes.
     shared = True
     #: Whether leases are seen by other machines.
@@ -176,6 +178,20 @@ class Store(ABC):
     @abstractmethod
     def wait(self, name: str, token: str, timeout: float) -> None:
         """Blocks until it may be this token's turn, or ``timeout`` seconds are over. May return early."""
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        """Like `wait`, for several who stand in line: so one thread waits for many.
+
+        Args:
+            places: Names and tokens, at least one and at most `waits_for`.
+            timeout: For how many seconds at most.
+
+        Returns:
+            The tokens whose turn it may be. There may be none, before the timeout too.
+        """
+        name, token = places[0]
+        self.wait(name, token, timeout)
+        return (token,)
 
     @abstractmethod
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from celery_locks import threads
@@ -60,6 +60,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
     """
 
     wakes = True
+    waits_for = 1_000
     values = True
     shared = False
     machines = False
@@ -138,14 +139,23 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
             self.forget(name)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
-        def called() -> bool:
-            lock = self._locks.get(name)
-            # A lock that is free stays known for its tickets and for leases that were replaced.
-            return lock is None or token in lock.called or not (lock.held or lock.line)
+        self.wait_any([(name, token)], timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        def called() -> list[str]:
+            return [token for name, token in places if self._may_go(name, token)]
 
         with self._changed:
-            if self._changed.wait_for(called, timeout) and (lock := self._locks.get(name)):
-                lock.called.discard(token)
+            tokens = self._changed.wait_for(called, timeout)
+            for name, token in places:
+                if token in tokens and (lock := self._locks.get(name)):
+                    lock.called.discard(token)
+            return tokens
+
+    def _may_go(self, name: str, token: str) -> bool:
+        lock = self._locks.get(name)
+        # A lock that is free stays known for its tickets and for leases that were replaced.
+        return lock is None or token in lock.called or not (lock.held or lock.line)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         with self._changed:

@@ -6,7 +6,7 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from itertools import cycle, islice
 from typing import Any, TypeVar
@@ -88,6 +88,7 @@ class SQLiteStore(TableStore):
     """
 
     machines = False
+    waits_for = 100
 
     def __init__(
         self,
@@ -104,13 +105,24 @@ class SQLiteStore(TableStore):
         self._sweeps = islice(cycle(_SWEEPS), random.randrange(len(_SWEEPS)), None)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
+        self.wait_any([(name, token)], timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        def look(session: Session) -> list[str]:
+            # However many wait for a lock, only the first in line may go.
+            leases = Leases(session)
+            heads = {name: leases.head(name) for name in dict(places)}
+            first = ((name, token) for name, token in places if (head := heads[name]) is None or head[0] == token)
+            return [token for name, token in first if leases.may_go(name, token)]
+
         give_up, pause = time.monotonic() + timeout, FIRST_LOOK
-        while not self._read(name, lambda session: Leases(session).may_go(name, token)):
+        while not (tokens := self._read("", look)):
             left = give_up - time.monotonic()
             if left <= 0:
-                return
+                break
             time.sleep(min(random.uniform(pause / 2, pause), left))
             pause = min(pause * 1.5, LONGEST_LOOK)
+        return tokens
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         return self._write("", lambda session: [Leases(session).renew(renewal) for renewal in renewals])
@@ -123,6 +135,9 @@ class SQLiteStore(TableStore):
                 return
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, LONGEST_DUE_LOOK)
+
+    def about(self) -> str:
+        return f"SQLite {sqlite3.sqlite_version}"
 
     def ping(self) -> None:
         self._write("", lambda session: None)

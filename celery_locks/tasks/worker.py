@@ -91,6 +91,8 @@ class LocksStep(bootsteps.StartStopStep):
         """Called when the worker stops at once: it does not wait for the store."""
         if self._reaper is not None:
             self._reaper.close()
+        if self._telemetry is not None:
+            self._telemetry.abandon()
 
 
 def _site(conf: Any, prefix: str) -> str | None:

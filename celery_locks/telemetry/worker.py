@@ -59,6 +59,12 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.stop()
 
+    def abandon(self) -> None:
+        """Called when the worker stops at once: nothing more is told."""
+        self._stop_hearing()
+        if self._reader is not None:
+            self._reader.close()
+
     def _hear(self, report: Report) -> None:
         """Called in the worker and, by what they have inherited, in the pool's processes."""
         if self._writer is not None and os.getpid() != self._pid:

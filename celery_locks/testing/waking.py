@@ -83,3 +83,21 @@ class Waking(StoreTests):
 
         self.run_all(work)
         assert sorted(served) == list(range(self.threads))
+
+    def test_one_wait_for_many_tells_whose_turn_it_is(self, store: Store, another: Store, name: str) -> None:
+        kept, holder = self.claim(f"{name}1"), self.claim(f"{name}2")
+        behind, first = self.claim(kept.name), self.claim(holder.name)
+        self.granted(store, kept)
+        self.granted(store, holder)
+        self.in_line(another, behind)
+        self.in_line(another, first)
+        places = [(behind.name, behind.token), (first.name, first.token)]
+        if another.waits_for == 1:
+            places = places[1:]
+        assert store.release(holder.name, holder.token)
+        deadline, told = time.monotonic() + self.patience, set[str]()
+        while first.token not in told and time.monotonic() < deadline:
+            told.update(another.wait_any(places, self.patience))
+        assert told == {first.token}
+        self.granted(another, first)
+        assert behind.token not in another.wait_any(places[:1], 0.02) or another.waits_for == 1

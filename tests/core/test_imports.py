@@ -55,7 +55,7 @@ def test_a_lock_in_memory_loads_no(name: str, loaded: set[str]) -> None:
 
 def test_a_lock_loads_few_modules(loaded: set[str]) -> None:
     assert len(loaded) < 150, sorted(loaded)
-    assert len({name for name in loaded if name.startswith("celery_locks")}) < 30
+    assert len({name for name in loaded if name.startswith("celery_locks")}) < 31
 
 
 def test_a_redis_store_loads_no_celery() -> None:

@@ -162,7 +162,7 @@ def test_a_timeout_is_told(lock: Lock) -> None:
     from celery_locks import signals
 
     told = list[object]()
-    signals.on_lock_timed_out.connect(lambda sender, key, holders: told.append((sender, key, holders)), weak=False)
+    signals.on_lock_timed_out.connect(lambda sender, key, holders, **_: told.append((sender, key, holders)), weak=False)
     with lock as lease:
         with pytest.raises(LockContended):
             lock.acquire(timeout=0)

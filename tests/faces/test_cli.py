@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,11 +25,15 @@ from click.testing import CliRunner, Result
 from celery_locks import LockedTask, Locks
 from celery_locks.cli import locks as locks_group
 from celery_locks.lock import this_process
+from celery_locks.stores import schema_sql
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.servers import RedisServer
+from tests.support.sql_servers import PASSWORD, PostgresServer
 from tests.support.waiting import eventually
 
 SOON = 60.0
+#: Each `celery` command loads all that is installed for it, Flower too: on a busy machine that takes its time.
+pytestmark = pytest.mark.timeout(400)
 COMMANDS = sorted(locks_group.list_commands(click.Context(locks_group)))
 
 
@@ -90,7 +96,7 @@ def process(*args: str, url: str, folder: Path, **env: str) -> subprocess.Comple
         env=environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
 
@@ -303,6 +309,19 @@ def test_settings_that_break_locks_are_warned_of(start_redis: Callable[..., Redi
     assert found["store"]["status"] == "ok"
 
 
+def test_a_file(tmp_path: Path) -> None:
+    assert (
+        f"store: SQLite {sqlite3.sqlite_version} at sqlite:///"
+        in Run(make_app(f"sqlite:///{tmp_path}/l.db"))("doctor").output
+    )
+
+
+def test_a_database(postgresql_server: PostgresServer) -> None:
+    output = Run(make_app(postgresql_server.url()))("doctor").output
+    assert re.search(r"store: PostgreSQL \d+\S* at postgresql://", output)
+    assert PASSWORD not in output
+
+
 def test_a_store_that_is_away(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis(password="s3cret")
     run = Run(make_app(server.url()))
@@ -335,6 +354,22 @@ def test_a_stuck_waiter(run: Run, locks: Locks) -> None:
     output = run("doctor", "--patience", "0.5", status=1).output
     assert "1 free keys have somebody in line whom nobody calls: user:7." in output
     assert "locks sweep" in output
+
+
+# ---------------------------------------------------------------------- sql
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:s3cret@localhost/shop", "mysql://me:s3cret@localhost/shop"])
+def test_the_tables_of_a_database(url: str) -> None:
+    """That a database takes them is shown in tests/stores/test_sql.py."""
+    of_app, given = Run(make_app(url))("sql").output, Run(make_app(None))("sql", url).output
+    assert of_app == given == schema_sql(url).rstrip() + "\n"
+    assert "CREATE TABLE IF NOT EXISTS celery_locks_holder" in given
+    assert "s3cret" not in given
+
+
+def test_a_store_without_tables(run: Run) -> None:
+    assert "stores of postgresql:// and mysql:// do" in run("sql", status=1).stderr
 
 
 # ---------------------------------------------------------------------- as users run it
@@ -372,7 +407,7 @@ def test_the_shell_completes_commands_and_keys(redis_url: str, locks: Locks, tmp
             env={**os.environ, "BROKER": redis_url, "LOCKS": redis_url, "PYTHONPATH": str(tmp_path), **completion},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=180,
             check=False,
         ).stdout
 

@@ -16,7 +16,8 @@ import pytest
 
 from celery_locks import Locks
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.store import _command
+from celery_locks.stores.redis.calls import command_of
+from celery_locks.stores.redis.connections import packed
 from tests.support.flower import ODD_KEYS, Answer, Flower
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
@@ -311,21 +312,15 @@ MANY = 100_000
 def hold_many(server: RedisServer, locks: Locks, count: int) -> None:
     """Real acquisitions, packed by hand: a client would take longer over it than the server."""
     with socket.create_connection(("127.0.0.1", server.port)) as connection, connection.makefile("rb") as answers:
-        connection.sendall(packed("AUTH", PASSWORD) + packed("SELECT", "1"))
+        connection.sendall(packed(("AUTH", PASSWORD)) + packed(("SELECT", "1")))
         assert [answers.readline(), answers.readline()] == [b"+OK\r\n"] * 2
         for start in range(0, count, 1000):
             keys = [f"many:{number:06}" for number in range(start, min(start + 1000, count))]
             terms = ("600000000", "1", "1", "me", "0", "100")
-            connection.sendall(
-                b"".join(packed(*map(str, _command(scripts.ACQUIRE, locks.name(key), key, *terms))) for key in keys)
-            )
+            commands = [command_of(scripts.ACQUIRE, locks.name(key), key, *terms) for key in keys]
+            connection.sendall(b"".join(map(packed, commands)))
             for _ in keys:
                 assert answers.readline().startswith(b":")
-
-
-def packed(*parts: str) -> bytes:
-    encoded = [part.encode() for part in parts]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in encoded)
 
 
 def test_100_000_locks_cost_a_page_what_10_cost(site: Site) -> None:

@@ -314,7 +314,8 @@ def test_a_run_is_released_and_the_next_in_line_goes_on(
     assert sorted(line) == sorted(result.id for result in others)
     expect(page.locator("#lock-line a")).to_have_text(line)
     expect(page.locator("#lock-history")).to_contain_text("acquired")
-    expect(page.locator("#lock-history")).to_contain_text("3 in line")
+    expect(page.locator("#lock-history")).to_contain_text("contended")
+    expect(page.locator("#lock-source")).to_contain_text("the workers' events, which it has since")
     expect(page.locator("#lock-chart polyline")).to_have_count(1)
     picture(page, "lock", full_page=True)
 
@@ -336,10 +337,12 @@ def test_a_run_is_released_and_the_next_in_line_goes_on(
     expect(page.locator("#lock-history")).to_contain_text("freed by hand")
     with pytest.raises(LockLost):
         first.get(timeout=60)
+    expect(page.locator("#lock-history")).to_contain_text("lost")
     done.touch()
     assert [result.get(timeout=60) for result in others] == ["done"] * 3
     expect(page.locator("#lock-holders")).to_contain_text("Nobody holds this key.")
-    expect(page.locator("#lock-history tr").first).to_contain_text("held no more")
+    expect(page.locator("#lock-history tr").first).to_contain_text("released")
+    expect(page.locator("#lock-history")).not_to_contain_text("held no more")
 
 
 def test_a_lease_that_has_changed_hands_is_not_released(
@@ -399,6 +402,7 @@ def test_a_store_that_is_away_is_told(chromium: Browser, site: Site, name: str) 
             assert "s3cr" not in page.content()
             page.reload()
             expect(page.locator("#locks-alert")).to_contain_text("Nothing is known of the locks.")
+            expect(page.locator("#locks-rows")).to_contain_text("The list can't be shown. Look up this key.")
             assert "No locks" not in page.locator("main").inner_text()
             assert "No key" not in page.locator("main").inner_text()
         finally:

@@ -20,6 +20,7 @@ SOON = 90.0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_flower_tells_of_the_store(redis_url: str, tmp_path: Path) -> None:
     locks, port = Locks(redis_url), free_port()
     locks.lock("k", ttl=300, owner=owners.running("shop.sync", "id-1", "web1")).acquire()

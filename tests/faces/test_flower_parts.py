@@ -198,6 +198,13 @@ def test_more_holders_than_are_named_have_not_ended(watched: Watched) -> None:
     assert watched.kinds("a").count("ended") >= 20
 
 
+def test_what_is_kept_for_a_called_task_is_no_holding(watched: Watched) -> None:
+    for token in ("ticket:1", "ticket:1", "of the run"):
+        held = (Holder("shop.resync[1] on web1", 7 + len(token), 1, 0.0, 3.0, token),)
+        watched.history.see_key(LockInfo("a", held, 1, 1, 0), watched.now)
+    assert watched.kinds("a") == ["acquired"]
+
+
 def test_history_is_bounded(watched: Watched) -> None:
     for number in range(MOST_KEYS + 10):
         watched.hear("acquired", f"key {number}", number)

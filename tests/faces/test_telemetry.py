@@ -34,6 +34,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
 SOON = 60.0
+pytestmark = pytest.mark.timeout(400)  # workers start slowly on a busy machine
 REPORT = Report("acquired", "user:7", "shop.sync", "id-1", "shop.sync[id-1] on web1", 7, None, 0.5, 1.0)
 
 
@@ -55,7 +56,7 @@ class Site:
         self.locks = Locks(url)
 
     def worker(self, **options: Any) -> Worker:
-        return Worker("tests.faces.watched", env=self.variables, timeout=SOON, **options)
+        return Worker("tests.faces.watched", env=self.variables, timeout=2 * SOON, **options)
 
     def send(self, task: str, *args: str) -> Any:
         return self.app.send_task(task, args=args)
@@ -241,6 +242,26 @@ def test_other_pools_are_heard_too(redis_url: str, tmp_path: Path, pool: str, se
     with site.worker(pool=pool, concurrency=1):
         site.send("short", "a").get(timeout=SOON)
         eventually(lambda: site.metrics().get(("released_total", "short")) == 1, SOON)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT], ids=["warm", "cold"])
+def test_a_worker_that_ends_tells_all_and_leaves_nothing(redis_url: str, tmp_path: Path, sig: signal.Signals) -> None:
+    site = Site(redis_url, tmp_path, locks_events=True)
+    site.variables["TMPDIR"] = str(tmp_path)
+    until = site.until_file()
+    with hearing(site.app) as heard, site.worker(concurrency=1) as worker:
+        assert list(tmp_path.glob("celery-locks-*/reports"))
+        site.send("held", "a", str(until))
+        eventually(lambda: site.locks.lock("a").locked(), SOON)
+        worker.kill(sig)
+        if sig == signal.SIGTERM:
+            worker.wait_for_log("Warm shutdown", SOON)
+            until.touch()
+        worker.wait(SOON)
+        assert not list(tmp_path.glob("celery-locks-*"))
+        if sig == signal.SIGTERM:
+            eventually(lambda: [event["type"] for event in heard] == ["lock-acquired", "lock-released"], SOON)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import redis
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.scripts import FENCE_KEPT
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import StoreCompliance
@@ -202,6 +203,19 @@ class TestPromise23HalfDoneCalls:
         with pytest.raises(StoreUnavailable):
             Locks(proxied).lock("k", ttl=60).acquire()
         eventually(lambda: not Locks(store).lock("k").locked(), 20)
+
+    def test_promise_05_a_run_that_never_heard_of_its_turn_runs_when_its_message_comes_again(
+        self, store: RedisStore, proxied: RedisStore, proxy: Proxy
+    ) -> None:
+        lock, ticket = Locks(proxied, prefix="p").lock("k", ttl=60), Ticket("t", "message", "t")
+        assert isinstance(store.acquire(claim("a")), Granted)
+        assert isinstance(store.enter(claim("b"), ticket), Parked)
+        assert [call.id for call in store.hand_on("p:{k}", "a")[1]] == ["t"]
+        proxy.drop_reply(2, command="EVALSHA")
+        with pytest.raises(StoreUnavailable):
+            lock.enter(proxied, claim("c"), ticket)
+        eventually(lambda: not lock.locked(), 20)
+        assert isinstance(store.enter(claim("d"), ticket), Granted)
 
 
 class TestScripts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -148,6 +149,10 @@ class TestProcesses:
     @pytest.mark.slow
     def test_fork(self, url: str, start: Callable[..., Any]) -> None:
         ends_well(start("fork", url))
+
+
+def test_it_says_what_it_is(server: DatabaseServer, url: str, open_: Any) -> None:
+    assert re.fullmatch(rf"{server.name} \d+\.\d+(\.\d+)?", open_(url).about())
 
 
 class TestTrouble:
@@ -467,6 +472,30 @@ def counted() -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Connection, "run", noting)
         yield statements
+
+
+class TestCosts:
+    """In statements, which don't depend on the machine; the how-to names them."""
+
+    def test_of_a_pair(self, url: str, open_: Any) -> None:
+        store, mine = open_(url), claim()
+        store.ping()
+        store._sweeper._next = time.monotonic() + SOON
+        with counted() as statements:
+            granted(store, mine)
+            assert store.release("lock", mine.token)
+        assert len(statements) == (2 if "postgresql" in url else 15), statements
+
+    def test_of_a_hand_over(self, postgresql: str, open_: Any) -> None:
+        """From the release to the next one's lease; each is a round trip, one after the other."""
+        store, mine, waiter = open_(postgresql), claim(), claim()
+        granted(store, mine)
+        assert isinstance(store.acquire(waiter, 60.0), Refused)
+        store._sweeper._next = time.monotonic() + SOON
+        with counted() as statements:
+            assert store.release("lock", mine.token)
+            granted(store, waiter)
+        assert len(statements) == 17, statements
 
 
 class TestTables:

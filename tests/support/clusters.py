@@ -83,14 +83,17 @@ class Cluster:
             yield replica
 
     def _knows(self, master: RedisServer, name: str) -> bool:
-        nodes = self.call(master, "CLUSTER", "NODES")
-        flags = [node["flags"] for node in nodes.values() if node["node_id"] == name]
-        return bool(flags) and "handshake" not in flags[0]
+        lines = self._raw(master, "CLUSTER", "NODES").decode().splitlines()
+        return any(line.startswith(name) and "handshake" not in line for line in lines)
 
     def slots(self, master: RedisServer) -> Any:
+        return self._raw(master, "CLUSTER", "SLOTS")
+
+    def _raw(self, master: RedisServer, *command: str) -> Any:
+        """The answer as it came: what the library makes of some differs between releases."""
         with redis.Redis(unix_socket_path=str(master.socket_path), password=self.password, protocol=2) as client:
             connection = client.connection_pool.make_connection()
-            connection.send_command("CLUSTER", "SLOTS")
+            connection.send_command(*command)
             answer = connection.read_response()
             connection.disconnect()
             return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from celery_locks.clock import Clock
@@ -45,8 +45,8 @@ class FaultyStore(MemoryStore):
     def leave(self, name: str, token: str) -> None:
         self._do("leave", lambda: super(FaultyStore, self).leave(name, token))
 
-    def wait(self, name: str, token: str, timeout: float) -> None:
-        self._do("wait", lambda: super(FaultyStore, self).wait(name, token, timeout))
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        return self._do("wait", lambda: super(FaultyStore, self).wait_any(places, timeout))
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         self.renewed.append(len(renewals))

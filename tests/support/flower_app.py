@@ -12,6 +12,7 @@ from tests.support.waiting import eventually
 
 app = Celery("flowers", broker=os.environ["FLOWERS_URL"], backend=os.environ["FLOWERS_URL"])
 app.conf.broker_connection_retry_on_startup = True
+app.conf.locks_events = True
 
 try:
     from celery_locks import LockedTask

@@ -313,6 +313,7 @@ class MariaDBServer(DatabaseServer):
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             f"--datadir={self.data}",
+            f"--tmpdir={self.data}",  # a server that starts removes all temporary files that it finds there
         )
 
     def _command(self, port: int) -> list[str | Path]:

@@ -49,7 +49,7 @@ def test_a_visibility_timeout_that_is_too_short(visibility: int, options: dict[s
     [
         (60, {}),
         (None, {}),
-        (None, {"broker": "amqp://", "lock_backoff": Backoff(cap=7200)}),
+        (None, {"broker": "filesystem://", "lock_backoff": Backoff(cap=7200)}),
         (30, {"lock_enabled": False}),
         (30, {"lock_on_contention": "park"}),
         (30, {"lock_on_contention": "skip"}),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from celery import chord
+from celery import Celery, chord
 from kombu import Connection
 
 from celery_locks import LockConfigError
@@ -86,7 +86,7 @@ def test_a_message_is_sent_on_as_it_came(serializer: str) -> None:
         queue.put([["é"], {}, {}], **sent)
         came = queue.get(timeout=SOON)
         came.ack()
-        publish(queue.producer, pack_message(came, {"ticket": "1:2"}))
+        publish(queue.producer, pack_message(Celery(set_as_current=False), came, {"ticket": "1:2"}))
         again = queue.get(timeout=SOON)
     assert again.payload == came.payload == [["é"], {}, {}]
     assert again.headers == {**headers, "celery_locks": {"ticket": "1:2"}}

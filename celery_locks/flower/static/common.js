@@ -60,9 +60,10 @@ function remaining(until) {
 
 /** Asks for data again and again while the page is seen, and says how it goes. */
 export class Live {
-  constructor(url, show) {
+  constructor(url, show, failed = () => {}) {
     this.url = url; // a function
     this.show = show;
+    this.failed = failed;
     this.last = null;
     this.asked = 0;
     document.addEventListener("visibilitychange", () => document.hidden || this.now());
@@ -84,6 +85,7 @@ export class Live {
     } catch (error) {
       if (asked !== this.asked) return;
       this.say(false, "Not live", this.reason(error));
+      this.failed();
     }
     if (!document.hidden) this.timer = setTimeout(() => this.now(), POLL);
   }

@@ -65,11 +65,15 @@ function row(lock) {
   );
 }
 
-/** A line instead of rows, when there are none. */
-function nothing() {
+/** A line instead of rows. With a word in the search, it leads to the key of that name. */
+function instead(text) {
   const lookUp = view.prefix ? element("a", { href: `${page.keyUrl}?key=${encodeURIComponent(view.prefix)}` }, "Look up this key.") : null;
-  const text = data.next !== null ? "Nothing held here; there is more on the next page." : view.prefix ? "No key that begins so is held. " : "No locks are held.";
-  return element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, text, lookUp));
+  return element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, `${text} `, lookUp));
+}
+
+function nothing() {
+  if (data.next !== null) return instead("Nothing held here; there is more on the next page.");
+  return instead(view.prefix ? "No key that begins so is held." : "No locks are held.");
 }
 
 function drawRows() {
@@ -120,11 +124,16 @@ function dataUrl() {
   return `${page.dataUrl}?${parts}`;
 }
 
-const live = new Live(dataUrl, (answer) => {
-  data = answer;
-  drawRows();
-  drawFigures();
-});
+const live = new Live(
+  dataUrl,
+  (answer) => {
+    data = answer;
+    drawRows();
+    drawFigures();
+  },
+  // A store that keeps no list still tells of a key.
+  () => data || byId("locks-rows").replaceChildren(instead("The list can't be shown.")),
+);
 
 function changed() {
   remember();

@@ -7,11 +7,11 @@ server, and what is over all locks is put together here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
-from celery_locks.stores.base import Renewal
+from celery_locks.stores.base import Renewal, Store
 from celery_locks.stores.listing import MOST_COUNTED, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
 from celery_locks.stores.parking import Call
 from celery_locks.stores.redis import checks, scripts
@@ -45,6 +45,8 @@ class RedisClusterStore(RedisStore):
         LockConfigError: A setting is wrong.
     """
 
+    waits_for = 1  # one command is about one slot
+
     def __init__(self, server: str | redis.RedisCluster, *, min_replicas: int | None = None) -> None:
         if isinstance(server, str):
             place = address(server)
@@ -67,6 +69,9 @@ class RedisClusterStore(RedisStore):
             time.sleep(min(timeout, LOOK))  # the slot moves, or has moved: whoever waited looks at the lock again
         except self._nodes.driver.errors as error:
             raise self._connections.unavailable(error) from error
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        return Store.wait_any(self, places, timeout)
 
     def value(self, name: str) -> str | None:
         return super().value(tag_of(name) + name)

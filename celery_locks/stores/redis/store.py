@@ -7,7 +7,7 @@ reply was lost is sent once more: scripts know a repeated call by its owner toke
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -48,6 +48,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     """
 
     wakes = True
+    waits_for = 100
 
     def __init__(self, server: str | redis.Redis, *, min_replicas: int | None = None) -> None:
         if isinstance(server, str):
@@ -70,13 +71,18 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         self._run(scripts.LEAVE, name, token)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
+        self.wait_any([(name, token)], timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
         # 0 would block for ever.
         longest = max(0.001, min(timeout, LONGEST_WAIT))
         client = self._connections.for_blocking(LONGEST_WAIT)
+        tokens = {f"{name}:wake:{token}": token for name, token in places}
         try:
-            client.call("BLPOP", f"{name}:wake:{token}", f"{longest:.3f}")
+            woken = client.call("BLPOP", *tokens, f"{longest:.3f}")
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
+        return () if woken is None else (tokens[as_text(woken[0])],)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         answers: list[Any] = []

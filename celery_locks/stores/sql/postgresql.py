@@ -38,6 +38,7 @@ class PostgreSQLStore(ServerStore):
     """
 
     wakes = True
+    batch = 200  # by four statements
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)

@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 #: Seconds between two looks of a waiter that is not told: the first, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
-#: How many leases one transaction renews.
-BATCH = 200
 
 
 class ServerStore(TableStore):
@@ -34,6 +32,9 @@ class ServerStore(TableStore):
     Args:
         address: Where.
     """
+
+    #: How many leases one transaction renews: four statements each here, which must not take as long as it may last.
+    batch = 20
 
     def __init__(self, address: Address) -> None:
         self.name = address.name
@@ -50,8 +51,8 @@ class ServerStore(TableStore):
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         order = sorted(range(len(renewals)), key=lambda number: renewals[number].name)
         reasons: dict[int, LossReason | None] = {}
-        for start in range(0, len(order), BATCH):
-            some = order[start : start + BATCH]
+        for start in range(0, len(order), self.batch):
+            some = order[start : start + self.batch]
             batch = [renewals[number] for number in some]
             timeout = timeout_for(min(renewal.ttl for renewal in batch))
             answers = self._database.transaction(partial(self._renew, renewals=batch), timeout)
@@ -90,6 +91,12 @@ class ServerStore(TableStore):
 
     def ping(self) -> None:
         self._write("", lambda session: None)
+
+    def about(self) -> str:
+        version = str(self._database.single(lambda connection: connection.execute("SELECT version()").fetchone()[0]))
+        if version.startswith("PostgreSQL"):
+            return version.partition(" on ")[0]
+        return f"{'MariaDB' if 'MariaDB' in version else 'MySQL'} {version.partition('-')[0]}"
 
     def close(self) -> None:
         self._database.close()

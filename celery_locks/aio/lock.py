@@ -1,0 +1,213 @@
+"""`AsyncLock`, one key: waiting for it, holding it, giving it back; and `AsyncLockTicket`, a place in line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from celery_locks.aio.driver import Driver, driver_of
+from celery_locks.aio.lease import AsyncLease
+from celery_locks.aio.scope import Scopes
+from celery_locks.lock import Lock
+from celery_locks.stores.base import Holder
+from celery_locks.ticket import LockTicket
+
+T = TypeVar("T")
+
+
+class AsyncLock:
+    """One key. May be shared by tasks, loops and threads; each acquisition is an `AsyncLease` of its own.
+
+    With ``async with`` it waits as long as it takes, and raises `LockLost` at the end when the lease was lost within;
+    with ``abort`` the task is cancelled as soon as that is known, and the block ends with `LockLost`.
+
+    A waiting that is cancelled, by ``asyncio.timeout`` too, gives up its place in line, and what was granted at that
+    moment.
+
+    Attributes:
+        key: What is locked.
+        plain: The lock for threads that is behind it, which signals name as their sender.
+
+    Example:
+        >>> async with locks.lock("user:7", ttl=30) as lease:
+        ...     lease.check()
+    """
+
+    def __init__(self, plain: Lock, abort: bool = False) -> None:
+        self.key = plain.key
+        self.plain = plain
+        self._abort = abort
+        self._scopes: Scopes[AsyncLease] = Scopes(abort)
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.plain)[1:]}"
+
+    async def acquire(self, timeout: float | None = None) -> AsyncLease:
+        """Waits in line, first come first served, until the key is free; see `Lock.acquire`.
+
+        Args:
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
+                single try.
+
+        Raises:
+            LockTimeout: It was still held by others when the time was over.
+            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
+                acquired.
+        """
+        return AsyncLease(await self._driver.drive(self.plain.acquiring(timeout)))
+
+    async def try_acquire(self) -> AsyncLease | None:
+        """The lease, or ``None`` when others hold the key or wait for it.
+
+        Raises:
+            StoreUnavailable: The store can't be reached; nothing was acquired.
+        """
+        lease = await self._driver.drive(self.plain.trying())
+        return None if lease is None else AsyncLease(lease)
+
+    async def enqueue(self) -> AsyncLockTicket:
+        """Takes a place in line, or the lease if the key is free, and returns at once; see `AsyncLockTicket`.
+
+        Raises:
+            LockConfigError: The store has no line.
+            StoreUnavailable: The store can't be reached; nothing was acquired.
+        """
+        return AsyncLockTicket(self, await self._driver.drive(self.plain.lining_up()))
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Waits in line until it could be acquired, and acquires nothing; see `Lock.wait`.
+
+        Returns:
+            Whether it came free in time.
+
+        Raises:
+            StoreUnavailable: The store can't be reached.
+        """
+        return await self._driver.drive(self.plain.awaiting(timeout))
+
+    @overload
+    async def run(
+        self, function: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> T: ...
+    @overload
+    async def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T: ...
+    async def run(self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Calls the function, or coroutine function, under the lock and returns what it returns.
+
+        Args:
+            function: What to call with the arguments.
+            timeout: The longest waiting for the key, in seconds.
+
+        Raises:
+            LockTimeout: The key was not to be had in time.
+            LockLost: The lease was lost while the function ran.
+        """
+        return await run_under(self._scopes, await self.acquire(timeout), function, *args, **kwargs)
+
+    async def locked(self) -> bool:
+        """Whether anybody holds the key."""
+        return await self._driver.call(self.plain.locked)
+
+    async def holders(self) -> tuple[Holder, ...]:
+        """Those who hold the key now."""
+        return await self._driver.call(self.plain.holders)
+
+    async def force_release(self) -> tuple[Holder, ...]:
+        """Takes the key from whoever holds it; they learn it at their next renewal.
+
+        Returns:
+            Those who held it.
+        """
+        return await self._driver.call(self.plain.force_release)
+
+    async def __aenter__(self) -> AsyncLease:
+        return self._scopes.enter(await self.acquire())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._scopes.leave(kind, error, trace)
+
+    @property
+    def _driver(self) -> Driver:
+        return driver_of(self.plain.store)
+
+
+class AsyncLockTicket:
+    """A place in line for a key, made by `AsyncLock.enqueue`; see `LockTicket`. For one task at a time.
+
+    A `wait` that is cancelled gives the place up; one whose ``timeout`` is over keeps it.
+
+    Example:
+        >>> ticket = await lock.enqueue()
+        >>> await prepare()
+        >>> lease = await ticket.wait(timeout=10)
+    """
+
+    def __init__(self, lock: AsyncLock, plain: LockTicket) -> None:
+        self.plain = plain
+        self._driver = driver_of(lock.plain.store)
+        self._lease: AsyncLease | None = None
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.plain)[1:]}"
+
+    @property
+    def acquired(self) -> bool:
+        """Whether the lease was had, by the last look; asks nobody."""
+        return self.plain.acquired
+
+    @property
+    def lease(self) -> AsyncLease | None:
+        """The lease, once it was had."""
+        if self._lease is None and self.plain.lease is not None:
+            self._lease = AsyncLease(self.plain.lease)
+        return self._lease
+
+    async def position(self) -> int | None:
+        """How many stand before it in line, ``None`` once it has the lease. Asks the store, and takes it if it can.
+
+        Raises:
+            LockNotOwned: It was cancelled.
+            StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
+        """
+        return await self._driver.drive(self.plain.looking())
+
+    async def wait(self, timeout: float | None = None) -> AsyncLease:
+        """Waits until it is its turn. After a `LockTimeout` it still stands in line, and may wait again.
+
+        Args:
+            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes.
+
+        Raises:
+            LockTimeout: It was not its turn when the time was over.
+            LockNotOwned: It was cancelled.
+            StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
+        """
+        await self._driver.drive(self.plain.waiting(timeout))
+        assert self.lease is not None
+        return self.lease
+
+    async def cancel(self) -> bool:
+        """Leaves the line; a lease that it has already is released.
+
+        Returns:
+            Whether this call cancelled it, with a lease: whether that was still held.
+        """
+        return await self._driver.call(self.plain.cancel)
+
+
+async def run_under(scopes: Scopes[Any], lease: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function, or coroutine function, in a block under a lease."""
+    scopes.enter(lease)
+    try:
+        result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = await result
+    except BaseException as error:
+        await scopes.leave(type(error), error, error.__traceback__)
+        raise
+    await scopes.leave(None, None, None)
+    return result

@@ -1,0 +1,327 @@
+"""`AsyncLocks`, the way to leases for coroutines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from celery_locks.aio.driver import driver_of
+from celery_locks.aio.lease import AsyncLease
+from celery_locks.aio.lock import AsyncLock
+from celery_locks.aio.multi import AsyncMultiLock
+from celery_locks.aio.semaphore import AsyncSemaphore
+from celery_locks.clock import Clock, system_clock
+from celery_locks.lockable import Lockable
+from celery_locks.locks import Locks
+from celery_locks.read_write import ReadWriteLock
+from celery_locks.settings import DEFAULT_PREFIX, DEFAULT_TTL
+from celery_locks.stores.base import Store
+
+if TYPE_CHECKING:
+    from celery_locks.listing import LockInfo, Page, Stats
+
+
+class AsyncReadWriteLock:
+    """A key that many may read at once, and one alone may write; see `ReadWriteLock`.
+
+    Attributes:
+        key: What is locked.
+        read: The lock of readers.
+        write: The lock of the writer.
+
+    Example:
+        >>> report = locks.read_write("report:7")
+        >>> async with report.read:
+        ...     await show()
+    """
+
+    def __init__(self, plain: ReadWriteLock, abort: bool = False) -> None:
+        self.key = plain.key
+        self.read = AsyncLock(plain.read, abort)
+        self.write = AsyncLock(plain.write, abort)
+
+    def __repr__(self) -> str:
+        return f"<AsyncReadWriteLock {self.key!r}>"
+
+
+class AsyncLockable:
+    """A kind of thing that is locked, made by `AsyncLocks.lockable`; see `Lockable`.
+
+    Example:
+        >>> order = locks.lockable("order:<order_id>", ttl=60)
+        >>> async with order(7):
+        ...     await ship(7)
+    """
+
+    def __init__(self, plain: Lockable, abort: bool = False) -> None:
+        self.template = plain.template
+        self._plain = plain
+        self._abort = abort
+
+    def __repr__(self) -> str:
+        return f"<AsyncLockable {self.template!r}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> AsyncLock:
+        """The lock of one thing, by the values that the template names: in its order, or by name.
+
+        Raises:
+            LockKeyError: A value has no stable text.
+            TypeError: There are too many values, or too few.
+        """
+        return AsyncLock(self._plain(*args, **kwargs), self._abort)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of one thing; raises as the call does."""
+        return self._plain.key(*args, **kwargs)
+
+
+class AsyncLocks:
+    """Locks in a store, for asyncio. May be shared by loops, and made before there is one.
+
+    Args:
+        store: A store's URL or a `Store`; without one the variable ``CELERY_LOCKS_URL`` names it. Or a `Locks`, whose
+            leases these are then.
+        prefix: What all names in the store begin with. Locks of different prefixes never meet.
+        owner: The holder's name that others see; host and process id by default.
+        clock: What the deadlines of leases are watched by (tests pass one that they can move).
+
+    Attributes:
+        plain: The same locks for threads.
+
+    Raises:
+        LockConfigError: There is no URL, or it names no store.
+
+    Example:
+        >>> locks = AsyncLocks("redis://localhost/1")
+        >>> async with locks.lock("user:7", ttl=30) as lease:
+        ...     lease.check()
+    """
+
+    def __init__(
+        self,
+        store: str | Store | Locks | None = None,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        owner: str | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
+        plain = store if isinstance(store, Locks) else Locks(store, prefix=prefix, owner=owner, clock=clock)
+        self.plain = plain
+        self.store = plain.store
+        self.prefix = plain.prefix
+
+    @classmethod
+    def from_app(cls, app: Any) -> AsyncLocks:
+        """The locks of a Celery app, in the store that its settings name; see `Locks.from_app`.
+
+        Raises:
+            LockConfigError: They name none.
+        """
+        return cls(Locks.from_app(app))
+
+    def lock(
+        self,
+        key: str,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+        abort: bool = False,
+    ) -> AsyncLock:
+        """The lock of a key. Nothing is acquired yet.
+
+        Args:
+            key: What to lock: any text that is not empty.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: Another argument is wrong.
+        """
+        return AsyncLock(self.plain.lock(key, ttl, renew, max_hold=max_hold, owner=owner), abort)
+
+    def semaphore(
+        self,
+        key: str,
+        limit: int,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+        abort: bool = False,
+    ) -> AsyncSemaphore:
+        """The semaphore of a key, of which so many permits may be held at once. Nothing is acquired yet.
+
+        Args:
+            key: What to share: any text that is not empty.
+            limit: How many permits there are.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: Another argument is wrong, or the store has no semaphores.
+        """
+        return AsyncSemaphore(self.plain.semaphore(key, limit, ttl, renew, max_hold=max_hold, owner=owner), abort)
+
+    def read_write(
+        self,
+        key: str,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+        abort: bool = False,
+    ) -> AsyncReadWriteLock:
+        """The read-write lock of a key: many readers at once, or one writer. Nothing is acquired yet.
+
+        Args:
+            key: What to lock: any text that is not empty.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: Another argument is wrong, or the store has no semaphores.
+        """
+        return AsyncReadWriteLock(self.plain.read_write(key, ttl, renew, max_hold=max_hold, owner=owner), abort)
+
+    def multi(
+        self,
+        keys: Iterable[str],
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+        abort: bool = False,
+    ) -> AsyncMultiLock:
+        """Several keys, all or none, whatever their order; a key that is named twice counts once.
+
+        Args:
+            keys: What to lock: at least one text.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
+
+        Raises:
+            LockKeyError: A key is empty or no text.
+            LockConfigError: Another argument is wrong, or there is no key.
+        """
+        return AsyncMultiLock(self.plain.multi(keys, ttl, renew, max_hold=max_hold, owner=owner), self.store, abort)
+
+    def lockable(
+        self,
+        template: str,
+        ttl: float = DEFAULT_TTL,
+        renew: bool | float = True,
+        *,
+        max_hold: float | None = None,
+        owner: str | None = None,
+        abort: bool = False,
+    ) -> AsyncLockable:
+        """Declares a kind of thing that is locked, at one place for all its users.
+
+        Args:
+            template: How its keys are written, such as ``"order:<order_id>"``: as ``key=`` of a task.
+            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
+            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            owner: The holder's name that others see.
+            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
+
+        Raises:
+            LockKeyError: The template is malformed.
+            LockConfigError: Another argument is wrong.
+        """
+        return AsyncLockable(self.plain.lockable(template, ttl, renew, max_hold=max_hold, owner=owner), abort)
+
+    async def restore(self, text: str) -> AsyncLease:
+        """The lease of `AsyncLease.serialize`: confirmed by the store, and watched, but not renewed here.
+
+        Raises:
+            LockNotOwned: The lease is held no more.
+            LockKeyError: The text is not that of a lease.
+        """
+        return AsyncLease(await driver_of(self.store).call(self.plain.restore, text))
+
+    async def value(self, key: str) -> Any:
+        """The value kept with a key by `AsyncLease.update`, ``None`` for none; whoever holds the key.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: The store keeps no values.
+            StoreUnavailable: The store can't be reached.
+        """
+        return await driver_of(self.store).call(self.plain.value, key)
+
+    async def delete(self, key: str) -> bool:
+        """Deletes the value kept with a key, whoever holds the key; what a holder is to write is written all the same.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            LockConfigError: The store keeps no values.
+            StoreUnavailable: The store can't be reached.
+        """
+        return await driver_of(self.store).call(self.plain.delete, key)
+
+    async def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
+        """A page of the keys that are held or waited for, ordered by their text; see `Locks.list`.
+
+        Raises:
+            LockConfigError: The count is out of bounds, or the store keeps no list.
+            StoreUnavailable: The store can't be reached.
+        """
+        return await driver_of(self.store).call(self.plain.list, prefix, after, count)
+
+    async def info(self, key: str) -> LockInfo:
+        """Who holds a key and how many wait for it; at most 100 holders are named.
+
+        Raises:
+            LockKeyError: The key is empty or no text.
+            StoreUnavailable: The store can't be reached.
+        """
+        return await driver_of(self.store).call(self.plain.info, key)
+
+    async def stats(self, near: float = 10.0) -> Stats:
+        """Figures over all keys; see `Locks.stats`.
+
+        Args:
+            near: How soon a lease is about to end, in seconds.
+
+        Raises:
+            LockConfigError: The store keeps no list.
+            StoreUnavailable: The store can't be reached.
+        """
+        return await driver_of(self.store).call(self.plain.stats, near)
+
+    async def close(self) -> None:
+        """Gives back connections and files."""
+        await driver_of(self.store).call(self.plain.close)
+
+    async def __aenter__(self) -> AsyncLocks:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,28 @@
+"""``sql``: the tables of a database store."""
+
+from __future__ import annotations
+
+import click
+
+from celery_locks import LockConfigError
+from celery_locks.locks import app_store
+from celery_locks.stores import schema_sql
+
+
+@click.command("sql", short_help="The statements that make the tables of a database store.")
+@click.argument("url", required=False)
+@click.pass_context
+def sql_command(ctx: click.Context, url: str | None) -> None:
+    """The statements that make the tables of the store at URL, or of the app's, for a migration.
+
+    Nothing is connected, and they are safe to run again. Stores make their tables by themselves where their user may.
+
+    \b
+    Examples:
+      celery -A proj locks sql | psql shop
+      celery locks sql postgresql://localhost/shop?table_prefix=shop_locks_
+    """
+    store = url or app_store(ctx.obj.app.conf)
+    if not isinstance(store, str):
+        raise LockConfigError(f"locks_url is a {type(store).__name__}: give the address of a database")
+    click.echo(schema_sql(store).rstrip())
