@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from celery_locks import log, threads
 from celery_locks.errors import LockError, LossReason, StoreUnavailable

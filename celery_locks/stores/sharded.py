@@ -57,13 +57,22 @@ class Sharded(Store):
 
     def __init__(self, stores: Sequence[str] | Mapping[str, str | Store]) -> None:
         self._stores: dict[str, Store]
+        self._hashes = [(blake2b(f"{name}\0".encode(), digest_size=8), store) for name, store in self._stores.items()]
         for capability in CAPABILITIES:
             if capability != "parks":
                 setattr(self, capability, all(getattr(store, capability) for store in self._stores.values()))
 
     def store_of(self, name: str) -> Store:
         """The store that serves a lock, by its full name."""
-        return self._stores[max(self._stores, key=lambda store: _number(store, name))]
+        text, greatest = name.encode("utf-8", "surrogatepass"), b""
+        found: Store | None = None
+        for begun, store in self._hashes:
+            number = begun.copy()
+            number.update(text)
+            if (digest := number.digest()) > greatest:
+                found, greatest = store, digest
+        assert found is not None
+        return found
 
     # One lock
 
@@ -256,10 +265,6 @@ def _name(url: str) -> str:
     servers, slash, path = before.partition("/")
     plain = ",".join(server.rpartition("@")[2] for server in servers.split(","))
     return f"{scheme.lower()}{colon}{plain}{slash}{path}"
-
-
-def _number(store: str, name: str) -> bytes:
-    return blake2b(f"{store}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _answers(store: Store) -> bool:

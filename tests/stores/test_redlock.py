@@ -14,7 +14,7 @@ import pytest
 from celery_locks import LockConfigError, Locks, LockTimeout, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
-from celery_locks.stores.redlock import Redlock, with_drift, without_drift
+from celery_locks.stores.redlock import DRIFT, Redlock, with_drift, without_drift
 from celery_locks.testing import StoreCompliance
 from celery_locks.testing.limits import Limits
 from celery_locks.testing.renewals import Renewals
@@ -72,6 +72,15 @@ class TestThree(StoreCompliance):
     @pytest.fixture
     def another(self, store: Store, three: list[RedisServer]) -> Store:
         return Redlock([server.client() for server in three])
+
+    def test_held_for_and_expires_in_follow_the_clock(self, store: Store, name: str) -> None:
+        """What is left is told as by a clock that is as fast as a clock may be."""
+        self.granted(store, self.claim(name))
+        self.pass_time(self.short)
+        (holder,) = store.holders(name)
+        assert holder.held_for >= self.short - 0.01
+        assert holder.expires_in <= self.long - self.short + 0.01
+        assert holder.held_for + holder.expires_in == pytest.approx(self.long, abs=holder.held_for * DRIFT + 0.01)
 
     # What the suite tests with limits and lines, without them
 
