@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +23,7 @@ from celery_locks.testing.limits import Limits
 from celery_locks.testing.renewals import Renewals
 from celery_locks.testing.store import ODD_NAMES
 from tests.stores.test_exclusion import exclude_each_other
+from tests.support.celery_worker import ROOT
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -320,6 +324,23 @@ def test_locks(three: list[RedisServer]) -> None:
     ):
         with pytest.raises(LockConfigError, match="Redlock"):
             feature()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_in_a_process_of_greenlets(three: list[RedisServer], pool: str) -> None:
+    url, file = url_of([server.port for server in three]), ROOT / "tests" / "stores" / "redlock_greenlets.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with three[0].paused():
+        done = subprocess.run(
+            [sys.executable, str(file), pool, url],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+    assert done.stdout == "held and released\n", done.stderr
 
 
 def test_a_lease_lives_less_than_the_servers_keep_it(store: Redlock, three: list[RedisServer]) -> None:
