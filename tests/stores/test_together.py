@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -69,10 +70,8 @@ def test_a_server_that_hangs_holds_so_many_threads_and_no_more(start_redis: Call
 
 
 def _held(member: Member) -> None:
-    try:
+    with contextlib.suppress(StoreUnavailable):
         member.held("p:{k}")
-    except StoreUnavailable:
-        pass
 
 
 def _refuses(member: Member) -> bool:
