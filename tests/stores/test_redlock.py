@@ -20,7 +20,6 @@ from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.redlock import DRIFT, Redlock, with_drift, without_drift
 from celery_locks.testing import StoreCompliance
 from celery_locks.testing.limits import Limits
-from celery_locks.testing.renewals import Renewals
 from celery_locks.testing.store import ODD_NAMES
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.celery_worker import ROOT
@@ -67,7 +66,7 @@ def store(proxies: list[Proxy]) -> Iterator[Redlock]:
 
 
 class TestThree(StoreCompliance):
-    short = 0.8  # a server has an eighth of it to answer
+    short = 2.0  # servers have half of it to answer, also on a busy machine
 
     @pytest.fixture
     def store(self, three: list[RedisServer]) -> Store:
@@ -126,8 +125,9 @@ class TestThree(StoreCompliance):
         self.granted(store, self.claim(name))
 
 
-class TestFive(Limits, Renewals):
-    short = 0.8
+@pytest.mark.slow
+class TestFive(Limits):
+    short = 2.0
     rounds = 5
 
     @pytest.fixture
