@@ -30,6 +30,12 @@ _OPENERS = {
     "rediss+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
     "valkey+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
     "valkeys+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
+    "sharded": ("celery_locks.stores.sharded", "open_sharded"),
+    "redlock": ("celery_locks.stores.redlock", "open_redlock"),
+    "redis+redlock": ("celery_locks.stores.redlock", "open_redlock"),
+    "rediss+redlock": ("celery_locks.stores.redlock", "open_redlock"),
+    "valkey+redlock": ("celery_locks.stores.redlock", "open_redlock"),
+    "valkeys+redlock": ("celery_locks.stores.redlock", "open_redlock"),
 }
 
 #: package → the extra that brings it, where they differ; SQLAlchemy comes with the scheme's own

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
+
+from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import MOST_HOLDERS, Granted, Store
 from celery_locks.testing.store import StoreTests
 
 
 class Semaphores(StoreTests):
     """Limits above one: how many permits are held, and who is served when."""
+
+    def test_a_store_without_semaphores_refuses_them(self, store: Store, name: str) -> None:
+        claim = self.claim(name, limit=2)
+        if store.semaphores:
+            assert isinstance(store.acquire(claim), Granted)
+        else:
+            with pytest.raises(LockConfigError):
+                store.acquire(claim)
+            assert store.holders(name) == ()
 
     def test_held_counts_the_permits(self, store: Store, another: Store, name: str) -> None:
         assert store.held(name) == 0

@@ -94,11 +94,20 @@ class StoreTests:
 
     def granted(self, store: Store, claim: Claim, line_up: float | None = None) -> int:
         """The fencing token; fails when the claim is refused."""
+        self.declared(store, claim, line_up)
         answer = store.acquire(claim, line_up)
         assert isinstance(answer, Granted), f"refused though free: {answer}"
         return answer.fencing_token
 
+    def declared(self, store: Store, claim: Claim, line_up: float | None = None) -> None:
+        """Ends a test, as skipped, that needs what the store says that it lacks; it is to refuse that by itself."""
+        if max(claim.limit, claim.permits) > 1 and not store.semaphores:
+            pytest.skip(f"{type(store).__name__} declares that it has no limits above one")
+        if line_up is not None and not store.fair:
+            pytest.skip(f"{type(store).__name__} declares that it has no line")
+
     def refused(self, store: Store, claim: Claim, line_up: float | None = None) -> Refused:
+        self.declared(store, claim, line_up)
         answer = store.acquire(claim, line_up)
         assert isinstance(answer, Refused), f"granted though not to be had: {answer}"
         return answer
@@ -110,6 +119,7 @@ class StoreTests:
 
     def until_granted(self, store: Store, claim: Claim) -> Granted:
         """Acquires like a client: in line, and again after each wait."""
+        self.declared(store, claim)
         give_up = time.monotonic() + self.patience
         while isinstance(answer := store.acquire(claim, self.long), Refused):
             assert time.monotonic() < give_up, f"still refused after {self.patience} s: {answer}"

@@ -88,3 +88,15 @@ def test_every_error_and_signal_is_documented() -> None:
     names = [name for name in vars(errors) if name.startswith(("Lock", "Store")) and name != "LockError"]
     names += [name for name in vars(signals) if name.startswith("on_lock_")]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+@pytest.mark.slow
+def test_the_store_of_the_how_to_passes_the_compliance_suite(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "writing-a-store.md"
+    (tmp_path / "test_file_store.py").write_text("\n".join(blocks(page.read_text(), "python")))
+    printed = run(
+        "import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'test_file_store.py']))", tmp_path
+    )
+    passed, skipped = re.search(r"(\d+) passed, (\d+) skipped", printed).groups()  # type: ignore[union-attr]
+    assert int(passed) >= 45
+    assert int(skipped) < 60

@@ -362,7 +362,7 @@ class TestAutoretry:
     def test_it_may_retry_contention(self, define: Define, locks: Locks) -> None:
         refusals: list[str] = []
 
-        def count(sender: Any, key: str, holders: Any) -> None:
+        def count(sender: Any, key: str, **_: Any) -> None:
             refusals.append(key)
 
         task = define(task=retry_for(LockContended), key="k", on_contention="raise")

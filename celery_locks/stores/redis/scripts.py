@@ -64,6 +64,7 @@ def _include(text: str) -> str:
 ACQUIRE = _load("acquire")
 TAKE = _load("take")
 RENEW = _load("renew")
+CONFIRM = _load("confirm")
 RELEASE = _load("release")
 LEAVE = _load("leave")
 FORCE_RELEASE = _load("force_release")

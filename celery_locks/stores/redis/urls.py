@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -64,28 +65,71 @@ def address(url: str) -> Address:
     return Address(chosen, library_url(f"{scheme}://{rest}", chosen), mask(url), own=own)
 
 
+def each_server(url: str, names: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """The URLs of independent servers that one URL names: all have its user, password, database and parameters.
+
+    Args:
+        url: ``redlock://``, or with the scheme of one server before: ``rediss+redlock://``.
+        names: Parameters that are not theirs.
+
+    Returns:
+        The URLs, and those parameters.
+
+    Raises:
+        LockConfigError: It names different users or passwords.
+        ValueError: It can't be read.
+    """
+    scheme, _, rest = url.partition("://")
+    base = scheme.lower().partition("+")[0]
+    before, _, query = rest.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    left = urlencode([(name, value) for name, value in pairs if name not in names])
+    servers, path, _ = _servers(before)
+    login, hosts = _login_and_hosts(servers, SERVER_PORT, mask(url))
+    tail = f"/{path}" + (f"?{left}" if left else "")
+    base = "redis" if base == "redlock" else base
+    return (
+        [f"{base}://{login}{_in_url(host)}:{port}{tail}" for host, port in hosts],
+        {name: value for name, value in pairs if name in names},
+    )
+
+
 def _of_many(chosen: Driver, base: str, ways: str, rest: str, masked: str, own: dict[str, str]) -> Address:
+    servers, path, query = _servers(rest)
+    port = SENTINEL_PORT if ways == "sentinel" else SERVER_PORT
+    login, hosts = _login_and_hosts(servers, port, masked)
+    url = f"{base}://{login}{_in_url(hosts[0][0])}:{hosts[0][1]}/?{query}"
+    return Address(chosen, library_url(url, chosen), masked, ways, tuple(hosts), path, own)
+
+
+def _servers(rest: str) -> tuple[list[str], str, str]:
+    """What follows the scheme: each server, the path, the query."""
     # Passwords are percent-encoded, so neither "/" nor "," nor "@" is part of one.
     servers, slash, tail = rest.partition("/")
     if not slash:
         servers, mark, query = rest.partition("?")
         tail = mark + query
     path, _, query = tail.partition("?")
+    return servers.replace(";", ",").split(","), path, query
+
+
+def _login_and_hosts(servers: Sequence[str], port: int, masked: str) -> tuple[str, list[tuple[str, int]]]:
     logins, hosts = set[str](), list[tuple[str, int]]()
-    for server in servers.replace(";", ",").split(","):
+    for server in servers:
         login, at, place = server.rpartition("@")
         if at:
             logins.add(login)
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
             raise ValueError(f"a host is missing in {place!r}")
-        hosts.append((parts.hostname, parts.port or (SENTINEL_PORT if ways == "sentinel" else SERVER_PORT)))
+        hosts.append((parts.hostname, parts.port or port))
     if len(logins) > 1:
         raise LockConfigError(f"{masked} names different users or passwords: all servers take the same")
-    login = f"{logins.pop()}@" if logins else ""
-    host = f"[{hosts[0][0]}]" if ":" in hosts[0][0] else hosts[0][0]
-    url = f"{base}://{login}{host}:{hosts[0][1]}/?{query}"
-    return Address(chosen, library_url(url, chosen), masked, ways, tuple(hosts), path, own)
+    return (f"{logins.pop()}@" if logins else ""), hosts
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,120 @@
+"""One acquisition by a majority of servers, and what becomes of those that answer late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from celery_locks import threads
+from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.base import Claim, Granted, Refused
+from celery_locks.stores.redis.connections import timeout_for
+from celery_locks.stores.redis.member import Member
+from celery_locks.stores.together import ask, start
+
+#: What a server says to a claim.
+Said = Granted | Refused | StoreUnavailable | None
+
+
+class Attempt:
+    """A claim made at each of some servers.
+
+    A server answers a claim, and only afterwards is asked to take it back, whether anybody still waited for its answer
+    or not. Until it has confirmed that, it is ``unclear`` whether it will end a later lease of the same owner token.
+
+    Args:
+        members: The servers.
+        claim: What is asked of each.
+        up_for: How long a server must be up for its word to count, in seconds.
+        unclear: Those servers that still have to take back something of this owner token.
+    """
+
+    def __init__(self, members: Sequence[Member], claim: Claim, up_for: float, unclear: set[Member]) -> None:
+        self._members = members
+        self._claim = claim
+        self._up_for = up_for
+        self._unclear = unclear
+        self._timeout = 2 * timeout_for(claim.ttl)  # a server whose connection broke is asked twice
+        self._mutex = threads.RLock()
+        self._said: dict[Member, Said] = {}
+        self._fencing_token: int | None = None
+        self._wanted = True
+
+    @property
+    def over(self) -> bool:
+        """Whether all have answered."""
+        return len(self._said) == len(self._members)
+
+    def claims(self, enough: Callable[[Sequence[Said]], bool]) -> list[Said]:
+        """Makes the claim everywhere, and returns what the servers said in time."""
+        return ask([partial(self._claim_at, member) for member in self._members], self._timeout, enough)
+
+    def agree(self, fencing_token: int, quorum: int) -> bool:
+        """Gives the lease a fencing token, with those servers that have granted it.
+
+        Returns:
+            Whether a majority has it.
+        """
+        with self._mutex:
+            self._fencing_token = fencing_token
+            granted = [member for member, said in self._said.items() if isinstance(said, Granted)]
+
+        def enough(answers: Sequence[bool | StoreUnavailable | None]) -> bool:
+            return sum(answer is True for answer in answers) >= quorum
+
+        calls = [partial(self._confirm_at, member) for member in granted]
+        return enough(ask(calls, self._timeout, enough))
+
+    def take_back(self) -> None:
+        """Takes back what was granted, and what will be; waits for those servers that have answered the claim."""
+        with self._mutex:
+            self._wanted = False
+            to_do = [member for member in self._said if not isinstance(self._said[member], Refused)]
+            self._unclear.update(to_do, (member for member in self._members if member not in self._said))
+            failed = [member for member in to_do if not isinstance(self._said[member], Granted)]
+        for member in failed:
+            start(partial(self._take_back_at, member))
+        ask([partial(self._take_back_at, member) for member in to_do if member not in failed], self._timeout)
+
+    def unwanted(self) -> None:
+        """The lease is released by others at all servers: of those that answer from now on it is taken back."""
+        with self._mutex:
+            self._wanted = False
+
+    def _claim_at(self, member: Member) -> Granted | Refused:
+        said: Said = None
+        try:
+            said = member.acquire(self._claim)
+        except StoreUnavailable as error:
+            said = error
+        finally:
+            with self._mutex:
+                self._said[member] = said
+                wanted, fencing_token = self._wanted, self._fencing_token
+        if not wanted:
+            self._late(member, said)
+        elif fencing_token is not None and isinstance(said, Granted):
+            self._confirm_at(member)
+        if isinstance(said, StoreUnavailable):
+            raise said
+        return said
+
+    def _late(self, member: Member, said: Said) -> None:
+        """What was said is of no use any more."""
+        if isinstance(said, Refused):
+            self._unclear.discard(member)
+        else:
+            self._take_back_at(member)
+
+    def _confirm_at(self, member: Member) -> bool:
+        assert self._fencing_token is not None
+        name, token = self._claim.name, self._claim.token
+        return member.confirm(name, token, self._fencing_token, self._up_for, self._claim.ttl)
+
+    def _take_back_at(self, member: Member) -> bool:
+        try:
+            member.take_back(self._claim.name, self._claim.token, self._claim.ttl)
+        except StoreUnavailable:
+            return False  # it stays unclear
+        self._unclear.discard(member)
+        return True

@@ -1,0 +1,76 @@
+"""One of the independent servers of a `celery_locks.stores.redlock.Redlock`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery_locks import threads
+from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.calls import command_of, evalsha
+from celery_locks.stores.redis.connections import Client
+from celery_locks.stores.redis.store import RedisStore
+
+#: How many calls to one server may be under way: each has a thread, and where it hangs they would pile up.
+MOST_UNDER_WAY = 256
+
+
+class Member(RedisStore):
+    """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self._under_way = 0
+        self._counting = threads.RLock()
+
+    def confirm(self, name: str, token: str, fencing_token: int, up_for: float, ttl: float) -> bool:
+        """Gives a holder the fencing token that was agreed on; the lock's next one is greater.
+
+        Args:
+            name: The lock's full name.
+            token: The owner token.
+            fencing_token: What was agreed on.
+            up_for: How long the server must be up already for its word to count, in seconds; 0 for any.
+            ttl: How long the lease lives.
+
+        Returns:
+            Whether the token holds the lock, and the server's word counts.
+        """
+        asks = int(up_for > 0)
+        up: int = self._run(scripts.CONFIRM, name, token, fencing_token, asks, ttl=ttl)
+        return up >= 0 and (not asks or up >= up_for)
+
+    def take_back(self, name: str, token: str, ttl: float) -> None:
+        """Releases by one request that is never sent twice: no copy of it can come late, and end a later try's lease.
+
+        Raises:
+            StoreUnavailable: Whether it was done, or will be, is not known.
+        """
+        client = self._connections.for_ttl(ttl)
+        command = command_of(scripts.RELEASE, name, token, secrets.token_hex(8))
+        try:
+            with self._counted():
+                evalsha(client, scripts.RELEASE, command)
+        except client.driver.errors as error:
+            raise self._connections.unavailable(error) from error
+
+    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any:
+        with self._counted():
+            return super()._twice(call, ttl)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Refuses when too many calls are under way."""
+        with self._counting:
+            if self._under_way >= MOST_UNDER_WAY:
+                name = self._connections.name
+                raise StoreUnavailable(f"the lock store {name} has {MOST_UNDER_WAY} requests to answer: it hangs")
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
