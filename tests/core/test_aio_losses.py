@@ -271,9 +271,11 @@ class TestLost:
     @on_a_loop
     async def test_a_cancellation_beside_an_abort_is_one(self, aborting: AsyncLock) -> None:
         async def work() -> None:
-            async with aborting as lease:
-                lease.on_lost(lambda *_: working.cancel())
-                await asyncio.sleep(60)
+            async with aborting:
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    working.cancel()  # when the abort has struck, and before the block has ended
 
         working = asyncio.ensure_future(work())
         await soon(aborting.locked)

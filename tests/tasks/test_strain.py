@@ -99,5 +99,5 @@ def test_promise_10_a_store_that_answers_late_is_no_loss(
     shop = open_shop(SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
     shop.start_worker(pool=pool)
     proxy.delay(0.1)
-    assert shop.send("stubborn", key, THRICE).get(timeout=SOON) == key
+    assert shop.send("patient", key, 6).get(timeout=SOON) == key
     assert not shop.journal.entries("lost", key=key)
