@@ -21,8 +21,8 @@ from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 from celery_locks.testing.store import ODD_NAMES
+from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
-from tests.support.exclusion import exclude_one_another
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -397,4 +397,4 @@ def test_parked_tasks_are_found_by_their_moment(store: RedisClusterStore) -> Non
 
 
 def test_eight_processes(redis_cluster: Cluster, tmp_path: Path) -> None:
-    exclude_one_another(redis_cluster.url(), tmp_path)
+    exclude_each_other(redis_cluster.url(), tmp_path)

@@ -18,8 +18,8 @@ from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.parking import Parking, Ticket
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import ParkingCompliance, StoreCompliance
+from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import SERVICE, Sentinels
-from tests.support.exclusion import exclude_one_another
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -51,7 +51,7 @@ def test_valkeys_own_client(sentinels: Sentinels) -> None:
 
 
 def test_eight_processes(sentinels: Sentinels, tmp_path: Path) -> None:
-    exclude_one_another(sentinels.url(), tmp_path)
+    exclude_each_other(sentinels.url(), tmp_path)
 
 
 # --- A failover: one for all of these tests, since it takes seconds ---
