@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -21,6 +22,20 @@ pytest.register_assert_rewrite("celery_locks.testing")
 _SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
 _SERVER_FIXTURES |= {"redis_cluster", "sentinels"}
 _databases = itertools.cycle(range(1, 512))
+
+#: A project of its own, with tests that a test runs.
+collect_ignore = ["faces/django_site"]
+
+
+@pytest.fixture(autouse=True)
+def _loggers_that_speak() -> None:
+    """A test that sets up logging in this process, as Celery and Django do, must not silence what others listen for."""
+    logging.disable(logging.NOTSET)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] == "celery_locks" and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

@@ -120,5 +120,5 @@ class TestCapabilities:
 
         rows = table().splitlines()
         assert len(rows) == 2 + len(CAPABILITIES)
-        assert "| leases that other machines see (`machines`) | yes | yes | yes | yes | yes | no | no |" in rows
-        assert "| waiters woken, not polled (`wakes`) | yes | yes | no | yes | yes | no | yes |" in rows
+        assert "| leases that other machines see (`machines`) | yes | yes | yes | yes | yes | yes | no | no |" in rows
+        assert "| waiters woken, not polled (`wakes`) | yes | yes | no | yes | yes | no | no | yes |" in rows

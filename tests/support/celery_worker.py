@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.support import processes
+from tests.support import processes, start_celery
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,17 @@ class Worker:
         self.log_file = self.folder / "log"
         #: Its name to Celery; two on one machine must not share one.
         self.name = f"{self.folder.name}@localhost"
-        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", "--hostname", self.name]
+        argv = [
+            sys.executable,
+            start_celery.__file__,
+            "-A",
+            app,
+            "worker",
+            "--loglevel",
+            "INFO",
+            "--hostname",
+            self.name,
+        ]
         argv += ["--pool", pool, "--concurrency", str(concurrency)]
         argv += ["--without-gossip", "--without-mingle"]  # mingling alone takes a second
         argv += ["--queues", ",".join(queues)] if queues else []

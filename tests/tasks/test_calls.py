@@ -385,10 +385,10 @@ def test_nothing_is_left_behind_by_a_thousand_eager_runs(app: Celery) -> None:
 
     task = app.task(base=LockedTask, lock_key="<key>", shared=False, name="many")(sees_lease)
     for number in range(1000):
-        task.apply((f"k{number}",))
+        task.apply((f"eager {number}",))
     store: Any = Locks.from_app(app).store
     assert eventually(lambda: not store._locks)
-    ours = {f"k{number}" for number in range(1000)}
+    ours = {f"eager {number}" for number in range(1000)}
     assert not [lease for lease in keeper()._watch._leases.values() if lease.key in ours]
 
 
