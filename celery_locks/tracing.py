@@ -23,7 +23,9 @@ _stop: Callable[[], None] | None = None
 
 
 def instrument(tracer_provider: TracerProvider | None = None) -> Callable[[], None]:
-    """Makes spans from now on, in this process and those that are forked from it. Called again it changes nothing.
+    """Makes spans from now on, in this process and those that are forked from it.
+
+    Called again it changes nothing, unless a provider is named: that one takes over.
 
     Args:
         tracer_provider: Who makes them; by default OpenTelemetry's global one, whenever that is set.
@@ -32,6 +34,8 @@ def instrument(tracer_provider: TracerProvider | None = None) -> Callable[[], No
         A function that ends it.
     """
     global _stop
+    if _stop is not None and tracer_provider is not None:
+        _stop()  # the one that is named counts, not the one that was found
     if _stop is None:
         _stop = _connected(_Spans(tracer_provider))
     return _stop
