@@ -7,35 +7,17 @@ from pathlib import Path
 import pytest
 
 from celery_locks.stores.base import Store
-from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.sqlite import SQLiteStore
-from celery_locks.testing import MovableClock, StoreCompliance
+from celery_locks.testing import StoreCompliance
+from tests.stores.kinds import InMemory, OnSQLite
 
 
-class OnAMovableClock(StoreCompliance):
-    @pytest.fixture(autouse=True)
-    def clock(self) -> MovableClock:
-        self._clock = MovableClock()
-        return self._clock
-
-    def pass_time(self, seconds: float) -> None:
-        self._clock.advance(seconds)
+class TestMemory(InMemory, StoreCompliance):
+    pass
 
 
-class TestMemory(OnAMovableClock):
-    @pytest.fixture
-    def store(self, clock: MovableClock) -> Store:
-        return MemoryStore(clock)
-
-
-class TestSQLite(OnAMovableClock):
-    @pytest.fixture
-    def store(self, clock: MovableClock, tmp_path: Path) -> Store:
-        return SQLiteStore(str(tmp_path / "locks.db"), clock=clock)
-
-    @pytest.fixture
-    def another(self, store: Store, clock: MovableClock, tmp_path: Path) -> Store:
-        return SQLiteStore(str(tmp_path / "locks.db"), clock=clock)
+class TestSQLite(OnSQLite, StoreCompliance):
+    pass
 
 
 @pytest.mark.slow

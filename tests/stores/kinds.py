@@ -1,0 +1,53 @@
+"""Stores that the compliance suites are held against: each a mixin with the fixtures that they ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from celery_locks.stores.base import Store
+from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.testing import MovableClock
+
+
+class OnAMovableClock:
+    """Time passes when a test says so."""
+
+    @pytest.fixture(autouse=True)
+    def clock(self) -> MovableClock:
+        self._clock = MovableClock()
+        return self._clock
+
+    def pass_time(self, seconds: float) -> None:
+        self._clock.advance(seconds)
+
+
+class InMemory(OnAMovableClock):
+    @pytest.fixture
+    def store(self, clock: MovableClock) -> Store:
+        return MemoryStore(clock)
+
+
+class OnSQLite(OnAMovableClock):
+    @pytest.fixture
+    def store(self, clock: MovableClock, tmp_path: Path) -> Store:
+        return SQLiteStore(str(tmp_path / "locks.db"), clock=clock)
+
+    @pytest.fixture
+    def another(self, store: Store, clock: MovableClock, tmp_path: Path) -> Store:
+        return SQLiteStore(str(tmp_path / "locks.db"), clock=clock)
+
+
+class OnRedis:
+    """In real time, on each flavour that there is."""
+
+    @pytest.fixture
+    def store(self, each_redis_url: str) -> Store:
+        return RedisStore(each_redis_url)
+
+    @pytest.fixture
+    def another(self, store: Store, each_redis_url: str) -> Store:
+        return RedisStore(each_redis_url)
