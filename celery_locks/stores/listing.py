@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_locks.stores.base import Holder
@@ -86,3 +87,17 @@ class Figures:
     oldest: str | None = None
     oldest_held_for: float = 0.0
     complete: bool = True
+
+
+def figures_together(parts: Sequence[Figures]) -> Figures:
+    """The figures of a whole, of which these are all the parts; at least one."""
+    oldest = max(parts, key=lambda part: part.oldest_held_for if part.oldest is not None else -1.0)
+    return Figures(
+        locks=sum(part.locks for part in parts),
+        holders=sum(part.holders for part in parts),
+        near_expiry=sum(part.near_expiry for part in parts),
+        waiting=sum(part.waiting for part in parts),
+        oldest=oldest.oldest,
+        oldest_held_for=oldest.oldest_held_for,
+        complete=all(part.complete for part in parts),
+    )

@@ -18,7 +18,7 @@ from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.capabilities import CAPABILITIES
-from celery_locks.stores.listing import Figures, Names, State
+from celery_locks.stores.listing import Figures, Names, State, figures_together
 from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
 from celery_locks.stores.redis.pages import merged
 from celery_locks.stores.together import ask
@@ -132,17 +132,7 @@ class Sharded(Store):
         return merged(pages, names.count)
 
     def stats(self, prefix: str, near: float) -> Figures:
-        parts = self._all(lambda store: store.stats(prefix, near))
-        oldest = max(parts, key=lambda part: part.oldest_held_for if part.oldest is not None else -1.0)
-        return Figures(
-            locks=sum(part.locks for part in parts),
-            holders=sum(part.holders for part in parts),
-            near_expiry=sum(part.near_expiry for part in parts),
-            waiting=sum(part.waiting for part in parts),
-            oldest=oldest.oldest,
-            oldest_held_for=oldest.oldest_held_for,
-            complete=all(part.complete for part in parts),
-        )
+        return figures_together(self._all(lambda store: store.stats(prefix, near)))
 
     # The stores
 

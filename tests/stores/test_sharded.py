@@ -26,37 +26,30 @@ from celery_locks.testing import (
     StoreCompliance,
     ValueCompliance,
 )
+from tests.stores.kinds import OnAMovableClock
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 
 
-class OnAMovableClock:
-    @pytest.fixture(autouse=True)
-    def clock(self) -> MovableClock:
-        self._clock = MovableClock()
-        return self._clock
-
-    def pass_time(self, seconds: float) -> None:
-        self._clock.advance(seconds)
-
+class InShards(OnAMovableClock):
     @pytest.fixture
     def store(self, clock: MovableClock) -> Store:
         return Sharded({name: MemoryStore(clock) for name in "abc"})
 
 
-class TestStore(OnAMovableClock, StoreCompliance):
+class TestStore(InShards, StoreCompliance):
     pass
 
 
-class TestParking(OnAMovableClock, ParkingCompliance):
+class TestParking(InShards, ParkingCompliance):
     pass
 
 
-class TestListing(OnAMovableClock, ListingCompliance):
+class TestListing(InShards, ListingCompliance):
     pass
 
 
-class TestValues(OnAMovableClock, ValueCompliance):
+class TestValues(InShards, ValueCompliance):
     pass
 
 

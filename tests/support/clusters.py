@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
@@ -21,7 +22,32 @@ PATIENCE = 90.0
 SERVICE = "locks"
 
 
-class Cluster:
+S = TypeVar("S", bound="Servers")
+
+
+class Servers(ABC):
+    """Servers that belong together: started with a ``with`` block and ended with it, also where the start fails."""
+
+    @abstractmethod
+    def start(self: S) -> S: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self: S) -> S:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Cluster(Servers):
     """Three masters with a third of the slots each.
 
     Args:
@@ -138,24 +164,12 @@ class Cluster:
                 return False
         return True
 
-    def __enter__(self) -> Cluster:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         for master in self.masters:
             master.close()
 
 
-class Sentinels:
+class Sentinels(Servers):
     """A master, a replica and three Sentinels.
 
     Args:
@@ -294,18 +308,6 @@ class Sentinels:
                 if int(state["num-other-sentinels"]) != 2 or int(state["num-slaves"]) < 1 or state["flags"] != "master":
                     return False
         return True
-
-    def __enter__(self) -> Sentinels:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         for sentinel in self._sentinels:

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores.base import Renewal, Store
-from celery_locks.stores.listing import MOST_COUNTED, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+from celery_locks.stores.listing import (
+    MOST_COUNTED,
+    MOST_LISTED,
+    MOST_PASSED_OVER,
+    Figures,
+    Names,
+    State,
+    figures_together,
+)
 from celery_locks.stores.parking import Call
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of
@@ -137,16 +146,8 @@ class RedisClusterStore(RedisStore):
     def stats(self, prefix: str, near: float) -> Figures:
         args = dict.fromkeys(TAGS, (round(near * MICROSECONDS), MOST_COUNTED))
         parts = [figures_of(answer) for answer in self._of_parts(scripts.STATS, prefix, args).values()]
-        oldest = max(parts, key=lambda part: part.oldest_held_for if part.oldest is not None else -1.0)
-        return Figures(
-            locks=sum(part.locks for part in parts),
-            holders=sum(part.holders for part in parts),
-            near_expiry=sum(part.near_expiry for part in parts),
-            waiting=sum(part.waiting for part in parts),
-            oldest=None if oldest.oldest is None else untagged(oldest.oldest),
-            oldest_held_for=oldest.oldest_held_for,
-            complete=all(part.complete for part in parts),
-        )
+        whole = figures_together(parts)
+        return whole if whole.oldest is None else replace(whole, oldest=untagged(whole.oldest))
 
     def _of_parts(self, script: Script, prefix: str, args: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """What a script over the list answers for each of some parts."""
