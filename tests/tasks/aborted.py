@@ -121,8 +121,8 @@ def define_aborts(app: Celery, base: type, journal: Journal) -> None:
     def told_after_a_stop(self: Any, key: str) -> dict[str, Any]:
         """Runs until its process was stopped for longer than its lease lives, and says what it knew at once."""
         lease = self.lease
+        before = now()  # it may be stopped from the first sign of life on
         block(key, "nothing")
-        before = now()
         while (at := now()) - before < lease.ttl:
             before = at
         lost, held, left = lease.lost, lease.held, lease.remaining()
