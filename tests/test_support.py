@@ -1,4 +1,4 @@
-"""What the tests stand on has to stand itself: servers, the proxy, workers, waiting, and the wheel."""
+"""What the tests stand on has to stand itself: servers, the proxy, workers, and waiting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -333,18 +332,3 @@ class TestWorker:
     def test_one_that_does_not_start_shows_its_log(self) -> None:
         with pytest.raises(AssertionError, match="no_such_module"):
             Worker("tests.no_such_module")
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
-    """Lua and SQL files and py.typed too: an installed copy must not miss what the tests found in the source."""
-    argv = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    packed = set(zipfile.ZipFile(wheel).namelist())
-    source = {str(path.relative_to(ROOT)) for path in (ROOT / "celery_locks").rglob("*") if path.is_file()}
-    wanted = {name for name in source if "__pycache__" not in name}
-    assert "celery_locks/py.typed" in wanted
-    assert wanted <= packed
-    assert "pytest_celery_locks.py" in packed
-    assert not [name for name in packed if name.startswith(("tests/", "benchmarks/", "example_project/"))]
