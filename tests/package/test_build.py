@@ -14,7 +14,8 @@ from tests.support.celery_worker import ROOT
 
 #: What an installed copy reads at run time; without one of these it breaks where nobody looks.
 DATA = (".lua", ".html", ".js", ".css", "py.typed")
-BESIDE = {"CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md", "pyproject.toml"}
+#: hatchling always takes .gitignore along: it says what a build from the sdist leaves out.
+BESIDE = {".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md", "pyproject.toml"}
 
 
 def source() -> set[str]:

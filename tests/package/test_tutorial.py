@@ -3,8 +3,8 @@
 How a page of ``docs/tutorial`` is written so that it can be followed (the pages go in the order in which the site lists
 them, ``index.md`` first and the others by name; all in one folder, one after the other):
 
-- A block with ``title="tasks.py"`` is a file: it is written, or written anew, when the reader comes to it. Python without
-  a title is an error: nothing would tell the reader where it goes.
+- A block with ``title="tasks.py"`` is a file: it is written, or written anew, when the reader comes to it. Python
+  without a title is an error: nothing would tell the reader where it goes.
 - A block ``console``: lines with ``$ `` are typed, what stands below such a line is what it prints. A line that ends
   with a backslash goes on in the next, which begins with ``> ``. A command must end well (status 0), within 90 s; with
   ``# fails`` at its end it must not.
@@ -17,8 +17,8 @@ them, ``index.md`` first and the others by name; all in one folder, one after th
   terminal, where every command ends.
 - Such a block without a ``$ `` line shows what comes next in that terminal, among others: it is waited for.
 - A line ``^C`` is Ctrl-C in that terminal. What still runs after the last page gets one; all must end by it.
-- Ports that a page names (``localhost:5555``, ``127.0.0.1:5555``, ``--port=5555``, ``--port 5555``) are replaced by free
-  ones, wherever they stand in that way. A server's port is always named, also where it has a default.
+- Ports that a page names (``localhost:5555``, ``127.0.0.1:5555``, ``--port=5555``, ``--port 5555``) are replaced by
+  free ones, wherever they stand in that way. A server's port is always named, also where it has a default.
 - Processes are killed by their ids (``kill -9 "$(cat worker.pid)"``), never by name: other tests run beside this one.
 - ``pip install celery-locks`` installs the wheel that has just been built. Nothing else is there: no server, no broker.
 """

@@ -127,11 +127,12 @@ class Reader:
         Raises:
             AssertionError: It doesn't come out as the page shows; says where and what came instead.
         """
-        for line, step in steps(page):
-            try:
+        line = 0
+        try:
+            for line, step in steps(page):  # noqa: B007 (told when it fails)
                 self._do(step)
-            except AssertionError as error:
-                raise AssertionError(f"{name}:{line}: {error}") from error
+        except AssertionError as error:
+            raise AssertionError(f"{name}:{line}: {error}") from error
 
     def finish(self) -> None:
         """Types Ctrl-C wherever something still runs.
@@ -185,7 +186,8 @@ class Reader:
 
 def _missing(terminal: Terminal, step: Command) -> str:
     end = f"(ended with status {terminal.status})" if terminal.idle else "(goes on)"
-    return f"the page shows\n{_lines(step.shown)}\nand {terminal.name} printed\n$ {step.text}\n{terminal.printed()}\n{end}"
+    printed = f"$ {step.text}\n{terminal.printed()}"
+    return f"the page shows\n{_lines(step.shown)}\nand {terminal.name} printed\n{printed}\n{end}"
 
 
 def _lines(lines: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"^```(?P<language>[\w+-]*)(?P<attributes>[^\n`]*)\n(?P<text>.*?)^```[ ]*$", re.DOTALL | re.MULTILINE)
+_OPENING = r"^```(?P<language>[\w+-]*)(?P<attributes>[^\n`]*)\n"
+_FENCE = re.compile(_OPENING + r"(?P<text>.*?)^```[ ]*$", re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r'title="([^"]*)"')
 
 
