@@ -20,7 +20,13 @@ sys.path.insert(0, str(ROOT))
 
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"  # what isn't here is told, and not fetched from anywhere
+nox.options.error_on_missing_interpreters = False
 nox.options.reuse_venv = "yes"
+
+# All Pythons that pyenv has answer to their names.
+_PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+os.environ.setdefault("PYENV_VERSION", ":".join(sorted(folder.name for folder in _PYENV.glob("3.*"))))
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 CELERIES = ["5.5", "5.6", "5.7"]
@@ -72,7 +78,7 @@ def _wheel(session: nox.Session) -> str:
     if not list(folder.glob("*.whl")):
         session.run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder), external=True)
     (wheel,) = folder.glob("*.whl")
-    return wheel.as_uri()
+    return wheel.resolve().as_uri()
 
 
 @contextmanager
