@@ -88,7 +88,7 @@ class TestServer:
 
     def test_a_paused_server_does_not_answer(self, start_redis: StartRedis) -> None:
         server = start_redis()
-        connection = redis.Redis.from_url(server.url()).connection_pool.get_connection()
+        connection = redis.Redis.from_url(server.url()).connection_pool.make_connection()
         with server.paused():
             connection.send_command("PING")
             assert not connection.can_read(0.1)
@@ -147,7 +147,7 @@ class TestProxy:
         assert proxied.ping()
 
     def test_a_hang_swallows_what_is_sent(self, proxy: Proxy, proxied: redis.Redis, direct: redis.Redis) -> None:
-        connection = proxied.connection_pool.get_connection()
+        connection = proxied.connection_pool.make_connection()
         proxy.hang()
         connection.send_command("INCR", "count")
         assert not connection.can_read(0.1)
@@ -158,7 +158,7 @@ class TestProxy:
         assert proxied.incr("count") == 1
 
     def test_delays_replies_alone(self, proxy: Proxy, proxied: redis.Redis, direct: redis.Redis) -> None:
-        connection = proxied.connection_pool.get_connection()
+        connection = proxied.connection_pool.make_connection()
         proxy.delay(60)
         connection.send_command("INCR", "count")
         eventually(lambda: direct.get("count") == b"1", message="the request is late too")
@@ -204,7 +204,7 @@ class TestProxy:
     def test_half_open_connections_stay_so_and_carry_nothing(
         self, proxy: Proxy, proxied: redis.Redis, direct: redis.Redis
     ) -> None:
-        connection = proxied.connection_pool.get_connection()
+        connection = proxied.connection_pool.make_connection()
         proxy.half_open()
         connection.send_command("INCR", "count")
         assert proxied.ping()  # by a new one
@@ -215,7 +215,7 @@ class TestProxy:
             connection.read_response()
 
     def test_cuts_once(self, proxy: Proxy, proxied: redis.Redis) -> None:
-        connection = proxied.connection_pool.get_connection()  # held: a pool would replace it in silence
+        connection = proxied.connection_pool.make_connection()  # held: a pool would replace it in silence
         proxy.cut()
         with pytest.raises(redis.ConnectionError):
             connection.read_response()

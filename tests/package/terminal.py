@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,12 @@ while :; do
     echo $? >&4
   fi
 done
+"""
+#: A shell that is born deaf to Ctrl-C, as what is started in the background is, stays so, and its commands with it.
+_HEAR = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -45,7 +52,7 @@ class Terminal:
         self._seen = 0
         with self._output.open("wb") as output:
             self._shell = processes.start(
-                ["bash", "-c", _SHELL, "bash", self._files / "commands", self._statuses],
+                [sys.executable, "-c", _HEAR, "bash", "-c", _SHELL, "bash", self._files / "commands", self._statuses],
                 output=output,
                 env=environment,
                 cwd=folder,
