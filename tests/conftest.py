@@ -19,8 +19,8 @@ from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresSer
 # Before any test module imports it: asserts of the compliance suite that show their values.
 pytest.register_assert_rewrite("celery_locks.testing")
 
-_SERVER_FIXTURES = {"redis_server", "redis_url", "other_redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
-_SERVER_FIXTURES |= {"redis_cluster", "sentinels"}
+_SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
+_SERVER_FIXTURES |= {"other_redis_url", "redis_cluster", "sentinels"}
 _databases = itertools.cycle(range(1, 512))
 
 #: A project of its own, with tests that a test runs.

@@ -133,9 +133,7 @@ def test_the_ttl_counts_from_when_the_message_may_run(open_shop: Callable[..., S
         assert expected - passed - 0.1 <= seconds <= expected + passed + 0.1
 
 
-def test_until_expired_lasts_for_its_ttl_whenever_the_message_expires(
-    open_shop: Callable[..., Shop], key: str
-) -> None:
+def test_until_expired_lasts_for_its_ttl_whenever_the_message_expires(open_shop: Callable[..., Shop], key: str) -> None:
     shop = open_shop(SHOP_TTL="60")
     shop.task("until_expired").apply_async((key,), expires=1)
     assert 2 < held(shop, key)[0].expires_in <= 60
