@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_locks import LockedTask
-from example_project.shop.tasks import charge_order, rebuild_catalogue, sync_customer
+from example_project.shop.tasks.catalogue import rebuild_catalogue
+from example_project.shop.tasks.customers import sync_customer
+from example_project.shop.tasks.payments import charge_order
 
 #: Jobs that are sent each second, and the shortest time in seconds that all of them take to be sent.
 RATE, SHORTEST = 11.0, 6.0

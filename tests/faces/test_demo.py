@@ -32,7 +32,7 @@ MARK = "CELERY_LOCKS_TEST_MARK"
 #: What makes a worker die before it has begun.
 SICK = """
 import os, sys
-if "worker" in sys.orig_argv:
+if "example_project.demo.worker" in sys.orig_argv:
     print("no strength today", flush=True)
     os._exit(3)
 """
