@@ -1,4 +1,4 @@
-"""What is set otherwise in the demo than in a shop: there all happens within seconds, here too much would be waited for."""
+"""What the demo sets otherwise than a shop would: all that is waited for happens within seconds."""
 
 from __future__ import annotations
 

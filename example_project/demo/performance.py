@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import click
 from rich.console import Console
 
-from example_project.demo.embedded import Ground, open_on, prepare
+from example_project.demo.embedded import open_on, prepare
 from example_project.demo.hurry import LOCKED, hurry
 from example_project.demo.processes import Stage
 from example_project.demo.screens import LiveScreen, PlainScreen, summary

@@ -71,7 +71,9 @@ def create_app() -> Flask:
     @web.get("/runs")
     def runs() -> ResponseReturnValue:
         now = time.monotonic()
-        return jsonify([{"task": r.task, "key": r.key, "ago": now - r.began, "end": r.outcome} for r in journal.latest(12)])
+        return jsonify(
+            [{"task": r.task, "key": r.key, "ago": now - r.began, "end": r.outcome} for r in journal.latest(12)]
+        )
 
     @web.errorhandler(LockContended)
     def contended(error: LockContended) -> ResponseReturnValue:
@@ -80,7 +82,9 @@ def create_app() -> Flask:
     @web.errorhandler(StoreUnavailable)
     def away(error: StoreUnavailable) -> ResponseReturnValue:
         web.logger.error("%s", error)
-        return jsonify(outcome="away", message="The lock store can't be reached: nothing was sent. Try again later."), 503
+        return jsonify(
+            outcome="away", message="The lock store can't be reached: nothing was sent. Try again later."
+        ), 503
 
     return web
 
@@ -97,7 +101,12 @@ def _answer(task: LockedTask, arguments: dict[str, Any], result: Any, task_id: s
 def _shown(item: LockInfo) -> dict[str, Any]:
     """What people may see of a key: never a holder's token, which is a right to release."""
     holders = [
-        {"owner": holder.owner, "for": holder.held_for, "left": holder.expires_in, "fencing_token": holder.fencing_token}
+        {
+            "owner": holder.owner,
+            "for": holder.held_for,
+            "left": holder.expires_in,
+            "fencing_token": holder.fencing_token,
+        }
         for holder in item.holders
     ]
     return {"key": item.key, "permits": item.permits, "limit": item.limit, "waiting": item.waiting, "holders": holders}

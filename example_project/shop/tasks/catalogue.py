@@ -19,9 +19,7 @@ def rebuild_catalogue(self: LockedTask, shop_id: int, seconds: float = 3.0, full
 
 
 # "until_executed", "existing": what is asked for while one is queued or runs is done by that one, and gets its result.
-@app.task(
-    base=LockedTask, bind=True, lock_key="search:<shop_id>", lock_scope="until_executed", lock_ttl=600, **AGAIN
-)
+@app.task(base=LockedTask, bind=True, lock_key="search:<shop_id>", lock_scope="until_executed", lock_ttl=600, **AGAIN)
 def index_for_search(self: LockedTask, shop_id: int, seconds: float = 2.0) -> None:
     """Makes a shop's products known to the search. The ttl says how long a call may wait for its run."""
     with recorded(self):

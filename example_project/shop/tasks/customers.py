@@ -14,7 +14,7 @@ from example_project.shop.tasks.again import AGAIN
 DAY = 24 * 3600
 
 
-# "while_executing", "retry" (the defaults): every sync must be done and may wait, and two of one customer must not meet.
+# "while_executing", "retry" (the defaults): every sync must be done and may wait; two of one customer must not meet.
 @app.task(bind=True, **AGAIN)
 @single_instance(key="customer:<customer_id>")
 def sync_customer(self: Task, customer_id: int, seconds: float = 0.5) -> None:
@@ -47,7 +47,7 @@ def send_mail(self: Task, customer_id: int, seconds: float = 0.5) -> None:
         time.sleep(seconds)
 
 
-# Two permits of the same three: a newsletter goes to many at once. It keeps its place in line, so mails don't starve it.
+# Two permits of the same three: a newsletter goes to many at once. Its place in line is kept: mails don't starve it.
 @app.task(bind=True, **AGAIN)
 @single_instance(key="mail-server", limit=3, permits=2, on_contention="park", max_wait=DAY)
 def send_newsletter(self: Task, edition: int, seconds: float = 2.0) -> None:
