@@ -44,16 +44,6 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     run("\n".join(blocks(page.read_text(), "python")), tmp_path)
 
 
-def test_the_tutorial_shows_what_it_says(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "tutorial" / "first-lock.md"
-    printed = run("\n".join(blocks(page.read_text(), "python")), tmp_path)
-    assert "another try: None" in printed
-    assert "afterwards: ()" in printed
-    assert "report:7, 3 pages" in printed
-    assert "'skipped': True" in printed
-    assert printed.endswith("refreshed\n")
-
-
 @pytest.mark.slow
 def test_the_quick_start(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
