@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop test test-fast chaos exclusion bench bench-quick lint format types docs clean
+.PHONY: help demo shop test test-fast chaos exclusion bench bench-quick lint format types docs diagrams clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ types: $(VENV)/.dev ## Check the types
 docs: $(VENV)/.docs ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet
 	@echo "Built: site/index.html"
+
+diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs Node.js and Chromium
+	@$(BIN) docs/diagrams/draw.py
 
 clean: ## Remove all that the targets above made, the environment too
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
