@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast chaos exclusion matrix bench bench-quick lint format types api docs clean
+.PHONY: help demo shop test test-fast chaos exclusion matrix bench bench-quick lint format types api docs diagrams clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ help: ## Say what can be made
 
 demo: $(VENV)/.demo ## Run the example shop, with a server of its own
 	@$(BIN) -m example_project $(ARGS)
+
+shop: $(VENV)/.demo ## Open the example shop: a page to call its tasks, a worker, beat
+	@$(BIN) -m example_project.shop $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests, against real servers
 	@$(BIN) -m pytest -n $(WORKERS) $(ARGS)
@@ -66,6 +69,9 @@ types: $(VENV)/.dev ## Check the types
 docs: $(VENV)/.docs ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet
 	@echo "Built: site/index.html"
+
+diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs Node.js and Chromium
+	@$(BIN) docs/diagrams/draw.py
 
 clean: ## Remove all that the targets above made, the environment too
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .nox

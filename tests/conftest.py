@@ -195,7 +195,7 @@ _SHARED_WORKERS = (
     "tests/package/test_build.py",
 )
 #: These share a server that takes seconds to start, too.
-_RABBIT = "tests/tasks/test_rabbit"
+_RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -206,7 +206,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             if file.startswith(_RABBIT):
-                return _RABBIT
+                return _RABBIT[0]
             return file if file in _SHARED_WORKERS else nodeid
 
     return ByWorkers(config, log)
