@@ -31,7 +31,9 @@ os.environ.setdefault("PYENV_VERSION", ":".join(sorted(folder.name for folder in
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 CELERIES = ["5.5", "5.6", "5.7"]
 #: What each cell runs: what is slow is the same on every version, and runs in `make test`.
-TESTS = os.environ.get("MATRIX_TESTS", "tests -m 'not slow'")
+TESTS = os.environ.get("MATRIX_TESTS", "tests/core tests/tasks tests/faces tests/test_support.py -m 'not slow'")
+#: Stores know nothing of Celery: these run once for each Python, and once with the lowest versions.
+STORE_TESTS = os.environ.get("MATRIX_STORE_TESTS", "tests/stores tests/package -m 'not slow'")
 WORKERS = os.environ.get("WORKERS", "2")
 FOR_US = {"bench", "demo", "dev", "docs", "matrix"}
 EXTRAS = [
@@ -46,14 +48,22 @@ EXTRAS = [
 def tests(session: nox.Session, celery: str) -> None:
     """The tests on one Python with one Celery, and the newest of all else."""
     session.install("-e", ".[dev]", f"celery=={celery}.*")
-    _test(session)
+    _test(session, TESTS)
 
 
-@nox.session(python=["3.10", "3.12"])
-def lowest(session: nox.Session) -> None:
+@nox.session(python=PYTHONS)
+def stores(session: nox.Session) -> None:
+    """The tests of stores on one Python, with the newest of all else."""
+    session.install("-e", ".[dev]")
+    _test(session, STORE_TESTS)
+
+
+@nox.session(python=["3.10"])  # newer ones have no wheels of what is so old
+@nox.parametrize("part", ["tasks", "stores"])
+def lowest(session: nox.Session, part: str) -> None:
     """The tests with the lowest version of each direct dependency that pyproject.toml allows."""
     session.install("--resolution=lowest-direct", "-e", ".[dev]")
-    _test(session)
+    _test(session, TESTS if part == "tasks" else STORE_TESTS)
 
 
 @nox.session(python=PYTHONS)
@@ -68,8 +78,8 @@ def extras(session: nox.Session, extra: str) -> None:
         session.run("python", "-I", str(check), extra, env=variables)
 
 
-def _test(session: nox.Session) -> None:
-    session.run("python", "-m", "pytest", "-n", WORKERS, "-q", *shlex.split(TESTS), *session.posargs)
+def _test(session: nox.Session, tests: str) -> None:
+    session.run("python", "-m", "pytest", "-n", WORKERS, "-q", *shlex.split(tests), *session.posargs)
 
 
 def _wheel(session: nox.Session) -> str:

@@ -1,8 +1,8 @@
 """What happens to leases, told to whoever wants to know.
 
-``holders`` are names. ``owner`` is the name that the holder would have had, ``None`` for host and process id. ``sender`` is the task, or the
-`Lock` outside a task. Signals are sent by the thread that notices: renewals and most losses by a thread of this
-library, so receivers should be short and thread-safe.
+``holders`` are names. ``owner`` is the name that the holder would have had, ``None`` for host and process id.
+``sender`` is the task, or the `Lock` outside a task. Signals are sent by the thread that notices: renewals and most
+losses by a thread of this library, so receivers should be short and thread-safe.
 """
 
 from __future__ import annotations
