@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,15 @@ def run(code: str, folder: Path) -> str:
 )
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     run("\n".join(blocks(page.read_text(), "python")), tmp_path)
+
+
+def test_every_diagram_is_drawn_from_its_text() -> None:
+    drawing = runpy.run_path(str(ROOT / "docs" / "diagrams" / "draw.py"))
+    texts = sorted((ROOT / "docs" / "diagrams").glob("*.mmd"))
+    assert texts
+    for text in texts:
+        picture = ROOT / "docs" / "assets" / f"{text.stem}.svg"
+        assert drawing["digest"](text) in picture.read_text(), f"{picture.name} is out of date: make diagrams"
 
 
 @pytest.mark.slow
