@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop test test-fast chaos exclusion bench bench-quick lint format types docs diagrams clean
+.PHONY: help demo shop test test-fast chaos exclusion matrix bench bench-quick lint format types api docs diagrams clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ chaos: $(VENV)/.dev ## Break everything at once for five minutes, and check what
 exclusion: $(VENV)/.dev ## Let eight processes want one lock for twenty seconds, on each store
 	@CELERY_LOCKS_EXCLUSION_SECONDS=20 $(BIN) -m pytest -n 0 -rP tests/stores/test_exclusion.py $(ARGS)
 
+matrix: $(VENV)/.matrix ## Test each Python, Celery, extra and the lowest versions allowed, in environments of their own
+	@$(BIN) -m nox $(ARGS)
+
 bench: $(VENV)/.bench ## Measure it beside other locks and the limits of this machine: some ten minutes
 	@$(BIN) -m benchmarks $(ARGS)
 
@@ -71,7 +74,7 @@ diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs No
 	@$(BIN) docs/diagrams/draw.py
 
 clean: ## Remove all that the targets above made, the environment too
-	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .nox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- The environment ------------------------------------------------------------------------------------------------
@@ -119,6 +122,11 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "Installing what the benchmarks compare with ..."
 	@$(PIP) -e ".[bench]"
+	@touch $@
+
+$(VENV)/.matrix: $(VENV)/.dev
+	@echo "Installing what runs the matrix ..."
+	@$(PIP) -e ".[matrix]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import pages
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.servers import RedisServer
 
 README_URL = "redis://localhost:6379/0"
-PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text()]
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if pages.code(page.read_text(), "python")]
 
 
 def run(code: str, folder: Path) -> str:
@@ -38,11 +35,13 @@ def run(code: str, folder: Path) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    run("\n".join(blocks(page.read_text(), "python")), tmp_path)
+    """Blocks with a title are files that the others may import; the tutorial's are tested in tests/package."""
+    for fence in pages.fences(page.read_text()):
+        if fence.title and fence.language == "python":
+            (tmp_path / fence.title).write_text(fence.text)
+    run("\n".join(pages.code(page.read_text(), "python")), tmp_path)
 
 
 def test_every_diagram_is_drawn_from_its_text() -> None:
@@ -58,7 +57,7 @@ def test_every_diagram_is_drawn_from_its_text() -> None:
 def test_the_quick_start(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     assert README_URL in text
-    tasks, use = blocks(text.replace(README_URL, redis_url), "python")
+    tasks, use = pages.code(text.replace(README_URL, redis_url), "python")
     (tmp_path / "tasks.py").write_text(tasks)
     with Worker("tasks", concurrency=4, cwd=tmp_path):
         printed = run(use, tmp_path).splitlines()
@@ -93,7 +92,7 @@ def test_every_error_and_signal_is_documented() -> None:
 @pytest.mark.slow
 def test_the_store_of_the_how_to_passes_the_compliance_suite(tmp_path: Path) -> None:
     page = ROOT / "docs" / "how-to" / "writing-a-store.md"
-    (tmp_path / "test_file_store.py").write_text("\n".join(blocks(page.read_text(), "python")))
+    (tmp_path / "test_file_store.py").write_text("\n".join(pages.code(page.read_text(), "python")))
     printed = run(
         "import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'test_file_store.py']))", tmp_path
     )
