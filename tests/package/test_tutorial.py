@@ -32,6 +32,7 @@ from pathlib import Path
 
 import pytest
 
+import celery_locks
 from tests.package import shown
 from tests.package.conftest import Built
 from tests.package.transcript import Reader, steps, with_free_ports
@@ -64,13 +65,16 @@ def reader(tmp_path: Path) -> Reader:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_can_be_followed_to_its_end(built: Built, tmp_path: Path) -> None:
+    # Not by its address as a constraint: the pip of Python 3.11 refuses that where extras are asked for.
     constraint = tmp_path / "constraints.txt"
-    constraint.write_text(f"celery-locks @ {built.wheel.as_uri()}\n")
+    constraint.write_text(f"celery-locks=={celery_locks.__version__}\n")
+    found = " ".join([str(built.wheel.parent), os.environ.get("PIP_FIND_LINKS", "")])
+    more = {"PIP_CONSTRAINT": str(constraint), "PIP_FIND_LINKS": found}
     (folder := tmp_path / "reader").mkdir()
     texts = with_free_ports([page.read_text() for page in pages()])
     assert texts
     # Compiling all that is installed takes longer than what is used of it.
-    with Reader(folder, environment(PIP_CONSTRAINT=str(constraint), PIP_NO_COMPILE="1")) as reader:
+    with Reader(folder, environment(**more, PIP_NO_COMPILE="1")) as reader:
         for page, text in zip(pages(), texts, strict=True):
             reader.follow(page.name, text)
         reader.finish()
