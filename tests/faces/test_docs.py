@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def test_every_diagram_is_drawn_from_its_text() -> None:
     for text in texts:
         picture = ROOT / "docs" / "assets" / f"{text.stem}.svg"
         assert drawing["digest"](text) in picture.read_text(), f"{picture.name} is out of date: make diagrams"
+
+
+def test_a_server_takes_the_settings_for_production(start_redis: Callable[..., RedisServer]) -> None:
+    page = (ROOT / "docs" / "how-to" / "production.md").read_text()
+    (conf,) = [fence.text for fence in pages.fences(page) if fence.title == "redis.conf"]
+    settings = [line.split() for line in conf.splitlines() if not line.startswith("#")]
+    with start_redis().client() as client:
+        for name, value in settings:
+            client.config_set(name, value)
+            assert client.config_get(name) == {name: value}
+    assert len(settings) == 5
 
 
 @pytest.mark.slow
