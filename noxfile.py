@@ -35,7 +35,7 @@ TESTS = os.environ.get("MATRIX_TESTS", "tests/core tests/tasks tests/faces tests
 #: Stores know nothing of Celery: these run once for each Python, and once with the lowest versions.
 STORE_TESTS = os.environ.get("MATRIX_STORE_TESTS", "tests/stores tests/package -m 'not slow'")
 WORKERS = os.environ.get("WORKERS", "2")
-FOR_US = {"bench", "demo", "dev", "docs", "matrix"}
+FOR_US = {"bench", "demo", "dev", "docs", "matrix", "shop"}
 EXTRAS = [
     name
     for name in nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
