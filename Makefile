@@ -66,6 +66,9 @@ format: $(VENV)/.dev ## Mend the style of the code, as far as it mends itself
 types: $(VENV)/.dev ## Check the types
 	@$(BIN) -m mypy
 
+api: $(VENV)/.dev ## Write down the public API, when it is meant to change
+	@$(BIN) -m tests.package.api
+
 docs: $(VENV)/.docs ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet
 	@echo "Built: site/index.html"

@@ -31,9 +31,9 @@ os.environ.setdefault("PYENV_VERSION", ":".join(sorted(folder.name for folder in
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 CELERIES = ["5.5", "5.6", "5.7"]
 #: What each cell runs: what is slow is the same on every version, and runs in `make test`.
-TESTS = os.environ.get("MATRIX_TESTS", "tests/core tests/tasks tests/faces tests/test_support.py -m 'not slow'")
-#: Stores know nothing of Celery: these run once for each Python, and once with the lowest versions.
-STORE_TESTS = os.environ.get("MATRIX_STORE_TESTS", "tests/stores tests/package -m 'not slow'")
+TASKS = os.environ.get("MATRIX_TASKS", "tests/tasks -m 'not slow'")
+#: What is the same with every Celery runs once for each Python.
+REST = os.environ.get("MATRIX_REST", "tests/core tests/stores tests/faces tests/test_support.py -m 'not slow'")
 WORKERS = os.environ.get("WORKERS", "2")
 FOR_US = {"bench", "demo", "dev", "docs", "matrix", "shop"}
 EXTRAS = [
@@ -45,25 +45,25 @@ EXTRAS = [
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("celery", CELERIES)
-def tests(session: nox.Session, celery: str) -> None:
-    """The tests on one Python with one Celery, and the newest of all else."""
+def tasks(session: nox.Session, celery: str) -> None:
+    """The tests of tasks on one Python with one Celery, and the newest of all else."""
     session.install("-e", ".[dev]", f"celery=={celery}.*")
-    _test(session, TESTS)
+    _test(session, TASKS)
 
 
 @nox.session(python=PYTHONS)
-def stores(session: nox.Session) -> None:
-    """The tests of stores on one Python, with the newest of all else."""
+def rest(session: nox.Session) -> None:
+    """The tests of all else on one Python, with the newest of all."""
     session.install("-e", ".[dev]")
-    _test(session, STORE_TESTS)
+    _test(session, REST)
 
 
 @nox.session(python=["3.10"])  # newer ones have no wheels of what is so old
-@nox.parametrize("part", ["tasks", "stores"])
+@nox.parametrize("part", ["tasks", "rest"])
 def lowest(session: nox.Session, part: str) -> None:
     """The tests with the lowest version of each direct dependency that pyproject.toml allows."""
     session.install("--resolution=lowest-direct", "-e", ".[dev]")
-    _test(session, TESTS if part == "tasks" else STORE_TESTS)
+    _test(session, TASKS if part == "tasks" else REST)
 
 
 @nox.session(python=PYTHONS)

@@ -16,7 +16,8 @@ them, ``index.md`` first and the others by name; all in one folder, one after th
   been printed (a worker's ``ready.``); other lines may come before, between and after. Without a title it is the first
   terminal, where every command ends.
 - Such a block without a ``$ `` line shows what comes next in that terminal, among others: it is waited for.
-- A line ``^C`` is Ctrl-C in that terminal. What still runs after the last page gets one; all must end by it.
+- A line ``^C`` is Ctrl-C in that terminal. What still runs after the last page gets one, the newest terminal first;
+  all must end by it.
 - Ports that a page names (``localhost:5555``, ``127.0.0.1:5555``, ``--port=5555``, ``--port 5555``) are replaced by
   free ones, wherever they stand in that way. A server's port is always named, also where it has a default.
 - Processes are killed by their ids (``kill -9 "$(cat worker.pid)"``), never by name: other tests run beside this one.
@@ -28,11 +29,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-import celery_locks
 from tests.package import shown
 from tests.package.conftest import Built
 from tests.package.transcript import Reader, steps, with_free_ports
@@ -65,19 +66,18 @@ def reader(tmp_path: Path) -> Reader:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_can_be_followed_to_its_end(built: Built, tmp_path: Path) -> None:
-    # Not by its address as a constraint: the pip of Python 3.11 refuses that where extras are asked for.
-    constraint = tmp_path / "constraints.txt"
-    constraint.write_text(f"celery-locks=={celery_locks.__version__}\n")
-    found = " ".join([str(built.wheel.parent), os.environ.get("PIP_FIND_LINKS", "")])
-    more = {"PIP_CONSTRAINT": str(constraint), "PIP_FIND_LINKS": found}
-    (folder := tmp_path / "reader").mkdir()
+    links = f"{built.wheel.parent} {os.environ.get('PIP_FIND_LINKS', '')}"
     texts = with_free_ports([page.read_text() for page in pages()])
     assert texts
     # Compiling all that is installed takes longer than what is used of it.
-    with Reader(folder, environment(**more, PIP_NO_COMPILE="1")) as reader:
+    with Reader(tmp_path, environment(PIP_FIND_LINKS=links, PIP_NO_COMPILE="1")) as reader:
         for page, text in zip(pages(), texts, strict=True):
             reader.follow(page.name, text)
         reader.finish()
+    (installed,) = tmp_path.glob(".venv/lib/python*/site-packages")
+    with zipfile.ZipFile(built.wheel) as wheel:
+        names = [name for name in wheel.namelist() if name.startswith("celery_locks/")]
+        assert all((installed / name).read_bytes() == wheel.read(name) for name in names), "it is another release"
 
 
 # --- Who follows pages notices what is wrong with them ---

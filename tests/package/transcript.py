@@ -135,12 +135,12 @@ class Reader:
             raise AssertionError(f"{name}:{line}: {error}") from error
 
     def finish(self) -> None:
-        """Types Ctrl-C wherever something still runs.
+        """Types Ctrl-C wherever something still runs, the newest first: servers end last.
 
         Raises:
             AssertionError: It doesn't end by that.
         """
-        for terminal in self._terminals.values():
+        for terminal in reversed(self._terminals.values()):
             terminal.interrupt()
 
     def _do(self, step: Step) -> None:
