@@ -28,7 +28,7 @@ help: ## Say what can be made
 demo: $(VENV)/.demo ## Run the example shop, with a server of its own
 	@$(BIN) -m example_project $(ARGS)
 
-shop: $(VENV)/.demo ## Open the example shop: a page to call its tasks, a worker, beat
+shop: $(VENV)/.shop ## Open the example shop: a page to call its tasks, a worker, beat
 	@$(BIN) -m example_project.shop $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests, against real servers
@@ -117,11 +117,16 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml
 	@$(PIP) -e ".[demo]"
 	@touch $@
 
-# What the tests need holds what the demo needs.
+$(VENV)/.shop: $(VENV)/.made pyproject.toml
+	@echo "Installing what the shop needs ..."
+	@$(PIP) -e ".[shop]"
+	@touch $@ $(VENV)/.demo
+
+# What the tests need holds what demo and shop need.
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
 	@echo "Installing what the demo, the tests and the checks need ..."
 	@$(PIP) -e ".[dev]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.shop
 
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "Installing what the benchmarks compare with ..."

@@ -35,7 +35,7 @@ TASKS = os.environ.get("MATRIX_TASKS", "tests/tasks -m 'not slow'")
 #: What is the same with every Celery runs once for each Python.
 REST = os.environ.get("MATRIX_REST", "tests/core tests/stores tests/faces tests/test_support.py -m 'not slow'")
 WORKERS = os.environ.get("WORKERS", "2")
-FOR_US = {"bench", "demo", "dev", "docs", "matrix"}
+FOR_US = {"bench", "demo", "dev", "docs", "matrix", "shop"}
 EXTRAS = [
     name
     for name in nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,26 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         if fence.title and fence.language == "python":
             (tmp_path / fence.title).write_text(fence.text)
     run("\n".join(pages.code(page.read_text(), "python")), tmp_path)
+
+
+def test_every_diagram_is_drawn_from_its_text() -> None:
+    drawing = runpy.run_path(str(ROOT / "docs" / "diagrams" / "draw.py"))
+    texts = sorted((ROOT / "docs" / "diagrams").glob("*.mmd"))
+    assert texts
+    for text in texts:
+        picture = ROOT / "docs" / "assets" / f"{text.stem}.svg"
+        assert drawing["digest"](text) in picture.read_text(), f"{picture.name} is out of date: make diagrams"
+
+
+def test_a_server_takes_the_settings_for_production(start_redis: Callable[..., RedisServer]) -> None:
+    page = (ROOT / "docs" / "how-to" / "production.md").read_text()
+    (conf,) = [fence.text for fence in pages.fences(page) if fence.title == "redis.conf"]
+    settings = [line.split() for line in conf.splitlines() if not line.startswith("#")]
+    with start_redis().client() as client:
+        for name, value in settings:
+            client.config_set(name, value)
+            assert client.config_get(name) == {name: value}
+    assert len(settings) == 5
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from example_project.demo.verdict import most_at_once, tokens_grow
 from example_project.shop import journal
-from tests.support import processes
+from tests.support import processes, report
 from tests.support.celery_worker import ROOT, Worker
+from tests.support.flower import browser
 from tests.support.ports import free_port
 from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import eventually
@@ -83,6 +86,28 @@ def use(url: str) -> None:
     assert 1 <= most_at_once(by_key["mail-server"], {}) <= 3
 
 
+def press(url: str) -> None:
+    """Presses a button of the page, and sees what comes of it."""
+    if (path := browser()) is None:
+        report.could_not_have("Chromium", "nobody looked at the shop's page; `apt-get install chromium` brings it")
+        return
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.getuid() == 0 else [])
+        (page := made.new_page()).set_default_timeout(PATIENCE * 1000)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(url)
+        row = page.get_by_role("row").filter(has=page.get_by_role("button", name="print_label", exact=True))
+        row.get_by_role("spinbutton").fill("42")
+        row.get_by_role("button").click()
+        row.locator("output").filter(has_text="202 sent").wait_for()
+        run = page.locator("#runs tr").filter(has_text="printer:42")
+        run.filter(has_text="done").wait_for()
+        made.close()
+    gc.collect()  # Playwright's greenlets end when they are collected: see test_flower_browser.py
+    assert problems == []
+
+
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path = str(tmp_path / "shop.db")
@@ -119,6 +144,7 @@ def test_opened_on_files_with_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert url is not None, output.read_text()
         monkeypatch.setenv("SHOP_DATABASE", str(next(folder.glob("celery-locks-demo-*")) / "shop.db"))
         use(url[0])
+        press(url[0])
         eventually(lambda: any(run.task == "count_sales" for run in journal.runs()), PATIENCE, "beat sends nothing")
         shop.send_signal(signal.SIGINT)
         assert shop.wait(PATIENCE) == 128 + signal.SIGINT
