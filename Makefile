@@ -71,6 +71,7 @@ api: $(VENV)/.dev ## Write down the public API, when it is meant to change
 
 docs: $(VENV)/.docs ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet
+	@$(BIN) -m tests.package.links site $(ARGS)
 	@echo "Built: site/index.html"
 
 diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs Node.js and Chromium

@@ -101,6 +101,20 @@ def test_every_error_and_signal_is_documented() -> None:
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
+def test_every_key_and_table_in_a_store_is_documented() -> None:
+    from celery_locks.stores.sql.schema import SERVER_TABLES
+
+    page = (ROOT / "docs" / "reference" / "layout.md").read_text()
+    scripts = "".join(path.read_text() for path in (ROOT / "celery_locks" / "stores" / "redis").glob("*.lua"))
+    of_locks = set(re.findall(r"LOCK \.\. ':(\w+)", scripts)) | {"until", "line", "alive", "wake"}
+    of_all = set(re.findall(r"PREFIX \.\. '(\w+)", scripts))
+    assert {"value", "runs", "due"} < of_locks
+    assert {"parked", "locks", "task"} < of_all
+    assert [name for name in of_locks if f"| `<name>:{name}" not in page] == []
+    assert [name for name in of_all if f"| `<prefix>:{name}" not in page] == []
+    assert [table.name for table in SERVER_TABLES if f"| `celery_locks_{table.name}` |" not in page] == []
+
+
 @pytest.mark.slow
 def test_the_store_of_the_how_to_passes_the_compliance_suite(tmp_path: Path) -> None:
     page = ROOT / "docs" / "how-to" / "writing-a-store.md"
