@@ -70,7 +70,7 @@ api: $(VENV)/.dev ## Write down the public API, when it is meant to change
 	@$(BIN) -m tests.package.api
 
 docs: $(VENV)/.docs ## Build the documentation into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict
 	@$(BIN) -m tests.package.links site $(ARGS)
 	@echo "Built: site/index.html"
 
