@@ -192,6 +192,7 @@ _SHARED_WORKERS = (
     "tests/faces/test_telemetry.py",
     "tests/faces/test_flower.py",
     "tests/faces/test_flower_browser.py",
+    "tests/package/test_api.py",
     "tests/package/test_build.py",
 )
 #: These share a server that takes seconds to start, too.
