@@ -140,12 +140,12 @@ end
 
 -- Appends at most so many holders to an answer: token, record, deadline, …, and the time.
 local function name_holders(answer, most)
-  local known = redis.call('HMGET', LOCK, 'sole', 'terms')
+  local known = redis.call('HMGET', LOCK, 'sole', 'terms', 'owner')
   if known[1] and known[1] ~= '' then
-    local ends, record = string.match(known[2], '^(%d+) (.*)$')
+    local ends, terms = string.match(known[2], '^(%d+) (.*)$')
     if ends - now > 0 then
       answer[#answer + 1] = known[1]
-      answer[#answer + 1] = record
+      answer[#answer + 1] = terms .. ' ' .. known[3]
       answer[#answer + 1] = ends
     end
   end

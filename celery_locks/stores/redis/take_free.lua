@@ -6,8 +6,8 @@ if (free[1] or '0') == '0' and not lined and permits > 0 and permits <= limit th
   local fence, ends = math.max((free[2] or 0) + 1, now), string.format('%d', deadline)
   local number = string.format('%d', fence)
   local since = fence == now and number or string.format('%d', now)
-  local terms = ends .. ' ' .. permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit .. ' ' .. ARGV[6]
-  redis.call('HSET', LOCK, 'fence', number, 'held', permits, 'sole', token, 'terms', terms)
+  local terms = ends .. ' ' .. permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit
+  redis.call('HSET', LOCK, 'fence', number, 'held', permits, 'sole', token, 'terms', terms, 'owner', ARGV[6])
   redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))
   local mark = number .. ' ' .. LOCK
   redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK, 0, 's' .. mark, 0, 'u' .. ends .. ' ' .. mark)
