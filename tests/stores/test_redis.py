@@ -357,6 +357,20 @@ class TestWhatIsInTheServer:
         assert store.page(Names("p", "p:{", "", 10))[0] == ()
 
 
+class TestAnswers:
+    def test_an_answer_that_comes_in_pieces_is_read_whole(self, redis_url: str, proxy: Proxy) -> None:
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/{redis_url.rpartition('/')[2]}")
+        store.acquire(claim("a"))
+        proxy.dribble()
+        assert [holder.token for holder in store.holders("p:{k}")] == ["a"]
+        assert store.release("p:{k}", "a")
+        granted = store.acquire(claim("b"))
+        assert isinstance(granted, Granted)
+        assert granted.fencing_token > 10**15, "all digits of it"
+        assert isinstance(store.acquire(claim("c")), Refused)
+        assert store.release("p:{k}", "b")
+
+
 class TestTimeouts:
     def test_an_answer_is_waited_for_less_than_a_third_of_the_ttl(self, store: RedisStore) -> None:
         for ttl in (0.3, 0.5, 1, 1.5, 2, 5, 7.9, 8, 30, 1000):
