@@ -88,7 +88,6 @@ class SQLiteStore(TableStore):
     """
 
     machines = False
-    waits_for = 100
 
     def __init__(
         self,
@@ -108,15 +107,8 @@ class SQLiteStore(TableStore):
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        def look(session: Session) -> list[str]:
-            # However many wait for a lock, only the first in line may go.
-            leases = Leases(session)
-            heads = {name: leases.head(name) for name in dict(places)}
-            first = ((name, token) for name, token in places if (head := heads[name]) is None or head[0] == token)
-            return [token for name, token in first if leases.may_go(name, token)]
-
         give_up, pause = time.monotonic() + timeout, FIRST_LOOK
-        while not (tokens := self._read("", look)):
+        while not (tokens := self._turns_of(places)):
             left = give_up - time.monotonic()
             if left <= 0:
                 break
