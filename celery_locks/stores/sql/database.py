@@ -27,7 +27,7 @@ SCHEMA_TIMEOUT = 30.0
 #: How often a transaction is tried that collides with others, and the longest pause before the second try.
 TRIES, FIRST_PAUSE = 10, 0.005
 #: Connections that are kept, and how many more there may be at once.
-KEPT, MORE = 5, 15
+KEPT, MORE = 10, 10
 
 #: Connections of a parent process. Closing one would say goodbye in the parent's name, so they are kept, unused.
 _inherited: list[object] = []

@@ -116,7 +116,7 @@ class Listener:
                 selector.select(1.0 if not self.working else IDLE / 10)
                 if probe in self._heard(connection):
                     self.subscriptions.doubt(hearing=True)
-                if not self.working and time.monotonic() > until:
+                if not self.working and time.monotonic() > until and not self._closed.is_set():
                     logger.warning(
                         "no notices come from %s: waiting by looking again. Behind a pooler of transactions give "
                         "listen= an address past it",

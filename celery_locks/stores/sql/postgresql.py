@@ -167,7 +167,7 @@ class PostgreSQLStore(ServerStore):
         """By token: whether it may be its turn, seconds until that may change by itself, whether it is in line."""
         encode = self._database.dialect.encode
         values = ([encode(name) for name, _ in places], [encode(token) for _, token in places])
-        rows = self._database.single(lambda db: db.execute(_LOOK, values).fetchall())
+        rows = self._looking(lambda: self._database.single(lambda db: db.execute(_LOOK, values).fetchall()))
         return {token: (turn, inf if left is None else left / 1e6, in_line) for token, turn, left, in_line in rows}
 
     # --- Being told ---

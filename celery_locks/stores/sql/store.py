@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
@@ -23,6 +25,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks of a waiter that is not told: the first, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
+#: How many threads of a process look at once whether it is their turn: however many wait, others need connections, too.
+LOOKERS = 2
 
 
 class ServerStore(TableStore):
@@ -40,12 +44,13 @@ class ServerStore(TableStore):
         self._database = address.database()
         self._lock = lock_of(address.dialect)
         self._sweeper = Sweeper(self._database)
+        self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        return _look_again_until(lambda: self._turns_of(places), timeout)
+        return _look_again_until(lambda: self._looking(lambda: self._turns_of(places)), timeout)
 
     def await_due(self, prefix: str, timeout: float) -> None:
         _look_again_until(lambda: self._look(prefix, 1), timeout)
@@ -102,6 +107,12 @@ class ServerStore(TableStore):
 
     def close(self) -> None:
         self._database.close()
+
+    def _looking(self, look: Callable[[], T]) -> T:
+        if self._lookers[0] != os.getpid():  # a fork may have doubled it while it was taken
+            self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
+        with self._lookers[1]:
+            return look()
 
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
         begin = self._database.dialect.begin_reading
