@@ -17,7 +17,7 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 #: Seconds before a busy file is tried again: a random part of the first, doubled up to the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.008
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.003
 #: Seconds a fork waits for the transaction of another thread.
 FORK_PATIENCE = 5.0
 

@@ -563,6 +563,19 @@ class TestCosts:
             granted(store, waiter)
         assert len(statements) == 2, statements
 
+    def test_of_waiting_and_of_renewing(self, postgresql: str, open_: Any) -> None:
+        """A place that is confirmed, every three seconds; two hundred leases that are renewed, every ten."""
+        store, waiter = open_(postgresql), claim()
+        leases = [claim(f"{number}") for number in range(200)]
+        for lease in (claim(), *leases):
+            granted(store, lease)
+        assert isinstance(store.acquire(waiter, 60.0), Refused)
+        store._sweeper._next = time.monotonic() + SOON
+        with counted() as statements:
+            assert isinstance(store.acquire(waiter, 60.0), Refused)
+            assert store.renew([Renewal(lease.name, lease.token, 60.0) for lease in leases]) == [None] * 200
+        assert len(statements) == 2, statements
+
 
 class TestTables:
     def test_nothing_stays(self, url: str, open_: Any, monkeypatch: Any) -> None:
