@@ -20,7 +20,7 @@ from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresSer
 pytest.register_assert_rewrite("celery_locks.testing")
 
 _SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
-_SERVER_FIXTURES |= {"redis_cluster", "sentinels"}
+_SERVER_FIXTURES |= {"other_redis_url", "redis_cluster", "sentinels"}
 _databases = itertools.cycle(range(1, 512))
 
 #: A project of its own, with tests that a test runs.
@@ -48,6 +48,12 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """An empty database of the shared server."""
+    return _empty_database(redis_server)
+
+
+@pytest.fixture
+def other_redis_url(redis_server: RedisServer) -> str:
+    """One more empty database of the shared server."""
     return _empty_database(redis_server)
 
 

@@ -208,10 +208,10 @@ def test_promise_06_retries_of_a_parked_task_run_each(shop: Shop, key: str, task
 
 @pytest.mark.parametrize("other", ["broker", "sqlite"])
 def test_broker_and_store_apart(
-    open_shop: Callable[..., Shop], redis_url: str, key: str, other: str, tmp_path: Path
+    open_shop: Callable[..., Shop], other_redis_url: str, key: str, other: str, tmp_path: Path
 ) -> None:
     apart = {
-        "broker": {"SHOP_BROKER": f"{redis_url[:-1]}9"},
+        "broker": {"SHOP_BROKER": other_redis_url},
         "sqlite": {"SHOP_STORE": f"sqlite:///{tmp_path}/locks.db"},
     }
     shop = open_shop(**apart[other])
@@ -243,9 +243,9 @@ def test_a_killed_worker_leaves_its_waiters_to_another(
 
 @pytest.mark.slow
 def test_a_call_whose_caller_died_before_it_sent_is_made_again(
-    open_shop: Callable[..., Shop], redis_url: str, key: str
+    open_shop: Callable[..., Shop], other_redis_url: str, key: str
 ) -> None:
-    shop = open_shop(SHOP_BROKER=f"{redis_url[:-1]}9")
+    shop = open_shop(SHOP_BROKER=other_redis_url)
     shop.start_worker()
     lock = shop.lock(key)
     lease = lock.acquire()
@@ -270,13 +270,14 @@ def test_a_safety_copy_that_comes_after_the_run_is_dropped(shop: Shop, key: str)
 
 
 @pytest.mark.slow
-def test_a_safety_copy_runs_when_the_store_forgot(open_shop: Callable[..., Shop], redis_url: str, key: str) -> None:
-    store = f"{redis_url[:-1]}9"
-    shop = open_shop(SHOP_STORE=store)
+def test_a_safety_copy_runs_when_the_store_forgot(
+    open_shop: Callable[..., Shop], other_redis_url: str, key: str
+) -> None:
+    shop = open_shop(SHOP_STORE=other_redis_url)
     shop.start_worker()
     lease = shop.lock(key).acquire()
     (result,) = send_parked(shop, key, "park_copied")
-    redis.Redis.from_url(store).flushdb()
+    redis.Redis.from_url(other_redis_url).flushdb()
     assert not lease.release()
     assert result.get(timeout=SOON) == key
 
