@@ -15,12 +15,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.stores import sqlite_clock
-from celery_locks.stores.base import Renewal
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal
+from celery_locks.stores.parking import Call
 from celery_locks.stores.sql.base import TableStore
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.schema import TABLES, TableSchema, Types, statements
-from celery_locks.stores.sql.session import Answer, Session
-from celery_locks.stores.sqlite_clock import FileClock
+from celery_locks.stores.sql.session import Answer, Session, microseconds
+from celery_locks.stores.sqlite_clock import AS_SET, FileClock
 from celery_locks.stores.sqlite_file import SQLiteFile
 
 T = TypeVar("T")
@@ -29,11 +30,28 @@ T = TypeVar("T")
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 #: Seconds between two looks for something due: the first, and the longest.
 FIRST_DUE_LOOK, LONGEST_DUE_LOOK = 0.02, 0.25
-#: How many expired rows of one table a write takes away: of each in turn.
-SWEEP = 20
+#: One write in so many takes away up to so many expired rows of one table: of each in turn. A write adds one at most.
+EVERY, SWEEP = 8, 100
 
 TYPES = Types(key="TEXT", text="TEXT", int="INTEGER", end=" WITHOUT ROWID")
-SCHEMA = [*sqlite_clock.SCHEMA, *statements(TABLES, TYPES)]
+SCHEMA = [*sqlite_clock.SCHEMA, *statements(TABLES, TYPES), sqlite_clock.TRIGGER]
+
+
+# A free lock is taken, and given back, by one statement each, which changes nothing where there is more to look after.
+# Its moment is that of the look at the clock before it. It may be late by then: then the lease is shorter, its fencing
+# token is still the greatest, and a release that came in time counts as one.
+_TAKE = """
+INSERT INTO celery_locks_holder (name, token, owner, permits, most, fencing_token, since, deadline)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7 FROM celery_locks_clock
+WHERE last_fencing_token < ?6 AND boot = ?8 AND ahead = ?9
+  AND NOT EXISTS (SELECT 1 FROM celery_locks_holder WHERE name = ?1)
+  AND NOT EXISTS (SELECT 1 FROM celery_locks_waiter WHERE name = ?1)
+"""
+_GIVE_BACK = f"""
+DELETE FROM celery_locks_holder WHERE name = ?1 AND token = ?2 AND deadline > ?3 AND {AS_SET}
+  AND NOT EXISTS (SELECT 1 FROM celery_locks_waiter WHERE name = ?1)
+  AND NOT EXISTS (SELECT 1 FROM celery_locks_ticket WHERE token = ?2 AND state = 'running' AND name = ?1)
+"""
 
 
 class SQLiteSession(Session):
@@ -88,7 +106,6 @@ class SQLiteStore(TableStore):
     """
 
     machines = False
-    waits_for = 100
 
     def __init__(
         self,
@@ -103,20 +120,27 @@ class SQLiteStore(TableStore):
         self._clock = FileClock(clock, wall, boot)
         # Not always from the first one on: a process may write but once or twice.
         self._sweeps = islice(cycle(_SWEEPS), random.randrange(len(_SWEEPS)), None)
+        self._turns = islice(cycle(range(EVERY)), random.randrange(EVERY), None)
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        plain = claim.permits <= claim.limit and not (claim.adopts or claim.replaces or claim.task_id)
+        token = self._at_once(lambda db: self._take(db, claim)) if plain else None
+        return super().acquire(claim, line_up) if token is None else Granted(token)
+
+    def release(self, name: str, token: str) -> bool:
+        return self._at_once(lambda db: self._give_back(db, name, token)) or super().release(name, token)
+
+    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+        if self._at_once(lambda db: self._give_back(db, name, token)):
+            return True, ()
+        return super().hand_on(name, token)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        def look(session: Session) -> list[str]:
-            # However many wait for a lock, only the first in line may go.
-            leases = Leases(session)
-            heads = {name: leases.head(name) for name in dict(places)}
-            first = ((name, token) for name, token in places if (head := heads[name]) is None or head[0] == token)
-            return [token for name, token in first if leases.may_go(name, token)]
-
         give_up, pause = time.monotonic() + timeout, FIRST_LOOK
-        while not (tokens := self._read("", look)):
+        while not (tokens := self._turns_of(places)):
             left = give_up - time.monotonic()
             if left <= 0:
                 break
@@ -152,10 +176,28 @@ class SQLiteStore(TableStore):
         def change(db: sqlite3.Connection) -> T:
             session = SQLiteSession(db, self._clock, writing=True)
             result = work(session)
-            db.execute(next(self._sweeps), (session.now,))
+            if next(self._turns) == 0:
+                db.execute(next(self._sweeps), (session.now,))
             return result
 
         return self._file.write(change)
+
+    def _at_once(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Runs a single statement; ``None`` where it is this write's turn to sweep."""
+        return self._file.run(work) if next(self._turns) else None
+
+    def _take(self, db: sqlite3.Connection, claim: Claim) -> int | None:
+        """Takes a free lock. Gives the fencing token."""
+        setting = self._clock.setting
+        now = self._clock.now(setting)
+        asked = (claim.name, claim.token, claim.owner, claim.permits, claim.limit)
+        rows = db.execute(_TAKE, (*asked, now, now + microseconds(claim.ttl), *setting)).rowcount
+        return now if rows else None
+
+    def _give_back(self, db: sqlite3.Connection, name: str, token: str) -> bool:
+        """Gives back a lease that nobody waits for, and that is no parked task's. Whether it did."""
+        setting = self._clock.setting
+        return db.execute(_GIVE_BACK, (name, token, self._clock.now(setting), *setting)).rowcount > 0
 
 
 def open_sqlite(url: str) -> SQLiteStore:

@@ -24,6 +24,14 @@ SCHEMA = (
 )""",
     "INSERT OR IGNORE INTO celery_locks_clock VALUES (1, '', 0, 0)",
 )
+#: Notes the fencing token of a lease that is written by a single statement; after the tables.
+TRIGGER = """CREATE TRIGGER IF NOT EXISTS celery_locks_fence AFTER INSERT ON celery_locks_holder
+WHEN NEW.fencing_token > (SELECT last_fencing_token FROM celery_locks_clock)
+BEGIN
+    UPDATE celery_locks_clock SET last_fencing_token = NEW.fencing_token;
+END"""
+#: Holds as long as this clock is set as `FileClock.setting` says.
+AS_SET = "EXISTS (SELECT 1 FROM celery_locks_clock WHERE boot = ?4 AND ahead = ?5)"
 
 
 @cache
@@ -56,6 +64,8 @@ class FileClock:
         self._local = local
         self._wall = wall
         self._boot = boot_id() if boot is None else boot
+        #: The boot, and by how many microseconds the file's clock is ahead in it, as they were read last.
+        self.setting: tuple[str | None, int] = (None, 0)
 
     def read(self, db: sqlite3.Connection, writing: bool) -> tuple[int, int]:
         """Now, in microseconds, and the last fencing token that was given.
@@ -69,7 +79,12 @@ class FileClock:
             ahead = max(microseconds(self._wall()), last) - local
             if writing:  # else nobody else may rely on it: the next writer sets the clock
                 db.execute("UPDATE celery_locks_clock SET boot = ?, ahead = ?", (self._boot, ahead))
+        self.setting = self._boot, ahead
         return local + ahead, last
+
+    def now(self, setting: tuple[str | None, int]) -> int:
+        """Now, as long as the clock is set so: what is done by it asks for `AS_SET`."""
+        return microseconds(self._local.now()) + setting[1]
 
     @staticmethod
     def next_fencing_token(db: sqlite3.Connection, now: int, last: int) -> int:

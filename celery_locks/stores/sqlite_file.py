@@ -17,7 +17,7 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 #: Seconds before a busy file is tried again: a random part of the first, doubled up to the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.008
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.003
 #: Seconds a fork waits for the transaction of another thread.
 FORK_PATIENCE = 5.0
 
@@ -51,6 +51,10 @@ class SQLiteFile:
     def write(self, work: Work[T]) -> T:
         """Runs one transaction. The work may run several times, and only its last run counts."""
         return self._patiently(lambda db: _in_transaction(db, work))
+
+    def run(self, work: Work[T]) -> T:
+        """Runs a single statement, which is a transaction of its own."""
+        return self._patiently(work)
 
     def close(self) -> None:
         """Gives back the connection; the next use opens another."""
@@ -109,8 +113,10 @@ class SQLiteFile:
         return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA page_size = 1024")  # of a new file: a write is a few small rows on as many pages
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; each time the disk is waited for
         _in_transaction(db, lambda db: [db.execute(statement) for statement in self._schema])
 
     def _identity(self) -> tuple[int, int, int] | None:

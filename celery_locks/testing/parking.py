@@ -234,6 +234,15 @@ class ParkingCompliance(EarlyParking, HandedOver):
         assert isinstance(self.enter(parking, name, 1), Granted)
         assert parking.died(name, claim.token) == (False, ()), "and no other run loses its lease by that"
 
+    def test_a_dead_run_is_not_done_by_what_others_do_to_the_lock(
+        self, store: Store, parking: Parking, name: str
+    ) -> None:
+        claim = self.run(store, parking, name, 1)
+        parking.died(name, claim.token)
+        store.leave(name, "somebody else")
+        store.force_release(name)
+        assert isinstance(self.enter(parking, name, 1), Granted)
+
     def test_the_lease_of_a_dead_run_may_be_taken_over_and_given_back(
         self, store: Store, parking: Parking, name: str
     ) -> None:

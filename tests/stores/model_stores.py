@@ -16,7 +16,8 @@ from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
-from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.stores.sql.schema import TABLES
+from celery_locks.stores.sqlite import EVERY, SQLiteStore
 from celery_locks.testing import MovableClock
 
 
@@ -62,7 +63,7 @@ class SQLiteStores:
         """What is still there when all has ended and a few more writes came by."""
         self._clock.advance(100 * 86_400)
         store = self.open()
-        for _ in range(20):
+        for _ in range(2 * EVERY * len(TABLES)):
             store.ping()
         store.close()
         with closing(sqlite3.connect(self._path)) as db:

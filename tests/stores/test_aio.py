@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,22 +22,30 @@ from tests.support.loop import on_a_loop, soon
 from tests.support.processes import end, start
 from tests.support.servers import RedisServer
 
-STORES = ("redis", "sqlite", "memory")
+STORES = ("redis", "sqlite", "memory", "postgresql", "mariadb")
+#: How much is done in a store, beside the others: each call is a round trip or many.
+SHARE = {"postgresql": 0.2, "mariadb": 0.1}
 #: Seconds after which what was forgotten would end by itself.
 LONG = 300.0
 
 
 @pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "redis":
-        address: str = request.getfixturevalue("redis_url")
+    if request.param in ("redis", "postgresql", "mariadb"):
+        address: str = request.getfixturevalue(f"{request.param}_url")
         return address
     return "memory://" + tmp_path.name if request.param == "memory" else f"sqlite:///{tmp_path}/locks.db"
 
 
 @pytest.fixture
 def locks(url: str) -> AsyncLocks:
-    return AsyncLocks(url)
+    return AsyncLocks(url, prefix=f"aio-{uuid.uuid4().hex[:8]}")  # some servers are used by other tests, too
+
+
+@pytest.fixture
+def share(request: pytest.FixtureRequest) -> float:
+    """How much is done in this store."""
+    return SHARE.get(request.node.callspec.params["url"], 1.0)
 
 
 async def nothing_is_left(locks: AsyncLocks) -> None:
@@ -50,11 +59,11 @@ async def nothing_is_left(locks: AsyncLocks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+@pytest.mark.parametrize("kind", ["redis", "sqlite", "postgresql"])
 def test_coroutines_and_threads_of_several_processes_exclude_each_other(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    store = request.getfixturevalue("redis_url") if kind == "redis" else f"sqlite:///{tmp_path}/locks.db"
+    store = f"sqlite:///{tmp_path}/locks.db" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
     counter = tmp_path / "counter"
     counter.write_text("0")
     program = str(Path(__file__).with_name("aio_process.py"))
@@ -72,7 +81,9 @@ def test_coroutines_and_threads_of_several_processes_exclude_each_other(
 
 @pytest.mark.slow
 @on_a_loop
-async def test_a_thousand_cancellations_leave_nothing(locks: AsyncLocks, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thousand_cancellations_leave_nothing(
+    locks: AsyncLocks, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # What is left behind stays for longer than is waited for it to go.
     monkeypatch.setattr(waiting, "PLACE_KEPT", LONG)
     seed = random.randrange(2**32)
@@ -126,7 +137,7 @@ async def test_a_thousand_cancellations_leave_nothing(locks: AsyncLocks, monkeyp
 
     async def user() -> None:
         nonlocal cancelled
-        while cancelled < 1_000:
+        while cancelled < 1_000 * share:
             was_cancelled = await cancel_one()
             cancelled += was_cancelled
 
@@ -158,9 +169,9 @@ async def test_a_block_is_aborted_when_its_lease_is_lost(locks: AsyncLocks) -> N
 
 
 @on_a_loop
-async def test_a_waiter_is_woken_by_the_release(locks: AsyncLocks) -> None:
+async def test_a_waiter_is_woken_by_the_release(locks: AsyncLocks, share: float) -> None:
     latencies = list[float]()
-    for _ in range(20):
+    for _ in range(int(20 * share)):
         lease = await locks.lock("k").acquire()
         waiter = asyncio.ensure_future(locks.lock("k").acquire())
         await soon(lambda: in_line(locks))
@@ -169,7 +180,7 @@ async def test_a_waiter_is_woken_by_the_release(locks: AsyncLocks) -> None:
         await (await waiter).release()
         latencies.append(time.monotonic() - released)
     # Without a wake-up it would be three seconds; how fast it is, the benchmark says.
-    assert sorted(latencies)[18] < 1.5, latencies
+    assert sorted(latencies)[-1 - len(latencies) // 20] < 1.5, latencies
     await nothing_is_left(locks)
 
 
@@ -202,7 +213,8 @@ async def waiting_in(locks: AsyncLocks, number: int) -> bool:
 
 @pytest.mark.slow
 @on_a_loop
-async def test_a_thousand_wait_without_a_thousand_threads(locks: AsyncLocks) -> None:
+async def test_a_thousand_wait_without_a_thousand_threads(locks: AsyncLocks, share: float) -> None:
+    crowd = int(1_000 * share)
     smtp = locks.semaphore("k", limit=50, ttl=60)
     blocker = await smtp.acquire(permits=50)
     before, served = threading.active_count(), 0
@@ -212,13 +224,13 @@ async def test_a_thousand_wait_without_a_thousand_threads(locks: AsyncLocks) -> 
         async with smtp:
             served += 1
 
-    tasks = [asyncio.ensure_future(use()) for _ in range(1_000)]
-    await soon(lambda: waiting_in(locks, 1_000), timeout=60)
+    tasks = [asyncio.ensure_future(use()) for _ in range(crowd)]
+    await soon(lambda: waiting_in(locks, crowd), timeout=60)
     assert threading.active_count() - before <= MOST_THREADS + 8
     for task in tasks[::2]:
         task.cancel()
     await blocker.release()
     await asyncio.wait(tasks)
-    assert [task.cancelled() for task in tasks] == [True, False] * 500
-    assert served == 500
+    assert [task.cancelled() for task in tasks] == [True, False] * (crowd // 2)
+    assert served == crowd // 2
     await nothing_is_left(locks)

@@ -20,7 +20,7 @@ from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores import open_store, sqlite_file
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.sql.schema import TABLES
-from celery_locks.stores.sqlite import SWEEP, SQLiteStore, open_sqlite
+from celery_locks.stores.sqlite import EVERY, SWEEP, SQLiteStore, open_sqlite
 from celery_locks.stores.sqlite_clock import boot_id
 from celery_locks.testing import MovableClock
 
@@ -341,7 +341,7 @@ class TestTransactions:
 
 def write_often(store: SQLiteStore, times: int = 1) -> None:
     """As often as it takes to sweep each table once, or so many times."""
-    for _ in range(times * len(TABLES)):
+    for _ in range(times * EVERY * len(TABLES)):
         store.ping()
 
 
@@ -377,7 +377,7 @@ class TestSweeping:
             granted(store, mine := claim(uuid.uuid4().hex, ttl=1.0))
             assert store.write(mine.name, mine.token, "value", 1.0)
         clock.advance(120)
-        for _ in range(1_000):
+        for _ in range(4_000):
             SQLiteStore(path, clock=clock).ping()
             if rows(path, "holder") == rows(path, "value") == 0:
                 return

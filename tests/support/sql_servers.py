@@ -11,7 +11,7 @@ import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -78,7 +78,8 @@ class DatabaseServer(ABC):
         self._end(grace=20)
 
     def kill(self) -> None:
-        """Ends the server by SIGKILL."""
+        """Ends the server by SIGKILL, with all its processes: one that is left might still answer."""
+        self._signal(signal.SIGKILL)
         self._end(grace=0)
 
     def restart(self) -> None:
@@ -197,7 +198,8 @@ class DatabaseServer(ABC):
         assert self._process is not None
         pids = [*processes.children(self._process.pid), self._process.pid]
         for pid in pids if sig == signal.SIGCONT else reversed(pids):
-            os.kill(pid, sig)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, sig)
 
     def _end(self, *, grace: float) -> None:
         if self._process is not None:

@@ -62,11 +62,6 @@ class Address:
             place = urlsplit(f"//{listen}")
             self.listen = self.url.set(host=place.hostname, port=place.port)
 
-    @property
-    def channel(self) -> str:
-        """Where it is told who may go."""
-        return self.dialect.prefix.rstrip("_")
-
     def database(self) -> Database:
         """The server there; nothing is connected yet."""
         if isinstance(self.dialect, PostgreSQL):

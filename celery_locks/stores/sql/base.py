@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 class TableStore(Parking, Store):
     """A store in tables. What is special to a database: how a transaction is made, and how somebody waits."""
+
+    waits_for = 100
 
     @abstractmethod
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
@@ -130,6 +132,17 @@ class TableStore(Parking, Store):
     def waiting(self, name: str) -> int:
         return self._read(name, lambda session: SQLTable(session, name).waiters())
 
+    def _turns_of(self, places: Sequence[tuple[str, str]]) -> list[str]:
+        """The tokens whose turn it may be. However many wait for a lock, only the first in line may go."""
+
+        def look(session: Session) -> list[str]:
+            leases = Leases(session)
+            heads = {name: leases.head(name) for name in dict(places)}
+            first = ((name, token) for name, token in places if (head := heads[name]) is None or head[0] == token)
+            return [token for name, token in first if leases.may_go(name, token)]
+
+        return self._read("", look)
+
     def _look(self, prefix: str, most: int) -> list[str]:
         """The names of locks in which something is due."""
         query = "SELECT DISTINCT name FROM celery_locks_ticket WHERE due <= ? AND substr(name, 1, ?) = ? LIMIT ?"
@@ -179,5 +192,6 @@ def take_back_and_call(session: Session, name: str, token: str) -> tuple[bool, t
 def tidy_up(session: Session, name: str, token: str) -> None:
     """What a release means to tickets, when it is made by somebody who can't send."""
     tickets = Tickets(SQLTable(session, name))
-    tickets.released(token)
+    if token:  # a ticket whose run has died has none
+        tickets.released(token)
     tickets.look_at_first()

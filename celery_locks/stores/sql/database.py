@@ -27,7 +27,7 @@ SCHEMA_TIMEOUT = 30.0
 #: How often a transaction is tried that collides with others, and the longest pause before the second try.
 TRIES, FIRST_PAUSE = 10, 0.005
 #: Connections that are kept, and how many more there may be at once.
-KEPT, MORE = 5, 15
+KEPT, MORE = 10, 10
 
 #: Connections of a parent process. Closing one would say goodbye in the parent's name, so they are kept, unused.
 _inherited: list[object] = []
@@ -137,7 +137,7 @@ class Database:
             self._here[1].dispose()
 
     def make_schema(self) -> None:
-        """Makes the tables where they are missing."""
+        """Makes tables and functions where they are missing."""
 
         def work(connection: Connection) -> None:
             connection.run("BEGIN")
@@ -222,7 +222,7 @@ class Database:
         code = self.dialect.code(error)
         if code in self.dialect.collisions:
             return "collision"
-        if code == self.dialect.missing_table:
+        if code in self.dialect.missing:
             return "schema"
         if code in self.dialect.read_only or self.dialect.is_disconnect(error, code):
             return "disconnected"
@@ -240,7 +240,9 @@ class Database:
         if self._secret:
             said = said.replace(self._secret, "***")
         forbidden = self.dialect.code(error) in self.dialect.forbidden
-        advice = "; its tables can be made beforehand: schema_sql(url) gives the statements" if forbidden else ""
+        advice = (
+            "; tables and functions can be made beforehand: schema_sql(url) gives the statements" if forbidden else ""
+        )
         return StoreUnavailable(f"the lock store {self.name} failed: {type(error).__name__}: {said}{advice}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
+from celery_locks.stores.sql import stored
 from celery_locks.stores.sql.schema import SERVER_TABLES, TableSchema, Types, statements
 
 #: The bits of a moment in microseconds that `forget_at` leaves out, some 72 minutes: it changes so seldom, and on
@@ -33,8 +34,9 @@ class Dialect(ABC):
     commit = "COMMIT"
     #: Around an insert that does nothing where there is such a row.
     insert_new, or_nothing = "INSERT", "ON CONFLICT DO NOTHING"
-    #: Error codes: a table is missing; try again; this server can't write, another may; the user has no right to.
-    missing_table: Any
+    #: Error codes: a table or function is missing; try again; this server can't write, another may; the user has no
+    #: right to.
+    missing: frozenset[Any]
     collisions: frozenset[Any]
     read_only: frozenset[Any]
     forbidden: frozenset[Any]
@@ -44,6 +46,11 @@ class Dialect(ABC):
         self.text = lru_cache(512)(self._text)
         self.upsert = lru_cache(64)(self._upsert)
 
+    @property
+    def channel(self) -> str:
+        """Where it is told who may go."""
+        return self.prefix.rstrip("_")
+
     def _text(self, query: str) -> str:
         """A statement in the driver's form, with the names of this store's tables."""
         return query.replace("CLOCK", self.clock).replace("?", "%s").replace(PREFIX, self.prefix)
@@ -51,7 +58,7 @@ class Dialect(ABC):
     @cached_property
     def forget_at(self) -> str:
         """Until when a lock's row is kept at least if nothing happens: 72 minutes and up to 72 more."""
-        return f"(((CLOCK >> {COARSE}) + 2) << {COARSE})"
+        return f"(((CLOCK >> {COARSE}) + 2) << {COARSE})"  # as the functions write it, too
 
     @abstractmethod
     def begin(self, timeout: float) -> Sequence[str]:
@@ -82,11 +89,12 @@ class Dialect(ABC):
         """Whether an error of the driver means that the connection is gone."""
 
     def schema(self) -> list[str]:
-        """The statements that make the tables where they are missing; safe to run again."""
-        return [statement for table in SERVER_TABLES for statement in self._table(table)] + self._first_rows()
+        """The statements that make tables and functions where they are missing; safe to run again."""
+        tables = [statement for table in SERVER_TABLES for statement in self._table(table)]
+        return [*tables, *self._functions(), *self._first_rows()]
 
     def make(self, run: Callable[[str], Any]) -> None:
-        """Makes the tables within a transaction, where many may do so at once.
+        """Makes tables and functions within a transaction, where many may do so at once.
 
         Args:
             run: Runs a statement.
@@ -96,6 +104,9 @@ class Dialect(ABC):
 
     def _table(self, table: TableSchema) -> list[str]:
         return [self._text(statement) for statement in statements((table,), self.types)]
+
+    def _functions(self) -> list[str]:
+        return []
 
     def _first_rows(self) -> list[str]:
         first = f"{self.insert_new} INTO {PREFIX}meta (id, last_fencing_token) VALUES (1, 0) {self.or_nothing}"
@@ -111,7 +122,7 @@ class PostgreSQL(Dialect):
     )  # rows change all the time
     clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
-    missing_table = "42P01"
+    missing = frozenset({"42P01", "42883"})
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
     forbidden = frozenset({"42501"})
@@ -151,6 +162,9 @@ class PostgreSQL(Dialect):
             return value.replace("\1" + "0", "\0").replace("\1" + "1", "\1")
         return value
 
+    def _functions(self) -> list[str]:
+        return stored.texts(self.prefix, self.clock, self.forget_at)
+
     def code(self, error: BaseException) -> Any:
         return getattr(error, "sqlstate", None)
 
@@ -167,6 +181,9 @@ class PostgreSQL(Dialect):
             if run(f"SELECT to_regclass('{self.prefix}{table.name}')").fetchone()[0] is None:
                 for statement in self._table(table):
                     run(statement)
+        for name, statement in zip(stored.NAMES, self._functions(), strict=True):
+            if run(f"SELECT to_regproc('{self._text(stored.name(name))}')").fetchone()[0] is None:
+                run(statement)
         for statement in self._first_rows():
             run(statement)
 
@@ -183,7 +200,7 @@ class MySQL(Dialect):
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
     insert_new, or_nothing = "INSERT IGNORE", ""
-    missing_table = 1146
+    missing = frozenset({1146})
     collisions = frozenset({1020, 1213})
     read_only = frozenset({1290, 1792, 1836})
     forbidden = frozenset({1142, 1044})

@@ -92,10 +92,6 @@ class Leases:
         first, permits, limit = head
         return first == token and used + permits <= limit
 
-    def in_line(self, name: str, token: str) -> bool:
-        query = "SELECT 1 FROM celery_locks_waiter WHERE name = ? AND token = ? AND deadline > ?"
-        return self._db.execute(query, (name, token, self._now)).fetchone() is not None
-
     def renew(self, renewal: Renewal) -> LossReason | None:
         name, token = renewal.name, renewal.token
         deadline = self._db.after(renewal.ttl)

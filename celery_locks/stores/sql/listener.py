@@ -6,20 +6,19 @@ nothing ever comes. As long as it doesn't work, waiters look for themselves.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import secrets
 import selectors
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Database
+from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +32,6 @@ BROKEN, DEAF = 0.5, 60.0
 IDLE = 300.0
 
 
-def notice(kind: str, text: str) -> str:
-    """What is sent to those who wait for a token or a lock. Anybody in the database may listen, so it tells neither."""
-    return f"{kind}:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
-
-
 class Listener:
     """A thread that listens while anybody waits. Each process needs its own.
 
@@ -48,40 +42,38 @@ class Listener:
     """
 
     def __init__(self, database: Database, sender: Database, channel: str) -> None:
-        self.working = False
+        #: Who is told.
+        self.subscriptions = Subscriptions()
         self._database = database
         self._sender = sender
         self._channel = channel
         self._mutex = threading.Lock()
-        self._waiting: defaultdict[str, set[threading.Event]] = defaultdict(set)
         self._thread: threading.Thread | None = None
         self._idle_since = 0.0
         self._closed = threading.Event()
 
+    @property
+    def working(self) -> bool:
+        """Whether notices come."""
+        return self.subscriptions.hearing
+
     @contextmanager
-    def expecting(self, *notices: str) -> Iterator[threading.Event]:
-        """An event that is set when one of these notices comes, and when `working` changes."""
-        event = threading.Event()
-        with self._mutex:
-            for each in notices:
-                self._waiting[each].add(event)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="celery-locks-sql-listener", daemon=True)
-                self._thread.start()
-        try:
-            yield event
-        finally:
+    def expecting(self, subscriptions: Collection[Subscription]) -> Iterator[threading.Event]:
+        """See `Subscriptions.expecting`; meanwhile somebody listens."""
+        with self.subscriptions.expecting(subscriptions) as event:
             with self._mutex:
-                for each in notices:
-                    self._waiting[each].discard(event)
-                    if not self._waiting[each]:
-                        del self._waiting[each]
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="celery-locks-sql-listener", daemon=True)
+                    self._thread.start()
+            try:
+                yield event
+            finally:
                 self._idle_since = time.monotonic()
 
     def close(self) -> None:
         """Ends the thread soon. Who still waits looks for itself."""
         self._closed.set()
-        self._tell_all(working=False)
+        self.subscriptions.doubt(hearing=False)
 
     # --- The thread ---
 
@@ -95,7 +87,7 @@ class Listener:
                 logger.warning("waiting by looking again: %s", error)
             except Exception as error:  # the driver's; the connection ended
                 logger.warning("listening to %s ended: %s", self._database.name, type(error).__name__)
-            self._tell_all(working=False)
+            self.subscriptions.doubt(hearing=False)
             self._closed.wait(random.uniform(pause / 2, pause))
 
     @contextmanager
@@ -123,8 +115,8 @@ class Listener:
             while not self._over():
                 selector.select(1.0 if not self.working else IDLE / 10)
                 if probe in self._heard(connection):
-                    self._tell_all(working=True)
-                if not self.working and time.monotonic() > until:
+                    self.subscriptions.doubt(hearing=True)
+                if not self.working and time.monotonic() > until and not self._closed.is_set():
                     logger.warning(
                         "no notices come from %s: waiting by looking again. Behind a pooler of transactions give "
                         "listen= an address past it",
@@ -139,25 +131,15 @@ class Listener:
         heard = set[str]()
         while (told := connection.pgconn.notifies()) is not None:
             heard.add(told.extra.decode(errors="replace"))
-        with self._mutex:
-            for each in heard:
-                for event in self._waiting.get(each, ()):
-                    event.set()
+        self.subscriptions.tell(heard)
         return heard
-
-    def _tell_all(self, working: bool) -> None:
-        """Something may have been missed: everybody looks once more."""
-        with self._mutex:
-            self.working = working
-            for events in self._waiting.values():
-                for event in events:
-                    event.set()
 
     def _over(self) -> bool:
         """Whether nobody has waited for long. Then the next one who waits starts another thread."""
         with self._mutex:
-            idle = not self._waiting and time.monotonic() > self._idle_since + IDLE
+            idle = not self.subscriptions.waiting and time.monotonic() > self._idle_since + IDLE
             if idle or self._closed.is_set():
-                self._thread, self.working = None, False
+                self._thread = None
+                self.subscriptions.doubt(hearing=False)
                 return True
         return False

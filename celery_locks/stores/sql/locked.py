@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from celery_locks.stores.sql import stored
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.dialects import Dialect, MySQL
 from celery_locks.stores.sql.session import Answer, Session
@@ -13,24 +14,17 @@ from celery_locks.stores.sql.session import Answer, Session
 # The row's clock never goes back, also when the server's does, and nobody can have looked at the server's clock before
 # waiting for the row and act on it afterwards.
 _OPEN = (
-    "INSERT INTO celery_locks_lock AS l (name, touched, fence, busy, line, watched, sole, released, forget_at) "
-    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), "
-    "0, 0, 0, '', '', {forget}) "
+    "INSERT INTO celery_locks_lock AS l (name, touched, fence, watched, released, forget_at) "
+    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, '', {forget}) "
     "ON CONFLICT (name) DO UPDATE SET touched = greatest(l.touched, CLOCK), forget_at = {forget} "
-    "RETURNING touched, fence, watched, released"
+    "RETURNING touched, fence, released"
 )
 _OPEN_MYSQL = (
-    "INSERT INTO celery_locks_lock (name, touched, fence, busy, line, watched, sole, released, forget_at) "
-    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), "
-    "0, 0, 0, '', '', {forget}) "
+    "INSERT INTO celery_locks_lock (name, touched, fence, watched, released, forget_at) "
+    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, '', {forget}) "
     "ON DUPLICATE KEY UPDATE touched = greatest(touched, CLOCK), forget_at = {forget}"
 )
-_FINISH = (
-    "UPDATE celery_locks_lock SET fence = ?, released = ?, sole = '', "
-    "busy = coalesce((SELECT max(deadline) FROM celery_locks_holder WHERE name = ?), 0), "
-    "line = coalesce((SELECT max(deadline) FROM celery_locks_waiter WHERE name = ?), 0) WHERE name = ? RETURNING line"
-)
-_OPENED = "SELECT touched, fence, watched, released FROM celery_locks_lock WHERE name = ?"
+_OPENED = "SELECT touched, fence, released FROM celery_locks_lock WHERE name = ?"
 
 
 class ServerSession(Session):
@@ -61,23 +55,20 @@ class LockedSession(ServerSession, ABC):
 
     Attributes:
         released: What the last release was called.
-        line: Until when somebody stands in line, once it is finished.
-        watched: Until when somebody wants to be told who is not in line.
     """
 
     def __init__(self, connection: Connection, name: str) -> None:
-        now, self.fence, self.watched, self.released = self._open(connection, name)
+        now, self.fence, self.released = self._open(connection, name)
         super().__init__(connection, now)
         self.name = name
-        self.line = 0
 
     def next_fencing_token(self) -> int:
         self.fence = max(self.fence + 1, self.now)
         return int(self.fence)
 
     @abstractmethod
-    def _open(self, connection: Connection, name: str) -> tuple[int, int, int, str]:
-        """Takes the lock's row: its moment, last fencing token, and the attributes."""
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, str]:
+        """Takes the lock's row: its moment, last fencing token and last release."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -85,17 +76,17 @@ class LockedSession(ServerSession, ABC):
 
 
 class PostgreSQLLock(LockedSession):
-    def _open(self, connection: Connection, name: str) -> tuple[int, int, int, str]:
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, str]:
         query = _OPEN.format(forget=connection.dialect.forget_at)
         return connection.execute(query, (name,)).fetchone()  # type: ignore[no-any-return]
 
     def finish(self) -> None:
-        """Notes what the single statements of `fast` go by, too."""
-        self.line = self.execute(_FINISH, (self.fence, self.released, self.name, self.name, self.name)).fetchone()[0]
+        """Tells who may go, too."""
+        stored.finish(self._connection, self.name, self.fence, self.released)
 
 
 class MySQLLock(LockedSession):
-    def _open(self, connection: Connection, name: str) -> tuple[int, int, int, str]:
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, str]:
         connection.execute(_OPEN_MYSQL.format(forget=connection.dialect.forget_at), (name,))
         return connection.execute(_OPENED, (name,)).fetchone()  # type: ignore[no-any-return]
 

@@ -1,33 +1,48 @@
-"""``postgresql://``: what PostgreSQL does better than all: single statements, and waking."""
+"""``postgresql://``: what PostgreSQL does better than all: one round trip for a step, and waking."""
 
 from __future__ import annotations
 
 import os
 import random
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Sequence
 from math import inf
-from threading import Event
 
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.parking import Call
-from celery_locks.stores.sql import fast
+from celery_locks.stores.sql import stored
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.database import TIMEOUT
 from celery_locks.stores.sql.leases import Leases
-from celery_locks.stores.sql.listener import DUE, Listener, notice
-from celery_locks.stores.sql.locked import PostgreSQLLock
-from celery_locks.stores.sql.renewing import renew
-from celery_locks.stores.sql.session import Session, microseconds
+from celery_locks.stores.sql.listener import DUE, Listener
+from celery_locks.stores.sql.session import microseconds
 from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, ServerStore, timeout_for
+from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions, notice
 
 #: Seconds between two looks for something due that nobody tells: the end of a deadline that was set meanwhile.
 DUE_LOOK = 1.0
-#: Of how many tokens it is known that they stand in line.
-MOST_KNOWN = 10_000
+
+# All that decides whether places may go, in one state of the tables: whether it is one's turn, when it may be
+# without a notice, and whether one stands in line.
+_LOOK = """
+SELECT place.token,
+  CASE WHEN head.token IS NULL THEN used = 0 ELSE head.token = place.token AND used + head.permits <= head.most END,
+  coalesce(ends, (SELECT min(deadline) FROM celery_locks_waiter WHERE name = place.name AND deadline > now)) - now,
+  EXISTS (SELECT FROM celery_locks_waiter WHERE name = place.name AND token = place.token AND deadline > now)
+FROM (
+  SELECT w.name, w.token, greatest(l.touched, CLOCK) AS now
+  FROM unnest(?::text[], ?::text[]) AS w (name, token) LEFT JOIN celery_locks_lock l ON l.name = w.name
+) place
+LEFT JOIN LATERAL (
+  SELECT token, permits, most FROM celery_locks_waiter WHERE name = place.name AND deadline > now ORDER BY id LIMIT 1
+) head ON true
+CROSS JOIN LATERAL (
+  SELECT coalesce(sum(permits), 0) AS used, min(deadline) AS ends FROM celery_locks_holder
+  WHERE name = place.name AND deadline > now
+) held
+"""
+_WATCH = "UPDATE celery_locks_lock SET watched = greatest(watched, CLOCK + ?) WHERE name = ANY(?)"
 
 
 class PostgreSQLStore(ServerStore):
@@ -38,93 +53,159 @@ class PostgreSQLStore(ServerStore):
     """
 
     wakes = True
-    batch = 200  # by four statements
+    batch = 200  # by one statement
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
-        self._channel = address.channel
         self._listens_at = address.listener()
         self.wakes = self._listens_at is not None
         self._listening: tuple[int, Listener] | None = None
-        #: Tokens in line: for them the short way leads nowhere.
-        self._in_line: OrderedDict[str, None] = OrderedDict()
-        self._lock = lambda connection, name: _TellingLock(connection, name, self._channel)  # type: ignore[assignment]
 
-    # --- The short way ---
+    # --- In one round trip ---
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        if fast.may_be_taken(claim) and claim.token not in self._in_line:
-            token = self._database.single(lambda connection: fast.take(connection, claim), timeout_for(claim.ttl))
-            if token is not None:
-                self._sweeper.now_and_then()
-                return Granted(token)
-        answer = super().acquire(claim, line_up)
-        if isinstance(answer, Refused) and answer.position is not None:
-            self._in_line[claim.token] = None
-            while len(self._in_line) > MOST_KNOWN:
-                self._in_line.popitem(last=False)
-        else:
-            self._in_line.pop(claim.token, None)
+        if claim.adopts or claim.replaces or claim.task_id:
+            return super().acquire(claim, line_up)
+        place = None if line_up is None else self._subscribe(claim.token)  # from now on it misses nothing
+        answer: Granted | Refused | None = None
+        try:
+            answer = self._acquire(claim, line_up)
+        finally:
+            if place is not None and isinstance(answer, Refused):
+                place.until = time.monotonic() + answer.retry_in
+            else:
+                self._unsubscribe(claim.token)
+        self._sweeper.now_and_then()
         return answer
 
+    def _acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
+        timeout = timeout_for(claim.ttl)
+        return self._database.single(lambda db: stored.acquire(db, claim, line_up, timeout), timeout)
+
     def leave(self, name: str, token: str) -> None:
-        self._in_line.pop(token, None)
-        super().leave(name, token)
+        self._unsubscribe(token)
+        if not self._database.single(lambda db: stored.leave(db, name, token, TIMEOUT)):
+            super().leave(name, token)
 
     def _give_back(self, name: str, token: str, call: str) -> bool:
-        released = self._database.single(lambda connection: fast.give_back(connection, name, token, call))
+        released = self._database.single(lambda db: stored.release(db, name, token, call, TIMEOUT))
         return super()._give_back(name, token, call) if released is None else released
 
     def _give_back_and_call(self, name: str, token: str, call: str) -> tuple[bool, tuple[Call, ...]]:
-        released = self._database.single(lambda connection: fast.give_back(connection, name, token, call))
+        released = self._database.single(lambda db: stored.release(db, name, token, call, TIMEOUT))
         return super()._give_back_and_call(name, token, call) if released is None else (released, ())
 
-    def _renew(self, connection: Connection, renewals: Sequence[Renewal]) -> list[LossReason | None]:
-        return renew(connection, renewals)
+    def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | None]:
+        prolonged = self._database.single(lambda db: stored.renew(db, renewals, timeout), timeout)
+        return [None if (each.name, each.token) in prolonged else self._why_lost(each) for each in renewals]
+
+    def _why_lost(self, renewal: Renewal) -> LossReason:
+        name, token = renewal.name, renewal.token
+        return self._read(name, lambda session: Leases(session).why_lost(name, token))
 
     # --- Waiting ---
 
     def wait(self, name: str, token: str, timeout: float) -> None:
-        give_up, encode = time.monotonic() + timeout, self._database.dialect.encode
-        with self._expecting(notice("token", encode(token)), notice("name", encode(name))) as event:
-            _told(event, self._works, lambda: self._look_or_watch(name, token, timeout), give_up)
+        self.wait_any([(name, token)], timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        listener = self._listener()
+        if listener is None:
+            return super().wait_any(places, timeout)
+        give_up, pause = time.monotonic() + timeout, FIRST_LOOK
+        kept = listener.subscriptions.kept
+        known = {token: kept(token) or self._stranger(name, token) for name, token in places}
+        with listener.expecting(known.values()) as event:
+            while True:
+                event.clear()
+                turns = self._turns(listener, places, known, timeout)
+                left = give_up - time.monotonic()
+                if turns or left <= 0:
+                    return turns
+                if listener.working:
+                    until = min(each.until for each in known.values())
+                    event.wait(min(left, max(0.0, until - time.monotonic())))
+                else:
+                    event.wait(min(left, random.uniform(pause / 2, pause)))
+                    pause = min(pause * 1.5, LONGEST_LOOK)
 
     def await_due(self, prefix: str, timeout: float) -> None:
-        give_up = time.monotonic() + timeout
-        with self._expecting(DUE) as event:
+        listener = self._listener()
+        if listener is None:
+            super().await_due(prefix, timeout)
+            return
+        give_up, due = time.monotonic() + timeout, Subscription(DUE)
+        with listener.expecting([due]) as event:
             while not self._look(prefix, 1) and (left := give_up - time.monotonic()) > 0:
-                event.wait(min(left, DUE_LOOK if self._works() else LONGEST_LOOK))
+                event.wait(min(left, DUE_LOOK if listener.working else LONGEST_LOOK))
                 event.clear()
 
-    def _look_or_watch(self, name: str, token: str, seconds: float) -> float:
-        """Seconds until it may be this token's turn without anybody telling; 0 when it may be now.
+    def _turns(
+        self, listener: Listener, places: Sequence[tuple[str, str]], known: dict[str, Subscription], timeout: float
+    ) -> list[str]:
+        """Those whose turn it may be. Where notices may have been missed, or a deadline has passed, it is looked."""
+        if told := [token for token, each in known.items() if each.told]:
+            return told
+        now = time.monotonic()
+        unsure = [place for place in places if not known[place[1]].sure or known[place[1]].until <= now]
+        for _, token in unsure:
+            listener.subscriptions.begin(known[token])
+        return self._look_at(unsure, known, timeout) if unsure else []
 
-        If it isn't in line, whoever frees the lock is asked to tell.
-        """
+    def _look_at(self, places: Sequence[tuple[str, str]], known: dict[str, Subscription], timeout: float) -> list[str]:
+        seen = self._views(places)
+        strangers = [(name, token) for name, token in places if not seen[token][2] and not seen[token][0]]
+        if strangers:  # whoever frees the lock is asked to tell them
+            values = (microseconds(timeout), [self._database.dialect.encode(name) for name, _ in strangers])
+            self._database.single(lambda db: db.execute(_WATCH, values).rowcount)
+            seen.update(self._views(strangers))
+        for token, (_, left, _) in seen.items():
+            known[token].until = time.monotonic() + left
+        return [token for token, (turn, _, _) in seen.items() if turn]
 
-        def look(session: Session) -> tuple[float, bool]:
-            leases = Leases(session)
-            if leases.may_go(name, token):
-                return 0.0, True
-            deadline = leases.next_deadline(name)
-            return (inf if deadline is None else (deadline - session.now) / 1e6), leases.in_line(name, token)
+    def _views(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[bool, float, bool]]:
+        """By token: whether it may be its turn, seconds until that may change by itself, whether it is in line."""
+        encode = self._database.dialect.encode
+        values = ([encode(name) for name, _ in places], [encode(token) for _, token in places])
+        rows = self._looking(lambda: self._database.single(lambda db: db.execute(_LOOK, values).fetchall()))
+        return {token: (turn, inf if left is None else left / 1e6, in_line) for token, turn, left, in_line in rows}
 
-        left, told = self._read(name, look)
-        if told:
-            return left
-        query = "UPDATE celery_locks_lock SET watched = greatest(watched, CLOCK + ?) WHERE name = ?"
-        self._database.single(lambda connection: connection.execute(query, (microseconds(seconds), name)).rowcount)
-        return self._read(name, look)[0]
+    # --- Being told ---
 
-    def _expecting(self, *notices: str) -> AbstractContextManager[Event]:
+    def _listener(self) -> Listener | None:
+        """This process's; ``None`` where nobody is to listen. A thread stays behind at a fork."""
         if self._listens_at is None:
-            return nullcontext(Event())
-        if self._listening is None or self._listening[0] != os.getpid():  # a thread stays behind at a fork
-            self._listening = os.getpid(), Listener(self._listens_at, self._database, self._channel)
-        return self._listening[1].expecting(*notices)
+            return None
+        if self._listening is None or self._listening[0] != os.getpid():
+            channel = self._database.dialect.channel
+            self._listening = os.getpid(), Listener(self._listens_at, self._database, channel)
+        return self._listening[1]
 
-    def _works(self) -> bool:
-        return self._listening is not None and self._listening[1].working
+    def _subscriptions(self) -> Subscriptions | None:
+        """This process's; ``None`` as long as nobody in it had to wait."""
+        listening = self._listening
+        return listening[1].subscriptions if listening is not None and listening[0] == os.getpid() else None
+
+    def _subscribe(self, token: str) -> Subscription | None:
+        """A subscription for a token that is asked for now, where notices come."""
+        subscriptions = self._subscriptions()
+        if subscriptions is None or not subscriptions.hearing:
+            return None
+        place = subscriptions.keep(token, self._notice("token", token))
+        subscriptions.begin(place)
+        return place
+
+    def _unsubscribe(self, token: str) -> None:
+        subscriptions = self._subscriptions()
+        if subscriptions is not None:
+            subscriptions.drop(token)
+
+    def _stranger(self, name: str, token: str) -> Subscription:
+        """For one of which it is not known whether it stands in line."""
+        return Subscription(self._notice("token", token), self._notice("name", name))
+
+    def _notice(self, kind: str, text: str) -> str:
+        return notice(kind, self._database.dialect.encode(text))
 
     def close(self) -> None:
         listening, self._listening = self._listening, None
@@ -133,47 +214,3 @@ class PostgreSQLStore(ServerStore):
         if self._listens_at is not None:
             self._listens_at.close()
         super().close()
-
-
-class _TellingLock(PostgreSQLLock):
-    """A transaction that tells at its end who may go."""
-
-    def __init__(self, connection: Connection, name: str, channel: str) -> None:
-        super().__init__(connection, name)
-        self._channel = channel
-
-    def finish(self) -> None:
-        super().finish()
-        if self.line > self.now:
-            self.execute(_TELL_FIRST, (self._channel, DUE, self.name, self.now, self.name, self.now))
-        elif self.watched > self.now:
-            told = notice("name", self._connection.dialect.encode(self.name))
-            self.execute(_TELL_WATCHERS, (self._channel, told, self.name, self.now))
-
-
-# To a ticket's turn a sweeper listens; a waiter to its own token, told as `notice` does.
-_TELL_FIRST = """
-SELECT pg_notify(?, CASE WHEN substr(token, 1, 7) = 'ticket:' THEN ?
-  ELSE 'token:' || left(encode(sha256(convert_to(token, 'UTF8')), 'hex'), 32) END)
-FROM (SELECT token, permits, most FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1) first
-WHERE permits + (SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?) <= most
-"""
-_TELL_WATCHERS = (
-    "SELECT pg_notify(?, ?) WHERE NOT EXISTS (SELECT 1 FROM celery_locks_holder WHERE name = ? AND deadline > ?)"
-)
-
-
-def _told(event: Event, works: Callable[[], bool], look: Callable[[], float], give_up: float) -> None:
-    """Waits to be told, or for the end of a deadline; looks again every now and then where nobody can tell."""
-    pause = FIRST_LOOK
-    while until := look():
-        left = give_up - time.monotonic()
-        if left <= 0:
-            return
-        if works():
-            if event.wait(min(left, until)):
-                return
-            continue
-        event.wait(min(random.uniform(pause / 2, pause), left))
-        event.clear()
-        pause = min(pause * 1.5, LONGEST_LOOK)

@@ -76,15 +76,13 @@ TABLES = (
 #: greatest fencing token of locks whose row was taken away.
 #:
 #: touched: the last moment at which it was changed; the lock's clock never goes back behind it.
-#: busy, line: when the last holder and the last place in line end, at the latest. Later than now: it may be taken.
 #: watched: until when somebody wants to be told who is not in line.
-#: sole: the token that holds it alone, where a release has nothing else to look after.
 #: released: the last release, so that one whose reply was lost is known when it is repeated.
 SERVER_TABLES = (
     *TABLES,
     TableSchema(
         "lock",
-        "name key, touched int, fence int, busy int, line int, watched int, sole key, released key, forget_at int",
+        "name key, touched int, fence int, watched int, released key, forget_at int",
         ("name",),
         (("forget_at",),),
     ),

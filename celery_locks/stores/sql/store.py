@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from celery_locks.errors import LossReason
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks of a waiter that is not told: the first, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
+#: How many threads of a process look at once whether it is their turn: however many wait, others need connections, too.
+LOOKERS = 2
 
 
 class ServerStore(TableStore):
@@ -41,9 +44,13 @@ class ServerStore(TableStore):
         self._database = address.database()
         self._lock = lock_of(address.dialect)
         self._sweeper = Sweeper(self._database)
+        self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
-        _look_again_until(lambda: self._may_go(name, token), timeout)
+        self.wait_any([(name, token)], timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        return _look_again_until(lambda: self._looking(lambda: self._turns_of(places)), timeout)
 
     def await_due(self, prefix: str, timeout: float) -> None:
         _look_again_until(lambda: self._look(prefix, 1), timeout)
@@ -55,17 +62,17 @@ class ServerStore(TableStore):
             some = order[start : start + self.batch]
             batch = [renewals[number] for number in some]
             timeout = timeout_for(min(renewal.ttl for renewal in batch))
-            answers = self._database.transaction(partial(self._renew, renewals=batch), timeout)
+            answers = self._renew(batch, timeout)
             reasons.update(zip(some, answers, strict=True))
         return [reasons[number] for number in range(len(renewals))]
 
-    def _renew(self, connection: Connection, renewals: Sequence[Renewal]) -> list[LossReason | None]:
+    def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | None]:
         """Renews leases in the order of their locks' names: two that need the same rows wait instead of colliding."""
 
-        def one(renewal: Renewal) -> LossReason | None:
+        def one(connection: Connection, renewal: Renewal) -> LossReason | None:
             return self._in_lock(connection, renewal.name, lambda session: Leases(session).renew(renewal))
 
-        return [one(renewal) for renewal in renewals]
+        return self._database.transaction(lambda db: [one(db, renewal) for renewal in renewals], timeout)
 
     def release(self, name: str, token: str) -> bool:
         return self._give_back(name, token, secrets.token_hex(8))
@@ -101,8 +108,11 @@ class ServerStore(TableStore):
     def close(self) -> None:
         self._database.close()
 
-    def _may_go(self, name: str, token: str) -> bool:
-        return self._read(name, lambda session: Leases(session).may_go(name, token))
+    def _looking(self, look: Callable[[], T]) -> T:
+        if self._lookers[0] != os.getpid():  # a fork may have doubled it while it was taken
+            self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
+        with self._lookers[1]:
+            return look()
 
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
         begin = self._database.dialect.begin_reading
@@ -120,14 +130,15 @@ class ServerStore(TableStore):
         return result
 
 
-def _look_again_until(found: Callable[[], object], timeout: float) -> None:
+def _look_again_until(look: Callable[[], list[str]], timeout: float) -> list[str]:
     give_up, pause = time.monotonic() + timeout, FIRST_LOOK
-    while not found():
+    while not (found := look()):
         left = give_up - time.monotonic()
         if left <= 0:
-            return
+            break
         time.sleep(min(random.uniform(pause / 2, pause), left))
         pause = min(pause * 1.5, LONGEST_LOOK)
+    return found
 
 
 def _once(session: Session, call: str, give_back: Callable[[], T], before: T) -> T:

@@ -1,0 +1,97 @@
+-- `Store.acquire` of a claim that adopts nothing, replaces nobody and is no task's.
+--
+-- key, claimant, called: the lock, the owner token, the owner's name. ttl: microseconds. room: the lock's limit.
+-- wanted: permits. line_up: for how many microseconds to stand in line when refused; NULL for not at all.
+-- patience: see `celery_locks_open`. channel: see `celery_locks_tell`.
+--
+-- Gives one row with the fencing token where it is granted; where it isn't, one for each holder, or one without:
+-- the lock's moment, when another try may succeed, how many stand before it in line, and the holder.
+CREATE OR REPLACE FUNCTION celery_locks_acquire(
+    key text, claimant text, called text, ttl bigint, room bigint, wanted bigint, line_up bigint, patience bigint,
+    channel text
+) RETURNS TABLE (
+    granted bigint, moment bigint, again_at bigint, place bigint,
+    owner text, fencing_token bigint, permits bigint, since bigint, deadline bigint, token text, most bigint
+)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    mine celery_locks_lock;
+    used bigint;
+    is_new boolean := false;
+    its_number bigint;
+    head text;
+    head_wants bigint;
+    head_room bigint;
+BEGIN
+    SELECT * INTO mine FROM celery_locks_open(key, patience);
+    moment := mine.touched;
+    SELECT coalesce(sum(h.permits), 0), max(h.fencing_token) FILTER (WHERE h.token = claimant) INTO used, granted
+    FROM celery_locks_holder h WHERE h.name = key AND h.deadline > moment;
+    IF granted IS NOT NULL THEN  -- the same acquire once more
+        UPDATE celery_locks_holder h SET deadline = greatest(h.deadline, moment + ttl)
+        WHERE h.name = key AND h.token = claimant;
+    ELSE
+        SELECT w.token, w.permits, w.most INTO head, head_wants, head_room
+        FROM celery_locks_waiter w WHERE w.name = key AND w.deadline > moment ORDER BY w.id LIMIT 1;
+        IF used + wanted <= room AND (head IS NULL OR head = claimant) THEN
+            granted := greatest(mine.fence + 1, moment);
+            -- An expired row of the same token may still be there.
+            INSERT INTO celery_locks_holder AS h (name, token, owner, permits, most, fencing_token, since, deadline)
+            VALUES (key, claimant, called, wanted, room, granted, moment, moment + ttl)
+            ON CONFLICT (name, token) DO UPDATE SET owner = called, permits = wanted, most = room,
+                fencing_token = granted, since = moment, deadline = moment + ttl;
+        ELSIF line_up IS NOT NULL THEN
+            UPDATE celery_locks_waiter w
+            SET permits = wanted, most = room, deadline = greatest(w.deadline, moment + line_up)
+            WHERE w.name = key AND w.token = claimant AND w.deadline > moment;
+            is_new := NOT FOUND;
+            IF is_new THEN
+                -- Behind all before it, also behind tickets that are not in line now. A place that ended is lost.
+                SELECT greatest(moment, coalesce(max(w.id), 0) + 1) INTO its_number
+                FROM celery_locks_waiter w WHERE w.name = key;
+                SELECT greatest(its_number, coalesce(max(t.number), 0) + 1) INTO its_number
+                FROM celery_locks_ticket t WHERE t.name = key;
+                INSERT INTO celery_locks_waiter (id, name, token, permits, most, deadline)
+                VALUES (its_number, key, claimant, wanted, room, moment + line_up)
+                ON CONFLICT (name, token) DO UPDATE
+                SET id = excluded.id, permits = wanted, most = room, deadline = excluded.deadline;
+            END IF;
+        END IF;
+    END IF;
+    UPDATE celery_locks_lock l SET touched = moment, fence = greatest(l.fence, granted), forget_at = FORGET(moment)
+    WHERE l.name = key;
+    IF granted IS NOT NULL THEN
+        IF head IS NOT NULL THEN  -- the next one may find room beside it
+            DELETE FROM celery_locks_waiter w WHERE w.name = key AND w.token = claimant;
+            PERFORM celery_locks_tell(mine, channel);
+        END IF;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF head <> claimant AND used + head_wants <= head_room THEN
+        PERFORM celery_locks_tell(mine, channel);
+    END IF;
+    IF NOT is_new THEN  -- a crash of the server may forget that a place was confirmed: it is confirmed again and again
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    SELECT w.id INTO its_number FROM celery_locks_waiter w
+    WHERE w.name = key AND w.token = claimant AND w.deadline > moment;
+    IF FOUND THEN
+        SELECT count(*), (array_agg(w.deadline ORDER BY w.id DESC))[1] INTO place, again_at FROM celery_locks_waiter w
+        WHERE w.name = key AND w.deadline > moment AND w.id < its_number;
+    END IF;
+    again_at := coalesce(
+        again_at,
+        (SELECT min(h.deadline) FROM celery_locks_holder h WHERE h.name = key AND h.deadline > moment),
+        (SELECT min(w.deadline) FROM celery_locks_waiter w WHERE w.name = key AND w.deadline > moment),
+        moment + ttl
+    );
+    RETURN QUERY
+    SELECT granted, moment, again_at, place,
+        h.owner, h.fencing_token, h.permits, h.since, h.deadline, h.token, h.most
+    FROM (VALUES (1)) AS always LEFT JOIN (
+        SELECT * FROM celery_locks_holder WHERE name = key AND deadline > moment ORDER BY fencing_token LIMIT MOST_HOLDERS
+    ) h ON true ORDER BY h.fencing_token;
+END
+$$

@@ -1,0 +1,21 @@
+-- `Store.leave`, where no task is parked in the line.
+--
+-- key, claimant: the lock, the owner token. patience: see `celery_locks_open`. channel: see `celery_locks_tell`.
+--
+-- Gives whether it was done.
+CREATE OR REPLACE FUNCTION celery_locks_leave(key text, claimant text, patience bigint, channel text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    mine celery_locks_lock;
+BEGIN
+    SELECT * INTO mine FROM celery_locks_open(key, patience);
+    IF celery_locks_parks(mine) THEN
+        RETURN false;
+    END IF;
+    DELETE FROM celery_locks_waiter WHERE name = key AND token = claimant;
+    UPDATE celery_locks_lock SET touched = mine.touched, forget_at = FORGET(mine.touched) WHERE name = key;
+    PERFORM celery_locks_tell(mine, channel);
+    PERFORM set_config('synchronous_commit', 'off', true);
+    RETURN true;
+END
+$$

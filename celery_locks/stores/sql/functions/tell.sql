@@ -1,0 +1,24 @@
+-- Tells who may go: the first in line where there is room for it, else those who wait without standing in line.
+--
+-- mine: the lock's row, as `celery_locks_open` gave it. channel: where it is told.
+--
+-- A waiter hears its own token and a watcher the lock's name, as `notice` in listener.py puts them; a sweeper that a
+-- ticket's turn has come.
+CREATE OR REPLACE FUNCTION celery_locks_tell(mine celery_locks_lock, channel text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    head record;
+BEGIN
+    SELECT token, permits, most INTO head FROM celery_locks_waiter
+    WHERE name = mine.name AND deadline > mine.touched ORDER BY id LIMIT 1;
+    IF FOUND THEN
+        PERFORM pg_notify(channel, CASE WHEN starts_with(head.token, 'ticket:') THEN 'due'
+            ELSE 'token:' || left(encode(sha256(convert_to(head.token, 'UTF8')), 'hex'), 32) END)
+        WHERE head.permits + (SELECT coalesce(sum(permits), 0) FROM celery_locks_holder
+            WHERE name = mine.name AND deadline > mine.touched) <= head.most;
+    ELSIF mine.watched > mine.touched THEN
+        PERFORM pg_notify(channel, 'name:' || left(encode(sha256(convert_to(mine.name, 'UTF8')), 'hex'), 32))
+        WHERE NOT EXISTS (SELECT FROM celery_locks_holder WHERE name = mine.name AND deadline > mine.touched);
+    END IF;
+END
+$$
