@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast chaos exclusion bench bench-quick lint format types docs clean
+.PHONY: help demo shop test test-fast chaos exclusion matrix bench bench-quick lint format types api docs diagrams clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ help: ## Say what can be made
 
 demo: $(VENV)/.demo ## Run the example shop, with a server of its own
 	@$(BIN) -m example_project $(ARGS)
+
+shop: $(VENV)/.shop ## Open the example shop: a page to call its tasks, a worker, beat
+	@$(BIN) -m example_project.shop $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests, against real servers
 	@$(BIN) -m pytest -n $(WORKERS) $(ARGS)
@@ -42,6 +45,9 @@ chaos: $(VENV)/.dev ## Break everything at once for five minutes, and check what
 
 exclusion: $(VENV)/.dev ## Let eight processes want one lock for twenty seconds, on each store
 	@CELERY_LOCKS_EXCLUSION_SECONDS=20 $(BIN) -m pytest -n 0 -rP tests/stores/test_exclusion.py $(ARGS)
+
+matrix: $(VENV)/.matrix ## Test each Python, Celery, extra and the lowest versions allowed, in environments of their own
+	@$(BIN) -m nox $(ARGS)
 
 bench: $(VENV)/.bench ## Measure it beside other locks and the limits of this machine: some ten minutes
 	@$(BIN) -m benchmarks $(ARGS)
@@ -60,12 +66,19 @@ format: $(VENV)/.dev ## Mend the style of the code, as far as it mends itself
 types: $(VENV)/.dev ## Check the types
 	@$(BIN) -m mypy
 
+api: $(VENV)/.dev ## Write down the public API, when it is meant to change
+	@$(BIN) -m tests.package.api
+
 docs: $(VENV)/.docs ## Build the documentation into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --strict
+	@$(BIN) -m tests.package.links site $(ARGS)
 	@echo "Built: site/index.html"
 
+diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs Node.js and Chromium
+	@$(BIN) docs/diagrams/draw.py
+
 clean: ## Remove all that the targets above made, the environment too
-	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .nox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- The environment ------------------------------------------------------------------------------------------------
@@ -104,15 +117,25 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml
 	@$(PIP) -e ".[demo]"
 	@touch $@
 
-# What the tests need holds what the demo needs.
+$(VENV)/.shop: $(VENV)/.made pyproject.toml
+	@echo "Installing what the shop needs ..."
+	@$(PIP) -e ".[shop]"
+	@touch $@ $(VENV)/.demo
+
+# What the tests need holds what demo and shop need.
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
 	@echo "Installing what the demo, the tests and the checks need ..."
 	@$(PIP) -e ".[dev]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.shop
 
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "Installing what the benchmarks compare with ..."
 	@$(PIP) -e ".[bench]"
+	@touch $@
+
+$(VENV)/.matrix: $(VENV)/.dev
+	@echo "Installing what runs the matrix ..."
+	@$(PIP) -e ".[matrix]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml

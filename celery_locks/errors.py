@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-#: Why a lease ended before its holder released it.
-#:
-#: ``expired``: its time ran out; ``stolen``: someone else has the key; ``deleted``: its record is gone from the store;
-#: ``unreachable``: the store did not answer in time; ``max_hold``: it was held for as long as it may be;
-#: ``replaced``: a newcomer took the key over.
 LossReason = Literal["expired", "stolen", "deleted", "unreachable", "max_hold", "replaced"]
+"""Why a lease ended before its holder released it.
+
+``expired``: its time ran out; ``stolen``: someone else has the key; ``deleted``: its record is gone from the store;
+``unreachable``: the store did not answer in time; ``max_hold``: it was held for as long as it may be; ``replaced``: a
+newcomer took the key over.
+"""
 
 
 class LockError(Exception):

@@ -21,7 +21,7 @@ class Lockable:
     Attributes:
         template: How keys are written.
 
-    Example:
+    Examples:
         >>> order = locks.lockable("order:<order_id>", ttl=60)
         >>> with order(7):
         ...     ship(7)

@@ -253,7 +253,7 @@ class Locks:
             LockConfigError: The count is out of bounds, or the store keeps no list.
             StoreUnavailable: The store can't be reached.
 
-        Example:
+        Examples:
             >>> page = locks.list(prefix="user:")
             >>> [(item.key, item.holders[0].owner) for item in page.items]
             [('user:7', 'web1:4711')]

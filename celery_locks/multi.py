@@ -180,7 +180,7 @@ class MultiLock:
 
     As a context manager it waits as long as it takes, and raises `LockLost` at the end when a lease was lost within.
 
-    Example:
+    Examples:
         >>> with locks.multi(["account:1", "account:2"]) as leases:
         ...     leases.check()
     """

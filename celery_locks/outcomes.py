@@ -49,7 +49,7 @@ def audit(callback: Callable[[Outcome], object]) -> Callable[[], None]:
     Returns:
         A function that disconnects it.
 
-    Example:
+    Examples:
         >>> stop = audit(lambda outcome: log.info("%s %s %s", outcome.kind, outcome.key, outcome.owner))
         >>> stop()
     """

@@ -27,7 +27,7 @@ class ReadWriteLock:
         read: The lock of readers.
         write: The lock of the writer.
 
-    Example:
+    Examples:
         >>> report = locks.read_write("report:7")
         >>> with report.read:
         ...     show()

@@ -33,7 +33,7 @@ class Semaphore:
     As a context manager it takes one permit, waits as long as it takes, and raises `LockLost` at the end when the lease
     was lost within.
 
-    Example:
+    Examples:
         >>> smtp = locks.semaphore("smtp", limit=5)
         >>> with smtp:                          # one of five
         ...     send()

@@ -1,19 +1,8 @@
 """What happens to leases, told to whoever wants to know.
 
-==================== ============================================= ==================================
-signal               when                                          receivers get, beside ``sender``
-==================== ============================================= ==================================
-``on_lock_acquired`` a lease was had                               ``lease``
-``on_lock_contended`` a lease was not to be had                    ``key``, ``holders`` (names), ``owner``
-``on_lock_timed_out`` the waiting for it was over                  ``key``, ``holders`` (names), ``owner``
-``on_lock_renewed``  a lease was prolonged                         ``lease``
-``on_lock_released`` its holder released it                        ``lease``
-``on_lock_lost``     it ended before its holder released it, once  ``lease``, ``reason``
-==================== ============================================= ==================================
-
-``owner`` is the name that the holder would have had, ``None`` for host and process id. ``sender`` is the task, or the
-`Lock` outside a task. Signals are sent by the thread that notices: renewals and most losses by a thread of this
-library, so receivers should be short and thread-safe.
+``holders`` are names. ``owner`` is the name that the holder would have had, ``None`` for host and process id.
+``sender`` is the task, or the `Lock` outside a task. Signals are sent by the thread that notices: renewals and most
+losses by a thread of this library, so receivers should be short and thread-safe.
 """
 
 from __future__ import annotations
@@ -24,6 +13,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from celery_locks import log
+
+__all__ = [
+    "Signal",
+    "on_lock_acquired",
+    "on_lock_contended",
+    "on_lock_lost",
+    "on_lock_released",
+    "on_lock_renewed",
+    "on_lock_timed_out",
+]
 
 logger = log.logger(__name__)
 
@@ -106,8 +105,14 @@ def _is(wanted: Any, sender: Any) -> bool:
 
 
 on_lock_acquired = Signal("on_lock_acquired")
+"""A lease was had. Receivers get ``sender``, ``lease``."""
 on_lock_contended = Signal("on_lock_contended")
+"""A lease was not to be had. Receivers get ``sender``, ``key``, ``holders``, ``owner``."""
 on_lock_renewed = Signal("on_lock_renewed")
+"""A lease was prolonged. Receivers get ``sender``, ``lease``."""
 on_lock_timed_out = Signal("on_lock_timed_out")
+"""The waiting for a lease was over. Receivers get ``sender``, ``key``, ``holders``, ``owner``."""
 on_lock_released = Signal("on_lock_released")
+"""A lease was released by its holder. Receivers get ``sender``, ``lease``."""
 on_lock_lost = Signal("on_lock_lost")
+"""A lease ended before its holder released it; told once. Receivers get ``sender``, ``lease``, ``reason``."""

@@ -22,7 +22,7 @@ class LockTicket:
     least, and each look (`position`, `wait`) begins that anew. When the time is over the place is lost, and the next
     look lines up again, at the end. Not for use by several threads at once.
 
-    Example:
+    Examples:
         >>> ticket = lock.enqueue()
         >>> prepare()
         >>> lease = ticket.wait(timeout=10)

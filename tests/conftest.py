@@ -192,9 +192,11 @@ _SHARED_WORKERS = (
     "tests/faces/test_telemetry.py",
     "tests/faces/test_flower.py",
     "tests/faces/test_flower_browser.py",
+    "tests/package/test_api.py",
+    "tests/package/test_build.py",
 )
 #: These share a server that takes seconds to start, too.
-_RABBIT = "tests/tasks/test_rabbit"
+_RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -205,7 +207,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             if file.startswith(_RABBIT):
-                return _RABBIT
+                return _RABBIT[0]
             return file if file in _SHARED_WORKERS else nodeid
 
     return ByWorkers(config, log)

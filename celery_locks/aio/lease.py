@@ -120,7 +120,7 @@ class AsyncLease(Holding[Lease]):
         fencing_token: Greater than that of every earlier lease of this key.
         ttl: How long the lease lives without renewal, in seconds.
 
-    Example:
+    Examples:
         >>> lease = await lock.acquire(timeout=10)
         >>> lease.check()
         >>> await lease.release()

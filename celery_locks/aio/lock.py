@@ -30,7 +30,7 @@ class AsyncLock:
         key: What is locked.
         plain: The lock for threads that is behind it, which signals name as their sender.
 
-    Example:
+    Examples:
         >>> async with locks.lock("user:7", ttl=30) as lease:
         ...     lease.check()
     """
@@ -140,7 +140,7 @@ class AsyncLockTicket:
 
     A `wait` that is cancelled gives the place up; one whose ``timeout`` is over keeps it.
 
-    Example:
+    Examples:
         >>> ticket = await lock.enqueue()
         >>> await prepare()
         >>> lease = await ticket.wait(timeout=10)

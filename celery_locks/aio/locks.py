@@ -30,7 +30,7 @@ class AsyncReadWriteLock:
         read: The lock of readers.
         write: The lock of the writer.
 
-    Example:
+    Examples:
         >>> report = locks.read_write("report:7")
         >>> async with report.read:
         ...     await show()
@@ -48,7 +48,7 @@ class AsyncReadWriteLock:
 class AsyncLockable:
     """A kind of thing that is locked, made by `AsyncLocks.lockable`; see `Lockable`.
 
-    Example:
+    Examples:
         >>> order = locks.lockable("order:<order_id>", ttl=60)
         >>> async with order(7):
         ...     await ship(7)
@@ -92,7 +92,7 @@ class AsyncLocks:
     Raises:
         LockConfigError: There is no URL, or it names no store.
 
-    Example:
+    Examples:
         >>> locks = AsyncLocks("redis://localhost/1")
         >>> async with locks.lock("user:7", ttl=30) as lease:
         ...     lease.check()

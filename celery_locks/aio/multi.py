@@ -24,7 +24,7 @@ class AsyncMultiLock:
         keys: What is locked, in the order in which it is.
         plain: The same for threads.
 
-    Example:
+    Examples:
         >>> async with locks.multi(["account:1", "account:2"]) as leases:
         ...     leases.check()
     """

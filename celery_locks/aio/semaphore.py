@@ -25,7 +25,7 @@ class AsyncSemaphore:
         limit: How many permits there are.
         plain: The semaphore for threads that is behind it, which signals name as their sender.
 
-    Example:
+    Examples:
         >>> smtp = locks.semaphore("smtp", limit=5)
         >>> async with smtp:                    # one of five
         ...     await send()

@@ -17,6 +17,6 @@ def install() -> None:
     Raises:
         ImportError: Flower is not installed.
     """
-    from celery_locks.flower.install import install
+    from celery_locks.flower.extension import install
 
     install()

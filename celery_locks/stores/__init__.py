@@ -9,6 +9,8 @@ from importlib import import_module
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import Store
 
+__all__ = ["Store", "open_store", "schema_sql"]
+
 #: scheme → (module, function that takes the URL and gives the store)
 _OPENERS = {
     "memory": ("celery_locks.stores.memory", "open_memory"),

@@ -40,7 +40,7 @@ def single_instance(target: Any = None, **options: Any) -> Any:
         LockConfigError: An option is wrong, or the function is async.
         LockKeyError: The template names no argument of the task.
 
-    Example:
+    Examples:
         >>> @app.task(bind=True)
         ... @single_instance(key="user:<user_id>")
         ... def sync_user(self, user_id, full=False): ...

@@ -50,7 +50,7 @@ class LockedTask(Task):
     Options are attributes with the prefix ``lock_`` (see `LockOptions`); those left out come from the app's settings
     with the prefix ``locks_``.
 
-    Example:
+    Examples:
         >>> @app.task(base=LockedTask, lock_key="shop:<shop_id>", lock_ttl=60)
         ... def resync(shop_id, page=1): ...
     """

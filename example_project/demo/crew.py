@@ -31,10 +31,8 @@ class Crew:
         """Starts a worker, and returns its name without waiting."""
         self._hired += 1
         name = f"worker{self._hired}"
-        argv = ["celery", "-A", "example_project.shop.app", "worker", "--hostname", f"{name}@shop"]
-        argv += ["--concurrency", str(self._concurrency), "--pool", "prefork", "--loglevel", "INFO"]
-        argv += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        self._at_work[name] = self._stage.start_python(name, *argv)
+        command = ("-m", "example_project.demo.worker", f"{name}@shop", "--concurrency", str(self._concurrency))
+        self._at_work[name] = self._stage.start_python(name, *command)
         return name
 
     def names(self) -> list[str]:

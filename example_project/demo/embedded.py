@@ -6,7 +6,7 @@ import importlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from example_project.demo.processes import DemoError, Stage
@@ -26,13 +26,11 @@ class Ground:
 
     Attributes:
         name: For people.
-        broker: The address of Celery's broker.
-        locks: The address of the lock store.
+        variables: Which of the shop's settings are taken, and what they read.
     """
 
     name: str
-    broker: str
-    locks: str
+    variables: Mapping[str, str]
 
 
 def prepare(kind: str, stage: Stage, tell: Callable[[str], None]) -> Ground:
@@ -54,10 +52,17 @@ def prepare(kind: str, stage: Stage, tell: Callable[[str], None]) -> Ground:
     if kind == "auto":
         tell(f"{NO_SERVER} So the demo takes that.")
     return Ground(
-        "files alone: messages in a folder, locks in SQLite",
-        f"files:///{stage.folder}/messages",
-        f"sqlite:///{stage.folder}/locks.db",
+        "files alone: messages in a folder, leases in SQLite",
+        {"SHOP_RUNS_ON": "embedded", "SHOP_FOLDER": str(stage.folder)},
     )
+
+
+def open_on(ground: Ground, stage: Stage) -> None:
+    """Tells this process, and those that it starts, where the shop runs. Before the shop is imported."""
+    # Celery lets such variables go before an app's settings: no task must be sent to the user's own broker.
+    for name in [name for name in os.environ if name.startswith("CELERY_") and not name.startswith("CELERY_LOCKS_")]:
+        del os.environ[name]
+    os.environ.update(ground.variables, SHOP_DATABASE=str(stage.folder / "shop.db"))
 
 
 def find_server() -> str | None:
@@ -85,4 +90,5 @@ def _serve(program: str, stage: Stage) -> Ground:
     except (OSError, subprocess.SubprocessError) as error:
         raise DemoError(f"{program} does not run: {error}") from error
     name = " ".join(word.removeprefix("v=") for word in said.split()[:3] if word != "server")
-    return Ground(f"an embedded {name}", f"redis+socket://{socket}", f"redis+socket://{socket}?virtual_host=1")
+    addresses = {"SHOP_BROKER": f"redis+socket://{socket}", "SHOP_LOCKS": f"redis+socket://{socket}?virtual_host=1"}
+    return Ground(f"an embedded {name}", {"SHOP_RUNS_ON": "redis", **addresses})

@@ -7,16 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_locks import LockedTask
-from example_project.shop.tasks import charge_order, rebuild_catalogue, sync_customer
+from example_project.shop.tasks.catalogue import rebuild_catalogue
+from example_project.shop.tasks.customers import sync_customer
+from example_project.shop.tasks.payments import charge_order
 
 #: Jobs that are sent each second, and the shortest time in seconds that all of them take to be sent.
-RATE, SHORTEST = 11.0, 6.0
+RATE, SHORTEST = 11.0, 3.0
 CUSTOMERS = (1, 2, 3, 4, 5)
 #: How often each of them is met: the first is everybody's favourite.
 DEMAND = (9, 5, 3, 2, 1)
 SHOPS = (1, 2)
+#: So many jobs are a long run.
+LONG = 100
 #: Seconds that a full rebuild takes: longer than a lease lives without renewal.
-FULL = 4.0
+FULL = 3.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Job:
 def plan(count: int, seed: int) -> list[Job]:
     """So many jobs, in the order in which they are sent."""
     chance = random.Random(seed)
-    # One catalogue is rebuilt in full early on, and again later; in between others ask for it and have to wait.
-    full = {count // 5, count // 5 + 1, count // 2}
+    # Catalogues are rebuilt in full early on, in long runs once more later; others that ask for them have to wait.
+    full = {count // 5, count // 5 + 1} | ({count // 2} if count >= LONG else set())
     jobs, rate = [], min(RATE, count / SHORTEST)
     for number in range(count):
         at = number / rate

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import click
 from rich.console import Console
 
-from example_project.demo.embedded import Ground, prepare
+from example_project.demo.embedded import open_on, prepare
+from example_project.demo.hurry import LOCKED, hurry
 from example_project.demo.processes import Stage
 from example_project.demo.screens import LiveScreen, PlainScreen, summary
 from example_project.demo.state import Screen
@@ -53,19 +54,21 @@ def perform(settings: Settings) -> bool:
     screen = (LiveScreen if live else PlainScreen)(console, lambda: time.monotonic() - start)
     with Stage() as stage:
         ground = prepare(settings.embedded, stage, screen.say)
-        _open_shop(ground, stage, settings)
+        open_on(ground, stage)
+        os.environ[LOCKED] = "yes" if settings.locks else "no"
         screen.say(f"The shop runs on {ground.name}; its files are in {stage.folder}.")
         return _play(settings, stage, screen, start, console)
 
 
 def _play(settings: Settings, stage: Stage, screen: Screen, start: float, console: Console) -> bool:
     # Imported now: the shop reads its settings when it is imported.
+    from example_project.shop.app import app
+
+    hurry(app)
     from example_project.demo.orders import plan
     from example_project.demo.story import Plan, Story
     from example_project.demo.verdict import judge
-    from example_project.shop import database
 
-    database.create()
     jobs = plan(settings.tasks, settings.seed)
     story = Story(Plan(jobs, settings.workers, settings.concurrency, settings.kill), stage, screen)
     story.play()
@@ -74,13 +77,3 @@ def _play(settings: Settings, stage: Stage, screen: Screen, start: float, consol
     for sentence in verdict.broken:
         click.echo(f"BROKEN: {sentence}.")
     return not verdict.broken
-
-
-def _open_shop(ground: Ground, stage: Stage, settings: Settings) -> None:
-    # Celery lets such variables go before an app's settings: the demo must not send its tasks to the user's broker.
-    for name in [name for name in os.environ if name.startswith("CELERY_") and not name.startswith("CELERY_LOCKS_")]:
-        del os.environ[name]
-    os.environ["SHOP_BROKER"] = ground.broker
-    os.environ["SHOP_LOCKS"] = ground.locks
-    os.environ["SHOP_DATABASE"] = str(stage.folder / "shop.db")
-    os.environ["SHOP_LOCKED"] = "yes" if settings.locks else "no"

@@ -109,7 +109,7 @@ class Stage:
         return process
 
     def start_python(self, name: str, *arguments: str) -> Process:
-        return self.start(name, [sys.executable, "-m", *arguments])
+        return self.start(name, [sys.executable, *arguments])
 
     def check(self) -> None:
         """Raises `DemoError` if one has ended and nobody told it to."""

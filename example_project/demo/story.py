@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from celery_locks import Locks
 from example_project.demo.accident import Accident
 from example_project.demo.crew import Crew
+from example_project.demo.hurry import VISIBILITY_TIMEOUT
 from example_project.demo.interrupt import pause
 from example_project.demo.orders import Job, keys
 from example_project.demo.processes import Stage
@@ -21,7 +22,7 @@ TICK = 0.1
 #: Seconds without any sign of work after which the tasks without a result are sent again: more than any backoff.
 QUIET = 3.0
 #: Seconds after the kill before that: the broker's own redelivery comes first.
-REDELIVERY = app.conf.broker_transport_options["visibility_timeout"] + 3.0
+REDELIVERY = VISIBILITY_TIMEOUT + 3.0
 #: Seconds without any sign of work after which the tasks without a result count as lost.
 PATIENCE = 20.0
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS account (
+CREATE TABLE account (
     customer_id INTEGER PRIMARY KEY, cents INTEGER NOT NULL, fencing_token INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS payment (order_id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL, cents INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS run (
+CREATE TABLE payment (order_id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL, cents INTEGER NOT NULL);
+CREATE TABLE run (
     id INTEGER PRIMARY KEY, job TEXT NOT NULL, task TEXT NOT NULL, key TEXT NOT NULL, fencing_token INTEGER,
     worker TEXT NOT NULL, pid INTEGER NOT NULL, began REAL NOT NULL, ended REAL, outcome TEXT
 );
@@ -23,17 +25,12 @@ class StaleWriteError(Exception):
     """A run that had lost its lease tried to write after another run had written."""
 
 
-def create() -> None:
-    """Makes the tables. Once, before the workers start."""
-    with connect() as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(SCHEMA)
-
-
 @contextmanager
 def connect() -> Iterator[sqlite3.Connection]:
-    """A connection of this process, for one transaction or outside one."""
-    path = os.environ.get("SHOP_DATABASE", "shop.db")
+    """A connection of this process, for one transaction or outside one. The first one makes the tables."""
+    path = Path(os.environ.get("SHOP_DATABASE", "shop.db"))
+    if not path.exists():
+        _create(path)
     with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = OFF")  # it outlives a process that is killed, if not a power cut
         yield db
@@ -74,3 +71,14 @@ def money() -> tuple[int, int]:
         accounts = db.execute("SELECT coalesce(sum(cents), 0) FROM account").fetchone()[0]
         payments = db.execute("SELECT coalesce(sum(cents), 0) FROM payment").fetchone()[0]
     return accounts, payments
+
+
+def _create(path: Path) -> None:
+    """Made aside and linked to its place: of several processes that begin at once, each finds it whole."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    with closing(sqlite3.connect(aside)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(SCHEMA)
+    with suppress(FileExistsError):
+        os.link(aside, path)
+    aside.unlink()

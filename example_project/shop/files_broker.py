@@ -69,7 +69,7 @@ class Channel(filesystem.Channel):
         if path is not None:
             path.unlink(missing_ok=True)
 
-    def _put(self, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:
+    def _put(self, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]
         # Read in the order of their names; what follows the first dot is what kombu knows a queue's messages by.
         name = f"{time.monotonic_ns():020d}-{payload['properties']['delivery_tag']}.{queue}.msg"
         aside = self.data_folder_out / f"{name}.part"

@@ -65,6 +65,12 @@ def runs() -> list[Run]:
         return [Run(*row) for row in db.execute(f"SELECT {COLUMNS} FROM run ORDER BY began, id")]
 
 
+def latest(count: int) -> list[Run]:
+    """The runs that began last, the newest first."""
+    with database.connect() as db:
+        return [Run(*row) for row in db.execute(f"SELECT {COLUMNS} FROM run ORDER BY id DESC LIMIT ?", (count,))]
+
+
 def done() -> set[str]:
     """The jobs that were run to their end."""
     with database.connect() as db:

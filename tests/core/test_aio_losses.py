@@ -253,6 +253,7 @@ class TestLost:
         assert caught.value.key == "b"
         await soon(lambda: not locks.plain.lock("a").locked())
 
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 can't tell two cancellations apart")
     @on_a_loop
     async def test_a_cancellation_by_others_is_not_taken_for_an_abort(self, aborting: AsyncLock) -> None:
         async def work() -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support import pages
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.servers import RedisServer
 
 README_URL = "redis://localhost:6379/0"
-PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text()]
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if pages.code(page.read_text(), "python")]
 
 
 def run(code: str, folder: Path) -> str:
@@ -37,28 +36,40 @@ def run(code: str, folder: Path) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    run("\n".join(blocks(page.read_text(), "python")), tmp_path)
+    """Blocks with a title are files that the others may import; the tutorial's are tested in tests/package."""
+    for fence in pages.fences(page.read_text()):
+        if fence.title and fence.language == "python":
+            (tmp_path / fence.title).write_text(fence.text)
+    run("\n".join(pages.code(page.read_text(), "python")), tmp_path)
 
 
-def test_the_tutorial_shows_what_it_says(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "tutorial" / "first-lock.md"
-    printed = run("\n".join(blocks(page.read_text(), "python")), tmp_path)
-    assert "another try: None" in printed
-    assert "afterwards: ()" in printed
-    assert "report:7, 3 pages" in printed
-    assert "'skipped': True" in printed
-    assert printed.endswith("refreshed\n")
+def test_every_diagram_is_drawn_from_its_text() -> None:
+    drawing = runpy.run_path(str(ROOT / "docs" / "diagrams" / "draw.py"))
+    texts = sorted((ROOT / "docs" / "diagrams").glob("*.mmd"))
+    assert texts
+    for text in texts:
+        picture = ROOT / "docs" / "assets" / f"{text.stem}.svg"
+        assert drawing["digest"](text) in picture.read_text(), f"{picture.name} is out of date: make diagrams"
+
+
+def test_a_server_takes_the_settings_for_production(start_redis: Callable[..., RedisServer]) -> None:
+    page = (ROOT / "docs" / "how-to" / "production.md").read_text()
+    (conf,) = [fence.text for fence in pages.fences(page) if fence.title == "redis.conf"]
+    settings = [line.split() for line in conf.splitlines() if not line.startswith("#")]
+    with start_redis().client() as client:
+        for name, value in settings:
+            client.config_set(name, value)
+            assert client.config_get(name) == {name: value}
+    assert len(settings) == 5
 
 
 @pytest.mark.slow
 def test_the_quick_start(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     assert README_URL in text
-    tasks, use = blocks(text.replace(README_URL, redis_url), "python")
+    tasks, use = pages.code(text.replace(README_URL, redis_url), "python")
     (tmp_path / "tasks.py").write_text(tasks)
     with Worker("tasks", concurrency=4, cwd=tmp_path):
         printed = run(use, tmp_path).splitlines()
@@ -90,10 +101,24 @@ def test_every_error_and_signal_is_documented() -> None:
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
+def test_every_key_and_table_in_a_store_is_documented() -> None:
+    from celery_locks.stores.sql.schema import SERVER_TABLES
+
+    page = (ROOT / "docs" / "reference" / "layout.md").read_text()
+    scripts = "".join(path.read_text() for path in (ROOT / "celery_locks" / "stores" / "redis").glob("*.lua"))
+    of_locks = set(re.findall(r"LOCK \.\. ':(\w+)", scripts)) | {"until", "line", "alive", "wake"}
+    of_all = set(re.findall(r"PREFIX \.\. '(\w+)", scripts))
+    assert {"value", "runs", "due"} < of_locks
+    assert {"parked", "locks", "task"} < of_all
+    assert [name for name in of_locks if f"| `<name>:{name}" not in page] == []
+    assert [name for name in of_all if f"| `<prefix>:{name}" not in page] == []
+    assert [table.name for table in SERVER_TABLES if f"| `celery_locks_{table.name}` |" not in page] == []
+
+
 @pytest.mark.slow
 def test_the_store_of_the_how_to_passes_the_compliance_suite(tmp_path: Path) -> None:
     page = ROOT / "docs" / "how-to" / "writing-a-store.md"
-    (tmp_path / "test_file_store.py").write_text("\n".join(blocks(page.read_text(), "python")))
+    (tmp_path / "test_file_store.py").write_text("\n".join(pages.code(page.read_text(), "python")))
     printed = run(
         "import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'test_file_store.py']))", tmp_path
     )

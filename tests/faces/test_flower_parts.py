@@ -280,7 +280,7 @@ def test_celery_works_without_flower() -> None:
 def test_other_commands_load_no_flower_for_us() -> None:
     code = "import sys; sys.argv = ['celery', 'worker']; import celery_locks.flower.entry; print(*sys.modules)"
     done = python(code)
-    assert not {"flower", "tornado", "celery_locks.tasks", "celery_locks.flower.install"} & set(done.stdout.split())
+    assert not {"flower", "tornado", "celery_locks.tasks", "celery_locks.flower.extension"} & set(done.stdout.split())
 
 
 def test_installing_twice_changes_nothing() -> None:

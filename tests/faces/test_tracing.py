@@ -16,7 +16,7 @@ from celery_locks import LockConfigError, Locks, owners, signals, tracing
 from celery_locks.tasks import telemetry
 from tests.support.waiting import eventually
 
-SOON = 30.0
+SOON = 100
 
 
 class Traced:

@@ -14,6 +14,7 @@ import redis
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.listing import Names
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.scripts import FENCE_KEPT
 from celery_locks.stores.redis.store import RedisStore
@@ -307,7 +308,8 @@ class TestWhatIsInTheServer:
 
     def test_a_lock_whose_deadlines_were_evicted_is_not_stuck(self, store: RedisStore, client: redis.Redis) -> None:
         store.acquire(claim("a"))
-        client.delete("p:{k}:until")
+        assert isinstance(store.acquire(claim("other")), Refused)
+        assert client.delete("p:{k}:until")
         assert store.renew([Renewal("p:{k}", "a", 60)]) == ["deleted"]
         assert isinstance(store.acquire(claim("b")), Granted)
         assert [holder.token for holder in store.holders("p:{k}")] == ["b"]
@@ -319,6 +321,54 @@ class TestWhatIsInTheServer:
         client.delete("p:{k}:alive")
         store.release("p:{k}", "a")
         assert isinstance(store.acquire(claim("b")), Granted)
+
+    def test_a_line_is_kept_when_the_lock_itself_was_evicted(self, store: RedisStore, client: redis.Redis) -> None:
+        store.acquire(claim("a"))
+        store.acquire(claim("first"), line_up=60)
+        assert client.delete("p:{k}", "p:{k}:until") == 2
+        refused = store.acquire(claim("passes by"))
+        assert isinstance(refused, Refused)
+        assert isinstance(store.acquire(claim("first"), line_up=60), Granted)
+
+    def test_a_line_that_ended_by_itself_is_forgotten(self, store: RedisStore, client: redis.Redis) -> None:
+        store.acquire(claim("a"))
+        store.acquire(claim("dead"), line_up=60)
+        store.release("p:{k}", "a")
+        assert client.hget("p:{k}", "lined") == "1"
+        client.delete("p:{k}:line", "p:{k}:alive")
+        assert isinstance(store.acquire(claim("b")), Granted)
+        assert client.hget("p:{k}", "lined") is None
+
+    def test_a_holder_of_a_free_lock_is_one_like_others(self, store: RedisStore, client: redis.Redis) -> None:
+        """However it is written down, it is what others see, and what they make of it."""
+        store.acquire(claim("a"))
+        assert client.exists("p:{k}:until") == 0
+        before = store.holders("p:{k}")
+        listed = store.page(Names("p", "p:{", "", 10))[0]
+        assert isinstance(store.acquire(claim("b")), Refused)  # spread now
+        assert client.exists("p:{k}:until") == 1
+        after = store.holders("p:{k}")
+        known = [(h.token, h.owner, h.fencing_token, h.permits, h.limit) for h in before]
+        assert known == [(h.token, h.owner, h.fencing_token, h.permits, h.limit) for h in after]
+        assert [h.token for state in listed for h in state.holders] == ["a"]
+        assert after[0].expires_in == pytest.approx(before[0].expires_in, abs=30)
+        assert store.release("p:{k}", "a")
+        assert store.holders("p:{k}") == ()
+        assert store.page(Names("p", "p:{", "", 10))[0] == ()
+
+
+class TestAnswers:
+    def test_an_answer_that_comes_in_pieces_is_read_whole(self, redis_url: str, proxy: Proxy) -> None:
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/{redis_url.rpartition('/')[2]}")
+        store.acquire(claim("a"))
+        proxy.dribble()
+        assert [holder.token for holder in store.holders("p:{k}")] == ["a"]
+        assert store.release("p:{k}", "a")
+        granted = store.acquire(claim("b"))
+        assert isinstance(granted, Granted)
+        assert granted.fencing_token > 10**15, "all digits of it"
+        assert isinstance(store.acquire(claim("c")), Refused)
+        assert store.release("p:{k}", "b")
 
 
 class TestTimeouts:

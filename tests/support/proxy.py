@@ -87,7 +87,7 @@ class Proxy:
         self.dropped = 0
         self._tls = tls
         self._redis = redis
-        self._mode: Literal["pass", "hang"] = "pass"
+        self._mode: Literal["pass", "hang", "dribble"] = "pass"
         self._delay = 0.0
         self._drop = _Drop(0, 0, None)
         self._connections: set[_Connection] = set()
@@ -118,6 +118,10 @@ class Proxy:
     def delay(self, seconds: float) -> None:
         """Holds each reply back for as long."""
         self._in_loop(self._set, "pass", seconds)
+
+    def dribble(self) -> None:
+        """Sends each reply a byte at a time."""
+        self._in_loop(self._set, "dribble", 0.0)
 
     def half_open(self) -> None:
         """Connections that are open now stay so for both sides, and carry nothing any more. New ones are served."""
@@ -192,7 +196,7 @@ class Proxy:
     async def _listen(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
 
-    def _set(self, mode: Literal["pass", "hang"], delay: float) -> None:
+    def _set(self, mode: Literal["pass", "hang", "dribble"], delay: float) -> None:
         self._mode, self._delay = mode, delay
 
     async def _heal(self) -> None:
@@ -275,8 +279,10 @@ class Proxy:
         if self._mode == "hang" or connection.half_open:
             connection.swallowed = True
             return True
-        connection.client.write(reply)
-        await connection.client.drain()
+        for piece in (reply[at : at + 1] for at in range(len(reply))) if self._mode == "dribble" else (reply,):
+            connection.client.write(piece)
+            await connection.client.drain()
+            await asyncio.sleep(0.002 if self._mode == "dribble" else 0)
         return True
 
 

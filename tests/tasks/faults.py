@@ -19,7 +19,7 @@ from tests.support.processes import alive
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
-SOON = 30
+SOON = 100
 #: Those of Celery that are installed here.
 POOLS = ("prefork", "solo", "threads", *(pool for pool in ("gevent", "eventlet") if importlib.util.find_spec(pool)))
 #: Seconds that a body gets in the soft shutdown.

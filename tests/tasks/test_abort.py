@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 from tests.tasks.aborted import BLOCKS
 from tests.tasks.conftest import Shop
 
-SOON = 30
+SOON = 100
 
 #: What a body may be doing so that it is stopped at once.
 SIGNALLED = tuple(BLOCKS)

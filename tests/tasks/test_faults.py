@@ -19,7 +19,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
-SOON = 30
+SOON = 100
 LONG = 60
 #: What the machine may take for itself in a test that measures a bound.
 SLACK = 2

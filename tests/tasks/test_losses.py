@@ -13,7 +13,7 @@ from celery_locks import LockLost
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
-SOON = 30
+SOON = 100
 #: Far longer than any of these tests may take: a body that is aborted never sleeps it out.
 LONG = 60
 

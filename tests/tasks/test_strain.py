@@ -12,7 +12,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
-SOON = 30
+SOON = 100
 #: Three times the ttl of these tasks, in seconds.
 THRICE = 4.5
 

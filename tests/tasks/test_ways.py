@@ -14,7 +14,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.tasks.ways import CLASSES, PLAIN, PYDANTIC
 
-SOON = 30
+SOON = 100
 
 
 class Ways:

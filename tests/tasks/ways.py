@@ -1,7 +1,5 @@
 """An app with a locked task for each way to define one; its workers run this module."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

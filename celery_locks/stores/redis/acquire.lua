@@ -4,29 +4,17 @@
 -- ARGV[8] most holders to name
 -- Returns the fencing token, or {0, retry in, position or -1, holders …}
 
-local limit, permits = tonumber(ARGV[4]), tonumber(ARGV[5])
-local deadline = now + ARGV[3]
-local known = redis.call('HMGET', LOCK, token, 'held', 'fence')
-local held = tonumber(known[2] or 0)
+local limit, permits, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + ARGV[3]
 
+-- include take_free
+
+-- include records
+-- include spread
 -- include grant
-
--- Nobody holds, nobody waits: no deadlines to look at.
-if held == 0 and permits <= limit and redis.call('EXISTS', LINE) == 0 then
-  local fence = grant(token, permits, ARGV[6], deadline, known[3], held, limit)
-  keep(deadline)
-  if now % 16 == 0 then -- one in so many grants takes away what the dead left on the list, so that it can't grow
-    -- include unlist_expired
-    unlist_expired(32)
-  end
-  return fence
-end
-
 -- include library
 
-local head
-held, head = tidy()
-known = redis.call('HMGET', LOCK, token, 'held', 'fence')
+local held, head = tidy()
+local known = redis.call('HMGET', LOCK, token, 'held', 'fence')
 
 if known[1] then -- the same acquire once more: its reply was lost
   return prolong(token, known[1], deadline)

@@ -37,7 +37,9 @@ def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "")
         tag: Comes before all names.
     """
     lock = tag + name
-    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive", f"{lock}:wake:")
+    # The scripts make the names of a lock's other records when they need them. But in a cluster all are named: while
+    # their slot moves, the server lets no script run that would find some of them here and not the others.
+    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive") if tag else (lock,)
     return ("EVALSHA", script.sha, len(keys), *keys, token, tag + name.partition("{")[0], *args)
 
 

@@ -3,6 +3,8 @@
 -- ARGV[3] the fencing token  ARGV[4] 1 to ask for how long this server is up
 -- Returns for how many seconds it is up, or 0; -1 when the token holds the lock no more
 
+-- include records
+-- include spread
 -- include library
 
 local record = redis.call('HGET', LOCK, token)

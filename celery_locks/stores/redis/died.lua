@@ -4,6 +4,8 @@
 -- ARGV[3] a name for this call: repeated after a lost reply, it gets the same answer
 -- Returns {1 when this call gave up a lease that had not passed its deadline, else 0; ticket, message, calls; …}
 
+-- include records
+-- include spread
 -- include give_back
 
 local answer = {(give_back())}

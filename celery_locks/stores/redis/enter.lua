@@ -6,11 +6,18 @@
 -- Returns the fencing token, {'parked', number of calls, ticket, message, calls, …, refusal …}, {'dropped', state},
 -- {'full', waiters}, {'out', why, refusal …}, or {'refused', refusal …}
 
+local limit, permits, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + ARGV[3]
+
+if redis.call('EXISTS', LOCK .. ':ticket:' .. ARGV[7]) == 0 then -- it was never parked
+  -- include take_free
+end
+
+-- include records
+-- include spread
 -- include grant
 -- include library
 -- include tickets
 
-local limit, permits, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + ARGV[3]
 local id, me, most = ARGV[7], TICKET .. ARGV[7], tonumber(ARGV[12])
 local mine = redis.call('HMGET', ticket(id), 'state', 'number', 'token', 'why', 'until', 'permits')
 local state, number = mine[1], tonumber(mine[2])

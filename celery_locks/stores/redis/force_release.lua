@@ -3,6 +3,8 @@
 -- ARGV[3] most holders to name
 -- Returns {holders …}
 
+-- include records
+-- include spread
 -- include library
 
 tidy()
@@ -10,12 +12,7 @@ local answer = name_holders({}, tonumber(ARGV[3]))
 for _, holder in ipairs(redis.call('ZRANGE', UNTIL, 0, 999)) do -- marks of still more end with their deadlines
   unlist(redis.call('HGET', LOCK, holder) or '0 0', redis.call('ZSCORE', UNTIL, holder))
 end
-local fence = redis.call('HGET', LOCK, 'fence')
-redis.call('DEL', LOCK, UNTIL)
-if fence then
-  redis.call('HSET', LOCK, 'fence', fence)
-  redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
-end
+forget_holders()
 unlist_idle()
 wake()
 return answer

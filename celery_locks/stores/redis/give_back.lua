@@ -1,5 +1,5 @@
 -- Gives the permits of a token back. Returns 1 when it gave up a lease that had not passed its deadline, else 0; and
--- whether anybody stands in line.
+-- whether anybody stands in line. Needs records and spread.
 local function give_back()
   local lined = redis.call('EXISTS', LINE) == 1
   local known = redis.call('HMGET', LOCK, token, 'held', 'released')

@@ -4,6 +4,7 @@
 -- Returns {1 when this call gave up a lease that had not passed its deadline, else 0; ticket, message, calls; …}, or
 -- that number alone when nobody is called
 
+-- include release_sole
 -- include give_back
 
 local released, lined = give_back()

@@ -3,6 +3,7 @@
 -- ARGV[3] most holders to name
 -- Returns {holders …}
 
+-- include records
 -- include library
 
 return name_holders({}, tonumber(ARGV[3]))

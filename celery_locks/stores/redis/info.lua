@@ -3,6 +3,7 @@
 -- ARGV[3] most holders to name  ARGV[4] most of those in line to look at
 -- Returns {waiting, permits held, {owner and task of who stands in line, '' where not known, …}, holders …}
 
+-- include records
 -- include library
 
 -- include held_now

@@ -2,6 +2,8 @@
 --
 -- Returns 1 when there was a place, else 0
 
+-- include records
+
 redis.call('DEL', WAKE .. token)
 local gone = redis.call('ZREM', LINE, token)
 redis.call('ZREM', ALIVE, token)

@@ -17,6 +17,7 @@ end
 -- Takes the lock from the lists when nobody holds it or waits for it.
 local function unlist_idle()
   if redis.call('EXISTS', LINE) == 0 then
+    redis.call('HDEL', LOCK, 'lined')
     redis.call('ZREM', PREFIX .. 'lines', LOCK)
     if tonumber(redis.call('HGET', LOCK, 'held') or 0) == 0 then
       redis.call('ZREM', PREFIX .. 'locks', 'n' .. LOCK)
@@ -49,6 +50,19 @@ local function prolong(holder, record, deadline)
   return tonumber(fence)
 end
 
+-- Leaves nothing of the lock but its fence.
+local function forget_holders()
+  local fence = redis.call('HGET', LOCK, 'fence')
+  redis.call('DEL', LOCK, UNTIL)
+  if fence then
+    redis.call('HSET', LOCK, 'fence', fence)
+    if redis.call('EXISTS', LINE) == 1 then
+      redis.call('HSET', LOCK, 'lined', 1)
+    end
+    redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
+  end
+end
+
 -- Passes over the holders and waiters whose deadline has passed: at most 100 a call, the rest wait for the next.
 -- Returns the permits still held and the first in line.
 local function tidy()
@@ -59,11 +73,7 @@ local function tidy()
   end
   local held = tonumber(redis.call('HGET', LOCK, 'held') or 0)
   if held > 0 and redis.call('EXISTS', UNTIL) == 0 then
-    -- The deadlines were evicted: what they belonged to can't be kept up.
-    local fence = redis.call('HGET', LOCK, 'fence')
-    redis.call('DEL', LOCK)
-    redis.call('HSET', LOCK, 'fence', fence or 0)
-    redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
+    forget_holders() -- the deadlines were evicted: what they belonged to can't be kept up
     held = 0
   end
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]
@@ -76,10 +86,11 @@ local function tidy()
     head = redis.call('ZRANGE', LINE, 0, 0)[1]
     if head and string.sub(head, 1, #TICKET) ~= TICKET and not redis.call('ZSCORE', ALIVE, head) then
       redis.call('ZREM', LINE, head) -- its deadline was evicted
+      any = true
       head = redis.call('ZRANGE', LINE, 0, 0)[1]
     end
   end
-  if any then
+  if any or not head then
     unlist_idle()
   end
   return held, head
@@ -95,6 +106,9 @@ local function keep_line()
   local expiry = math.ceil((last(ALIVE) or now) / 1000)
   redis.call('PEXPIREAT', LINE, expiry)
   redis.call('PEXPIREAT', ALIVE, expiry)
+  if redis.call('HEXISTS', LOCK, 'fence') == 1 then
+    redis.call('HSET', LOCK, 'lined', 1)
+  end
   redis.call('ZADD', PREFIX .. 'lines', expiry * 1000, LOCK)
   redis.call('PEXPIRE', PREFIX .. 'lines', 2 * RETENTION / 1000)
   redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK)
@@ -126,6 +140,15 @@ end
 
 -- Appends at most so many holders to an answer: token, record, deadline, …, and the time.
 local function name_holders(answer, most)
+  local known = redis.call('HMGET', LOCK, 'sole', 'terms', 'owner')
+  if known[1] and known[1] ~= '' then
+    local ends, terms = string.match(known[2], '^(%d+) (.*)$')
+    if ends - now > 0 then
+      answer[#answer + 1] = known[1]
+      answer[#answer + 1] = terms .. ' ' .. known[3]
+      answer[#answer + 1] = ends
+    end
+  end
   local holders = redis.call('ZRANGEBYSCORE', UNTIL, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #holders, 2 do
     answer[#answer + 1] = holders[i]

@@ -12,6 +12,13 @@ local from, to, count, looks, most = ARGV[1], '(n' .. ARGV[2] .. '\255', tonumbe
 -- What is known of a lock, nil when nobody holds it or waits.
 local function look(name)
   local waiting = redis.call('ZCOUNT', name .. ':alive', living, '+inf')
+  local sole = redis.call('HMGET', name, 'sole', 'terms', 'owner')
+  if sole[1] and sole[1] ~= '' then
+    local ends, terms, permits = string.match(sole[2], '^(%d+) ((%d+) .*)$')
+    if ends - now > 0 then
+      return {name, waiting, tonumber(permits), sole[1], terms .. ' ' .. sole[3], ends}
+    end
+  end
   local holders = redis.call('ZRANGEBYSCORE', name .. ':until', living, '+inf', 'WITHSCORES', 'LIMIT', 0, most + 1)
   if #holders == 0 and waiting == 0 then
     return nil

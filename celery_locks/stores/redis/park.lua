@@ -3,6 +3,8 @@
 -- Arguments as those of `enter`.
 -- Returns 0 when nothing was changed, or what `enter` returns: {'parked', …}, {'refused', …}, {'full', …}
 
+-- include records
+-- include spread
 -- include grant
 -- include library
 -- include tickets

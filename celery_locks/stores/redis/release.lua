@@ -3,6 +3,7 @@
 -- ARGV[3] a name for this call: repeated after a lost reply, it gets the same answer
 -- Returns 1 when this call gave up a lease that had not passed its deadline, else 0
 
+-- include release_sole
 -- include give_back
 
 local released, lined = give_back()

@@ -2,6 +2,8 @@
 --
 -- ARGV[3] ticket  ARGV[4] for how long
 
+-- include records
+-- include spread
 -- include grant
 -- include library
 -- include tickets

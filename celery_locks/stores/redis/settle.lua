@@ -2,6 +2,8 @@
 --
 -- ARGV[3] ticket
 
+-- include records
+-- include spread
 -- include grant
 -- include library
 -- include tickets

@@ -2,6 +2,8 @@
 --
 -- Returns {ticket, message, calls, …}: those to be sent on
 
+-- include records
+-- include spread
 -- include grant
 -- include library
 -- include tickets

@@ -4,6 +4,8 @@
 -- ARGV[9] task or ''  ARGV[10] most holders to name
 -- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced
 
+-- include records
+-- include spread
 -- include grant
 -- include library
 

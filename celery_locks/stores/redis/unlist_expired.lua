@@ -1,18 +1,22 @@
 -- Takes from the list at most so many holders whose deadline has passed, and their locks where nobody else holds them or
 -- waits for them. Needs PREFIX and now.
 local function unlist_expired(most)
+  local function held(name)
+    local terms = redis.call('HGET', name, 'terms')
+    local ends = terms and string.match(terms, '^%d+') or 0
+    return ends - now > 0 or redis.call('ZCOUNT', name .. ':until', string.format('(%.0f', now), '+inf') > 0
+  end
   local before = string.format('(u%.0f', now)
   for _, ended in ipairs(redis.call('ZRANGEBYLEX', PREFIX .. 'locks', '[u', before, 'LIMIT', 0, most)) do
     local mark, name = string.match(ended, '^u%d+ (%d+ (.*))$')
     redis.call('ZREM', PREFIX .. 'locks', ended, 's' .. mark)
-    local live = redis.call('ZCOUNT', name .. ':until', string.format('(%.0f', now), '+inf')
-    if live == 0 and redis.call('EXISTS', name .. ':line') == 0 then
+    if not held(name) and redis.call('EXISTS', name .. ':line') == 0 then
       redis.call('ZREM', PREFIX .. 'locks', 'n' .. name)
     end
   end
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'lines', '-inf', now, 'LIMIT', 0, most)) do
     redis.call('ZREM', PREFIX .. 'lines', name)
-    if redis.call('ZCOUNT', name .. ':until', string.format('(%.0f', now), '+inf') == 0 then
+    if not held(name) then
       redis.call('ZREM', PREFIX .. 'locks', 'n' .. name)
     end
   end

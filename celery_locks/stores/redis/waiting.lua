@@ -1,2 +1,2 @@
 -- How many stand in line.
-return redis.call('ZCOUNT', ALIVE, string.format('(%.0f', now), '+inf')
+return redis.call('ZCOUNT', LOCK .. ':alive', string.format('(%.0f', now), '+inf')

@@ -3,6 +3,8 @@
 -- ARGV[3] ticket
 -- Returns {ticket, message, calls, …}: its own, and those whose turn has come by it
 
+-- include records
+-- include spread
 -- include grant
 -- include library
 -- include tickets

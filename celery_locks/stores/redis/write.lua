@@ -4,6 +4,9 @@
 -- LOCK:value  the value
 -- Returns 1 when it was written, else 0
 
+-- include records
+-- include spread
+
 local deadline = tonumber(redis.call('ZSCORE', UNTIL, token) or 0)
 if deadline <= now or redis.call('HEXISTS', LOCK, token) == 0 then
   return 0

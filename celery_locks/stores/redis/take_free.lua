@@ -1,0 +1,20 @@
+-- Grants, if nobody holds the lock or waits for it. Needs permits, limit, deadline.
+local free = redis.call('HMGET', LOCK, 'held', 'fence', 'lined')
+-- A lock that was not held before, or was forgotten, does not know whether anybody waits.
+local lined = free[3] or (not free[2] and redis.call('EXISTS', LOCK .. ':line') == 1)
+if (free[1] or '0') == '0' and not lined and permits > 0 and permits <= limit then
+  local fence, ends = math.max((free[2] or 0) + 1, now), string.format('%d', deadline)
+  local number = string.format('%d', fence)
+  local since = fence == now and number or string.format('%d', now)
+  local terms = ends .. ' ' .. permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit
+  redis.call('HSET', LOCK, 'fence', number, 'held', permits, 'sole', token, 'terms', terms, 'owner', ARGV[6])
+  redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))
+  local mark = number .. ' ' .. LOCK
+  redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK, 0, 's' .. mark, 0, 'u' .. ends .. ' ' .. mark)
+  redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION_MS)
+  if now % 16 == 0 then -- one in so many grants takes away what the dead left on the list, so that it can't grow
+    -- include unlist_expired
+    unlist_expired(32)
+  end
+  return fence
+end

@@ -1,0 +1,111 @@
+"""The matrix: each Python, each Celery, the lowest versions allowed, and each extra alone. `make matrix` runs it.
+
+A Python that isn't here is named in the closing lines. ``make matrix ARGS="-s extras"`` runs a part of it,
+``ARGS=--list`` says which there are. It runs in the environment of the tests, whose servers it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"  # what isn't here is told, and not fetched from anywhere
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_venv = "yes"
+
+# All Pythons that pyenv has answer to their names.
+_PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+os.environ.setdefault("PYENV_VERSION", ":".join(sorted(folder.name for folder in _PYENV.glob("3.*"))))
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+CELERIES = ["5.5", "5.6", "5.7"]
+#: What each cell runs: what is slow is the same on every version, and runs in `make test`.
+TASKS = os.environ.get("MATRIX_TASKS", "tests/tasks -m 'not slow'")
+#: What is the same with every Celery runs once for each Python.
+REST = os.environ.get("MATRIX_REST", "tests/core tests/stores tests/faces tests/test_support.py -m 'not slow'")
+WORKERS = os.environ.get("WORKERS", "2")
+FOR_US = {"bench", "demo", "dev", "docs", "matrix", "shop"}
+EXTRAS = [
+    name
+    for name in nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    if name not in FOR_US
+]
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("celery", CELERIES)
+def tasks(session: nox.Session, celery: str) -> None:
+    """The tests of tasks on one Python with one Celery, and the newest of all else."""
+    session.install("-e", ".[dev]", f"celery=={celery}.*")
+    _test(session, TASKS)
+
+
+@nox.session(python=PYTHONS)
+def rest(session: nox.Session) -> None:
+    """The tests of all else on one Python, with the newest of all."""
+    session.install("-e", ".[dev]")
+    _test(session, REST)
+
+
+@nox.session(python=["3.10"])  # newer ones have no wheels of what is so old
+@nox.parametrize("part", ["tasks", "rest"])
+def lowest(session: nox.Session, part: str) -> None:
+    """The tests with the lowest version of each direct dependency that pyproject.toml allows."""
+    session.install("--resolution=lowest-direct", "-e", ".[dev]")
+    _test(session, TASKS if part == "tasks" else REST)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("extra", ["core", *EXTRAS])
+def extras(session: nox.Session, extra: str) -> None:
+    """The wheel with one extra and nothing else, outside of the working copy: what the extra is for works."""
+    wheel = _wheel(session)
+    session.install(f"celery-locks @ {wheel}" if extra == "core" else f"celery-locks[{extra}] @ {wheel}")
+    with _server(session, extra) as variables:
+        check = ROOT / "tests" / "package" / "check_extras.py"
+        session.chdir(session.create_tmp())
+        session.run("python", "-I", str(check), extra, env=variables)
+
+
+def _test(session: nox.Session, tests: str) -> None:
+    session.run("python", "-m", "pytest", "-n", WORKERS, "-q", *shlex.split(tests), *session.posargs)
+
+
+def _wheel(session: nox.Session) -> str:
+    """The address of the working copy's wheel, which is made anew by each run of nox."""
+    folder = Path(session.cache_dir) / f"dist-{os.getpid()}"
+    if not list(folder.glob("*.whl")):
+        session.run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder), external=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel.resolve().as_uri()
+
+
+@contextmanager
+def _server(session: nox.Session, extra: str) -> Iterator[dict[str, str]]:
+    """What an extra needs beside Python, in the variables that tell of it."""
+    from tests.support import sql_servers
+    from tests.support.ports import free_port
+    from tests.support.servers import RedisServer
+
+    if extra in ("redis", "valkey"):
+        with RedisServer() as server:
+            yield {"SERVER_URL": server.url().replace("redis://", f"{extra}://")}
+    elif extra in ("postgresql", "mysql"):
+        kind = sql_servers.PostgresServer if extra == "postgresql" else sql_servers.MariaDBServer
+        if why := kind.missing():
+            session.error(f"celery-locks[{extra}] is NOT TRIED: {why}")
+        with kind() as database:
+            yield {"SERVER_URL": database.url()}
+    else:
+        yield {"FREE_PORT": str(free_port())}

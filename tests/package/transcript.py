@@ -1,0 +1,194 @@
+"""Pages that are followed step by step; how they are written for that is told in ``test_tutorial.py``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.package import shown
+from tests.package.terminal import Terminal
+from tests.support.pages import Fence, fences
+from tests.support.ports import free_port
+from tests.support.waiting import eventually
+
+#: Seconds for a command, and for what a command that goes on is to print: the machine may be busy.
+PATIENCE = 90.0
+FIRST = "Terminal 1"
+#: What a command may say of itself, as a comment.
+FAILS = re.compile(r"\s+# fails\s*$")
+_PORT = re.compile(r"(?P<before>(?:localhost|127\.0\.0\.1):|--port[= ])(?P<port>\d{2,5})\b")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that the reader writes."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is typed; with no text, what comes next is waited for.
+
+    Attributes:
+        terminal: Where.
+        text: The command, without the prompt.
+        shown: The lines that the page shows below it.
+        goes_on: Whether it goes on while the page does.
+    """
+
+    terminal: str
+    text: str
+    shown: list[str]
+    goes_on: bool
+
+
+@dataclass(frozen=True)
+class CtrlC:
+    """Ends what goes on in a terminal."""
+
+    terminal: str
+
+
+Step = File | Command | CtrlC
+
+
+def steps(page: str) -> Iterator[tuple[int, Step]]:
+    """What a reader does, in order, each with the line of its block.
+
+    Raises:
+        AssertionError: A block doesn't say where it goes.
+    """
+    for fence in fences(page):
+        if fence.language == "console":
+            for step in _typed(fence):
+                yield fence.line, step
+        elif fence.title:
+            yield fence.line, File(fence.title, fence.text)
+        else:
+            assert fence.language != "python", f'line {fence.line}: Python without title="name.py": where does it go?'
+
+
+def _typed(fence: Fence) -> Iterator[Step]:
+    terminal = fence.title or FIRST
+    commands: list[Command | CtrlC] = []
+    for line in fence.text.splitlines():
+        last = commands[-1] if commands else None
+        if line.startswith("$ "):
+            commands.append(Command(terminal, line[2:], [], False))
+        elif line.strip() == "^C":
+            commands.append(CtrlC(terminal))
+        elif isinstance(last, Command) and last.text.endswith("\\") and not last.shown:
+            commands[-1] = Command(terminal, f"{last.text}\n{line.removeprefix('> ')}", [], False)
+        elif isinstance(last, Command):
+            last.shown.append(line)
+        else:
+            commands.append(Command(terminal, "", [line], True))
+    last = commands[-1] if commands else None
+    if fence.title and isinstance(last, Command):
+        commands[-1] = Command(terminal, last.text, last.shown, True)
+    yield from commands
+
+
+def with_free_ports(pages: Sequence[str]) -> list[str]:
+    """The pages with free ports for those that they name; the same port stands for the same one everywhere."""
+    named = dict.fromkeys(match["port"] for page in pages for match in _PORT.finditer(page))
+    ports = {port: str(free_port()) for port in named}
+    return [_PORT.sub(lambda match: match["before"] + ports[match["port"]], page) for page in pages]
+
+
+class Reader:
+    """Follows pages in a folder.
+
+    Args:
+        folder: Where the files go, and where all terminals begin.
+        environment: The variables of all terminals.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = dict(environment)
+        self._terminals: dict[str, Terminal] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def follow(self, name: str, page: str) -> None:
+        """Does what a page says.
+
+        Raises:
+            AssertionError: It doesn't come out as the page shows; says where and what came instead.
+        """
+        line = 0
+        try:
+            for line, step in steps(page):  # noqa: B007 (told when it fails)
+                self._do(step)
+        except AssertionError as error:
+            raise AssertionError(f"{name}:{line}: {error}") from error
+
+    def finish(self) -> None:
+        """Types Ctrl-C wherever something still runs, the newest first: servers end last.
+
+        Raises:
+            AssertionError: It doesn't end by that.
+        """
+        for terminal in reversed(self._terminals.values()):
+            terminal.interrupt()
+
+    def _do(self, step: Step) -> None:
+        if isinstance(step, File):
+            path = self._folder / step.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(step.text)
+        elif isinstance(step, CtrlC):
+            self._terminal(step.terminal).interrupt()
+        elif step.goes_on:
+            self._go_on(self._terminal(step.terminal), step)
+        else:
+            self._run(self._terminal(step.terminal), step)
+
+    def _terminal(self, name: str) -> Terminal:
+        if name not in self._terminals:
+            terminal = closing(Terminal(name, self._folder, self._environment))
+            self._terminals[name] = self._stack.enter_context(terminal)
+        return self._terminals[name]
+
+    def _run(self, terminal: Terminal, step: Command) -> None:
+        terminal.type(step.text)
+        terminal.wait(PATIENCE)
+        printed = terminal.printed()
+        story = f"$ {step.text}\n{printed}"
+        assert bool(FAILS.search(step.text)) == (terminal.status != 0), f"ended with status {terminal.status}:\n{story}"
+        assert not step.shown or shown.is_all_of(step.shown, printed), (
+            f"the page shows\n{_lines(step.shown)}\nand it printed\n{story}"
+        )
+
+    def _go_on(self, terminal: Terminal, step: Command) -> None:
+        if step.text:
+            terminal.type(step.text)
+        with suppress(AssertionError):
+            eventually(lambda: terminal.idle or self._appeared(terminal, step), PATIENCE)
+        # What is printed last is there once it has ended.
+        assert self._appeared(terminal, step), _missing(terminal, step)
+        terminal.look_on(shown.up_to(step.shown, terminal.printed()) or "")
+
+    def _appeared(self, terminal: Terminal, step: Command) -> bool:
+        return shown.up_to(step.shown, terminal.printed()) is not None
+
+
+def _missing(terminal: Terminal, step: Command) -> str:
+    end = f"(ended with status {terminal.status})" if terminal.idle else "(goes on)"
+    printed = f"$ {step.text}\n{terminal.printed()}"
+    return f"the page shows\n{_lines(step.shown)}\nand {terminal.name} printed\n{printed}\n{end}"
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return "\n".join(lines)
