@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -74,11 +74,11 @@ def money() -> tuple[int, int]:
 
 
 def _create(path: Path) -> None:
-    """Made aside and linked to its place: of several processes that begin at once, each finds it whole."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
-    with closing(sqlite3.connect(aside)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(SCHEMA)
-    with suppress(FileExistsError):
-        os.link(aside, path)
-    aside.unlink()
+    """Made aside and linked to its place: several may begin at once or be cut off, and each finds it whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+        aside = Path(folder, path.name)
+        with closing(sqlite3.connect(aside)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(SCHEMA)
+        with suppress(FileExistsError):
+            os.link(aside, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -83,3 +84,16 @@ def test_a_charge_counts_once() -> None:
         run(charge_order, order, 7, cents=100)
     assert database.balance(7) == 200
     assert database.money() == (200, 200)
+
+
+def test_who_is_cut_off_while_it_makes_the_tables_is_in_nobodys_way(monkeypatch, tmp_path) -> None:
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        database.balance(7)
+    monkeypatch.undo()
+    monkeypatch.setenv("SHOP_DATABASE", str(tmp_path / "shop.db"))
+    assert list(tmp_path.iterdir()) == []
+    assert database.balance(7) == 0
