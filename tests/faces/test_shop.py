@@ -29,7 +29,7 @@ from tests.support.ports import free_port
 from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 #: Seconds for what must come, on a machine that has much else to do.
 PATIENCE = 90
