@@ -96,11 +96,17 @@ class Terminal:
             eventually(lambda: self.idle, timeout, f"a command in {self.name} goes on")
 
     def interrupt(self, timeout: float = 60) -> None:
-        """Types Ctrl-C, and waits until the command has ended.
+        """Types Ctrl-C, and waits until the command has ended; types it again after a while, as people do.
+
+        The first may come while the shell is between two programs, and be heard by none.
 
         Raises:
             AssertionError: It did not.
         """
+        if not self.idle:
+            os.killpg(self._shell.pid, signal.SIGINT)
+            with suppress(AssertionError):
+                self.wait(timeout / 3)
         if not self.idle:
             os.killpg(self._shell.pid, signal.SIGINT)
             self.wait(timeout)
