@@ -10,8 +10,8 @@ end
 local function grant(holder, permits, owner, deadline, fence, held, limit)
   local forgotten = not fence
   fence = math.max(tonumber(fence or 0) + 1, now)
-  local number, ends = string.format('%d', fence), string.format('%d', deadline)
-  local since = fence == now and number or string.format('%d', now)
+  local number, ends = string.format('%.0f', fence), string.format('%.0f', deadline)
+  local since = fence == now and number or string.format('%.0f', now)
   local record = permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit .. ' ' .. owner -- %s would end at a NUL
   redis.call('HSET', LOCK, 'fence', fence, 'held', held + permits, holder, record)
   if forgotten and redis.call('EXISTS', LINE) == 1 then

@@ -18,7 +18,7 @@ if known[1] == token then
   if before - now <= 0 then
     return 'expired'
   end
-  local ends = string.format('%d', deadline)
+  local ends = string.format('%.0f', deadline)
   redis.call('HSET', LOCK, 'terms', ends .. permits .. fence .. rest)
   relist(before, fence, ends)
   redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))
@@ -32,7 +32,7 @@ local before = redis.call('ZSCORE', UNTIL, token) or '0'
 local deadline = tonumber(before)
 local record = deadline > now and redis.call('HGET', LOCK, token)
 if record then
-  local fence, ends = string.match(record, '^%d+ (%d+)'), string.format('%d', math.max(deadline, now + ARGV[3]))
+  local fence, ends = string.match(record, '^%d+ (%d+)'), string.format('%.0f', math.max(deadline, now + ARGV[3]))
   redis.call('ZADD', UNTIL, ends, token)
   relist(before, fence, ends)
   local latest = redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2]

@@ -1,11 +1,12 @@
--- Grants, if nobody holds the lock or waits for it. Needs permits, limit, deadline.
+-- Grants, if nobody holds the lock or waits for it. Needs permits, limit, deadline. (Of numbers, %d is shorter for the server to
+-- write than %.0f, and wrong on 32 bits.)
 local free = redis.call('HMGET', LOCK, 'held', 'fence', 'lined')
 -- A lock that was not held before, or was forgotten, does not know whether anybody waits.
 local lined = free[3] or (not free[2] and redis.call('EXISTS', LOCK .. ':line') == 1)
 if (free[1] or '0') == '0' and not lined and permits > 0 and permits <= limit then
-  local fence, ends = math.max((free[2] or 0) + 1, now), string.format('%d', deadline)
-  local number = string.format('%d', fence)
-  local since = fence == now and number or string.format('%d', now)
+  local fence, ends = math.max((free[2] or 0) + 1, now), string.format('%.0f', deadline)
+  local number = string.format('%.0f', fence)
+  local since = fence == now and number or string.format('%.0f', now)
   local terms = ends .. ' ' .. permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit
   redis.call('HSET', LOCK, 'fence', number, 'held', permits, 'sole', token, 'terms', terms, 'owner', ARGV[6])
   redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))
