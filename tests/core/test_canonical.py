@@ -24,25 +24,25 @@ def test_promise_14_leaves_have_the_same_text_exactly_when_equal(one: Any) -> No
         assert (canonical(one) == canonical(other)) == (folded(one) == folded(other)), other
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(v.VALUES, v.VALUES)
 def test_promise_14_the_same_text_exactly_for_equal_values(one: Any, other: Any) -> None:
     assert (canonical(one) == canonical(other)) == (folded(one) == folded(other))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(v.ANYTHING)
 def test_promise_14_the_same_text_for_an_equal_value_that_looks_different(value: Any) -> None:
     assert canonical(v.disguised(value)) == canonical(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(v.ANYTHING)
 def test_promise_14_the_same_text_after_the_broker(value: Any) -> None:
     assert canonical(sent(value)) == canonical(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(v.ANYTHING)
 def test_promise_14_the_same_plain_text_after_the_broker(value: Any) -> None:
     assert plain(sent(value)) == plain(value)

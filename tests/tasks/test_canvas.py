@@ -84,8 +84,7 @@ def filled_in(result: Any, member: Any, item: Any) -> Any:
 def test_promise_18_a_refused_member(shop: Shop, key: str, canvas: str, policy: Policy, ledger: Any) -> None:
     row = CANVASES[canvas].row_here(canvas, policy)
     ledger.append((f"{canvas}, {policy.name}", key, row))
-    lock = shop.lock(key)
-    lease = lock.acquire()
+    lease = shop.lock(key, ttl=6).acquire()  # renewed often, and so told soon when it was replaced
     holders, since = [lease.owner], time.monotonic()
     try:
         sent = send(shop, canvas, policy, key)
