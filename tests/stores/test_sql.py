@@ -276,13 +276,18 @@ class TestTrouble:
             for (table,) in db.execute(f"SELECT tablename FROM pg_tables WHERE tablename LIKE '{prefix}%'").fetchall():
                 db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO poor")
             store, mine, waiter = open_(poor), claim(), claim()
-            granted(store, mine)
-            assert isinstance(store.acquire(waiter, 60.0), Refused)
-            assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
-            assert store.write("lock", mine.token, "value", 60.0)
-            assert store.release("lock", mine.token)
-            granted(store, waiter)
+            pass_the_lock_on(store, mine, waiter)
             db.execute("DROP OWNED BY poor")
+
+
+def pass_the_lock_on(store: ServerStore, mine: Claim, waiter: Claim) -> None:
+    """Each of the ways to change a lock, from one holder to the next in line."""
+    granted(store, mine)
+    assert isinstance(store.acquire(waiter, 60.0), Refused)
+    assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
+    assert store.write("lock", mine.token, "value", 60.0)
+    assert store.release("lock", mine.token)
+    granted(store, waiter)
 
 
 @contextmanager
@@ -326,12 +331,7 @@ class TestPoolers:
         store.ping()
         assert len({ask(store, "SELECT pg_backend_pid()")[0] for _ in range(9)}) == 3
         for _ in range(5):
-            granted(store, mine)
-            assert isinstance(store.acquire(waiter, 60.0), Refused)
-            assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
-            assert store.write("lock", mine.token, "value", 60.0)
-            assert store.release("lock", mine.token)
-            granted(store, waiter)
+            pass_the_lock_on(store, mine, waiter)
             assert store.release("lock", waiter.token)
             assert store.value("lock") == "value"
 

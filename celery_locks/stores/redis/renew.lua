@@ -14,10 +14,10 @@ end
 local known = redis.call('HMGET', LOCK, 'sole', 'terms')
 if known[1] == token then
   local before, permits, fence, rest = string.match(known[2], '^(%d+)( %d+ )(%d+)(.*)$')
-  local deadline = math.max(before + 0, now + ARGV[3])
   if before - now <= 0 then
     return 'expired'
   end
+  local deadline = math.max(before + 0, now + ARGV[3])
   local ends = string.format('%.0f', deadline)
   redis.call('HSET', LOCK, 'terms', ends .. permits .. fence .. rest)
   relist(before, fence, ends)

@@ -1,5 +1,5 @@
--- Grants, if nobody holds the lock or waits for it. Needs permits, limit, deadline. (Of numbers, %d is shorter for the server to
--- write than %.0f, and wrong on 32 bits.)
+-- Grants, if nobody holds the lock or waits for it. Needs permits, limit, deadline.
+-- (Of numbers, %d is shorter for the server to write than %.0f, and wrong on 32 bits.)
 local free = redis.call('HMGET', LOCK, 'held', 'fence', 'lined')
 -- A lock that was not held before, or was forgotten, does not know whether anybody waits.
 local lined = free[3] or (not free[2] and redis.call('EXISTS', LOCK .. ':line') == 1)
@@ -10,9 +10,8 @@ if (free[1] or '0') == '0' and not lined and permits > 0 and permits <= limit th
   local terms = ends .. ' ' .. permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit
   redis.call('HSET', LOCK, 'fence', number, 'held', permits, 'sole', token, 'terms', terms, 'owner', ARGV[6])
   redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))
-  local mark = number .. ' ' .. LOCK
-  redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK, 0, 's' .. mark, 0, 'u' .. ends .. ' ' .. mark)
-  redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION_MS)
+  -- include marks
+  list(number, ends)
   if now % 16 == 0 then -- one in so many grants takes away what the dead left on the list, so that it can't grow
     -- include unlist_expired
     unlist_expired(32)
