@@ -12,6 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from celery_locks import Locks
@@ -84,20 +85,26 @@ def kill_at_random(shop: Shop, workers: list[Worker], chance: random.Random) -> 
         before = len(ended(shop))
         eventually(lambda before=before: len(ended(shop)) >= min(before + TASKS // (2 * KILLS), TASKS), 120)
         victim = chance.choice(workers)
-        children = victim.child_pids()
         how = chance.choice(["child", "child", "parent", "all"])
-        if how == "child" and children:
-            dying = [chance.choice(children)]
+        if how == "child":
+            dying = [chance.choice(eventually(victim.child_pids, 60))]
             os.kill(dying[0], signal.SIGKILL)
         else:
-            # The children of a parent that died end what they have begun.
-            dying = children if how == "all" else []
-            (os.killpg if how == "all" else os.kill)(victim.pid, signal.SIGKILL)
+            dying = kill_worker(victim, os.kill if how == "parent" else os.killpg)
         deaths.update({pid: time.monotonic() for pid in dying})
         if how != "child":
             workers.remove(victim)
             workers.append(shop.start_worker(concurrency=4))
     return deaths
+
+
+def kill_worker(worker: Worker, kill: Callable[[int, int], None]) -> list[int]:
+    """Kills a worker, and returns its children. They die with it in any case: Celery asks the system for that."""
+    os.kill(worker.pid, signal.SIGSTOP)  # so that it makes no more of them
+    eventually(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, 60)
+    children = worker.child_pids()
+    kill(worker.pid, signal.SIGKILL)
+    return children
 
 
 def ended(shop: Shop) -> set[str]:
