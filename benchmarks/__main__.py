@@ -31,7 +31,7 @@ Group = Callable[[RedisServer], list[Row]]
 FULL: dict[str, Group] = {
     "Acquire and release": lambda server: pairs.rows(server, rounds=7, seconds=0.3),
     "SQLite": lambda server: files.rows(seconds=5),
-    "Tasks on free keys": lambda server: overhead.rows(server, tasks=1000, pairs=6),
+    "Tasks on free keys": lambda server: overhead.rows(server, tasks=400, pairs=6),
     "A storm of tasks on one key": lambda server: storm.rows(server, tasks=1000),
     "Waiting": lambda server: wake.rows(server, rounds=200),
     "Renewal": lambda server: renewal.rows(server, interval=4, cycles=3),
