@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreComp
 from celery_locks.testing.store import ODD_NAMES
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
+from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -63,6 +65,24 @@ class TestValuesByValkeysOwnClient(ValueCompliance):
     @pytest.fixture
     def store(self, redis_cluster: Cluster) -> Store:
         return RedisClusterStore(redis_cluster.url("valkey"))
+
+    @pytest.fixture(autouse=True)
+    def _a_cluster(self, redis_cluster: Cluster) -> None:
+        self._cluster = redis_cluster
+
+    @contextmanager
+    def losing_a_reply(self, store: Store) -> Iterator[Store]:
+        """By proxies before all masters, one of which is the lock's."""
+        with closing(RedisClusterStore(self._cluster.url())) as unlucky, ExitStack() as stack:
+            proxies = []
+            for master in self._cluster.masters:
+                proxies.append(proxy := stack.enter_context(Proxy(master.port)))
+                proxy.drop_reply(1, command="EVALSHA")
+                node = unlucky._nodes._connect(("127.0.0.1", proxy.port))
+                node.place = ("127.0.0.1", master.port)
+                unlucky._nodes._nodes[node.place] = node
+            yield unlucky
+            assert sum(proxy.dropped for proxy in proxies) == 1
 
 
 def claim(token: str, name: str = "p:{k}", ttl: float = 60, **options: int) -> Claim:
