@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_HOLDERS = 100
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: making one would cost four times as much
 class Claim:
     """What an acquisition asks for.
 

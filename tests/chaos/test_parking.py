@@ -83,7 +83,7 @@ def kill_at_random(shop: Shop, workers: list[Worker], chance: random.Random) -> 
     deaths: dict[int, float] = {}
     for _ in range(KILLS):
         before = len(ended(shop))
-        eventually(lambda before=before: len(ended(shop)) >= min(before + TASKS // (2 * KILLS), TASKS), 120)
+        eventually(lambda before=before: len(ended(shop)) >= min(before + TASKS // (2 * KILLS), TASKS), 300)
         victim = chance.choice(workers)
         how = chance.choice(["child", "child", "parent", "all"])
         if how == "child":

@@ -47,7 +47,7 @@ def test_a_page_and_figures_are_a_command_each(
 
 def test_a_page_looks_at_a_bounded_number_of_the_dead(store: RedisStore, client: redis.Redis) -> None:
     """The marks by deadline were lost, so nothing but a page can find them."""
-    client.zadd("p:locks", {f"np:{{{number:05}}}": 0 for number in range(3000)})
+    client.zadd("p:locks", {f"n{{{number:05}}}": 0 for number in range(3000)})
     hold(store, "zz")
     states, after = store.page(Names("p", "p:{", "", 100))
     assert (states, after) == ((), "p:{01099}")

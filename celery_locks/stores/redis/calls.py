@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -41,6 +42,11 @@ def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "")
     # their slot moves, the server lets no script run that would find some of them here and not the others.
     keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive") if tag else (lock,)
     return ("EVALSHA", script.sha, len(keys), *keys, token, tag + name.partition("{")[0], *args)
+
+
+def call_name() -> str:
+    """A name for one call, by which the server knows it when it is sent again."""
+    return os.urandom(8).hex()
 
 
 def evalsha(client: Sender, script: Script, command: Command) -> Any:

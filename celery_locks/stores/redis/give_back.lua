@@ -12,8 +12,8 @@ local function give_back()
   redis.call('ZREM', UNTIL, token)
   local permits, fence = string.match(known[1], '^(%d+) (%d+)')
   local left = known[2] - permits
-  local mark = fence .. ' ' .. LOCK
-  local name = left == 0 and not lined and 'n' .. LOCK or 's' .. mark
+  local mark = fence .. ' ' .. NAME
+  local name = left == 0 and not lined and 'n' .. NAME or 's' .. mark
   redis.call('ZREM', PREFIX .. 'locks', 's' .. mark, 'u' .. ends .. ' ' .. mark, name)
   if deadline > now then
     redis.call('HSET', LOCK, 'held', left, 'released', ARGV[3])

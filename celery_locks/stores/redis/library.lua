@@ -10,7 +10,7 @@ end
 
 -- Takes a holder from the list.
 local function unlist(record, deadline)
-  local mark = string.match(record, '^%d+ (%d+)') .. ' ' .. LOCK
+  local mark = string.match(record, '^%d+ (%d+)') .. ' ' .. NAME
   redis.call('ZREM', PREFIX .. 'locks', 's' .. mark, 'u' .. (deadline or '0') .. ' ' .. mark)
 end
 
@@ -18,9 +18,9 @@ end
 local function unlist_idle()
   if redis.call('EXISTS', LINE) == 0 then
     redis.call('HDEL', LOCK, 'lined')
-    redis.call('ZREM', PREFIX .. 'lines', LOCK)
+    redis.call('ZREM', PREFIX .. 'lines', NAME)
     if tonumber(redis.call('HGET', LOCK, 'held') or 0) == 0 then
-      redis.call('ZREM', PREFIX .. 'locks', 'n' .. LOCK)
+      redis.call('ZREM', PREFIX .. 'locks', 'n' .. NAME)
     end
   end
 end
@@ -109,9 +109,9 @@ local function keep_line()
   if redis.call('HEXISTS', LOCK, 'fence') == 1 then
     redis.call('HSET', LOCK, 'lined', 1)
   end
-  redis.call('ZADD', PREFIX .. 'lines', expiry * 1000, LOCK)
+  redis.call('ZADD', PREFIX .. 'lines', expiry * 1000, NAME)
   redis.call('PEXPIRE', PREFIX .. 'lines', 2 * RETENTION / 1000)
-  redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK)
+  redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. NAME)
   redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION_MS)
 end
 

@@ -7,7 +7,13 @@
 
 -- include listed
 
-local from, to, count, looks, most = ARGV[1], '(n' .. ARGV[2] .. '\255', tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+-- A name as the list has it.
+local function short(name)
+  return string.sub(name, #PREFIX + 1)
+end
+
+local from, to = string.sub(ARGV[1], 1, 2) .. short(string.sub(ARGV[1], 3)), '(n' .. short(ARGV[2]) .. '\255'
+local count, looks, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 -- What is known of a lock, nil when nobody holds it or waits.
 local function look(name)
@@ -45,7 +51,7 @@ while more and #answer - 2 < count and looks > 0 do
   more = #marks > room
   for i = 1, math.min(#marks, room) do
     last = string.sub(marks[i], 2)
-    local known = look(last)
+    local known = look(PREFIX .. last)
     if known then
       answer[#answer + 1] = known
     else
@@ -55,5 +61,5 @@ while more and #answer - 2 < count and looks > 0 do
   end
   from, looks = '(n' .. last, looks - room
 end
-answer[2] = more and last or ''
+answer[2] = more and PREFIX .. last or ''
 return answer

@@ -2,7 +2,7 @@
 
 -- Puts a holder on the list; both are text.
 local function list(fence, deadline)
-  local mark = fence .. ' ' .. LOCK
-  redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. LOCK, 0, 's' .. mark, 0, 'u' .. deadline .. ' ' .. mark)
+  local mark = fence .. ' ' .. NAME
+  redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. NAME, 0, 's' .. mark, 0, 'u' .. deadline .. ' ' .. mark)
   redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION_MS)
 end

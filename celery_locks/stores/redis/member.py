@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.calls import command_of, evalsha
-from celery_locks.stores.redis.connections import Client
+from celery_locks.stores.redis.calls import call_name, command_of, evalsha
 from celery_locks.stores.redis.store import RedisStore
 
 #: How many calls to one server may be under way: each has a thread, and where it hangs they would pile up.
@@ -50,16 +48,16 @@ class Member(RedisStore):
             StoreUnavailable: Whether it was done, or will be, is not known.
         """
         client = self._connections.for_ttl(ttl)
-        command = command_of(scripts.RELEASE, name, token, secrets.token_hex(8))
+        command = command_of(scripts.RELEASE, name, token, call_name())
         try:
             with self._counted():
                 evalsha(client, scripts.RELEASE, command)
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
-    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any:
+    def _twice(self, ttl: float | None, call: Callable[..., Any], *args: Any) -> Any:
         with self._counted():
-            return super()._twice(call, ttl)
+            return super()._twice(ttl, call, *args)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

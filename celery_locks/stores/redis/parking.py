@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -11,6 +10,7 @@ from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
 from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Push, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
+from celery_locks.stores.redis.calls import call_name
 from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.scripts import Script
 
@@ -52,12 +52,12 @@ class RedisParking(Parking):
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        answer = self._run(scripts.HAND_ON, name, token, secrets.token_hex(8))
+        answer = self._run(scripts.HAND_ON, name, token, call_name())
         released, *calls = answer if isinstance(answer, Sequence) else [answer]
         return released == 1, _calls(name, calls)
 
     def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        released, *calls = self._run(scripts.DIED, name, token, secrets.token_hex(8))
+        released, *calls = self._run(scripts.DIED, name, token, call_name())
         return released == 1, _calls(name, calls)
 
     def sent(self, call: Call, within: float) -> None:

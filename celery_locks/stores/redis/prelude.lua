@@ -9,6 +9,8 @@
 -- What a call costs is what it asks the server for: one command less is worth more than lines of Lua.
 
 local LOCK, token, PREFIX = KEYS[1], ARGV[1], ARGV[2]
+-- What the lists over all locks know it by; see listed.
+local NAME = string.sub(LOCK, #PREFIX + 1)
 -- constants
 -- How long a deadline stays known after it has passed, so that its holder is told "expired" and not "deleted".
 local LINGER = 60000000

@@ -7,7 +7,7 @@
 
 -- Moves a holder's deadline on the list, and adds what the list may have lost.
 local function relist(before, fence, ends)
-  redis.call('ZREM', PREFIX .. 'locks', 'u' .. before .. ' ' .. fence .. ' ' .. LOCK)
+  redis.call('ZREM', PREFIX .. 'locks', 'u' .. before .. ' ' .. fence .. ' ' .. NAME)
   list(fence, ends)
 end
 

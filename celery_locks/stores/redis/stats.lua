@@ -17,9 +17,9 @@ local near = redis.call('ZLEXCOUNT', KEYS[1], mark(now), mark(now + ARGV[1]))
 local waiting, most = 0, tonumber(ARGV[2])
 local lines = redis.call('ZRANGEBYSCORE', KEYS[2], living, '+inf', 'LIMIT', 0, most)
 for _, name in ipairs(lines) do
-  waiting = waiting + redis.call('ZCOUNT', name .. ':alive', living, '+inf')
+  waiting = waiting + redis.call('ZCOUNT', PREFIX .. name .. ':alive', living, '+inf')
 end
 
 local first = redis.call('ZRANGEBYLEX', KEYS[1], '[s', '(t', 'LIMIT', 0, 1)[1] or ''
 local since, oldest = string.match(first, '^s(%d+) (.*)$')
-return {locks, holders, near, waiting, #lines < most and 1 or 0, oldest or '', math.max(0, now - (since or now))}
+return {locks, holders, near, waiting, #lines < most and 1 or 0, oldest and PREFIX .. oldest or '', math.max(0, now - (since or now))}

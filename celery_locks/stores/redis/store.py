@@ -6,7 +6,6 @@ reply was lost is sent once more: scripts know a repeated call by its owner toke
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -15,7 +14,7 @@ from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of
-from celery_locks.stores.redis.calls import Command, Send, Sender, command_of, evalsha, evalsha_all
+from celery_locks.stores.redis.calls import Command, Send, Sender, call_name, command_of, evalsha, evalsha_all
 from celery_locks.stores.redis.connections import Client, Connections, as_text, connections
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
@@ -86,7 +85,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return [None if (reason := as_text(answer)) == "renewed" else cast(LossReason, reason) for answer in answers]
 
     def release(self, name: str, token: str) -> bool:
-        return bool(self._run(scripts.RELEASE, name, token, secrets.token_hex(8)) == 1)
+        return bool(self._run(scripts.RELEASE, name, token, call_name()) == 1)
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
         return holders_of(self._run(scripts.FORCE_RELEASE, name, "", MOST_HOLDERS))
@@ -141,7 +140,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             return answer
         undo = scripts.DIED if script is scripts.ENTER else scripts.RELEASE  # a ticket that did not run is not done
         with suppress(StoreUnavailable):
-            self._run(undo, claim.name, claim.token, secrets.token_hex(8), ttl=claim.ttl)
+            self._run(undo, claim.name, claim.token, call_name(), ttl=claim.ttl)
         raise self._connections.too_few(confirmed, wanted)
 
     def _run(
@@ -150,29 +149,29 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return self._call(script, command_of(script, name, token, *args), ttl, send)
 
     def _call(self, script: Script, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
-        return self._twice(lambda client: send(client, script, command), ttl)
+        return self._twice(ttl, send, script, command)
 
     def _single(self, command: str, key: str) -> Any:
-        return self._twice(lambda client: client.call(command, key), None)
+        return self._twice(None, Client.call, command, key)
 
     def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
         commands = [command_of(scripts.RENEW, each.name, each.token, _micro(each.ttl)) for each in renewals]
         shortest, wanted = min(renewal.ttl for renewal in renewals), self._min_replicas
         if len(commands) == 1 and not wanted:
-            return [self._twice(lambda client: evalsha(client, scripts.RENEW, commands[0]), shortest)]
-        answers: list[Any] = self._twice(lambda client: evalsha_all(client, scripts.RENEW, commands, wanted), shortest)
+            return [self._twice(shortest, evalsha, scripts.RENEW, commands[0])]
+        answers: list[Any] = self._twice(shortest, evalsha_all, scripts.RENEW, commands, wanted)
         if wanted and (confirmed := int(answers.pop())) < wanted:
             raise self._connections.too_few(confirmed, wanted)
         return answers
 
-    def _twice(self, call: Callable[[Client], Any], ttl: float | None) -> Any:
-        """Calls, and once more when the connection broke: it may have been an old one, or the reply was lost."""
+    def _twice(self, ttl: float | None, call: Callable[..., Any], *args: Any) -> Any:
+        """Calls with a client; once more when the connection broke, which may have been old, or lost the reply."""
         client = self._connections.for_ttl(ttl)
         try:
             try:
-                return call(client)
+                return call(client, *args)
             except client.driver.broken:
-                return call(client)
+                return call(client, *args)
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
 

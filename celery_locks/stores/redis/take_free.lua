@@ -5,8 +5,8 @@ local free = redis.call('HMGET', LOCK, 'held', 'fence', 'lined')
 local lined = free[3] or (not free[2] and redis.call('EXISTS', LOCK .. ':line') == 1)
 if (free[1] or '0') == '0' and not lined and permits > 0 and permits <= limit then
   local fence, ends = math.max((free[2] or 0) + 1, now), string.format('%.0f', deadline)
-  local number = string.format('%.0f', fence)
-  local since = fence == now and number or string.format('%.0f', now)
+  local since = time[1] .. string.sub('00000' .. time[2], -6) -- `now`, for less than a format costs
+  local number = fence == now and since or string.format('%.0f', fence)
   local terms = ends .. ' ' .. permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit
   redis.call('HSET', LOCK, 'fence', number, 'held', permits, 'sole', token, 'terms', terms, 'owner', ARGV[6])
   redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))

@@ -2,15 +2,17 @@
 -- waits for them. Needs PREFIX and now.
 local function unlist_expired(most)
   local function held(name)
-    local terms = redis.call('HGET', name, 'terms')
-    local ends = terms and string.match(terms, '^%d+') or 0
-    return ends - now > 0 or redis.call('ZCOUNT', name .. ':until', string.format('(%.0f', now), '+inf') > 0
+    local known = redis.call('HMGET', PREFIX .. name, 'sole', 'terms')
+    if known[1] and known[1] ~= '' and string.match(known[2], '^%d+') - now > 0 then
+      return true
+    end
+    return redis.call('ZCOUNT', PREFIX .. name .. ':until', string.format('(%.0f', now), '+inf') > 0
   end
   local before = string.format('(u%.0f', now)
   for _, ended in ipairs(redis.call('ZRANGEBYLEX', PREFIX .. 'locks', '[u', before, 'LIMIT', 0, most)) do
     local mark, name = string.match(ended, '^u%d+ (%d+ (.*))$')
     redis.call('ZREM', PREFIX .. 'locks', ended, 's' .. mark)
-    if not held(name) and redis.call('EXISTS', name .. ':line') == 0 then
+    if not held(name) and redis.call('EXISTS', PREFIX .. name .. ':line') == 0 then
       redis.call('ZREM', PREFIX .. 'locks', 'n' .. name)
     end
   end
