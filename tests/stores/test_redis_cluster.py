@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
+from celery_locks.aio import AsyncLocks
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.listing import Names
@@ -24,6 +26,7 @@ from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreComp
 from celery_locks.testing.store import ODD_NAMES
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
+from tests.support.loop import on_a_loop, soon
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -99,6 +102,10 @@ def store(redis_cluster: Cluster) -> Iterator[RedisClusterStore]:
 
 def slot(name: str) -> int:
     return parts.SLOT_OF[parts.tag_of(name)]
+
+
+async def in_line(locks: AsyncLocks, number: int) -> bool:
+    return (await locks.info("moves")).waiting == number
 
 
 def names_on_each(cluster: Cluster) -> list[str]:
@@ -283,6 +290,25 @@ class TestMovingSlots:
             eventually(lambda: lease.confirmed > before, 60, "it is renewed no more")
             assert [holder.token for holder in lock.holders()] == [lease.token]
         assert not lease.lost
+
+    @on_a_loop
+    async def test_coroutines_in_line_go_on_where_their_slot_went(self, redis_cluster: Cluster) -> None:
+        locks, served = AsyncLocks(redis_cluster.url(), prefix="aio"), list[int]()
+        lease = await locks.lock("moves", ttl=120).acquire()
+
+        async def use(number: int) -> None:
+            async with locks.lock("moves", ttl=120):
+                served.append(number)
+
+        users = []
+        for number in range(5):
+            users.append(asyncio.ensure_future(use(number)))
+            await soon(lambda: in_line(locks, len(users)))
+        await asyncio.to_thread(self.move, redis_cluster, slot(locks.plain.name("moves")))
+        await lease.release()
+        await asyncio.gather(*users)
+        assert served == [0, 1, 2, 3, 4]
+        await locks.close()
 
     def move(self, cluster: Cluster, where: int) -> None:
         source, target = cluster.begin_move(where)
