@@ -60,7 +60,7 @@ def address(url: str) -> Address:
     base, _, ways = scheme.lower().partition("+")
     rest, own = _own_parameters(rest)
     if base not in _TLS:
-        _refuse_tls(url, base, rest)
+        _refuse_tls(url, rest)
     chosen = driver(own["client"]) if "client" in own else driver_for(base)
     if ways in ("sentinel", "cluster"):
         return _of_many(chosen, base, ways, rest, mask(url), own)
@@ -147,12 +147,12 @@ def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:
     return before + (f"?{others}" if others else ""), own
 
 
-def _refuse_tls(url: str, base: str, rest: str) -> None:
+def _refuse_tls(url: str, rest: str) -> None:
     """Parameters that the library would complain of at the first command, and without a word about TLS."""
     names = sorted(name for name, _ in parse_qsl(rest.partition("?")[2]) if name.startswith("ssl_"))
     if names:
         raise LockConfigError(
-            f"{mask(url)} has no TLS, and {', '.join(names)} for it: write {base}s://, or leave them out"
+            f"{mask(url)} has no TLS, and {', '.join(names)} for it: write rediss:// (valkeys://), or leave them out"
         )
 
 
