@@ -11,40 +11,23 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from benchmarks import files, overhead, pairs, plot, renewal, scale, small, storm, wake
+from benchmarks import plot
+from benchmarks.groups import FULL, QUICK, run
 from benchmarks.rows import Row, markdown, table
-from tests.support.servers import RedisServer, default_binary
+from tests.support.servers import default_binary
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: Between these two lines of the page stands what was measured last.
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"
-Group = Callable[[RedisServer], list[Row]]
-
-FULL: dict[str, Group] = {
-    "Acquire and release": lambda server: pairs.rows(server, rounds=7, seconds=0.3),
-    "SQLite": lambda server: files.rows(seconds=5),
-    "Tasks on free keys": lambda server: overhead.rows(server, tasks=1000, pairs=6),
-    "A storm of tasks on one key": lambda server: storm.rows(server, tasks=1000),
-    "Waiting": lambda server: wake.rows(server, rounds=200),
-    "Renewal": lambda server: renewal.rows(server, interval=4, cycles=3),
-    "Many locks": lambda server: scale.rows(server, many=1_000_000),
-    "Small things": lambda server: small.rows(rounds=9),
-}
-QUICK: dict[str, Group] = {
-    "Acquire and release": lambda server: pairs.rows(server, rounds=2, seconds=0.1),
-    "SQLite": lambda server: files.rows(seconds=1),
-    "Waiting": lambda server: wake.rows(server, rounds=40),
-    "Many locks": lambda server: scale.rows(server, many=20_000),
-    "Small things": lambda server: small.rows(rounds=3),
-}
 
 
 @click.command()
@@ -55,10 +38,10 @@ def main(quick: bool, only: str) -> None:
     console, measured = Console(width=140), dict[str, list[Row]]()
     console.print(machine())
     started = time.monotonic()
-    for name, group in (QUICK if quick else FULL).items():
+    for name in QUICK if quick else FULL:
         if name.startswith(only):
-            with RedisServer() as server:
-                measured[name] = group(server)
+            with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+                measured[name] = fresh.submit(run, name, quick).result()
             console.print(table(name, measured[name]))
     console.print(f"{time.monotonic() - started:.0f} s")
     if not quick and not only:

@@ -134,7 +134,7 @@ def storm(
     client.flushall()
     with Worker("benchmarks.app", concurrency=slots, env={**variables, **env}) as worker:
         if backlog:
-            app.control.cancel_consumer("celery", reply=True, timeout=5)
+            app.control.cancel_consumer("celery", reply=True, timeout=5, limit=1)
         sender = threading.Thread(target=send, args=(task, tasks, seconds), daemon=True)
         sender.start()
         if backlog:
