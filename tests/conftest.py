@@ -202,7 +202,9 @@ def _empty_database(server: RedisServer) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        names = getattr(item, "fixturenames", ())
+        # Shops that tests share start a server of their own.
+        if _SERVER_FIXTURES.intersection(names) or any(name.endswith("_shop") for name in names):
             item.add_marker(pytest.mark.redis)
 
 

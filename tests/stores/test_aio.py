@@ -24,7 +24,8 @@ from tests.support.processes import end, start
 from tests.support.servers import RedisServer
 
 #: The cluster's tests run where those of test_redis_cluster.py do: it takes seconds to start.
-STORES = ("redis", "sqlite", "memory", "postgresql", "mariadb", pytest.param("cluster", marks=pytest.mark.slow))
+CLUSTER = pytest.param("cluster", marks=[pytest.mark.slow, pytest.mark.redis])
+STORES = (pytest.param("redis", marks=pytest.mark.redis), "sqlite", "memory", "postgresql", "mariadb", CLUSTER)
 #: How much is done in a store, beside the others: each call is a round trip or many.
 SHARE = {"postgresql": 0.2, "mariadb": 0.1, "cluster": 0.2}
 #: Seconds after which what was forgotten would end by itself.
@@ -64,7 +65,7 @@ async def nothing_is_left(locks: AsyncLocks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("url", ["redis", "sqlite", "postgresql", "cluster"], indirect=True)
+@pytest.mark.parametrize("url", [STORES[0], "sqlite", "postgresql", CLUSTER], indirect=True)
 def test_coroutines_and_threads_of_several_processes_exclude_each_other(url: str, tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")
