@@ -67,7 +67,7 @@ else:
         storm_body,
         name="storm_heimdall",
         base=HeimdallTask,
-        heimdall={"unique": True, "key": "key"},
+        heimdall={"unique": True, "key": "key", "unique_raises": True},
         ignore_result=True,
     )
 

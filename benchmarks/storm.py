@@ -36,6 +36,8 @@ MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
     # It refuses a call whose key is queued or runs, so a caller whose tasks must all run calls until it is taken.
     "heimdall": (storm_heimdall, 4, {}),
 }
+#: Tasks of its storm: it takes a second for each, however short the work is.
+HEIMDALL_TASKS = 30
 #: Seconds between two calls of a task that celery-heimdall refused.
 CALL_AGAIN = 0.005
 #: Seconds between two unrelated tasks.
@@ -93,18 +95,17 @@ def rows(server: RedisServer, tasks: int) -> list[Row]:
     """The storm at three lengths of work."""
     found = []
     for seconds in (0.001, 0.01, 0.1):
-        modes = ["free", "park", "early", "retry", "heimdall"] if seconds == 0.01 else ["park", "early"]
+        modes = ["free", "park", "early", "retry"] if seconds == 0.01 else ["park", "early"]
         at = f"storm, {1000 * seconds:g} ms"
         many = min(tasks, round(60 / seconds / 20))
         outcomes = measure(server, modes, many, seconds)
         for mode in ("park", "early"):
             found += _of_mode(f"{at}, {mode}", outcomes[mode], many * seconds, seconds)
-        found += [
-            Row(f"{at}: wall park / {peer}", outcomes["park"].wall / outcomes[peer].wall, "x", at_most=0.6)
-            for peer in ("retry", "heimdall")
-            if peer in outcomes
-        ]
         if "free" in outcomes:
+            few = measure(server, ["heimdall"], HEIMDALL_TASKS, seconds)["heimdall"].wall / HEIMDALL_TASKS
+            peers = {"retry": outcomes["retry"].wall / many, "heimdall": few}
+            mine = outcomes["park"].wall / many
+            found += [Row(f"{at}: wall park / {peer}", mine / wall, "x", at_most=0.6) for peer, wall in peers.items()]
             walls = {mode: outcomes[mode].wall / outcomes["free"].wall for mode in ("park", "early")}
             found += [
                 Row(f"{at}: wall {mode} / unlocked in one slot", wall, "x", at_most=1.5) for mode, wall in walls.items()
