@@ -15,12 +15,15 @@ from tests.support.clusters import Cluster, Sentinels
 from tests.support.proxy import Proxy
 from tests.support.servers import Binary, NoServer, RedisServer, all_binaries, default_binary
 from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresServer
+from tests.support.tls import Certificates, binary_with_tls
+from tests.support.tls import certificates as make_certificates
 
 # Before any test module imports it: asserts of the compliance suite that show their values.
 pytest.register_assert_rewrite("celery_locks.testing")
 
 _SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
 _SERVER_FIXTURES |= {"other_redis_url", "redis_cluster", "sentinels"}
+_SERVER_FIXTURES |= {"cluster_by_tls", "sentinels_by_tls"}
 _databases = itertools.cycle(range(1, 512))
 
 #: A project of its own, with tests that a test runs.
@@ -155,6 +158,33 @@ def _enter(stack: ExitStack, servers: Any, what: str) -> Any:
 
 
 @pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """What servers of tests and their clients show each other."""
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def cluster_by_tls(certificates: Certificates) -> Iterator[Cluster]:
+    """Three masters that speak nothing but TLS, also with each other."""
+    with ExitStack() as stack:
+        yield _enter(stack, Cluster(_with_tls(certificates), tls=certificates), "a cluster by TLS")
+
+
+@pytest.fixture(scope="session")
+def sentinels_by_tls(certificates: Certificates) -> Iterator[Sentinels]:
+    """A master, a replica and three Sentinels that speak nothing but TLS, also with each other."""
+    with ExitStack() as stack:
+        yield _enter(stack, Sentinels(_with_tls(certificates), tls=certificates), "Sentinels by TLS")
+
+
+def _with_tls(certificates: Certificates) -> Binary:
+    try:
+        return binary_with_tls(certificates)
+    except NoServer as error:
+        pytest.skip(str(error))  # the closing lines say it, too
+
+
+@pytest.fixture(scope="session")
 def rabbit_server() -> Iterator[rabbitmq.RabbitServer]:
     """A RabbitMQ that all tests of this process share: name your queues apart."""
     if rabbitmq.script() is None:
@@ -172,7 +202,9 @@ def _empty_database(server: RedisServer) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        names = getattr(item, "fixturenames", ())
+        # Shops that tests share start a server of their own.
+        if _SERVER_FIXTURES.intersection(names) or any(name.endswith("_shop") for name in names):
             item.add_marker(pytest.mark.redis)
 
 
@@ -189,12 +221,15 @@ _SHARED_WORKERS = (
     "tests/tasks/test_death.py",
     "tests/stores/test_redis_cluster.py",
     "tests/stores/test_redis_sentinel.py",
+    "tests/stores/test_redis_tls.py",
     "tests/faces/test_telemetry.py",
     "tests/faces/test_flower.py",
     "tests/faces/test_flower_browser.py",
     "tests/package/test_api.py",
     "tests/package/test_build.py",
 )
+#: Tests elsewhere that run on each kind of store go where the cluster is.
+_CLUSTER = "tests/stores/test_redis_cluster.py"
 #: These share a server that takes seconds to start, too.
 _RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py")
 
@@ -208,6 +243,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if file.startswith(_RABBIT):
                 return _RABBIT[0]
+            if nodeid.endswith("[cluster]"):
+                return _CLUSTER
             return file if file in _SHARED_WORKERS else nodeid
 
     return ByWorkers(config, log)

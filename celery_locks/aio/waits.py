@@ -1,9 +1,9 @@
 """Coroutines that stand in line, for all of whom a few threads wait in the store.
 
-A thread waits for a *group* of them by `Store.wait_any`, and its store says how large a group may be. A newcomer can't
-join a group that is being waited for, so it gets a thread of its own at once; groups that are not full end together
-ten times a second, and become one. So a thousand coroutines need some ten threads on Redis, and one that is alone is
-waited for without a break.
+A thread waits for a *group* of them by `Store.wait_any`. The store says how large a group may be, and who can be in one
+together (the *kind*). A newcomer can't join a group that is being waited for, so it gets a thread of its own at once;
+groups that are not full end together ten times a second, and become one. So a thousand coroutines need some ten threads
+on Redis, and one that is alone is waited for without a break. Where groups are more than threads, they take turns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import asyncio
 import copy
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Hashable
 from contextlib import suppress
 
 from celery_locks import threads
@@ -39,6 +40,8 @@ class Place:
         self.store = store
         self.name = name
         self.token = token
+        #: With whom it can be waited for.
+        self.kind = store.waits_with(name)
         #: Whether a thread waits for it, or is about to.
         self.armed = False
         self.gone = False
@@ -90,8 +93,10 @@ class Waits:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: To be waited for.
-        self._pending: deque[Place] = deque()
+        #: To be waited for: the kind whose turn is next comes first.
+        self._pending: dict[Hashable, deque[Place]] = {}
+        #: How many groups of each kind threads have in hand.
+        self._groups: Counter[Hashable] = Counter()
         #: By token: a place that is gone may still be waited for when its token (a ticket's) comes back.
         self._places: dict[str, Place] = {}
         #: Tokens that were woken when they had no place here, and when.
@@ -117,7 +122,7 @@ class Waits:
         with self._changed:
             if not place.armed:
                 place.armed = True
-                self._pending.append(place)
+                self._line_up(place)
                 self._call_thread()
 
     # ------------------------------------------------------------------ in threads
@@ -129,9 +134,13 @@ class Waits:
             threads.start(self._run, "celery-locks-waits")
             self._threads += 1
 
+    def _line_up(self, place: Place) -> None:
+        self._pending.setdefault(place.kind, deque()).append(place)
+
     def _run(self) -> None:
         while group := self._take():
             self._wait_for(group)
+            self._put_down(group)
 
     def _take(self) -> list[Place]:
         """Those to be waited for next; nobody when there was nobody for a long time."""
@@ -147,14 +156,27 @@ class Waits:
                 self._idle -= 1
             if self._pending:
                 self._call_thread()
+            self._groups[group[0].kind] += 1
             return group
+
+    def _put_down(self, group: list[Place]) -> None:
+        kind = group[0].kind
+        with self._changed:
+            self._groups[kind] -= 1
+            if not self._groups[kind]:
+                del self._groups[kind]
 
     def _next(self) -> list[Place]:
         group: list[Place] = []
-        while self._pending and not _full(group):
-            place = self._pending.popleft()
-            if not place.gone:
-                group.append(place)
+        while self._pending and not group:
+            kind = next(iter(self._pending))
+            places = self._pending.pop(kind)
+            while places and not _full(group):
+                place = places.popleft()
+                if not place.gone:
+                    group.append(place)
+            if places:
+                self._pending[kind] = places  # the other kinds come first
         return group
 
     def _wait_for(self, group: list[Place]) -> None:
@@ -168,7 +190,10 @@ class Waits:
             for place in woken:
                 place.armed = False
             # Whose turn it may be is no longer waited for until it waits again: it will be told, and look.
-            self._pending.extendleft(place for place in group if place.armed)
+            # The others go behind those for whom nobody waits yet.
+            for place in group:
+                if place.armed:
+                    self._line_up(place)
             live = [self._places.get(place.token, place) for place in woken]
             self._miss([place.token for place in live if place.gone])
         for place in live:
@@ -187,7 +212,7 @@ class Waits:
         return max(GATHER, period - time.monotonic() % period)  # so that all end together
 
     def _to_be_joined(self, group: list[Place]) -> bool:
-        return self._threads - self._idle > FEW_THREADS and not _full(group)
+        return self._threads - self._idle > FEW_THREADS and self._groups[group[0].kind] > 1 and not _full(group)
 
 
 def _full(group: list[Place]) -> bool:

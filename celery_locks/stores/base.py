@@ -18,7 +18,7 @@ served, each with a deadline of its own) and the last fencing token. Eight promi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -183,7 +183,7 @@ class Store(ABC):
         """Like `wait`, for several who stand in line: so one thread waits for many.
 
         Args:
-            places: Names and tokens, at least one and at most `waits_for`.
+            places: Names and tokens, at least one and at most `waits_for`; all names with the same `waits_with`.
             timeout: For how many seconds at most.
 
         Returns:
@@ -192,6 +192,14 @@ class Store(ABC):
         name, token = places[0]
         self.wait(name, token, timeout)
         return (token,)
+
+    def waits_with(self, name: str) -> Hashable:
+        """What names have in common that `wait_any` can wait for at once. For a store to override that can't mix all.
+
+        Args:
+            name: A lock's full name.
+        """
+        return None
 
     @abstractmethod
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
@@ -248,7 +256,12 @@ class Store(ABC):
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def delete(self, name: str) -> bool:
-        """Deletes the value that is kept with a lock, whoever holds it. Returns whether there was one."""
+        """Deletes the value that is kept with a lock, whoever holds it.
+
+        Returns:
+            Whether there was one. A call whose reply is lost may be repeated by the store itself; it still counts as
+            one call.
+        """
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def info(self, name: str) -> State:

@@ -8,7 +8,7 @@ names for which its number is the greatest, and none moves between the others.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
@@ -58,6 +58,7 @@ class Sharded(Store):
     def __init__(self, stores: Sequence[str] | Mapping[str, str | Store]) -> None:
         self._stores: dict[str, Store]
         self._hashes = [(blake2b(f"{name}\0".encode(), digest_size=8), store) for name, store in self._stores.items()]
+        self.waits_for = min(store.waits_for for store in self._stores.values())
         for capability in CAPABILITIES:
             if capability != "parks":
                 setattr(self, capability, all(getattr(store, capability) for store in self._stores.values()))
@@ -84,6 +85,13 @@ class Sharded(Store):
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         self.store_of(name).wait(name, token, timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        return self.store_of(places[0][0]).wait_any(places, timeout)
+
+    def waits_with(self, name: str) -> Hashable:
+        store = self.store_of(name)
+        return id(store), store.waits_with(name)
 
     def release(self, name: str, token: str) -> bool:
         return self.store_of(name).release(name, token)

@@ -82,6 +82,14 @@ class StoreTests:
         """Lets at least that much time pass on the store's clock."""
         time.sleep(seconds + 0.02)
 
+    @contextmanager
+    def losing_a_reply(self, store: Store) -> Iterator[Store]:
+        """A store on the same data: the first change that the block asks it for is made, and the reply to it is lost.
+
+        To be overridden where a server is asked. Without one there is no reply to be lost, and ``store`` will do.
+        """
+        yield store
+
     @pytest.fixture
     def name(self) -> str:
         return f"compliance:{uuid.uuid4().hex}"

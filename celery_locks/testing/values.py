@@ -59,6 +59,18 @@ class ValueCompliance(StoreTests):
         assert self.names(store.holders(name)) == [claim.owner]
         assert store.write(name, claim.token, "two", self.long)
 
+    def test_a_delete_whose_reply_is_lost_counts_once(self, store: Store, another: Store, name: str) -> None:
+        claim = self.claim(name)
+        self.granted(store, claim)
+        assert not store.delete(name)
+        store.write(name, claim.token, "one", self.long)
+        with self.losing_a_reply(store) as unlucky:
+            assert unlucky.delete(name) is True
+        assert store.value(name) is None
+        assert store.delete(name) is False
+        assert store.write(name, claim.token, "two", self.long)
+        assert another.delete(name) is True
+
     def test_a_value_is_no_lease(self, store: Store, name: str) -> None:
         claim = self.claim(name)
         self.granted(store, claim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from threading import Lock
 
 from celery_locks.stores.base import Store
@@ -85,7 +86,9 @@ class Waking(StoreTests):
         assert sorted(served) == list(range(self.threads))
 
     def test_one_wait_for_many_tells_whose_turn_it_is(self, store: Store, another: Store, name: str) -> None:
-        kept, holder = self.claim(f"{name}1"), self.claim(f"{name}2")
+        together = another.waits_with(name)
+        other_name = next(each for number in count() if another.waits_with(each := f"{name}{number}") == together)
+        kept, holder = self.claim(other_name), self.claim(name)
         behind, first = self.claim(kept.name), self.claim(holder.name)
         self.granted(store, kept)
         self.granted(store, holder)

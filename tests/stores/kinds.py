@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import MovableClock
+from tests.support.proxy import Proxy
 
 
 class OnAMovableClock:
@@ -51,3 +54,12 @@ class OnRedis:
     @pytest.fixture
     def another(self, store: Store, each_redis_url: str) -> Store:
         return RedisStore(each_redis_url)
+
+    @contextmanager
+    def losing_a_reply(self, store: RedisStore) -> Iterator[Store]:
+        place = store._connections.settings
+        with Proxy(place["port"]) as proxy:
+            proxy.drop_reply(1, command="EVALSHA")
+            with closing(RedisStore(f"redis://127.0.0.1:{proxy.port}/{place['db']}")) as unlucky:
+                yield unlucky
+            assert proxy.drops_left == 0

@@ -18,19 +18,25 @@ from celery_locks.aio import AsyncLocks
 from celery_locks.aio.waits import MOST_THREADS
 from celery_locks.renewal import keeper
 from tests.support.celery_worker import ROOT
+from tests.support.clusters import Cluster
 from tests.support.loop import on_a_loop, soon
 from tests.support.processes import end, start
 from tests.support.servers import RedisServer
 
-STORES = ("redis", "sqlite", "memory", "postgresql", "mariadb")
+#: The cluster's tests run where those of test_redis_cluster.py do: it takes seconds to start.
+CLUSTER = pytest.param("cluster", marks=[pytest.mark.slow, pytest.mark.redis])
+STORES = (pytest.param("redis", marks=pytest.mark.redis), "sqlite", "memory", "postgresql", "mariadb", CLUSTER)
 #: How much is done in a store, beside the others: each call is a round trip or many.
-SHARE = {"postgresql": 0.2, "mariadb": 0.1}
+SHARE = {"postgresql": 0.2, "mariadb": 0.1, "cluster": 0.2}
 #: Seconds after which what was forgotten would end by itself.
 LONG = 300.0
 
 
 @pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "cluster":
+        cluster: Cluster = request.getfixturevalue("redis_cluster")
+        return cluster.url()
     if request.param in ("redis", "postgresql", "mariadb"):
         address: str = request.getfixturevalue(f"{request.param}_url")
         return address
@@ -59,16 +65,13 @@ async def nothing_is_left(locks: AsyncLocks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["redis", "sqlite", "postgresql"])
-def test_coroutines_and_threads_of_several_processes_exclude_each_other(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    store = f"sqlite:///{tmp_path}/locks.db" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
+@pytest.mark.parametrize("url", [STORES[0], "sqlite", "postgresql", CLUSTER], indirect=True)
+def test_coroutines_and_threads_of_several_processes_exclude_each_other(url: str, tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")
     program = str(Path(__file__).with_name("aio_process.py"))
     faces = ["coroutines", "coroutines", "threads"]
-    argvs = [[sys.executable, program, store, face, "10", "3", str(counter)] for face in faces]
+    argvs = [[sys.executable, program, url, face, "10", "3", str(counter)] for face in faces]
     with (tmp_path / "said").open("wb") as output:
         processes = [start(argv, output=output, cwd=ROOT) for argv in argvs]
         try:

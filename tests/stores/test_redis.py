@@ -130,6 +130,13 @@ class TestPromise21Addresses:
         with proxy, pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
             Locks(f"rediss://localhost:{proxy.port}/3").lock("k").try_acquire()
 
+    @pytest.mark.parametrize(
+        "place", ["redis://h1/0", "redis+sentinel://h1/s", "redis+cluster://h1,h2/", "redis+redlock://h1,h2,h3/0"]
+    )
+    def test_parameters_of_tls_without_tls(self, place: str) -> None:
+        with pytest.raises(LockConfigError, match=r"ssl_ca_certs, ssl_keyfile .* write rediss"):
+            open_store(f"{place}?ssl_keyfile=k&ssl_ca_certs=%2Fca.pem")
+
     def test_an_address_that_can_not_be_read(self) -> None:
         with pytest.raises(LockConfigError, match="can't be read"):
             open_store("redis://localhost:port/0")

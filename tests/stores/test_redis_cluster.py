@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
+from celery_locks.aio import AsyncLocks
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.listing import Names
@@ -23,6 +26,8 @@ from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreComp
 from celery_locks.testing.store import ODD_NAMES
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
+from tests.support.loop import on_a_loop, soon
+from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -64,6 +69,24 @@ class TestValuesByValkeysOwnClient(ValueCompliance):
     def store(self, redis_cluster: Cluster) -> Store:
         return RedisClusterStore(redis_cluster.url("valkey"))
 
+    @pytest.fixture(autouse=True)
+    def _a_cluster(self, redis_cluster: Cluster) -> None:
+        self._cluster = redis_cluster
+
+    @contextmanager
+    def losing_a_reply(self, store: Store) -> Iterator[Store]:
+        """By proxies before all masters, one of which is the lock's."""
+        with closing(RedisClusterStore(self._cluster.url())) as unlucky, ExitStack() as stack:
+            proxies = []
+            for master in self._cluster.masters:
+                proxies.append(proxy := stack.enter_context(Proxy(master.port)))
+                proxy.drop_reply(1, command="EVALSHA")
+                node = unlucky._nodes._connect(("127.0.0.1", proxy.port))
+                node.place = ("127.0.0.1", master.port)
+                unlucky._nodes._nodes[node.place] = node
+            yield unlucky
+            assert sum(proxy.dropped for proxy in proxies) == 1
+
 
 def claim(token: str, name: str = "p:{k}", ttl: float = 60, **options: int) -> Claim:
     return Claim(name, token, f"owner {token}", ttl, **options)  # type: ignore[arg-type]
@@ -79,6 +102,10 @@ def store(redis_cluster: Cluster) -> Iterator[RedisClusterStore]:
 
 def slot(name: str) -> int:
     return parts.SLOT_OF[parts.tag_of(name)]
+
+
+async def in_line(locks: AsyncLocks, number: int) -> bool:
+    return (await locks.info("moves")).waiting == number
 
 
 def names_on_each(cluster: Cluster) -> list[str]:
@@ -263,6 +290,25 @@ class TestMovingSlots:
             eventually(lambda: lease.confirmed > before, 60, "it is renewed no more")
             assert [holder.token for holder in lock.holders()] == [lease.token]
         assert not lease.lost
+
+    @on_a_loop
+    async def test_coroutines_in_line_go_on_where_their_slot_went(self, redis_cluster: Cluster) -> None:
+        locks, served = AsyncLocks(redis_cluster.url(), prefix="aio"), list[int]()
+        lease = await locks.lock("moves", ttl=120).acquire()
+
+        async def use(number: int) -> None:
+            async with locks.lock("moves", ttl=120):
+                served.append(number)
+
+        users = []
+        for number in range(5):
+            users.append(asyncio.ensure_future(use(number)))
+            await soon(lambda: in_line(locks, len(users)))
+        await asyncio.to_thread(self.move, redis_cluster, slot(locks.plain.name("moves")))
+        await lease.release()
+        await asyncio.gather(*users)
+        assert served == [0, 1, 2, 3, 4]
+        await locks.close()
 
     def move(self, cluster: Cluster, where: int) -> None:
         source, target = cluster.begin_move(where)

@@ -16,6 +16,8 @@ from celery_locks.stores.redis.store import RedisStore
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.redis
+
 TICKET = Ticket("t:0", "message", "t")
 NAME = "p:{k}"
 

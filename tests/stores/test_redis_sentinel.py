@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -210,14 +211,15 @@ def test_promise_21_users_of_servers_and_sentinels(start_redis: Callable[..., Re
         with locks.lock("k"):
             assert locks.lock("k").locked()
         wrong = Locks(url.replace("sentinel_password=sentinels", "sentinel_password=wrong-secret"))
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:\d+ - Auth\w+: ") as caught:
             wrong.lock("k").try_acquire()
         assert "wrong-secret" not in f"{caught.value} {wrong.url}"
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(StoreUnavailable, match=r"redis\+sentinel://127\.0\.0\.1:1,127\.0\.0\.1:2/locks"):
+    with pytest.raises(StoreUnavailable, match=r"redis\+sentinel://127\.0\.0\.1:1,127\.0\.0\.1:2/locks") as caught:
         Locks("redis+sentinel://127.0.0.1:1,127.0.0.1:2/locks").lock("k").try_acquire()
+    assert re.search(r"127\.0\.0\.1:2 - ConnectionError: .*refused", str(caught.value))
 
 
 def test_an_unknown_service(sentinels: Sentinels) -> None:

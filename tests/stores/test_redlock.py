@@ -27,6 +27,8 @@ from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.redis
+
 NAME = "p:{k}"
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
+from celery_locks.stores.sql.store import ServerStore
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
+from tests.stores.test_sql import lost_replies
 
 #: Seconds that `FIRST_CALL` lasts here, for tests that wait for its end.
 FIRST_CALL = 1.5
@@ -21,6 +26,12 @@ class Briefly:
     @pytest.fixture(autouse=True)
     def _called_briefly(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("celery_locks.stores.tickets.FIRST_CALL", FIRST_CALL)
+
+    @contextmanager
+    def losing_a_reply(self, store: ServerStore) -> Iterator[Store]:
+        with lost_replies(store) as lost:
+            yield store
+        assert lost
 
 
 class OnPostgreSQL(Briefly):

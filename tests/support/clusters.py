@@ -14,6 +14,7 @@ import redis
 from tests.support import processes
 from tests.support.ports import free_port
 from tests.support.servers import Binary, RedisServer, default_binary
+from tests.support.tls import Certificates
 from tests.support.waiting import eventually
 
 SLOTS = 16384
@@ -53,33 +54,44 @@ class Cluster(Servers):
     Args:
         binary: What to run; the preferred one if not given.
         password: Of the default user.
+        tls: Speak TLS with clients and with each other, with these certificates.
     """
 
-    def __init__(self, binary: Binary | None = None, password: str | None = None) -> None:
+    def __init__(
+        self, binary: Binary | None = None, password: str | None = None, tls: Certificates | None = None
+    ) -> None:
         self.binary = binary or default_binary()
         self.password = password
+        self._certificates = tls
         self._options = {
             "cluster-enabled": "yes",
             "cluster-node-timeout": "60000",  # nobody is declared dead for being slow
             "databases": "1",
             "save": '""',
+            **(tls.settings if tls else {}),
         }
-        self.masters = [RedisServer(self.binary, password=password, options=self._options) for _ in range(3)]
+        self.masters = [self._server() for _ in range(3)]
+
+    def _server(self) -> RedisServer:
+        return RedisServer(
+            self.binary, password=self.password, options=self._options, tls=self._certificates is not None
+        )
 
     def start(self) -> Cluster:
         for master in self.masters:
             master.start()
         for number, master in enumerate(self.masters):
             first, last = number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1
-            self.call(master, "CLUSTER", "ADDSLOTSRANGE", first, last)
+            self.call(master, "CLUSTER", "ADDSLOTS", *range(first, last + 1))
             self.call(master, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             self.call(master, "CLUSTER", "MEET", "127.0.0.1", self.masters[0].port)
         eventually(self._agree, PATIENCE, "the masters don't agree on their cluster", 0.05)
         return self
 
-    def url(self, scheme: str = "redis") -> str:
+    def url(self, scheme: str = "redis", query: str = "") -> str:
         login = f":{self.password}@" if self.password else ""
-        return f"{scheme}+cluster://{login}" + ",".join(f"127.0.0.1:{master.port}" for master in self.masters)
+        hosts = ",".join(f"127.0.0.1:{master.port}" for master in self.masters)
+        return f"{scheme}+cluster://{login}{hosts}" + (f"/?{query}" if query else "")
 
     def call(self, master: RedisServer, *command: Any) -> Any:
         """What one of the masters answers."""
@@ -96,7 +108,7 @@ class Cluster(Servers):
     @contextmanager
     def replica_of(self, master: RedisServer) -> Iterator[RedisServer]:
         """A replica of one of the masters, with all of its data."""
-        with RedisServer(self.binary, password=self.password, options=self._options) as replica:
+        with self._server() as replica:
             for each in self.masters:
                 self.call(replica, "CLUSTER", "MEET", "127.0.0.1", each.port)
             name = self._id(replica)
@@ -117,7 +129,10 @@ class Cluster(Servers):
 
     def _raw(self, master: RedisServer, *command: str) -> Any:
         """The answer as it came: what the library makes of some differs between releases."""
-        with redis.Redis(unix_socket_path=str(master.socket_path), password=self.password, protocol=2) as client:
+        # Who comes by TLS, and only they, are told of ports that speak it.
+        by_tls = {"port": master.port, "ssl": True, **self._certificates.parameters} if self._certificates else {}
+        where = by_tls or {"unix_socket_path": str(master.socket_path)}
+        with redis.Redis(**where, password=self.password, protocol=2) as client:
             connection = client.connection_pool.make_connection()
             connection.send_command(*command)
             answer = connection.read_response()
@@ -176,12 +191,18 @@ class Sentinels(Servers):
         binary: What to run; the preferred one if not given.
         password: Of the servers' default user.
         sentinel_password: Of the Sentinels' default user.
+        tls: All of them speak TLS with clients and with each other, with these certificates.
     """
 
     def __init__(
-        self, binary: Binary | None = None, password: str | None = None, sentinel_password: str | None = None
+        self,
+        binary: Binary | None = None,
+        password: str | None = None,
+        sentinel_password: str | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self.binary = binary or default_binary()
+        self._certificates = tls
         self.password, self.sentinel_password = password, sentinel_password
         self.ports: list[int] = []
         self._stack = ExitStack()
@@ -191,15 +212,19 @@ class Sentinels(Servers):
     def start(self) -> Sentinels:
         options = {"repl-diskless-sync-delay": "0", "save": '""', "repl-ping-replica-period": "1"}
         options |= {"masterauth": self.password} if self.password else {}
-        master = self._stack.enter_context(RedisServer(self.binary, password=self.password, options=options))
-        copied = {**options, "replicaof": f"127.0.0.1 {master.port}"}
-        replica = self._stack.enter_context(RedisServer(self.binary, password=self.password, options=copied))
+        options |= self._certificates.settings if self._certificates else {}
+        master = self._server(options)
+        replica = self._server({**options, "replicaof": f"127.0.0.1 {master.port}"})
         self.servers = [master, replica]
         eventually(lambda: self.info(replica)["master_link_status"] == "up", PATIENCE, "the replica gets no data", 0.02)
         for _ in range(3):
             self._start_sentinel(master.port)
         eventually(self._agree, PATIENCE, "the Sentinels don't agree", 0.05)
         return self
+
+    def _server(self, options: Mapping[str, str]) -> RedisServer:
+        tls = self._certificates is not None
+        return self._stack.enter_context(RedisServer(self.binary, password=self.password, options=options, tls=tls))
 
     def url(self, scheme: str = "redis", db: int = 0, query: str = "") -> str:
         login = f":{self.password}@" if self.password else ""
@@ -276,8 +301,9 @@ class Sentinels(Servers):
         folder = processes.make_folder()
         self._stack.callback(processes.remove_folder, folder)
         port = free_port()
-        lines = [
-            f"port {port}\nbind 127.0.0.1\ndir {folder}",
+        lines = [f"port 0\ntls-port {port}" if self._certificates else f"port {port}"]
+        lines += [
+            f"bind 127.0.0.1\ndir {folder}",
             f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} 2",
             f"sentinel down-after-milliseconds {SERVICE} 2000",
             f"sentinel failover-timeout {SERVICE} 4000",
@@ -285,6 +311,8 @@ class Sentinels(Servers):
         lines += [f"sentinel auth-pass {SERVICE} {self.password}"] if self.password else []
         if self.sentinel_password:
             lines += [f"requirepass {self.sentinel_password}", f"sentinel sentinel-pass {self.sentinel_password}"]
+        if self._certificates:
+            lines += [f"{name} {value}" for name, value in self._certificates.settings.items()]
         config = folder / "sentinel.conf"
         config.write_text("\n".join(lines) + "\n")
         with (folder / "log").open("ab") as log:
@@ -293,7 +321,8 @@ class Sentinels(Servers):
         self.ports.append(port)
 
     def _sentinel(self, port: int) -> redis.Redis:
-        return redis.Redis(port=port, password=self.sentinel_password, decode_responses=True, socket_timeout=10)
+        tls = {"ssl": True, **self._certificates.parameters} if self._certificates else {}
+        return redis.Redis(port=port, password=self.sentinel_password, decode_responses=True, socket_timeout=10, **tls)
 
     def _master_port(self, port: int) -> int:
         with suppress(redis.RedisError), self._sentinel(port) as sentinel:

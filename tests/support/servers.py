@@ -105,6 +105,7 @@ class RedisServer:
         appendonly: Whether every write is on disk before it is answered, so that it survives a `kill`.
         maxmemory_policy: What is evicted when memory runs out, say ``"allkeys-lru"``.
         options: Further settings, as in the server's configuration file.
+        tls: Whether its port speaks TLS, and no other does; the options name the certificates.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class RedisServer:
         appendonly: bool = False,
         maxmemory_policy: str | None = None,
         options: Mapping[str, str] | None = None,
+        tls: bool = False,
     ) -> None:
         self.binary = binary or default_binary()
         self.password = password
@@ -123,6 +125,7 @@ class RedisServer:
         self.socket_path = self.folder / "server.sock"
         self.port = 0
         self._users = dict(users or {})
+        self._tls = tls
         self._settings = {"databases": "512", "save": "86400 1"}  # with a save point, a stopped server leaves its data
         if appendonly:
             self._settings |= {"appendonly": "yes", "appendfsync": "always"}
@@ -255,7 +258,8 @@ class RedisServer:
         raise NoServer(f"{self.binary} does not start: {self.log()[-2000:]}")
 
     def _configuration(self, port: int) -> str:
-        lines = [f"bind 127.0.0.1\nport {port}", f"unixsocket {_quoted(str(self.socket_path))}"]
+        listens = f"port 0\ntls-port {port}" if self._tls else f"port {port}"
+        lines = [f"bind 127.0.0.1\n{listens}", f"unixsocket {_quoted(str(self.socket_path))}"]
         lines += [f"{name} {value}" for name, value in self._settings.items()]
         if self.password is not None:
             lines.append(f"requirepass {_quoted(self.password)}")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
-from celery_locks.stores.base import Renewal, Store
+from celery_locks.stores.base import Renewal
 from celery_locks.stores.listing import (
     MOST_COUNTED,
     MOST_LISTED,
@@ -33,7 +33,7 @@ from celery_locks.stores.redis.nodes import Nodes
 from celery_locks.stores.redis.pages import FIRST_LOOK, merged, to_ask_again
 from celery_locks.stores.redis.parts import SLOT_OF, TAGS, slot_of, tag_of, untagged
 from celery_locks.stores.redis.scripts import Script
-from celery_locks.stores.redis.store import LONGEST_WAIT, RedisStore
+from celery_locks.stores.redis.store import LONGEST_WAIT, RedisStore, first_woken
 from celery_locks.stores.redis.urls import Address, address, checked_replicas
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ class RedisClusterStore(RedisStore):
         LockConfigError: A setting is wrong.
     """
 
-    waits_for = 1  # one command is about one slot
-
     def __init__(self, server: str | redis.RedisCluster, *, min_replicas: int | None = None) -> None:
         if isinstance(server, str):
             place = address(server)
@@ -68,19 +66,20 @@ class RedisClusterStore(RedisStore):
 
     # One lock
 
-    def wait(self, name: str, token: str, timeout: float) -> None:
-        tag = tag_of(name)
-        longest = max(0.001, min(timeout, LONGEST_WAIT))  # 0 would block for ever
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        tag = tag_of(places[0][0])
         try:
             client = self._nodes.of(SLOT_OF[tag]).for_blocking(LONGEST_WAIT)
-            client.call("BLPOP", f"{tag}{name}:wake:{token}", f"{longest:.3f}")
+            return first_woken(client, places, timeout, tag)
         except self._nodes.driver.response_error:
             time.sleep(min(timeout, LOOK))  # the slot moves, or has moved: whoever waited looks at the lock again
+            return [token for _, token in places]
         except self._nodes.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
-    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        return Store.wait_any(self, places, timeout)
+    def waits_with(self, name: str) -> str:
+        """One command is about one slot."""
+        return tag_of(name)
 
     def value(self, name: str) -> str | None:
         return super().value(tag_of(name) + name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from celery_locks import threads
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores.redis.driver import driver_of
+from celery_locks.stores.redis.sentinel import Asked, master
 from celery_locks.stores.redis.urls import Address
 
 if TYPE_CHECKING:
@@ -271,6 +272,7 @@ class Connections:
             sentinel_kwargs=asked,
             **({"force_master_ip": forced} if (forced := getattr(known, "_force_master_ip", None)) else {}),
         )
+        sentinel.sentinels = [Asked(each, self.driver) for each in sentinel.sentinels]
         kind: Any = pool.connection_class
         client = sentinel.master_for(pool.service_name, connection_class=kind, max_connections=2**31, **settings)
         return cast("redis.Redis", client)
@@ -316,8 +318,6 @@ def connections(address: Address) -> Connections:
     if address.ways == "cluster":
         raise LockConfigError(f"{address.masked} is a cluster's address: use RedisClusterStore, or Locks(url)")
     if address.ways == "sentinel":
-        from celery_locks.stores.redis.sentinel import master
-
         return Connections(master(address), address.masked)
     return Connections(address.driver.client.from_url(address.url), address.masked)
 

@@ -81,7 +81,8 @@ SETTLE = _load("settle")
 SWEEP = _load("sweep")
 WITHDRAW = _load("withdraw")
 WAITING = _load("waiting")
-#: Of no single lock.
+#: Without the prelude: of no single lock, or of nothing but its value.
 DUE = Script(_read("due"))
+DELETE = Script(_read("delete"))
 LIST = _of_no_lock("list")
 STATS = _of_no_lock("stats")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_locks.errors import LockConfigError
+from celery_locks.stores.redis.driver import Driver
 from celery_locks.stores.redis.urls import Address
 
 if TYPE_CHECKING:
@@ -31,6 +32,36 @@ def master(address: Address) -> redis.Redis:
     sentinel = address.driver.sentinel(list(address.hosts), sentinel_kwargs=_of_sentinels(address, settings, tls))
     client = sentinel.master_for(service, **settings, db=int(db or "0"), **({"ssl": True} if tls else {}))
     return cast("redis.Redis", client)
+
+
+class Asked:
+    """A client of one Sentinel.
+
+    Where none knows the master, the library tells of each by ``repr``: of its client all settings, of its error next to
+    nothing. Here it is its address, and what was wrong: a password, a certificate, or nobody there.
+    """
+
+    def __init__(self, client: Any, driver: Driver) -> None:
+        self._client = client
+        self._driver = driver
+
+    def __repr__(self) -> str:
+        place = self._client.connection_pool.connection_kwargs
+        return f"{place['host']}:{place['port']}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def sentinel_masters(self) -> Any:
+        try:
+            return self._client.sentinel_masters()
+        except self._driver.broken as error:
+            raise _told(self._driver.connection_error, f"{type(error).__name__}: {error}") from error
+
+
+def _told(kind: type[Exception], text: str) -> Exception:
+    """An error whose ``repr`` is its text."""
+    return type(kind.__name__, (kind,), {"__repr__": kind.__str__})(text)  # type: ignore[no-any-return]
 
 
 def _of_sentinels(address: Address, settings: dict[str, Any], tls: bool) -> dict[str, Any]:

@@ -73,15 +73,10 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        # 0 would block for ever.
-        longest = max(0.001, min(timeout, LONGEST_WAIT))
-        client = self._connections.for_blocking(LONGEST_WAIT)
-        tokens = {f"{name}:wake:{token}": token for name, token in places}
         try:
-            woken = client.call("BLPOP", *tokens, f"{longest:.3f}")
-        except client.driver.errors as error:
+            return first_woken(self._connections.for_blocking(LONGEST_WAIT), places, timeout)
+        except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
-        return () if woken is None else (tokens[as_text(woken[0])],)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         answers: list[Any] = []
@@ -179,6 +174,21 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
                 return call(client, *args)
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
+
+
+def first_woken(client: Sender, places: Sequence[tuple[str, str]], timeout: float, tag: str = "") -> Collection[str]:
+    """Waits for the wake-ups of some tokens; see `Store.wait_any`.
+
+    Args:
+        client: Blocks meanwhile.
+        places: Names and tokens.
+        timeout: For how many seconds, at most `LONGEST_WAIT`.
+        tag: Comes before all names.
+    """
+    longest = max(0.001, min(timeout, LONGEST_WAIT))  # 0 would block for ever
+    tokens = {f"{tag}{name}:wake:{token}": token for name, token in places}
+    woken = client.call("BLPOP", *tokens, f"{longest:.3f}")
+    return () if woken is None else (tokens[as_text(woken[0])],)
 
 
 def open_redis(url: str) -> RedisStore:

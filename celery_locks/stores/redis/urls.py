@@ -59,6 +59,8 @@ def address(url: str) -> Address:
     scheme, _, rest = url.partition("://")
     base, _, ways = scheme.lower().partition("+")
     rest, own = _own_parameters(rest)
+    if base not in _TLS:
+        _refuse_tls(url, rest)
     chosen = driver(own["client"]) if "client" in own else driver_for(base)
     if ways in ("sentinel", "cluster"):
         return _of_many(chosen, base, ways, rest, mask(url), own)
@@ -143,6 +145,15 @@ def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:
         return rest, {}
     others = urlencode([(name, value) for name, value in pairs if name not in own])
     return before + (f"?{others}" if others else ""), own
+
+
+def _refuse_tls(url: str, rest: str) -> None:
+    """Parameters that the library would complain of at the first command, and without a word about TLS."""
+    names = sorted(name for name, _ in parse_qsl(rest.partition("?")[2]) if name.startswith("ssl_"))
+    if names:
+        raise LockConfigError(
+            f"{mask(url)} has no TLS, and {', '.join(names)} for it: write rediss:// (valkeys://), or leave them out"
+        )
 
 
 def library_url(url: str, chosen: Driver) -> str:

@@ -1,12 +1,14 @@
-"""Values that are kept with locks, in Redis: a text beside each lock; see the script ``write``."""
+"""Values that are kept with locks, in Redis: a text beside each lock; see the scripts ``write`` and ``delete``."""
 
 from __future__ import annotations
 
+import secrets
 from abc import abstractmethod
 from typing import Any
 
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS
+from celery_locks.stores.redis.calls import Command
 from celery_locks.stores.redis.connections import as_text
 from celery_locks.stores.redis.scripts import Script
 
@@ -24,10 +26,15 @@ class RedisValues:
         return None if text is None else as_text(text)
 
     def delete(self, name: str) -> bool:
-        return int(self._single("UNLINK", f"{name}:value")) == 1
+        # Its mark is named by the call, so that no other delete or write can take it for another one's.
+        keys = (f"{name}:value", f"{name}:deleted:{secrets.token_hex(8)}")
+        return bool(self._call(scripts.DELETE, ("EVALSHA", scripts.DELETE.sha, len(keys), *keys)) == 1)
 
     @abstractmethod
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
+
+    @abstractmethod
+    def _call(self, script: Script, command: Command, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
     def _single(self, command: str, key: str) -> Any: ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed.
+#: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed; and the mark of a
+#: deleted value, so that the same call hears the same once more.
 REMEMBERED = 60_000_000
 
 

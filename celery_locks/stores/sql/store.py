@@ -13,6 +13,7 @@ from typing import TypeVar
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import Renewal
 from celery_locks.stores.parking import Call
+from celery_locks.stores.sql import values
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.base import TableStore, give_back, give_back_and_call, take_back_and_call
 from celery_locks.stores.sql.database import SHORTEST_TIMEOUT, TIMEOUT, Connection
@@ -95,6 +96,10 @@ class ServerStore(TableStore):
         return self._write(
             name, lambda session: _once(session, call, lambda: take_back_and_call(session, name, token), before)
         )
+
+    def delete(self, name: str) -> bool:
+        call = secrets.token_hex(8)
+        return self._write(name, lambda session: values.delete_once(session, name, call))
 
     def ping(self) -> None:
         self._write("", lambda session: None)
