@@ -28,7 +28,8 @@ from celery_locks.clock import system_clock
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores.attempt import Attempt, Said
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
-from celery_locks.stores.redis.connections import TIMEOUT, timeout_for
+from celery_locks.stores.redis.client import TIMEOUT
+from celery_locks.stores.redis.connections import timeout_for
 from celery_locks.stores.redis.member import Member
 from celery_locks.stores.redis.urls import each_server
 from celery_locks.stores.together import ask, start

@@ -17,7 +17,7 @@ import pytest
 from celery_locks import Locks
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import command_of
-from celery_locks.stores.redis.connections import packed
+from celery_locks.stores.redis.client import packed
 from tests.support.flower import ODD_KEYS, Answer, Flower
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer

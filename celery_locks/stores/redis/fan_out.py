@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from celery_locks.stores.redis.calls import Command, Sender, evalsha, evalsha_all, waiting
-from celery_locks.stores.redis.connections import Client, timeout_for
+from celery_locks.stores.redis.client import Client
+from celery_locks.stores.redis.connections import timeout_for
 from celery_locks.stores.redis.nodes import Node, Nodes, redirection
 from celery_locks.stores.redis.scripts import Script
 

@@ -15,7 +15,8 @@ from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refus
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of
 from celery_locks.stores.redis.calls import Command, Send, Sender, call_name, command_of, evalsha, evalsha_all
-from celery_locks.stores.redis.connections import Client, Connections, as_text, connections
+from celery_locks.stores.redis.client import Client
+from celery_locks.stores.redis.connections import Connections, as_text, connections
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.scripts import Script
