@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import inspect
 import re
 import types
@@ -47,6 +45,8 @@ def check_key(key: str) -> str:
 
 
 def _hashed(encoded: bytes) -> str:
+    import hashlib  # for long keys only
+
     start = encoded[:_READABLE_BYTES].decode("utf-8", "ignore")
     return f"{start}~{hashlib.blake2b(encoded, digest_size=_HASH_BYTES).hexdigest()}"
 
@@ -187,7 +187,9 @@ class _Arguments:
                 raise self._unknown(template, placeholder, task_name)
 
     def _unknown(self, template: Template, placeholder: Placeholder, task_name: str | None) -> LockKeyError:
-        near = difflib.get_close_matches(placeholder.name, self._names, 1)
+        from difflib import get_close_matches  # for an error only
+
+        near = get_close_matches(placeholder.name, self._names, 1)
         have = f"did you mean <{near[0]}>?" if near else f"it has {', '.join(self._names) or 'none'}"
         task = f"the task {task_name}" if task_name else "the task"
         return template.error(

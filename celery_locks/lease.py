@@ -7,15 +7,17 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_locks import log, signals, threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockLost, LossReason, StoreUnavailable
 from celery_locks.settings import checked_ttl
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
-from celery_locks.stores.parking import Call, Parking, tickets_of
 from celery_locks.telling import tell
+
+if TYPE_CHECKING:
+    from celery_locks.stores.parking import Call, Parking
 
 logger = log.logger(__name__)
 
@@ -214,8 +216,12 @@ class Lease:
         # that of a body that has ended. Written again after a lost reply, it is the same.
         if self._update is not None and self._state == "releasing":
             self.store.write(self.claim.name, self.token, *self._update)
+        if self.send_on is None:
+            return self.store.release(self.claim.name, self.token)
+        from celery_locks.stores.parking import tickets_of
+
         parking = tickets_of(self.store)
-        if self.send_on is None or parking is None:
+        if parking is None:
             return self.store.release(self.claim.name, self.token)
         released, calls = parking.hand_on(self.claim.name, self.token)
         if calls:

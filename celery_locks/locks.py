@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.clock import Clock, system_clock
@@ -367,7 +368,18 @@ def app_store(conf: Mapping[str, Any]) -> str | Store:
 
 
 def _terms(ttl: float, renew: bool | float, max_hold: float | None, limit: int = 1) -> Terms:
+    try:
+        return _terms_once(ttl, renew, max_hold, limit)
+    except TypeError:  # something that has no hash: to be told what it is instead
+        return _checked_terms(ttl, renew, max_hold, limit)
+
+
+def _checked_terms(ttl: float, renew: bool | float, max_hold: float | None, limit: int) -> Terms:
     return Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold), checked("limit", limit))
+
+
+#: Locks are made at each use, and nearly all on the same few terms. Typed, since 1 is no ``True`` here.
+_terms_once = lru_cache(maxsize=256, typed=True)(_checked_terms)
 
 
 def _of(kind: type[T], value: Any) -> T:

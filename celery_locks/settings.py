@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Any
 
 from celery_locks.backoff import Backoff, is_number
@@ -138,6 +137,8 @@ def renewal_interval(ttl: float, renew: bool | float) -> float | None:
 
 def did_you_mean(name: str, known: Any) -> str:
     """``; did you mean …?`` for a name that is near a known one, and the known ones."""
+    from difflib import get_close_matches  # for an error only
+
     near = get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{hint} (known: {', '.join(map(str, known))})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from importlib import import_module
 
 from celery_locks.errors import LockConfigError
@@ -61,6 +60,8 @@ def open_store(url: str) -> Store:
     try:
         module, function = _OPENERS[scheme]
     except KeyError:
+        from difflib import get_close_matches  # for an error only
+
         near = get_close_matches(scheme, _OPENERS, 1)
         hint = f"; did you mean {near[0]}://?" if near else ""
         known = ", ".join(f"{name}://" for name in _OPENERS)
