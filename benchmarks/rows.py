@@ -42,6 +42,10 @@ class Row:
             return f"≥ {number(self.at_least)}"
         return f"≤ {number(self.at_most)}" if self.at_most is not None else ""
 
+    @property
+    def range(self) -> str:
+        return f"{number(self.spread[0])} to {number(self.spread[1])}" if self.spread else ""
+
 
 def number(value: float) -> str:
     """A number with as many digits as anybody reads."""
@@ -54,15 +58,16 @@ def table(title: str, rows: Iterable[Row]) -> Table:
     """For the terminal."""
     shown = Table("what", "value", "unit", "lowest to highest", "asked", "", title=title, title_justify="left")
     for row in rows:
-        spread = f"{number(row.spread[0])} to {number(row.spread[1])}" if row.spread else ""
-        shown.add_row(row.what, number(row.value), row.unit, spread, row.asked, MARKS[row.kept])
+        shown.add_row(row.what, number(row.value), row.unit, row.range, row.asked, MARKS[row.kept])
     return shown
 
 
 def markdown(rows: Iterable[Row]) -> str:
     """For the documentation."""
-    lines = ["| what | value | unit | asked | |", "|---|---:|---|---|---|"]
-    lines += [f"| {row.what} | {number(row.value)} | {row.unit} | {row.asked} | {MARKS[row.kept]} |" for row in rows]
+    lines = ["| what | value | unit | lowest to highest | asked | |", "|---|---:|---|---|---|---|"]
+    for row in rows:
+        cells = (row.what, number(row.value), row.unit, row.range, row.asked, MARKS[row.kept])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
