@@ -24,7 +24,7 @@ DROPS = 6
 
 _SCRIPTS = {
     "acquire": (scripts.ACQUIRE, scripts.TAKE, scripts.ENTER, scripts.PARK),
-    "renew": (scripts.RENEW,),
+    "renew": (scripts.RENEW, scripts.RENEW_MANY),
     "release": (scripts.RELEASE, scripts.HAND_ON),
 }
 

@@ -17,7 +17,7 @@ from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.listing import Names
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.scripts import FENCE_KEPT
-from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.redis.store import TOGETHER, RedisStore
 from celery_locks.testing import StoreCompliance
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.servers import RedisServer
@@ -192,7 +192,9 @@ class TestPromise23HalfDoneCalls:
         for name in names[:4]:
             proxied.acquire(claim("a", name))
         proxy.drop_reply(1, after=2, command="EVALSHA")
-        assert proxied.renew([Renewal(name, "a", 90) for name in names]) == [None] * 4 + ["deleted"]
+        renewals = [Renewal(name, "a", 90) for name in names] * (TOGETHER // 2)  # three commands
+        assert proxied.renew(renewals) == ([None] * 4 + ["deleted"]) * (TOGETHER // 2)
+        assert proxy.drops_left == 0
 
     def test_a_release_with_the_store_away_keeps_its_token(self, proxied: RedisStore, proxy: Proxy) -> None:
         lease = Locks(proxied).lock("k", ttl=60).acquire()
@@ -244,14 +246,14 @@ class TestScripts:
         proxy.commands.clear()
         renewed: list[Any] = []
         thread = threading.Thread(
-            target=lambda: renewed.extend(proxied.renew([Renewal("p:{k}", "a", 60)] * 20)), daemon=True
+            target=lambda: renewed.extend(proxied.renew([Renewal("p:{k}", "a", 60)] * 9 * TOGETHER)), daemon=True
         )
         thread.start()
-        eventually(lambda: proxy.commands.count("EVALSHA") == 20)
+        eventually(lambda: proxy.commands.count("EVALSHA") == 9)
         assert not renewed, "the first answer was there before the last request"
         proxy.heal()
         thread.join(30)
-        assert renewed == [None] * 20
+        assert renewed == [None] * 9 * TOGETHER
 
     def test_an_acquire_and_a_release_are_a_command_each(self, proxied: RedisStore, proxy: Proxy) -> None:
         proxied.release("p:{k}", "a") or proxied.acquire(claim("b", "p:{other}"))

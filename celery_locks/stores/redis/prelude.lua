@@ -11,8 +11,4 @@
 local LOCK, token, PREFIX = KEYS[1], ARGV[1], ARGV[2]
 -- What the lists over all locks know it by; see listed.
 local NAME = string.sub(LOCK, #PREFIX + 1)
--- constants
--- How long a deadline stays known after it has passed, so that its holder is told "expired" and not "deleted".
-local LINGER = 60000000
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+-- include clock

@@ -44,13 +44,17 @@ def _read(name: str) -> str:
 
 def _load(name: str) -> Script:
     # Functions may be made within a block: a ``local`` of Lua lives as long as its block does.
-    text = _read("prelude") + "\n" + _include(_read(name))
-    return Script(text.replace("-- constants", _constants(text)))
+    text = _include(_read("prelude")) + "\n" + _include(_read(name))
+    return _with_constants(text)
 
 
 def _of_no_lock(name: str) -> Script:
-    text = _include(_read(name))
-    return Script(_constants(text) + "\n" + text)
+    return _with_constants(_include(_read(name)))
+
+
+def _with_constants(text: str) -> Script:
+    """The script, with those constants that it uses where it asks for them."""
+    return Script(text.replace("-- constants", _constants(text)))
 
 
 def _constants(text: str) -> str:
@@ -85,4 +89,5 @@ WAITING = _load("waiting")
 DUE = Script(_read("due"))
 DELETE = Script(_read("delete"))
 LIST = _of_no_lock("list")
+RENEW_MANY = _of_no_lock("renew_many")
 STATS = _of_no_lock("stats")

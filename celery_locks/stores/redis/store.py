@@ -32,6 +32,8 @@ T = TypeVar("T")
 LONGEST_WAIT = 5.0
 #: How many leases are renewed in one round trip at most: more would keep other clients waiting.
 BATCH = 1_000
+#: How many of them one script renews: it takes some milliseconds, in which the server does nothing else.
+TOGETHER = 100
 
 
 class RedisStore(RedisParking, RedisListing, RedisValues, Store):
@@ -156,14 +158,17 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return self._twice(None, Client.call, command, key)
 
     def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
-        commands = [command_of(scripts.RENEW, each.name, each.token, _micro(each.ttl)) for each in renewals]
         shortest, wanted = min(renewal.ttl for renewal in renewals), self._min_replicas
-        if len(commands) == 1 and not wanted:
-            return [self._twice(shortest, evalsha, scripts.RENEW, commands[0])]
-        answers: list[Any] = self._twice(shortest, evalsha_all, scripts.RENEW, commands, wanted)
+        if len(renewals) == 1 and not wanted:
+            (one,) = renewals
+            command = command_of(scripts.RENEW, one.name, one.token, _micro(one.ttl))
+            return [self._twice(shortest, evalsha, scripts.RENEW, command)]
+        parts = [renewals[start : start + TOGETHER] for start in range(0, len(renewals), TOGETHER)]
+        commands = [_renew_many(part) for part in parts]
+        answers: list[Any] = self._twice(shortest, evalsha_all, scripts.RENEW_MANY, commands, wanted)
         if wanted and (confirmed := int(answers.pop())) < wanted:
             raise self._connections.too_few(confirmed, wanted)
-        return answers
+        return [said for part, lost in zip(parts, answers, strict=True) for said in _said(part, lost)]
 
     def _twice(self, ttl: float | None, call: Callable[..., Any], *args: Any) -> Any:
         """Calls with a client; once more when the connection broke, which may have been old, or lost the reply."""
@@ -195,6 +200,19 @@ def first_woken(client: Sender, places: Sequence[tuple[str, str]], timeout: floa
 def open_redis(url: str) -> RedisStore:
     """The store at a URL."""
     return RedisStore(url)
+
+
+def _renew_many(renewals: Sequence[Renewal]) -> Command:
+    terms = [term for each in renewals for term in (each.token, _micro(each.ttl))]
+    return ("EVALSHA", scripts.RENEW_MANY.sha, len(renewals), *(each.name for each in renewals), *terms)
+
+
+def _said(renewals: Sequence[Renewal], lost: Sequence[Any]) -> list[Any]:
+    """What the script says of each, out of the numbers of those that it could not renew, and why."""
+    said: list[Any] = ["renewed"] * len(renewals)
+    for number, why in zip(lost[::2], lost[1::2], strict=True):
+        said[int(number) - 1] = why
+    return said
 
 
 def _micro(seconds: float) -> int:
