@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.rows import Row
 from celery_locks import Lock, Locks
 from celery_locks.stores.parking import Parking
 from tests.support.celery_worker import ROOT
@@ -84,8 +85,32 @@ def _turn(url: str, count: int, seconds: float) -> list[float]:
         return [float(took) for each in started for took in hear(each).split()]
 
 
+def rows(rounds: int, seconds: float, wakes: int) -> list[Row]:
+    """PostgreSQL, alone and with four processes at once, and how soon who waits on it is woken."""
+    found = []
+    with PostgresServer("-c", "fsync=on") as server:
+        for count in (1, 4):
+            turns = [_turn(server.url(), count, seconds) for _ in range(rounds)]
+            rates = sorted(len(times) / seconds for times in turns)
+            at = f"PostgreSQL, {count} at once"
+            found.append(Row(f"{at}: pairs", statistics.median(rates), "pairs/s", spread=(rates[0], rates[-1])))
+        delays = woken_after(server, wakes)
+    p50, p95 = (quantile(delays, part) * 1000 for part in (0.5, 0.95))
+    return [
+        *found,
+        Row("blocked acquire on PostgreSQL: release to return, p50", p50, "ms"),
+        Row("blocked acquire on PostgreSQL: release to return, p95", p95, "ms", at_most=10),
+    ]
+
+
 def waking(server: PostgresServer, times: int) -> str:
-    """From just before the release to the return of a blocked ``acquire`` in another process."""
+    delays = woken_after(server, times)
+    p50, p95 = (quantile(delays, part) * 1000 for part in (0.5, 0.95))
+    return f"woken after p50 {p50:.1f} ms, p95 {p95:.1f} ms, longest {max(delays) * 1000:.1f} ms ({times} times)"
+
+
+def woken_after(server: PostgresServer, times: int) -> list[float]:
+    """Seconds from just before the release to the return of a blocked ``acquire`` in another process."""
     lock, delays = Locks(server.url(), prefix="benchmark").lock("key", ttl=60, renew=False), []
     with process("wait", server.url(), "key") as waiter:
         hear(waiter)
@@ -97,8 +122,7 @@ def waking(server: PostgresServer, times: int) -> str:
             released = time.monotonic()
             lease.release()
             delays.append(float(hear(waiter)) - released)
-    p50, p95 = (quantile(delays, part) * 1000 for part in (0.5, 0.95))
-    return f"woken after p50 {p50:.1f} ms, p95 {p95:.1f} ms, longest {max(delays) * 1000:.1f} ms ({times} times)"
+    return delays
 
 
 def statements(server: PostgresServer) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import files, overhead, pairs, renewal, scale, small, storm, wake
+from benchmarks import databases, files, overhead, pairs, renewal, scale, small, storm, wake
 from benchmarks.rows import Row
 from tests.support.servers import RedisServer
 
@@ -13,6 +13,7 @@ Group = Callable[[RedisServer], list[Row]]
 FULL: dict[str, Group] = {
     "Acquire and release": lambda server: pairs.rows(server, rounds=7, seconds=0.3),
     "SQLite": lambda server: files.rows(seconds=5),
+    "PostgreSQL": lambda server: databases.rows(rounds=3, seconds=2, wakes=60),
     "Tasks on free keys": lambda server: overhead.rows(server, tasks=400, pairs=6),
     "A storm of tasks on one key": lambda server: storm.rows(server, tasks=1000),
     "Waiting": lambda server: wake.rows(server, rounds=200),

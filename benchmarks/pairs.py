@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -43,21 +43,28 @@ def main(rounds: int, seconds: float, threads: int, processes: int, pin: bool) -
 
 
 def measure(
-    server: RedisServer, rounds: int, seconds: float, threads: int = 1, processes: int = 1, pin: bool = True
+    server: RedisServer,
+    rounds: int,
+    seconds: float,
+    threads: int = 1,
+    processes: int = 1,
+    pin: bool = True,
+    url: str = "",
 ) -> dict[str, Figure]:
-    """What all sides come to on one server."""
-    alone = threads == processes == 1
+    """What all sides come to on one server; by TCP, or by another way to it."""
+    alone, tcp, url = threads == processes == 1, not url, url or server.url()
     makes: dict[str, Make] = dict(peers.SIDES)
     if alone:
-        makes |= {"two EVALSHA, redis-py": limits.through_client, "two EVALSHA, raw socket": limits.raw_socket}
+        makes["two EVALSHA, redis-py"] = limits.through_client
+    if alone and tcp:
+        makes["two EVALSHA, raw socket"] = limits.raw_socket
     with contextlib.ExitStack() as stack:
         if pin:
             stack.enter_context(pinned(server.pid))
         sides: dict[str, Callable[[], float]] = {
-            name: stack.enter_context(crowd(make, server.url(), seconds, threads, processes))
-            for name, make in makes.items()
+            name: stack.enter_context(crowd(make, url, seconds, threads, processes)) for name, make in makes.items()
         }
-        if alone and (verrou := node.start(server.url(), stack)):
+        if alone and tcp and (verrou := node.start(url, stack)):
             sides["Verrou, Node"] = partial(verrou, seconds)
         bar = stack.enter_context(Progress(transient=True))
         task = bar.add_task("rounds", total=len(sides) * (rounds + 1))
@@ -145,21 +152,26 @@ ASKED = {
     "pottery Redlock": 6.0,
 }
 
+#: And of many at once.
+ASKED_OF_MANY = {"redis-py Lock": 1.5}
+
 
 def rows(server: RedisServer, rounds: int, seconds: float) -> list[Row]:
-    """One thread, eight threads, eight processes."""
-    found = []
-    for who, crew, pin in (
-        ("1 thread", {}, True),
-        ("8 threads", {"threads": 8}, False),
-        ("8 processes", {"processes": 8}, False),
-    ):
+    """One thread, by TCP and by a Unix socket; eight threads; eight processes."""
+    found, by_socket = [], f"unix://{server.socket_path}"
+    crews: tuple[tuple[str, dict[str, Any], bool, Mapping[str, float]], ...] = (
+        ("1 thread", {}, True, ASKED),
+        ("1 thread, Unix socket", {"url": by_socket}, True, {}),
+        ("8 threads", {"threads": 8}, False, ASKED_OF_MANY),
+        ("8 processes", {"processes": 8}, False, ASKED_OF_MANY),
+    )
+    for who, crew, pin, all_asked in crews:
         figures = measure(server, rounds, seconds, pin=pin, **crew)
         ours = figures.pop(OURS)
         found.append(Row(f"pairs, {who}: {OURS}", ours.median, "pairs/s", spread=ours.spread))
         for name, figure in figures.items():
-            asked = ASKED.get(name) if pin else {"redis-py Lock": 1.5}.get(name)
-            found.append(Row(f"pairs, {who}: ours / {name}", ours.over(figure), "x", at_least=asked))
+            ratio = ours.over(figure)
+            found.append(Row(f"pairs, {who}: ours / {name}", ratio, "x", at_least=all_asked.get(name)))
     return found
 
 
