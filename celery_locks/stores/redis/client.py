@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 #: The longest a command may take, in seconds.
 TIMEOUT = 2.0
-_PEEK = getattr(socket, "MSG_PEEK", 0)
 
 
 class Client:
@@ -74,7 +73,7 @@ class Client:
         if type(sock) is not socket.socket:  # TLS can't look ahead
             return None
         try:
-            seen = sock.recv(32, _PEEK)
+            seen = sock.recv(32, socket.MSG_PEEK)
             # In bytes: 58 is a colon, 10 the end of a line.
             if not seen or seen[0] != 58 or seen[-1] != 10:
                 return None

@@ -1,8 +1,7 @@
 -- The locks in which something is due; for none to name, the microseconds until something is, or -1 for nothing.
 --
 -- KEYS[1] sorted set: lock -> when something is due in it, in microseconds of the server's clock  ARGV[1] most to name
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+-- include clock
 if ARGV[1] == '0' then
   local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
   return first and math.max(0, first - now) or -1

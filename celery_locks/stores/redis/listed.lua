@@ -9,9 +9,7 @@
 --         by the scripts of each lock, and tells where to look: what is so, each lock knows itself.
 -- KEYS[2] sorted set <prefix>lines: lock that somebody waits for -> when the last place in line ends
 
--- constants
+-- include clock
 local PREFIX = string.sub(KEYS[1], 1, -6)
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
 local living = string.format('(%.0f', now)
 -- include unlist_expired

@@ -86,7 +86,7 @@ SWEEP = _load("sweep")
 WITHDRAW = _load("withdraw")
 WAITING = _load("waiting")
 #: Without the prelude: of no single lock, or of nothing but its value.
-DUE = Script(_read("due"))
+DUE = _of_no_lock("due")
 DELETE = Script(_read("delete"))
 LIST = _of_no_lock("list")
 RENEW_MANY = _of_no_lock("renew_many")
