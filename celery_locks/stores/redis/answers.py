@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+from celery_locks.errors import LossReason
 from celery_locks.stores.base import Granted, Holder, Refused
 from celery_locks.stores.listing import Figures, State, Waiter
 from celery_locks.stores.redis.connections import as_text
@@ -35,6 +36,12 @@ def holders_of(answer: Sequence[Any]) -> tuple[Holder, ...]:
         held_for, expires_in = (int(now) - int(since)) / MICROSECONDS, (float(deadline) - int(now)) / MICROSECONDS
         holders.append(Holder(owner, int(fence), int(permits), held_for, expires_in, token, int(limit)))
     return tuple(sorted(holders, key=lambda holder: holder.fencing_token))
+
+
+def reason_of(answer: Any) -> LossReason | None:
+    """Why a lease could not be renewed, ``None`` where it was."""
+    said = as_text(answer)
+    return None if said == "renewed" else cast(LossReason, said)
 
 
 def state_of(name: str, answer: Sequence[Any]) -> State:

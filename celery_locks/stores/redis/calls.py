@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from celery_locks.stores.redis.driver import Driver
+from celery_locks.stores.redis.protocol import Command, arguments, packed
 from celery_locks.stores.redis.scripts import Script
 
-Command = tuple[Any, ...]
 #: The answer to a script with its command.
 Send = Callable[["Sender", Script, Command], Any]
 
@@ -24,7 +24,14 @@ class Sender(Protocol):
 
     def call(self, *command: Any) -> Any: ...
 
-    def call_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]: ...
+    def ask(self, command: Command) -> Any: ...
+
+    def ask_all(self, commands: Sequence[Command]) -> list[Any]: ...
+
+
+def call_of(script: Script, keys: Sequence[str], *args: Any) -> Command:
+    """The command that calls a script with some keys."""
+    return packed(("EVALSHA", script.sha, len(keys), *keys, *args))
 
 
 def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "") -> Command:
@@ -37,11 +44,24 @@ def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "")
         args: What else it gets.
         tag: Comes before all names.
     """
+    return command_with(script, name, token, len(args), arguments(*args), tag)
+
+
+def command_with(script: Script, name: str, token: str, count: int, rest: str, tag: str = "") -> Command:
+    """As `command_of`, with so many arguments that are packed already."""
+    prefix = name.partition("{")[0]
+    if not tag:
+        if name.isascii() and token.isascii():  # as `arguments` would, in a fifth of the time
+            own = f"${len(name)}\r\n{name}\r\n${len(token)}\r\n{token}\r\n${len(prefix)}\r\n{prefix}\r\n"
+        else:
+            own = arguments(name, token, prefix)
+        return f"*{6 + count}\r\n{script.called}{own}{rest}".encode()
     lock = tag + name
     # The scripts make the names of a lock's other records when they need them. But in a cluster all are named: while
     # their slot moves, the server lets no script run that would find some of them here and not the others.
-    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive") if tag else (lock,)
-    return ("EVALSHA", script.sha, len(keys), *keys, token, tag + name.partition("{")[0], *args)
+    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive")
+    own = arguments("EVALSHA", script.sha, len(keys), *keys, token, tag + prefix)
+    return f"*{9 + count}\r\n{own}{rest}".encode()
 
 
 def call_name() -> str:
@@ -51,10 +71,10 @@ def call_name() -> str:
 
 def evalsha(client: Sender, script: Script, command: Command) -> Any:
     try:
-        return client.call(*command)
+        return client.ask(command)
     except client.driver.no_script:  # the server is new, or forgot its scripts
         client.call("SCRIPT", "LOAD", script.text)
-        return client.call(*command)
+        return client.ask(command)
 
 
 def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
@@ -70,10 +90,10 @@ def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], rep
         The answers; and, with ``replicas``, how many have it after half of the client's timeout at most.
     """
     batch = [*commands, *waiting(replicas, client.timeout)]
-    answers = client.call_all(batch)
+    answers = client.ask_all(batch)
     if any(isinstance(answer, client.driver.no_script) for answer in answers):
         client.call("SCRIPT", "LOAD", script.text)
-        answers = client.call_all(batch)
+        answers = client.ask_all(batch)
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
@@ -82,4 +102,4 @@ def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], rep
 
 def waiting(replicas: int, timeout: float) -> list[Command]:
     """The command that waits for replicas, if any are asked for; it speaks of what its own connection wrote before."""
-    return [("WAIT", replicas, max(1, round(timeout * 500)))] if replicas else []
+    return [packed(("WAIT", replicas, max(1, round(timeout * 500))))] if replicas else []

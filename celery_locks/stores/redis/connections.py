@@ -62,8 +62,7 @@ class Connections:
 
     def _with_timeout(self, timeout: float) -> Client:
         which = (timeout, threads.apart())
-        client = self._clients.get(which)
-        return self._clients.setdefault(which, Client(self._derived(timeout), timeout)) if client is None else client
+        return self._clients.get(which) or self._clients.setdefault(which, Client(self._derived(timeout), timeout))
 
     def _derived(self, timeout: float) -> redis.Redis:
         pool: Any = self._client.connection_pool
