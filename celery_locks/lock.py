@@ -347,15 +347,16 @@ class Lock:
         return Claim(self.name, token, owner, terms.first_ttl, terms.limit, terms.permits)
 
     def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
+        number, max_hold, clock = granted.fencing_token, self.terms.max_hold, self._locks.clock
         lease = Lease(
             self.store,
             claim,
             self.key,
-            granted.fencing_token,
+            number,
             sent,
-            max_hold=self.terms.max_hold,
+            max_hold=max_hold,
             sender=self._sender,
-            clock=self._locks.clock,
+            clock=clock,
             waited=waited,
         )
         if not lease.remaining():

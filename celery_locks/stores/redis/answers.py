@@ -16,9 +16,7 @@ MICROSECONDS = 1_000_000
 
 def granted_or_refused(answer: Any) -> Granted | Refused:
     """A fencing token, or a refusal: 2 where it was replaced, else 0, and what `refused` reads."""
-    if not isinstance(answer, Sequence):  # the usual answer is the one that is read the fastest
-        return Granted(int(answer))
-    return refused(answer, replaced=answer[0] == 2)
+    return Granted(answer) if isinstance(answer, int) else refused(answer, replaced=answer[0] == 2)
 
 
 def refused(answer: Sequence[Any], replaced: bool = False) -> Refused:

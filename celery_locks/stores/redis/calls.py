@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 from celery_locks.stores.redis.driver import Driver
@@ -47,26 +48,38 @@ def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "")
     return command_with(script, name, token, len(args), arguments(*args), tag)
 
 
-def command_with(script: Script, name: str, token: str, count: int, rest: str, tag: str = "") -> Command:
-    """As `command_of`, with so many arguments that are packed already."""
+def command_with(script: Script, name: str, token: str, more: int, rest: str, tag: str = "") -> Command:
+    """As `command_of`, with so many more arguments, which are packed already."""
     prefix = name.partition("{")[0]
     if not tag:
         if name.isascii() and token.isascii():  # as `arguments` would, in a fifth of the time
             own = f"${len(name)}\r\n{name}\r\n${len(token)}\r\n{token}\r\n${len(prefix)}\r\n{prefix}\r\n"
         else:
             own = arguments(name, token, prefix)
-        return f"*{6 + count}\r\n{script.called}{own}{rest}".encode()
+        return f"*{6 + more}\r\n{script.called}{own}{rest}".encode()
     lock = tag + name
     # The scripts make the names of a lock's other records when they need them. But in a cluster all are named: while
     # their slot moves, the server lets no script run that would find some of them here and not the others.
     keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive")
     own = arguments("EVALSHA", script.sha, len(keys), *keys, token, tag + prefix)
-    return f"*{9 + count}\r\n{own}{rest}".encode()
+    return f"*{9 + more}\r\n{own}{rest}".encode()
 
 
-def call_name() -> str:
-    """A name for one call, by which the server knows it when it is sent again."""
-    return os.urandom(8).hex()
+def call_name(token: str) -> str:
+    """A name for one call about an owner token, by which the server knows it when it is sent again."""
+    return f"{token[:8]}{_process}{next(_calls)}"
+
+
+#: Together they tell the calls of all processes apart that have the same owner token.
+_process, _calls = os.urandom(4).hex(), count()
+
+
+def _in_forked_child() -> None:
+    global _process
+    _process = os.urandom(4).hex()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def evalsha(client: Sender, script: Script, command: Command) -> Any:

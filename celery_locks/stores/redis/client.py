@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import sys
@@ -37,12 +36,12 @@ class Client:
         self.driver = driver_of(redis_client)
         self._pool: Any = redis_client.connection_pool
         self._idle: list[Any] = []
-        self._pid = os.getpid()
+        self._fork = threads.forks
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection that nobody uses."""
-        return bool(self._idle) and self._pid == os.getpid()
+        return bool(self._idle) and self._fork == threads.forks
 
     def call(self, *command: Any) -> Any:
         """Sends a command and returns the answer.
@@ -136,8 +135,8 @@ class Client:
         self._pool.disconnect()
 
     def _take(self) -> Any:
-        if self._pid != os.getpid():  # sockets that a fork doubled are the parent's
-            self._idle, self._pid = [], os.getpid()
+        if self._fork != threads.forks:  # sockets that a fork doubled are the parent's
+            self._idle, self._fork = [], threads.forks
         try:
             return self._idle.pop()
         except IndexError:

@@ -53,12 +53,12 @@ class RedisParking(Parking):
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        answer = self._run(scripts.HAND_ON, name, token, call_name())
+        answer = self._run(scripts.HAND_ON, name, token, call_name(token))
         released, *calls = answer if isinstance(answer, Sequence) else [answer]
         return released == 1, _calls(name, calls)
 
     def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        released, *calls = self._run(scripts.DIED, name, token, call_name())
+        released, *calls = self._run(scripts.DIED, name, token, call_name(token))
         return released == 1, _calls(name, calls)
 
     def sent(self, call: Call, within: float) -> None:

@@ -7,6 +7,7 @@
 local function relist(before, fence, ends)
   redis.call('ZREM', PREFIX .. 'locks', 'u' .. before .. ' ' .. fence .. ' ' .. NAME)
   list(fence, ends)
+  keep_list()
 end
 
 local function renewed(ttl)

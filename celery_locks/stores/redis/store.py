@@ -99,7 +99,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     def release(self, name: str, token: str) -> bool:
         tag = self._tag(name)
-        command = command_with(scripts.RELEASE, name, token, 1, text_argument(call_name()), tag)
+        command = command_with(scripts.RELEASE, name, token, 1, text_argument(call_name(token)), tag)
         return bool(self._call(scripts.RELEASE, tag + name, command) == 1)
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
@@ -158,7 +158,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             return answer
         undo = scripts.DIED if script is scripts.ENTER else scripts.RELEASE  # a ticket that did not run is not done
         with suppress(StoreUnavailable):
-            self._run(undo, claim.name, claim.token, call_name(), ttl=claim.ttl)
+            self._run(undo, claim.name, claim.token, call_name(claim.token), ttl=claim.ttl)
         raise self._connections.too_few(confirmed, wanted)
 
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
