@@ -317,6 +317,10 @@ class Lease:
 
     # ------------------------------------------------------------------ for renewal
 
+    def lives(self, now: float) -> bool:
+        """Whether it is held when its clock says ``now``."""
+        return self._state == "held" and now < self._deadline
+
     def renewal(self, now: float, ttl: float | None = None) -> Renewal:
         """What to ask the store for, ``now`` being when it is asked."""
         if now > self._asked:
@@ -334,11 +338,14 @@ class Lease:
         if reason is not None:
             self.lose(self._why_ended("expired") if self.clock.now() >= self._deadline else reason)
             return
+        deadline = sent + ttl if self._hold_end is None else min(sent + ttl, self._hold_end)
         with self._mutex:
-            if self._state != "held" or self.clock.now() >= self._deadline:
+            if not self.lives(self.clock.now()):
                 return  # The answer came too late: the holder may have been told already.
-            self.confirmed = max(self.confirmed, sent)
-            self._deadline = max(self._deadline, self._capped(sent + ttl))
+            if sent > self.confirmed:
+                self.confirmed = sent
+            if deadline > self._deadline:
+                self._deadline = deadline
         if signals.on_lock_renewed.receivers:
             tell(partial(signals.on_lock_renewed.send, self.sender, lease=self), self.home)
 
@@ -366,9 +373,6 @@ class Lease:
 
     def _why_ended(self, otherwise: LossReason) -> LossReason:
         return "max_hold" if self._hold_end is not None and self._deadline >= self._hold_end else otherwise
-
-    def _capped(self, deadline: float) -> float:
-        return deadline if self._hold_end is None else min(deadline, self._hold_end)
 
     def _move(self, before: str, after: str, reason: LossReason | None = None) -> bool:
         with self._mutex:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from celery_locks import log, threads
+from celery_locks.clock import Clock
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.stores.base import Renewal, Store
@@ -95,41 +96,47 @@ class Renewer:
 
     def tick(self) -> float | None:
         """Renews what is due. Returns the seconds until something is due again."""
-        if self._next_due_in() <= SLACK and (due := [lease for lease in self._going_along() if self._alive(lease)]):
+        if self._next_due_in() <= SLACK and (due := self._due()):
             self._renew(due)
         return None if (pause := self._next_due_in()) == math.inf else pause
 
     def _next_due_in(self) -> float:
-        return min([lease.renew_at - lease.clock.now() for lease in list(self._leases.values())], default=math.inf)
+        leases = list(self._leases.values())
+        now = _now(leases)
+        return min([lease.renew_at - now[lease.clock] for lease in leases], default=math.inf)
 
-    def _going_along(self) -> list[Lease]:
-        """Those that are renewed when another one is due."""
-        return [
+    def _due(self) -> list[Lease]:
+        """Those that are due, and those that go along."""
+        leases = list(self._leases.values())
+        now = _now(leases)
+        going = [
             lease
-            for lease in list(self._leases.values())
-            if lease.renew_at - lease.clock.now() <= max(SLACK, SHARE * lease.renew_every)
+            for lease in leases
+            if (due_in := lease.renew_at - now[lease.clock]) <= SLACK or due_in <= SHARE * lease.renew_every
         ]
+        # One that ended is renewed no more, however it came to be still here: nobody would ever release it.
+        living = [lease for lease in going if lease.lives(now[lease.clock])]
+        if len(living) < len(going):
+            for ended in set(going).difference(living):
+                self.discard(ended)
+        return living
 
     def _renew(self, due: list[Lease]) -> None:
-        sent = [lease.clock.now() for lease in due]
+        now = _now(due)
+        sent = [now[lease.clock] for lease in due]
         renewals = [lease.renewal(at) for lease, at in zip(due, sent, strict=True)]
         answers = self._ask(due[0], renewals)
-        if answers and (away := answers.count("unreachable")):
+        if answers is None:
+            answers = ["unreachable"] * len(due)
+        elif away := answers.count("unreachable"):
             said = "%d leases could not be renewed, trying again: a part of the store is away"
             tell(partial(logger.warning, said, away), due[0].home)
-        for index, lease in enumerate(due):
-            if answers is None or answers[index] == "unreachable":
+        for lease, at, renewal, answer in zip(due, sent, renewals, answers, strict=True):
+            if answer == "unreachable":
                 lease.renew_at = lease.clock.now() + min(lease.renew_every, TRY_AGAIN)
             else:
-                lease.renew_at = sent[index] + lease.renew_every
-                lease.answer(sent[index], renewals[index].ttl, answers[index])
-
-    def _alive(self, lease: Lease) -> bool:
-        # One that ended is renewed no more, however it came to be still here: nobody would ever release it.
-        if lease.remaining() > 0:
-            return True
-        self.discard(lease)
-        return False
+                lease.renew_at = at + lease.renew_every
+                lease.answer(at, renewal.ttl, answer)
 
     @staticmethod
     def _ask(lease: Lease, renewals: list[Renewal]) -> list[LossReason | None] | None:
@@ -142,6 +149,11 @@ class Renewer:
             said = "%d leases could not be renewed, trying again"
             tell(partial(logger.error, said, len(renewals), exc_info=error), lease.home)
         return None
+
+
+def _now(leases: Iterable[Lease]) -> dict[Clock, float]:
+    """What the clocks of some leases say: nearly always it is one clock for all of them."""
+    return {clock: clock.now() for clock in {lease.clock for lease in leases}}
 
 
 @dataclass

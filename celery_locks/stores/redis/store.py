@@ -221,10 +221,10 @@ def open_redis(url: str) -> RedisStore:
 
 
 def _renew_many(renewals: Sequence[Renewal]) -> Command:
-    start = arguments("EVALSHA", scripts.RENEW_MANY.sha, len(renewals))
-    names = [text_argument(each.name) for each in renewals]
-    terms = [f"{text_argument(each.token)}{_ttl(each.ttl)}" for each in renewals]
-    return f"*{3 + 3 * len(renewals)}\r\n{start}{''.join(names)}{''.join(terms)}".encode()
+    many = len(renewals)
+    start = arguments("EVALSHA", scripts.RENEW_MANY.sha, many)
+    names, tokens = arguments(*[each.name for each in renewals]), arguments(*[each.token for each in renewals])
+    return f"*{3 + 3 * many}\r\n{start}{names}{tokens}{''.join([_ttl(each.ttl) for each in renewals])}".encode()
 
 
 def _said(renewals: Sequence[Renewal], lost: Sequence[Any]) -> list[LossReason | None]:
