@@ -340,7 +340,7 @@ class Lease:
             return
         deadline = sent + ttl if self._hold_end is None else min(sent + ttl, self._hold_end)
         with self._mutex:
-            if not self.lives(self.clock.now()):
+            if self._state != "held" or self.clock.now() >= self._deadline:
                 return  # The answer came too late: the holder may have been told already.
             if sent > self.confirmed:
                 self.confirmed = sent

@@ -11,7 +11,6 @@ The first two are real threads also in a process of greenlets, and call nothing 
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -96,24 +95,23 @@ class Renewer:
 
     def tick(self) -> float | None:
         """Renews what is due. Returns the seconds until something is due again."""
-        if self._next_due_in() <= SLACK and (due := self._due()):
+        leases, waits = self._waits()
+        if waits and min(waits) <= SLACK and (due := self._due(leases, waits)):
             self._renew(due)
-        return None if (pause := self._next_due_in()) == math.inf else pause
+            _, waits = self._waits()
+        return min(waits, default=None)
 
-    def _next_due_in(self) -> float:
+    def _waits(self) -> tuple[list[Lease], list[float]]:
+        """The leases, and in how many seconds each is due."""
         leases = list(self._leases.values())
         now = _now(leases)
-        return min([lease.renew_at - now[lease.clock] for lease in leases], default=math.inf)
+        return leases, [lease.renew_at - now[lease.clock] for lease in leases]
 
-    def _due(self) -> list[Lease]:
+    def _due(self, leases: list[Lease], waits: list[float]) -> list[Lease]:
         """Those that are due, and those that go along."""
-        leases = list(self._leases.values())
-        now = _now(leases)
-        going = [
-            lease
-            for lease in leases
-            if (due_in := lease.renew_at - now[lease.clock]) <= SLACK or due_in <= SHARE * lease.renew_every
-        ]
+        pairs = zip(leases, waits, strict=True)
+        going = [lease for lease, wait in pairs if wait <= SLACK or wait <= SHARE * lease.renew_every]
+        now = _now(going)
         # One that ended is renewed no more, however it came to be still here: nobody would ever release it.
         living = [lease for lease in going if lease.lives(now[lease.clock])]
         if len(living) < len(going):

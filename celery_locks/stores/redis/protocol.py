@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 #: A command as the server gets it.
@@ -18,16 +17,19 @@ def packed(command: Sequence[Any]) -> Command:
 def arguments(*values: Any) -> str:
     """A part of a command, to be encoded as UTF-8."""
     texts = [value if type(value) is str else str(value) for value in values]
-    parts = "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
+    try:
+        parts = "".join([f"{_LENGTHS[len(text)]}{text}\r\n" for text in texts])
+    except IndexError:
+        parts = "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
     if not parts.isascii():  # lengths are in bytes
         parts = "".join([f"${len(text.encode())}\r\n{text}\r\n" for text in texts])
     return parts
 
 
-#: `arguments` that many commands have in common. (Of a type as well: 1, 1.0 and True are equal, and written otherwise.)
-same_arguments = lru_cache(256, typed=True)(arguments)
+#: How the usual arguments begin: to write a number takes longer than all the rest.
+_LENGTHS = [f"${length}\r\n" for length in range(128)]
 
 
 def text_argument(text: str) -> str:
     """`arguments` of one text, in a fifth of the time."""
-    return f"${len(text)}\r\n{text}\r\n" if text.isascii() else arguments(text)
+    return f"{_LENGTHS[len(text)]}{text}\r\n" if len(text) < 128 and text.isascii() else arguments(text)

@@ -221,10 +221,14 @@ def open_redis(url: str) -> RedisStore:
 
 
 def _renew_many(renewals: Sequence[Renewal]) -> Command:
-    many = len(renewals)
+    many, ttls = len(renewals), {each.ttl for each in renewals}
     start = arguments("EVALSHA", scripts.RENEW_MANY.sha, many)
     names, tokens = arguments(*[each.name for each in renewals]), arguments(*[each.token for each in renewals])
-    return f"*{3 + 3 * many}\r\n{start}{names}{tokens}{''.join([_ttl(each.ttl) for each in renewals])}".encode()
+    if len(ttls) == 1:
+        last = arguments(*map(_micro, ttls)) * many
+    else:
+        last = arguments(*[_micro(each.ttl) for each in renewals])
+    return f"*{3 + 3 * many}\r\n{start}{names}{tokens}{last}".encode()
 
 
 def _said(renewals: Sequence[Renewal], lost: Sequence[Any]) -> list[LossReason | None]:
@@ -233,11 +237,6 @@ def _said(renewals: Sequence[Renewal], lost: Sequence[Any]) -> list[LossReason |
     for number, why in zip(lost[::2], lost[1::2], strict=True):
         said[int(number) - 1] = reason_of(why)
     return said
-
-
-@lru_cache(256)
-def _ttl(seconds: float) -> str:
-    return arguments(_micro(seconds))
 
 
 @lru_cache(256)
