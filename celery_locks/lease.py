@@ -133,7 +133,7 @@ class Lease:
 
     def time_left(self) -> float:
         """Seconds until the deadline, whether it is still held or not; 0 when it has passed."""
-        return max(0.0, self._deadline - self.clock.now())
+        return max(0.0, self.ends_in(self.clock.now()))
 
     def held_for(self) -> float:
         """Seconds since it was asked for."""
@@ -320,6 +320,10 @@ class Lease:
     def lives(self, now: float) -> bool:
         """Whether it is held when its clock says ``now``."""
         return self._state == "held" and now < self._deadline
+
+    def ends_in(self, now: float) -> float:
+        """Seconds until its deadline when its clock says ``now``."""
+        return self._deadline - now
 
     def renewal(self, now: float, ttl: float | None = None) -> Renewal:
         """What to ask the store for, ``now`` being when it is asked."""

@@ -65,7 +65,11 @@ class Watch:
         return [*list(self._leases.values()), *list(self._doubles.values())]
 
     def tick(self) -> float | None:
-        return min((lease.remaining() for lease in self.leases() if not lease.lost), default=None)
+        leases = self.leases()
+        now = _now(leases)
+        # Most live: those are not asked whether they are lost, which would look at the clock once more.
+        living = [lease for lease in leases if lease.lives(now[lease.clock]) or not lease.lost]
+        return min([lease.ends_in(now[lease.clock]) for lease in living], default=None)
 
 
 class Renewer:

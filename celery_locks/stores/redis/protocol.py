@@ -26,6 +26,15 @@ def arguments(*values: Any) -> str:
     return parts
 
 
+def text_arguments(texts: Sequence[str]) -> str:
+    """`arguments` of many texts, for less where all are of one length."""
+    lengths = set(map(len, texts))
+    start = f"${max(lengths)}\r\n"
+    same = f"{start}{f'{_END}{start}'.join(texts)}{_END}"
+    return same if len(lengths) == 1 and same.isascii() else arguments(*texts)
+
+
+_END = "\r\n"
 #: How the usual arguments begin: to write a number takes longer than all the rest.
 _LENGTHS = [f"${length}\r\n" for length in range(128)]
 

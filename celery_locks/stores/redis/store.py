@@ -28,7 +28,7 @@ from celery_locks.stores.redis.client import Client
 from celery_locks.stores.redis.connections import Connections, as_text, connections
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
-from celery_locks.stores.redis.protocol import Command, arguments, text_argument
+from celery_locks.stores.redis.protocol import Command, arguments, text_argument, text_arguments
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.urls import address, checked_replicas
 from celery_locks.stores.redis.values import RedisValues
@@ -223,7 +223,7 @@ def open_redis(url: str) -> RedisStore:
 def _renew_many(renewals: Sequence[Renewal]) -> Command:
     many, ttls = len(renewals), {each.ttl for each in renewals}
     start = arguments("EVALSHA", scripts.RENEW_MANY.sha, many)
-    names, tokens = arguments(*[each.name for each in renewals]), arguments(*[each.token for each in renewals])
+    names, tokens = text_arguments([each.name for each in renewals]), text_arguments([each.token for each in renewals])
     if len(ttls) == 1:
         last = arguments(*map(_micro, ttls)) * many
     else:
