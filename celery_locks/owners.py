@@ -13,12 +13,12 @@ _TABLE = str.maketrans(_ESCAPES)
 
 def running(name: str, task_id: str, worker: str) -> str:
     """The holder's name of a run."""
-    return f"{name.translate(_TABLE)}[{task_id.translate(_TABLE)}] on {worker}"
+    return f"{_escaped(name)}[{_escaped(task_id)}] on {worker}"
 
 
 def called(name: str, task_id: str, process: str) -> str:
     """The holder's name of a task that was called and doesn't run yet."""
-    return f"{name.translate(_TABLE)}[{task_id.translate(_TABLE)}] called by {process}"
+    return f"{_escaped(name)}[{_escaped(task_id)}] called by {process}"
 
 
 def task_of(owner: str) -> tuple[str, str] | None:
@@ -31,6 +31,10 @@ def task_id_of(owner: str) -> str | None:
     """The id of the task whose lease has this holder's name, ``None`` when it is no task's."""
     task = task_of(owner)
     return None if task is None else task[1]
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_TABLE) if "[" in text or "]" in text or "%" in text else text
 
 
 def _unescaped(text: str) -> str:

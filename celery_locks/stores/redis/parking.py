@@ -10,7 +10,7 @@ from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
 from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Push, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
-from celery_locks.stores.redis.calls import call_name, call_of
+from celery_locks.stores.redis.calls import call_of
 from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.protocol import Command, arguments
 from celery_locks.stores.redis.scripts import Script
@@ -53,12 +53,14 @@ class RedisParking(Parking):
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        answer = self._run(scripts.HAND_ON, name, token, call_name(token))
-        released, *calls = answer if isinstance(answer, Sequence) else [answer]
+        answer = self._give_back(scripts.HAND_ON, name, token)
+        if isinstance(answer, int):  # nobody is called
+            return answer == 1, ()
+        released, *calls = answer
         return released == 1, _calls(name, calls)
 
     def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        released, *calls = self._run(scripts.DIED, name, token, call_name(token))
+        released, *calls = self._give_back(scripts.DIED, name, token)
         return released == 1, _calls(name, calls)
 
     def sent(self, call: Call, within: float) -> None:
@@ -111,6 +113,9 @@ class RedisParking(Parking):
 
     @abstractmethod
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
+
+    @abstractmethod
+    def _give_back(self, script: Script, name: str, token: str) -> Any: ...
 
     @abstractmethod
     def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any: ...

@@ -98,9 +98,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return answers
 
     def release(self, name: str, token: str) -> bool:
-        tag = self._tag(name)
-        command = command_with(scripts.RELEASE, name, token, 1, text_argument(call_name(token)), tag)
-        return bool(self._call(scripts.RELEASE, tag + name, command) == 1)
+        return bool(self._give_back(scripts.RELEASE, name, token) == 1)
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
         return holders_of(self._run(scripts.FORCE_RELEASE, name, "", MOST_HOLDERS))
@@ -160,6 +158,12 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         with suppress(StoreUnavailable):
             self._run(undo, claim.name, claim.token, call_name(claim.token), ttl=claim.ttl)
         raise self._connections.too_few(confirmed, wanted)
+
+    def _give_back(self, script: Script, name: str, token: str) -> Any:
+        """As `_run`, with a name for this call."""
+        tag = self._tag(name)
+        command = command_with(script, name, token, 1, text_argument(call_name(token)), tag)
+        return self._call(script, tag + name, command)
 
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
         tag = self._tag(name)

@@ -15,6 +15,11 @@ from celery_locks.tasks.abort.guard import Aborted, Guard
 
 T = TypeVar("T")
 
+try:  # the same, without making an enum's member of what it returns: that takes 60 times as long as all the rest
+    from _signal import getsignal as _getsignal  # type: ignore[import-not-found]
+except ImportError:  # an interpreter that keeps it elsewhere
+    _getsignal = signal.getsignal
+
 #: ``None`` where the system has no such signals. SIGUSR1 is Celery's soft time limit.
 SIGNAL = getattr(signal, "SIGUSR2", None)
 
@@ -86,7 +91,7 @@ def _install() -> None:
     """Takes the signal, unless it is taken: at every run, since billiard resets handlers after a child has started."""
     global _previous
     assert SIGNAL is not None
-    current = signal.getsignal(SIGNAL)
+    current = _getsignal(SIGNAL)
     if current is not _on_signal:
         _previous = current
         signal.signal(SIGNAL, _on_signal)
