@@ -31,7 +31,7 @@ def main() -> None:
 def read_what_children_read() -> None:
     """Has cffi parse once, before the fork. Billiard has it tell the system with whom a child dies, in each child."""
     with contextlib.suppress(ImportError):
-        import cffi
+        import cffi  # type: ignore[import-untyped]
 
         cffi.FFI().cdef("int prctl (int __option, ...);")
 
