@@ -214,6 +214,7 @@ _SHARED_WORKERS = (
     "tests/tasks/test_policies.py",
     "tests/tasks/test_losses.py",
     "tests/tasks/test_abort.py",
+    "tests/tasks/test_scopes.py",
     "tests/tasks/test_strain.py",
     "tests/tasks/test_ways.py",
     "tests/tasks/test_limits.py",
@@ -230,8 +231,9 @@ _SHARED_WORKERS = (
 )
 #: Tests elsewhere that run on each kind of store go where the cluster is.
 _CLUSTER = "tests/stores/test_redis_cluster.py"
-#: These share a server that takes seconds to start, too.
+#: Files that share a server or workers with each other.
 _RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py")
+_PARKING = "tests/tasks/test_park"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -243,6 +245,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if file.startswith(_RABBIT):
                 return _RABBIT[0]
+            if file.startswith(_PARKING):
+                return _PARKING
             if nodeid.endswith("[cluster]"):
                 return _CLUSTER
             return file if file in _SHARED_WORKERS else nodeid
