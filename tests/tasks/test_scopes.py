@@ -66,6 +66,23 @@ def shared_shop(**variables: str) -> Iterator[Shop]:
             yield shop
 
 
+@pytest.fixture(scope="class")
+def impatient() -> Iterator[Shop]:
+    """Two workers, each of which is given the message of a run that takes longer than 2 s."""
+    with shared_shop(SHOP_VISIBILITY="2") as shop:
+        for _ in range(2):
+            shop.start_worker(concurrency=2)
+        yield shop
+
+
+@pytest.fixture(scope="class")
+def one_worker() -> Iterator[Shop]:
+    """A worker that takes one task at a time. Leases last so long that only being freed can end them."""
+    with shared_shop(SHOP_TTL="100") as shop:
+        shop.start_worker(concurrency=1)
+        yield shop
+
+
 class Blocker:
     """Keeps a task running until it is told."""
 
@@ -298,14 +315,6 @@ class TestPromise06SwallowedRetries:
 
 
 class TestPromise05Redelivery:
-    @pytest.fixture(scope="class")
-    def impatient(self) -> Iterator[Shop]:
-        """Two workers, each of which gets the message of a run that takes longer than some 2 s."""
-        with shared_shop(SHOP_VISIBILITY="2") as shop:
-            for _ in range(2):
-                shop.start_worker(concurrency=2)
-            yield shop
-
     @pytest.mark.slow
     @pytest.mark.parametrize("scope", SCOPES)
     def test_promise_05_a_message_delivered_twice_runs_once_at_a_time(
@@ -345,13 +354,6 @@ class TestPromise16NeverRun:
     def lasting(self, open_shop: OpenShop) -> Shop:
         """Leases last so long that only being freed can end them; nobody works."""
         return open_shop(SHOP_TTL="100")
-
-    @pytest.fixture(scope="class")
-    def one_worker(self) -> Iterator[Shop]:
-        """The same with a worker, that takes one task at a time."""
-        with shared_shop(SHOP_TTL="100") as shop:
-            shop.start_worker(concurrency=1)
-            yield shop
 
     @pytest.mark.slow
     @pytest.mark.parametrize("scope", ["until_executed", "until_executing", "until_and_while_executing"])
