@@ -14,7 +14,7 @@ PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop test test-fast chaos exclusion matrix bench bench-quick lint format types api docs diagrams clean
+.PHONY: help demo shop test test-fast chaos exclusion matrix bench bench-quick lint format types api docs diagrams environment clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,8 @@ docs: $(VENV)/.docs ## Build the documentation into site/
 	@$(BIN) -m tests.package.links site $(ARGS)
 	@echo "Built: site/index.html"
 
+environment: $(VENV)/.checks ## Make the environment with all that these need: .ci/run begins with it
+
 diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs Node.js and Chromium
 	@$(BIN) docs/diagrams/draw.py
 
@@ -127,6 +129,12 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml
 	@echo "Installing what the demo, the tests and the checks need ..."
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.demo $(VENV)/.shop
+
+# All that .ci/run needs, in one go.
+$(VENV)/.checks: $(VENV)/.made pyproject.toml
+	@echo "Installing what the tests, the checks and the documentation need ..."
+	@$(PIP) -e ".[dev,docs]"
+	@touch $@ $(VENV)/.demo $(VENV)/.shop $(VENV)/.dev $(VENV)/.docs
 
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "Installing what the benchmarks compare with ..."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -200,6 +201,17 @@ def _empty_database(server: RedisServer) -> str:
     return server.url(db)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Collecting makes a million objects, all of which stay: looking for garbage among them takes a quarter of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         names = getattr(item, "fixturenames", ())
@@ -214,6 +226,7 @@ _SHARED_WORKERS = (
     "tests/tasks/test_policies.py",
     "tests/tasks/test_losses.py",
     "tests/tasks/test_abort.py",
+    "tests/tasks/test_scopes.py",
     "tests/tasks/test_strain.py",
     "tests/tasks/test_ways.py",
     "tests/tasks/test_limits.py",
@@ -230,8 +243,9 @@ _SHARED_WORKERS = (
 )
 #: Tests elsewhere that run on each kind of store go where the cluster is.
 _CLUSTER = "tests/stores/test_redis_cluster.py"
-#: These share a server that takes seconds to start, too.
+#: Files that share a server or workers with each other.
 _RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py")
+_PARKING = "tests/tasks/test_park"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -243,6 +257,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if file.startswith(_RABBIT):
                 return _RABBIT[0]
+            if file.startswith(_PARKING):
+                return _PARKING
             if nodeid.endswith("[cluster]"):
                 return _CLUSTER
             return file if file in _SHARED_WORKERS else nodeid

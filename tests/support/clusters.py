@@ -207,6 +207,8 @@ class Sentinels(Servers):
         self.ports: list[int] = []
         self._stack = ExitStack()
         self._sentinels: list[subprocess.Popen[bytes]] = []
+        #: One of each, that stays connected: who waits asks many times, and TLS is slow to begin.
+        self._clients: dict[int, redis.Redis] = {}
         self.servers: list[RedisServer] = []
 
     def start(self) -> Sentinels:
@@ -291,9 +293,8 @@ class Sentinels(Servers):
 
     def _order(self) -> None:
         def accepted() -> bool:
-            with self._sentinel(self.ports[0]) as sentinel:
-                sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)
-                return True
+            self._sentinel(self.ports[0]).execute_command("SENTINEL", "FAILOVER", SERVICE)
+            return True
 
         eventually(accepted, PATIENCE, "the Sentinel refuses to fail over", 0.2)  # one is under way, or it just was
 
@@ -321,24 +322,29 @@ class Sentinels(Servers):
         self.ports.append(port)
 
     def _sentinel(self, port: int) -> redis.Redis:
-        tls = {"ssl": True, **self._certificates.parameters} if self._certificates else {}
-        return redis.Redis(port=port, password=self.sentinel_password, decode_responses=True, socket_timeout=10, **tls)
+        if port not in self._clients:
+            tls = {"ssl": True, **self._certificates.parameters} if self._certificates else {}
+            self._clients[port] = redis.Redis(
+                port=port, password=self.sentinel_password, decode_responses=True, socket_timeout=10, **tls
+            )
+        return self._clients[port]
 
     def _master_port(self, port: int) -> int:
-        with suppress(redis.RedisError), self._sentinel(port) as sentinel:
-            answer: Any = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        with suppress(redis.RedisError):
+            answer: Any = self._sentinel(port).execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
             return int(answer[1])
         return 0
 
     def _agree(self) -> bool:
         for port in self.ports:
-            with self._sentinel(port) as sentinel:
-                state: Any = sentinel.sentinel_master(SERVICE)
-                if int(state["num-other-sentinels"]) != 2 or int(state["num-slaves"]) < 1 or state["flags"] != "master":
-                    return False
+            state: Any = self._sentinel(port).sentinel_master(SERVICE)
+            if int(state["num-other-sentinels"]) != 2 or int(state["num-slaves"]) < 1 or state["flags"] != "master":
+                return False
         return True
 
     def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
         for sentinel in self._sentinels:
             processes.end(sentinel)
         self._stack.close()

@@ -33,6 +33,9 @@ class Journal:
     def __init__(self, url: str, name: str = "journal") -> None:
         self.name = name
         self._redis = redis.Redis.from_url(url)
+        #: What was read so far: tests ask again and again.
+        self._read: list[dict[str, Any]] = []
+        self._last: bytes | str = b""
 
     def write(self, event: str, **fields: Any) -> None:
         entry = {"event": event, "time": time.monotonic(), "pid": os.getpid(), **fields}
@@ -40,9 +43,19 @@ class Journal:
 
     def entries(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """Those of an event with these fields, in the order of writing."""
-        found = [json.loads(entry) for entry in self._redis.lrange(self.name, 0, -1)]
         wanted = {**fields, **({} if event is None else {"event": event})}
-        return [entry for entry in found if wanted.items() <= entry.items()]
+        return [entry for entry in self._all() if wanted.items() <= entry.items()]
+
+    def _all(self) -> list[dict[str, Any]]:
+        """All entries, of which only those that are new are fetched, and the last that is known, to know it again."""
+        read = self._read
+        raw = self._redis.lrange(self.name, max(0, len(read) - 1), -1)
+        if read and raw[:1] != [self._last]:  # the server has lost its data meanwhile
+            read, raw = [], self._redis.lrange(self.name, 0, -1)
+        new = raw[1:] if read else raw
+        self._read = read + [json.loads(entry) for entry in new]
+        self._last = raw[-1] if raw else b""
+        return self._read
 
     def stretches(self, key: str | None = None) -> list[Stretch]:
         """The runs of bodies, in the order of their begins."""

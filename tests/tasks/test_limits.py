@@ -6,12 +6,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from celery_locks import Locks
+from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 from tests.tasks.shop import WEIGHTS
@@ -33,11 +34,15 @@ def most_permits(shop: Shop, key: str, weights: dict[str, int], deaths: dict[int
     return most
 
 
-@pytest.fixture
-def busy_shop(shop: Shop) -> Shop:
-    for _ in range(2):
-        shop.start_worker(concurrency=4)
-    return shop
+@pytest.fixture(scope="module")
+def busy_shop() -> Iterator[Shop]:
+    """Two workers, for all tests of this file: each has a key of its own."""
+    with RedisServer() as server:
+        shop = Shop(SHOP_URL=server.url())
+        with shop.stack:
+            for _ in range(2):
+                shop.start_worker(concurrency=4)
+            yield shop
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from celery.exceptions import ChordError, MaxRetriesExceededError, TaskRevokedEr
 from celery_locks import LockContended, LockedTask, LockLost, Skipped, owners
 from celery_locks.settings import SCOPES
 from tests.support.celery_worker import ROOT
+from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
@@ -53,6 +55,32 @@ def left_over(shop: Shop, key: str) -> list[str]:
 
 def begun(shop: Shop, key: str, count: int = 1) -> None:
     eventually(lambda: len(shop.journal.stretches(key)) >= count, SOON)
+
+
+@contextmanager
+def shared_shop(**variables: str) -> Iterator[Shop]:
+    """A shop for more than one test, on a server of its own."""
+    with RedisServer() as server:
+        shop = Shop(SHOP_URL=server.url(), **variables)
+        with shop.stack:
+            yield shop
+
+
+@pytest.fixture(scope="class")
+def impatient() -> Iterator[Shop]:
+    """Two workers, each of which is given the message of a run that takes longer than 2 s."""
+    with shared_shop(SHOP_VISIBILITY="2") as shop:
+        for _ in range(2):
+            shop.start_worker(concurrency=2)
+        yield shop
+
+
+@pytest.fixture(scope="class")
+def one_worker() -> Iterator[Shop]:
+    """A worker that takes one task at a time. Leases last so long that only being freed can end them."""
+    with shared_shop(SHOP_TTL="100") as shop:
+        shop.start_worker(concurrency=1)
+        yield shop
 
 
 class Blocker:
@@ -280,6 +308,7 @@ class TestPromise06SwallowedRetries:
         assert first.end is not None
         while time.monotonic() < first.end + 5.3:  # the ttl is over then, and the retry has not begun
             assert shop.send("waits_for_retry", key, 6).id == result.id
+            time.sleep(0.02)  # others need the processor
         assert result.get(timeout=SOON) == key
         assert len(shop.journal.stretches(key)) == 2
         assert not left_over(shop, key)
@@ -289,11 +318,9 @@ class TestPromise05Redelivery:
     @pytest.mark.slow
     @pytest.mark.parametrize("scope", SCOPES)
     def test_promise_05_a_message_delivered_twice_runs_once_at_a_time(
-        self, open_shop: OpenShop, key: str, scope: str
+        self, impatient: Shop, key: str, scope: str
     ) -> None:
-        shop = open_shop(SHOP_VISIBILITY="2")
-        for _ in range(2):
-            shop.start_worker(concurrency=2)
+        shop = impatient
         result = shop.send(f"{scope}_late", key, seconds=7)
         begun(shop, key)
         received = f"Task {scope}_late[{result.id}] received"
@@ -325,17 +352,16 @@ class TestPromise16NeverRun:
 
     @pytest.fixture
     def lasting(self, open_shop: OpenShop) -> Shop:
-        """Leases last so long that only being freed can end them."""
+        """Leases last so long that only being freed can end them; nobody works."""
         return open_shop(SHOP_TTL="100")
 
     @pytest.mark.slow
     @pytest.mark.parametrize("scope", ["until_executed", "until_executing", "until_and_while_executing"])
     @pytest.mark.parametrize("where", ["in the queue", "in the worker"])
     def test_promise_16_revoked_before_the_start_it_is_free(
-        self, lasting: Shop, key: str, scope: str, where: str, blocker: Blocker
+        self, one_worker: Shop, key: str, scope: str, where: str, blocker: Blocker
     ) -> None:
-        shop, call = lasting, scope == "until_and_while_executing"
-        shop.start_worker(concurrency=1)
+        shop, call = one_worker, scope == "until_and_while_executing"
         if where == "in the queue":
             for number in range(3):  # more than a worker takes
                 shop.send("work", f"{key}-{number}", until=blocker.until)
@@ -355,10 +381,9 @@ class TestPromise16NeverRun:
 
     @pytest.mark.slow
     def test_promise_16_a_revoke_leaves_the_run_and_other_tasks_alone(
-        self, lasting: Shop, key: str, blocker: Blocker
+        self, one_worker: Shop, key: str, blocker: Blocker
     ) -> None:
-        shop = lasting
-        shop.start_worker(concurrency=1)
+        shop = one_worker
         result = shop.send("until_executed", key, until=blocker.until)
         begun(shop, key)
         shop.app.control.revoke(["nobody", result.id], reply=True, timeout=SOON, limit=1)
@@ -367,9 +392,8 @@ class TestPromise16NeverRun:
         assert result.get(timeout=SOON) == key
 
     @pytest.mark.slow
-    def test_promise_16_a_revoke_by_a_stamp_frees_it_when_the_message_comes(self, lasting: Shop, key: str) -> None:
-        shop = lasting
-        shop.start_worker(concurrency=1)
+    def test_promise_16_a_revoke_by_a_stamp_frees_it_when_the_message_comes(self, one_worker: Shop, key: str) -> None:
+        shop = one_worker
         shop.app.control.revoke_by_stamped_headers({"mine": "7"}, reply=True, timeout=SOON, limit=1)
         sent = time.monotonic()
         shop.task("until_executed").apply_async((key,), mine="7", stamped_headers=["mine"])
@@ -377,18 +401,16 @@ class TestPromise16NeverRun:
         assert not shop.journal.stretches(key)
 
     @pytest.mark.slow
-    def test_promise_16_until_expired_is_left_alone(self, lasting: Shop, key: str) -> None:
-        shop = lasting
-        shop.start_worker(concurrency=1)
+    def test_promise_16_until_expired_is_left_alone(self, one_worker: Shop, key: str) -> None:
+        shop = one_worker
         result = shop.task("until_expired").apply_async((key,), countdown=1)
         result.revoke()
         shop.workers[0].wait_for_log(f"Discarding revoked task: until_expired[{result.id}]", SOON)
         assert holder_ids(shop, key) == [result.id]
 
     @pytest.mark.slow
-    def test_promise_16_revoked_between_retries_it_is_free(self, lasting: Shop, key: str) -> None:
-        shop = lasting
-        shop.start_worker(concurrency=1)
+    def test_promise_16_revoked_between_retries_it_is_free(self, one_worker: Shop, key: str) -> None:
+        shop = one_worker
         result = shop.send("waits_for_retry", key, 30)
         eventually(lambda: result.state == "RETRY", SOON)
         assert tokens(shop, key)

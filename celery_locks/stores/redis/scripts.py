@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from importlib.resources import files
@@ -39,8 +40,10 @@ _CONSTANTS = {
     "TICKET": f"'{TICKET}'",
 }
 _INCLUDE = re.compile(r"-- include (\w+)")
+_NAME = re.compile(r"[A-Z][A-Z_]+")
 
 
+@functools.cache
 def _read(name: str) -> str:
     return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
 
@@ -61,7 +64,8 @@ def _with_constants(text: str) -> Script:
 
 
 def _constants(text: str) -> str:
-    return "\n".join(f"local {name} = {value}" for name, value in _CONSTANTS.items() if re.search(rf"\b{name}\b", text))
+    used = set(_NAME.findall(text))
+    return "\n".join(f"local {name} = {value}" for name, value in _CONSTANTS.items() if name in used)
 
 
 def _include(text: str) -> str:
