@@ -20,6 +20,7 @@ from rich.console import Console
 from benchmarks import overhead
 from benchmarks.app import (
     PLUGINS,
+    app,
     free_of,
     locked,
     locked_at_call,
@@ -101,7 +102,7 @@ def _on_one_key(client: Any) -> list[Row]:
         sides[name] = storm_of[name], SLOW_CALLS if plugin.slow else CALLS
     found = []
     for name, (task, calls) in sides.items():
-        fate, what = call(client, task, calls), f"calls in a row on one key, 10 ms, {name}"
+        fate, what = fate_of(client, make_calls(task, calls)), f"calls in a row on one key, 10 ms, {name}"
         found += [
             Row(f"{what}: ran", fate.ran, f"of {calls}"),
             Row(f"{what}: raised an error", fate.raised, f"of {calls}"),
@@ -110,10 +111,24 @@ def _on_one_key(client: Any) -> list[Row]:
     return found
 
 
-def call(client: Any, task: Any, calls: int) -> Fate:
-    """Calls a task of one key so often, one call after the other, and sees what became of that."""
-    client.delete("storm:run")
-    results = [_id_of_call(task) for _ in range(calls)]
+def make_calls(task: Any, calls: int) -> list[str | None]:
+    """Calls a task of one key so often, one call after the other.
+
+    Returns:
+        The ids of the tasks that the calls' results are of; ``None`` where a call raised.
+    """
+    app.backend.client.delete("storm:run")
+    return [_id_of_call(task) for _ in range(calls)]
+
+
+def _id_of_call(task: Any) -> str | None:
+    with suppress(Exception):  # each plug-in has an error of its own
+        return str(task.delay("key", WORK).id)
+    return None
+
+
+def fate_of(client: Any, results: list[str | None]) -> Fate:
+    """What became of calls, seen when all that they sent has ended."""
     taken = set(results) - {None}
 
     def ran() -> int:
@@ -122,14 +137,7 @@ def call(client: Any, task: Any, calls: int) -> Fate:
     with suppress(AssertionError):  # then what was taken has been dropped, as the figures will say
         eventually(lambda: ran() >= len(taken), 60)
     eventually(lambda: not client.llen("celery") and not client.hlen("unacked"), 60)
-    return Fate(calls, ran(), results.count(None))
-
-
-def _id_of_call(task: Any) -> str | None:
-    """The id of the task that a call's result is of; ``None`` where the call raised."""
-    with suppress(Exception):  # each plug-in has an error of its own
-        return str(task.delay("key", WORK).id)
-    return None
+    return Fate(len(results), ran(), results.count(None))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.rows import Row
@@ -28,7 +30,7 @@ def rows(server: RedisServer, many: int) -> list[Row]:
     few.times()  # once for nothing: the first ones are slow
     with_few = few.times()
     before = used(client)
-    hold(store, 10, many)
+    hold_many(server.url(), 10, many)
     held = (used(client) - before) / (many - 10)
     with_many = few.times()
     before, waiters = used(client), 1_000
@@ -75,6 +77,18 @@ def hold(store: RedisStore, start: int, end: int) -> None:
     client = store._connections.for_ttl()
     for first in range(start, end, BATCH):
         evalsha_all(client, scripts.ACQUIRE, [acquire(number) for number in range(first, min(first + BATCH, end))])
+
+
+def hold_many(url: str, start: int, end: int) -> None:
+    """The same from two processes: one packs while the server serves the other."""
+    middle = (start + end) // 2
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        for done in [processes.submit(_hold, url, start, middle), processes.submit(_hold, url, middle, end)]:
+            done.result()
+
+
+def _hold(url: str, start: int, end: int) -> None:
+    hold(RedisStore(url), start, end)
 
 
 def acquire(number: int) -> Command:

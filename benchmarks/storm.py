@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -105,13 +106,12 @@ def measure(
     return {mode: storm(server, env, mode, tasks, seconds, backlog) for mode in modes}
 
 
-def rows(server: RedisServer, tasks: int) -> list[Row]:
-    """The storm at three lengths of work."""
+def rows(server: RedisServer, storms: Mapping[float, int]) -> list[Row]:
+    """Storms of so many tasks, by the seconds of work that each has."""
     found = []
-    for seconds in (0.001, 0.01, 0.1):
+    for seconds, many in storms.items():
         modes = ["free", "park", "early", "retry"] if seconds == 0.01 else ["park", "early"]
         at = f"storm, {1000 * seconds:g} ms"
-        many = min(tasks, round(60 / seconds / 20))
         outcomes = measure(server, modes, many, seconds)
         for mode in ("park", "early"):
             found += _of_mode(f"{at}, {mode}", outcomes[mode], many * seconds, seconds)
