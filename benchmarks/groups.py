@@ -16,7 +16,7 @@ FULL: dict[str, Group] = {
     "PostgreSQL": lambda server: databases.rows(rounds=3, seconds=2, wakes=60),
     "Tasks on free keys": lambda server: overhead.rows(server, tasks=400, pairs=6),
     "A storm of tasks on one key": lambda server: storm.rows(server, {0.001: 1000, 0.01: 2000, 0.1: 30}),
-    "Other plug-ins": lambda server: plugins.rows(server, rounds=5, tasks=200),
+    "Other plug-ins": lambda server: plugins.rows(server, rounds=4, tasks=200),
     "Waiting": lambda server: wake.rows(server, rounds=200),
     "Renewal": lambda server: renewal.rows(server, interval=4, cycles=3),
     "Many locks": lambda server: scale.rows(server, many=1_000_000),

@@ -39,7 +39,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
 #: Tasks of a batch where each takes a second.
-SLOW_BATCH = 8
+SLOW_BATCH = 4
 #: Calls in a row, and where each takes a second.
 CALLS, SLOW_CALLS = 100, 10
 #: Seconds that their bodies sleep.

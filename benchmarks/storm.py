@@ -49,11 +49,11 @@ MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
     **{name: (task, 4, {}) for name, task in telling_of.items()},
 }
 #: Tasks of the storms of other plug-ins, and of those that take a second for each, however short the work is.
-PLUGIN_TASKS, SLOW_TASKS = 200, 20
+PLUGIN_TASKS, SLOW_TASKS = 200, 10
 #: Seconds between two calls of a task that was refused.
 CALL_AGAIN = 0.005
-#: What ours that parks should take at most, beside other plug-ins.
-ASKED = {"celery-heimdall": 0.6}
+#: What ours should take at most beside other plug-ins.
+ASKED = {"celery-heimdall": {"park": 0.6}}
 #: Seconds between two unrelated tasks.
 UNRELATED_EVERY = 0.25
 
@@ -116,19 +116,18 @@ def rows(server: RedisServer, storms: Mapping[float, int]) -> list[Row]:
         for mode in ("park", "early"):
             found += _of_mode(f"{at}, {mode}", outcomes[mode], many * seconds, seconds)
         if "free" in outcomes:
-            mine = outcomes["park"].wall / many
-            retry = mine / outcomes["retry"].wall * many
-            found.append(Row(f"{at}: wall park / retry", retry, "x", at_most=0.6))
-            found += _of_plugins(server, at, mine, seconds)
-            walls = {mode: outcomes[mode].wall / outcomes["free"].wall for mode in ("park", "early")}
+            walls = {mode: outcomes[mode].wall for mode in ("park", "early", "retry", "free")}
+            found.append(Row(f"{at}: wall park / retry", walls["park"] / walls["retry"], "x", at_most=0.6))
             found += [
-                Row(f"{at}: wall {mode} / unlocked in one slot", wall, "x", at_most=1.5) for mode, wall in walls.items()
+                Row(f"{at}: wall {mode} / unlocked in one slot", walls[mode] / walls["free"], "x", at_most=1.5)
+                for mode in ("park", "early")
             ]
+            found += _of_plugins(server, at, {mode: walls[mode] / many for mode in ("park", "early")}, seconds)
     return found
 
 
-def _of_plugins(server: RedisServer, at: str, mine: float, seconds: float) -> list[Row]:
-    """What a task takes with other plug-ins, beside the ``mine`` seconds of ours that parks."""
+def _of_plugins(server: RedisServer, at: str, ours: dict[str, float], seconds: float) -> list[Row]:
+    """What other plug-ins are like, beside the seconds that a task takes by ways of ours."""
     found = []
     for name, plugin in PLUGINS.items():
         tasks = SLOW_TASKS if plugin.slow else PLUGIN_TASKS
@@ -138,8 +137,9 @@ def _of_plugins(server: RedisServer, at: str, mine: float, seconds: float) -> li
             Row(f"{what}: wall", 1000 * wall, "ms a task"),
             Row(f"{what}: calls", outcome.calls, "a task"),
             Row(f"{what}: messages", outcome.messages, "a task"),
-            Row(f"{at}: wall park / {name}", mine / wall, "x", at_most=ASKED.get(name)),
         ]
+        asked = ASKED.get(name, {})
+        found += [Row(f"{at}: wall {way} / {name}", ours[way] / wall, "x", at_most=asked.get(way)) for way in ours]
     return found
 
 

@@ -18,9 +18,7 @@ from tests.support.servers import RedisServer
 
 PEERS = sorted(benchmarked.PLUGINS)
 if missing := sorted(ALL.keys() - benchmarked.PLUGINS.keys()):
-    report.say(
-        f"Benchmarks: WITHOUT {', '.join(missing)}: their sides were NOT tested; `make .venv/.bench` brings them"
-    )
+    report.could_not_have(", ".join(missing), "their benchmarks were NOT tested; `make .venv/.bench` brings them")
 
 
 def test_sides_take_turns_and_the_first_round_warms_up() -> None:
