@@ -49,7 +49,7 @@ MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
     **{name: (task, 4, {}) for name, task in telling_of.items()},
 }
 #: Tasks of the storms of other plug-ins, and of those that take a second for each, however short the work is.
-PLUGIN_TASKS, SLOW_TASKS = 200, 10
+PLUGIN_TASKS, SLOW_TASKS = 100, 10
 #: Seconds between two calls of a task that was refused.
 CALL_AGAIN = 0.005
 #: What ours should take at most beside other plug-ins.
