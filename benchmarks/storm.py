@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -173,7 +173,7 @@ def storm(
         if backlog:
             sender.result()
             app.control.add_consumer("celery")
-        storm_over(client, tasks)
+        storm_over(client, tasks, sender)
         messages = len(re.findall(rf"Task {re.escape(task.name)}\[[^]]+\] (?:received|parked)", worker.log()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
@@ -203,10 +203,12 @@ def _call_until_taken(task: Any, seconds: float, plugin: Plugin) -> int:
     raise AssertionError("never")
 
 
-def storm_over(client: Any, tasks: int) -> None:
+def storm_over(client: Any, tasks: int, sender: Future[int]) -> None:
     """Waits for the last run, and sends unrelated tasks meanwhile."""
     give_up = time.monotonic() + 900
     while client.llen("storm:run") < tasks:
+        if sender.done():
+            sender.result()  # raises what the sender did
         assert time.monotonic() < give_up, "the storm did not end"
         unrelated.delay(time.monotonic())
         time.sleep(UNRELATED_EVERY)

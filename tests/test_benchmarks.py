@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import app as benchmarked
-from benchmarks import plugins, storm
+from benchmarks import overhead, plugins, storm
 from benchmarks.rounds import Figure, by_turns
 from benchmarks.rows import Row, markdown
 from benchmarks.sides.plugins import ALL
@@ -61,9 +61,12 @@ FATES = {
 
 
 @pytest.mark.slow
-def test_what_became_of_calls(server: RedisServer) -> None:
-    environment = {"BENCHMARK_URL": server.url(), "BENCHMARK_ACKS_LATE": "1"}
-    with Worker("benchmarks.app", concurrency=2, env=environment):
+def test_batches_and_calls(server: RedisServer) -> None:
+    """A batch is over with the end of its last task; of calls nothing is counted that did not happen."""
+    with Worker("benchmarks.app", concurrency=2, env={"BENCHMARK_URL": server.url()}):
+        sent, ran = overhead.times(server.client(), benchmarked.plain, 3, 0.5)
+        assert sent > 0
+        assert ran > 1, "three of half a second took two slots a second at least"
         assert fate(server, benchmarked.storm_park) == (10, 0, 0)
         assert fate(server, benchmarked.storm_at_call) == (1, 0, 9)
         assert {name: fate(server, benchmarked.storm_of[name]) for name in PEERS} == {
