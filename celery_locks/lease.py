@@ -75,13 +75,16 @@ class Lease:
         self.claim = claim
         self.clock = clock
         self._hold_end = None if max_hold is None else sent + max_hold
+        #: How often it is renewed, in seconds, and when next, on its clock; set by what renews it.
+        self.renew_every = self.renew_at = 0.0
         #: When it was asked for, on its clock, and for how many seconds this process had waited for it until then.
         self.since = sent
         self.waited = waited
         #: When the request that was last confirmed was sent, on its clock.
         self.confirmed = sent
         self._asked = sent
-        self._deadline = self._capped(sent + claim.ttl)
+        self._deadline = sent + (claim.ttl if max_hold is None else min(claim.ttl, max_hold))
+        self._renewal: Renewal | None = None
         self._state = "held"
         self._reason: LossReason | None = None
         self._callbacks: list[LostCallback] = []
@@ -125,7 +128,12 @@ class Lease:
 
     def remaining(self) -> float:
         """Seconds until the deadline; 0 when it is no longer held."""
-        return max(0.0, self._deadline - self.clock.now()) if self._state == "held" else 0.0
+        left = self._deadline - self.clock.now()
+        return left if left > 0 and self._state == "held" else 0.0
+
+    def time_left(self) -> float:
+        """Seconds until the deadline, whether it is still held or not; 0 when it has passed."""
+        return max(0.0, self.ends_in(self.clock.now()))
 
     def held_for(self) -> float:
         """Seconds since it was asked for."""
@@ -309,10 +317,21 @@ class Lease:
 
     # ------------------------------------------------------------------ for renewal
 
+    def lives(self, now: float) -> bool:
+        """Whether it is held when its clock says ``now``."""
+        return self._state == "held" and now < self._deadline
+
+    def ends_in(self, now: float) -> float:
+        """Seconds until its deadline when its clock says ``now``."""
+        return self._deadline - now
+
     def renewal(self, now: float, ttl: float | None = None) -> Renewal:
         """What to ask the store for, ``now`` being when it is asked."""
-        with self._mutex:
-            self._asked = max(self._asked, now)
+        if now > self._asked:
+            self._asked = now
+        if ttl is None and self._hold_end is None:  # the same each time
+            self._renewal = self._renewal or Renewal(self.claim.name, self.token, self.ttl)
+            return self._renewal
         ttl = self.ttl if ttl is None else ttl
         if self._hold_end is not None:
             ttl = min(ttl, max(self._hold_end - now, 0.001))
@@ -323,12 +342,15 @@ class Lease:
         if reason is not None:
             self.lose(self._why_ended("expired") if self.clock.now() >= self._deadline else reason)
             return
+        deadline = sent + ttl if self._hold_end is None else min(sent + ttl, self._hold_end)
         with self._mutex:
             if self._state != "held" or self.clock.now() >= self._deadline:
                 return  # The answer came too late: the holder may have been told already.
-            self.confirmed = max(self.confirmed, sent)
-            self._deadline = max(self._deadline, self._capped(sent + ttl))
-        if signals.on_lock_renewed:
+            if sent > self.confirmed:
+                self.confirmed = sent
+            if deadline > self._deadline:
+                self._deadline = deadline
+        if signals.on_lock_renewed.receivers:
             tell(partial(signals.on_lock_renewed.send, self.sender, lease=self), self.home)
 
     def end_at_deadline(self) -> None:
@@ -356,9 +378,6 @@ class Lease:
     def _why_ended(self, otherwise: LossReason) -> LossReason:
         return "max_hold" if self._hold_end is not None and self._deadline >= self._hold_end else otherwise
 
-    def _capped(self, deadline: float) -> float:
-        return deadline if self._hold_end is None else min(deadline, self._hold_end)
-
     def _move(self, before: str, after: str, reason: LossReason | None = None) -> bool:
         with self._mutex:
             if self._state != before:
@@ -370,7 +389,8 @@ class Lease:
     def _tell_release(self) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             log.of_lease(logger, logging.DEBUG, "released", f"released {self.key!r}", self, seconds=self.held_for())
-        signals.on_lock_released.send(self.sender, lease=self)
+        if signals.on_lock_released.receivers:
+            signals.on_lock_released.send(self.sender, lease=self)
 
     def _tell_loss(self, reason: LossReason) -> None:
         said = f"lost the lease of {self.key!r}: {reason}"

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,18 +41,15 @@ class Terms:
     limit: int = 1
     permits: int = 1
 
+    #: Seconds between renewals, ``None`` for none.
+    interval: float | None = field(init=False)
+    #: For how long the lease is asked for at first, in seconds.
+    first_ttl: float = field(init=False)
+
     def __post_init__(self) -> None:
-        renewal_interval(self.ttl, self.renew)
-
-    @property
-    def interval(self) -> float | None:
-        """Seconds between renewals, ``None`` for none."""
-        return renewal_interval(self.ttl, self.renew)
-
-    @property
-    def first_ttl(self) -> float:
-        """For how long the lease is asked for at first, in seconds."""
-        return self.ttl if self.max_hold is None else min(self.ttl, self.max_hold)
+        object.__setattr__(self, "interval", renewal_interval(self.ttl, self.renew))
+        first_ttl = self.ttl if self.max_hold is None else min(self.ttl, self.max_hold)
+        object.__setattr__(self, "first_ttl", first_ttl)
 
 
 class Lock:
@@ -70,7 +67,8 @@ class Lock:
         self.store = locks.store
         self._owner = owner or locks.owner
         self._sender = sender or self
-        self._entered = threading.local()
+        #: The leases of those who are within, innermost last, by thread (or greenlet).
+        self._entered: dict[int, list[Lease]] = {}
 
     def __repr__(self) -> str:
         return f"<Lock {self.key!r} at {self._locks.url}>"
@@ -94,7 +92,7 @@ class Lock:
         until = None if timeout is None else begun + timeout
         claim = claim or self.claim()
         try:
-            answer = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT)
+            answer = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT, sent=begun)
         except BaseException:
             self._undo(claim)
             raise
@@ -288,15 +286,18 @@ class Lock:
 
     def __enter__(self) -> Lease:
         lease = self.acquire()
-        if not hasattr(self._entered, "leases"):
-            self._entered.leases = []
-        self._entered.leases.append(lease)
+        self._entered.setdefault(threading.get_ident(), []).append(lease)
         return lease
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(self._entered.leases.pop(), quiet=kind is not None)
+        thread = threading.get_ident()
+        leases = self._entered[thread]
+        lease = leases.pop()
+        if not leases:
+            del self._entered[thread]
+        self._leave(lease, quiet=kind is not None)
 
     @staticmethod
     def _leave(lease: Lease, quiet: bool = False) -> None:
@@ -317,10 +318,15 @@ class Lock:
         return wait_in_line(self.store, clock, claim, until, look, self.contended, place, stay, seen)
 
     def _look(
-        self, claim: Claim, line_up: float | None = None, keep: bool = True, begun: float | None = None
+        self,
+        claim: Claim,
+        line_up: float | None = None,
+        keep: bool = True,
+        begun: float | None = None,
+        sent: float | None = None,
     ) -> Lease | Refused:
         # The lease is kept by the thread that hears of it: a loop may be busy for long before it does.
-        sent = self._locks.clock.now()
+        sent = self._locks.clock.now() if sent is None else sent
         answer = self.store.acquire(claim, line_up)
         if not isinstance(answer, Granted):
             return answer
@@ -329,7 +335,7 @@ class Lock:
     def timed_out(self, refused: Refused) -> LockTimeout:
         """The error of an acquisition that came too late, of which receivers are told."""
         names = holder_names(refused)
-        if signals.on_lock_timed_out:
+        if signals.on_lock_timed_out.receivers:
             signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names, owner=self._owner)
         return LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
 
@@ -341,15 +347,16 @@ class Lock:
         return Claim(self.name, token, owner, terms.first_ttl, terms.limit, terms.permits)
 
     def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
+        number, max_hold, clock = granted.fencing_token, self.terms.max_hold, self._locks.clock
         lease = Lease(
             self.store,
             claim,
             self.key,
-            granted.fencing_token,
+            number,
             sent,
-            max_hold=self.terms.max_hold,
+            max_hold=max_hold,
             sender=self._sender,
-            clock=self._locks.clock,
+            clock=clock,
             waited=waited,
         )
         if not lease.remaining():
@@ -361,7 +368,7 @@ class Lock:
             keeper().keep(lease, self.terms.interval)
         if logger.isEnabledFor(logging.DEBUG):
             log.of_lease(logger, logging.DEBUG, "acquired", f"acquired {self.key!r}", lease, seconds=waited)
-        if signals.on_lock_acquired:
+        if signals.on_lock_acquired.receivers:
             signals.on_lock_acquired.send(self._sender, lease=lease)
         return lease
 
@@ -379,7 +386,7 @@ class Lock:
     def contended(self, refused: Refused) -> None:
         """Tells that it was not to be had."""
         debug = logger.isEnabledFor(logging.DEBUG)
-        if not (debug or signals.on_lock_contended):
+        if not (debug or signals.on_lock_contended.receivers):
             return
         names = holder_names(refused)
         if debug:
@@ -394,14 +401,13 @@ def release_or_later(lease: Lease) -> bool:
     Returns:
         Whether it was held until now.
     """
-    held, left = lease.held, lease.remaining()
     try:
         return lease.release()
     except BaseException as error:  # also when this thread is stopped while it waits for the store
-        keeper().release_lease_later(lease, left)
+        keeper().release_lease_later(lease, lease.time_left())
         if not isinstance(error, StoreUnavailable):
             raise
-        return held
+        return not lease.lost
 
 
 def _nobody(refused: Refused) -> None:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from celery_locks import log, threads
+from celery_locks.clock import Clock
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.stores.base import Renewal, Store
@@ -41,64 +42,54 @@ class Watch:
     """Loses leases whose deadline has passed. Does no I/O, so no store can hold it up."""
 
     def __init__(self) -> None:
-        # By identity: a lease that was restored in the process of its holder has the same token, and a life of its own.
-        self._leases: dict[int, Lease] = {}
-        self._by_token: dict[str, Lease] = {}
+        self._leases: dict[str, Lease] = {}
+        #: A lease that was restored in the process of its holder has the same token, and a life of its own.
+        self._doubles: dict[int, Lease] = {}
         self._ticker = Ticker("celery-locks-watch", self.tick)
 
     def add(self, lease: Lease) -> None:
-        self._leases[id(lease)] = lease
-        self._by_token.setdefault(lease.token, lease)
+        if self._leases.setdefault(lease.token, lease) is not lease:
+            self._doubles[id(lease)] = lease
         self._ticker.wake_in(lease.remaining())
 
     def discard(self, lease: Lease) -> None:
-        self._leases.pop(id(lease), None)
-        if self._by_token.get(lease.token) is lease:
-            self._by_token.pop(lease.token, None)
+        if self._leases.get(lease.token) is lease:
+            self._leases.pop(lease.token, None)
+        elif self._doubles:
+            self._doubles.pop(id(lease), None)
 
     def lease(self, token: str) -> Lease | None:
-        return self._by_token.get(token)
+        return self._leases.get(token)
 
     def leases(self) -> list[Lease]:
-        return list(self._leases.values())
+        return [*list(self._leases.values()), *list(self._doubles.values())]
 
     def tick(self) -> float | None:
-        return min((lease.remaining() for lease in self.leases() if not lease.lost), default=None)
-
-
-@dataclass
-class _Renewed:
-    """A lease under renewal: every ``interval`` seconds, next ``at`` a moment of its clock."""
-
-    lease: Lease
-    interval: float
-    at: float
-
-    def due_in(self) -> float:
-        return self.at - self.lease.clock.now()
-
-    def goes_along(self) -> bool:
-        """Whether it is renewed when another one is due."""
-        return self.due_in() <= max(SLACK, SHARE * self.interval)
+        leases = self.leases()
+        now = _now(leases)
+        # Most live: those are not asked whether they are lost, which would look at the clock once more.
+        living = [lease for lease in leases if lease.lives(now[lease.clock]) or not lease.lost]
+        return min([lease.ends_in(now[lease.clock]) for lease in living], default=None)
 
 
 class Renewer:
-    """Prolongs the leases of one store."""
+    """Prolongs the leases of one store: each every ``renew_every`` seconds, next when its clock is at ``renew_at``."""
 
     def __init__(self) -> None:
-        self._leases: dict[int, _Renewed] = {}
+        self._leases: dict[int, Lease] = {}
         #: Whether this thread still has to connect to the store by itself: then it does so at the first lease, well
         #: before it has to.
         self._apart_and_new = bool(threads.greenlets())
         self._ticker = Ticker("celery-locks-renewer", self.tick)
 
     def add(self, lease: Lease, interval: float) -> None:
+        lease.renew_every = interval
         # From when the lease began: the store may have taken long to answer.
-        renewed = _Renewed(lease, interval, lease.confirmed + interval)
+        now, lease.renew_at = lease.clock.now(), lease.confirmed + interval
         if self._apart_and_new:
-            self._apart_and_new, renewed.at = False, lease.clock.now()
-        self._leases[id(lease)] = renewed
-        self._ticker.wake_in(max(renewed.due_in(), 0.0))
+            self._apart_and_new, lease.renew_at = False, now
+        self._leases[id(lease)] = lease
+        self._ticker.wake_in(lease.renew_at - now)
 
     def discard(self, lease: Lease) -> None:
         self._leases.pop(id(lease), None)
@@ -108,33 +99,46 @@ class Renewer:
 
     def tick(self) -> float | None:
         """Renews what is due. Returns the seconds until something is due again."""
+        leases, waits = self._waits()
+        if waits and min(waits) <= SLACK and (due := self._due(leases, waits)):
+            self._renew(due)
+            _, waits = self._waits()
+        return min(waits, default=None)
+
+    def _waits(self) -> tuple[list[Lease], list[float]]:
+        """The leases, and in how many seconds each is due."""
         leases = list(self._leases.values())
-        if any(renewed.due_in() <= SLACK for renewed in leases):
-            due = [renewed for renewed in leases if renewed.goes_along() and self._alive(renewed)]
-            if due:
-                self._renew(due)
-        return min((renewed.due_in() for renewed in list(self._leases.values())), default=None)
+        now = _now(leases)
+        return leases, [lease.renew_at - now[lease.clock] for lease in leases]
 
-    def _renew(self, due: list[_Renewed]) -> None:
-        sent = [renewed.lease.clock.now() for renewed in due]
-        renewals = [renewed.lease.renewal(at) for renewed, at in zip(due, sent, strict=True)]
-        answers = self._ask(due[0].lease, renewals)
-        if answers and (away := answers.count("unreachable")):
-            said = "%d leases could not be renewed, trying again: a part of the store is away"
-            tell(partial(logger.warning, said, away), due[0].lease.home)
-        for index, renewed in enumerate(due):
-            if answers is None or answers[index] == "unreachable":
-                renewed.at = renewed.lease.clock.now() + min(renewed.interval, TRY_AGAIN)
-            else:
-                renewed.at = sent[index] + renewed.interval
-                renewed.lease.answer(sent[index], renewals[index].ttl, answers[index])
-
-    def _alive(self, renewed: _Renewed) -> bool:
+    def _due(self, leases: list[Lease], waits: list[float]) -> list[Lease]:
+        """Those that are due, and those that go along."""
+        pairs = zip(leases, waits, strict=True)
+        going = [lease for lease, wait in pairs if wait <= SLACK or wait <= SHARE * lease.renew_every]
+        now = _now(going)
         # One that ended is renewed no more, however it came to be still here: nobody would ever release it.
-        if renewed.lease.remaining() > 0:
-            return True
-        self.discard(renewed.lease)
-        return False
+        living = [lease for lease in going if lease.lives(now[lease.clock])]
+        if len(living) < len(going):
+            for ended in set(going).difference(living):
+                self.discard(ended)
+        return living
+
+    def _renew(self, due: list[Lease]) -> None:
+        now = _now(due)
+        sent = [now[lease.clock] for lease in due]
+        renewals = [lease.renewal(at) for lease, at in zip(due, sent, strict=True)]
+        answers = self._ask(due[0], renewals)
+        if answers is None:
+            answers = ["unreachable"] * len(due)
+        elif away := answers.count("unreachable"):
+            said = "%d leases could not be renewed, trying again: a part of the store is away"
+            tell(partial(logger.warning, said, away), due[0].home)
+        for lease, at, renewal, answer in zip(due, sent, renewals, answers, strict=True):
+            if answer == "unreachable":
+                lease.renew_at = lease.clock.now() + min(lease.renew_every, TRY_AGAIN)
+            else:
+                lease.renew_at = at + lease.renew_every
+                lease.answer(at, renewal.ttl, answer)
 
     @staticmethod
     def _ask(lease: Lease, renewals: list[Renewal]) -> list[LossReason | None] | None:
@@ -147,6 +151,11 @@ class Renewer:
             said = "%d leases could not be renewed, trying again"
             tell(partial(logger.error, said, len(renewals), exc_info=error), lease.home)
         return None
+
+
+def _now(leases: Iterable[Lease]) -> dict[Clock, float]:
+    """What the clocks of some leases say: nearly always it is one clock for all of them."""
+    return {clock: clock.now() for clock in {lease.clock for lease in leases}}
 
 
 @dataclass

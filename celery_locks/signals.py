@@ -39,13 +39,14 @@ class Signal:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Replaced, never changed: `send` goes over it without a lock.
         self._changes = threading.RLock()
-        self._receivers: tuple[tuple[Callable[[], Receiver | None], Any], ...] = ()
+        #: Replaced, never changed: `send` goes over it without a lock. Where a signal is sent most often, this is asked
+        #: first whether anybody listens.
+        self.receivers: tuple[tuple[Callable[[], Receiver | None], Any], ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anybody listens."""
-        return bool(self._receivers)
+        return bool(self.receivers)
 
     @overload
     def connect(self, receiver: R, sender: Any = None, weak: bool = True) -> R: ...
@@ -65,24 +66,24 @@ class Signal:
         entry = (_reference(receiver, weak), sender)
         with self._changes:
             self.disconnect(receiver, sender)
-            self._receivers = (*self._receivers, entry)
+            self.receivers = (*self.receivers, entry)
         return receiver
 
     def disconnect(self, receiver: Receiver, sender: Any = None) -> bool:
         """Calls ``receiver`` no more for this sender. Returns whether it had been connected."""
         with self._changes:
-            kept = tuple(entry for entry in self._receivers if not (entry[0]() == receiver and _is(entry[1], sender)))
-            found = len(kept) < len(self._receivers)
-            self._receivers = kept
+            kept = tuple(entry for entry in self.receivers if not (entry[0]() == receiver and _is(entry[1], sender)))
+            found = len(kept) < len(self.receivers)
+            self.receivers = kept
         return found
 
     def send(self, sender: Any, **named: Any) -> None:
         """Calls the receivers of this sender. One that raises is logged and disturbs nothing."""
-        for reference, wanted in self._receivers:
+        for reference, wanted in self.receivers:
             receiver = reference()
             if receiver is None:
                 with self._changes:
-                    self._receivers = tuple(entry for entry in self._receivers if entry[0]() is not None)
+                    self.receivers = tuple(entry for entry in self.receivers if entry[0]() is not None)
             elif wanted is None or _is(wanted, sender):
                 try:
                     receiver(sender=sender, **named)

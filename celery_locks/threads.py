@@ -119,11 +119,16 @@ def original(name: str) -> Any:
     return getattr(_thread, name)
 
 
+#: How many forks there are between this process and the one that imported this: asked at each use of a connection, for
+#: a fraction of what asking for the process' number takes.
+forks = 0
 #: By the real thread of the hub.
 _homes: dict[int, Home] = {}
 
 
 def _in_forked_child() -> None:
+    global forks
+    forks += 1
     _ours.clear()
     _homes.clear()  # pipes would be shared with the parent
 

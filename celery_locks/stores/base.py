@@ -99,7 +99,7 @@ class Holder:
         return task_id_of(self.owner)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, as `Claim`
 class Granted:
     """The lease is had, for ``ttl`` seconds from the moment the store saw the claim."""
 

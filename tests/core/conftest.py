@@ -28,7 +28,7 @@ def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[renewal.Keeper]:
 def no_receivers_left(monkeypatch: pytest.MonkeyPatch) -> None:
     for signal in vars(signals).values():
         if isinstance(signal, signals.Signal):
-            monkeypatch.setattr(signal, "_receivers", ())
+            monkeypatch.setattr(signal, "receivers", ())
 
 
 @pytest.fixture

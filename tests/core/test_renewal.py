@@ -378,13 +378,13 @@ def test_a_lease_that_was_lost_while_it_was_put_into_renewal_does_not_stay_there
 def kept(keeper: Keeper) -> int:
     """How many entries of leases are left anywhere."""
     watch = keeper._watch
-    return len(watch._leases) + len(watch._by_token) + sum(len(each._leases) for each in keeper._renewers.values())
+    return len(watch.leases()) + sum(len(each._leases) for each in keeper._renewers.values())
 
 
 def test_a_release_ends_watch_and_renewal(lock: Lock, keeper: Keeper) -> None:
     lease = lock.acquire()
     assert keeper.kept(lease.token) is lease
-    assert kept(keeper) == 3
+    assert kept(keeper) == 2
     lease.release()
     assert keeper.kept(lease.token) is None
     assert kept(keeper) == 0

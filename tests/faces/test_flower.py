@@ -17,7 +17,7 @@ import pytest
 from celery_locks import Locks
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import command_of
-from celery_locks.stores.redis.client import packed
+from celery_locks.stores.redis.protocol import packed
 from tests.support.flower import ODD_KEYS, Answer, Flower
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
@@ -318,7 +318,7 @@ def hold_many(server: RedisServer, locks: Locks, count: int) -> None:
             keys = [f"many:{number:06}" for number in range(start, min(start + 1000, count))]
             terms = ("600000000", "1", "1", "me", "0", "100")
             commands = [command_of(scripts.ACQUIRE, locks.name(key), key, *terms) for key in keys]
-            connection.sendall(b"".join(map(packed, commands)))
+            connection.sendall(b"".join(commands))
             for _ in keys:
                 assert answers.readline().startswith(b":")
 

@@ -51,14 +51,14 @@ def test_a_page_looks_at_a_bounded_number_of_the_dead(store: RedisStore, client:
     hold(store, "zz")
     states, after = store.page(Names("p", "p:{", "", 100))
     assert (states, after) == ((), "p:{01099}")
-    assert client.zcard("p:locks") == 3000 - 1100 + 3
+    assert client.zcard("p:locks") == 3000 - 1100 + 4
     pages = 1
     while after is not None:
         states, after = store.page(Names("p", "p:{", after, 100))
         pages += 1
     assert [state.name for state in states] == ["p:{zz}"]
     assert pages == 3
-    assert client.zcard("p:locks") == 3
+    assert client.zcard("p:locks") == 4
 
 
 def test_promise_20_what_the_dead_left_on_the_list_goes(store: RedisStore, client: redis.Redis) -> None:
@@ -67,8 +67,7 @@ def test_promise_20_what_the_dead_left_on_the_list_goes(store: RedisStore, clien
     assert client.zcard("p:locks") < 3000, "acquiring took away nothing"
     store.stats("p", 1.0)
     store.stats("p", 1.0)
-    assert client.zcard("p:locks") == 0
-    assert client.keys("p:l*") == []
+    assert client.zrange("p:locks", 0, -1) == ["."]
 
 
 def test_a_renewal_puts_back_what_the_list_lost(store: RedisStore, client: redis.Redis) -> None:
@@ -79,7 +78,16 @@ def test_a_renewal_puts_back_what_the_list_lost(store: RedisStore, client: redis
     assert len(store.page(Names("p", "p:{", "", 10))[0]) == 1
     assert store.stats("p", 1.0).oldest == "p:{k}"
     assert store.release("p:{k}", "token k")
-    assert client.exists("p:locks") == 0
+    assert client.zrange("p:locks", 0, -1) == ["."]
+    assert client.pttl("p:locks") > 0
+
+
+def test_promise_20_the_list_ends_though_not_each_holder_says_when(store: RedisStore, client: redis.Redis) -> None:
+    for _ in range(50):  # most of them find a list that nobody is on, and a lock that is known
+        hold(store, "k")
+        assert client.pttl("p:locks") > 0
+        store.release("p:{k}", "token k")
+        assert client.pttl("p:locks") > 0
 
 
 def test_more_lines_than_are_counted_are_told(store: RedisStore) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+from celery_locks.errors import LossReason
 from celery_locks.stores.base import Granted, Holder, Refused
 from celery_locks.stores.listing import Figures, State, Waiter
 from celery_locks.stores.redis.connections import as_text
@@ -15,9 +16,7 @@ MICROSECONDS = 1_000_000
 
 def granted_or_refused(answer: Any) -> Granted | Refused:
     """A fencing token, or a refusal: 2 where it was replaced, else 0, and what `refused` reads."""
-    if not isinstance(answer, Sequence):  # the usual answer is the one that is read the fastest
-        return Granted(int(answer))
-    return refused(answer, replaced=answer[0] == 2)
+    return Granted(answer) if isinstance(answer, int) else refused(answer, replaced=answer[0] == 2)
 
 
 def refused(answer: Sequence[Any], replaced: bool = False) -> Refused:
@@ -35,6 +34,12 @@ def holders_of(answer: Sequence[Any]) -> tuple[Holder, ...]:
         held_for, expires_in = (int(now) - int(since)) / MICROSECONDS, (float(deadline) - int(now)) / MICROSECONDS
         holders.append(Holder(owner, int(fence), int(permits), held_for, expires_in, token, int(limit)))
     return tuple(sorted(holders, key=lambda holder: holder.fencing_token))
+
+
+def reason_of(answer: Any) -> LossReason | None:
+    """Why a lease could not be renewed, ``None`` where it was."""
+    said = as_text(answer)
+    return None if said == "renewed" else cast(LossReason, said)
 
 
 def state_of(name: str, answer: Sequence[Any]) -> State:

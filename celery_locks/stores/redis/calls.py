@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 from celery_locks.stores.redis.driver import Driver
+from celery_locks.stores.redis.protocol import Command, arguments, packed, text_argument
 from celery_locks.stores.redis.scripts import Script
 
-Command = tuple[Any, ...]
 #: The answer to a script with its command.
 Send = Callable[["Sender", Script, Command], Any]
 
@@ -24,7 +25,14 @@ class Sender(Protocol):
 
     def call(self, *command: Any) -> Any: ...
 
-    def call_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]: ...
+    def ask(self, command: Command) -> Any: ...
+
+    def ask_all(self, commands: Sequence[Command]) -> list[Any]: ...
+
+
+def call_of(script: Script, keys: Sequence[str], *args: Any) -> Command:
+    """The command that calls a script with some keys."""
+    return packed(("EVALSHA", script.sha, len(keys), *keys, *args))
 
 
 def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "") -> Command:
@@ -37,24 +45,46 @@ def command_of(script: Script, name: str, token: str, *args: Any, tag: str = "")
         args: What else it gets.
         tag: Comes before all names.
     """
+    return command_with(script, name, token, len(args), arguments(*args), tag)
+
+
+def command_with(script: Script, name: str, token: str, more: int, rest: str, tag: str = "") -> Command:
+    """As `command_of`, with so many more arguments, which are packed already."""
+    prefix = name.partition("{")[0]
+    if not tag:
+        own = f"{text_argument(name)}{text_argument(token)}{text_argument(prefix)}"
+        return f"*{6 + more}\r\n{script.called}{own}{rest}".encode()
     lock = tag + name
     # The scripts make the names of a lock's other records when they need them. But in a cluster all are named: while
     # their slot moves, the server lets no script run that would find some of them here and not the others.
-    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive") if tag else (lock,)
-    return ("EVALSHA", script.sha, len(keys), *keys, token, tag + name.partition("{")[0], *args)
+    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive")
+    own = arguments("EVALSHA", script.sha, len(keys), *keys, token, tag + prefix)
+    return f"*{9 + more}\r\n{own}{rest}".encode()
 
 
-def call_name() -> str:
-    """A name for one call, by which the server knows it when it is sent again."""
-    return os.urandom(8).hex()
+def call_name(token: str) -> str:
+    """A name for one call about an owner token, by which the server knows it when it is sent again."""
+    return f"{token[:8]}{_process}{next(_calls)}"
+
+
+#: Together they tell the calls of all processes apart that have the same owner token.
+_process, _calls = os.urandom(4).hex(), count()
+
+
+def _in_forked_child() -> None:
+    global _process
+    _process = os.urandom(4).hex()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def evalsha(client: Sender, script: Script, command: Command) -> Any:
     try:
-        return client.call(*command)
+        return client.ask(command)
     except client.driver.no_script:  # the server is new, or forgot its scripts
         client.call("SCRIPT", "LOAD", script.text)
-        return client.call(*command)
+        return client.ask(command)
 
 
 def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
@@ -70,10 +100,10 @@ def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], rep
         The answers; and, with ``replicas``, how many have it after half of the client's timeout at most.
     """
     batch = [*commands, *waiting(replicas, client.timeout)]
-    answers = client.call_all(batch)
+    answers = client.ask_all(batch)
     if any(isinstance(answer, client.driver.no_script) for answer in answers):
         client.call("SCRIPT", "LOAD", script.text)
-        answers = client.call_all(batch)
+        answers = client.ask_all(batch)
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
@@ -82,4 +112,4 @@ def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], rep
 
 def waiting(replicas: int, timeout: float) -> list[Command]:
     """The command that waits for replicas, if any are asked for; it speaks of what its own connection wrote before."""
-    return [("WAIT", replicas, max(1, round(timeout * 500)))] if replicas else []
+    return [packed(("WAIT", replicas, max(1, round(timeout * 500))))] if replicas else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_locks import threads
 from celery_locks.stores.redis.driver import driver_of
+from celery_locks.stores.redis.protocol import Command, packed
 
 if TYPE_CHECKING:
     import redis
@@ -36,12 +36,12 @@ class Client:
         self.driver = driver_of(redis_client)
         self._pool: Any = redis_client.connection_pool
         self._idle: list[Any] = []
-        self._pid = os.getpid()
+        self._fork = threads.forks
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection that nobody uses."""
-        return bool(self._idle) and self._pid == os.getpid()
+        return bool(self._idle) and self._fork == threads.forks
 
     def call(self, *command: Any) -> Any:
         """Sends a command and returns the answer.
@@ -49,10 +49,18 @@ class Client:
         Raises:
             redis.RedisError: As the library raises it.
         """
+        return self.ask(packed(command))
+
+    def ask(self, command: Command) -> Any:
+        """As `call`, with a command that is packed already."""
         connection = self._take()
         try:
-            connection.send_packed_command([packed(command)])
-            answer = self._number(connection._sock)
+            sock = connection._sock
+            if type(sock) is socket.socket:
+                answer = self._asked(sock, command)
+            else:  # TLS can't look ahead
+                connection.send_packed_command([command])
+                answer = None
             if answer is None:
                 answer = self._read(connection)
         except self.driver.response_error as error:  # an answer too: the connection is as good as before
@@ -65,33 +73,32 @@ class Client:
         self._idle.append(connection)
         return answer
 
-    def _number(self, sock: Any) -> int | None:
-        """The answer, if it is a number as most are: read in a quarter of the library's time.
+    def _asked(self, sock: socket.socket, command: Command) -> int | None:
+        """Sends a command, and returns the answer if it is a number, as most are, in a quarter of the library's time.
 
-        It is looked at before it is taken, so that all else is left to the library: other answers, TLS, half an answer.
+        It is looked at before it is taken, so that all else is left to the library: other answers, and half an answer.
         """
-        if type(sock) is not socket.socket:  # TLS can't look ahead
-            return None
         try:
+            sock.sendall(command)
             seen = sock.recv(32, socket.MSG_PEEK)
             # In bytes: 58 is a colon, 10 the end of a line.
             if not seen or seen[0] != 58 or seen[-1] != 10:
                 return None
             return int(sock.recv(len(seen))[1:])
         except (TimeoutError, BlockingIOError) as error:
-            raise self.driver.timeout_error("Timeout reading from socket") from error
+            raise self.driver.timeout_error("Timeout while talking to the server") from error
         except OSError as error:
-            raise self.driver.connection_error(f"Error while reading from socket: {error}") from error
+            raise self.driver.connection_error(f"Error while talking to the server: {error}") from error
 
-    def call_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    def ask_all(self, commands: Sequence[Command]) -> list[Any]:
         """Sends commands in one round trip, over one connection, and returns the answers; an error is an answer too."""
         return self.receive(self.send(commands), len(commands))
 
-    def send(self, commands: Sequence[Sequence[Any]]) -> Any:
+    def send(self, commands: Sequence[Command]) -> Any:
         """Sends commands, and returns the connection that their answers will come by: give it to `receive`."""
         connection = self._take()
         try:
-            connection.send_packed_command([b"".join([packed(command) for command in commands])])
+            connection.send_packed_command([b"".join(commands)])
         except BaseException as error:
             self._drop(connection, error)
             raise
@@ -128,8 +135,8 @@ class Client:
         self._pool.disconnect()
 
     def _take(self) -> Any:
-        if self._pid != os.getpid():  # sockets that a fork doubled are the parent's
-            self._idle, self._pid = [], os.getpid()
+        if self._fork != threads.forks:  # sockets that a fork doubled are the parent's
+            self._idle, self._fork = [], threads.forks
         try:
             return self._idle.pop()
         except IndexError:
@@ -175,12 +182,3 @@ def _demoted(error: Exception) -> bool:
     """Whether an answer says that the server is a replica now; of a script, Redis before 7 says so within a text."""
     text = str(error)
     return type(error).__name__ == "ReadOnlyError" or text.startswith("UNBLOCKED") or "-READONLY" in text
-
-
-def packed(command: Sequence[Any]) -> bytes:
-    """A command in Redis' protocol. redis-py takes four times as long for it, as long as a round trip."""
-    texts = [argument if type(argument) is str else str(argument) for argument in command]
-    parts = "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
-    if not parts.isascii():  # lengths are in bytes
-        parts = "".join([f"${len(text.encode())}\r\n{text}\r\n" for text in texts])
-    return f"*{len(texts)}\r\n{parts}".encode()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from celery_locks.errors import LockConfigError, StoreUnavailable
+from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores.base import Renewal
 from celery_locks.stores.listing import (
     MOST_COUNTED,
@@ -24,14 +24,15 @@ from celery_locks.stores.listing import (
 )
 from celery_locks.stores.parking import Call
 from celery_locks.stores.redis import checks, scripts
-from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of
-from celery_locks.stores.redis.calls import Command, Send, command_of, evalsha
+from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of, reason_of
+from celery_locks.stores.redis.calls import Send, call_of, command_of, evalsha
 from celery_locks.stores.redis.connections import as_text
 from celery_locks.stores.redis.driver import driver_of
 from celery_locks.stores.redis.fan_out import FanOut, TooFewError
 from celery_locks.stores.redis.nodes import Nodes
 from celery_locks.stores.redis.pages import FIRST_LOOK, merged, to_ask_again
 from celery_locks.stores.redis.parts import SLOT_OF, TAGS, slot_of, tag_of, untagged
+from celery_locks.stores.redis.protocol import Command, packed
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import LONGEST_WAIT, RedisStore, first_woken
 from celery_locks.stores.redis.urls import Address, address, checked_replicas
@@ -87,13 +88,11 @@ class RedisClusterStore(RedisStore):
     def delete(self, name: str) -> bool:
         return super().delete(tag_of(name) + name)
 
-    def _run(
-        self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None, send: Send = evalsha
-    ) -> Any:
-        return self._call(script, command_of(script, name, token, *args, tag=tag_of(name)), ttl, send)
+    def _tag(self, name: str) -> str:
+        return tag_of(name)
 
-    def _call(self, script: Script, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
-        return self._served(command[3], lambda client: send(client, script, command), ttl)
+    def _call(self, script: Script, key: str, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
+        return self._served(key, lambda client: send(client, script, command), ttl)
 
     def _single(self, command: str, key: str) -> Any:
         return self._served(key, lambda client: client.call(command, key))
@@ -106,7 +105,7 @@ class RedisClusterStore(RedisStore):
 
     # Many leases
 
-    def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
+    def _renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         """Where some masters can't be reached, the leases on the others are renewed all the same."""
         commands = []
         for each in renewals:
@@ -116,7 +115,7 @@ class RedisClusterStore(RedisStore):
         answers = FanOut(self._nodes, commands, scripts.RENEW, shortest, self._min_replicas).answers()
         if all(isinstance(answer, Exception) for answer in answers):
             self._raise(answers[0])
-        return ["unreachable" if isinstance(answer, Exception) else answer for answer in answers]
+        return ["unreachable" if isinstance(answer, Exception) else reason_of(answer) for answer in answers]
 
     # All locks
 
@@ -153,7 +152,7 @@ class RedisClusterStore(RedisStore):
         commands = []
         for tag, own in args.items():
             keys = (f"{tag}{prefix}:locks", f"{tag}{prefix}:lines")
-            commands.append((SLOT_OF[tag], ("EVALSHA", script.sha, len(keys), *keys, *own)))
+            commands.append((SLOT_OF[tag], call_of(script, keys, *own)))
         return dict(zip(args, self._all(commands, script), strict=True))
 
     def _all(self, commands: Sequence[tuple[int, Command]], script: Script | None = None) -> list[Any]:
@@ -196,7 +195,7 @@ class RedisClusterStore(RedisStore):
         return self._as_far_as_it_goes(self._swept, names[:most])
 
     def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
-        commands = [(slot, ("GET", f"{tag}{prefix}:task:{task_id}")) for tag, slot in SLOT_OF.items()]
+        commands = [(slot, packed(("GET", f"{tag}{prefix}:task:{task_id}"))) for tag, slot in SLOT_OF.items()]
         return self._as_far_as_it_goes(self._withdraw, [each for each in self._some(commands) if each is not None])
 
     def _as_far_as_it_goes(self, do: Callable[[Any], tuple[Call, ...]], things: Sequence[Any]) -> tuple[Call, ...]:
@@ -216,9 +215,7 @@ class RedisClusterStore(RedisStore):
         return calls
 
     def _due(self, prefix: str, most: int) -> list[Any]:
-        commands = [
-            (slot, ("EVALSHA", scripts.DUE.sha, 1, f"{tag}{prefix}:parked", most)) for tag, slot in SLOT_OF.items()
-        ]
+        commands = [(slot, call_of(scripts.DUE, [f"{tag}{prefix}:parked"], most)) for tag, slot in SLOT_OF.items()]
         return self._some(commands, scripts.DUE)
 
     def _name(self, name: str) -> str:

@@ -49,7 +49,7 @@ class Connections:
 
     def for_ttl(self, ttl: float | None = None) -> Client:
         """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again."""
-        return self._with_timeout(timeout_for(ttl))
+        return self._with_timeout(TIMEOUT if ttl is None or ttl >= 4 * TIMEOUT else timeout_for(ttl))
 
     def for_blocking(self, longest: float) -> Client:
         """A client for commands that block up to ``longest`` seconds."""
@@ -62,8 +62,7 @@ class Connections:
 
     def _with_timeout(self, timeout: float) -> Client:
         which = (timeout, threads.apart())
-        client = self._clients.get(which)
-        return self._clients.setdefault(which, Client(self._derived(timeout), timeout)) if client is None else client
+        return self._clients.get(which) or self._clients.setdefault(which, Client(self._derived(timeout), timeout))
 
     def _derived(self, timeout: float) -> redis.Redis:
         pool: Any = self._client.connection_pool

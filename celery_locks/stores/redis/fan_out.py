@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from celery_locks.stores.redis.calls import Command, Sender, evalsha, evalsha_all, waiting
+from celery_locks.stores.redis.calls import Sender, evalsha, evalsha_all, waiting
 from celery_locks.stores.redis.client import Client
 from celery_locks.stores.redis.connections import timeout_for
 from celery_locks.stores.redis.nodes import Node, Nodes, redirection
+from celery_locks.stores.redis.protocol import Command, packed
 from celery_locks.stores.redis.scripts import Script
 
 #: The number of a command among all.
@@ -62,7 +63,7 @@ class FanOut:
         if broken := self._answered_by(driver.broken):
             self._look_again(broken[0])
         if again := self._again():
-            self._round(again, () if self._script is None else (("SCRIPT", "LOAD", self._script.text),))
+            self._round(again, () if self._script is None else (packed(("SCRIPT", "LOAD", self._script.text)),))
         refused = self._answered_by((driver.response_error,))
         self._follow([number for number in refused if redirection(self._answers[number], ("", 0))[0]])
         return self._answers
@@ -171,7 +172,7 @@ class FanOut:
 
     def _ask(self, client: Sender, command: Command) -> Any:
         if self._script is None:
-            return client.call(*command)
+            return client.ask(command)
         if not self._replicas:
             return evalsha(client, self._script, command)
         answer, confirmed = evalsha_all(client, self._script, [command], self._replicas)

@@ -19,5 +19,6 @@ local function grant(holder, permits, owner, deadline, fence, held, limit)
   end
   redis.call('ZADD', UNTIL, 'GT', ends, holder)
   list(number, ends)
+  keep_list()
   return fence
 end

@@ -112,7 +112,7 @@ local function keep_line()
   redis.call('ZADD', PREFIX .. 'lines', expiry * 1000, NAME)
   redis.call('PEXPIRE', PREFIX .. 'lines', 2 * RETENTION / 1000)
   redis.call('ZADD', PREFIX .. 'locks', 0, 'n' .. NAME)
-  redis.call('PEXPIRE', PREFIX .. 'locks', RETENTION_MS)
+  keep_list()
 end
 
 -- Tells the sweeper that this lock is due: somebody who can't send messages changed it.

@@ -4,6 +4,7 @@
 --           n<name>                        a lock that is held, or that somebody waits for
 --           s<fence> <name>                a holder, by when it acquired: a fencing token is near the time
 --           u<deadline> <fence> <name>     a holder, by its deadline
+--           .                              always, so that the list and its expiry stay when nobody holds anything
 --         Names are here without the prefix, which would take 13 bytes of each.
 --         Times are microseconds of the server's clock, which have 16 digits until the year 2286. The list is kept up
 --         by the scripts of each lock, and tells where to look: what is so, each lock knows itself.

@@ -9,6 +9,8 @@ from celery_locks.stores.base import MOST_HOLDERS
 from celery_locks.stores.listing import MOST_COUNTED, MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, info_of, page_of
+from celery_locks.stores.redis.calls import call_of
+from celery_locks.stores.redis.protocol import Command
 from celery_locks.stores.redis.scripts import Script
 
 
@@ -31,10 +33,10 @@ class RedisListing:
 
     def _over(self, script: Script, prefix: str, *args: Any) -> Any:
         keys = (f"{prefix}:locks", f"{prefix}:lines")
-        return self._call(script, ("EVALSHA", script.sha, len(keys), *keys, *args))
+        return self._call(script, keys[0], call_of(script, keys, *args))
 
     @abstractmethod
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _call(self, script: Script, command: tuple[Any, ...], ttl: float | None = None) -> Any: ...
+    def _call(self, script: Script, key: str, command: Command, ttl: float | None = None) -> Any: ...

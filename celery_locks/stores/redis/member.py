@@ -48,7 +48,7 @@ class Member(RedisStore):
             StoreUnavailable: Whether it was done, or will be, is not known.
         """
         client = self._connections.for_ttl(ttl)
-        command = command_of(scripts.RELEASE, name, token, call_name())
+        command = command_of(scripts.RELEASE, name, token, call_name(token))
         try:
             with self._counted():
                 evalsha(client, scripts.RELEASE, command)

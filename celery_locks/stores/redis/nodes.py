@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from celery_locks.stores.redis.calls import Sender
 from celery_locks.stores.redis.connections import RIGHTS, Connections, as_text
 from celery_locks.stores.redis.driver import Driver
+from celery_locks.stores.redis.protocol import Command, packed
 
 T = TypeVar("T")
 Place = tuple[str, int]
@@ -48,14 +49,17 @@ class Asking:
         self.timeout, self.driver = client.timeout, client.driver
 
     def call(self, *command: Any) -> Any:
-        answer = self.call_all([command])[0]
+        return self.ask(packed(command))
+
+    def ask(self, command: Command) -> Any:
+        answer = self.ask_all([command])[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def call_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    def ask_all(self, commands: Sequence[Command]) -> list[Any]:
         """Of the commands only the first may be about the slot."""
-        return self._client.call_all([("ASKING",), *commands])[1:]
+        return self._client.ask_all([packed(["ASKING"]), *commands])[1:]
 
 
 class Nodes:

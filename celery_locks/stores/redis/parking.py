@@ -10,8 +10,9 @@ from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
 from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Push, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
-from celery_locks.stores.redis.calls import call_name
+from celery_locks.stores.redis.calls import call_name, call_of
 from celery_locks.stores.redis.connections import Connections, as_text
+from celery_locks.stores.redis.protocol import Command, arguments
 from celery_locks.stores.redis.scripts import Script
 
 #: The longest that the sweeper blocks on the server, in seconds.
@@ -52,12 +53,12 @@ class RedisParking(Parking):
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
     def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        answer = self._run(scripts.HAND_ON, name, token, call_name())
+        answer = self._run(scripts.HAND_ON, name, token, call_name(token))
         released, *calls = answer if isinstance(answer, Sequence) else [answer]
         return released == 1, _calls(name, calls)
 
     def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        released, *calls = self._run(scripts.DIED, name, token, call_name())
+        released, *calls = self._run(scripts.DIED, name, token, call_name(token))
         return released == 1, _calls(name, calls)
 
     def sent(self, call: Call, within: float) -> None:
@@ -85,7 +86,8 @@ class RedisParking(Parking):
             raise self._connections.unavailable(error) from error
 
     def _due(self, prefix: str, most: int) -> Any:
-        return self._call(scripts.DUE, ("EVALSHA", scripts.DUE.sha, 1, f"{prefix}:parked", most))
+        key = f"{prefix}:parked"
+        return self._call(scripts.DUE, key, call_of(scripts.DUE, [key], most))
 
     def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
         found = self._single("GET", f"{prefix}:task:{task_id}")
@@ -111,21 +113,21 @@ class RedisParking(Parking):
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _claim(self, script: Script, claim: Claim, *args: Any) -> Any: ...
+    def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any: ...
 
     @abstractmethod
-    def _call(self, script: Script, command: tuple[Any, ...], ttl: float | None = None) -> Any: ...
+    def _call(self, script: Script, key: str, command: Command, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
     def _single(self, command: str, key: str) -> Any: ...
 
 
-def _of(ticket: Ticket) -> tuple[Any, ...]:
-    """A ticket as the scripts get it."""
+def _of(ticket: Ticket) -> tuple[int, str]:
+    """A ticket as the scripts get it: so many arguments."""
     wait = 0 if ticket.wait is None else max(1, round(ticket.wait * MICROSECONDS))
     push = ticket.push or Push("", "", 0)
     terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
-    return (*terms, push.queue, push.element, round(push.within * MICROSECONDS))
+    return 9, arguments(*terms, push.queue, push.element, round(push.within * MICROSECONDS))
 
 
 def _parked(name: str, kind: str, rest: Sequence[Any]) -> Parked:

@@ -5,8 +5,11 @@
 
 -- Moves a holder's deadline on the list, and adds what the list may have lost.
 local function relist(before, fence, ends)
-  redis.call('ZREM', PREFIX .. 'locks', 'u' .. before .. ' ' .. fence .. ' ' .. NAME)
+  local known = redis.call('ZREM', PREFIX .. 'locks', 'u' .. before .. ' ' .. fence .. ' ' .. NAME)
   list(fence, ends)
+  if known == 0 or now % 16 == 0 then
+    keep_list()
+  end
 end
 
 local function renewed(ttl)

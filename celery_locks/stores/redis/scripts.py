@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from importlib.resources import files
 
 from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE
+from celery_locks.stores.redis.protocol import arguments
 
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
 #: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
 FENCE_KEPT = 3_900
 
 
-@dataclass(frozen=True)
 class Script:
-    """A script as the server gets it, and the digest that it is known by afterwards."""
+    """A script as the server gets it, and the digest that it is known by afterwards.
 
-    text: str
-    sha: str = field(init=False)
+    Args:
+        text: What the server runs.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self.text = text
         # SHA-1 is the name that EVALSHA asks for; nothing here relies on its strength.
-        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        #: How a command begins that calls it with one key.
+        self.called = arguments("EVALSHA", self.sha, 1)
 
 
 #: What the scripts share with the other stores; times in microseconds.

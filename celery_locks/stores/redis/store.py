@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.redis import checks, scripts
-from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of
-from celery_locks.stores.redis.calls import Command, Send, Sender, call_name, command_of, evalsha, evalsha_all
+from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of, reason_of
+from celery_locks.stores.redis.calls import (
+    Send,
+    Sender,
+    call_name,
+    command_of,
+    command_with,
+    evalsha,
+    evalsha_all,
+)
 from celery_locks.stores.redis.client import Client
 from celery_locks.stores.redis.connections import Connections, as_text, connections
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.parking import RedisParking
+from celery_locks.stores.redis.protocol import Command, arguments, text_argument, text_arguments
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.urls import address, checked_replicas
 from celery_locks.stores.redis.values import RedisValues
@@ -63,11 +73,11 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         if claim.adopts or claim.replaces or claim.task_id:
-            special = (claim.adopts, int(claim.replaces), claim.task_id, MOST_HOLDERS)
-            taken = granted_or_refused(self._claim(scripts.TAKE, claim, *special))
+            special = arguments(claim.adopts, int(claim.replaces), claim.task_id, MOST_HOLDERS)
+            taken = granted_or_refused(self._claim(scripts.TAKE, claim, 4, special))
             if line_up is None or isinstance(taken, Granted) or taken.replaced:
                 return taken
-        return granted_or_refused(self._claim(scripts.ACQUIRE, claim, _micro(line_up or 0), MOST_HOLDERS))
+        return granted_or_refused(self._claim(scripts.ACQUIRE, claim, 2, _line_up(line_up or 0)))
 
     def leave(self, name: str, token: str) -> None:
         self._run(scripts.LEAVE, name, token)
@@ -82,13 +92,15 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             raise self._connections.unavailable(error) from error
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
-        answers: list[Any] = []
+        answers: list[LossReason | None] = []
         for start in range(0, len(renewals), BATCH):
             answers += self._renew(renewals[start : start + BATCH])
-        return [None if (reason := as_text(answer)) == "renewed" else cast(LossReason, reason) for answer in answers]
+        return answers
 
     def release(self, name: str, token: str) -> bool:
-        return bool(self._run(scripts.RELEASE, name, token, call_name()) == 1)
+        tag = self._tag(name)
+        command = command_with(scripts.RELEASE, name, token, 1, text_argument(call_name(token)), tag)
+        return bool(self._call(scripts.RELEASE, tag + name, command) == 1)
 
     def force_release(self, name: str) -> tuple[Holder, ...]:
         return holders_of(self._run(scripts.FORCE_RELEASE, name, "", MOST_HOLDERS))
@@ -120,13 +132,16 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     def close(self) -> None:
         self._connections.close()
 
-    def _claim(self, script: Script, claim: Claim, *args: Any) -> Any:
-        terms = (_micro(claim.ttl), claim.limit, claim.permits, claim.owner)
+    def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any:
+        """Calls a script with a claim, and so many more arguments."""
+        name, tag = claim.name, self._tag(claim.name)
+        rest = f"{_terms(claim.ttl, claim.limit, claim.permits)}{text_argument(claim.owner)}{rest}"
+        command = command_with(script, name, claim.token, 4 + count, rest, tag)
         if self._min_replicas and script is not scripts.PARK:
-            return self._claim_on_replicas(script, claim, *terms, *args)
-        return self._run(script, claim.name, claim.token, *terms, *args, ttl=claim.ttl)
+            return self._claim_on_replicas(script, claim, command)
+        return self._call(script, tag + name, command, claim.ttl)
 
-    def _claim_on_replicas(self, script: Script, claim: Claim, *args: Any) -> Any:
+    def _claim_on_replicas(self, script: Script, claim: Claim, command: Command) -> Any:
         """Claims, and gives back what was granted and is on too few replicas.
 
         Raises:
@@ -138,31 +153,34 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             answer, confirmed = evalsha_all(client, script, [command], wanted)
             return answer, int(confirmed)
 
-        answer, confirmed = self._run(script, claim.name, claim.token, *args, ttl=claim.ttl, send=send)
+        answer, confirmed = self._call(script, self._tag(claim.name) + claim.name, command, claim.ttl, send)
         if isinstance(answer, Sequence) or confirmed >= wanted:
             return answer
         undo = scripts.DIED if script is scripts.ENTER else scripts.RELEASE  # a ticket that did not run is not done
         with suppress(StoreUnavailable):
-            self._run(undo, claim.name, claim.token, call_name(), ttl=claim.ttl)
+            self._run(undo, claim.name, claim.token, call_name(claim.token), ttl=claim.ttl)
         raise self._connections.too_few(confirmed, wanted)
 
-    def _run(
-        self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None, send: Send = evalsha
-    ) -> Any:
-        return self._call(script, command_of(script, name, token, *args), ttl, send)
+    def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
+        tag = self._tag(name)
+        return self._call(script, tag + name, command_of(script, name, token, *args, tag=tag), ttl)
 
-    def _call(self, script: Script, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
+    def _tag(self, name: str) -> str:
+        """What comes before the names of a lock's records."""
+        return ""
+
+    def _call(self, script: Script, key: str, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
+        """Sends what calls a script to where a key is."""
         return self._twice(ttl, send, script, command)
 
     def _single(self, command: str, key: str) -> Any:
         return self._twice(None, Client.call, command, key)
 
-    def _renew(self, renewals: Sequence[Renewal]) -> list[Any]:
-        shortest, wanted = min(renewal.ttl for renewal in renewals), self._min_replicas
+    def _renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
+        shortest, wanted = min([renewal.ttl for renewal in renewals]), self._min_replicas
         if len(renewals) == 1 and not wanted:
             (one,) = renewals
-            command = command_of(scripts.RENEW, one.name, one.token, _micro(one.ttl))
-            return [self._twice(shortest, evalsha, scripts.RENEW, command)]
+            return [reason_of(self._run(scripts.RENEW, one.name, one.token, _micro(one.ttl), ttl=shortest))]
         parts = [renewals[start : start + TOGETHER] for start in range(0, len(renewals), TOGETHER)]
         commands = [_renew_many(part) for part in parts]
         answers: list[Any] = self._twice(shortest, evalsha_all, scripts.RENEW_MANY, commands, wanted)
@@ -203,16 +221,32 @@ def open_redis(url: str) -> RedisStore:
 
 
 def _renew_many(renewals: Sequence[Renewal]) -> Command:
-    terms = [term for each in renewals for term in (each.token, _micro(each.ttl))]
-    return ("EVALSHA", scripts.RENEW_MANY.sha, len(renewals), *(each.name for each in renewals), *terms)
+    many, ttls = len(renewals), {each.ttl for each in renewals}
+    start = arguments("EVALSHA", scripts.RENEW_MANY.sha, many)
+    names, tokens = text_arguments([each.name for each in renewals]), text_arguments([each.token for each in renewals])
+    if len(ttls) == 1:
+        last = arguments(*map(_micro, ttls)) * many
+    else:
+        last = arguments(*[_micro(each.ttl) for each in renewals])
+    return f"*{3 + 3 * many}\r\n{start}{names}{tokens}{last}".encode()
 
 
-def _said(renewals: Sequence[Renewal], lost: Sequence[Any]) -> list[Any]:
+def _said(renewals: Sequence[Renewal], lost: Sequence[Any]) -> list[LossReason | None]:
     """What the script says of each, out of the numbers of those that it could not renew, and why."""
-    said: list[Any] = ["renewed"] * len(renewals)
+    said: list[LossReason | None] = [None] * len(renewals)
     for number, why in zip(lost[::2], lost[1::2], strict=True):
-        said[int(number) - 1] = why
+        said[int(number) - 1] = reason_of(why)
     return said
+
+
+@lru_cache(256)
+def _terms(ttl: float, limit: int, permits: int) -> str:
+    return arguments(_micro(ttl), limit, permits)
+
+
+@lru_cache(256)
+def _line_up(seconds: float) -> str:
+    return arguments(_micro(seconds), MOST_HOLDERS)
 
 
 def _micro(seconds: float) -> int:

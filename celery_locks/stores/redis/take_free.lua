@@ -7,14 +7,19 @@ if (free[1] or '0') == '0' and not lined and permits > 0 and permits <= limit th
   local fence, ends = math.max((free[2] or 0) + 1, now), string.format('%.0f', deadline)
   local since = time[1] .. string.sub('00000' .. time[2], -6) -- `now`, for less than a format costs
   local number = fence == now and since or string.format('%.0f', fence)
-  local terms = ends .. ' ' .. permits .. ' ' .. number .. ' ' .. since .. ' ' .. limit
+  -- (Of the arguments, since they are texts: to write a number costs as much as to ask for the time.)
+  local terms = ends .. ' ' .. ARGV[5] .. ' ' .. number .. ' ' .. since .. ' ' .. ARGV[4]
   redis.call('HSET', LOCK, 'fence', number, 'held', permits, 'sole', token, 'terms', terms, 'owner', ARGV[6])
   redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))
   -- include marks
   list(number, ends)
-  if now % 16 == 0 then -- one in so many grants takes away what the dead left on the list, so that it can't grow
+  -- One in so many grants looks after the list: keeps it, and takes away what the dead left there, so that it can't grow.
+  if now % 16 == 0 then
+    keep_list()
     -- include unlist_expired
     unlist_expired(32)
+  elseif not free[2] then -- maybe nobody has kept it so far
+    keep_list()
   end
   return fence
 end

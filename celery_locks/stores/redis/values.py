@@ -8,8 +8,9 @@ from typing import Any
 
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS
-from celery_locks.stores.redis.calls import Command
+from celery_locks.stores.redis.calls import call_of
 from celery_locks.stores.redis.connections import as_text
+from celery_locks.stores.redis.protocol import Command
 from celery_locks.stores.redis.scripts import Script
 
 
@@ -28,13 +29,13 @@ class RedisValues:
     def delete(self, name: str) -> bool:
         # Its mark is named by the call, so that no other delete or write can take it for another one's.
         keys = (f"{name}:value", f"{name}:deleted:{secrets.token_hex(8)}")
-        return bool(self._call(scripts.DELETE, ("EVALSHA", scripts.DELETE.sha, len(keys), *keys)) == 1)
+        return bool(self._call(scripts.DELETE, keys[0], call_of(scripts.DELETE, keys)) == 1)
 
     @abstractmethod
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _call(self, script: Script, command: Command, ttl: float | None = None) -> Any: ...
+    def _call(self, script: Script, key: str, command: Command, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
     def _single(self, command: str, key: str) -> Any: ...

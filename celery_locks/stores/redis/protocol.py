@@ -1,0 +1,44 @@
+"""Commands in Redis' protocol. redis-py takes longer to pack one than the server to answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+#: A command as the server gets it.
+Command = bytes
+
+
+def packed(command: Sequence[Any]) -> Command:
+    """A command out of its name and arguments, which are texts and numbers."""
+    return f"*{len(command)}\r\n{arguments(*command)}".encode()
+
+
+def arguments(*values: Any) -> str:
+    """A part of a command, to be encoded as UTF-8."""
+    texts = [value if type(value) is str else str(value) for value in values]
+    try:
+        parts = "".join([f"{_LENGTHS[len(text)]}{text}\r\n" for text in texts])
+    except IndexError:
+        parts = "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
+    if not parts.isascii():  # lengths are in bytes
+        parts = "".join([f"${len(text.encode())}\r\n{text}\r\n" for text in texts])
+    return parts
+
+
+def text_arguments(texts: Sequence[str]) -> str:
+    """`arguments` of many texts, for less where all are of one length."""
+    lengths = set(map(len, texts))
+    start = f"${max(lengths)}\r\n"
+    same = f"{start}{f'{_END}{start}'.join(texts)}{_END}"
+    return same if len(lengths) == 1 and same.isascii() else arguments(*texts)
+
+
+_END = "\r\n"
+#: How the usual arguments begin: to write a number takes longer than all the rest.
+_LENGTHS = [f"${length}\r\n" for length in range(128)]
+
+
+def text_argument(text: str) -> str:
+    """`arguments` of one text, in a fifth of the time."""
+    return f"{_LENGTHS[len(text)]}{text}\r\n" if len(text) < 128 and text.isascii() else arguments(text)
