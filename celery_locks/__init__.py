@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from celery_locks.backoff import Backoff
 from celery_locks.errors import (
     LockConfigError,
     LockContended,
@@ -17,17 +16,18 @@ from celery_locks.errors import (
     LockTimeout,
     StoreUnavailable,
 )
-from celery_locks.lease import Lease
-from celery_locks.lock import Lock
-from celery_locks.locks import Locks
-from celery_locks.semaphore import Semaphore
 
 if TYPE_CHECKING:
+    from celery_locks.backoff import Backoff
+    from celery_locks.lease import Lease
     from celery_locks.listing import LockInfo, Page, Stats
+    from celery_locks.lock import Lock
     from celery_locks.lockable import Lockable
+    from celery_locks.locks import Locks
     from celery_locks.multi import MultiLease, MultiLock
     from celery_locks.outcomes import Outcome, audit
     from celery_locks.read_write import ReadWriteLock
+    from celery_locks.semaphore import Semaphore
     from celery_locks.tasks import (
         Contention,
         ContentionPolicy,
@@ -75,6 +75,11 @@ __all__ = [
 
 #: Imported when asked for, so that code without tasks doesn't load Celery, nor a plain lock what it doesn't use.
 _LATER = {
+    "Backoff": "backoff",
+    "Lease": "lease",
+    "Lock": "lock",
+    "Locks": "locks",
+    "Semaphore": "semaphore",
     **dict.fromkeys(
         ("Contention", "ContentionPolicy", "LockedTask", "Skipped", "current_lease", "single_instance"), "tasks"
     ),
@@ -93,3 +98,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"celery_locks.{_LATER[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 from typing import Literal
 
 from celery_locks.errors import LockConfigError
+from celery_locks.terms import is_number
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,3 @@ class Backoff:
         except OverflowError:
             longest = max(0.0, cap)
         return random.uniform(0, longest) if self.jitter == "full" else longest
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number that a float can hold, and no flag."""
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int that no float can hold
-        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -12,43 +11,11 @@ from typing import Any
 
 from celery_locks.canonical import NoStableText, canonical, class_name, model_base
 from celery_locks.errors import LockKeyError
+from celery_locks.key_text import LOOKS_HASHED, check_key, hashed
 from celery_locks.templates import Placeholder, Template
-
-#: Bytes of UTF-8. A longer key would fit no store's index, and nobody would read it.
-MAX_BYTES = 200
-
-_HASH_BYTES = 16
-_READABLE_BYTES = MAX_BYTES - 2 * _HASH_BYTES - 1
-_LOOKS_HASHED = re.compile(rf"~[0-9a-f]{{{2 * _HASH_BYTES}}}\Z")
 
 _KEYWORD_KINDS = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _POSITIONAL_KINDS = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def check_key(key: str) -> str:
-    """Return a key that every store can hold: the key itself, or if it is long its start and a hash.
-
-    A key that it returned it returns as it is.
-
-    Raises:
-        LockKeyError: The key is no text, is empty, or has a lone surrogate.
-    """
-    if not isinstance(key, str):
-        raise LockKeyError(f"A key must be a str, not {class_name(type(key))}.")
-    if not key:
-        raise LockKeyError("A key must not be empty.", key="")
-    try:
-        encoded = str.encode(key)
-    except UnicodeEncodeError as error:
-        raise LockKeyError(f"A key must not have a lone surrogate (at position {error.start}).") from None
-    return str.__str__(key) if len(encoded) <= MAX_BYTES else _hashed(encoded)
-
-
-def _hashed(encoded: bytes) -> str:
-    import hashlib  # for long keys only
-
-    start = encoded[:_READABLE_BYTES].decode("utf-8", "ignore")
-    return f"{start}~{hashlib.blake2b(encoded, digest_size=_HASH_BYTES).hexdigest()}"
 
 
 class KeyMaker:
@@ -110,8 +77,8 @@ class KeyMaker:
         if not text:
             raise LockKeyError(f"{template.placeholders[0].source} makes no key: it is empty.", key="")
         # Else a value could be chosen so that its key is the hashed one of another.
-        if template.may_look_hashed and _LOOKS_HASHED.search(text):
-            return _hashed(text.encode())
+        if template.may_look_hashed and LOOKS_HASHED.search(text):
+            return hashed(text.encode())
         return check_key(text)
 
     def _from_all(self, bound: dict[str, Any], task_name: str | None) -> str:

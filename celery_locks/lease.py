@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from celery_locks import log, signals, threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockLost, LossReason, StoreUnavailable
-from celery_locks.settings import checked_ttl
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.telling import tell
+from celery_locks.terms import checked_ttl
 
 if TYPE_CHECKING:
     from celery_locks.stores.parking import Call, Parking

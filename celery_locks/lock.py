@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,9 +16,9 @@ from celery_locks import log, signals, waiting
 from celery_locks.errors import LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.renewal import keeper
-from celery_locks.settings import DEFAULT_TTL, renewal_interval, seconds_of
 from celery_locks.steps import Abandoned, Steps, run
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
+from celery_locks.terms import Terms, seconds_of
 from celery_locks.waiting import wait_in_line
 
 if TYPE_CHECKING:
@@ -29,27 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = log.logger(__name__)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """On what terms a lease is had; see `Locks.lock`."""
-
-    ttl: float = DEFAULT_TTL
-    renew: bool | float = True
-    max_hold: float | None = None
-    limit: int = 1
-    permits: int = 1
-
-    #: Seconds between renewals, ``None`` for none.
-    interval: float | None = field(init=False)
-    #: For how long the lease is asked for at first, in seconds.
-    first_ttl: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "interval", renewal_interval(self.ttl, self.renew))
-        first_ttl = self.ttl if self.max_hold is None else min(self.ttl, self.max_hold)
-        object.__setattr__(self, "first_ttl", first_ttl)
 
 
 class Lock:

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned
-from celery_locks.keys import check_key
+from celery_locks.key_text import check_key
 from celery_locks.lease import Lease
-from celery_locks.lock import Lock, Terms
+from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
 from celery_locks.semaphore import Semaphore
-from celery_locks.settings import DEFAULT_PREFIX, DEFAULT_TTL, checked, checked_ttl
 from celery_locks.stores import mask, open_store
 from celery_locks.stores.base import Claim, Store
+from celery_locks.terms import (
+    DEFAULT_PREFIX,
+    DEFAULT_TTL,
+    Terms,
+    checked_count,
+    checked_longest,
+    checked_renew,
+    checked_ttl,
+)
 
 if TYPE_CHECKING:
     from celery_locks.listing import LockInfo, Page, Stats
@@ -204,8 +212,8 @@ class Locks:
         try:
             data = json.loads(text)
             key, owner, token = check_key(data["key"]), _of(str, data["owner"]), _of(str, data["token"])
-            limit, permits = checked("limit", data["limit"]), checked("permits", data["permits"])
-            max_hold = checked("max_hold", data.get("hold_left"))
+            limit, permits = checked_count("limit", data["limit"]), checked_count("permits", data["permits"])
+            max_hold = checked_longest("max_hold", data.get("hold_left"))
             claim = Claim(self.name(key), token, owner, checked_ttl(data["ttl"]), limit, permits)
             fencing_token = _of(int, data["fencing_token"])
         except (LockError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -375,7 +383,8 @@ def _terms(ttl: float, renew: bool | float, max_hold: float | None, limit: int =
 
 
 def _checked_terms(ttl: float, renew: bool | float, max_hold: float | None, limit: int) -> Terms:
-    return Terms(checked_ttl(ttl), checked("renew", renew), checked("max_hold", max_hold), checked("limit", limit))
+    longest = checked_longest("max_hold", max_hold)
+    return Terms(checked_ttl(ttl), checked_renew(renew), longest, checked_count("limit", limit))
 
 
 #: Locks are made at each use, and nearly all on the same few terms. Typed, since 1 is no ``True`` here.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celery_locks.lock import Lock, Terms
+from celery_locks.lock import Lock
+from celery_locks.terms import Terms
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -37,8 +37,8 @@ class ReadWriteLock:
 
     def __init__(self, locks: Locks, key: str, terms: Terms, owner: str | None = None) -> None:
         self.key = key
-        self.read = Lock(locks, key, replace(terms, limit=READERS, permits=1), owner)
-        self.write = Lock(locks, key, replace(terms, limit=READERS, permits=READERS), owner)
+        self.read = Lock(locks, key, terms.for_permits(1, READERS), owner)
+        self.write = Lock(locks, key, terms.for_permits(READERS, READERS), owner)
 
     def __repr__(self) -> str:
         return f"<ReadWriteLock {self.key!r}>"

@@ -14,9 +14,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from celery_locks import log, threads
 from celery_locks.clock import Clock
@@ -158,8 +157,7 @@ def _now(leases: Iterable[Lease]) -> dict[Clock, float]:
     return {clock: clock.now() for clock in {lease.clock for lease in leases}}
 
 
-@dataclass
-class _Release:
+class _Release(NamedTuple):
     """A release to be tried until a moment of ``time.monotonic()``."""
 
     release: Callable[[], object]

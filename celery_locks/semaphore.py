@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.errors import LockConfigError
 from celery_locks.lease import Lease
-from celery_locks.lock import Lock, Terms
-from celery_locks.settings import checked
+from celery_locks.lock import Lock
 from celery_locks.stores.base import Holder
+from celery_locks.terms import Terms, checked_count
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -141,11 +140,11 @@ class Semaphore:
 
     def taking(self, permits: int) -> Lock:
         """What takes so many permits: a lock that differs in nothing else."""
-        permits = checked("permits", permits)
+        permits = checked_count("permits", permits)
         if permits > self.limit:
             raise LockConfigError(
                 f"permits={permits} can never be had of limit={self.limit}: ask for {self.limit} at most, or make the "
                 f"semaphore {self.key!r} with limit={permits} or more",
                 self.key,
             )
-        return Lock(self._locks, self.key, replace(self._terms, permits=permits), self._owner, sender=self)
+        return Lock(self._locks, self.key, self._terms.for_permits(permits), self._owner, sender=self)

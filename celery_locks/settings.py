@@ -1,21 +1,23 @@
-"""Options of a lock, checked, and where a value comes from when it isn't given."""
+"""The options of a locked task, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
 from typing import Any
 
-from celery_locks.backoff import Backoff, is_number
+from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
-
-SHORTEST_TTL = 0.001
-LONGEST_TTL = 365 * 24 * 3600.0
-DEFAULT_TTL = 30.0
-DEFAULT_PREFIX = "celery-locks"
-#: A lease is renewed every ``ttl / RENEWALS``.
-RENEWALS = 3
+from celery_locks.terms import (
+    DEFAULT_TTL,
+    SHORTEST_TTL,
+    checked_count,
+    checked_longest,
+    checked_renew,
+    checked_ttl,
+    did_you_mean,
+    renewal_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -96,80 +98,10 @@ def checked(name: str, value: Any) -> Any:
     return check(name, value)
 
 
-def checked_ttl(value: Any, name: str = "ttl") -> float:
-    """The ttl in seconds.
-
-    Raises:
-        LockConfigError: It is no number, or out of bounds.
-    """
-    seconds = seconds_of(name, value)
-    if not SHORTEST_TTL <= seconds <= LONGEST_TTL:
-        raise LockConfigError(f"{name} must be between 1 ms and a year, in seconds, not {value!r}")
-    return seconds
-
-
-def seconds_of(name: str, value: Any) -> float:
-    """A time in seconds, of any sign.
-
-    Raises:
-        LockConfigError: It is no finite number and no ``timedelta``.
-    """
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if is_number(value):
-        return float(value)
-    raise LockConfigError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
-
-
-def renewal_interval(ttl: float, renew: bool | float) -> float | None:
-    """Seconds between renewals, ``None`` for no renewal.
-
-    Raises:
-        LockConfigError: The interval is above ``ttl / 2``: a single renewal that fails would lose the lease.
-    """
-    if renew is False:
-        return None
-    interval = ttl / RENEWALS if renew is True else renew
-    if not 0 < interval <= ttl / 2:
-        raise LockConfigError(f"renew={renew!r}: renewals must be at most half the ttl apart, that is {ttl / 2:g} s")
-    return interval
-
-
-def did_you_mean(name: str, known: Any) -> str:
-    """``; did you mean …?`` for a name that is near a known one, and the known ones."""
-    from difflib import get_close_matches  # for an error only
-
-    near = get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{hint} (known: {', '.join(map(str, known))})"
-
-
-def _optional_seconds(lowest: float) -> Callable[[str, Any], float | None]:
-    def check(name: str, value: Any) -> float | None:
-        if value is None:
-            return None
-        seconds = seconds_of(name, value)
-        if seconds < lowest:
-            raise LockConfigError(f"{name} must be at least {lowest:g} seconds or None, not {value!r}")
-        return seconds
-
-    return check
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise LockConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
-
-
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise LockConfigError(f"{name} must be True or False, not {value!r}")
     return value
-
-
-def _renew(name: str, value: Any) -> bool | float:
-    return value if isinstance(value, bool) else seconds_of(name, value)
 
 
 def _one_of(known: tuple[str, ...]) -> Callable[[str, Any], str]:
@@ -214,14 +146,14 @@ def _policy(name: str, value: Any) -> Any:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "key": _key,
     "ttl": lambda name, value: checked_ttl(value, name),
-    "renew": _renew,
-    "max_hold": _optional_seconds(SHORTEST_TTL),
-    "limit": _count,
-    "permits": _count,
+    "renew": lambda _, value: checked_renew(value),
+    "max_hold": lambda name, value: checked_longest(name, value, SHORTEST_TTL),
+    "limit": checked_count,
+    "permits": checked_count,
     "scope": _one_of(SCOPES),
     "on_contention": _policy,
-    "max_wait": _optional_seconds(0),
-    "max_waiters": lambda name, value: None if value is None else _count(name, value),
+    "max_wait": lambda name, value: checked_longest(name, value, 0),
+    "max_waiters": lambda name, value: None if value is None else checked_count(name, value),
     "park_safety_copy": lambda name, value: value if isinstance(value, bool) else checked_ttl(value, name),
     "backoff": _backoff,
     "on_lost": _one_of(ON_LOST),

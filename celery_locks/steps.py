@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from celery_locks.stores.base import Store
@@ -23,24 +22,21 @@ Step = Callable[[], Any]
 Steps = Generator[Step, Any, T]
 
 
-@dataclass(frozen=True)
 class Turn:
     """Waits until it may be a token's turn, for ``timeout`` seconds at most; see `Store.wait`."""
 
-    store: Store
-    name: str
-    token: str
-    timeout: float
+    def __init__(self, store: Store, name: str, token: str, timeout: float) -> None:
+        self.store, self.name, self.token, self.timeout = store, name, token, timeout
 
     def __call__(self) -> None:
         self.store.wait(self.name, self.token, self.timeout)
 
 
-@dataclass(frozen=True)
 class Pause:
     """Waits for so many seconds."""
 
-    seconds: float
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
     def __call__(self) -> None:
         time.sleep(self.seconds)

@@ -15,8 +15,8 @@ from celery_locks.clock import Clock, system_clock
 from celery_locks.lockable import Lockable
 from celery_locks.locks import Locks
 from celery_locks.read_write import ReadWriteLock
-from celery_locks.settings import DEFAULT_PREFIX, DEFAULT_TTL
 from celery_locks.stores.base import Store
+from celery_locks.terms import DEFAULT_PREFIX, DEFAULT_TTL
 
 if TYPE_CHECKING:
     from celery_locks.listing import LockInfo, Page, Stats

@@ -16,7 +16,7 @@ from tornado.options import options
 from celery_locks import LockConfigError, LockError, Locks
 from celery_locks.flower import shown
 from celery_locks.flower.history import History
-from celery_locks.keys import check_key
+from celery_locks.key_text import check_key
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from celery_locks.errors import LockConfigError, LossReason
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 MOST_HOLDERS = 100
 
 
-@dataclass(slots=True)  # not frozen: making one would cost four times as much
+# Not frozen: making one would cost four times as much.
+@dataclass(slots=True)
 class Claim:
     """What an acquisition asks for.
 
@@ -99,15 +100,17 @@ class Holder:
         return task_id_of(self.owner)
 
 
-@dataclass(slots=True)  # not frozen, as `Claim`
-class Granted:
-    """The lease is had, for ``ttl`` seconds from the moment the store saw the claim."""
+class Granted(NamedTuple):
+    """The lease is had, for ``ttl`` seconds from the moment the store saw the claim.
+
+    Attributes:
+        fencing_token: Greater than that of every earlier lease of the lock.
+    """
 
     fencing_token: int
 
 
-@dataclass(frozen=True)
-class Refused:
+class Refused(NamedTuple):
     """The lease was not to be had.
 
     Attributes:
@@ -125,9 +128,14 @@ class Refused:
     replaced: bool = False
 
 
-@dataclass(frozen=True)
-class Renewal:
-    """A lease to be prolonged: from now on it lives for ``ttl`` more seconds, and never ends sooner than before."""
+class Renewal(NamedTuple):
+    """A lease to be prolonged: from now on it lives for ``ttl`` more seconds, and never ends sooner than before.
+
+    Attributes:
+        name: The lock's full name in the store.
+        token: The owner token.
+        ttl: Seconds.
+    """
 
     name: str
     token: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from celery_locks import threads
 from celery_locks.clock import Clock, system_clock
@@ -82,7 +82,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
                 mine.deadline = max(mine.deadline, now + claim.ttl)
                 return Granted(mine.fencing_token)
             if claim.adopts in lock.replaced:
-                refused = replace(self.refused(lock, claim.token, now), replaced=True)
+                refused = self.refused(lock, claim.token, now)._replace(replaced=True)
                 self.forget(claim.name)
                 return refused
             if lock.held.pop(claim.adopts, None) is not None:

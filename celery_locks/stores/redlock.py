@@ -153,7 +153,7 @@ class Redlock(Store):
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         if not renewals:
             return []
-        longer = [replace(each, ttl=with_drift(each.ttl)) for each in renewals]
+        longer = [each._replace(ttl=with_drift(each.ttl)) for each in renewals]
 
         def enough(answers: Sequence[list[LossReason | None] | StoreUnavailable | None]) -> bool:
             return "unreachable" not in self._verdicts(answers, len(longer))

@@ -18,11 +18,11 @@ from celery_locks import log, owners
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, release_or_later, this_process, who_holds
-from celery_locks.settings import LONGEST_TTL
 from celery_locks.tasks.contention import Skipped
 from celery_locks.tasks.header import ours_in, with_ours
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.policies import call_policy
+from celery_locks.terms import LONGEST_TTL
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask

@@ -14,7 +14,6 @@ from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, release_or_later, who_holds
 from celery_locks.renewal import keeper
-from celery_locks.settings import SHORTEST_TTL
 from celery_locks.stores.base import Claim, Refused, Renewal
 from celery_locks.tasks import records
 from celery_locks.tasks.calls import lock_of_call
@@ -25,6 +24,7 @@ from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.park import Park
 from celery_locks.tasks.resend import forget_counter, send_again
 from celery_locks.tasks.sending import send_on
+from celery_locks.terms import SHORTEST_TTL
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_locks.keys import check_key
+from celery_locks.key_text import check_key
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Holder
 from celery_locks.stores.parking import tickets_of

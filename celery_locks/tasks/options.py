@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
-from celery_locks.settings import OPTION_NAMES, LockOptions, checked_ttl, did_you_mean
+from celery_locks.settings import OPTION_NAMES, LockOptions
 from celery_locks.tasks import telemetry
 from celery_locks.tasks.lives import FOLDER
 from celery_locks.tasks.policies import check_policies
 from celery_locks.tasks.sending import CALL_TTL
 from celery_locks.tasks.sweeper import SWEEP_INTERVAL
+from celery_locks.terms import checked_ttl, did_you_mean
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_locks.errors import LockConfigError
-from celery_locks.settings import LockOptions, did_you_mean
+from celery_locks.settings import LockOptions
 from celery_locks.tasks.contention import (
     Contention,
     ContentionPolicy,
@@ -19,6 +19,7 @@ from celery_locks.tasks.contention import (
 )
 from celery_locks.tasks.park import Park
 from celery_locks.tasks.scopes import scope_named
+from celery_locks.terms import did_you_mean
 
 
 class CallablePolicy(ContentionPolicy):

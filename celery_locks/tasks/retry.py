@@ -17,9 +17,9 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.settings import LONGEST_TTL
 from celery_locks.tasks.header import ours_of, with_ours
 from celery_locks.tasks.options import locks_for
+from celery_locks.terms import LONGEST_TTL
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask

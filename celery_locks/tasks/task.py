@@ -16,7 +16,6 @@ from kombu.exceptions import EncodeError
 from celery_locks.errors import LockConfigError, LockKeyError, LossReason
 from celery_locks.keys import KeyMaker
 from celery_locks.lease import Lease
-from celery_locks.lock import Terms
 from celery_locks.settings import LockOptions
 from celery_locks.tasks import calls
 from celery_locks.tasks.contention import ContentionPolicy
@@ -28,6 +27,7 @@ from celery_locks.tasks.retry import PostponedRetry
 from celery_locks.tasks.run import run_around, run_locked, run_of
 from celery_locks.tasks.scopes import Scope, scope_named
 from celery_locks.tasks.worker import LocksStep
+from celery_locks.terms import Terms
 
 if "celery.worker.control" in sys.modules:  # in the ``celery`` command, which asks workers what it knows itself
     import_module("celery_locks.tasks.inspection")

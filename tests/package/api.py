@@ -112,9 +112,17 @@ def described() -> Iterator[str]:
 
 
 def _arguments(thing: griffe.Class) -> str:
+    if "NamedTuple" in map(str, thing.bases):
+        fields = [_final(member) for member in thing.members.values() if "instance-attribute" in member.labels]
+        return f"({', '.join(map(_field, fields))})"
     made = _final(thing.all_members["__init__"]) if "__init__" in thing.all_members else None
     text = (made if isinstance(made, griffe.Function) else thing).signature()
     return re.sub(r"^[^(]*\((self(, )?)?", "(", text).removesuffix(" -> None") if "(" in text else "()"
+
+
+def _field(thing: griffe.Object) -> str:
+    assert isinstance(thing, griffe.Attribute)
+    return f"{thing.name}: {thing.annotation}" + (f" = {thing.value}" if thing.value is not None else "")
 
 
 def _attributes(thing: griffe.Class) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal
@@ -50,7 +49,7 @@ class Leases:
         """For a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
         name = claim.name
         if claim.adopts and self._was_replaced(name, claim.adopts):
-            return replace(self.refused(name, claim.token, claim.ttl), replaced=True)
+            return self.refused(name, claim.token, claim.ttl)._replace(replaced=True)
         query = "DELETE FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
         if claim.adopts and self._db.execute(query, (name, claim.adopts, self._now)).rowcount:
             answer: Granted | Refused = self.grant(claim)
