@@ -16,6 +16,7 @@ from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import Command, command_of, evalsha_all
 from celery_locks.stores.redis.store import RedisStore
 from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
 
 #: Acquires in one round trip.
 BATCH = 500
@@ -30,7 +31,9 @@ def rows(server: RedisServer, many: int) -> list[Row]:
     few.times()  # once for nothing: the first ones are slow
     with_few = few.times()
     before = used(client)
+    clients = len(client.client_list())
     hold_many(server.url(), 10, many)
+    eventually(lambda: len(client.client_list()) <= clients, 30)  # their buffers are gone with them
     held = (used(client) - before) / (many - 10)
     with_many = few.times()
     before, waiters = used(client), 1_000
