@@ -13,7 +13,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,6 +26,18 @@ from benchmarks.rows import Row, markdown, table
 from tests.support.servers import default_binary
 
 DOCS = Path(__file__).parents[1] / "docs"
+#: Those whose versions the figures depend on, as far as they are installed.
+LIBRARIES = (
+    "celery",
+    "redis",
+    "celery-locks",
+    "celery-heimdall",
+    "celery-once",
+    "celery-singleton",
+    "pottery",
+    "python-redis-lock",
+    "sherlock",
+)
 #: Between these two lines of the page stands what was measured last.
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"
 
@@ -48,10 +60,17 @@ def main(quick: bool, only: str) -> None:
         write(measured)
 
 
+def installed(library: str) -> bool:
+    try:
+        return bool(version(library))
+    except PackageNotFoundError:
+        return False
+
+
 def machine() -> str:
     """What was measured on."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("celery", "redis", "celery-locks"))
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES if installed(name))
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors{load}; "
         f"Python {platform.python_version()}; {default_binary()}; {libraries}"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.abort_tasks import blocked
-from benchmarks.app import app
+from benchmarks.app import use_server
 from tests.support.celery_worker import Worker
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -29,7 +29,7 @@ def main(aborts: int, pools: str) -> None:
     """Latency of aborts."""
     table = Table("pool", *HOWS, title=f"from the notice to the body, ms: p50 / p95 / max of {aborts}")
     with RedisServer() as server:
-        app.conf.update(broker_url=server.url(), result_backend=server.url(), locks_url=server.url())
+        use_server(server.url())
         for pool in pools.split(","):
             with Worker("benchmarks.abort_tasks", pool=pool, concurrency=1, env={"BENCHMARK_URL": server.url()}):
                 row = ["never" if (pool, how) in NEVER else measure(server, how, aborts) for how in HOWS]

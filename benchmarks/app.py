@@ -7,17 +7,23 @@ import time
 
 from celery import Celery
 
+from benchmarks.sides import plugins
 from celery_locks import LockedTask
 
 url = os.environ.get("BENCHMARK_URL", "")
-app = Celery("benchmark", broker=os.environ.get("BENCHMARK_BROKER", url), backend=url)
+app = Celery("benchmark")
 app.conf.update(
-    locks_url=url,
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("BENCHMARK_PREFETCH", "4")),
     locks_park_before_pool="BENCHMARK_PARK_BEFORE_POOL" in os.environ,
     task_ignore_result="BENCHMARK_IGNORE_RESULT" in os.environ,
+    task_acks_late="BENCHMARK_ACKS_LATE" in os.environ,
 )
+
+
+def use_server(url: str, broker: str = "") -> None:
+    """Has the app keep locks and results in this Redis, and messages there too unless another broker is named."""
+    app.conf.update(broker_url=broker or url, result_backend=url, locks_url=url, **plugins.settings(url))
 
 
 def use_queues(kind: str) -> None:
@@ -27,18 +33,21 @@ def use_queues(kind: str) -> None:
         app.conf.update(task_default_exchange="storm", task_default_exchange_type="topic")
 
 
+if url:
+    use_server(url, os.environ.get("BENCHMARK_BROKER", ""))
 if "BENCHMARK_QUEUES" in os.environ:
     use_queues(os.environ["BENCHMARK_QUEUES"])
 
 
-@app.task
-def plain(number: int, seconds: float = 0.0) -> None:
+def body(number: int, seconds: float = 0.0) -> None:
     time.sleep(seconds)
 
 
-@app.task(base=LockedTask, lock_key="number:<number>")
-def locked(number: int, seconds: float = 0.0) -> None:
-    time.sleep(seconds)
+plain = app.task(body, name="plain")
+locked = app.task(body, name="locked", base=LockedTask, lock_key="number:<number>")
+locked_at_call = app.task(
+    body, name="locked_at_call", base=LockedTask, lock_key="number:<number>", lock_scope="until_executed"
+)
 
 
 def write_stretch(kind: str, begin: float, end: float) -> None:
@@ -58,18 +67,25 @@ storm_park = app.task(
 )
 storm_retry = app.task(storm_body, name="storm_retry", base=LockedTask, lock_key="<key>", ignore_result=True)
 
-try:
-    from celery_heimdall import HeimdallTask
-except ImportError:  # only `make bench` installs it
-    storm_heimdall = None
-else:
-    storm_heimdall = app.task(
-        storm_body,
-        name="storm_heimdall",
-        base=HeimdallTask,
-        heimdall={"unique": True, "key": "key", "unique_raises": True},
-        ignore_result=True,
-    )
+storm_at_call = app.task(
+    storm_body,
+    name="storm_at_call",
+    base=LockedTask,
+    lock_key="<key>",
+    lock_scope="until_executed",
+    ignore_result=True,
+)
+
+#: By the plug-in's name: what `locked` is here; what `storm_retry` is; and the same, raising when the key is taken.
+PLUGINS = plugins.installed()
+free_of = {name: plugin.task(app, f"free: {name}", body) for name, plugin in PLUGINS.items()}
+storm_of = {
+    name: plugin.task(app, f"storm: {name}", storm_body, ignore_result=True) for name, plugin in PLUGINS.items()
+}
+telling_of = {
+    name: plugin.task(app, f"telling: {name}", storm_body, telling=True, ignore_result=True)
+    for name, plugin in PLUGINS.items()
+}
 
 
 @app.task(ignore_result=True)

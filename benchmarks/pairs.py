@@ -61,9 +61,9 @@ def measure(
     with contextlib.ExitStack() as stack:
         if pin:
             stack.enter_context(pinned(server.pid))
-        sides: dict[str, Callable[[], float]] = {
-            name: stack.enter_context(crowd(make, url, seconds, threads, processes)) for name, make in makes.items()
-        }
+        sides = stack.enter_context(crew(makes, url, seconds, processes)) if processes > 1 else {}
+        if processes == 1:
+            sides = {name: crowd(make, url, seconds, threads) for name, make in makes.items()}
         if alone and tcp and (verrou := node.start(url, stack)):
             sides["Verrou, Node"] = partial(verrou, seconds)
         bar = stack.enter_context(Progress(transient=True))
@@ -111,34 +111,37 @@ def rate(pairs: list[limits.Pair], seconds: float) -> float:
     return sum(counts) / seconds
 
 
+def crowd(make: Make, url: str, seconds: float, threads: int) -> Callable[[], float]:
+    """What gives the rate of so many threads together."""
+    pairs = [make(url, f"bench:{os.getpid()}:{number}") for number in range(threads)]
+    return lambda: rate(pairs, seconds)
+
+
 @contextlib.contextmanager
-def crowd(make: Make, url: str, seconds: float, threads: int, processes: int) -> Iterator[Callable[[], float]]:
-    """What gives the rate of so many threads or processes together."""
-    if processes == 1:
-        pairs = [make(url, f"bench:{os.getpid()}:{number}") for number in range(threads)]
-        yield lambda: rate(pairs, seconds)
-        return
+def crew(
+    makes: Mapping[str, Make], url: str, seconds: float, processes: int
+) -> Iterator[dict[str, Callable[[], float]]]:
+    """What gives each side's rate in so many processes together; each of them can be on any side."""
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe() for _ in range(processes)]
-    crew = [context.Process(target=_work, args=(make, url, seconds, theirs), daemon=True) for _, theirs in ends]
-    for process in crew:
+    members = [context.Process(target=_work, args=(makes, url, seconds, theirs), daemon=True) for _, theirs in ends]
+    for process in members:
         process.start()
 
-    def ask() -> float:
+    def ask(name: str) -> float:
         for mine, _ in ends:
-            mine.send(None)
+            mine.send(name)
         return float(sum(mine.recv() for mine, _ in ends))
 
-    yield ask
-    for process in crew:
+    yield {name: partial(ask, name) for name in makes}
+    for process in members:
         process.kill()
 
 
-def _work(make: Make, url: str, seconds: float, pipe: Any) -> None:
-    pair = make(url, f"bench:{os.getpid()}")
+def _work(makes: Mapping[str, Make], url: str, seconds: float, pipe: Any) -> None:
+    pairs = {name: make(url, f"bench:{os.getpid()}:{name}") for name, make in makes.items()}
     while True:
-        pipe.recv()
-        pipe.send(rate([pair], seconds))
+        pipe.send(rate([pairs[pipe.recv()]], seconds))
 
 
 #: What is asked of ours beside each side, alone on one processor.

@@ -48,8 +48,8 @@ class Row:
 
 
 def number(value: float) -> str:
-    """A number with as many digits as anybody reads."""
-    if value >= 100:
+    """A number with as many digits as anybody reads; what was counted as it is."""
+    if isinstance(value, int) or value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 

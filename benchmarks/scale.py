@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.rows import Row
@@ -14,6 +16,7 @@ from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import Command, command_of, evalsha_all
 from celery_locks.stores.redis.store import RedisStore
 from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
 
 #: Acquires in one round trip.
 BATCH = 500
@@ -28,7 +31,9 @@ def rows(server: RedisServer, many: int) -> list[Row]:
     few.times()  # once for nothing: the first ones are slow
     with_few = few.times()
     before = used(client)
-    hold(store, 10, many)
+    clients = len(client.client_list())
+    hold_many(server.url(), 10, many)
+    eventually(lambda: len(client.client_list()) <= clients, 30)  # their buffers are gone with them
     held = (used(client) - before) / (many - 10)
     with_many = few.times()
     before, waiters = used(client), 1_000
@@ -75,6 +80,18 @@ def hold(store: RedisStore, start: int, end: int) -> None:
     client = store._connections.for_ttl()
     for first in range(start, end, BATCH):
         evalsha_all(client, scripts.ACQUIRE, [acquire(number) for number in range(first, min(first + BATCH, end))])
+
+
+def hold_many(url: str, start: int, end: int) -> None:
+    """The same from two processes: one packs while the server serves the other."""
+    middle = (start + end) // 2
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        for done in [processes.submit(_hold, url, start, middle), processes.submit(_hold, url, middle, end)]:
+            done.result()
+
+
+def _hold(url: str, start: int, end: int) -> None:
+    hold(RedisStore(url), start, end)
 
 
 def acquire(number: int) -> Command:

@@ -9,19 +9,31 @@ next message at hand.
 from __future__ import annotations
 
 import re
-import threading
 import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.app import app, storm_free, storm_heimdall, storm_park, storm_retry, unrelated, use_queues
+from benchmarks.app import (
+    PLUGINS,
+    app,
+    storm_free,
+    storm_park,
+    storm_retry,
+    telling_of,
+    unrelated,
+    use_queues,
+    use_server,
+)
 from benchmarks.rows import Row
+from benchmarks.sides.plugins import Plugin
 from tests.support.celery_worker import Worker
 from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
@@ -33,22 +45,25 @@ MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
     "park": (storm_park, 4, {}),
     "early": (storm_park, 4, {"BENCHMARK_PARK_BEFORE_POOL": "1"}),
     "retry": (storm_retry, 4, {}),
-    # It refuses a call whose key is queued or runs, so a caller whose tasks must all run calls until it is taken.
-    "heimdall": (storm_heimdall, 4, {}),
+    # They refuse a call whose key is queued or runs, so a caller whose tasks must all run calls until it is taken.
+    **{name: (task, 4, {}) for name, task in telling_of.items()},
 }
-#: Tasks of its storm: it takes a second for each, however short the work is.
-HEIMDALL_TASKS = 30
-#: Seconds between two calls of a task that celery-heimdall refused.
+#: Tasks of the storms of other plug-ins, and of those that take a second for each, however short the work is.
+PLUGIN_TASKS, SLOW_TASKS = 100, 10
+#: Seconds between two calls of a task that was refused.
 CALL_AGAIN = 0.005
+#: What ours should take at most beside other plug-ins.
+ASKED = {"celery-heimdall": {"park": 0.6}}
 #: Seconds between two unrelated tasks.
 UNRELATED_EVERY = 0.25
 
 
 @dataclass
 class Outcome:
-    """What a storm was like; times in seconds, lists sorted."""
+    """What a storm was like; messages and calls a task, times in seconds, lists sorted."""
 
     messages: float
+    calls: float
     wall: float
     gaps: list[float]
     latencies: list[float]
@@ -87,29 +102,44 @@ def measure(
     """One storm for each mode."""
     broker = broker or server.url()
     env = {"BENCHMARK_URL": server.url(), "BENCHMARK_BROKER": broker, "BENCHMARK_PREFETCH": "1", **(variables or {})}
-    app.conf.update(broker_url=broker, result_backend=server.url(), locks_url=server.url())
+    use_server(server.url(), broker)
     return {mode: storm(server, env, mode, tasks, seconds, backlog) for mode in modes}
 
 
-def rows(server: RedisServer, tasks: int) -> list[Row]:
-    """The storm at three lengths of work."""
+def rows(server: RedisServer, storms: Mapping[float, int]) -> list[Row]:
+    """Storms of so many tasks, by the seconds of work that each has."""
     found = []
-    for seconds in (0.001, 0.01, 0.1):
+    for seconds, many in storms.items():
         modes = ["free", "park", "early", "retry"] if seconds == 0.01 else ["park", "early"]
         at = f"storm, {1000 * seconds:g} ms"
-        many = min(tasks, round(60 / seconds / 20))
         outcomes = measure(server, modes, many, seconds)
         for mode in ("park", "early"):
             found += _of_mode(f"{at}, {mode}", outcomes[mode], many * seconds, seconds)
         if "free" in outcomes:
-            few = measure(server, ["heimdall"], HEIMDALL_TASKS, seconds)["heimdall"].wall / HEIMDALL_TASKS
-            peers = {"retry": outcomes["retry"].wall / many, "heimdall": few}
-            mine = outcomes["park"].wall / many
-            found += [Row(f"{at}: wall park / {peer}", mine / wall, "x", at_most=0.6) for peer, wall in peers.items()]
-            walls = {mode: outcomes[mode].wall / outcomes["free"].wall for mode in ("park", "early")}
+            walls = {mode: outcomes[mode].wall for mode in ("park", "early", "retry", "free")}
+            found.append(Row(f"{at}: wall park / retry", walls["park"] / walls["retry"], "x", at_most=0.6))
             found += [
-                Row(f"{at}: wall {mode} / unlocked in one slot", wall, "x", at_most=1.5) for mode, wall in walls.items()
+                Row(f"{at}: wall {mode} / unlocked in one slot", walls[mode] / walls["free"], "x", at_most=1.5)
+                for mode in ("park", "early")
             ]
+            found += _of_plugins(server, at, {mode: walls[mode] / many for mode in ("park", "early")}, seconds)
+    return found
+
+
+def _of_plugins(server: RedisServer, at: str, ours: dict[str, float], seconds: float) -> list[Row]:
+    """What other plug-ins are like, beside the seconds that a task takes by ways of ours."""
+    found = []
+    for name, plugin in PLUGINS.items():
+        tasks = SLOW_TASKS if plugin.slow else PLUGIN_TASKS
+        outcome = measure(server, [name], tasks, seconds)[name]
+        what, wall = f"{at}, {name}, called until taken", outcome.wall / tasks
+        found += [
+            Row(f"{what}: wall", 1000 * wall, "ms a task"),
+            Row(f"{what}: calls", outcome.calls, "a task"),
+            Row(f"{what}: messages", outcome.messages, "a task"),
+        ]
+        asked = ASKED.get(name, {})
+        found += [Row(f"{at}: wall {way} / {name}", ours[way] / wall, "x", at_most=asked.get(way)) for way in ours]
     return found
 
 
@@ -133,45 +163,52 @@ def storm(
     task, slots, env = MODES[mode]
     client = server.client()
     client.flushall()
-    with Worker("benchmarks.app", concurrency=slots, env={**variables, **env}) as worker:
+    with (
+        ThreadPoolExecutor(1) as sending,
+        Worker("benchmarks.app", concurrency=slots, env={**variables, **env}) as worker,
+    ):
         if backlog:
             app.control.cancel_consumer("celery", reply=True, timeout=5, limit=1)
-        sender = threading.Thread(target=send, args=(task, tasks, seconds), daemon=True)
-        sender.start()
+        sender = sending.submit(send, task, tasks, seconds, PLUGINS.get(mode))
         if backlog:
-            sender.join()
+            sender.result()
             app.control.add_consumer("celery")
-        storm_over(client, tasks)
-        messages = len(re.findall(rf"Task {task.name}\[[^]]+\] (?:received|parked)", worker.log()))
+        storm_over(client, tasks, sender)
+        messages = len(re.findall(rf"Task {re.escape(task.name)}\[[^]]+\] (?:received|parked)", worker.log()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
-    return Outcome(messages / tasks, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others))
+    calls = sender.result() / tasks
+    return Outcome(
+        messages / tasks, calls, runs[-1][1] - runs[0][0], gaps, sorted(end - begin for begin, end in others)
+    )
 
 
-def send(task: Any, tasks: int, seconds: float) -> None:
-    for _ in range(tasks):
-        if task is storm_heimdall:
-            _call_until_taken(task, seconds)
-        else:
+def send(task: Any, tasks: int, seconds: float, plugin: Plugin | None) -> int:
+    """Returns how many calls it took; a plug-in's task is called until it is taken."""
+    if plugin is None:
+        for _ in range(tasks):
             task.delay("key", seconds)
+        return tasks
+    return sum(_call_until_taken(task, seconds, plugin) for _ in range(tasks))
 
 
-def _call_until_taken(task: Any, seconds: float) -> None:
-    from celery_heimdall import AlreadyQueuedError
-
-    taken = False
-    while not taken:
-        with suppress(AlreadyQueuedError):
+def _call_until_taken(task: Any, seconds: float, plugin: Plugin) -> int:
+    give_up = time.monotonic() + 60
+    for calls in count(1):
+        with suppress(plugin.refusal):
             task.delay("key", seconds)
-            taken = True
-        if not taken:
-            time.sleep(CALL_AGAIN)
+            return calls
+        assert time.monotonic() < give_up, f"{task.name} was not taken"
+        time.sleep(CALL_AGAIN)
+    raise AssertionError("never")
 
 
-def storm_over(client: Any, tasks: int) -> None:
+def storm_over(client: Any, tasks: int, sender: Future[int]) -> None:
     """Waits for the last run, and sends unrelated tasks meanwhile."""
     give_up = time.monotonic() + 900
     while client.llen("storm:run") < tasks:
+        if sender.done():
+            sender.result()  # raises what the sender did
         assert time.monotonic() < give_up, "the storm did not end"
         unrelated.delay(time.monotonic())
         time.sleep(UNRELATED_EVERY)
