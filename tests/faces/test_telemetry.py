@@ -430,7 +430,7 @@ def text_of(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
 
 
 def test_any_process_can_count_its_locks() -> None:
-    others = signals.on_lock_acquired._receivers
+    others = signals.on_lock_acquired.receivers
     registry = CollectorRegistry()
     stop = metrics.collect(registry)
     locks = Locks("memory://")
@@ -446,7 +446,7 @@ def test_any_process_can_count_its_locks() -> None:
     told = text_of(registry)
     stop()
     assert told["acquired_total", ""] == told["released_total", ""] == told["hold_seconds_count", ""] == 1
-    assert signals.on_lock_acquired._receivers == others
+    assert signals.on_lock_acquired.receivers == others
 
 
 def test_a_store_that_is_away_holds_nobody_up(start_redis: Callable[..., RedisServer]) -> None:
