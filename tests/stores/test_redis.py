@@ -78,6 +78,20 @@ def proxied(redis_server: RedisServer, redis_url: str, proxy: Proxy) -> RedisSto
     return RedisStore(redis_url.replace(str(redis_server.port), str(proxy.port)))
 
 
+def test_idle_connections_are_looked_after_if_that_is_asked_for(
+    redis_server: RedisServer, redis_url: str, proxy: Proxy
+) -> None:
+    url = redis_url.replace(str(redis_server.port), str(proxy.port))
+    store = RedisStore(f"{url}{'&' if '?' in url else '?'}health_check_interval=1")
+
+    def looked_after() -> bool:
+        store.held("p:{k}")
+        return "PING" in proxy.commands
+
+    eventually(looked_after, 30)
+    store.close()
+
+
 class TestPromise21Addresses:
     def works(self, url: str) -> None:
         locks = Locks(url)

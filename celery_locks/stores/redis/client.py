@@ -56,9 +56,9 @@ class Client:
         connection = self._take()
         try:
             sock = connection._sock
-            if type(sock) is socket.socket:
+            if type(sock) is socket.socket and not connection.health_check_interval:
                 answer = self._asked(sock, command)
-            else:  # TLS can't look ahead
+            else:  # TLS can't look ahead; and a connection is looked after by the library, if it is to be
                 connection.send_packed_command([command])
                 answer = None
             if answer is None:
