@@ -23,6 +23,8 @@ def check_key(key: str) -> str:
     Raises:
         LockKeyError: The key is no text, is empty, or has a lone surrogate.
     """
+    if type(key) is str and key.isascii() and 0 < len(key) <= MAX_BYTES:
+        return key
     if not isinstance(key, str):
         raise LockKeyError(f"A key must be a str, not {_class_name(key)}.")
     if not key:

@@ -52,6 +52,19 @@ class Lease:
         sender: What signals name as their sender.
     """
 
+    # What most leases never change: so it costs none of them anything.
+    _state = "held"
+    _reason: LossReason | None = None
+    _renewal: Renewal | None = None
+    #: What is to be kept with the key, and for how long.
+    _update: tuple[str, float] | None = None
+    #: How often it is renewed, in seconds, and when next, on its clock; set by what renews it.
+    renew_every = renew_at = 0.0
+    #: Whether all have been told that it was lost.
+    told = False
+    #: Sends on those whose turn comes by the release; without it that is left to the sweeper of a worker.
+    send_on: Callable[[Parking, Sequence[Call]], None] | None = None
+
     def __init__(
         self,
         store: Store,
@@ -75,8 +88,6 @@ class Lease:
         self.claim = claim
         self.clock = clock
         self._hold_end = None if max_hold is None else sent + max_hold
-        #: How often it is renewed, in seconds, and when next, on its clock; set by what renews it.
-        self.renew_every = self.renew_at = 0.0
         #: When it was asked for, on its clock, and for how many seconds this process had waited for it until then.
         self.since = sent
         self.waited = waited
@@ -84,25 +95,16 @@ class Lease:
         self.confirmed = sent
         self._asked = sent
         self._deadline = sent + (claim.ttl if max_hold is None else min(claim.ttl, max_hold))
-        self._renewal: Renewal | None = None
-        self._state = "held"
-        self._reason: LossReason | None = None
         self._callbacks: list[LostCallback] = []
         # Both re-entrant: a signal's handler may interrupt its own thread within, and ask or release.
         self._mutex = threads.RLock()
         self._releases = threads.RLock()
         #: Where others are told of it, in a process of greenlets.
         self.home = threads.home()
-        #: Whether all have been told that it was lost.
-        self.told = False
         #: Stops what runs under it: called first when it is lost, by the thread that notices.
         self.abort: LostCallback = _nothing
-        #: What is to be kept with the key, and for how long.
-        self._update: tuple[str, float] | None = None
         #: Takes the lease out of renewal; set by what put it in.
         self.forget: Callable[[Lease], None] = _nothing
-        #: Sends on those whose turn comes by the release; without it that is left to the sweeper of a worker.
-        self.send_on: Callable[[Parking, Sequence[Call]], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Lease {self.key!r} {self._state} fencing_token={self.fencing_token} owner={self.owner!r}>"

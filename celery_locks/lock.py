@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import log, signals, waiting
+from celery_locks import log, signals, threads, waiting
 from celery_locks.errors import LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.renewal import keeper
@@ -412,12 +412,12 @@ def who_holds(names: list[str]) -> str:
     return f"it is held by {', '.join(names)}" if names else "others are before in line"
 
 
-_this_process: tuple[int, str] = (0, "")
+_this_process: tuple[int, str] = (-1, "")
 
 
 def this_process() -> str:
     """Host and process id."""
     global _this_process
-    if _this_process[0] != os.getpid():
-        _this_process = (os.getpid(), f"{socket.gethostname()}:{os.getpid()}")
+    if _this_process[0] != threads.forks:  # asking for the id itself is a system call
+        _this_process = (threads.forks, f"{socket.gethostname()}:{os.getpid()}")
     return _this_process[1]

@@ -46,10 +46,10 @@ class Watch:
         self._doubles: dict[int, Lease] = {}
         self._ticker = Ticker("celery-locks-watch", self.tick)
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: Lease, now: float) -> None:
         if self._leases.setdefault(lease.token, lease) is not lease:
             self._doubles[id(lease)] = lease
-        self._ticker.wake_in(lease.remaining())
+        self._ticker.wake_in(lease.ends_in(now))
 
     def discard(self, lease: Lease) -> None:
         if self._leases.get(lease.token) is lease:
@@ -81,10 +81,10 @@ class Renewer:
         self._apart_and_new = bool(threads.greenlets())
         self._ticker = Ticker("celery-locks-renewer", self.tick)
 
-    def add(self, lease: Lease, interval: float) -> None:
+    def add(self, lease: Lease, interval: float, now: float) -> None:
         lease.renew_every = interval
         # From when the lease began: the store may have taken long to answer.
-        now, lease.renew_at = lease.clock.now(), lease.confirmed + interval
+        lease.renew_at = lease.confirmed + interval
         if self._apart_and_new:
             self._apart_and_new, lease.renew_at = False, now
         self._leases[id(lease)] = lease
@@ -222,9 +222,10 @@ class Keeper:
     def keep(self, lease: Lease, interval: float | None) -> None:
         """Watches a lease's deadline and, with an ``interval`` in seconds, renews it that often."""
         lease.forget = self.forget
-        self._watch.add(lease)
+        now = lease.clock.now()
+        self._watch.add(lease, now)
         if interval is not None:
-            self._renewer(lease.store).add(lease, interval)
+            self._renewer(lease.store).add(lease, interval, now)
 
     def forget(self, lease: Lease) -> None:
         """Neither watches nor renews it any more."""

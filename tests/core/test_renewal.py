@@ -365,7 +365,7 @@ def test_a_lease_that_was_lost_while_it_was_put_into_renewal_does_not_stay_there
 ) -> None:
     lease = lock.acquire()
     lease.lose("deleted")
-    keeper._renewer(store).add(lease, 10)
+    keeper._renewer(store).add(lease, 10, clock.now())
     clock.advance(10)
     keeper.tick()
     assert store.renewed == []
