@@ -100,7 +100,8 @@ def test_bytes_of_a_held_lock_and_of_a_waiter(store: RedisStore, server: RedisSe
         ticket = Ticket(f"{number:036}", "m" * 500, f"{number:036}")
         claim = Claim("celery-locks:{user:000001}", f"waiter {number:025x}", "web1", 60)
         assert isinstance(store.enter(claim, ticket), Parked)
-    assert (used() - before) / many <= 2_000
+    older = int(client.info("server")["redis_version"].partition(".")[0]) < 7  # Redis 6.2 keeps such hashes in more room
+    assert (used() - before) / many <= (2_500 if older else 2_000)
 
 
 def test_memory_is_given_back(store: RedisStore, server: RedisServer) -> None:
