@@ -84,11 +84,14 @@ def test_idle_connections_are_looked_after_if_that_is_asked_for(
     url = redis_url.replace(str(redis_server.port), str(proxy.port))
     store = RedisStore(f"{url}{'&' if '?' in url else '?'}health_check_interval=1")
 
+    store.held("p:{k}")
+    proxy.commands.clear()  # a connection begins with a PING anyhow
+
     def looked_after() -> bool:
         store.held("p:{k}")
         return "PING" in proxy.commands
 
-    eventually(looked_after, 30)
+    eventually(looked_after, 30, interval=1.2)  # it is idle meanwhile
     store.close()
 
 
