@@ -22,7 +22,7 @@ class SystemClock:
 
     _id: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
-    # No method of ours: it is asked six times for each lease, and so the C function answers.
+    # No method of ours: it is asked several times for each lease, and so the C function answers.
     now = staticmethod(time.monotonic if _id is None else partial(time.clock_gettime, _id))
 
 

@@ -94,7 +94,7 @@ class Lease:
         #: When the request that was last confirmed was sent, on its clock.
         self.confirmed = sent
         self._asked = sent
-        self._deadline = sent + (claim.ttl if max_hold is None else min(claim.ttl, max_hold))
+        self._deadline = self._capped(sent + claim.ttl)
         self._callbacks: list[LostCallback] = []
         # Both re-entrant: a signal's handler may interrupt its own thread within, and ask or release.
         self._mutex = threads.RLock()
@@ -344,7 +344,7 @@ class Lease:
         if reason is not None:
             self.lose(self._why_ended("expired") if self.clock.now() >= self._deadline else reason)
             return
-        deadline = sent + ttl if self._hold_end is None else min(sent + ttl, self._hold_end)
+        deadline = self._capped(sent + ttl)
         with self._mutex:
             if self._state != "held" or self.clock.now() >= self._deadline:
                 return  # The answer came too late: the holder may have been told already.
@@ -379,6 +379,9 @@ class Lease:
 
     def _why_ended(self, otherwise: LossReason) -> LossReason:
         return "max_hold" if self._hold_end is not None and self._deadline >= self._hold_end else otherwise
+
+    def _capped(self, deadline: float) -> float:
+        return deadline if self._hold_end is None else min(deadline, self._hold_end)
 
     def _move(self, before: str, after: str, reason: LossReason | None = None) -> bool:
         with self._mutex:

@@ -55,8 +55,8 @@ def command_with(script: Script, name: str, token: str, more: int, rest: str, ta
         try:  # the usual case, as `arguments` would, in a fifth of the time
             own = f"{LENGTHS[len(name)]}{name}\r\n{LENGTHS[len(token)]}{token}\r\n{LENGTHS[len(prefix)]}{prefix}\r\n"
         except IndexError:
-            own = arguments(name, token, prefix)
-        if not own.isascii():
+            own = ""
+        if not own or not own.isascii():
             own = arguments(name, token, prefix)
         return f"*{6 + more}\r\n{script.called}{own}{rest}".encode()
     lock = tag + name

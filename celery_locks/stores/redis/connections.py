@@ -49,7 +49,7 @@ class Connections:
 
     def for_ttl(self, ttl: float | None = None) -> Client:
         """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again."""
-        return self._with_timeout(TIMEOUT if ttl is None or ttl >= 4 * TIMEOUT else timeout_for(ttl))
+        return self._with_timeout(timeout_for(ttl))
 
     def for_blocking(self, longest: float) -> Client:
         """A client for commands that block up to ``longest`` seconds."""
