@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -61,12 +61,19 @@ def key() -> str:
     return f"key-{uuid.uuid4().hex[:12]}"
 
 
-def _shared(pool: str, **variables: str) -> Iterator[Shop]:
+@contextmanager
+def shared_shop(**variables: str) -> Iterator[Shop]:
+    """A shop for more than one test, on a server of its own."""
     with RedisServer() as server:
         shop = Shop(SHOP_URL=server.url(), **variables)
         with shop.stack:
-            shop.start_worker(pool=pool, concurrency=4)
             yield shop
+
+
+def _shared(pool: str, **variables: str) -> Iterator[Shop]:
+    with shared_shop(**variables) as shop:
+        shop.start_worker(pool=pool, concurrency=4)
+        yield shop
 
 
 @pytest.fixture(scope="session")
@@ -118,12 +125,10 @@ def any_shop(request: pytest.FixtureRequest) -> Shop:
 def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> Iterator[Shop]:
     """A shop whose broker is RabbitMQ, for each kind of queues. Nobody serves the default one."""
     kind, seconds = request.param, {"SHOP_TTL": "2", "SHOP_CALL_TTL": "600"}
-    with RedisServer() as server:
-        shop = Shop(SHOP_URL=server.url(), SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, **seconds)
-        with shop.stack:
-            declare_queues(shop.app)  # all: some releases of Celery prepare countdowns for none if one is not there
-            shop.start_worker(concurrency=4, queues=[f"{kind}-{name}" for name in SERVED])
-            yield shop
+    with shared_shop(SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, **seconds) as shop:
+        declare_queues(shop.app)  # all: some releases of Celery prepare countdowns for none if one is not there
+        shop.start_worker(concurrency=4, queues=[f"{kind}-{name}" for name in SERVED])
+        yield shop
 
 
 @pytest.fixture

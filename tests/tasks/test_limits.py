@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from celery_locks import Locks
-from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
-from tests.tasks.conftest import Shop
+from tests.tasks.conftest import Shop, shared_shop
 from tests.tasks.shop import WEIGHTS
 
 LIMIT, TASKS = 5, 60
@@ -37,12 +36,10 @@ def most_permits(shop: Shop, key: str, weights: dict[str, int], deaths: dict[int
 @pytest.fixture(scope="module")
 def busy_shop() -> Iterator[Shop]:
     """Two workers, for all tests of this file: each has a key of its own."""
-    with RedisServer() as server:
-        shop = Shop(SHOP_URL=server.url())
-        with shop.stack:
-            for _ in range(2):
-                shop.start_worker(concurrency=4)
-            yield shop
+    with shared_shop() as shop:
+        for _ in range(2):
+            shop.start_worker(concurrency=4)
+        yield shop
 
 
 @pytest.mark.slow

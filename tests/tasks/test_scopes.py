@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from celery.exceptions import ChordError, MaxRetriesExceededError, TaskRevokedEr
 from celery_locks import LockContended, LockedTask, LockLost, Skipped, owners
 from celery_locks.settings import SCOPES
 from tests.support.celery_worker import ROOT
-from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
-from tests.tasks.conftest import Shop
+from tests.tasks.conftest import Shop, shared_shop
 
 CALL_SCOPES = SCOPES[1:]
 #: Seconds within which a result must be there; what is slow here is the machine, not the lock.
@@ -55,15 +53,6 @@ def left_over(shop: Shop, key: str) -> list[str]:
 
 def begun(shop: Shop, key: str, count: int = 1) -> None:
     eventually(lambda: len(shop.journal.stretches(key)) >= count, SOON)
-
-
-@contextmanager
-def shared_shop(**variables: str) -> Iterator[Shop]:
-    """A shop for more than one test, on a server of its own."""
-    with RedisServer() as server:
-        shop = Shop(SHOP_URL=server.url(), **variables)
-        with shop.stack:
-            yield shop
 
 
 @pytest.fixture(scope="class")
