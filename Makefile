@@ -1,5 +1,5 @@
-# Everything runs from a virtual environment of the project's own, made by the first target that needs it:
-# `make demo` and `make test` are all there is to know. Nothing is installed twice unless pyproject.toml changes.
+# Everything runs from a virtual environment of the project's own, made by the first target that needs it.
+# `make demo` and `make test` are all there is to know. What they install is locked in requirements/, with hashes.
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -9,14 +9,21 @@ ARGS    ?=
 
 BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install --quiet --disable-pip-version-check --no-compile
+# Every package is named in requirements/ with its version and hashes: nothing is resolved, nothing else is installed.
+LOCKED := $(PIP) --no-deps --require-hashes
+
+# The groups of pyproject.toml that are locked. Each takes the versions of those before it.
+GROUPS := dev bench matrix docs shop demo
+# What `make lock` upgrades: everything. UPGRADE= changes only what pyproject.toml asks for.
+UPGRADE ?= --upgrade
 
 # Imported modules are compiled once and kept: workers that the tests start would else compile Celery anew each time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop test test-fast chaos exclusion matrix bench bench-quick lint format types api docs diagrams environment clean
+.PHONY: help demo shop test test-fast coverage chaos exclusion matrix bench bench-quick lint format types api docs dist lock diagrams environment clean
 
-help: ## Say what can be made
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12  which Python makes the environment (now: $(PYTHON))"
@@ -36,6 +43,12 @@ test: $(VENV)/.dev ## Run all tests, against real servers
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
 	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+coverage: $(VENV)/.dev ## Run those, and report the lines that none of them reaches
+	@$(BIN) -m coverage erase
+	@$(BIN) -m coverage run -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	@$(BIN) -m coverage combine --quiet
+	@$(BIN) -m coverage report
 
 chaos: $(VENV)/.dev ## Break everything at once for five minutes, and check what came of it
 	@export CHAOS_FOLDER=chaos-history CHAOS_SECONDS="$${CHAOS_SECONDS:-300}" \
@@ -74,6 +87,20 @@ docs: $(VENV)/.docs ## Build the documentation into site/
 	@$(BIN) -m tests.package.links site $(ARGS)
 	@echo "Built: site/index.html"
 
+dist: $(VENV)/.dev ## Build the wheel and the sdist into dist/, and check their metadata
+	@rm -rf dist
+	@$(BIN) -m hatchling build -d dist
+	@$(BIN) -m twine check --strict dist/*
+
+lock: $(VENV)/.matrix ## Lock the newest release of each dependency in requirements/, with hashes
+	@for group in $(GROUPS); do \
+	  before=$$(for other in $(GROUPS); do [ "$$other" = "$$group" ] && break; echo "-c requirements/$$other.txt"; done); \
+	  echo "Locking requirements/$$group.txt ..."; \
+	  echo "-e ." | $(VENV)/bin/uv pip compile - --group $$group $$before $(UPGRADE) --quiet --universal \
+	    --python-version 3.10 --generate-hashes --no-emit-package celery-locks --no-annotate \
+	    --custom-compile-command "make lock" -o requirements/$$group.txt > /dev/null || exit 1; \
+	done
+
 environment: $(VENV)/.checks ## Make the environment with all that these need: .ci/run begins with it
 
 diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs Node.js and Chromium
@@ -94,59 +121,45 @@ $(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
   echo "'$(PYTHON)' can't make virtual environments: its modules venv and ensurepip are missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-# Prints the pip wheel that comes with Python. Running pip from it to fetch a new pip spares installing the old one first.
-define BUNDLED_PIP
-import ensurepip, glob, os
-places = [os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), "/usr/share/python-wheels"]
-print(next((wheel for place in places for wheel in glob.glob(os.path.join(place, "pip-*.whl"))), ""))
-endef
-export BUNDLED_PIP
-
-# The new pip resolves twice as fast as the one that comes with Python 3.10 or 3.11.
 $(VENV)/.made:
 	@$(CHECK_PYTHON)
 	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
-	@wheel=$$($(PYTHON) -c "$$BUNDLED_PIP"); \
-	if [ -n "$$wheel" ]; then \
-	  $(PYTHON) -m venv --without-pip $(VENV) && PYTHONPATH="$$wheel" $(PIP) pip; \
-	else \
-	  $(PYTHON) -m venv $(VENV) && $(PIP) --upgrade pip; \
-	fi
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.made pyproject.toml
-	@echo "Installing what the demo needs ..."
-	@$(PIP) -e ".[demo]"
+# $(call INSTALL,what for,group...): the locked packages of these groups, and the project itself in editable mode.
+define INSTALL
+@echo "Installing what $(1) ..."
+@$(LOCKED) $(foreach group,$(2),-r requirements/$(group).txt)
+@$(PIP) --no-deps --no-build-isolation --editable .
+endef
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml requirements/demo.txt
+	$(call INSTALL,the demo needs,demo)
 	@touch $@
 
-$(VENV)/.shop: $(VENV)/.made pyproject.toml
-	@echo "Installing what the shop needs ..."
-	@$(PIP) -e ".[shop]"
+$(VENV)/.shop: $(VENV)/.made pyproject.toml requirements/shop.txt
+	$(call INSTALL,the shop needs,shop)
 	@touch $@ $(VENV)/.demo
 
-# What the tests need holds what demo and shop need.
-$(VENV)/.dev: $(VENV)/.made pyproject.toml
-	@echo "Installing what the demo, the tests and the checks need ..."
-	@$(PIP) -e ".[dev]"
+# What the tests need includes what the demo and the shop need.
+$(VENV)/.dev: $(VENV)/.made pyproject.toml requirements/dev.txt
+	$(call INSTALL,the demo and the tests and the checks need,dev)
 	@touch $@ $(VENV)/.demo $(VENV)/.shop
 
-# All that .ci/run needs, in one go.
-$(VENV)/.checks: $(VENV)/.made pyproject.toml
-	@echo "Installing what the tests, the checks and the documentation need ..."
-	@$(PIP) -e ".[dev,docs]"
+$(VENV)/.docs: $(VENV)/.made pyproject.toml requirements/docs.txt
+	$(call INSTALL,the documentation needs,docs)
+	@touch $@
+
+# Everything that .ci/run needs, in one call of pip.
+$(VENV)/.checks: $(VENV)/.made pyproject.toml requirements/dev.txt requirements/docs.txt
+	$(call INSTALL,the tests and the checks and the documentation need,dev docs)
 	@touch $@ $(VENV)/.demo $(VENV)/.shop $(VENV)/.dev $(VENV)/.docs
 
-$(VENV)/.bench: $(VENV)/.dev
-	@echo "Installing what the benchmarks compare with ..."
-	@$(PIP) -e ".[bench]"
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	$(call INSTALL,the benchmarks compare with,bench)
 	@touch $@
 
-$(VENV)/.matrix: $(VENV)/.dev
-	@echo "Installing what runs the matrix ..."
-	@$(PIP) -e ".[matrix]"
-	@touch $@
-
-$(VENV)/.docs: $(VENV)/.made pyproject.toml
-	@echo "Installing what the documentation needs ..."
-	@$(PIP) -e ".[docs]"
+$(VENV)/.matrix: $(VENV)/.dev requirements/matrix.txt
+	$(call INSTALL,the matrix and the lock need,matrix)
 	@touch $@

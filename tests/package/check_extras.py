@@ -18,13 +18,25 @@ from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 PROJECT = """
 from celery import Celery
 from celery_locks import LockedTask
 app = Celery("project", broker="memory://", backend="cache+memory://")
 app.conf.locks_url = "sqlite:///locks.db"
+@app.task(bind=True, base=LockedTask, lock_key="user:<user>")
+def sync(self, user):
+    return self.lease.key
+"""
+
+SERVED = """
+import os
+from celery import Celery
+from celery_locks import LockedTask
+app = Celery("served", broker=os.environ["SERVER_URL"], backend=os.environ["SERVER_URL"])
 @app.task(bind=True, base=LockedTask, lock_key="user:<user>")
 def sync(self, user):
     return self.lease.key
@@ -50,9 +62,21 @@ def core() -> None:
 
 
 def redis() -> None:
-    """A lock in Redis, by redis-py."""
+    """A lock in Redis, by redis-py; and a worker whose broker, results and locks are there."""
     _lock_in_server()
     assert "redis" in sys.modules
+    Path("served.py").write_text(SERVED)
+    argv = [sys.executable, "-m", "celery", "-A", "served", "worker", "--pool=solo", "--loglevel=INFO"]
+    with open("worker.log", "w+") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+        try:
+            _eventually(lambda: " ready." in Path("worker.log").read_text(), process)
+            from served import sync
+
+            assert sync.delay("7").get(timeout=60) == "user:7"
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def valkey() -> None:
@@ -249,13 +273,15 @@ def _get(url: str) -> str:
         return str(answer.read().decode())
 
 
-def _eventually(look: Callable[[], str], process: subprocess.Popen[bytes]) -> str:
+def _eventually(look: Callable[[], T], process: subprocess.Popen[bytes]) -> T:
+    """The first true answer, as long as the process runs."""
     end = monotonic() + 90
     while process.poll() is None and monotonic() < end:
         with suppress(OSError):
-            return look()
+            if seen := look():
+                return seen
         sleep(0.1)
-    raise AssertionError(Path("flower.log").read_text())
+    raise AssertionError("\n".join(log.read_text() for log in Path().glob("*.log")))
 
 
 if __name__ == "__main__":

