@@ -1,7 +1,7 @@
 """The matrix: each Python, each Celery, the newest and the oldest versions allowed, and each extra alone.
 
-`make matrix` runs it; a Python that is not installed is named in the closing lines. ``make matrix ARGS="-s extras"`` runs
-a part of it, ``ARGS=--list`` lists the parts. `make test` installs what requirements/ locks; no cell of the matrix does:
+`make matrix` runs it. The closing lines name a Python that is not installed. ``make matrix ARGS="-s extras"`` runs a
+part of it, ``ARGS=--list`` lists the parts. `make test` installs what requirements/ locks. No cell of the matrix does:
 each asks the package index anew. It runs in the environment of the tests, whose servers it starts.
 """
 

