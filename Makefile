@@ -24,11 +24,11 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo shop test test-fast coverage chaos exclusion matrix bench bench-quick lint format types api docs dist lock diagrams environment clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12  which Python makes the environment (now: $(PYTHON))"
-	@echo "  VENV=.venv         where it lies"
-	@echo "  ARGS='...'         handed to the demo, or to pytest"
+	@echo "  VENV=.venv         its folder"
+	@echo "  ARGS='...'         passed to the demo, or to pytest"
 	@echo "  CHAOS_SEED=7       what breaks when, and CHAOS_SECONDS=300 for how long"
 	@echo "  WORKERS=5          processes of pytest; 0 runs the tests in this one"
 
@@ -50,36 +50,36 @@ coverage: $(VENV)/.dev ## Run those, and report the lines that none of them reac
 	@$(BIN) -m coverage combine --quiet
 	@$(BIN) -m coverage report
 
-chaos: $(VENV)/.dev ## Break everything at once for five minutes, and check what came of it
+chaos: $(VENV)/.dev ## Break everything at random for five minutes, and check the history
 	@export CHAOS_FOLDER=chaos-history CHAOS_SECONDS="$${CHAOS_SECONDS:-300}" \
 	  CHAOS_SEED="$${CHAOS_SEED:-$$($(BIN) -c 'import secrets; print(secrets.randbelow(10**6))')}"; \
 	echo "CHAOS_SEED=$$CHAOS_SEED CHAOS_SECONDS=$$CHAOS_SECONDS: histories are kept in $$CHAOS_FOLDER/"; \
 	exec $(BIN) -m pytest -n 0 -s tests/chaos/test_chaos.py $(ARGS)
 
-exclusion: $(VENV)/.dev ## Let eight processes want one lock for twenty seconds, on each store
+exclusion: $(VENV)/.dev ## Test exclusion: eight processes compete for one lock, twenty seconds on each store
 	@CELERY_LOCKS_EXCLUSION_SECONDS=20 $(BIN) -m pytest -n 0 -rP tests/stores/test_exclusion.py $(ARGS)
 
-matrix: $(VENV)/.matrix ## Test each Python, Celery, extra and the lowest versions allowed, in environments of their own
+matrix: $(VENV)/.matrix ## Test each Python, Celery and extra, the newest and the oldest dependencies
 	@$(BIN) -m nox $(ARGS)
 
-bench: $(VENV)/.bench ## Measure it beside other locks and the limits of this machine: some ten minutes
+bench: $(VENV)/.bench ## Compare it with other locks: some ten minutes
 	@$(BIN) -m benchmarks $(ARGS)
 
-bench-quick: $(VENV)/.bench ## A part of that, in under a minute
+bench-quick: $(VENV)/.bench ## Run a part of that, in under a minute
 	@$(BIN) -m benchmarks --quick $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .
 	@$(BIN) -m ruff format --check .
 
-format: $(VENV)/.dev ## Mend the style of the code, as far as it mends itself
+format: $(VENV)/.dev ## Fix the style of the code, as far as a tool can
 	@$(BIN) -m ruff check --fix .
 	@$(BIN) -m ruff format .
 
 types: $(VENV)/.dev ## Check the types
 	@$(BIN) -m mypy
 
-api: $(VENV)/.dev ## Write down the public API, when it is meant to change
+api: $(VENV)/.dev ## Record the public API, when you mean to change it
 	@$(BIN) -m tests.package.api
 
 docs: $(VENV)/.docs ## Build the documentation into site/
@@ -101,12 +101,12 @@ lock: $(VENV)/.matrix ## Lock the newest release of each dependency in requireme
 	    --custom-compile-command "make lock" -o requirements/$$group.txt > /dev/null || exit 1; \
 	done
 
-environment: $(VENV)/.checks ## Make the environment with all that these need: .ci/run begins with it
+environment: $(VENV)/.checks ## Make the environment for all of these: .ci/run begins with it
 
-diagrams: $(VENV)/.made ## Draw the diagrams of the documentation anew; needs Node.js and Chromium
+diagrams: $(VENV)/.made ## Draw the diagrams of the documentation again; needs Node.js and Chromium
 	@$(BIN) docs/diagrams/draw.py
 
-clean: ## Remove all that the targets above made, the environment too
+clean: ## Remove everything that the targets above made, with the environment
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .nox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
