@@ -97,7 +97,7 @@ def test_idle_connections_are_looked_after_if_that_is_asked_for(
 
 class TestPromise21Addresses:
     def works(self, url: str) -> None:
-        locks = Locks(url)
+        locks = Locks(url, prefix="addresses")  # other tests may use the same database
         with locks.lock("k") as lease:
             assert locks.lock("k").holders()[0].token == lease.token
             lease.update([1])
@@ -118,7 +118,7 @@ class TestPromise21Addresses:
 
     def test_an_acl_user_with_the_rights_that_the_error_names(self, start_redis: Callable[..., RedisServer]) -> None:
         rights = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
-        rules = f"on >s%40cret@ ~celery-locks:* resetchannels -@all {rights}"
+        rules = f"on >s%40cret@ ~addresses:* resetchannels -@all {rights}"
         server = start_redis(users={"locks": rules})
         self.works(server.url(user="locks", password="s%40cret@"))
 
