@@ -26,58 +26,38 @@ them, ``index.md`` first and the others by name; all in one folder, one after th
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.package import shown
+from tests.package import environments, shown
 from tests.package.conftest import Built
 from tests.package.transcript import Reader, steps, with_free_ports
 from tests.support.celery_worker import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorial"
-#: Variables that the reader doesn't have.
-OURS = re.compile(r"PYTHON(?!IOENCODING)|VIRTUAL_ENV|PYTEST|CELERY|HYPOTHESIS|COLUMNS|DJANGO")
-
 
 def pages() -> list[Path]:
     """In the order in which the site lists them."""
     return sorted(TUTORIAL.glob("*.md"), key=lambda page: (page.name != "index.md", page.name))
 
 
-def environment(**more: str) -> dict[str, str]:
-    """The reader's variables: Python on the PATH, and nothing of the virtual environment of the tests."""
-    ours = {Path(sys.prefix, "bin"), Path(sys.executable).parent}
-    path = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) not in ours]
-    python = str(Path(sys.base_prefix, "bin"))
-    kept = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-    return {**kept, "PATH": os.pathsep.join([python, *path]), "PYTHONUNBUFFERED": "1", **more}
-
-
 @pytest.fixture
 def reader(tmp_path: Path) -> Reader:
-    return Reader(tmp_path, environment())
+    return Reader(tmp_path, environments.variables())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_can_be_followed_to_its_end(built: Built, tmp_path: Path) -> None:
-    links = f"{built.wheel.parent} {os.environ.get('PIP_FIND_LINKS', '')}"
     texts = with_free_ports([page.read_text() for page in pages()])
     assert texts
-    # Compiling all that is installed takes longer than what is used of it.
-    with Reader(tmp_path, environment(PIP_FIND_LINKS=links, PIP_NO_COMPILE="1")) as reader:
+    with Reader(tmp_path, environments.variables(**environments.for_pip(built.wheel))) as reader:
         for page, text in zip(pages(), texts, strict=True):
             reader.follow(page.name, text)
         reader.finish()
-    (installed,) = tmp_path.glob(".venv/lib/python*/site-packages")
-    with zipfile.ZipFile(built.wheel) as wheel:
-        names = [name for name in wheel.namelist() if name.startswith("celery_locks/")]
-        assert all((installed / name).read_bytes() == wheel.read(name) for name in names), "it is another release"
+    environments.assert_has(tmp_path / ".venv", built.wheel)
 
 
 # --- Who follows pages notices what is wrong with them ---

@@ -20,14 +20,25 @@ FIRST = "Terminal 1"
 #: What a command may say of itself, as a comment.
 FAILS = re.compile(r"\s+# fails\s*$")
 _PORT = re.compile(r"(?P<before>(?:localhost|127\.0\.0\.1):|--port[= ])(?P<port>\d{2,5})\b")
+#: How a page says, to its readers and here, which server it needs, and where.
+_SERVER = re.compile(r"\b(?P<kind>Redis|PostgreSQL|RabbitMQ)\b[^.`]*\bat `localhost:(?P<port>\d+)`")
+#: Types what a page has of Python without a file's name, and holds what it prints against its comments.
+PASTED = Path(__file__).with_name("pasted.py")
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that the reader writes."""
+    """A file that the reader writes.
+
+    Attributes:
+        name: Its path, from the reader's folder.
+        text: What is written.
+        continued: Whether it goes below what the file holds.
+    """
 
     name: str
     text: str
+    continued: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,20 +68,36 @@ class CtrlC:
 Step = File | Command | CtrlC
 
 
-def steps(page: str) -> Iterator[tuple[int, Step]]:
+def steps(page: str, unnamed: str = "") -> Iterator[tuple[int, Step]]:
     """What a reader does, in order, each with the line of its block.
+
+    Args:
+        page: Its text.
+        unnamed: The file that Python without a file's name goes to, at the lines that it has on the page, to be run at
+            the end. Without one, such Python is an error.
 
     Raises:
         AssertionError: A block doesn't say where it goes.
     """
+    script, name = "", ""
     for fence in fences(page):
+        if fence.not_run:
+            continue
         if fence.language == "console":
             for step in _typed(fence):
                 yield fence.line, step
-        elif fence.title:
-            yield fence.line, File(fence.title, fence.text)
-        else:
-            assert fence.language != "python", f'line {fence.line}: Python without title="name.py": where does it go?'
+            continue
+        # Code that begins indented is more of the class or function above it.
+        indented = fence.language == "python" and fence.text[:1] == " "
+        name = name if indented else fence.title
+        if name:
+            yield fence.line, File(name, fence.text, fence.continued or indented)
+        elif fence.language == "python":
+            assert unnamed, f'line {fence.line}: Python without title="name.py": where does it go?'
+            script += "\n" * (fence.line - script.count("\n")) + fence.text
+    if script:
+        yield 0, File(unnamed, script)
+        yield 0, Command(FIRST, f"python {PASTED} {unnamed}", [], False)
 
 
 def _typed(fence: Fence) -> Iterator[Step]:
@@ -94,11 +121,21 @@ def _typed(fence: Fence) -> Iterator[Step]:
     yield from commands
 
 
-def with_free_ports(pages: Sequence[str]) -> list[str]:
-    """The pages with free ports for those that they name; the same port stands for the same one everywhere."""
+def with_free_ports(pages: Sequence[str], served: Mapping[str, int] | None = None) -> list[str]:
+    """The pages with other ports for those that they name; the same port stands for the same one everywhere.
+
+    Args:
+        pages: Their texts.
+        served: The ports of servers that run already, by those that the pages name; free ones for all others.
+    """
     named = dict.fromkeys(match["port"] for page in pages for match in _PORT.finditer(page))
-    ports = {port: str(free_port()) for port in named}
+    ports = {port: str((served or {}).get(port) or free_port()) for port in named}
     return [_PORT.sub(lambda match: match["before"] + ports[match["port"]], page) for page in pages]
+
+
+def servers(page: str) -> dict[str, str]:
+    """The servers that a page says it needs: kind by port, from "a Redis or Valkey server at `localhost:6379`"."""
+    return {match["port"]: match["kind"] for match in _SERVER.finditer(" ".join(page.split()))}
 
 
 class Reader:
@@ -107,10 +144,12 @@ class Reader:
     Args:
         folder: Where the files go, and where all terminals begin.
         environment: The variables of all terminals.
+        unnamed: The file for Python that a page gives no file's name; see `steps`.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, unnamed: str = "") -> None:
         self._folder = folder
+        self._unnamed = unnamed
         self._environment = dict(environment)
         self._terminals: dict[str, Terminal] = {}
         self._stack = ExitStack()
@@ -129,7 +168,7 @@ class Reader:
         """
         line = 0
         try:
-            for line, step in steps(page):  # noqa: B007 (told when it fails)
+            for line, step in steps(page, self._unnamed):  # noqa: B007 (told when it fails)
                 self._do(step)
         except AssertionError as error:
             raise AssertionError(f"{name}:{line}: {error}") from error
@@ -147,7 +186,8 @@ class Reader:
         if isinstance(step, File):
             path = self._folder / step.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(step.text)
+            before = path.read_text().rstrip("\n") + "\n\n\n" if step.continued else ""
+            path.write_text(before + step.text)
         elif isinstance(step, CtrlC):
             self._terminal(step.terminal).interrupt()
         elif step.goes_on:
