@@ -21,9 +21,7 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_quick_start_runs_as_printed(
-    built: Built, start_redis: Callable[..., RedisServer], tmp_path: Path
-) -> None:
+def test_the_quick_start_runs_as_printed(built: Built, start_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
     assert servers(README) == {"6379": "Redis"}
     (text,) = with_free_ports([README], {"6379": start_redis().port})
     venv = environments.make(tmp_path / "venv")

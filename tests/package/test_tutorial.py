@@ -38,6 +38,7 @@ from tests.support.celery_worker import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorial"
 
+
 def pages() -> list[Path]:
     """In the order in which the site lists them."""
     return sorted(TUTORIAL.glob("*.md"), key=lambda page: (page.name != "index.md", page.name))

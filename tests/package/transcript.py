@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ PATIENCE = 90.0
 FIRST = "Terminal 1"
 #: What a command may say of itself, as a comment.
 FAILS = re.compile(r"\s+# fails\s*$")
-_PORT = re.compile(r"(?P<before>(?:localhost|127\.0\.0\.1):|--port[= ])(?P<port>\d{2,5})\b")
+_PORT = re.compile(r"(?P<before>(?:localhost|127\.0\.0\.1):|--port[= ]|_port = )(?P<port>\d{2,5})\b")
 #: How a page says, to its readers and here, which server it needs, and where.
 _SERVER = re.compile(r"\b(?P<kind>Redis|PostgreSQL|RabbitMQ)\b[^.`]*\bat `localhost:(?P<port>\d+)`")
 #: Types what a page has of Python without a file's name, and holds what it prints against its comments.
@@ -133,6 +134,12 @@ def with_free_ports(pages: Sequence[str], served: Mapping[str, int] | None = Non
     return [_PORT.sub(lambda match: match["before"] + ports[match["port"]], page) for page in pages]
 
 
+def installed(page: str) -> set[str]:
+    """What a page has its reader install, wherever it names a ``pip install``."""
+    commands = re.findall(r"pip install ([^`\n#&]+)", re.sub(r"\n *'", " '", page))
+    return {one for command in commands for one in shlex.split(command)}
+
+
 def servers(page: str) -> dict[str, str]:
     """The servers that a page says it needs: kind by port, from "a Redis or Valkey server at `localhost:6379`"."""
     return {match["port"]: match["kind"] for match in _SERVER.finditer(" ".join(page.split()))}
@@ -166,12 +173,19 @@ class Reader:
         Raises:
             AssertionError: It doesn't come out as the page shows; says where and what came instead.
         """
-        line = 0
+        for line, step in steps(page, self._unnamed):
+            self.follow_step(f"{name}:{line}", step)
+
+    def follow_step(self, where: str, step: Step) -> None:
+        """Does one thing.
+
+        Raises:
+            AssertionError: As `follow` does.
+        """
         try:
-            for line, step in steps(page, self._unnamed):  # noqa: B007 (told when it fails)
-                self._do(step)
+            self._do(step)
         except AssertionError as error:
-            raise AssertionError(f"{name}:{line}: {error}") from error
+            raise AssertionError(f"{where}: {error}") from error
 
     def finish(self) -> None:
         """Types Ctrl-C wherever something still runs, the newest first: servers end last.
