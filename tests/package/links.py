@@ -117,7 +117,9 @@ def _source(root: Path, address: str) -> Path:
 
 def anchors(page: str) -> set[str]:
     """The places of a Markdown page that can be linked to: its headings, as the site and GitHub name them."""
-    texts = (re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in _HEADING.findall(_BLOCK.sub("", page)))
+    texts = (
+        re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in _HEADING.findall(_BLOCK.sub("", page))
+    )
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", text).strip().lower()) for text in texts}
 
 

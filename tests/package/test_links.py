@@ -41,7 +41,9 @@ def test_an_index_shows_no_link_into_the_repository(tmp_path: Path) -> None:
 
 def test_the_addresses_of_the_project_stand_for_its_files(tmp_path: Path) -> None:
     (tmp_path / "docs" / "how-to").mkdir(parents=True)
-    (tmp_path / "docs" / "how-to" / "index.md").write_text("# How to: `x`, [y](z.md)\n## A part\n```\n# no heading\n```\n")
+    (tmp_path / "docs" / "how-to" / "index.md").write_text(
+        "# How to: `x`, [y](z.md)\n## A part\n```\n# no heading\n```\n"
+    )
     (tmp_path / "docs" / "how-to" / "stores.md").touch()
     (tmp_path / "docs" / "index.md").touch()
     site, (file, raw) = links.DOCUMENTATION, links._FILES

@@ -1,12 +1,12 @@
 """The code of the documentation's pages, pasted and typed by a reader who has the built wheel and what a page installs.
 
-How a page is written for that is described in ``test_tutorial.py``. Besides:
+How a page is written for that is described in ``transcript.py``. Besides:
 
 - Python without a file's name goes into one file, in the order of the page, and is run at its end. A comment behind a
   ``print(…)`` is what that prints.
 - An app whose broker is a server that the page needs gets a worker, which must become ready.
-- A page of ``docs/how-to`` names what it imports in a ``pip install``, and each server on ``localhost`` as "a Redis server
-  at `localhost:6379`". The server is started, and its port replaced.
+- A page of ``docs/how-to`` names what it imports in a ``pip install``, and each server on ``localhost`` as "a Redis
+  server at `localhost:6379`". The server is started, and its port replaced.
 """
 
 from __future__ import annotations
@@ -128,6 +128,11 @@ def prepare(server: PostgresServer, address: str) -> None:
 
 def unsaid(text: str) -> Iterator[str]:
     """What a reader of a page needs and is not told."""
+    for fence in pages.fences(text):
+        if fence.language in ("bash", "sh", "shell", "zsh", "pycon"):
+            yield f"line {fence.line}: {fence.language}: commands that are typed are `console`"
+    for match in re.finditer(r"^[ \t]+```\w", text, re.MULTILINE):
+        yield f"line {text.count(chr(10), 0, match.start()) + 1}: an indented block is not followed"
     named = transcript.servers(text)
     for name, code in files(text).items():
         for match in _ADDRESS.finditer(code):

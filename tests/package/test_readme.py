@@ -1,6 +1,6 @@
 """The README's quick start, followed by a reader who has an empty virtual environment, the built wheel and a server.
 
-How the README is written for that is described in ``test_tutorial.py``.
+How the README is written for that is described in ``transcript.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,33 @@
-"""Pages that are followed step by step; how they are written for that is told in ``test_tutorial.py``."""
+"""Pages that are followed step by step.
+
+How a page is written so that it can be followed:
+
+- A block with ``title="tasks.py"`` is a file: it is written, or written anew, when the reader comes to it. So is a
+  block below a paragraph that ends with "`tasks.py`:", since GitHub and package indexes show no titles; "`tasks.py`,
+  continued:" writes it below what the file holds. Python that begins indented continues the block before it.
+- Python without a file's name is an error in the tutorial and in the README: nothing would tell the reader where it
+  goes. On the other pages all such blocks are one file, run at the end of the page; see ``pasted.py``.
+- A block ``console``: lines with ``$ `` are typed, what stands below such a line is what it prints. A line that ends
+  with a backslash goes on in the next, which begins with ``> ``. A command must end well (status 0), within 90 s;
+  with ``# fails`` at its end it must not.
+- Where nothing is shown below a command, what it prints is not looked at. Where something is, all of it is: a line
+  ``...`` stands for any lines, ``...`` or ``…`` within a line for any text. A UUID, a date, a time of day, a number
+  of four digits or more, one with a decimal point and two blanks or more stand for any other of their kind.
+- A block ``console title="Terminal 2"`` is another terminal, with a shell of its own in the same folder (so it is to
+  activate the virtual environment itself). So is a block below a paragraph that ends like "in a second terminal:".
+  Its last command goes on: the page goes on when what is shown below it has been printed (a worker's ``ready.``);
+  other lines may come before, between and after. Without a title it is the first terminal, where every command ends.
+- Such a block without a ``$ `` line shows what comes next in that terminal, among others: it is waited for.
+- A line ``^C`` is Ctrl-C in that terminal. What still runs after the last page gets one, the newest terminal first;
+  all must end by it.
+- A line ``<!-- not run: why -->`` above a block makes it an illustration. Each other block is followed.
+- Ports that a page names (``localhost:5555``, ``127.0.0.1:5555``, ``--port=5555``, ``--port 5555``) are replaced by
+  free ones, wherever they stand in that way. A server's port is always named, also where it has a default.
+- A page that needs a server says so: "a Redis or Valkey server at `localhost:6379`". The test starts it. The tutorial
+  needs none.
+- Processes are killed by their ids (``kill -9 "$(cat worker.pid)"``), never by name: other tests run alongside.
+- ``pip install celery-locks`` installs the wheel that has just been built.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +203,7 @@ class Reader:
             AssertionError: It doesn't come out as the page shows; says where and what came instead.
         """
         for line, step in steps(page, self._unnamed):
-            self.follow_step(f"{name}:{line}", step)
+            self.follow_step(f"{name}:{line}" if line else name, step)
 
     def follow_step(self, where: str, step: Step) -> None:
         """Does one thing.

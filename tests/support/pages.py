@@ -24,7 +24,7 @@ class Fence:
     Attributes:
         language: What stands behind the backticks, say ``python``.
         title: The file that it is, or the terminal that it is typed in: from ``title="…"``, which mkdocs-material shows
-            above the block, or from the end of the paragraph above it, a file's "`tasks.py`:" or a "second terminal …:".
+            above the block, or from the end of the paragraph above it: a file's "`tasks.py`:", or "a second terminal:".
             Empty without one.
         text: What is between the fences, with its last newline.
         line: The number of the line with the opening backticks, from 1.
