@@ -32,6 +32,7 @@ def main(path: str) -> int:
         runpy.run_path(path, run_name="__main__")
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == path else []
         _print(f"line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}")
         traceback.print_exc()
         return 1

@@ -34,6 +34,7 @@ UNNAMED = "page.py"
 #: What the readers of the how-to pages installed before; the first of these pages says so.
 BEFORE = {"celery", "celery_locks", "kombu"}
 _ADDRESS = re.compile(r"\b(?P<scheme>\w+)://(?:[^\s\"'/]*@)?localhost\b(?::(?P<port>\d+))?")
+_LIKE_PYTHON = re.compile(r"^(?:>>> |(?:from|import|def|class|with|@\w+|\w+ =) ?)", re.MULTILINE)
 _OF_SERVERS = {"redis": "Redis", "valkey": "Redis", "postgresql": "PostgreSQL", "amqp": "RabbitMQ"}
 
 
@@ -131,6 +132,8 @@ def unsaid(text: str) -> Iterator[str]:
     for fence in pages.fences(text):
         if fence.language in ("bash", "sh", "shell", "zsh", "pycon"):
             yield f"line {fence.line}: {fence.language}: commands that are typed are `console`"
+        if fence.language in ("", "text") and _LIKE_PYTHON.search(fence.text) and not fence.not_run:
+            yield f"line {fence.line}: code that is pasted is `python`, also where it is <!-- not run: why -->"
     for match in re.finditer(r"^[ \t]+```\w", text, re.MULTILINE):
         yield f"line {text.count(chr(10), 0, match.start()) + 1}: an indented block is not followed"
     named = transcript.servers(text)

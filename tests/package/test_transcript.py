@@ -201,6 +201,8 @@ def test_what_a_page_needs_is_read_from_its_words() -> None:
         ("Redis at `localhost:1`\n'''python\nx = 'amqp://g:g@localhost:1//'\n'''", "say which server"),
         ("Redis at `localhost:1`\n'''python\nx = 'redis://localhost/0'\n'''", "say which server"),
         ("x\n'''bash\nls\n'''", "line 2: bash: commands that are typed are `console`"),
+        ("'''text\nfrom x import y\n'''", "line 1: code that is pasted is `python`"),
+        ("'''text\nlost the lease of 'x'\n'''", None),
         ("- x\n\n  '''python\n  x\n  '''", "line 3: an indented block is not followed"),
     ],
 )
@@ -226,6 +228,7 @@ def test_a_page_that_leaves_its_reader_alone_is_told_of(text: str, said: str | N
         ("if 0:\n    print(1)  # 1", "line 2: the page shows '1', and nothing was printed"),
         ("def f():\n    return 1 / 0\n\nf()", "line 2: ZeroDivisionError: division by zero"),
         ("import nothing_of_the_kind", "line 1: ModuleNotFoundError"),
+        ("a = 1\nb =", "line 2: SyntaxError"),
     ],
 )
 def test_what_is_pasted_prints_what_its_comments_say(tmp_path: Path, code: str, said: str | None) -> None:
