@@ -188,6 +188,8 @@ class Reader:
         self._unnamed = unnamed
         self._environment = dict(environment)
         self._terminals: dict[str, Terminal] = {}
+        #: What the commands that ended printed, each by its text.
+        self.printed: dict[str, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Reader:
@@ -247,7 +249,7 @@ class Reader:
     def _run(self, terminal: Terminal, step: Command) -> None:
         terminal.type(step.text)
         terminal.wait(PATIENCE)
-        printed = terminal.printed()
+        printed = self.printed[step.text] = terminal.printed()
         story = f"$ {step.text}\n{printed}"
         assert bool(FAILS.search(step.text)) == (terminal.status != 0), f"ended with status {terminal.status}:\n{story}"
         assert not step.shown or shown.is_all_of(step.shown, printed), (
