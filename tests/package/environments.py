@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 #: Variables that the reader doesn't have.
@@ -14,7 +15,7 @@ _OURS = re.compile(r"PYTHON(?!IOENCODING)|VIRTUAL_ENV|PYTEST|CELERY|HYPOTHESIS|C
 _PYTHON = Path(sys.base_prefix, "bin")
 
 
-def variables(venv: Path | None = None, **more: str) -> dict[str, str]:
+def variables(venv: Path | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The reader's variables: Python on the PATH, and nothing of the virtual environment of the tests.
 
     Args:
@@ -25,7 +26,7 @@ def variables(venv: Path | None = None, **more: str) -> dict[str, str]:
     path = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) not in ours]
     path = [*([str(venv / "bin")] if venv else []), str(_PYTHON), *path]
     kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-    return {**kept, "PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", **more}
+    return {**kept, "PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", **(more or {})}
 
 
 def for_pip(wheel: Path) -> dict[str, str]:

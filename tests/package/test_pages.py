@@ -68,6 +68,7 @@ def page_id(page: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the first one makes the environment
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_the_code_of_a_page_runs_as_printed(
     page: Path, readers_venv: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -76,6 +77,7 @@ def test_the_code_of_a_page_runs_as_printed(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_store_of_the_how_to_passes_the_compliance_suite(
     readers_venv: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -20,14 +20,14 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_quick_start_runs_as_printed(built: Built, start_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
     assert servers(README) == {"6379": "Redis"}
     (text,) = with_free_ports([README], {"6379": start_redis().port})
     venv = environments.make(tmp_path / "venv")
     folder = tmp_path / "reader"
     folder.mkdir()
-    with Reader(folder, environments.variables(venv, **environments.for_pip(built.wheel))) as reader:
+    with Reader(folder, environments.variables(venv, environments.for_pip(built.wheel))) as reader:
         reader.follow("README.md", text)
         reader.finish()
     environments.assert_has(venv, built.wheel)

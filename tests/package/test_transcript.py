@@ -233,7 +233,7 @@ def test_a_page_that_leaves_its_reader_alone_is_told_of(text: str, said: str | N
 )
 def test_what_is_pasted_prints_what_its_comments_say(tmp_path: Path, code: str, said: str | None) -> None:
     (tmp_path / "page.py").write_text(f"{code}\n")
-    argv = [sys.executable, transcript.PASTED, "page.py"]
+    argv = [sys.executable, str(transcript.PASTED), "page.py"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode == 0) is (said is None), done.stdout + done.stderr
     assert said is None or said in done.stdout

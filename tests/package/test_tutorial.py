@@ -28,7 +28,7 @@ def pages() -> list[Path]:
 def test_the_tutorial_can_be_followed_to_its_end(built: Built, tmp_path: Path) -> None:
     texts = with_free_ports([page.read_text() for page in pages()])
     assert texts
-    with Reader(tmp_path, environments.variables(**environments.for_pip(built.wheel))) as reader:
+    with Reader(tmp_path, environments.variables(None, environments.for_pip(built.wheel))) as reader:
         for page, text in zip(pages(), texts, strict=True):
             reader.follow(page.name, text)
         reader.finish()
