@@ -240,6 +240,7 @@ _SHARED_WORKERS = (
     "tests/faces/test_flower_browser.py",
     "tests/package/test_api.py",
     "tests/package/test_build.py",
+    "tests/package/test_pages.py",
 )
 #: Tests elsewhere that run on each kind of store go where the cluster is.
 _CLUSTER = "tests/stores/test_redis_cluster.py"

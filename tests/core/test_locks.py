@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -735,3 +739,14 @@ def test_promise_19_threads_never_hold_a_key_together() -> None:
     assert wrong == []
     assert fences == sorted(set(fences))
     assert not store._locks
+
+
+@pytest.mark.slow
+def test_a_lease_that_is_neither_renewed_nor_released_outlives_its_process(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'locks.db'}"
+    code = f"from celery_locks import Locks; print(Locks({url!r}).lock('k', ttl=4, renew=False).try_acquire())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "held" in done.stdout
+    with closing(Locks(url)) as locks:
+        assert locks.lock("k").try_acquire() is None
+        eventually(lambda: not locks.lock("k").locked(), 10, "it did not end with its ttl")

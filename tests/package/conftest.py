@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.package import environments, transcript
 from tests.support.celery_worker import ROOT
 
 
@@ -36,3 +38,17 @@ def build(source: Path, folder: Path, *targets: str) -> None:
         argv += ["-t", target]
     done = subprocess.run(argv, cwd=source, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def readers_venv(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel and with all that the how-to pages have their readers install.
+
+    They share it, since an environment for each page would take as long as all their tests. So what a page imports is
+    held against what that page itself names.
+    """
+    texts = [page.read_text() for page in (ROOT / "docs" / "how-to").glob("*.md")]
+    wanted = sorted({one for text in texts for one in transcript.installed(text)})
+    extras = [extra for one in wanted for extra in re.findall(r"^celery-locks\[(.+)\]$", one)]
+    others = [one for one in wanted if not one.startswith("celery-locks")]
+    return environments.make(tmp_path_factory.mktemp("readers") / "venv", f"{built.wheel}[{','.join(extras)}]", *others)

@@ -30,3 +30,34 @@ def test_the_pages_beside_the_site_lead_somewhere(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("[a](gone.md) [b](README.md#x) `[c](code.md)` [d](https://x.org)")
     assert list(links.broken_beside(tmp_path)) == ["README.md: gone.md leads nowhere"]
     assert list(links.broken_beside(ROOT)) == []
+
+
+def test_an_index_shows_no_link_into_the_repository(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("[a](docs/x.md) ![b][c] [d](#e) [f](https://x.org)\n\n[c]: docs/assets/c.png\n")
+    assert links.relative(page) == ["docs/x.md", "docs/assets/c.png"]
+    assert links.relative(ROOT / "README.md") == []
+
+
+def test_the_addresses_of_the_project_stand_for_its_files(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "how-to").mkdir(parents=True)
+    (tmp_path / "docs" / "how-to" / "index.md").write_text(
+        "# How to: `x`, [y](z.md)\n## A part\n```\n# no heading\n```\n"
+    )
+    (tmp_path / "docs" / "how-to" / "stores.md").touch()
+    (tmp_path / "docs" / "index.md").touch()
+    site, (file, raw) = links.DOCUMENTATION, links._FILES
+    good = [site, f"{site}how-to/", f"{site}how-to/stores/", f"{site}how-to/#a-part", f"{site}how-to/#how-to-x-y"]
+    good += [f"{file}docs/index.md", f"{raw}docs/index.md", "https://x.org/gone/"]
+    wrong = [f"{site}how-to/gone/", f"{site}how-to/stores", f"{site}how-to/#gone", f"{site}how-to/#no-heading"]
+    wrong += [f"{file}gone.md", f"{raw}gone.png"]
+    (tmp_path / "README.md").write_text("".join(f"[a]({link})\n\n" for link in good + wrong[:3]))
+    (tmp_path / "pyproject.toml").write_text("".join(f'x = "{link}"\n' for link in wrong[3:]))
+    told = sorted(line.split(": ", 1)[1].split()[0] for line in links.broken_addresses(tmp_path))
+    assert told == sorted(wrong)
+    assert list(links.broken_addresses(ROOT)) == []
+
+
+def test_each_link_of_the_readme_is_looked_up() -> None:
+    ours = [link for link in links.markdown_links(ROOT / "README.md") if links._OURS.fullmatch(link)]
+    assert len(ours) >= 25

@@ -1,8 +1,38 @@
-"""Pages that are followed step by step; how they are written for that is told in ``test_tutorial.py``."""
+"""Pages that are followed step by step.
+
+How a page is written so that it can be followed:
+
+- A block with ``title="tasks.py"`` is a file: it is written, or written anew, when the reader comes to it. So is a
+  block below a paragraph that ends with "`tasks.py`:", since GitHub and package indexes show no titles; "`tasks.py`,
+  continued:" writes it below what the file holds. Python that begins indented continues the block before it.
+- Python without a file's name is an error in the tutorial and in the README: nothing would tell the reader where it
+  goes. On the other pages all such blocks are one file, run at the end of the page; see ``pasted.py``.
+- A block ``console``: lines with ``$ `` are typed, what stands below such a line is what it prints. A line that ends
+  with a backslash goes on in the next, which begins with ``> ``. A command must end well (status 0), within 90 s;
+  with ``# fails`` at its end it must not.
+- Where nothing is shown below a command, what it prints is not looked at. Where something is, all of it is: a line
+  ``...`` stands for any lines, ``...`` or ``…`` within a line for any text. A UUID, a date, a time of day, a number
+  of four digits or more, one with a decimal point and two blanks or more stand for any other of their kind.
+- A block ``console title="Terminal 2"`` is another terminal, with a shell of its own in the same folder (so it is to
+  activate the virtual environment itself). So is a block below a paragraph that ends like "in a second terminal:".
+  Its last command goes on: the page goes on when what is shown below it has been printed (a worker's ``ready.``);
+  other lines may come before, between and after. Without a title it is the first terminal, where every command ends.
+- Such a block without a ``$ `` line shows what comes next in that terminal, among others: it is waited for.
+- A line ``^C`` is Ctrl-C in that terminal. What still runs after the last page gets one, the newest terminal first;
+  all must end by it.
+- A line ``<!-- not run: why -->`` above a block makes it an illustration. Each other block is followed.
+- Ports that a page names (``localhost:5555``, ``127.0.0.1:5555``, ``--port=5555``, ``--port 5555``) are replaced by
+  free ones, wherever they stand in that way. A server's port is always named, also where it has a default.
+- A page that needs a server says so: "a Redis or Valkey server at `localhost:6379`". The test starts it. The tutorial
+  needs none.
+- Processes are killed by their ids (``kill -9 "$(cat worker.pid)"``), never by name: other tests run alongside.
+- ``pip install celery-locks`` installs the wheel that has just been built.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -19,15 +49,26 @@ PATIENCE = 90.0
 FIRST = "Terminal 1"
 #: What a command may say of itself, as a comment.
 FAILS = re.compile(r"\s+# fails\s*$")
-_PORT = re.compile(r"(?P<before>(?:localhost|127\.0\.0\.1):|--port[= ])(?P<port>\d{2,5})\b")
+_PORT = re.compile(r"(?P<before>(?:localhost|127\.0\.0\.1):|--port[= ]|_port = )(?P<port>\d{2,5})\b")
+#: How a page says, to its readers and here, which server it needs, and where.
+_SERVER = re.compile(r"\b(?P<kind>Redis|PostgreSQL|RabbitMQ)\b[^.`]*\bat `localhost:(?P<port>\d+)`")
+#: Types what a page has of Python without a file's name, and holds what it prints against its comments.
+PASTED = Path(__file__).with_name("pasted.py")
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that the reader writes."""
+    """A file that the reader writes.
+
+    Attributes:
+        name: Its path, from the reader's folder.
+        text: What is written.
+        continued: Whether it goes below what the file holds.
+    """
 
     name: str
     text: str
+    continued: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,20 +98,36 @@ class CtrlC:
 Step = File | Command | CtrlC
 
 
-def steps(page: str) -> Iterator[tuple[int, Step]]:
+def steps(page: str, unnamed: str = "") -> Iterator[tuple[int, Step]]:
     """What a reader does, in order, each with the line of its block.
+
+    Args:
+        page: Its text.
+        unnamed: The file that Python without a file's name goes to, at the lines that it has on the page, to be run at
+            the end. Without one, such Python is an error.
 
     Raises:
         AssertionError: A block doesn't say where it goes.
     """
+    script, name = "", ""
     for fence in fences(page):
+        if fence.not_run:
+            continue
         if fence.language == "console":
             for step in _typed(fence):
                 yield fence.line, step
-        elif fence.title:
-            yield fence.line, File(fence.title, fence.text)
-        else:
-            assert fence.language != "python", f'line {fence.line}: Python without title="name.py": where does it go?'
+            continue
+        # Code that begins indented is more of the class or function above it.
+        indented = fence.language == "python" and fence.text[:1] == " "
+        name = name if indented else fence.title
+        if name:
+            yield fence.line, File(name, fence.text, fence.continued or indented)
+        elif fence.language == "python":
+            assert unnamed, f'line {fence.line}: Python without title="name.py": where does it go?'
+            script += "\n" * (fence.line - script.count("\n")) + fence.text
+    if script:
+        yield 0, File(unnamed, script)
+        yield 0, Command(FIRST, f"python {PASTED} {unnamed}", [], False)
 
 
 def _typed(fence: Fence) -> Iterator[Step]:
@@ -94,11 +151,27 @@ def _typed(fence: Fence) -> Iterator[Step]:
     yield from commands
 
 
-def with_free_ports(pages: Sequence[str]) -> list[str]:
-    """The pages with free ports for those that they name; the same port stands for the same one everywhere."""
+def with_free_ports(pages: Sequence[str], served: Mapping[str, int] | None = None) -> list[str]:
+    """The pages with other ports for those that they name; the same port stands for the same one everywhere.
+
+    Args:
+        pages: Their texts.
+        served: The ports of servers that run already, by those that the pages name; free ones for all others.
+    """
     named = dict.fromkeys(match["port"] for page in pages for match in _PORT.finditer(page))
-    ports = {port: str(free_port()) for port in named}
+    ports = {port: str((served or {}).get(port) or free_port()) for port in named}
     return [_PORT.sub(lambda match: match["before"] + ports[match["port"]], page) for page in pages]
+
+
+def installed(page: str) -> set[str]:
+    """What a page has its reader install, wherever it names a ``pip install``."""
+    commands = re.findall(r"pip install ([^`\n#&]+)", re.sub(r"\n *'", " '", page))
+    return {one for command in commands for one in shlex.split(command)}
+
+
+def servers(page: str) -> dict[str, str]:
+    """The servers that a page says it needs: kind by port, from "a Redis or Valkey server at `localhost:6379`"."""
+    return {match["port"]: match["kind"] for match in _SERVER.finditer(" ".join(page.split()))}
 
 
 class Reader:
@@ -107,12 +180,16 @@ class Reader:
     Args:
         folder: Where the files go, and where all terminals begin.
         environment: The variables of all terminals.
+        unnamed: The file for Python that a page gives no file's name; see `steps`.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, unnamed: str = "") -> None:
         self._folder = folder
+        self._unnamed = unnamed
         self._environment = dict(environment)
         self._terminals: dict[str, Terminal] = {}
+        #: What the commands that ended printed, each by its text.
+        self.printed: dict[str, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Reader:
@@ -127,12 +204,19 @@ class Reader:
         Raises:
             AssertionError: It doesn't come out as the page shows; says where and what came instead.
         """
-        line = 0
+        for line, step in steps(page, self._unnamed):
+            self.follow_step(f"{name}:{line}" if line else name, step)
+
+    def follow_step(self, where: str, step: Step) -> None:
+        """Does one thing.
+
+        Raises:
+            AssertionError: As `follow` does.
+        """
         try:
-            for line, step in steps(page):  # noqa: B007 (told when it fails)
-                self._do(step)
+            self._do(step)
         except AssertionError as error:
-            raise AssertionError(f"{name}:{line}: {error}") from error
+            raise AssertionError(f"{where}: {error}") from error
 
     def finish(self) -> None:
         """Types Ctrl-C wherever something still runs, the newest first: servers end last.
@@ -147,7 +231,8 @@ class Reader:
         if isinstance(step, File):
             path = self._folder / step.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(step.text)
+            before = path.read_text().rstrip("\n") + "\n\n\n" if step.continued else ""
+            path.write_text(before + step.text)
         elif isinstance(step, CtrlC):
             self._terminal(step.terminal).interrupt()
         elif step.goes_on:
@@ -164,7 +249,7 @@ class Reader:
     def _run(self, terminal: Terminal, step: Command) -> None:
         terminal.type(step.text)
         terminal.wait(PATIENCE)
-        printed = terminal.printed()
+        printed = self.printed[step.text] = terminal.printed()
         story = f"$ {step.text}\n{printed}"
         assert bool(FAILS.search(step.text)) == (terminal.status != 0), f"ended with status {terminal.status}:\n{story}"
         assert not step.shown or shown.is_all_of(step.shown, printed), (
