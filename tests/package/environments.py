@@ -8,7 +8,11 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
 from pathlib import Path
+
+from tests.support import processes
 
 #: Variables that the reader doesn't have.
 _OURS = re.compile(r"PYTHON(?!IOENCODING)|VIRTUAL_ENV|PYTEST|CELERY|HYPOTHESIS|COLUMNS|DJANGO")
@@ -26,7 +30,22 @@ def variables(venv: Path | None = None, more: Mapping[str, str] | None = None) -
     path = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) not in ours]
     path = [*([str(venv / "bin")] if venv else []), str(_PYTHON), *path]
     kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-    return {**kept, "PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", **(more or {})}
+    ours_too = {"PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", "PIP_CONSTRAINT": str(constraints())}
+    return {**kept, **ours_too, **(more or {})}
+
+
+@cache
+def constraints() -> Path:
+    """Return a file with the version of each package that the tests run with.
+
+    Readers get the newest versions from pip. These tests give them the tests' own: those of the lock in `make test`, so
+    that it passes tomorrow too, and the newest or the oldest ones where the tests run with these.
+    """
+    path = processes.make_folder() / "constraints.txt"
+    installed = {found.name: found.version for found in metadata.distributions()}
+    kept = sorted(f"{name}=={version}\n" for name, version in installed.items() if name not in ("celery-locks", "pip"))
+    path.write_text("".join(kept))
+    return path
 
 
 def for_pip(wheel: Path) -> dict[str, str]:
