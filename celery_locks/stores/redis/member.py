@@ -11,6 +11,7 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import call_name, command_of, evalsha
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.trial import Trial, throwaway_name
 
 #: How many calls to one server may be under way: each has a thread, and where it hangs they would pile up.
 MOST_UNDER_WAY = 256
@@ -40,6 +41,15 @@ class Member(RedisStore):
         asks = int(up_for > 0)
         up: int = self._run(scripts.CONFIRM, name, token, fencing_token, asks, ttl=ttl)
         return up >= 0 and (not asks or up >= up_for)
+
+    def try_lock(self, prefix: str) -> list[str]:
+        """Use a throwaway lock as a majority does: no one waits for it here, and it has no value.
+
+        Raises:
+            StoreUnavailable: A step failed.
+        """
+        Trial(self, prefix, throwaway_name(prefix)).run(line=False, values=False)
+        return []
 
     def take_back(self, name: str, token: str, ttl: float) -> None:
         """Releases by one request that is never sent twice: no copy of it can come late, and end a later try's lease.
