@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
 from celery_locks.cli.finding import Finding, one_line, within
@@ -32,21 +33,28 @@ def of_broker(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
         app: The app.
         tasks: Its locked tasks.
     """
-    with app.connection_for_write() as connection:
-        place = connection.as_uri()
-        try:
-            within(
-                TIMEOUT_SECONDS + 1,
-                lambda: connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS),
-            )
-        except Exception as error:  # whatever the broker's client raises
-            # A hung client would hang again when its connection is closed.
-            text = f"{one_line(error)}. {_remedy(app, connection, error) or _away(place)}"
-            yield Finding("broker", "error", text)
-            return
+    connection = app.connection_for_write()
+    place = connection.as_uri()
+    try:
+        within(
+            TIMEOUT_SECONDS + 1,
+            lambda: connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS),
+        )
         yield Finding("broker", "ok", f"reached at {place}")
         yield _of_message(app, connection)
+    except Exception as error:  # whatever the broker's client raises
+        text = f"{one_line(error)}. {_remedy(app, connection, error) or _away(place)}"
+        yield Finding("broker", "error", text)
+        return
+    finally:
+        _close(connection)
     yield from of_consumers(app, tasks)
+
+
+def _close(connection: Any) -> None:
+    """Close a connection. One that hangs is cut, since its client would wait for an answer."""
+    with suppress(Exception):
+        within(1.0, connection.collect)
 
 
 def _away(place: str) -> str:
@@ -119,12 +127,13 @@ def _blocked(kind: str) -> str:
 def _remedy(app: Any, connection: Any, error: BaseException) -> str:
     kind, text = connection.transport.driver_type, str(error)
     if kind == "amqp" and ("ACCESS_REFUSED" in text or "access refused" in text.lower()):
-        queue = app.conf.task_default_queue
+        names = "|".join(f"{name}.*" for name in _queue_names(app))
+        ours = f"^({names}|celeryev.*|.*[.]pidbox)$"
         return (
             "Check user and password in broker_url, and allow this user to configure, write and read the queues: "
-            f"rabbitmqctl set_permissions -p VHOST USER '^{queue}.*' '^{queue}.*|amq.default' '^{queue}.*'"
+            f"rabbitmqctl set_permissions -p VHOST USER '{ours}' '{ours[:-2]}|amq[.]default)$' '{ours}'"
         )
-    if kind == "amqp" and "RESOURCE_LOCKED" not in text and "PRECONDITION_FAILED" in text:
+    if kind == "amqp" and "PRECONDITION_FAILED" in text:
         return "See the broker's policies and limits: rabbitmqctl list_policies, list_vhost_limits"
     if kind != "redis":
         return ""
@@ -139,9 +148,12 @@ def _remedy(app: Any, connection: Any, error: BaseException) -> str:
 def _redis_rights(app: Any) -> str:
     """Return the rights that Celery needs in a Redis broker."""
     prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")
-    names = [f"{app.conf.task_default_queue}*", *(f"{name}*" for name in app.amqp.queues), *_REDIS_KEYS]
-    keys = " ".join(f"~{prefix}{name}" for name in dict.fromkeys(names))
-    return f"{_REDIS_RIGHTS} {keys} &*.pidbox*"
+    names = [*(f"{name}*" for name in _queue_names(app)), *_REDIS_KEYS]
+    return f"{_REDIS_RIGHTS} {' '.join(f'~{prefix}{name}' for name in names)} &*.pidbox*"
+
+
+def _queue_names(app: Any) -> list[str]:
+    return list(dict.fromkeys([app.conf.task_default_queue, *app.amqp.queues]))
 
 
 # --- Consumers ---
@@ -206,9 +218,12 @@ def _consumed(app: Any, queues: Collection[str]) -> tuple[bool, set[str]]:
     """Return whether any worker answers, and the queues that those who do consume."""
     answered, consumed = False, set[str]()
     for seconds in (ANSWER_SECONDS, LONGER_ANSWER_SECONDS):  # a busy machine takes its time
-        with app.connection_for_write() as connection:
+        connection = app.connection_for_write()
+        try:
             inspect = app.control.inspect(timeout=seconds, connection=connection)
             workers = within(seconds + TIMEOUT_SECONDS, inspect.active_queues) or {}
+        finally:
+            _close(connection)
         answered = answered or bool(workers)
         consumed |= {queue["name"] for own in workers.values() for queue in own or ()}
         if consumed.issuperset(queues):

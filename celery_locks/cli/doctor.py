@@ -105,14 +105,16 @@ def _of_store(locks: Locks, tasks: list[Any], patience: float) -> Iterator[Findi
     try:
         warnings = store.try_writes(locks.prefix, parks=parks)
     except StoreUnavailable as error:
+        works = False
         yield Finding("writes", "error", one_line(error))
     else:
+        works = True
         yield from (Finding("writes", "warning", mask_text(warning)) for warning in warnings)
         if not warnings:
             yield Finding("writes", "ok", _tried(store, parks))
     for check, warning in store.checks(parks=parks).items():
         yield Finding(check, "warning" if warning else "ok", warning or _FINE.get(check, "fine"))
-    if store.lists:
+    if store.lists and works:  # a look at the list takes what has expired from it
         yield _of_waiters(locks, patience)
 
 

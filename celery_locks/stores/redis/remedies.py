@@ -59,12 +59,14 @@ _CLASSES = {
 _CODES = {*_REMEDIES, "NOPERM"} - {"MAXCLIENTS", "WRONGPASS"}
 #: A server older than Redis 7 writes the code of an error in a script within a text.
 _CODE = re.compile(rf"(?:^|[\s:-])({'|'.join([*_REMEDIES, 'NOPERM'])})\b")
-#: What servers before Redis 7 say of a right that a script lacks, and of one connection too many.
+#: What servers and libraries answer without a code.
 _TEXTS = {
     "can't run this command": "NOPERM",
     "has no permissions to": "NOPERM",
+    "No permissions to access": "NOPERM",
     "max number of clients": "MAXCLIENTS",
     "Authentication required": "NOAUTH",
+    "already authenticated": "NOAUTH",  # the answer to HELLO
 }
 _COMMAND = re.compile(r"run the '([\w|-]+)' command")
 _USER = re.compile(r"\bUser (\S+) has no permissions")
