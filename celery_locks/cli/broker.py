@@ -41,14 +41,16 @@ def of_broker(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
             lambda: connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS),
         )
         yield Finding("broker", "ok", f"reached at {place}")
-        yield _of_message(app, connection)
+        message = _of_message(app, connection)
+        yield message
     except Exception as error:  # whatever the broker's client raises
         text = f"{one_line(error)}. {_remedy(app, connection, error) or _away(place)}"
         yield Finding("broker", "error", text)
         return
     finally:
         _close(connection)
-    yield from of_consumers(app, tasks)
+    if message.status == "ok":  # otherwise it takes no question to the workers, either
+        yield from of_consumers(app, tasks)
 
 
 def _close(connection: Any) -> None:

@@ -47,9 +47,9 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
-    """Looks at all that locks need: settings, store, clocks, broker, waiters; says what to do about what is wrong.
+    """Check all that locks need: settings, store, broker, workers, waiters. Print what to do about what is wrong.
 
-    The exit status is 0 when all is well, 1 when something may break locks, 2 when they don't work.
+    It acquires and releases a throwaway lock, and sends a message to a throwaway queue. The exit status is 0 when all is well, 1 when something may break locks, 2 when they don't work.
 
     \b
     Example:
@@ -67,7 +67,7 @@ def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
 
 
 def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
-    """Does all checks that can be done."""
+    """Make all checks that can be made."""
     app = ctx.obj.app
     yield Finding("versions", "ok", _versions())
     tasks: list[Any] = []
