@@ -49,7 +49,8 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
     """Check all that locks need: settings, store, broker, workers, waiters. Print what to do about what is wrong.
 
-    It acquires and releases a throwaway lock, and sends a message to a throwaway queue. The exit status is 0 when all is well, 1 when something may break locks, 2 when they don't work.
+    It acquires and releases a throwaway lock, and sends a message to a throwaway queue. The exit status is 0 when all
+    is well, 1 when something may break locks, 2 when they don't work.
 
     \b
     Example:
