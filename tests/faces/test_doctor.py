@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sqlite3
@@ -20,9 +19,8 @@ from celery_locks.cli import broker as broker_checks
 from celery_locks.stores import open_store
 from celery_locks.stores.parking import tickets_of
 from tests.support.celery_worker import Worker
-from tests.support.cli import Run, make_app, nothing
+from tests.support.cli import Run, found, make_app, nothing
 from tests.support.clusters import Cluster
-from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import RedisServer
 from tests.support.sql_servers import PASSWORD, MariaDBServer, PostgresServer
 from tests.support.waiting import eventually
@@ -30,14 +28,6 @@ from tests.support.waiting import eventually
 Start = Callable[..., RedisServer]
 SOON = 60.0
 pytestmark = pytest.mark.timeout(400)
-
-
-def found(app: Celery, status: int = 0) -> dict[str, list[dict[str, str]]]:
-    """What doctor finds, by the name of the check."""
-    by_check: dict[str, list[dict[str, str]]] = {}
-    for item in json.loads(Run(app)("doctor", "--json", "--patience", "0", status=status).output):
-        by_check.setdefault(item["check"], []).append(item)
-    return by_check
 
 
 def the_only(app: Celery, status: str, check: str) -> str:
@@ -505,37 +495,6 @@ def test_a_broker_on_which_a_try_would_leave_something(redis_url: str, tmp_path:
     items = found(make_app(redis_url, broker_url=f"sqla+sqlite:///{tmp_path}/broker.db"))
     assert items["messages"][0]["text"].startswith("not tried")
     assert items["consumers"][0]["text"].startswith("not known")
-
-
-@pytest.mark.slow
-def test_rabbitmq(redis_url: str, rabbit_server: RabbitServer) -> None:
-    items = found(make_app(redis_url, broker_url=rabbit_server.url), 1)
-    assert items["messages"][0]["status"] == "ok"
-    assert "no worker answers" in items["consumers"][0]["text"]
-    left = rabbit_server.ctl("list_queues", "name") + rabbit_server.ctl("list_exchanges", "name")
-    assert "doctor" not in left
-    user = f"limited{os.urandom(4).hex()}"
-    rabbit_server.ctl("add_user", user, "secret")
-    rabbit_server.ctl("set_permissions", user, "", "", "")
-    url = rabbit_server.url.replace("guest:guest", f"{user}:secret")
-    items = found(make_app(redis_url, broker_url=url), 2)
-    assert items["messages"][0]["status"] == "error"
-    configure, write, read = re.search(r"USER '(.*)' '(.*)' '(.*)'", items["messages"][0]["text"]).groups()  # type: ignore[union-attr]
-    rabbit_server.ctl("set_permissions", user, configure, write, read)
-    items = found(make_app(redis_url, broker_url=url), 1)
-    assert items["messages"][0]["status"] == "ok"
-    assert "no worker answers" in items["consumers"][0]["text"]
-
-
-@pytest.mark.slow
-def test_rabbitmq_that_blocks_publishers(redis_url: str, rabbit_server: RabbitServer) -> None:
-    rabbit_server.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
-    try:
-        items = found(make_app(redis_url, broker_url=rabbit_server.url), 2)
-    finally:
-        rabbit_server.ctl("set_vm_memory_high_watermark", "0.6")
-    assert "rabbitmqctl status names the alarm" in items["messages"][0]["text"]
-    eventually(lambda: "doctor" not in rabbit_server.ctl("list_queues", "name"), SOON)
 
 
 # ---------------------------------------------------------------------- consumers

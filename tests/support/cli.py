@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from celery import Celery
@@ -37,3 +38,11 @@ class Run:
             raise result.exception
         assert result.exit_code == status, result.output
         return result
+
+
+def found(app: Celery, status: int = 0) -> dict[str, list[dict[str, str]]]:
+    """What ``doctor`` finds in an app, by the name of the check; its exit status must be this one."""
+    by_check: dict[str, list[dict[str, str]]] = {}
+    for item in json.loads(Run(app)("doctor", "--json", "--patience", "0", status=status).output):
+        by_check.setdefault(item["check"], []).append(item)
+    return by_check
