@@ -283,9 +283,12 @@ class Redlock(Store):
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
         """Use a throwaway lock by a majority, and one on each server: one that fails is missed by the next failure."""
-        super().try_writes(prefix)
-        calls = [partial(member.try_lock, prefix) for member in self._members]
+        calls = [partial(member.try_lock, prefix, self._restart_delay) for member in self._members]
         _, failures = all_of(ask(calls, TRIAL_TIMEOUT_SECONDS))
+        try:
+            super().try_writes(prefix)
+        except StoreUnavailable as error:
+            raise StoreUnavailable("; ".join(dict.fromkeys([*failures, str(error)]))) from error
         return failures
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ class Trial:
                 self._store._forget_trial(self._name, ticket_id)
 
     def _use(self, line: bool, values: bool) -> None:
-        first = self._claim()
+        first = self.claim()
         self._acquire(first)
         try:
             self._renew(first)
@@ -78,21 +78,21 @@ class Trial:
         except BaseException:
             self._release_after_failure(first)
             raise
-        with self._step("a lock can't be released"):
+        with self.step("a lock can't be released"):
             self._expect(self._store.release(self._name, first.token), True)
 
     def _acquire(self, claim: Claim) -> None:
-        with self._step("a lock can't be acquired"):
+        with self.step("a lock can't be acquired"):
             self._expect(isinstance(self._store.acquire(claim), Granted), True)
 
     def _renew(self, claim: Claim) -> None:
         renewal = Renewal(claim.name, claim.token, TTL_SECONDS)
-        with self._step("a lock can't be renewed"):
+        with self.step("a lock can't be renewed"):
             self._expect(self._store.renew([renewal]), [None])
             self._expect(self._store.renew([renewal, renewal]), [None, None])  # many are renewed in another way
 
     def _value(self, claim: Claim) -> None:
-        with self._step("a value can't be kept with a key"):
+        with self.step("a value can't be kept with a key"):
             self._expect(self._store.delete(claim.name), False)
             self._expect(self._store.write(claim.name, claim.token, "1", TTL_SECONDS), True)
             self._expect(self._store.value(claim.name), "1")
@@ -101,39 +101,39 @@ class Trial:
 
     def _wait(self, holder: Claim) -> None:
         """Line up behind a holder, which releases; be woken, and leave."""
-        waiter = self._claim()
-        with self._step("a waiter can't stand in line"):
+        waiter = self.claim()
+        with self.step("a waiter can't stand in line"):
             answer = self._store.acquire(waiter, TTL_SECONDS)
             self._expect(isinstance(answer, Refused) and (answer.position == 0 or not self._store.fair), True)
         try:
-            with self._step("a lock can't be released to a waiter"):
+            with self.step("a lock can't be released to a waiter"):
                 self._expect(self._store.release(holder.name, holder.token), True)
-            with self._step("a waiter can't be woken"):
+            with self.step("a waiter can't be woken"):
                 self._store.wait(waiter.name, waiter.token, WAIT_SECONDS)
         finally:
-            with self._step("a waiter can't leave the line"):
+            with self.step("a waiter can't leave the line"):
                 self._store.leave(waiter.name, waiter.token)
 
     def _park(self, ticket_id: str) -> None:
         """Park a task behind a holder, dispatch it, run it, and look for what is due."""
-        store, holder, run = self._store, self._claim(), self._claim()
+        store, holder, run = self._store, self.claim(), self.claim()
         assert isinstance(store, Parking)
         # Without a message a ticket is not parked. This one is never sent: nothing is due while its trial lives.
         ticket = Ticket(ticket_id, "{}", secrets.token_hex(16), wait=TTL_SECONDS)
         self._acquire(holder)
         try:
-            with self._step("a task can't be parked"):
+            with self.step("a task can't be parked"):
                 self._expect(isinstance(store.park(run, ticket) or store.enter(run, ticket), Parked), True)
                 self._expect(store.waiting(run.name), 1)
-            with self._step("a parked task can't be dispatched"):
+            with self.step("a parked task can't be dispatched"):
                 released, calls = store.hand_on(holder.name, holder.token)
                 self._expect((released, [call.id for call in calls]), (True, [ticket.id]))
                 store.sent(calls[0], TTL_SECONDS)
-            with self._step("a parked task can't run"):
+            with self.step("a parked task can't run"):
                 self._expect(isinstance(store.enter(run, ticket), Granted), True)
                 self._expect(store.hand_on(run.name, run.token)[0], True)
                 store.settle(run.name, ticket.id)
-            with self._step("the sweeper can't look for parked tasks"):
+            with self.step("the sweeper can't look for parked tasks"):
                 nowhere = f"{self._prefix}:{secrets.token_hex(16)}"  # so it sweeps no task of the site
                 self._expect(store.sweep(nowhere), ())
                 self._expect(store.withdraw(self._prefix, ticket.task_id), ())
@@ -144,7 +144,8 @@ class Trial:
                 store.settle(run.name, ticket.id)
             raise
 
-    def _claim(self) -> Claim:
+    def claim(self) -> Claim:
+        """Return a claim to the throwaway lock, with a token of its own."""
         return Claim(self._name, secrets.token_hex(16), OWNER, TTL_SECONDS)
 
     def _release_after_failure(self, *claims: Claim) -> None:
@@ -160,7 +161,15 @@ class Trial:
             )
 
     @contextmanager
-    def _step(self, failure: str) -> Iterator[None]:
+    def step(self, failure: str) -> Iterator[None]:
+        """Name the step that fails within, and the keys of the site's own prefix.
+
+        Args:
+            failure: What can't be done when it fails.
+
+        Raises:
+            StoreUnavailable: The step failed.
+        """
         try:
             yield
         except StoreUnavailable as error:

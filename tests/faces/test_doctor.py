@@ -18,6 +18,7 @@ from celery_locks import LockedTask, Locks, StoreUnavailable
 from celery_locks.cli import broker as broker_checks
 from celery_locks.stores import open_store
 from celery_locks.stores.parking import tickets_of
+from celery_locks.stores.redis.remedies import RIGHTS
 from tests.support.celery_worker import Worker
 from tests.support.cli import Run, found, make_app, nothing
 from tests.support.clusters import Cluster
@@ -299,6 +300,15 @@ def test_a_majority_is_enough(start_redis: Start, refusing: int, status: str) ->
     items = found(app, 2 if status == "error" else 1)
     assert {item["status"] for item in items["writes"]} == {status}
     assert all("NOREPLICAS" in item["text"] for item in items["writes"])
+
+
+def test_a_right_that_only_a_majority_needs(start_redis: Start) -> None:
+    servers = [start_redis(users={"limited": f"on >secret {RIGHTS} ~celery-locks:*"}) for _ in range(3)]
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    app = make_app(f"redlock://limited:secret@{hosts}?restart_delay=0.01")
+    items = found(app, 2)
+    assert "it lacks the command info" in items["writes"][0]["text"]
+    assert "+info and the keys" in items["writes"][0]["text"]
 
 
 # ---------------------------------------------------------------------- databases
