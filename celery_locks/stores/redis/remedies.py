@@ -19,8 +19,8 @@ _REMEDIES = {
         "Attach replicas, or set min-replicas-to-write 0 on a server that has none"
     ),
     "OOM": (
-        "the server's memory is full. Raise maxmemory, delete what fills it, or give it to no one else: locks have a "
-        "server of their own by locks_url"
+        "the server's memory is full. Raise maxmemory, delete what fills it, or set locks_url to a server that keeps "
+        "locks and nothing else"
     ),
     "READONLY": (
         "this server is a replica, and takes no writes. Give the address of its master, or let Sentinels name the "
