@@ -245,7 +245,7 @@ _SHARED_WORKERS = (
 #: Tests elsewhere that run on each kind of store go where the cluster is.
 _CLUSTER = "tests/stores/test_redis_cluster.py"
 #: Files that share a server or workers with each other.
-_RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py")
+_RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py", "tests/faces/test_doctor_rabbit.py")
 _PARKING = "tests/tasks/test_park"
 
 

@@ -1,22 +1,26 @@
-"""``doctor``: looks at all that locks need, and says what to do about what is wrong."""
+"""``doctor``: checks all that locks need, and reports what to do about what is wrong."""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import celery
 import click
 
 import celery_locks
-from celery_locks import LockError, Locks
+from celery_locks import LockError, Locks, StoreUnavailable
+from celery_locks.cli.broker import of_broker
+from celery_locks.cli.finding import Finding, one_line
 from celery_locks.cli.output import locks_of, print_json, printable
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
 from celery_locks.stores import mask_text
+from celery_locks.stores.base import Store
+from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import checks
 from celery_locks.tasks.options import check_settings
 
@@ -31,21 +35,6 @@ STATUS = {"ok": 0, "warning": 1, "error": 2}
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What became of one check.
-
-    Attributes:
-        check: What was looked at.
-        status: ``error`` when locks don't work, ``warning`` when they may break.
-        text: What was found; with the remedy, when it is not ok.
-    """
-
-    check: str
-    status: Literal["ok", "warning", "error"]
-    text: str
-
-
 @click.command("doctor", short_help="Check the store, the broker and the settings.")
 @click.option(
     "--patience",
@@ -58,9 +47,10 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
-    """Looks at all that locks need: settings, store, clocks, broker, waiters; says what to do about what is wrong.
+    """Check all that locks need: settings, store, broker, workers, waiters. Print what to do about what is wrong.
 
-    The exit status is 0 when all is well, 1 when something may break locks, 2 when they don't work.
+    It acquires and releases a throwaway lock, and sends a message to a throwaway queue. The exit status is 0 when all
+    is well, 1 when something may break locks, 2 when they don't work.
 
     \b
     Example:
@@ -78,7 +68,7 @@ def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
 
 
 def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
-    """Does all checks that can be done."""
+    """Make all checks that can be made."""
     app = ctx.obj.app
     yield Finding("versions", "ok", _versions())
     tasks: list[Any] = []
@@ -89,13 +79,14 @@ def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
         tasks = checks.locked_tasks(app)
         yield Finding("settings", "ok", f"{len(tasks)} locked {'task' if len(tasks) == 1 else 'tasks'}")
     except LockError as error:
-        yield Finding("settings", "error", _text(error))
+        yield Finding("settings", "error", one_line(error))
     try:
         locks = locks_of(ctx)
         yield from _of_store(locks, tasks, patience)
     except LockError as error:  # its text names the remedy
-        yield Finding("store", "error", _text(error))
-    yield from _of_broker(app, tasks)
+        yield Finding("store", "error", one_line(error))
+    yield from of_broker(app, tasks)
+    yield from _of_visibility(app, tasks)
 
 
 def _versions() -> str:
@@ -103,20 +94,35 @@ def _versions() -> str:
 
 
 def _of_store(locks: Locks, tasks: list[Any], patience: float) -> Iterator[Finding]:
+    store, parks = locks.store, any(map(checks.parks, tasks))
     begun = time.monotonic()
-    locks.store.ping()
+    store.ping()
     took = (time.monotonic() - begun) * 1000
-    yield Finding(
-        "store", "ok", f"{locks.store.about()} at {locks.url}, prefix {locks.prefix}, answers in {took:.1f} ms"
-    )
-    if not locks.store.shared:
+    yield Finding("store", "ok", f"{store.about()} at {locks.url}, prefix {locks.prefix}, answers in {took:.1f} ms")
+    if not store.shared:
         yield Finding(
             "sharing", "warning", "other processes don't see the locks of this store. Set locks_url to another"
         )
-    for check, warning in locks.store.checks(parks=any(map(checks.parks, tasks))).items():
+    try:
+        warnings = store.try_writes(locks.prefix, parks=parks)
+    except StoreUnavailable as error:
+        works = False
+        yield Finding("writes", "error", one_line(error))
+    else:
+        works = True
+        yield from (Finding("writes", "warning", mask_text(warning)) for warning in warnings)
+        if not warnings:
+            yield Finding("writes", "ok", _tried(store, parks))
+    for check, warning in store.checks(parks=parks).items():
         yield Finding(check, "warning" if warning else "ok", warning or _FINE.get(check, "fine"))
-    if locks.store.lists:
+    if store.lists and works:  # a look at the list takes what has expired from it
         yield _of_waiters(locks, patience)
+
+
+def _tried(store: Store, parks: bool) -> str:
+    steps = ["acquired", "renewed", *["waited for"] * store.fair, "released"]
+    parked = ", and a task was parked and dispatched" if parks and tickets_of(store) is not None else ""
+    return f"a throwaway lock was {', '.join(steps[:-1])} and {steps[-1]}{parked}"
 
 
 #: What a check of a store found when it found nothing.
@@ -128,15 +134,7 @@ _FINE = {
 }
 
 
-def _of_broker(app: Any, tasks: list[Any]) -> Iterator[Finding]:
-    with app.connection_for_read() as connection:
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-        except Exception as error:  # whatever the broker's client raises
-            text = f"{_text(error)}. Start the broker, or set broker_url to where it is: {connection.as_uri()}"
-            yield Finding("broker", "error", text)
-        else:
-            yield Finding("broker", "ok", f"reached at {connection.as_uri()}")
+def _of_visibility(app: Any, tasks: list[Any]) -> Iterator[Finding]:
     warnings = checks.of_visibility(app.conf, tasks)
     for warning in warnings:
         yield Finding("visibility timeout", "warning", warning)
@@ -180,7 +178,3 @@ def _idle_with_waiters(locks: Locks) -> tuple[list[str], bool]:
 
 def _is_idle(item: LockInfo) -> bool:
     return bool(item.waiting) and not item.permits
-
-
-def _text(error: Exception) -> str:
-    return mask_text(" ".join(str(error).split()).rstrip(".") or type(error).__name__)

@@ -318,6 +318,35 @@ class Store(ABC):
         """
         return {}
 
+    def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
+        """Acquire, renew, wait for and release a throwaway lock. For a store of several servers to override.
+
+        It has a random key, so it never meets a lock of the site. What a released lock leaves is all that it leaves.
+
+        Args:
+            prefix: That of the site's locks: so the names that rights are given for are tried.
+            parks: Whether a task is parked and dispatched, too, where tasks can park in the store.
+
+        Returns:
+            What fails while locks work all the same, such as one server of a majority; each with its remedy.
+
+        Raises:
+            StoreUnavailable: Locks don't work. Its text names the step that failed, what the store answered, and the
+                remedy.
+        """
+        from celery_locks.stores.trial import try_writes
+
+        try_writes(self, prefix, parks=parks)
+        return []
+
+    def _forget_trial(self, name: str, ticket_id: str) -> None:
+        """Delete what a tried write leaves beyond a released lock. For a store to override.
+
+        Args:
+            name: The full name of the throwaway lock.
+            ticket_id: The id of the ticket that was parked in it, if one was.
+        """
+
     def warnings(self, *, parks: bool = False) -> list[str]:
         """What `checks` found to be wrong."""
         return [warning for warning in self.checks(parks=parks).values() if warning]

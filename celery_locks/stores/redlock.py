@@ -33,6 +33,7 @@ from celery_locks.stores.redis.connections import timeout_for
 from celery_locks.stores.redis.member import Member
 from celery_locks.stores.redis.urls import each_server
 from celery_locks.stores.together import ask, start
+from celery_locks.stores.trial import all_of
 
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ T = TypeVar("T")
 DRIFT, TICK = 0.01, 0.002
 #: Seconds between two tries of a waiter: of random length, or those who stop each other would go on doing so.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.1
+#: How long the tried write on one of the servers may take, in seconds.
+TRIAL_TIMEOUT_SECONDS = 5.0
 #: How many tries whose servers have not all answered yet, or that are not all taken back, are kept in mind.
 MOST_KEPT = 10_000
 
@@ -277,6 +280,16 @@ class Redlock(Store):
         away = sum(not isinstance(answer, dict) for answer in answers)
         reached = f"{away} of the {len(answers)} lock servers can't be reached: start them again" if away else ""
         return {"reached": reached, **{name: "; ".join(wrong) for name, wrong in found.items()}}
+
+    def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
+        """Use a throwaway lock by a majority, and one on each server: one that fails is missed by the next failure."""
+        calls = [partial(member.try_lock, prefix, self._restart_delay) for member in self._members]
+        _, failures = all_of(ask(calls, TRIAL_TIMEOUT_SECONDS))
+        try:
+            super().try_writes(prefix)
+        except StoreUnavailable as error:
+            raise StoreUnavailable("; ".join(dict.fromkeys([*failures, str(error)]))) from error
+        return failures
 
     def close(self) -> None:
         for member in self._members:

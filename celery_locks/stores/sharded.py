@@ -22,6 +22,7 @@ from celery_locks.stores.listing import Figures, Names, State, figures_together
 from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
 from celery_locks.stores.redis.pages import merged
 from celery_locks.stores.together import ask
+from celery_locks.stores.trial import all_of
 
 T = TypeVar("T")
 
@@ -156,6 +157,13 @@ class Sharded(Store):
             for name, wrong in answer.items():
                 found.setdefault(name, {}).update({wrong: None} if wrong else {})
         return {name: "; ".join(wrong) for name, wrong in found.items()}
+
+    def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
+        """Use a throwaway lock in each of the stores."""
+        warnings, failures = all_of(self._asked(lambda store: store.try_writes(prefix, parks=parks)))
+        if failures:
+            raise StoreUnavailable("; ".join(failures))
+        return warnings
 
     def close(self) -> None:
         for store in self._stores.values():

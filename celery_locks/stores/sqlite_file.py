@@ -150,7 +150,17 @@ class SQLiteFile:
                 f"the lock store {self.path} can't be used ({error}): this user needs the right to write to it "
                 f"and to make files in {folder}"
             )
-        return f"the lock store {self.path} can't be used: {error}"
+        return f"the lock store {self.path} can't be used: {error}{self._remedy(str(error))}"
+
+    def _remedy(self, error: str) -> str:
+        """Return what to do about an error of SQLite that rights on the file don't explain."""
+        if "is full" in error or "disk I/O" in error:
+            return f"; free space on the disk of {self.path}, or see the system's log for errors of that disk"
+        if "readonly" in error or "read-only" in error or "unable to open" in error:
+            return f"; the file or its disk is read-only: make it writable, or name a file elsewhere than {self.path}"
+        if "malformed" in error:
+            return "; the file is damaged: stop what uses it, delete it, and start again"
+        return ""
 
 
 def _in_transaction(db: sqlite3.Connection, work: Work[T], begin: str = "BEGIN IMMEDIATE") -> T:

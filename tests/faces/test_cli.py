@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,16 +17,14 @@ import click
 import pytest
 import redis
 from celery import Celery
-from celery.bin.base import CLIContext
-from click.testing import CliRunner, Result
 
-from celery_locks import LockedTask, Locks
+from celery_locks import Locks
 from celery_locks.cli import locks as locks_group
 from celery_locks.lock import this_process
 from celery_locks.stores import schema_sql
 from tests.support.celery_worker import ROOT, Worker
+from tests.support.cli import Run, make_app
 from tests.support.servers import RedisServer
-from tests.support.sql_servers import PASSWORD, PostgresServer
 from tests.support.waiting import eventually
 
 SOON = 60.0
@@ -37,35 +33,9 @@ pytestmark = pytest.mark.timeout(400)
 COMMANDS = sorted(locks_group.list_commands(click.Context(locks_group)))
 
 
-def nothing(key: str) -> None:
-    """Does nothing."""
-
-
-def make_app(url: str | None, **settings: Any) -> Celery:
-    app = Celery("proj", broker="memory://", set_as_current=False)
-    app.conf.update({"locks_url": url, **settings} if url else settings)
-    app.task(nothing, name="shop.sync", base=LockedTask, shared=False, lock_key="<key>")
-    return app
-
-
 @pytest.fixture
 def locks(redis_url: str) -> Locks:
     return Locks(redis_url)
-
-
-class Run:
-    """Runs commands on an app."""
-
-    def __init__(self, app: Celery) -> None:
-        self.app = app
-
-    def __call__(self, *args: str, status: int = 0, answer: str | None = None) -> Result:
-        context = CLIContext(app=self.app, no_color=True, workdir=None)
-        result = CliRunner().invoke(locks_group, args, input=answer, obj=context)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == status, result.output
-        return result
 
 
 @pytest.fixture
@@ -272,88 +242,6 @@ def test_stats(run: Run, locks: Locks) -> None:
 
 def test_sweep_without_parked_tasks(run: Run) -> None:
     assert run("sweep").output == "Swept. In line: 0 before, 0 now.\n"
-
-
-# ---------------------------------------------------------------------- doctor
-
-
-def test_all_is_well(redis_url: str, redis_server: RedisServer) -> None:
-    run = Run(make_app(redis_url))
-    lines = run("doctor").output.splitlines()
-    assert all(line.startswith("ok ") for line in lines), lines
-    for part in (
-        str(redis_server.binary),
-        "no lease is evicted",
-        "none is stuck",
-        "like this machine's",
-    ):
-        assert any(part in line for line in lines), part
-    assert any(re.search(r"\d+ locked task", line) for line in lines), lines  # those of other tests are in it
-
-
-def test_settings_that_break_locks_are_warned_of(start_redis: Callable[..., RedisServer]) -> None:
-    server = start_redis(maxmemory_policy="allkeys-lru", options={"maxmemory": "100mb", "save": '""'})
-    settings = {"broker_transport_options": {"visibility_timeout": 30}, "locks_on_contention": "park"}
-    settings["locks_park_safety_copy"] = True
-    app = make_app(server.url(), **settings)
-    app.conf.broker_url = server.url()
-    found = {item["check"]: item for item in json.loads(Run(app)("doctor", "--json", status=1).output)}
-    remedies = {
-        "eviction": "Set maxmemory-policy noeviction",
-        "persistence": "Set appendonly yes",
-        "visibility timeout": "Set it in broker_transport_options",
-    }
-    for check, remedy in remedies.items():
-        assert found[check]["status"] == "warning"
-        assert remedy in found[check]["text"]
-    assert found["store"]["status"] == "ok"
-
-
-def test_a_file(tmp_path: Path) -> None:
-    assert (
-        f"store: SQLite {sqlite3.sqlite_version} at sqlite:///"
-        in Run(make_app(f"sqlite:///{tmp_path}/l.db"))("doctor").output
-    )
-
-
-def test_a_database(postgresql_server: PostgresServer) -> None:
-    output = Run(make_app(postgresql_server.url()))("doctor").output
-    assert re.search(r"store: PostgreSQL \d+\S* at postgresql://", output)
-    assert PASSWORD not in output
-
-
-def test_a_store_that_is_away(start_redis: Callable[..., RedisServer]) -> None:
-    server = start_redis(password="s3cret")
-    run = Run(make_app(server.url()))
-    server.stop()
-    output = run("doctor", status=2).output
-    statuses = {line.split(":")[0].split(maxsplit=1)[1]: line.split()[0] for line in output.splitlines()}
-    assert statuses.pop("store") == "error"
-    assert statuses == dict.fromkeys(("versions", "settings", "broker", "visibility timeout"), "ok")  # all others
-    assert "the lock store redis://:***@127.0.0.1" in output
-    assert "s3cret" not in output
-
-
-def test_a_broker_that_is_away(run: Run) -> None:
-    run.app.conf.broker_url = "redis://:s3cret@127.0.0.1:1/0"
-    output = run("doctor", status=2).output
-    assert "Start the broker, or set broker_url to where it is" in output
-    assert "s3cret" not in output
-
-
-def test_a_setting_that_is_none(redis_url: str) -> None:
-    output = Run(make_app(redis_url, locks_tll=5))("doctor", status=2).output
-    assert "there is no setting locks_tll; did you mean 'locks_ttl'?" in output
-
-
-def test_a_stuck_waiter(run: Run, locks: Locks) -> None:
-    """One is in line for a key that is free, and doesn't come."""
-    lease = locks.lock("user:7").acquire()
-    assert locks.store.acquire(locks.lock("user:7").claim(), 60) is not None
-    lease.release()
-    output = run("doctor", "--patience", "0.5", status=1).output
-    assert "1 free keys have somebody in line whom nobody calls: user:7." in output
-    assert "locks sweep" in output
 
 
 # ---------------------------------------------------------------------- sql

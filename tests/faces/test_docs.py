@@ -6,8 +6,10 @@ import re
 import runpy
 from collections.abc import Callable
 
+from celery_locks import Locks
 from tests.support import pages
 from tests.support.celery_worker import ROOT
+from tests.support.cli import Run, make_app
 from tests.support.servers import RedisServer
 
 
@@ -21,14 +23,19 @@ def test_every_diagram_is_drawn_from_its_text() -> None:
 
 
 def test_a_server_takes_the_settings_for_production(start_redis: Callable[..., RedisServer]) -> None:
+    """The first block works on a single server; with the second one doctor finds that replicas are missing."""
     page = (ROOT / "docs" / "how-to" / "production.md").read_text()
-    (conf,) = [fence.text for fence in pages.fences(page) if fence.title == "redis.conf"]
-    settings = [line.split() for line in conf.splitlines() if not line.startswith("#")]
-    with start_redis().client() as client:
-        for name, value in settings:
-            client.config_set(name, value)
-            assert client.config_get(name) == {name: value}
-    assert len(settings) == 5
+    blocks = [fence.text for fence in pages.fences(page) if fence.title.startswith("redis.conf")]
+    single, replicated = [
+        dict(line.split(maxsplit=1) for line in text.splitlines() if not line.startswith("#")) for text in blocks
+    ]
+    assert set(single) == {"maxmemory-policy", "appendonly", "appendfsync"}
+    assert set(replicated) == {"min-replicas-to-write", "min-replicas-max-lag"}
+    url = start_redis(options=single).url()
+    assert Locks(url).lock("k").try_acquire()
+    Run(make_app(url, broker_url="memory://"))("doctor", status=0)
+    output = Run(make_app(start_redis(options={**single, **replicated}).url()))("doctor", status=2).output
+    assert re.search("(?m)^error .*NOREPLICAS.*min-replicas-to-write 0", output)
 
 
 def test_the_table_of_what_stores_can_do_is_that_of_the_code() -> None:

@@ -49,6 +49,7 @@ class RabbitServer:
         self.folder = processes.make_folder()
         self.port = 0
         self._version = ""
+        self._env: dict[str, str] = {}
         self._script = found
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -72,6 +73,15 @@ class RabbitServer:
             self._end()
         raise NoServer(f"{self._script} does not start: {self.log()[-3000:]}")
 
+    def ctl(self, *args: str) -> str:
+        """What ``rabbitmqctl`` prints."""
+        program = self._script.with_name("rabbitmqctl")
+        done = subprocess.run(
+            [program, "--quiet", *args], env=self._env, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def log(self) -> str:
         """What the server has logged and printed so far."""
         path = self.folder / "log"
@@ -91,7 +101,7 @@ class RabbitServer:
         self.close()
 
     def _start(self) -> bool:
-        env = self._environment(epmd_port=free_port(), dist_port=free_port())
+        env = self._env = self._environment(epmd_port=free_port(), dist_port=free_port())
         with (self.folder / "log").open("ab") as log:
             # By hand, so that it ends with the tests: one that Erlang starts goes on by itself.
             argv = ["epmd", "-port", env["ERL_EPMD_PORT"], "-address", "127.0.0.1"]

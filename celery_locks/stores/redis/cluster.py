@@ -33,15 +33,19 @@ from celery_locks.stores.redis.nodes import Nodes
 from celery_locks.stores.redis.pages import FIRST_LOOK, merged, to_ask_again
 from celery_locks.stores.redis.parts import SLOT_OF, TAGS, slot_of, tag_of, untagged
 from celery_locks.stores.redis.protocol import Command, packed
+from celery_locks.stores.redis.remedies import code_of
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import LONGEST_WAIT, RedisStore, first_woken
 from celery_locks.stores.redis.urls import Address, address, checked_replicas
+from celery_locks.stores.trial import throwaway_name, try_writes
 
 if TYPE_CHECKING:
     import redis
 
 #: Seconds between two looks at what is due: a list for each part can't be waited for with one command.
 LOOK = 0.5
+#: How many names a tried write makes at most until it has one on each master.
+MOST_NAMES_TRIED = 10_000
 
 
 class RedisClusterStore(RedisStore):
@@ -72,7 +76,9 @@ class RedisClusterStore(RedisStore):
         try:
             client = self._nodes.of(SLOT_OF[tag]).for_blocking(LONGEST_WAIT)
             return first_woken(client, places, timeout, tag)
-        except self._nodes.driver.response_error:
+        except self._nodes.driver.response_error as error:
+            if code_of(error) == "NOPERM":
+                raise self._connections.unavailable(error) from error
             time.sleep(min(timeout, LOOK))  # the slot moves, or has moved: whoever waited looks at the lock again
             return [token for _, token in places]
         except self._nodes.driver.errors as error:
@@ -232,6 +238,25 @@ class RedisClusterStore(RedisStore):
             for name, wrong in master.items():
                 found.setdefault(name, {}).update({wrong: None} if wrong else {})
         return {name: "; ".join(wrong) for name, wrong in found.items()}
+
+    def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
+        """Use one throwaway lock on each master."""
+        masters = len(self._ask_all(lambda call: call("PING")))
+        names: dict[Any, str] = {}
+        for _ in range(MOST_NAMES_TRIED):
+            name = throwaway_name(prefix)
+            names.setdefault(self._master_of(name), name)
+            if len(names) == masters:
+                break
+        for name in names.values():
+            try_writes(self, prefix, parks=parks, name=name)
+        return []
+
+    def _master_of(self, name: str) -> Any:
+        try:
+            return self._nodes.of(SLOT_OF[tag_of(name)])
+        except self._nodes.driver.errors as error:
+            raise self._connections.unavailable(error) from error
 
     def about(self) -> str:
         releases = self._ask_all(checks.about)

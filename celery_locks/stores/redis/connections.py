@@ -10,6 +10,7 @@ from celery_locks import threads
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores.redis.client import TIMEOUT, Client
 from celery_locks.stores.redis.driver import driver_of
+from celery_locks.stores.redis.remedies import KEYS, RIGHTS, explained
 from celery_locks.stores.redis.sentinel import Asked, master
 from celery_locks.stores.redis.urls import Address
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 #: The shortest time that a server is given to answer, however short the lease.
 SHORTEST_TIMEOUT = 0.05
-#: The commands that scripts and waits are made of, as a server's access control lists name them.
-RIGHTS = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
 #: How much longer than a blocking command its connection waits for the answer.
 BLOCKING_MARGIN = 5.0
 
@@ -33,8 +32,8 @@ class Connections:
         name: The address without its password, for errors.
     """
 
-    #: What a user must be allowed.
-    rights = f"{RIGHTS} and the prefix's keys"
+    #: The commands and the keys that a user must be allowed.
+    rights, keys = RIGHTS, KEYS
 
     def __init__(self, client: redis.Redis, name: str) -> None:
         self.name = name
@@ -103,13 +102,7 @@ class Connections:
 
     def unavailable(self, error: Exception) -> StoreUnavailable:
         """What an error of the library means, in words that say what to do."""
-        if isinstance(error, self.driver.no_permission):
-            advice = f"; allow this user {self.rights}"
-        elif isinstance(error, self.driver.authentication):
-            advice = "; check user and password in the address"
-        else:
-            advice = ""
-        return StoreUnavailable(f"the lock store {self.name} failed: {type(error).__name__}: {error}{advice}")
+        return StoreUnavailable(f"the lock store {self.name} failed: {explained(error, self.rights, self.keys)}")
 
     def too_few(self, confirmed: int, wanted: int) -> StoreUnavailable:
         """What it means that only so many replicas have a lease."""

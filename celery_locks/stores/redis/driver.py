@@ -41,8 +41,6 @@ class Driver:
         self.response_error: type[Exception] = errors.ResponseError
         self.no_script: type[Exception] = errors.NoScriptError
         self.read_only: type[Exception] = errors.ReadOnlyError
-        self.no_permission: type[Exception] = errors.NoPermissionError
-        self.authentication: type[Exception] = errors.AuthenticationError
 
     def no_retry(self) -> Any:
         """The stores retry by themselves, knowing which command it is and how long the lease still lives."""

@@ -8,9 +8,11 @@ from typing import Any
 
 from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.base import Granted
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import call_name, command_of, evalsha
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.trial import TTL_SECONDS, Trial, throwaway_name
 
 #: How many calls to one server may be under way: each has a thread, and where it hangs they would pile up.
 MOST_UNDER_WAY = 256
@@ -40,6 +42,28 @@ class Member(RedisStore):
         asks = int(up_for > 0)
         up: int = self._run(scripts.CONFIRM, name, token, fencing_token, asks, ttl=ttl)
         return up >= 0 and (not asks or up >= up_for)
+
+    def try_lock(self, prefix: str, restart_delay: float) -> list[str]:
+        """Use a throwaway lock as a majority does: no one waits for it here, and it has no value.
+
+        Args:
+            prefix: That of the site's locks.
+            restart_delay: How long the server must be up for its word to count, in seconds.
+
+        Raises:
+            StoreUnavailable: A step failed.
+        """
+        trial = Trial(self, prefix, throwaway_name(prefix))
+        trial.run(line=False, values=False)
+        claim = trial.claim()
+        with trial.step("the fencing token of a majority can't be confirmed"):
+            granted = self.acquire(claim)
+            try:
+                if isinstance(granted, Granted):
+                    self.confirm(claim.name, claim.token, granted.fencing_token, restart_delay, TTL_SECONDS)
+            finally:
+                self.release(claim.name, claim.token)
+        return []
 
     def take_back(self, name: str, token: str, ttl: float) -> None:
         """Releases by one request that is never sent twice: no copy of it can come late, and end a later try's lease.

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from celery_locks.stores.redis.calls import Sender
-from celery_locks.stores.redis.connections import RIGHTS, Connections, as_text
+from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.driver import Driver
 from celery_locks.stores.redis.protocol import Command, packed
+from celery_locks.stores.redis.remedies import KEYS, RIGHTS
 
 T = TypeVar("T")
 Place = tuple[str, int]
@@ -34,7 +35,8 @@ _CODES = {
 class Node(Connections):
     """One master."""
 
-    rights = f"{RIGHTS} +cluster|slots +asking and the keys ~{{*}}PREFIX:*"
+    rights = f"{RIGHTS} +cluster|slots +asking"
+    keys = KEYS.replace("~", "~{*}")
 
     def __init__(self, client: Any, name: str, place: Place) -> None:
         super().__init__(client, name)

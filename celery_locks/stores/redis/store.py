@@ -118,6 +118,9 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     def checks(self, *, parks: bool = False) -> dict[str, str]:
         return self._ask(lambda call: checks.checks(call, parks))
 
+    def _forget_trial(self, name: str, ticket_id: str) -> None:
+        self._single("UNLINK", f"{self._tag(name)}{name}:ticket:{ticket_id}")
+
     def about(self) -> str:
         return self._ask(checks.about)
 

@@ -99,6 +99,13 @@ class TableStore(Parking, Store):
     def delete(self, name: str) -> bool:
         return self._write(name, lambda session: values.delete(session, name))
 
+    def _forget_trial(self, name: str, ticket_id: str) -> None:
+        def work(session: Session) -> None:
+            for table in ("value", "ticket"):
+                session.execute(f"DELETE FROM celery_locks_{table} WHERE name = ?", (name,))
+
+        self._write(name, work)
+
     # --- Parking ---
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:

@@ -15,6 +15,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.dialects import Dialect
 from celery_locks.stores.sql.guard import Guard
+from celery_locks.stores.sql.remedies import remedy_for
 
 T = TypeVar("T")
 
@@ -101,6 +102,7 @@ class Database:
         self._make: Callable[[], sa.Engine] = lambda: make_engine(url, dict(connect_args), prepare, options)
         self._here: tuple[int, sa.Engine, Guard] | None = None
         self._secret = str(url.password or "")
+        self._user = str(url.username or "USER")
 
     def transaction(
         self, work: Callable[[Connection], T], timeout: float = TIMEOUT, begin: Sequence[str] | None = None
@@ -239,11 +241,11 @@ class Database:
         said = " ".join(str(error).split())
         if self._secret:
             said = said.replace(self._secret, "***")
-        forbidden = self.dialect.code(error) in self.dialect.forbidden
-        advice = (
-            "; tables and functions can be made beforehand: schema_sql(url) gives the statements" if forbidden else ""
+        code = self.dialect.code(error)
+        remedy = remedy_for(error, code, self.dialect.remedies, code in self.dialect.forbidden, self._user)
+        return StoreUnavailable(
+            f"the lock store {self.name} failed: {type(error).__name__}: {said}{remedy and '; '}{remedy}"
         )
-        return StoreUnavailable(f"the lock store {self.name} failed: {type(error).__name__}: {said}{advice}")
 
 
 def make_engine(

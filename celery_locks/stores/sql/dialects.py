@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-from celery_locks.stores.sql import stored
+from celery_locks.stores.sql import remedies, stored
 from celery_locks.stores.sql.schema import SERVER_TABLES, TableSchema, Types, statements
 
 #: The bits of a moment in microseconds that `forget_at` leaves out, some 72 minutes: it changes so seldom, and on
@@ -40,6 +40,8 @@ class Dialect(ABC):
     collisions: frozenset[Any]
     read_only: frozenset[Any]
     forbidden: frozenset[Any]
+    #: Error code → what to do.
+    remedies: Mapping[Any, str]
 
     def __init__(self, prefix: str = PREFIX) -> None:
         self.prefix = prefix
@@ -126,6 +128,7 @@ class PostgreSQL(Dialect):
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
     forbidden = frozenset({"42501"})
+    remedies = remedies.POSTGRESQL
 
     def begin(self, timeout: float) -> Sequence[str]:
         limit = max(1, int(timeout * 1000))
@@ -203,7 +206,8 @@ class MySQL(Dialect):
     missing = frozenset({1146})
     collisions = frozenset({1020, 1213})
     read_only = frozenset({1290, 1792, 1836})
-    forbidden = frozenset({1142, 1044})
+    forbidden = frozenset({1044, 1142, 1143, 1370})
+    remedies = remedies.MYSQL
 
     def begin(self, timeout: float) -> Sequence[str]:
         return ("START TRANSACTION",)

@@ -1,0 +1,267 @@
+"""What ``doctor`` finds out of the broker: whether it takes a message, and whether workers consume the queues."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import Any
+
+from celery_locks.cli.finding import Finding, one_line, within
+from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
+
+#: How long connecting, and a message, may take, in seconds.
+TIMEOUT_SECONDS = 5.0
+#: How long workers have to answer at first, and, where one is missed, once more, in seconds.
+ANSWER_SECONDS, LONGER_ANSWER_SECONDS = 1.0, 3.0
+#: Seconds after which RabbitMQ deletes the throwaway queue itself, should this process die meanwhile.
+EXPIRES_SECONDS = 60.0
+#: Transports on which a message is tried: it leaves nothing behind there.
+TRIED = ("redis", "amqp", "memory", "filesystem")
+#: Transports that can't ask workers, or whose workers only a process of its own can ask.
+NOT_ASKED = ("memory", "filesystem", "sql")
+#: What a worker of Celery needs of a Redis broker, besides the keys of its queues.
+_REDIS_RIGHTS = "+@all -@admin"
+_REDIS_KEYS = ("_kombu*", "unacked*", "*.pidbox*")
+
+
+def of_broker(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
+    """Check that the broker is there, takes messages, and has a consumer of each queue of locked tasks.
+
+    Args:
+        app: The app.
+        tasks: Its locked tasks.
+    """
+    connection = app.connection_for_write()
+    place = connection.as_uri()
+    try:
+        within(
+            TIMEOUT_SECONDS + 1,
+            lambda: connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS),
+        )
+        yield Finding("broker", "ok", f"reached at {place}")
+        message = _of_message(app, connection)
+        yield message
+    except Exception as error:  # whatever the broker's client raises
+        text = f"{one_line(error)}. {_remedy(app, connection, error) or _away(place)}"
+        yield Finding("broker", "error", text)
+        return
+    finally:
+        _close(connection)
+    if message.status == "ok":  # otherwise it takes no question to the workers, either
+        yield from of_consumers(app, tasks)
+
+
+def _close(connection: Any) -> None:
+    """Close a connection. One that hangs is cut, since its client would wait for an answer."""
+    with suppress(Exception):
+        within(1.0, connection.collect)
+
+
+def _away(place: str) -> str:
+    return f"Start the broker, or set broker_url to where it is: {place}"
+
+
+# --- A message ---
+
+
+def _of_message(app: Any, connection: Any) -> Finding:
+    """Publish a message to a throwaway queue, and delete both."""
+    kind = connection.transport.driver_type
+    if kind not in TRIED:
+        return Finding("messages", "ok", f"not tried: on a broker of the kind {kind} a try would leave a queue behind")
+    try:
+        tried = within(TIMEOUT_SECONDS, lambda: _try_message(app, connection))
+    except TimeoutError:
+        text = f"the broker did not take a message within {TIMEOUT_SECONDS:g} s. {_blocked(kind)}"
+        return Finding("messages", "error", text)
+    except Exception as error:  # whatever the broker's client raises
+        code = code_of(error) if kind == "redis" else ""
+        shown = one_line(error) if code in str(error) else f"{code} {one_line(error)}"
+        remedy = _remedy(app, connection, error) or "See the broker's log"
+        return Finding("messages", "error", f"the broker refuses a message: {shown}. {remedy}")
+    if not tried:
+        return Finding("messages", "ok", "not tried: messages are written to another folder than they are read from")
+    return Finding("messages", "ok", "the broker took one, and it was deleted")
+
+
+def _try_message(app: Any, connection: Any) -> bool:
+    """Return whether a message was tried. It is not, where this process can't delete it.
+
+    Raises:
+        Exception: As the broker's client raises it.
+    """
+    kind, channel = connection.transport.driver_type, connection.channel()
+    if kind == "filesystem" and channel.data_folder_in != channel.data_folder_out:
+        return False
+    # Rights are given for names that begin like the site's own.
+    name = f"{app.conf.task_default_queue}.locks-doctor.{secrets.token_hex(8)}"
+    exchange = "" if kind == "filesystem" else name  # a binding would leave a file there
+    expires = {"x-expires": round(EXPIRES_SECONDS * 1000)} if kind == "amqp" else {}
+    try:
+        if exchange:
+            channel.exchange_declare(exchange, "direct", durable=False, auto_delete=True)
+        channel.queue_declare(name, durable=False, exclusive=True, auto_delete=True, arguments=expires)
+        if exchange:
+            channel.queue_bind(name, exchange, name)
+        message = channel.prepare_message("locks doctor", content_type="text/plain", content_encoding="utf-8")
+        channel.basic_publish(message, exchange=exchange, routing_key=name)
+        until = time.monotonic() + TIMEOUT_SECONDS
+        while not channel.queue_purge(name) and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:
+        if exchange and getattr(channel, "is_open", True):  # one that RabbitMQ closed takes its queue along
+            channel.queue_delete(name)
+            channel.exchange_delete(exchange)
+    return True
+
+
+def _blocked(kind: str) -> str:
+    if kind == "amqp":
+        return (
+            "RabbitMQ blocks publishers while it is short of memory or disk: rabbitmqctl status names the alarm. Free "
+            "memory or disk there, or raise vm_memory_high_watermark or lower disk_free_limit"
+        )
+    return "See whether it hangs, and its log"
+
+
+def _remedy(app: Any, connection: Any, error: BaseException) -> str:
+    kind, text = connection.transport.driver_type, str(error)
+    if kind == "amqp" and ("ACCESS_REFUSED" in text or "access refused" in text.lower()):
+        names = "|".join(f"{name}.*" for name in _queue_names(app))
+        ours = f"^({names}|celeryev.*|.*[.]pidbox)$"
+        return (
+            "Check user and password in broker_url, and allow this user to configure, write and read the queues: "
+            f"rabbitmqctl set_permissions -p VHOST USER '{ours}' '{ours[:-2]}|amq[.]default)$' '{ours}'"
+        )
+    if kind == "amqp" and "PRECONDITION_FAILED" in text:
+        return "See the broker's policies and limits: rabbitmqctl list_policies, list_vhost_limits"
+    if kind != "redis":
+        return ""
+    code = code_of(error)
+    if code == "NOPERM":
+        lacks, user, _ = missing_right(text)
+        return f"{lacks[:1].upper()}{lacks[1:]}: ACL SETUSER {user} {_redis_rights(app)}"
+    remedy = remedy_of(code)
+    return remedy[:1].upper() + remedy[1:]
+
+
+def _redis_rights(app: Any) -> str:
+    """Return the rights that Celery needs in a Redis broker."""
+    prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")
+    names = [*(f"{name}*" for name in _queue_names(app)), *_REDIS_KEYS]
+    return f"{_REDIS_RIGHTS} {' '.join(f'~{prefix}{name}' for name in names)} &*.pidbox*"
+
+
+def _queue_names(app: Any) -> list[str]:
+    return list(dict.fromkeys([app.conf.task_default_queue, *app.amqp.queues]))
+
+
+# --- Consumers ---
+
+
+def of_consumers(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
+    """Check that a worker consumes each queue that locked tasks are routed to.
+
+    Args:
+        app: The app.
+        tasks: Its locked tasks.
+    """
+    queues, unknown = _queues_of(app, tasks)
+    yield from unknown
+    if not queues:
+        if not unknown:
+            yield Finding("consumers", "ok", "there is no locked task to consume")
+        return
+    names = ", ".join(sorted(queues))
+    if why := _not_asked(app):
+        yield Finding("consumers", "ok", f"not known: {why}. Start workers of {names} yourself")
+        return
+    try:
+        answered, consumed = _consumed(app, queues)
+    except Exception as error:  # whatever the broker's client raises
+        with app.connection_for_write() as connection:
+            remedy = _remedy(app, connection, error) or "See the broker's log"
+        yield Finding("consumers", "warning", f"workers can't be asked: {one_line(error)}. {remedy}")
+        return
+    if not answered:
+        yield Finding(
+            "consumers",
+            "warning",
+            f"no worker answers, so no one may run the locked tasks of {names}. Start one: celery -A … worker -Q "
+            f"{','.join(sorted(queues))} (one of the solo pool answers between its tasks)",
+        )
+        return
+    missing = {queue: task for queue, task in queues.items() if queue not in consumed}
+    for queue, task in sorted(missing.items()):
+        yield Finding(
+            "consumers",
+            "warning",
+            f"no worker that answers consumes the queue {queue}, to which {task} is routed. Start one: "
+            f"celery -A … worker -Q {queue}",
+        )
+    if not missing:
+        yield Finding("consumers", "ok", f"a worker consumes {names}")
+
+
+def _not_asked(app: Any) -> str:
+    """Return why workers can't be asked; an empty text where they can."""
+    if not app.conf.worker_enable_remote_control:
+        return "worker_enable_remote_control is off"
+    with app.connection_for_write() as connection:
+        transport = connection.transport
+        if transport.driver_type in NOT_ASKED or "fanout" not in transport.implements.exchange_type:
+            return f"workers can't be asked over a broker of the kind {transport.driver_type}"
+    return ""
+
+
+def _consumed(app: Any, queues: Collection[str]) -> tuple[bool, set[str]]:
+    """Return whether any worker answers, and the queues that those who do consume."""
+    answered, consumed = False, set[str]()
+    for seconds in (ANSWER_SECONDS, LONGER_ANSWER_SECONDS):  # a busy machine takes its time
+        connection = app.connection_for_write()
+        try:
+            inspect = app.control.inspect(timeout=seconds, connection=connection)
+            workers = within(seconds + TIMEOUT_SECONDS, inspect.active_queues) or {}
+        finally:
+            _close(connection)
+        answered = answered or bool(workers)
+        consumed |= {queue["name"] for own in workers.values() for queue in own or ()}
+        if consumed.issuperset(queues):
+            break
+    return answered, consumed
+
+
+def _queues_of(app: Any, tasks: Collection[Any]) -> tuple[dict[str, str], list[Finding]]:
+    """Return the queues that tasks are routed to, each with one of its tasks; and what is wrong with the others."""
+    queues, findings = dict[str, str](), list[Finding]()
+    for task in sorted(tasks, key=lambda task: str(task.name)):
+        queue = _queue_of(app, task)
+        if isinstance(queue, str):
+            queues.setdefault(queue, task.name)
+        else:
+            findings.append(
+                Finding(
+                    "consumers",
+                    "warning",
+                    f"the queue of {task.name} is not known: {one_line(queue)}. See task_routes, task_queues and the "
+                    "task's queue",
+                )
+            )
+    return queues, findings
+
+
+def _queue_of(app: Any, task: Any) -> str | Exception:
+    """Return the name of the queue that a call of a task without options is sent to, or why it is not known."""
+    try:
+        options = app.amqp.router.route(dict(task._get_exec_options()), task.name, (), {}, task_type=task)
+    except Exception as error:  # a router is the user's own, and may look at arguments that are not there
+        return error
+    exchange, key = options.get("exchange"), options.get("routing_key")
+    if exchange and key:  # they decide, whatever the queue
+        name = getattr(exchange, "name", exchange)
+        for queue in app.amqp.queues.values():
+            if queue.exchange.name == name and queue.routing_key == key:
+                return str(queue.name)
+    return str(options["queue"].name)

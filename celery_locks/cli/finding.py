@@ -1,0 +1,58 @@
+"""What became of one check of ``doctor``, and calls that must not take for ever."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from celery_locks.stores import mask_text
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one check.
+
+    Attributes:
+        check: What was looked at.
+        status: ``error`` when locks don't work, ``warning`` when they may break.
+        text: What was found; with the remedy, when it is not ok.
+    """
+
+    check: str
+    status: Literal["ok", "warning", "error"]
+    text: str
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line, without its full stop and without the passwords of the URLs in it."""
+    return mask_text(" ".join(str(error).split()).rstrip(".") or type(error).__name__)
+
+
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """Call a function in a thread, and wait this many seconds at most: a broker's client may wait for ever.
+
+    Raises:
+        TimeoutError: It has not ended. Its thread goes on.
+        Exception: What the function raised.
+    """
+    results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((True, function()))
+        except BaseException as error:
+            results.put((False, error))
+
+    threading.Thread(target=run, name="celery-locks-doctor", daemon=True).start()
+    try:
+        ended, result = results.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if not ended:
+        raise result
+    return result  # type: ignore[no-any-return]

@@ -1,0 +1,209 @@
+"""A tried write: a throwaway lock, acquired, renewed, waited for and released as tasks do it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.parking import Parked, Parking, Ticket
+from celery_locks.terms import DEFAULT_PREFIX
+
+T = TypeVar("T")
+
+#: Who holds the throwaway lock, for people to read.
+OWNER = "celery locks doctor"
+#: How long its leases, places in line and values live, in seconds, should this process die meanwhile.
+TTL_SECONDS = 10.0
+#: How long a waiter of it waits for its wake-up, in seconds.
+WAIT_SECONDS = 0.25
+
+
+def throwaway_name(prefix: str) -> str:
+    """Return the full name of a lock that no one else has.
+
+    Args:
+        prefix: That of the site's locks.
+    """
+    return f"{prefix}:{{celery-locks-doctor:{secrets.token_hex(16)}}}"
+
+
+class Trial:
+    """One throwaway lock in one store.
+
+    Args:
+        store: The store.
+        prefix: That of the site's locks: so the names that rights are given for are tried.
+        name: The full name of the lock.
+    """
+
+    def __init__(self, store: Store, prefix: str, name: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._name = name
+
+    def run(self, *, line: bool = True, values: bool = True, parks: bool = False) -> None:
+        """Use the lock as tasks do, and release it.
+
+        Args:
+            line: Whether a second claim waits in line.
+            values: Whether a value is written and read.
+            parks: Whether a task is parked, too.
+
+        Raises:
+            StoreUnavailable: A step failed. Its text names the step, what the store answered, and the remedy.
+        """
+        ticket_id = secrets.token_hex(16)
+        try:
+            self._use(line, values)
+            if parks:
+                self._park(ticket_id)
+        finally:
+            with suppress(StoreUnavailable):
+                self._store._forget_trial(self._name, ticket_id)
+
+    def _use(self, line: bool, values: bool) -> None:
+        first = self.claim()
+        self._acquire(first)
+        try:
+            self._renew(first)
+            if values:
+                self._value(first)
+            if line:
+                self._wait(first)
+                self._acquire(first)
+        except BaseException:
+            self._release_after_failure(first)
+            raise
+        with self.step("a lock can't be released"):
+            self._expect(self._store.release(self._name, first.token), True)
+
+    def _acquire(self, claim: Claim) -> None:
+        with self.step("a lock can't be acquired"):
+            self._expect(isinstance(self._store.acquire(claim), Granted), True)
+
+    def _renew(self, claim: Claim) -> None:
+        renewal = Renewal(claim.name, claim.token, TTL_SECONDS)
+        with self.step("a lock can't be renewed"):
+            self._expect(self._store.renew([renewal]), [None])
+            self._expect(self._store.renew([renewal, renewal]), [None, None])  # many are renewed in another way
+
+    def _value(self, claim: Claim) -> None:
+        with self.step("a value can't be kept with a key"):
+            self._expect(self._store.delete(claim.name), False)
+            self._expect(self._store.write(claim.name, claim.token, "1", TTL_SECONDS), True)
+            self._expect(self._store.value(claim.name), "1")
+            # So it expires: a delete would leave a mark behind.
+            self._expect(self._store.write(claim.name, claim.token, "1", 0.001), True)
+
+    def _wait(self, holder: Claim) -> None:
+        """Line up behind a holder, which releases; be woken, and leave."""
+        waiter = self.claim()
+        with self.step("a waiter can't stand in line"):
+            answer = self._store.acquire(waiter, TTL_SECONDS)
+            self._expect(isinstance(answer, Refused) and (answer.position == 0 or not self._store.fair), True)
+        try:
+            with self.step("a lock can't be released to a waiter"):
+                self._expect(self._store.release(holder.name, holder.token), True)
+            with self.step("a waiter can't be woken"):
+                self._store.wait(waiter.name, waiter.token, WAIT_SECONDS)
+        finally:
+            with self.step("a waiter can't leave the line"):
+                self._store.leave(waiter.name, waiter.token)
+
+    def _park(self, ticket_id: str) -> None:
+        """Park a task behind a holder, dispatch it, run it, and look for what is due."""
+        store, holder, run = self._store, self.claim(), self.claim()
+        assert isinstance(store, Parking)
+        # Without a message a ticket is not parked. This one is never sent: nothing is due while its trial lives.
+        ticket = Ticket(ticket_id, "{}", secrets.token_hex(16), wait=TTL_SECONDS)
+        self._acquire(holder)
+        try:
+            with self.step("a task can't be parked"):
+                self._expect(isinstance(store.park(run, ticket) or store.enter(run, ticket), Parked), True)
+                self._expect(store.waiting(run.name), 1)
+            with self.step("a parked task can't be dispatched"):
+                released, calls = store.hand_on(holder.name, holder.token)
+                self._expect((released, [call.id for call in calls]), (True, [ticket.id]))
+                store.sent(calls[0], TTL_SECONDS)
+            with self.step("a parked task can't run"):
+                self._expect(isinstance(store.enter(run, ticket), Granted), True)
+                self._expect(store.hand_on(run.name, run.token)[0], True)
+                store.settle(run.name, ticket.id)
+            with self.step("the sweeper can't look for parked tasks"):
+                nowhere = f"{self._prefix}:{secrets.token_hex(16)}"  # so it sweeps no task of the site
+                self._expect(store.sweep(nowhere), ())
+                self._expect(store.withdraw(self._prefix, ticket.task_id), ())
+                store.await_due(nowhere, 0.01)
+        except BaseException:
+            self._release_after_failure(holder, run)
+            with suppress(StoreUnavailable):
+                store.settle(run.name, ticket.id)
+            raise
+
+    def claim(self) -> Claim:
+        """Return a claim to the throwaway lock, with a token of its own."""
+        return Claim(self._name, secrets.token_hex(16), OWNER, TTL_SECONDS)
+
+    def _release_after_failure(self, *claims: Claim) -> None:
+        for claim in claims:
+            with suppress(StoreUnavailable):
+                self._store.release(claim.name, claim.token)
+
+    def _expect(self, answer: T, expected: T) -> None:
+        if answer != expected:
+            raise StoreUnavailable(
+                f"the lock store answered {answer!r} where {expected!r} is right. Does it evict or delete keys, or "
+                "does another program write to them? Give locks a store of their own by locks_url"
+            )
+
+    @contextmanager
+    def step(self, failure: str) -> Iterator[None]:
+        """Name the step that fails within, and the keys of the site's own prefix.
+
+        Args:
+            failure: What can't be done when it fails.
+
+        Raises:
+            StoreUnavailable: The step failed.
+        """
+        try:
+            yield
+        except StoreUnavailable as error:
+            # The store's own remedy names the keys of the default prefix.
+            text = str(error).replace(f"{DEFAULT_PREFIX}:*", f"{self._prefix}:*")
+            raise StoreUnavailable(f"{failure}: {text}") from error
+
+
+def try_writes(store: Store, prefix: str, *, parks: bool = False, name: str = "") -> None:
+    """Use a throwaway lock in a store, with all that the store can do.
+
+    Args:
+        store: The store.
+        prefix: That of the site's locks.
+        parks: Whether a task is parked, too, where tasks can park in the store.
+        name: The lock's full name, if not a random one.
+
+    Raises:
+        StoreUnavailable: A step failed. Its text names the step, what the store answered, and the remedy.
+    """
+    trial = Trial(store, prefix, name or throwaway_name(prefix))
+    trial.run(line=store.fair, values=store.values, parks=parks and isinstance(store, Parking))
+
+
+def all_of(answers: Iterable[list[str] | StoreUnavailable | None]) -> tuple[list[str], list[str]]:
+    """Return what works with a warning, and what fails, of the answers of several stores.
+
+    Args:
+        answers: What `Store.try_writes` returned or raised in each; ``None`` where it did not end in time.
+    """
+    warnings, failures = list[str](), list[str]()
+    for answer in answers:
+        if isinstance(answer, list):
+            warnings += answer
+        else:
+            failures.append("a lock store did not answer in time" if answer is None else str(answer))
+    return warnings, failures
