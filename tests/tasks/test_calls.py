@@ -398,3 +398,13 @@ def test_a_body_may_give_its_key_back_early(app: Celery) -> None:
         return bool(self.lease.release()) and not Locks.from_app(app).lock("k").locked()
 
     assert early.apply(throw=True).get() is True
+
+
+def test_a_body_may_hold_its_key_for_a_block_only(app: Celery) -> None:
+    @app.task(base=LockedTask, lock_key="k", shared=False, name="block")
+    def block() -> bool:
+        with current_lease() as lease:  # type: ignore[union-attr]
+            assert lease.held
+        return Locks.from_app(app).lock("k").locked()
+
+    assert block.apply(throw=True).get() is False
