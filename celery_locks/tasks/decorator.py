@@ -15,6 +15,7 @@ from celery.local import PromiseProxy, Proxy
 from celery_locks.errors import LockConfigError
 from celery_locks.keys import KeyMaker
 from celery_locks.tasks.options import TASK_PREFIX, checked_options
+from celery_locks.tasks.policies import check_call_side
 from celery_locks.tasks.task import LockedTask, lock_around_autoretry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +47,8 @@ def single_instance(target: Any = None, **options: Any) -> Any:
         ... def sync_user(self, user_id, full=False): ...
     """
     checked_options(options)
+    if "scope" in options:
+        check_call_side(options.get("on_contention"), options["scope"])
 
     def decorate(target: Any) -> Any:
         kind = type(target)  # isinstance() would evaluate a proxy, and the app with it
@@ -69,9 +72,10 @@ def single_instance(target: Any = None, **options: Any) -> Any:
 def lock_task(task: Task, options: dict[str, Any]) -> None:
     """Makes a task that exists a locked one."""
     task.__class__ = _locked_class(type(task), options)
-    for cached in ("lock_options", "lock_terms", "lock_in_scope"):
+    for cached in ("lock_options", "lock_terms", "lock_run_policy", "lock_in_scope"):
         vars(task).pop(cached, None)
-    task.check_scope()
+    if task.__bound__:
+        task.bind(task.app)
     lock_around_autoretry(task)
 
 
@@ -100,7 +104,11 @@ def _mark(function: Callable[..., Any], options: dict[str, Any]) -> None:
 
 
 def _when_finalized(proxy: Any, options: dict[str, Any]) -> None:
-    """Locks the task of a ``@shared_task`` in each app, when all tasks of the app are there."""
+    """Lock the task of a ``@shared_task`` in each app, when the app has made its shared tasks.
+
+    An error must end the worker's start, so this is no receiver of Celery's signal ``on_after_finalize``: the signal
+    logs what its receivers raise.
+    """
 
     def lock(app: Celery) -> None:
         # The proxy stands for the task of the current app.
@@ -117,10 +125,8 @@ def _when_finalized(proxy: Any, options: dict[str, Any]) -> None:
         if app.finalized:
             lock(app)
 
-    def on_finalize(app: Celery) -> None:
-        app.on_after_finalize.connect(lambda sender, **_: lock(sender), weak=False)
-
-    connect_on_app_finalize(on_finalize)
+    # These callbacks make the shared tasks, in any order; what is pending then is evaluated after all of them.
+    connect_on_app_finalize(lambda app: app._pending.append(PromiseProxy(lambda: lock(app))))
 
 
 def _lock_marked_functions() -> None:

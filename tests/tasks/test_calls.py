@@ -216,6 +216,15 @@ class TestBadOptions:
             ({"on_contention": "existing", "scope": "while_executing"}, "until_executed"),
             ({"on_contention": {"cal": "skip"}}, "'call'"),
             ({"on_contention": {"call": "retry"}}, "existing, raise"),
+            (
+                {"on_contention": {"call": "raise"}},
+                r"{'call': 'raise'} has no effect at the call with scope='while_exec",
+            ),
+            (
+                {"on_contention": {"call": "skip", "run": "park"}},
+                r"policy for .run. only, .*\(until_executed, until_",
+            ),
+            ({"on_contention": {"call": "skip"}, "scope": "while_executing"}, "no effect at the call"),
             ({"on_contention": {"run": "existing"}}, "retry"),
             ({"scope": "until_executd"}, "'until_executed'"),
             ({"scope": "while_executin"}, "'while_executing'"),
