@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery import Celery, Task
 from celery._state import _get_active_apps, connect_on_app_finalize
@@ -18,6 +18,11 @@ from celery_locks.tasks.options import TASK_PREFIX, checked_options
 from celery_locks.tasks.policies import check_call_side
 from celery_locks.tasks.task import LockedTask, lock_around_autoretry
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from celery_locks.tasks.option_types import LockKeywords
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: A function carries its options here until Celery makes a task of it.
@@ -25,9 +30,9 @@ MARK = "__celery_locks__"
 
 
 @overload
-def single_instance(target: F) -> F: ...
+def single_instance(target: F, **options: Unpack[LockKeywords]) -> F: ...
 @overload
-def single_instance(**options: Any) -> Callable[[F], F]: ...
+def single_instance(**options: Unpack[LockKeywords]) -> Callable[[F], F]: ...
 def single_instance(target: Any = None, **options: Any) -> Any:
     """Makes a task run once at a time for each key.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from celery_locks.errors import LockConfigError
 from celery_locks.settings import SCOPES, LockOptions
@@ -17,6 +17,7 @@ from celery_locks.tasks.contention import (
     Skip,
     Wait,
 )
+from celery_locks.tasks.option_types import CallPolicyName
 from celery_locks.tasks.park import Park
 from celery_locks.tasks.scopes import scope_named
 from celery_locks.terms import did_you_mean
@@ -32,6 +33,7 @@ class CallablePolicy(ContentionPolicy):
         return self._function(contention)
 
 
+#: By their names, which are those of `RunPolicyName`.
 POLICIES: dict[str, ContentionPolicy] = {
     "retry": Retry(),
     "wait": Wait(),
@@ -41,8 +43,7 @@ POLICIES: dict[str, ContentionPolicy] = {
     "park": Park(),
     "replace": Replace(),
 }
-#: What may happen to a call that finds its key held.
-CALL_POLICIES = ("existing", "raise", "skip", "replace")
+CALL_POLICIES: tuple[CallPolicyName, ...] = get_args(CallPolicyName)
 DEFAULT_CALL, DEFAULT_RUN = "existing", "retry"
 
 

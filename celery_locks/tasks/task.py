@@ -13,14 +13,16 @@ from celery import Task
 from celery.exceptions import Retry
 from kombu.exceptions import EncodeError
 
+from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError, LockKeyError, LossReason
 from celery_locks.keys import KeyMaker
 from celery_locks.lease import Lease
-from celery_locks.settings import LockOptions
+from celery_locks.settings import LockOptions, OnLost, ScopeName
 from celery_locks.tasks import calls
 from celery_locks.tasks.contention import ContentionPolicy
 from celery_locks.tasks.events import TaskEventsStep
 from celery_locks.tasks.header import ours_alone
+from celery_locks.tasks.option_types import Duration, Key, OnContention
 from celery_locks.tasks.options import checked_options, is_celerys_own, options_of, options_of_class
 from celery_locks.tasks.policies import run_policy
 from celery_locks.tasks.retry import PostponedRetry
@@ -51,6 +53,22 @@ class LockedTask(Task):
         >>> @app.task(base=LockedTask, lock_key="shop:<shop_id>", lock_ttl=60)
         ... def resync(shop_id, page=1): ...
     """
+
+    # These have no values here: what a class does not set comes from its bases, then from the settings.
+    lock_key: Key
+    lock_ttl: Duration
+    lock_renew: bool | Duration
+    lock_max_hold: Duration | None
+    lock_limit: int
+    lock_permits: int
+    lock_scope: ScopeName
+    lock_on_contention: OnContention | Callable[..., Any]  # mypy takes a function here for a method
+    lock_max_wait: Duration | None
+    lock_max_waiters: int | None
+    lock_park_safety_copy: bool | Duration
+    lock_backoff: Backoff
+    lock_on_lost: OnLost
+    lock_enabled: bool
 
     abstract = True
     Strategy = "celery_locks.tasks.early:strategy"
