@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -33,17 +33,17 @@ MARK = "__celery_locks__"
 def single_instance(target: F, **options: Unpack[LockKeywords]) -> F: ...
 @overload
 def single_instance(**options: Unpack[LockKeywords]) -> Callable[[F], F]: ...
-def single_instance(target: Any = None, **options: Any) -> Any:
-    """Makes a task run once at a time for each key.
+def single_instance(target: Any = None, **options: Unpack[LockKeywords]) -> Any:
+    """Make a task run once at a time for each key.
 
-    Stands below ``@app.task`` or ``@shared_task`` (directly above the function) or above it, or above a task class.
+    Write it below ``@app.task`` or ``@shared_task`` (directly above the function) or above it, or above a task class.
 
     Args:
-        target: The function, task or task class, where it stands without parentheses.
-        **options: See `LockOptions`.
+        target: The function, task or task class; the decorator without parentheses gives it.
+        **options: See `LockOptions`; their types are those of `LockKeywords`.
 
     Raises:
-        LockConfigError: An option is wrong, or the function is async.
+        LockConfigError: An option is wrong or has no effect, or the function is async.
         LockKeyError: The template names no argument of the task.
 
     Examples:
@@ -74,7 +74,7 @@ def single_instance(target: Any = None, **options: Any) -> Any:
     return decorate if target is None else decorate(target)
 
 
-def lock_task(task: Task, options: dict[str, Any]) -> None:
+def lock_task(task: Task, options: Mapping[str, Any]) -> None:
     """Makes a task that exists a locked one."""
     task.__class__ = _locked_class(type(task), options)
     for cached in ("lock_options", "lock_terms", "lock_run_policy", "lock_in_scope"):
@@ -84,7 +84,7 @@ def lock_task(task: Task, options: dict[str, Any]) -> None:
     lock_around_autoretry(task)
 
 
-def _locked_class(cls: type[Task], options: dict[str, Any]) -> type[Task]:
+def _locked_class(cls: type[Task], options: Mapping[str, Any]) -> type[Task]:
     attributes = {TASK_PREFIX + name: _as_attribute(value) for name, value in options.items()}
     attributes |= {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": cls.__dict__.get("abstract", True)}
     if issubclass(cls, LockedTask):
@@ -97,7 +97,7 @@ def _as_attribute(value: Any) -> Any:
     return staticmethod(value) if inspect.isfunction(value) else value
 
 
-def _mark(function: Callable[..., Any], options: dict[str, Any]) -> None:
+def _mark(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise LockConfigError(
             f"{function.__qualname__} is an async function: Celery doesn't run those, so it can't be locked. "
@@ -108,7 +108,7 @@ def _mark(function: Callable[..., Any], options: dict[str, Any]) -> None:
     setattr(function, MARK, options)
 
 
-def _when_finalized(proxy: Any, options: dict[str, Any]) -> None:
+def _when_finalized(proxy: Any, options: Mapping[str, Any]) -> None:
     """Lock the task of a ``@shared_task`` in each app, when the app has made its shared tasks.
 
     An error must end the worker's start, so this is no receiver of Celery's signal ``on_after_finalize``: the signal
