@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery, Task, shared_task
+from celery import Celery, Task, _state, shared_task
 
 from celery_locks import LockConfigError, LockedTask, single_instance
 from celery_locks.settings import SCOPES
+from celery_locks.tasks import decorator
 from celery_locks.tasks.worker import LocksStep
 from tests.support.celery_worker import Worker
 
@@ -20,6 +21,15 @@ BOTH = {"call": "skip", "run": "park"}
 #: Finds the error, with the task that it is about.
 REFUSED = r"^one: on_contention=\{'call': 'skip'.* has no effect at the call with scope='while_executing'"
 Make = Callable[[Celery, dict[str, Any]], Any]
+
+
+@pytest.fixture(autouse=True)
+def no_other_apps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every app gets the shared tasks of all others: here those of Celery alone, and other tests get none of these."""
+    celerys = {callback for callback in _state._on_app_finalizers if callback.__module__ == "celery.app.builtins"}
+    monkeypatch.setattr(_state, "_on_app_finalizers", celerys)
+    for module in (_state, decorator):
+        monkeypatch.setattr(module, "_get_active_apps", lambda: ())
 
 
 @pytest.fixture
@@ -158,15 +168,6 @@ def test_a_decorator_above_counts_for_a_policy_that_was_looked_at(app: Celery) -
 
 
 class TestSharedTasks:
-    """Each of these is for every app that is made from then on, so it is taken back at the end."""
-
-    @pytest.fixture(autouse=True)
-    def taken_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from celery import _state
-
-        monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
-        monkeypatch.setattr(_state, "_get_active_apps", lambda: ())
-
     @pytest.mark.parametrize("way", ["options", "below", "above"])
     def test_an_error_ends_the_making_of_the_app(self, app: Celery, way: str) -> None:
         if way == "options":
