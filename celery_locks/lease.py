@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from celery_locks import log, signals, threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockLost, LossReason, StoreUnavailable
+from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.telling import tell
 from celery_locks.terms import checked_ttl
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from celery_locks.stores.parking import Call, Parking
 
 logger = log.logger(__name__)
@@ -33,11 +38,47 @@ _TOLD = {
 }
 
 
-class Lease:
+class Holding(ABC):
+    """One lease, or several that are held and lost together: the context manager of all of them."""
+
+    @property
+    @abstractmethod
+    def lost(self) -> bool:
+        """Whether it ended before it was released."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise `LockLost` unless it is held."""
+
+    @abstractmethod
+    def lost_error(self) -> LockLost:
+        """Return the error that `check` raises."""
+
+    @abstractmethod
+    def _members(self) -> Sequence[Lease]:
+        """Return the leases, in the order in which they were acquired."""
+
+    def __enter__(self) -> Self:
+        self.check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        held = [release_or_later(lease) for lease in reversed(self._members())]
+        if kind is None and not all(held) and self.lost:
+            raise self.lost_error()
+
+
+class Lease(Holding):
     """A holding of a key, made by `Lock.acquire` and its like.
 
     It is *held* until it is *released* by its holder or *lost*; it is one of the three at any time, and never goes
     back. Once `release` is called it is no longer held, also while the store has not confirmed it.
+
+    As a context manager it is released at the end of the block, after an error too. If it was lost within, the end
+    raises `LockLost`, unless the block raised an error of its own. A lease that is not held raises `LockLost` at the
+    beginning.
 
     Its deadline is counted from before the request that was last confirmed was sent, on a clock that goes on while
     the machine sleeps: it never ends later here than in the store.
@@ -50,6 +91,10 @@ class Lease:
             receiver refuse a smaller one than it has seen: that stops even a holder who does not know yet that it lost.
         ttl: How long the lease lives without renewal, in seconds.
         sender: What signals name as their sender.
+
+    Examples:
+        >>> with lock.acquire(timeout=10) as lease:
+        ...     lease.check()
     """
 
     # What most leases never change: so it costs none of them anything.
@@ -377,6 +422,9 @@ class Lease:
 
     # ------------------------------------------------------------------ inside
 
+    def _members(self) -> Sequence[Lease]:
+        return (self,)
+
     def _why_ended(self, otherwise: LossReason) -> LossReason:
         return "max_hold" if self._hold_end is not None and self._deadline >= self._hold_end else otherwise
 
@@ -425,6 +473,21 @@ class Lease:
     def _disconnect(self, callback: LostCallback) -> None:
         with suppress(ValueError):
             self._callbacks.remove(callback)
+
+
+def release_or_later(lease: Lease) -> bool:
+    """Release a lease, in the background where the store can't be reached now.
+
+    Returns:
+        Whether it was held until now.
+    """
+    try:
+        return lease.release()
+    except BaseException as error:  # also when this thread is stopped while it waits for the store
+        keeper().release_lease_later(lease, lease.time_left())
+        if not isinstance(error, StoreUnavailable):
+            raise
+        return not lease.lost
 
 
 def _nothing(*args: Any) -> None:

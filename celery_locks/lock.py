@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import log, signals, threads, waiting
 from celery_locks.errors import LockTimeout, StoreUnavailable
-from celery_locks.lease import Lease
+from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
 from celery_locks.steps import Abandoned, Steps, run
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
@@ -238,14 +238,8 @@ class Lock:
             LockTimeout: The key was not to be had in time.
             LockLost: The lease was lost while the function ran.
         """
-        lease = self.acquire(timeout)
-        try:
-            result = function(*args, **kwargs)
-        except BaseException:
-            self._leave(lease, quiet=True)
-            raise
-        self._leave(lease)
-        return result
+        with self.acquire(timeout):
+            return function(*args, **kwargs)
 
     def locked(self) -> bool:
         """Whether anybody holds the key."""
@@ -276,12 +270,7 @@ class Lock:
         lease = leases.pop()
         if not leases:
             del self._entered[thread]
-        self._leave(lease, quiet=kind is not None)
-
-    @staticmethod
-    def _leave(lease: Lease, quiet: bool = False) -> None:
-        if not release_or_later(lease) and lease.lost and not quiet:
-            raise lease.lost_error()
+        lease.__exit__(kind, error, trace)
 
     def _in_line(
         self,
@@ -372,21 +361,6 @@ class Lock:
             said = f"{self.key!r} is not to be had now: {who_holds(names)}"
             log.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
         signals.on_lock_contended.send(self._sender, key=self.key, holders=names, owner=self._owner)
-
-
-def release_or_later(lease: Lease) -> bool:
-    """Releases a lease, in the background where the store can't be reached now.
-
-    Returns:
-        Whether it was held until now.
-    """
-    try:
-        return lease.release()
-    except BaseException as error:  # also when this thread is stopped while it waits for the store
-        keeper().release_lease_later(lease, lease.time_left())
-        if not isinstance(error, StoreUnavailable):
-            raise
-        return not lease.lost
 
 
 def _nobody(refused: Refused) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import threads
 from celery_locks.errors import LockLost, LockTimeout, LossReason, StoreUnavailable
-from celery_locks.lease import Lease
-from celery_locks.lock import Lock, checked_timeout, release_or_later
+from celery_locks.lease import Holding, Lease, release_or_later
+from celery_locks.lock import Lock, checked_timeout
 from celery_locks.renewal import keeper
 from celery_locks.steps import Pause, Steps, run
 
@@ -29,8 +29,10 @@ PAUSE = 0.05
 MultiLostCallback = Callable[["MultiLease", Lease, LossReason], object]
 
 
-class MultiLease:
+class MultiLease(Holding):
     """The leases of several keys, that are held and lost together: when one is lost, the others are given back.
+
+    As a context manager it releases all at the end of the block, as a `Lease` does.
 
     Attributes:
         leases: One for each key, ordered by key.
@@ -126,19 +128,8 @@ class MultiLease:
         """The error that says that they are held no more."""
         return (self._first_lost() or self.leases[0]).lost_error()
 
-    def __enter__(self) -> MultiLease:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self.give_back() and self.lost and kind is None:
-            raise self.lost_error()
-
-    def give_back(self) -> bool:
-        """Releases all, in the background where the store can't be reached now. Returns whether all were held."""
-        held = [release_or_later(lease) for lease in reversed(self.leases)]
-        return all(held)
+    def _members(self) -> Sequence[Lease]:
+        return self.leases
 
     def _first_lost(self) -> Lease | None:
         # Callbacks may be told a moment later than a lease knows.

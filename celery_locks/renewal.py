@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from celery_locks import log, threads
 from celery_locks.clock import Clock
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
-from celery_locks.lease import Lease
 from celery_locks.stores.base import Renewal, Store
 from celery_locks.telling import tell
 from celery_locks.ticker import TRY_AGAIN, Ticker
 
 if TYPE_CHECKING:
+    from celery_locks.lease import Lease
     from celery_locks.stores.parking import Parking
 
 logger = log.logger(__name__)

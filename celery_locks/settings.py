@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
@@ -18,6 +18,13 @@ from celery_locks.terms import (
     did_you_mean,
     renewal_interval,
 )
+
+#: From the start of a run to its end; from the call to the end of the run, retries included; from the call to the start
+#: of the run; the two apart; from the call until the ttl ends.
+ScopeName = Literal[
+    "while_executing", "until_executed", "until_executing", "until_and_while_executing", "until_expired"
+]
+OnLost = Literal["abort", "signal"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,13 @@ class LockOptions:
     max_hold: float | None = None
     limit: int = 1
     permits: int = 1
-    scope: str = "while_executing"
+    scope: ScopeName = "while_executing"
     on_contention: Any = "retry"
     max_wait: float | None = None
     max_waiters: int | None = None
     park_safety_copy: bool | float = False
     backoff: Backoff = Backoff()
-    on_lost: str = "abort"
+    on_lost: OnLost = "abort"
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -75,12 +82,10 @@ class LockOptions:
         return replace(self, **{name: checked(name, value) for name, value in values.items()})
 
 
-#: From the start of a run to its end; from the call to the end of the run, retries included; from the call to the start
-#: of the run; the two apart; from the call until the ttl ends.
-SCOPES = ("while_executing", "until_executed", "until_executing", "until_and_while_executing", "until_expired")
+SCOPES: tuple[ScopeName, ...] = get_args(ScopeName)
 #: Where a task can find its key held.
 SIDES = ("call", "run")
-ON_LOST = ("abort", "signal")
+ON_LOST: tuple[OnLost, ...] = get_args(OnLost)
 #: All options, in the order of the docs.
 OPTION_NAMES = tuple(field.name for field in fields(LockOptions))
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_locks.errors import LockNotOwned
-from celery_locks.lease import Lease
-from celery_locks.lock import release_or_later
+from celery_locks.lease import Lease, release_or_later
 from celery_locks.steps import Steps, run
 from celery_locks.stores.base import Refused
 from celery_locks.waiting import PLACE_KEPT

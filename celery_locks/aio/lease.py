@@ -4,29 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.home import LoopHome
+from celery_locks.aio.scope import AbortableBlock
 from celery_locks.errors import LockLost, LossReason
 from celery_locks.lease import Lease
-from celery_locks.lock import release_or_later
 from celery_locks.multi import MultiLease
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 P = TypeVar("P", Lease, MultiLease)
 
 
-class Holding(Generic[P]):
+class AsyncHolding(Generic[P]):
     """A lease, or several that are held together; what needs no store is the same as for threads.
+
+    Args:
+        plain: The lease for threads.
+        abort: Whether a loss cancels the task in an ``async with`` block of this lease.
 
     Attributes:
         plain: The lease for threads that is behind it, which signals tell of.
     """
 
-    def __init__(self, plain: P) -> None:
+    def __init__(self, plain: P, abort: bool = False) -> None:
         self.plain: P = plain
+        self._abort = abort
+        #: The blocks that are under way, innermost last.
+        self._blocks: list[AbortableBlock] = []
         self._home = LoopHome()
         for lease in self._leases:
             lease.home = self._home
@@ -84,19 +93,22 @@ class Holding(Generic[P]):
         """The error that says that it is held no more."""
         return self.plain.lost_error()
 
-    async def give_back(self) -> bool:
-        """Releases it, in the background where the store can't be reached now. Returns whether it was held."""
-        plain = self.plain
-        return await self._driver.call(
-            plain.give_back if isinstance(plain, MultiLease) else partial(release_or_later, plain)
-        )
+    async def __aenter__(self) -> Self:
+        self.plain.__enter__()
+        block = AbortableBlock()
+        self._blocks.append(block)
+        if self._abort:
+            for lease in self._leases:
+                lease.abort = lambda *_: self._home.call(block.abort)
+            if self.lost:
+                self._home.call(block.abort)
+        return self
 
-    def abort_by(self, abort: Callable[[], object]) -> None:
-        """Calls a function on the loop as soon as it is lost, before all others are told."""
-        for lease in self._leases:
-            lease.abort = lambda *_: self._home.call(abort)
-        if self.lost:
-            self._home.call(abort)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        aborted = bool(self._blocks) and self._blocks.pop().close(error)
+        await self._driver.call(self.plain.__exit__, *(None, None, None) if aborted else (kind, error, trace))
 
     @property
     def _driver(self) -> Driver:
@@ -107,11 +119,14 @@ class Holding(Generic[P]):
         return self.plain.leases if isinstance(self.plain, MultiLease) else (self.plain,)
 
 
-class AsyncLease(Holding[Lease]):
+class AsyncLease(AsyncHolding[Lease]):
     """A holding of a key, made by `AsyncLock.acquire` and its like; see `Lease`.
 
     It is renewed and watched by threads of this library, so a coroutine that blocks the loop neither loses it nor can
     keep it when the store has given it to another.
+
+    With ``async with`` it is released at the end of the block, as a `Lease` is; with ``abort`` of its lock the task is
+    cancelled as soon as it is lost, and the block ends with `LockLost`.
 
     Attributes:
         key: What is locked.
@@ -121,14 +136,12 @@ class AsyncLease(Holding[Lease]):
         ttl: How long the lease lives without renewal, in seconds.
 
     Examples:
-        >>> lease = await lock.acquire(timeout=10)
-        >>> lease.check()
-        >>> await lease.release()
-        True
+        >>> async with await lock.acquire(timeout=10) as lease:
+        ...     lease.check()
     """
 
-    def __init__(self, plain: Lease) -> None:
-        super().__init__(plain)
+    def __init__(self, plain: Lease, abort: bool = False) -> None:
+        super().__init__(plain, abort)
         self.key = plain.key
         self.owner = plain.owner
         self.token = plain.token
@@ -170,15 +183,17 @@ class AsyncLease(Holding[Lease]):
         return self.plain.serialize()
 
 
-class AsyncMultiLease(Holding[MultiLease]):
+class AsyncMultiLease(AsyncHolding[MultiLease]):
     """The leases of several keys, that are held and lost together; see `MultiLease`.
+
+    With ``async with`` all are released at the end of the block, as an `AsyncLease` is.
 
     Attributes:
         leases: One for each key, ordered by key.
     """
 
-    def __init__(self, plain: MultiLease) -> None:
-        super().__init__(plain)
+    def __init__(self, plain: MultiLease, abort: bool = False) -> None:
+        super().__init__(plain, abort)
         self.leases = tuple(AsyncLease(lease) for lease in plain.leases)
 
     def __repr__(self) -> str:
@@ -196,12 +211,3 @@ class AsyncMultiLease(Holding[MultiLease]):
             self._home.call_back(callback, self, lease, reason)
 
         return self.plain.on_lost(told)
-
-    async def __aenter__(self) -> AsyncMultiLease:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not await self.give_back() and self.lost and error is None:
-            raise self.lost_error()

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from celery_locks.aio.driver import Driver, driver_of
-from celery_locks.aio.lease import AsyncLease
-from celery_locks.aio.scope import Scopes
+from celery_locks.aio.lease import AsyncHolding, AsyncLease
+from celery_locks.aio.scope import EnteredLeases
 from celery_locks.lock import Lock
 from celery_locks.stores.base import Holder
 from celery_locks.ticket import LockTicket
@@ -39,7 +39,7 @@ class AsyncLock:
         self.key = plain.key
         self.plain = plain
         self._abort = abort
-        self._scopes: Scopes[AsyncLease] = Scopes(abort)
+        self._entered: EnteredLeases[AsyncLease] = EnteredLeases()
 
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
@@ -56,7 +56,7 @@ class AsyncLock:
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
-        return AsyncLease(await self._driver.drive(self.plain.acquiring(timeout)))
+        return AsyncLease(await self._driver.drive(self.plain.acquiring(timeout)), self._abort)
 
     async def try_acquire(self) -> AsyncLease | None:
         """The lease, or ``None`` when others hold the key or wait for it.
@@ -65,7 +65,7 @@ class AsyncLock:
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
         lease = await self._driver.drive(self.plain.trying())
-        return None if lease is None else AsyncLease(lease)
+        return None if lease is None else AsyncLease(lease, self._abort)
 
     async def enqueue(self) -> AsyncLockTicket:
         """Takes a place in line, or the lease if the key is free, and returns at once; see `AsyncLockTicket`.
@@ -74,7 +74,7 @@ class AsyncLock:
             LockConfigError: The store has no line.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        return AsyncLockTicket(self, await self._driver.drive(self.plain.lining_up()))
+        return AsyncLockTicket(await self._driver.drive(self.plain.lining_up()), self._driver, self._abort)
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Waits in line until it could be acquired, and acquires nothing; see `Lock.wait`.
@@ -104,7 +104,7 @@ class AsyncLock:
             LockTimeout: The key was not to be had in time.
             LockLost: The lease was lost while the function ran.
         """
-        return await run_under(self._scopes, await self.acquire(timeout), function, *args, **kwargs)
+        return await run_under(await self.acquire(timeout), function, *args, **kwargs)
 
     async def locked(self) -> bool:
         """Whether anybody holds the key."""
@@ -123,12 +123,12 @@ class AsyncLock:
         return await self._driver.call(self.plain.force_release)
 
     async def __aenter__(self) -> AsyncLease:
-        return self._scopes.enter(await self.acquire())
+        return await self._entered.enter(await self.acquire())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._scopes.leave(kind, error, trace)
+        await self._entered.leave(kind, error, trace)
 
     @property
     def _driver(self) -> Driver:
@@ -146,9 +146,10 @@ class AsyncLockTicket:
         >>> lease = await ticket.wait(timeout=10)
     """
 
-    def __init__(self, lock: AsyncLock, plain: LockTicket) -> None:
+    def __init__(self, plain: LockTicket, driver: Driver, abort: bool = False) -> None:
         self.plain = plain
-        self._driver = driver_of(lock.plain.store)
+        self._driver = driver
+        self._abort = abort
         self._lease: AsyncLease | None = None
 
     def __repr__(self) -> str:
@@ -163,7 +164,7 @@ class AsyncLockTicket:
     def lease(self) -> AsyncLease | None:
         """The lease, once it was had."""
         if self._lease is None and self.plain.lease is not None:
-            self._lease = AsyncLease(self.plain.lease)
+            self._lease = AsyncLease(self.plain.lease, self._abort)
         return self._lease
 
     async def position(self) -> int | None:
@@ -199,15 +200,8 @@ class AsyncLockTicket:
         return await self._driver.call(self.plain.cancel)
 
 
-async def run_under(scopes: Scopes[Any], lease: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls a function, or coroutine function, in a block under a lease."""
-    scopes.enter(lease)
-    try:
+async def run_under(lease: AsyncHolding[Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function, or coroutine function, in a block under a lease."""
+    async with lease:
         result = function(*args, **kwargs)
-        if inspect.isawaitable(result):
-            result = await result
-    except BaseException as error:
-        await scopes.leave(type(error), error, error.__traceback__)
-        raise
-    await scopes.leave(None, None, None)
-    return result
+        return await result if inspect.isawaitable(result) else result

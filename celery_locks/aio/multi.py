@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncMultiLease
 from celery_locks.aio.lock import run_under
-from celery_locks.aio.scope import Scopes
+from celery_locks.aio.scope import EnteredLeases
 from celery_locks.errors import LockTimeout
 from celery_locks.multi import MultiLock
 from celery_locks.stores.base import Store
@@ -33,7 +33,8 @@ class AsyncMultiLock:
         self.keys = plain.keys
         self.plain = plain
         self._store = store
-        self._scopes: Scopes[AsyncMultiLease] = Scopes(abort)
+        self._abort = abort
+        self._entered: EnteredLeases[AsyncMultiLease] = EnteredLeases()
 
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
@@ -49,7 +50,7 @@ class AsyncMultiLock:
             LockTimeout: One was still held by others when the time was over; none was acquired.
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        return AsyncMultiLease(await driver_of(self._store).drive(self.plain.acquiring(timeout)))
+        return AsyncMultiLease(await driver_of(self._store).drive(self.plain.acquiring(timeout)), self._abort)
 
     async def try_acquire(self) -> AsyncMultiLease | None:
         """All the leases, or ``None`` when others hold one of the keys or wait for it.
@@ -75,12 +76,12 @@ class AsyncMultiLock:
             LockTimeout: The keys were not to be had in time.
             LockLost: A lease was lost while the function ran.
         """
-        return await run_under(self._scopes, await self.acquire(timeout), function, *args, **kwargs)
+        return await run_under(await self.acquire(timeout), function, *args, **kwargs)
 
     async def __aenter__(self) -> AsyncMultiLease:
-        return self._scopes.enter(await self.acquire())
+        return await self._entered.enter(await self.acquire())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._scopes.leave(kind, error, trace)
+        await self._entered.leave(kind, error, trace)

@@ -16,8 +16,8 @@ from celery.utils.time import maybe_make_aware
 
 from celery_locks import log, owners
 from celery_locks.errors import LockContended, StoreUnavailable
-from celery_locks.lease import Lease
-from celery_locks.lock import Lock, holder_names, release_or_later, this_process, who_holds
+from celery_locks.lease import Lease, release_or_later
+from celery_locks.lock import Lock, holder_names, this_process, who_holds
 from celery_locks.tasks.contention import Skipped
 from celery_locks.tasks.header import ours_in, with_ours
 from celery_locks.tasks.options import locks_for

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_locks.stores.base import Store
 from celery_locks.tasks.contention import Retry, Wait
+from celery_locks.tasks.options import is_celerys_own
 from celery_locks.tasks.park import SAFETY_COPY, Park
 from celery_locks.tasks.resend import SAFE_SHARE, longest_pause
 
@@ -20,7 +21,8 @@ def locked_tasks(app: Any) -> list[LockedTask]:
     Raises:
         LockConfigError: A setting of one is wrong.
     """
-    with_options = (task for task in app.tasks.values() if getattr(task, "lock_options", None) is not None)
+    others = (task for name, task in app.tasks.items() if not is_celerys_own(name))
+    with_options = (task for task in others if getattr(task, "lock_options", None) is not None)
     return [task for task in with_options if task.locks_runs()]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery import Celery, Task
 from celery._state import _get_active_apps, connect_on_app_finalize
@@ -15,7 +15,13 @@ from celery.local import PromiseProxy, Proxy
 from celery_locks.errors import LockConfigError
 from celery_locks.keys import KeyMaker
 from celery_locks.tasks.options import TASK_PREFIX, checked_options
+from celery_locks.tasks.policies import check_call_side
 from celery_locks.tasks.task import LockedTask, lock_around_autoretry
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from celery_locks.tasks.option_types import LockKeywords
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,20 +30,20 @@ MARK = "__celery_locks__"
 
 
 @overload
-def single_instance(target: F) -> F: ...
+def single_instance(target: F, **options: Unpack[LockKeywords]) -> F: ...
 @overload
-def single_instance(**options: Any) -> Callable[[F], F]: ...
-def single_instance(target: Any = None, **options: Any) -> Any:
-    """Makes a task run once at a time for each key.
+def single_instance(**options: Unpack[LockKeywords]) -> Callable[[F], F]: ...
+def single_instance(target: Any = None, **options: Unpack[LockKeywords]) -> Any:
+    """Make a task run once at a time for each key.
 
-    Stands below ``@app.task`` or ``@shared_task`` (directly above the function) or above it, or above a task class.
+    Write it below ``@app.task`` or ``@shared_task`` (directly above the function) or above it, or above a task class.
 
     Args:
-        target: The function, task or task class, where it stands without parentheses.
-        **options: See `LockOptions`.
+        target: The function, task or task class; the decorator without parentheses gives it.
+        **options: See `LockOptions`; their types are those of `LockKeywords`.
 
     Raises:
-        LockConfigError: An option is wrong, or the function is async.
+        LockConfigError: An option is wrong or has no effect, or the function is async.
         LockKeyError: The template names no argument of the task.
 
     Examples:
@@ -46,6 +52,8 @@ def single_instance(target: Any = None, **options: Any) -> Any:
         ... def sync_user(self, user_id, full=False): ...
     """
     checked_options(options)
+    if "scope" in options:
+        check_call_side(options.get("on_contention"), options["scope"])
 
     def decorate(target: Any) -> Any:
         kind = type(target)  # isinstance() would evaluate a proxy, and the app with it
@@ -66,16 +74,17 @@ def single_instance(target: Any = None, **options: Any) -> Any:
     return decorate if target is None else decorate(target)
 
 
-def lock_task(task: Task, options: dict[str, Any]) -> None:
+def lock_task(task: Task, options: Mapping[str, Any]) -> None:
     """Makes a task that exists a locked one."""
     task.__class__ = _locked_class(type(task), options)
-    for cached in ("lock_options", "lock_terms", "lock_in_scope"):
+    for cached in ("lock_options", "lock_terms", "lock_run_policy", "lock_in_scope"):
         vars(task).pop(cached, None)
-    task.check_scope()
+    if task.__bound__:
+        task.bind(task.app)
     lock_around_autoretry(task)
 
 
-def _locked_class(cls: type[Task], options: dict[str, Any]) -> type[Task]:
+def _locked_class(cls: type[Task], options: Mapping[str, Any]) -> type[Task]:
     attributes = {TASK_PREFIX + name: _as_attribute(value) for name, value in options.items()}
     attributes |= {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": cls.__dict__.get("abstract", True)}
     if issubclass(cls, LockedTask):
@@ -88,7 +97,7 @@ def _as_attribute(value: Any) -> Any:
     return staticmethod(value) if inspect.isfunction(value) else value
 
 
-def _mark(function: Callable[..., Any], options: dict[str, Any]) -> None:
+def _mark(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise LockConfigError(
             f"{function.__qualname__} is an async function: Celery doesn't run those, so it can't be locked. "
@@ -99,8 +108,12 @@ def _mark(function: Callable[..., Any], options: dict[str, Any]) -> None:
     setattr(function, MARK, options)
 
 
-def _when_finalized(proxy: Any, options: dict[str, Any]) -> None:
-    """Locks the task of a ``@shared_task`` in each app, when all tasks of the app are there."""
+def _when_finalized(proxy: Any, options: Mapping[str, Any]) -> None:
+    """Lock the task of a ``@shared_task`` in each app, when the app has made its shared tasks.
+
+    An error must end the worker's start, so this is no receiver of Celery's signal ``on_after_finalize``: the signal
+    logs what its receivers raise.
+    """
 
     def lock(app: Celery) -> None:
         # The proxy stands for the task of the current app.
@@ -117,10 +130,8 @@ def _when_finalized(proxy: Any, options: dict[str, Any]) -> None:
         if app.finalized:
             lock(app)
 
-    def on_finalize(app: Celery) -> None:
-        app.on_after_finalize.connect(lambda sender, **_: lock(sender), weak=False)
-
-    connect_on_app_finalize(on_finalize)
+    # These callbacks make the shared tasks, in any order; what is pending then is evaluated after all of them.
+    connect_on_app_finalize(lambda app: app._pending.append(PromiseProxy(lambda: lock(app))))
 
 
 def _lock_marked_functions() -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_locks import log, owners
 from celery_locks.errors import LockContended, StoreUnavailable
-from celery_locks.lease import Lease
-from celery_locks.lock import Lock, holder_names, release_or_later, who_holds
+from celery_locks.lease import Lease, release_or_later
+from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim, Refused, Renewal
 from celery_locks.tasks import records

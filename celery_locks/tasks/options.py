@@ -14,7 +14,7 @@ from celery_locks.locks import Locks
 from celery_locks.settings import OPTION_NAMES, LockOptions
 from celery_locks.tasks import telemetry
 from celery_locks.tasks.lives import FOLDER
-from celery_locks.tasks.policies import check_policies
+from celery_locks.tasks.policies import check_call_side, check_policies
 from celery_locks.tasks.sending import CALL_TTL
 from celery_locks.tasks.sweeper import SWEEP_INTERVAL
 from celery_locks.terms import checked_ttl, did_you_mean
@@ -55,27 +55,33 @@ def locks_for(app: Any) -> Locks:
     return _locks.setdefault(app, Locks.from_app(app)) if locks is None else locks
 
 
+def is_celerys_own(name: str) -> bool:
+    """Return whether a task is one of Celery's, which are never locked (also with ``task_cls=LockedTask``)."""
+    return name.startswith("celery.")
+
+
 def options_of(task: type[LockedTask], conf: Mapping[str, Any]) -> LockOptions:
-    """All options of a task.
+    """Return all options of a task.
 
     Raises:
-        LockConfigError: A setting is wrong.
+        LockConfigError: A setting is wrong, or an option has no effect in the task's scope.
     """
-    return checked_options({**_options_of_app(conf), **options_of_class(task)}, all_known=True)
+    own = options_of_class(task)
+    options = checked_options({**_options_of_app(conf), **own})
+    # Both sides as a setting of the app are for tasks of all scopes.
+    if "on_contention" in own or not isinstance(options.on_contention, Mapping):
+        check_call_side(options.on_contention, options.scope, task.name)
+    return options
 
 
-def checked_options(values: Mapping[str, Any], all_known: bool = False) -> LockOptions:
-    """Options from their values by name, all checked.
-
-    Args:
-        values: The values.
-        all_known: Whether these are all that a task has, so that they must fit one another too.
+def checked_options(values: Mapping[str, Any]) -> LockOptions:
+    """Return options from their values by name, all checked.
 
     Raises:
         LockConfigError: A value is wrong, or there is no such option.
     """
     options = LockOptions().with_values(values)
-    check_policies(options, scope_known=all_known or "scope" in values)
+    check_policies(options.on_contention)
     return options
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_args
 
 from celery_locks.errors import LockConfigError
-from celery_locks.settings import LockOptions
+from celery_locks.settings import SCOPES, LockOptions
 from celery_locks.tasks.contention import (
     Contention,
     ContentionPolicy,
@@ -17,6 +17,7 @@ from celery_locks.tasks.contention import (
     Skip,
     Wait,
 )
+from celery_locks.tasks.option_types import CallPolicyName
 from celery_locks.tasks.park import Park
 from celery_locks.tasks.scopes import scope_named
 from celery_locks.terms import did_you_mean
@@ -32,6 +33,7 @@ class CallablePolicy(ContentionPolicy):
         return self._function(contention)
 
 
+#: By their names, which are those of `RunPolicyName`.
 POLICIES: dict[str, ContentionPolicy] = {
     "retry": Retry(),
     "wait": Wait(),
@@ -41,13 +43,16 @@ POLICIES: dict[str, ContentionPolicy] = {
     "park": Park(),
     "replace": Replace(),
 }
-#: What may happen to a call that finds its key held.
-CALL_POLICIES = ("existing", "raise", "skip", "replace")
+CALL_POLICIES: tuple[CallPolicyName, ...] = get_args(CallPolicyName)
 DEFAULT_CALL, DEFAULT_RUN = "existing", "retry"
 
 
-def policy(value: Any) -> ContentionPolicy:
-    """The policy for a run that an option names.
+def policy(value: Any, known: Iterable[str] = POLICIES) -> ContentionPolicy:
+    """Return the policy for a run that an option names.
+
+    Args:
+        value: The option.
+        known: The names that the error lists.
 
     Raises:
         LockConfigError: There is no such policy.
@@ -56,7 +61,7 @@ def policy(value: Any) -> ContentionPolicy:
         try:
             return POLICIES[value]
         except KeyError:
-            raise LockConfigError(_unknown(value, POLICIES)) from None
+            raise LockConfigError(f"there is no on_contention {value!r}{did_you_mean(value, known)}") from None
     return value if isinstance(value, ContentionPolicy) else CallablePolicy(value)
 
 
@@ -70,30 +75,41 @@ def call_policy(options: LockOptions) -> str:
     return str(_sides(options)[0])
 
 
-def check_policies(options: LockOptions, scope_known: bool = True) -> None:
-    """Checks the policies of both sides.
-
-    Args:
-        options: The options.
-        scope_known: Whether their scope is that of a task, and not what may yet come from elsewhere.
+def check_policies(value: Any) -> None:
+    """Check the policies of both sides, whatever the scope.
 
     Raises:
         LockConfigError: There is no such policy, or none on that side.
     """
-    value = options.on_contention
-    if value == "existing" and not scope_named(options.scope).call:
-        if not scope_known:
-            return
-        raise LockConfigError(
-            f'on_contention="existing" is for calls, and with scope={options.scope!r} no lease is taken at the call: '
-            'set scope="until_executed", or another policy'
-        )
-    if isinstance(value, str) and value not in POLICIES and value not in CALL_POLICIES:
-        raise LockConfigError(_unknown(value, tuple(dict.fromkeys((*POLICIES, *CALL_POLICIES)))))
-    call, run = _sides(options)
-    if call not in CALL_POLICIES:
-        raise LockConfigError(f'there is no on_contention["call"] {call!r}{did_you_mean(str(call), CALL_POLICIES)}')
-    policy(run)
+    if isinstance(value, Mapping):
+        call = value.get("call", DEFAULT_CALL)
+        if call not in CALL_POLICIES:
+            raise LockConfigError(f'there is no on_contention["call"] {call!r}{did_you_mean(str(call), CALL_POLICIES)}')
+        policy(value.get("run", DEFAULT_RUN))
+    elif not (isinstance(value, str) and value in CALL_POLICIES):
+        policy(value, tuple(dict.fromkeys((*POLICIES, *CALL_POLICIES))))
+
+
+def check_call_side(value: Any, scope: str, task: str | None = None) -> None:
+    """Check that only a scope that begins at the call has a policy for calls. (A run may contend in every scope.)
+
+    Args:
+        value: The option ``on_contention``.
+        scope: The scope.
+        task: The task's name, for the error.
+
+    Raises:
+        LockConfigError: It has one.
+    """
+    for_calls = "call" in value if isinstance(value, Mapping) else value == "existing"
+    if not for_calls or scope_named(scope).call:
+        return
+    others = ", ".join(other for other in SCOPES if scope_named(other).call)
+    raise LockConfigError(
+        f"{f'{task}: ' if task else ''}on_contention={value!r} has no effect at the call with scope={scope!r}: "
+        'its lease is taken at the run, so give a policy for "run" only, or choose a scope that begins at the call '
+        f"({others})"
+    )
 
 
 def _sides(options: LockOptions) -> tuple[Any, Any]:
@@ -106,7 +122,3 @@ def _sides(options: LockOptions) -> tuple[Any, Any]:
         return value.get("call", DEFAULT_CALL), value.get("run", DEFAULT_RUN)
     at_call = scope_named(options.scope).call and isinstance(value, str) and value in CALL_POLICIES
     return (value, DEFAULT_RUN) if at_call else (DEFAULT_CALL, value)
-
-
-def _unknown(value: str, known: Any) -> str:
-    return f"there is no on_contention {value!r}{did_you_mean(value, known)}"

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from celery.exceptions import Retry
 
 from celery_locks.errors import StoreUnavailable
-from celery_locks.lease import Lease
-from celery_locks.lock import release_or_later
+from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
 from celery_locks.tasks.header import ours_of, with_ours
 from celery_locks.tasks.options import locks_for

@@ -13,8 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from celery_locks import log
 from celery_locks.errors import LossReason
-from celery_locks.lease import Lease
-from celery_locks.lock import release_or_later
+from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
 from celery_locks.tasks import records
 from celery_locks.tasks.abort import guard_here, lost

@@ -13,15 +13,17 @@ from celery import Task
 from celery.exceptions import Retry
 from kombu.exceptions import EncodeError
 
+from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError, LockKeyError, LossReason
 from celery_locks.keys import KeyMaker
 from celery_locks.lease import Lease
-from celery_locks.settings import LockOptions
+from celery_locks.settings import LockOptions, OnLost, ScopeName
 from celery_locks.tasks import calls
 from celery_locks.tasks.contention import ContentionPolicy
 from celery_locks.tasks.events import TaskEventsStep
 from celery_locks.tasks.header import ours_alone
-from celery_locks.tasks.options import checked_options, options_of, options_of_class
+from celery_locks.tasks.option_types import Duration, Key, OnContention
+from celery_locks.tasks.options import checked_options, is_celerys_own, options_of, options_of_class
 from celery_locks.tasks.policies import run_policy
 from celery_locks.tasks.retry import PostponedRetry
 from celery_locks.tasks.run import run_around, run_locked, run_of
@@ -31,9 +33,6 @@ from celery_locks.terms import Terms
 
 if "celery.worker.control" in sys.modules:  # in the ``celery`` command, which asks workers what it knows itself
     import_module("celery_locks.tasks.inspection")
-
-#: Celery's own tasks; they are in an app whose ``task_cls`` is ours, and are never locked.
-OWN_TASKS = "celery."
 
 
 class UnkeyableArguments(LockKeyError, EncodeError):
@@ -55,6 +54,22 @@ class LockedTask(Task):
         ... def resync(shop_id, page=1): ...
     """
 
+    # These have no values here: what a class does not set comes from its bases, then from the settings.
+    lock_key: Key
+    lock_ttl: Duration
+    lock_renew: bool | Duration
+    lock_max_hold: Duration | None
+    lock_limit: int
+    lock_permits: int
+    lock_scope: ScopeName
+    lock_on_contention: OnContention | Callable[..., Any]  # mypy takes a function here for a method
+    lock_max_wait: Duration | None
+    lock_max_waiters: int | None
+    lock_park_safety_copy: bool | Duration
+    lock_backoff: Backoff
+    lock_on_lost: OnLost
+    lock_enabled: bool
+
     abstract = True
     Strategy = "celery_locks.tasks.early:strategy"
     _key_maker: KeyMaker | None = None
@@ -75,22 +90,18 @@ class LockedTask(Task):
 
     @classmethod
     def bind(cls, app: Any) -> Any:
-        """Connects the task to its app (Celery calls it)."""
+        """Connect the task to its app (Celery calls it).
+
+        Raises:
+            LockConfigError: A policy has no effect in the task's scope.
+        """
         app.steps["worker"].add(LocksStep)
         app.steps["consumer"].add(TaskEventsStep)
         bound = super().bind(app)
-        cls.check_scope()
+        # The scope may be a setting of the app.
+        if "on_contention" in options_of_class(cls) and not is_celerys_own(cls.name):
+            options_of(cls, app.conf)
         return bound
-
-    @classmethod
-    def check_scope(cls) -> None:
-        """Checks that the policy is one of the scope's; which that is may be a setting of the app.
-
-        Raises:
-            LockConfigError: It isn't.
-        """
-        if options_of_class(cls).get("on_contention") == "existing":
-            options_of(cls, cls.app.conf)
 
     @cached_property
     def lock_options(self) -> LockOptions:
@@ -143,7 +154,7 @@ class LockedTask(Task):
             enabled = self.app.conf.changes.get("locks_enabled")
             if enabled is None:  # read, and kept, only where nothing is changed: a change may be taken back
                 enabled = self._configured_enabled
-        return enabled and not self.name.startswith(OWN_TASKS)
+        return enabled and not is_celerys_own(self.name)
 
     @cached_property
     def _configured_enabled(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from celery_locks import Lease, Lock, LockConfigError, LockKeyError, LockLost, LockNotOwned, Locks, StoreUnavailable
 from celery_locks.errors import LossReason
-from celery_locks.lock import release_or_later
+from celery_locks.lease import release_or_later
 from celery_locks.renewal import Keeper
 from celery_locks.stores.base import Claim
 from celery_locks.testing import MovableClock

@@ -175,7 +175,7 @@ assert len(turns) > 100, len(turns)
             redis_url,
             """
 from celery_locks import StoreUnavailable
-from celery_locks.lock import release_or_later
+from celery_locks.lease import release_or_later
 from celery_locks.stores.redis.store import RedisStore
 
 class Away(RedisStore):

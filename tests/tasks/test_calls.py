@@ -216,6 +216,15 @@ class TestBadOptions:
             ({"on_contention": "existing", "scope": "while_executing"}, "until_executed"),
             ({"on_contention": {"cal": "skip"}}, "'call'"),
             ({"on_contention": {"call": "retry"}}, "existing, raise"),
+            (
+                {"on_contention": {"call": "raise"}},
+                r"{'call': 'raise'} has no effect at the call with scope='while_exec",
+            ),
+            (
+                {"on_contention": {"call": "skip", "run": "park"}},
+                r"policy for .run. only, .*\(until_executed, until_",
+            ),
+            ({"on_contention": {"call": "skip"}, "scope": "while_executing"}, "no effect at the call"),
             ({"on_contention": {"run": "existing"}}, "retry"),
             ({"scope": "until_executd"}, "'until_executed'"),
             ({"scope": "while_executin"}, "'while_executing'"),
@@ -398,3 +407,13 @@ def test_a_body_may_give_its_key_back_early(app: Celery) -> None:
         return bool(self.lease.release()) and not Locks.from_app(app).lock("k").locked()
 
     assert early.apply(throw=True).get() is True
+
+
+def test_a_body_may_hold_its_key_for_a_block_only(app: Celery) -> None:
+    @app.task(base=LockedTask, lock_key="k", shared=False, name="block")
+    def block() -> bool:
+        with current_lease() as lease:  # type: ignore[union-attr]
+            assert lease.held
+        return Locks.from_app(app).lock("k").locked()
+
+    assert block.apply(throw=True).get() is False

@@ -1,0 +1,53 @@
+"""The types of lock options, for type checkers and editors; `celery_locks.settings` checks the values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Literal, TypedDict
+
+from celery_locks.backoff import Backoff
+from celery_locks.settings import OnLost, ScopeName
+from celery_locks.tasks.contention import Contention, ContentionPolicy
+
+#: Seconds, or a ``timedelta``.
+Duration = float | timedelta
+#: A template, a callable with the task's signature, or ``None`` for the task's name with all arguments.
+Key = str | Callable[..., str] | None
+#: What may happen to a call that finds its key held.
+CallPolicyName = Literal["existing", "raise", "skip", "replace"]
+#: What may happen to a run that finds its key held.
+RunPolicyName = Literal["retry", "wait", "skip", "reject", "raise", "park", "replace"]
+RunPolicy = RunPolicyName | ContentionPolicy | Callable[[Contention], Any]
+
+
+class ContentionSides(TypedDict, total=False):
+    """A policy for each side."""
+
+    call: CallPolicyName
+    run: RunPolicy
+
+
+OnContention = CallPolicyName | RunPolicy | ContentionSides
+
+
+class LockKeywords(TypedDict, total=False):
+    """The keywords of `single_instance`; `LockOptions` describes them.
+
+    A function that passes them on takes ``**options: Unpack[LockKeywords]``.
+    """
+
+    key: Key
+    ttl: Duration
+    renew: bool | Duration
+    max_hold: Duration | None
+    limit: int
+    permits: int
+    scope: ScopeName
+    on_contention: OnContention
+    max_wait: Duration | None
+    max_waiters: int | None
+    park_safety_copy: bool | Duration
+    backoff: Backoff
+    on_lost: OnLost
+    enabled: bool

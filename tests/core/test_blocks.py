@@ -1,0 +1,240 @@
+"""``with lock.acquire(…) as lease:``, ``async with await …``: each kind of holding is released at the block's end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from celery_locks import Lease, LockLost, Locks, MultiLease, StoreUnavailable
+from celery_locks.aio import AsyncLease, AsyncLocks, AsyncMultiLease
+from celery_locks.testing import MovableClock
+from tests.support.faulty_store import FaultyStore
+from tests.support.loop import on_a_loop, soon
+from tests.support.waiting import eventually
+
+KINDS: dict[str, Callable[[Locks], Any]] = {
+    "lock.acquire": lambda locks: locks.lock("k").acquire(timeout=1),
+    "lock.try_acquire": lambda locks: locks.lock("k").try_acquire(),
+    "semaphore.acquire": lambda locks: locks.semaphore("k", limit=3).acquire(permits=2, timeout=1),
+    "semaphore.try_acquire": lambda locks: locks.semaphore("k", limit=3).try_acquire(),
+    "read_write.read": lambda locks: locks.read_write("k").read.acquire(timeout=1),
+    "read_write.write": lambda locks: locks.read_write("k").write.acquire(timeout=1),
+    "lockable": lambda locks: locks.lockable("<id>")("k").acquire(timeout=1),
+    "multi.acquire": lambda locks: locks.multi(["k", "l"]).acquire(timeout=1),
+    "multi.try_acquire": lambda locks: locks.multi(["k", "l"]).try_acquire(),
+    "ticket.wait": lambda locks: locks.lock("k").enqueue().wait(timeout=1),
+    "restore": lambda locks: locks.restore(locks.lock("k").acquire().serialize()),
+}
+
+
+async def _ticket(locks: AsyncLocks, **options: Any) -> AsyncLease:
+    return await (await locks.lock("k", **options).enqueue()).wait(timeout=1)
+
+
+async def _restored(locks: AsyncLocks) -> AsyncLease:
+    return await locks.restore((await locks.lock("k").acquire()).serialize())
+
+
+#: Those whose lock may be told to abort what runs under it.
+ABORTABLE: dict[str, Callable[..., Awaitable[Any]]] = {
+    "lock.acquire": lambda locks, **options: locks.lock("k", **options).acquire(timeout=1),
+    "lock.try_acquire": lambda locks, **options: locks.lock("k", **options).try_acquire(),
+    "semaphore.acquire": lambda locks, **options: locks.semaphore("k", 3, **options).acquire(permits=2, timeout=1),
+    "semaphore.try_acquire": lambda locks, **options: locks.semaphore("k", 3, **options).try_acquire(),
+    "read_write.read": lambda locks, **options: locks.read_write("k", **options).read.acquire(timeout=1),
+    "read_write.write": lambda locks, **options: locks.read_write("k", **options).write.acquire(timeout=1),
+    "lockable": lambda locks, **options: locks.lockable("<id>", **options)("k").acquire(timeout=1),
+    "multi.acquire": lambda locks, **options: locks.multi(["k", "l"], **options).acquire(timeout=1),
+    "multi.try_acquire": lambda locks, **options: locks.multi(["k", "l"], **options).try_acquire(),
+    "ticket.wait": _ticket,
+}
+ASYNC_KINDS: dict[str, Callable[[AsyncLocks], Awaitable[Any]]] = {**ABORTABLE, "restore": _restored}
+
+
+def test_each_kind_is_here_for_threads_and_for_coroutines() -> None:
+    assert list(ASYNC_KINDS) == list(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestEachKind:
+    def test_it_is_held_within_and_released_at_the_end(self, locks: Locks, kind: str) -> None:
+        acquired = KINDS[kind](locks)
+        with acquired as lease:
+            assert lease is acquired
+            assert isinstance(lease, (Lease, MultiLease))
+            assert lease.held
+            assert locks.lock("k").holders()
+        assert not lease.held
+        assert not lease.lost
+        assert not locks.lock("k").holders()
+        assert not locks.lock("l").holders()
+
+    def test_an_error_within_passes_and_it_is_released(self, locks: Locks, kind: str) -> None:
+        with pytest.raises(ZeroDivisionError), KINDS[kind](locks):
+            raise ZeroDivisionError
+        assert not locks.lock("k").holders()
+
+    def test_a_loss_within_is_raised_at_the_end(self, locks: Locks, kind: str, clock: MovableClock) -> None:
+        with pytest.raises(LockLost) as caught, KINDS[kind](locks):
+            clock.advance(30)
+        assert caught.value.reason == "expired"
+
+    def test_an_error_within_hides_the_loss(self, locks: Locks, kind: str, clock: MovableClock) -> None:
+        def broken() -> None:
+            clock.advance(30)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError), KINDS[kind](locks):
+            broken()
+
+    def test_a_loss_that_only_the_release_finds_is_raised(self, locks: Locks, kind: str) -> None:
+        with pytest.raises(LockLost) as caught, KINDS[kind](locks):
+            locks.lock("k").force_release()
+        assert caught.value.reason == "deleted"
+
+    def test_it_may_be_released_within(self, locks: Locks, kind: str) -> None:
+        with KINDS[kind](locks) as lease:
+            assert lease.release() is True
+
+    def test_it_ends_well_while_the_store_is_away(self, locks: Locks, kind: str, store: FaultyStore) -> None:
+        with KINDS[kind](locks):
+            store.go_down()
+        store.come_back()
+        eventually(lambda: not locks.lock("k").locked())
+
+    @pytest.mark.parametrize("end", ["released", "lost"])
+    def test_what_is_held_no_more_is_refused_at_the_beginning(
+        self, locks: Locks, kind: str, clock: MovableClock, end: str
+    ) -> None:
+        lease = KINDS[kind](locks)
+        lease.release() if end == "released" else clock.advance(30)
+        with pytest.raises(LockLost, match="released" if end == "released" else "time ran out"), lease:
+            pytest.fail("the block was entered")
+
+
+@pytest.fixture
+def aio(store: FaultyStore, clock: MovableClock) -> AsyncLocks:
+    return AsyncLocks(Locks(store, clock=clock))
+
+
+@pytest.mark.parametrize("kind", ASYNC_KINDS)
+class TestEachKindWithAsyncio:
+    @on_a_loop
+    async def test_it_is_held_within_and_released_at_the_end(self, aio: AsyncLocks, kind: str) -> None:
+        acquired = await ASYNC_KINDS[kind](aio)
+        async with acquired as lease:
+            assert lease is acquired
+            assert isinstance(lease, (AsyncLease, AsyncMultiLease))
+            assert lease.held
+            assert await aio.lock("k").holders()
+        assert not lease.held
+        assert not lease.lost
+        assert not await aio.lock("k").holders()
+        assert not await aio.lock("l").holders()
+
+    @on_a_loop
+    async def test_an_error_within_passes_and_it_is_released(self, aio: AsyncLocks, kind: str) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with await ASYNC_KINDS[kind](aio):
+                raise ZeroDivisionError
+        assert not await aio.lock("k").holders()
+
+    @on_a_loop
+    async def test_a_loss_within_is_raised_at_the_end(self, aio: AsyncLocks, kind: str, clock: MovableClock) -> None:
+        async def lose(error: Exception | None) -> None:
+            async with await ASYNC_KINDS[kind](aio):
+                clock.advance(30)
+                if error:
+                    raise error
+
+        with pytest.raises(LockLost) as caught:
+            await lose(None)
+        assert caught.value.reason == "expired"
+        with pytest.raises(ZeroDivisionError):  # an error of the block's own comes first
+            await lose(ZeroDivisionError())
+
+    @on_a_loop
+    async def test_it_may_be_released_within(self, aio: AsyncLocks, kind: str) -> None:
+        async with await ASYNC_KINDS[kind](aio) as lease:
+            assert await lease.release() is True
+
+    @on_a_loop
+    async def test_it_is_released_when_the_block_is_cancelled(self, aio: AsyncLocks, kind: str) -> None:
+        async def work() -> None:
+            async with await ASYNC_KINDS[kind](aio):
+                entered.set()
+                await asyncio.sleep(60)
+
+        entered = asyncio.Event()
+        working = asyncio.ensure_future(work())
+        await entered.wait()
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert not await aio.lock("k").holders()
+
+    @on_a_loop
+    async def test_what_is_held_no_more_is_refused_at_the_beginning(self, aio: AsyncLocks, kind: str) -> None:
+        lease = await ASYNC_KINDS[kind](aio)
+        await lease.release()
+        with pytest.raises(LockLost, match="released"):
+            async with lease:
+                pytest.fail("the block was entered")
+
+    @on_a_loop
+    async def test_it_may_be_left_though_it_was_not_entered(self, aio: AsyncLocks, kind: str) -> None:
+        """As ``AsyncExitStack.push_async_exit`` has it."""
+        lease = await ASYNC_KINDS[kind](aio)
+        await lease.__aexit__(None, None, None)
+        assert not await aio.lock("k").holders()
+
+
+@pytest.mark.parametrize("kind", ABORTABLE)
+@on_a_loop
+async def test_a_block_of_each_kind_is_aborted(store: FaultyStore, kind: str) -> None:
+    async def work() -> None:
+        async with await ABORTABLE[kind](locks, renew=0.05, abort=True):
+            await locks.lock("k").force_release()
+            await asyncio.sleep(60)
+
+    locks = AsyncLocks(Locks(store))
+    with pytest.raises(LockLost) as caught:
+        await work()
+    assert (caught.value.key, caught.value.reason) == ("k", "deleted")
+    assert isinstance(caught.value.__context__, asyncio.CancelledError)
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ABORTABLE)
+@on_a_loop
+async def test_a_block_of_no_kind_is_aborted_unasked(store: FaultyStore, kind: str) -> None:
+    async def work() -> None:
+        async with await ABORTABLE[kind](locks, renew=0.05) as lease:
+            await locks.lock("k").force_release()
+            await soon(lambda: lease.lost)
+            await asyncio.sleep(0.05)
+            ended.set()
+
+    locks, ended = AsyncLocks(Locks(store)), asyncio.Event()
+    with pytest.raises(LockLost):
+        await work()
+    assert ended.is_set()
+
+
+def test_an_interrupted_release_passes_the_interrupt_on(locks: Locks, store: FaultyStore) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), locks.lock("k").acquire(timeout=1):
+        store.before["release"] = interrupt
+    store.before.clear()
+    eventually(lambda: not locks.lock("k").locked())
+
+
+def test_nothing_is_entered_where_nothing_was_acquired(locks: Locks, store: FaultyStore) -> None:
+    store.go_down()
+    with pytest.raises(StoreUnavailable), locks.lock("k").acquire(timeout=1):
+        pytest.fail("the block was entered")
