@@ -128,8 +128,7 @@ class Life:
         return [life for life in _lives(self.path.parent) if life != self and life.published and life.same_boot]
 
     def strangers(self) -> list[Life]:
-        """Lives of this boot and user that none of their own site is certain to see: those of other sites, and those
-        that were never published."""
+        """Lives of this boot and user that are no siblings: those of other sites, and those not published."""
         site, user = self.path.parent, self.path.parent.parent
         lives = [life for name in _names(user) for life in _lives(user / name)]
         return [life for life in lives if life.same_boot and not (life.published and life.path.parent == site)]
@@ -167,9 +166,9 @@ def new_life(site: str | None, folder: str | None) -> Life:
     path = parent / f".{_boot_id()}.{_pid_namespace()}.{secrets.token_hex(8)}"
     for _ in range(_TRIES):
         with suppress(FileNotFoundError):  # a worker that ended removed an empty folder meanwhile
-            for folder in (user, parent):
+            for above in (user, parent):
                 with suppress(FileExistsError):  # not `exist_ok`, which fails if the folder is removed just then
-                    folder.mkdir(mode=0o700)
+                    above.mkdir(mode=0o700)
             _check_own_folder(user)
             path.mkdir(mode=0o700)
             return Life(path)

@@ -1,8 +1,8 @@
 """The reaper: a thread in every worker that frees the leases of processes which died.
 
 It looks at its own worker's processes four times a second. Every two seconds it looks at other workers of this
-machine, which may have died as a whole, and at the earlier life of a worker that has come back. Once a minute it removes
-what dead workers of other sites have left.
+machine, which may have died as a whole, and at the earlier life of a worker that has come back. Once a minute it
+removes what dead workers of other sites have left.
 """
 
 from __future__ import annotations

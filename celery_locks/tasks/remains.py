@@ -33,6 +33,9 @@ def remove_remains(own: Life) -> None:
     for life in own.strangers():
         with suppress(OSError):  # another removes it too
             _remove(life)
+    for site in own.path.parent.parent.iterdir():
+        with suppress(OSError):  # it has lives in it
+            site.rmdir()
 
 
 def _remove(life: Life) -> None:

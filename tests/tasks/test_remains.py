@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_locks.tasks import records
-from celery_locks.tasks.lives import Life, new_life, published
+from celery_locks.tasks.lives import new_life, published
 from celery_locks.tasks.remains import FOUND_DEAD, KEEP_SECONDS, remove_remains
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
@@ -122,6 +121,13 @@ def test_other_boots_and_other_users_are_left_alone(neighbours: Neighbours, tmp_
     stray.touch()
     remove_remains(neighbours.own)
     assert all(path.exists() for path in (other_user / life.path.name, other_boot, stray))
+
+
+def test_the_empty_folder_of_a_site_is_removed(neighbours: Neighbours) -> None:
+    (neighbours.base / "0123456789abcdef").mkdir()  # its worker was killed before it had made its own folder
+    remove_remains(neighbours.own)
+    assert neighbours.sites() == 1
+    assert neighbours.own.path.exists()
 
 
 def test_the_last_life_to_end_removes_the_folders(tmp_path: Path) -> None:
