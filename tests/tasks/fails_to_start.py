@@ -8,13 +8,14 @@ from typing import Any
 from celery import Celery, bootsteps
 
 from celery_locks import LockedTask
+from celery_locks.tasks.worker import LocksStep
 
 app = Celery("fails_to_start", broker="memory://", task_cls=LockedTask, set_as_current=False)
 app.conf.update(locks_folder=os.environ["FOLDER"], locks_url=f"sqlite:///{os.environ['FOLDER']}/locks.db")
 
 
 class Fails(bootsteps.StartStopStep):
-    """Fails."""
+    """Fails after the step of the locks was created, and before it starts."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -22,4 +23,5 @@ class Fails(bootsteps.StartStopStep):
         raise RuntimeError("this worker fails")
 
 
+LocksStep.requires = (Fails,)
 app.steps["worker"].add(Fails)
