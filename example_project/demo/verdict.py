@@ -130,11 +130,11 @@ def _take_over(verdict: Verdict, story: Story) -> None:
         what = "no worker was killed while it held a key"
         verdict.promise("Taken over", "not tested", False, f"{what}, so no take-over was seen")
         return
-    held = accident.held[0]
+    held, label = accident.held[0], f"Taken over from {accident.victim}"
     seen = accident.take_overs.get(held.key)
     if seen is None:
         what = f"no worker took over {held.key} after {accident.victim} was killed"
-        verdict.promise("Taken over", "never", False, what)
+        verdict.promise(label, "never", False, what)
         return
     # Mostly before its lease has ended: the workers of one machine see that its holder is dead.
-    verdict.promise("Taken over", f"{held.key} by {seen.worker} after {seen.after:.1f} s", True, "")
+    verdict.promise(label, f"{held.key}, by {seen.worker} in {seen.after:.1f} s", True, "")
