@@ -116,11 +116,12 @@ def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
         f"{most.get(worst, 0)} tasks for {worst} ran at the same time",
     )
     stuck = sorted(key for key, runs in by_key.items() if not tokens_grow(runs))
+    more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
     verdict.promise(
         "Fencing tokens",
         f"rose with each run, {len(by_key) - len(stuck)} of {len(by_key)} keys",
         not stuck,
-        f"the fencing tokens of {len(stuck)} keys did not rise with each run: {', '.join(stuck)}",
+        f"the fencing tokens of {len(stuck)} keys did not rise with each run: {', '.join(stuck[:3])}{more}",
     )
 
 
