@@ -1,8 +1,9 @@
 """What dead workers have left in this folder, and no worker of their own site removes.
 
 Records are of use to their site alone: its workers know the store and the prefix, and free early what the dead held. A
-site that never comes back would leave its records for ever. So every worker removes those of other sites, once
-all processes of a life are dead and its records can't free anything, or have waited for their site for a day.
+site that never comes back would leave its records for ever, so every worker removes those of other sites. All processes
+of a life must be dead, by the rule of `lives`. Records with claims are kept for a day then: a claim's ttl is not
+written down, and until it is over a worker of the site may come back.
 """
 
 from __future__ import annotations
