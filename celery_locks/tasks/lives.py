@@ -7,6 +7,9 @@ threads has ended, and not before. That is proof by itself, in containers too, s
 kernel. Where its process id means something here it must be gone as well, which guards against code that closes files
 it does not own. A worker is known by its folder, never by its name or host: a folder of another boot (or of another
 machine, where a network drive is shared) proves nothing, and is left alone.
+
+The last worker of a site to end removes the site's folder, and the last of all the user's. So a folder may vanish
+between two steps of `new_life`, which then begins again.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import re
 import secrets
 import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +37,8 @@ FOLDER = "locks_folder"
 #: In memory, so that no disk is waited for.
 _DEFAULTS = ("/dev/shm", "/run/shm")
 _PROCESS = re.compile(r"(main\.)?(\d+)\.(\d+)")
+#: How often `new_life` begins again, where other workers end at that moment.
+_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,13 @@ class Life:
         return self.same_boot and self._parts[1] == _pid_namespace()
 
     @property
+    def published(self) -> bool:
+        """Whether its main process has its file there."""
+        return not self.path.name.startswith(".")
+
+    @property
     def _parts(self) -> list[str]:
-        return self.path.name.split(".")
+        return self.path.name.removeprefix(".").split(".")
 
     def members(self) -> list[Member]:
         """Its processes, the worker's main one first."""
@@ -114,19 +125,23 @@ class Life:
 
     def siblings(self) -> list[Life]:
         """Other lives of the same site and boot."""
-        lives = [Life(self.path.parent / name) for name in _names(self.path.parent) if not name.startswith(".")]
-        return [life for life in lives if life != self and life.same_boot]
+        return [life for life in _lives(self.path.parent) if life != self and life.published and life.same_boot]
+
+    def strangers(self) -> list[Life]:
+        """Lives of this boot and user that are no siblings: those of other sites, and those not published."""
+        site, user = self.path.parent, self.path.parent.parent
+        lives = [life for name in _names(user) for life in _lives(user / name)]
+        return [life for life in lives if life.same_boot and not (life.published and life.path.parent == site)]
 
     def remove(self) -> None:
-        """Takes its folder away, if no process is left in it."""
+        """Remove its folder if no process is left in it, and the folders of its site and user if they are empty."""
         if self.members():
             return
-        try:
+        with suppress(OSError):  # another removes it too, or a process came: the next reaper tries again
             for name in _names(self.path):  # of those that died before their file was ready
-                (self.path / name).unlink()
-            self.path.rmdir()
-        except OSError:
-            pass  # another removes it too, or a process came; whoever looks next tries again
+                (self.path / name).unlink(missing_ok=True)
+            for folder in (self.path, self.path.parent, self.path.parent.parent):
+                folder.rmdir()
 
 
 def new_life(site: str | None, folder: str | None) -> Life:
@@ -146,11 +161,18 @@ def new_life(site: str | None, folder: str | None) -> Life:
     base = Path(folder) if folder else _default_folder()
     if not base.is_dir():
         raise LockConfigError(f"{FOLDER}: there is no folder {base}")
-    mine = _own_folder(base / f"celery-locks-{os.geteuid()}")
-    parent = mine / hashlib.sha256((site or secrets.token_hex(16)).encode()).hexdigest()[:16]
+    user = base / f"celery-locks-{os.geteuid()}"
+    parent = user / hashlib.sha256((site or secrets.token_hex(16)).encode()).hexdigest()[:16]
     path = parent / f".{_boot_id()}.{_pid_namespace()}.{secrets.token_hex(8)}"
-    path.mkdir(mode=0o700, parents=True)
-    return Life(path)
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):  # a worker that ended removed an empty folder meanwhile
+            for above in (user, parent):
+                with suppress(FileExistsError):  # not `exist_ok`, which fails if the folder is removed just then
+                    above.mkdir(mode=0o700)
+            _check_own_folder(user)
+            path.mkdir(mode=0o700)
+            return Life(path)
+    raise FileNotFoundError(f"{parent} is removed whenever it is made")
 
 
 def published(life: Life) -> Life:
@@ -169,13 +191,11 @@ def lock_file(fd: int) -> bool:
     return True
 
 
-def _own_folder(path: Path) -> Path:
-    """A folder of this user alone: what lies in it would let others release leases."""
-    path.mkdir(mode=0o700, exist_ok=True)
+def _check_own_folder(path: Path) -> None:
+    """Raise `OSError` if others have the folder: what lies in it would let them release leases."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise OSError(f"{path} is not this user's alone: remove it, or set {FOLDER}")
-    return path
 
 
 def _default_folder() -> Path:
@@ -185,10 +205,14 @@ def _default_folder() -> Path:
     return Path(tempfile.gettempdir())
 
 
+def _lives(site: Path) -> list[Life]:
+    return [Life(site / name) for name in _names(site)]
+
+
 def _names(path: Path) -> list[str]:
     try:
         return os.listdir(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

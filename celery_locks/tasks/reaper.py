@@ -1,7 +1,8 @@
 """The reaper: a thread in every worker that frees the leases of processes which died.
 
-Of its own worker's processes it looks four times a second, and at other workers of this machine, which may have died
-as a whole, every two seconds: also at the earlier life of a worker that has come back.
+It looks at its own worker's processes four times a second. Every two seconds it looks at other workers of this
+machine, which may have died as a whole, and at the earlier life of a worker that has come back. Once a minute it
+removes what dead workers of other sites have left.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from celery_locks.stores.parking import Call, Parking, tickets_of
 from celery_locks.tasks import records
 from celery_locks.tasks.lives import Life, Member
 from celery_locks.tasks.records import Written
+from celery_locks.tasks.remains import remove_remains
 from celery_locks.tasks.sending import send_on
 
 logger = log.logger(__name__)
 
-#: Seconds between two looks at the processes of this worker, and at other workers.
+#: Seconds between two looks at the processes of this worker, at other workers, and at what other sites have left.
 LOOK = 0.25
 LOOK_AT_OTHERS = 2.0
+LOOK_AT_REMAINS = 60.0
 
 
 class Reaper:
@@ -47,9 +50,12 @@ class Reaper:
         self._warned = False
         self._thread = threading.Thread(target=self._run, name="celery-locks-reaper", daemon=True)
 
+    def end_at_exit(self) -> None:
+        """End the life when this process exits, also if the worker fails before `start`."""
+        atexit.register(self._at_exit)
+
     def start(self) -> None:
         """Frees what the dead have left so far, and from now on."""
-        atexit.register(self._at_exit)
         self._thread.start()
 
     def close(self) -> None:
@@ -59,7 +65,8 @@ class Reaper:
     def _run(self) -> None:
         looks = 0
         while not (self._closing and self._alone()):
-            self._look_safely(others=looks % round(LOOK_AT_OTHERS / LOOK) == 0)
+            remains, others = (looks % round(every / LOOK) == 0 for every in (LOOK_AT_REMAINS, LOOK_AT_OTHERS))
+            self._look_safely(others, remains)
             looks += 1
             time.sleep(LOOK)
         self._end()
@@ -74,11 +81,13 @@ class Reaper:
 
     def _at_exit(self) -> None:
         if os.getpid() == self._pid:
-            self._look_safely(others=False)
+            self._look_safely()
             self._end()
 
-    def _look_safely(self, others: bool) -> None:
+    def _look_safely(self, others: bool = False, remains: bool = False) -> None:
         try:
+            if remains:
+                remove_remains(self._life)
             self.look(others)
             self._warned = False
         except StoreUnavailable as error:

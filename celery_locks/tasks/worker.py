@@ -50,6 +50,7 @@ class LocksStep(bootsteps.StartStopStep):
             logger.warning("%s; what a process holds that dies is free when its ttl is over", error)
         else:
             self._reaper = Reaper(app, locks, life)
+            self._reaper.end_at_exit()
 
     def start(self, worker: Any) -> None:
         """Called when the worker starts.

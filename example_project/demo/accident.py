@@ -71,15 +71,13 @@ class Accident:
         if self.held:
             self._tell_of_kill(self.held[0])
         else:  # The run had ended just before: another time.
-            self.tell(f"{self.victim} was killed when it held nothing any more; {self.crew.hire()} starts instead.")
+            self.tell(f"Killed {self.victim}, but its task had just ended. {self.crew.hire()} starts in its place.")
             self.victim = ""
 
     def _tell_of_kill(self, longest: Holding) -> None:
         others = "".join(f", {holding.key}" for holding in self.held[1:])
-        self.tell(
-            f"SIGKILL for {self.victim} and all its processes, while it holds {longest.key}{others}. "
-            f"The lease of {longest.key} has {longest.left:.1f} s left."
-        )
+        self.tell(f"Killed {self.victim} (SIGKILL) while it held {longest.key}{others}.")
+        self.tell(f"Its lease on {longest.key} has {longest.left:.1f} s left.")
 
     def _look_for_take_overs(self) -> None:
         waiting = {holding.key: holding for holding in self.held if holding.key not in self.take_overs}

@@ -16,21 +16,21 @@ from example_project.demo.processes import DemoError
     type=click.Choice(["auto", "valkey", "sqlite"]),
     default="auto",
     show_default=True,
-    help="What the shop runs on: a Valkey server of the demo's own, or files alone. auto: the first that can be had.",
+    help="What the shop runs on: a Valkey server that the demo starts, or files only. auto: Valkey if it is installed.",
 )
-@click.option("--tasks", type=click.IntRange(20, 5000), default=200, show_default=True, help="How many tasks are sent.")
-@click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True, help="How many Celery workers.")
-@click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True, help="Processes of each.")
-@click.option("--kill/--no-kill", default=True, help="Kill a worker in mid-run.  [default: kill]")
-@click.option("--locks/--no-locks", default=True, help="Without locks the promises break.  [default: locks]")
-@click.option("--plain", is_flag=True, help="Lines of text instead of the live table, as without a terminal.")
-@click.option("--seed", type=int, default=7, show_default=True, help="Which tasks are sent.")
+@click.option("--tasks", type=click.IntRange(20, 5000), default=200, show_default=True, help="How many tasks to send.")
+@click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True, help="How many workers to start.")
+@click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True, help="Processes per worker.")
+@click.option("--kill/--no-kill", default=True, help="Kill a worker while it runs tasks.  [default: kill]")
+@click.option("--locks/--no-locks", default=True, help="Run without locks to see the promises break.  [default: locks]")
+@click.option("--plain", is_flag=True, help="Print lines instead of the live table.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Selects which tasks are sent.")
 def main(
     embedded: str, tasks: int, workers: int, concurrency: int, kill: bool, locks: bool, plain: bool, seed: int
 ) -> None:
-    """Runs a shop with Celery workers, kills one while it holds locks, and checks that every promise was kept.
+    """Run a shop with Celery workers, kill one while it holds locks, and check that every promise was kept.
 
-    Ends with 0 when all were kept, and with 1 when one was broken.
+    The exit status is 0 if every promise was kept, and 1 if one was broken.
     """
     interrupt.install()
     try:

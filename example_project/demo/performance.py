@@ -56,7 +56,8 @@ def perform(settings: Settings) -> bool:
         ground = prepare(settings.embedded, stage, screen.say)
         open_on(ground, stage)
         os.environ[LOCKED] = "yes" if settings.locks else "no"
-        screen.say(f"The shop runs on {ground.name}; its files are in {stage.folder}.")
+        screen.say(f"The shop runs on {ground.name}.")
+        screen.say(f"Until the demo ends, its files are in {stage.folder}.")
         return _play(settings, stage, screen, start, console)
 
 
@@ -73,7 +74,9 @@ def _play(settings: Settings, stage: Stage, screen: Screen, start: float, consol
     story = Story(Plan(jobs, settings.workers, settings.concurrency, settings.kill), stage, screen)
     story.play()
     verdict = judge(story, settings.kill, time.monotonic() - start)
-    console.print(summary(verdict))
+    console.print(summary(verdict, console.width))
     for sentence in verdict.broken:
         click.echo(f"BROKEN: {sentence}.")
+    if not verdict.broken:
+        click.echo("Every promise was kept.")
     return not verdict.broken

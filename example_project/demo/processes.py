@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,8 @@ from example_project.demo.interrupt import pause
 ROOT = Path(__file__).resolve().parents[2]
 #: A path with a socket in it must be short: 104 characters on macOS.
 LONGEST_PARENT = 60
+#: Seconds that killed processes have to disappear, and that the folder has to be removed.
+GONE_WITHIN = 2.0
 
 
 class DemoError(Exception):
@@ -85,13 +87,26 @@ class Process:
         self._process.wait()
         self._signal_group()  # what it may have started in its last moment
 
+    @property
+    def has_group(self) -> bool:
+        """Whether a process of its group is still there."""
+        try:
+            os.killpg(self._process.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
     def _signal_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):  # macOS: no permission for a group of dead processes
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class Stage:
-    """A temporary folder, and the processes that work in it. When it is left, both are gone."""
+    """A temporary folder, and the processes that work in it. When it is left, both are gone.
+
+    Raises:
+        DemoError: When it is left: the folder could not be removed.
+    """
 
     def __init__(self) -> None:
         parent = tempfile.gettempdir()
@@ -124,8 +139,20 @@ class Stage:
     ) -> None:
         for process in reversed(self._processes):
             process.kill()
-        for _ in range(100):  # a process that is dying may still make a file
-            shutil.rmtree(self.folder, ignore_errors=True)
-            if not self.folder.exists():
-                return
-            time.sleep(0.02)
+        # A killed process takes a moment to disappear, and may finish making a file meanwhile.
+        _soon(lambda: not any(process.has_group for process in self._processes))
+        if _soon(self._remove_folder):
+            return
+        before = f"{error}\n" if isinstance(error, DemoError) else ""
+        raise DemoError(f"{before}{self.folder} could not be removed: remove it by hand") from error
+
+    def _remove_folder(self) -> bool:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self.folder.exists()
+
+
+def _soon(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + GONE_WITHIN
+    while not (true := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return true

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from rich.box import SIMPLE
 from rich.console import Console, Group, JustifyMethod, RenderableType
@@ -14,7 +14,18 @@ from example_project.demo.state import State
 from example_project.demo.verdict import Verdict
 from example_project.demo.watch import Holding
 
-BAR = 24
+#: Characters of a bar: at most, and at least where there is one.
+BAR, SHORTEST_BAR = 24, 5
+#: Characters between two columns; of a time that is left.
+GAP, SECONDS = 2, 5
+#: Characters that the table at the end needs; a narrower terminal gets lines.
+TABLE = 72
+#: The columns after the key, with widths that don't change with what is in them: the table would jump.
+COLUMNS = {"task": 17, "worker": 15, "held for": 8, "lease left": 10}
+#: After the name of a worker that was killed.
+KILLED = ", killed"
+#: Columns that a narrow terminal goes without, in this order. The key is always shown in full.
+DISPENSABLE = ("task", "held for", "worker", "lease left")
 
 
 class PlainScreen:
@@ -32,8 +43,8 @@ class PlainScreen:
         if self._elapsed() < self._next:
             return
         self._next = self._elapsed() + 1
-        progress = f"{state.done} of {state.total} tasks done, keys held: {len(state.holdings)}"
-        self.say(f"  {state.note or progress}")
+        held = f"{len(state.holdings)} of {len(state.keys)} keys held"
+        self.say(f"  {state.note or f'{state.done} of {state.total} tasks done, {held}'}")
 
     def close(self) -> None:
         pass
@@ -53,15 +64,20 @@ class LiveScreen:
         self._console.print(line)
 
     def show(self, state: State) -> None:
+        width = self._console.width
+        parts = (_keys(state, width), "", _progress(state, self._elapsed(), width))
         self._live.start()
-        self._live.update(Group("", _keys(state), "", _progress(state, self._elapsed())), refresh=True)
+        self._live.update(Group("", *parts), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
 
 
-def summary(verdict: Verdict) -> Table:
+def summary(verdict: Verdict, width: int) -> RenderableType:
     """The table at the end."""
+    if width < TABLE:
+        marks = {None: "", True: ", as promised", False: ", BROKEN"}
+        return Group("", *(Text(f"{what}: {value}{marks[kept]}") for what, value, kept in verdict.lines), "")
     table = Table(box=SIMPLE, show_header=False, pad_edge=False)
     for what, value, kept in verdict.lines:
         mark = Text("") if kept is None else Text("as promised", "green") if kept else Text("BROKEN", "bold red")
@@ -69,35 +85,66 @@ def summary(verdict: Verdict) -> Table:
     return table
 
 
-def _keys(state: State) -> RenderableType:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    # Widths that don't change with what is in them: the table would jump.
-    for column, width in {"key": 0, "task": 17, "worker": 15, "held for": 8, "lease left": BAR + 6}.items():
+def _keys(state: State, width: int) -> RenderableType:
+    key_width = max(map(len, state.keys))
+    columns = _columns_that_fit(state, width - key_width)
+    rest = width - key_width - _width(columns)
+    bar = min(BAR, rest + COLUMNS["lease left"] - GAP - SECONDS)
+    if bar < SHORTEST_BAR:
+        bar = 0
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    table.add_column("key", min_width=min(key_width, width), overflow="fold", header_style="bold")
+    for column, wide in columns.items():
+        wide = bar + GAP + SECONDS if bar and column == "lease left" else wide
         justify: JustifyMethod = "right" if column == "held for" else "left"
-        table.add_column(column, justify=justify, no_wrap=True, min_width=width, header_style="bold")
+        table.add_column(column, justify=justify, no_wrap=True, min_width=wide, header_style="bold")
     held = {holding.key: holding for holding in state.holdings}
     for key in state.keys:
-        table.add_row(*(_holder(held[key], state) if key in held else (Text(key, "dim"), Text("free", "dim"))))
+        if key in held:
+            table.add_row(*_holder(held[key], state, columns, bar))
+        else:
+            table.add_row(Text(key, "dim"), *[Text("free", "dim")][: len(columns)])
     return table
 
 
-def _holder(holding: Holding, state: State) -> tuple[Text, ...]:
+def _columns_that_fit(state: State, width: int) -> dict[str, int]:
+    """The columns for which there is room next to the key, with their widths."""
+    longest = max(map(len, state.dead), default=0) + len(KILLED)
+    columns = {**COLUMNS, "worker": max(longest, COLUMNS["worker"])}
+    for column in DISPENSABLE:
+        if _width(columns) <= width:
+            break
+        del columns[column]
+    return columns
+
+
+def _width(columns: Mapping[str, int]) -> int:
+    return sum(GAP + wide for wide in columns.values())
+
+
+def _holder(holding: Holding, state: State, columns: Iterable[str], bar: int) -> list[Text]:
     dead = holding.worker in state.dead
     style = "red" if dead else ""
-    return (
-        Text(holding.key, style or "bold"),
-        Text(holding.task, style),
-        Text(f"{holding.worker}, killed" if dead else holding.worker, style or "cyan"),
-        Text(f"{holding.held_for:.1f} s", style),
-        _bar(holding.left / state.ttl, style or "green").append(f"  {holding.left:.1f} s", style),
-    )
+    left = Text(f"{holding.left:.1f} s", style)
+    if bar:
+        left = _bar(holding.left / state.ttl, style or "green", bar).append(" " * GAP).append(left)
+    cells = {
+        "task": Text(holding.task, style),
+        "worker": Text(holding.worker + KILLED if dead else holding.worker, style or "cyan"),
+        "held for": Text(f"{holding.held_for:.1f} s", style),
+        "lease left": left,
+    }
+    return [Text(holding.key, style or "bold"), *(cells[column] for column in columns)]
 
 
-def _progress(state: State, elapsed: float) -> Text:
-    told = state.note or f"{state.done} of {state.total} tasks done, {state.sent} sent"
-    return _bar(state.done / state.total, "blue").append(f"  {told}, {elapsed:.0f} s")
+def _progress(state: State, elapsed: float, width: int) -> Text:
+    told = f"{state.note or f'{state.done} of {state.total} tasks done, {state.sent} sent'}, {elapsed:.0f} s"
+    bar = min(BAR, width - GAP - len(told))
+    if bar < SHORTEST_BAR:
+        return Text(told)
+    return _bar(state.done / state.total, "blue", bar).append(" " * GAP + told)
 
 
-def _bar(share: float, style: str) -> Text:
-    full = round(min(share, 1) * BAR)
-    return Text("█" * full, style).append("░" * (BAR - full), "dim")
+def _bar(share: float, style: str, length: int) -> Text:
+    full = round(min(share, 1) * length)
+    return Text("█" * full, style).append("░" * (length - full), "dim")

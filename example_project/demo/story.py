@@ -88,7 +88,8 @@ class Story:
         self.crew.wait_until_ready(self._show)
         self._state.note = ""
         self._screen.say(f"Ready: {', '.join(names)}, with {plan.concurrency} processes each.")
-        self._screen.say(f"{len(plan.jobs)} tasks will be sent, for {len(self._state.keys)} keys.")
+        how = "Each locks" if app.conf.locks_enabled else "Locks are off. Each would lock"
+        self._screen.say(f"Sending {len(plan.jobs)} tasks. {how} one of {len(self._state.keys)} keys while it runs.")
 
     def _work(self) -> None:
         self._began = self._last_sign = time.monotonic()
@@ -103,7 +104,7 @@ class Story:
             for name in self.crew.newly_ready():
                 self._screen.say(f"{name} is ready.")
             if time.monotonic() > self._last_sign + PATIENCE:
-                self._screen.say(f"Nothing happened for {PATIENCE:.0f} s: the tasks that are not done count as lost.")
+                self._screen.say(f"No task has run for {PATIENCE:.0f} s. The tasks without a result count as lost.")
                 return
             pause(TICK)
 
@@ -141,9 +142,7 @@ class Story:
             self.sent[job].task.apply_async(kwargs=self.sent[job].arguments, task_id=job)
         self.sent_again.update(missing)
         if missing:
-            self._screen.say(
-                f"Messages that the broker lost with the worker: {len(missing)}. The shop sends them again."
-            )
+            self._screen.say(f"The broker lost messages with the worker: {len(missing)}. The shop sends them again.")
 
     def _look(self) -> list[Holding]:
         return look(self._locks, self._state.keys)
@@ -154,5 +153,5 @@ class Story:
         self._screen.show(self._state)
 
     def _stop(self) -> None:
-        self._state.note = "the workers end"
+        self._state.note = "stopping the workers"
         self.crew.dismiss(self._show)

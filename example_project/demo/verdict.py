@@ -40,16 +40,16 @@ def judge(story: Story, kill: bool, wall: float) -> Verdict:
     runs, verdict = journal.runs(), Verdict()
     _tasks(verdict, story, runs)
     _keys(verdict, story, runs)
-    accounts, payments = database.money()
+    accounts, payments = (f"{cents / 100:,.2f}" for cents in database.money())
     verdict.promise(
-        "Money on accounts",
-        f"{accounts / 100:,.2f} of {payments / 100:,.2f} paid",
+        "Charged to accounts",
+        f"{accounts} of {payments} paid",
         accounts == payments,
-        f"payments of {payments / 100:,.2f} left {accounts / 100:,.2f} on the accounts: charges were overwritten",
+        f"customers paid {payments}, but the accounts show {accounts}: charges were overwritten",
     )
     if kill:
         _take_over(verdict, story)
-    verdict.fact("Wall time", f"{wall:.1f} s")
+    verdict.fact("Time", f"{wall:.1f} s")
     return verdict
 
 
@@ -84,7 +84,7 @@ def _tasks(verdict: Verdict, story: Story, runs: list[Run]) -> None:
     verdict.fact("Tasks done", len(done))
     more = {
         "cut off by the kill": len(cut),
-        "begun anew after an error": sum(run.outcome not in ("done", None) for run in runs),
+        "ended by an error": sum(run.outcome not in ("done", None) for run in runs),
         "delivered twice": sum(ends.values()) - len(ends),
     }
     told = ", ".join(f"{count} {what}" for what, count in more.items() if count)
@@ -92,15 +92,15 @@ def _tasks(verdict: Verdict, story: Story, runs: list[Run]) -> None:
     if cut:
         again = sum(run.job in ends for run in cut)
         verdict.promise(
-            "Cut off, and run again",
+            "Cut off, then run again",
             f"{again} of {len(cut)}",
             again == len(cut),
-            "a run that was cut off never ran again",
+            "a task that was cut off by the kill never ran again",
         )
     if story.sent_again:
-        verdict.fact("Sent again by the shop", f"{len(story.sent_again)} (lost by the broker, with the worker)")
+        verdict.fact("Sent again by the shop", f"{len(story.sent_again)} (lost by the broker)")
     lost = len(story.sent) - len(done)
-    verdict.promise("Lost", lost, lost == 0, f"{lost} tasks were sent and not done")
+    verdict.promise("Tasks lost", lost, lost == 0, f"{lost} tasks were sent but never done")
 
 
 def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
@@ -110,17 +110,18 @@ def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
     most = {key: most_at_once(runs, story.crew.deaths) for key, runs in by_key.items()}
     worst = max(most, key=lambda key: most[key], default="")
     verdict.promise(
-        "Most runs at once for a key",
+        "Most runs of a key at once",
         most.get(worst, 0),
         most.get(worst, 0) <= 1,
-        f"{most.get(worst, 0)} runs for {worst} went on at once",
+        f"{most.get(worst, 0)} tasks for {worst} ran at the same time",
     )
     stuck = sorted(key for key, runs in by_key.items() if not tokens_grow(runs))
+    more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
     verdict.promise(
         "Fencing tokens",
-        f"grew with each run of {len(by_key) - len(stuck)} of {len(by_key)} keys",
+        f"rose with each run, {len(by_key) - len(stuck)} of {len(by_key)} keys",
         not stuck,
-        f"the fencing tokens did not grow with every run for {len(stuck)} keys: {', '.join(stuck[:3])}, …",
+        f"the fencing tokens of {len(stuck)} keys did not rise with each run: {', '.join(stuck[:3])}{more}",
     )
 
 
@@ -128,12 +129,13 @@ def _take_over(verdict: Verdict, story: Story) -> None:
     accident = story.accident
     if not accident.held:
         what = "no worker was killed while it held a key"
-        verdict.promise("Taken over", what, False, f"{what}: no take-over could be seen")
+        verdict.promise("Taken over", "not tested", False, f"{what}, so no take-over was seen")
         return
-    held = accident.held[0]
+    held, label = accident.held[0], f"Taken over from {accident.victim}"
     seen = accident.take_overs.get(held.key)
     if seen is None:
-        verdict.promise("Taken over", "never", False, f"nobody took over {held.key} from {accident.victim}")
+        what = f"no worker took over {held.key} after {accident.victim} was killed"
+        verdict.promise(label, "never", False, what)
         return
     # Mostly before its lease has ended: the workers of one machine see that its holder is dead.
-    verdict.promise("Taken over", f"{seen.after:.1f} s after the kill ({held.key}, by {seen.worker})", True, "")
+    verdict.promise(label, f"{held.key}, by {seen.worker} in {seen.after:.1f} s", True, "")

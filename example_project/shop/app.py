@@ -21,6 +21,8 @@ app.conf.update(
     locks_ttl=30,
     # What all names in the lock store begin with. All processes of the shop have the same, and no other shop has it.
     locks_prefix="shop",
+    # Where workers write down what they hold, so that it is free soon after one dies. Not set: in memory.
+    locks_folder=os.environ.get("SHOP_LOCKS_FOLDER"),
     # --- No task is lost with its worker: its message is acknowledged when it is done, and else delivered again. ---
     task_acks_late=True,
     task_reject_on_worker_lost=True,

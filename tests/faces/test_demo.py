@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import termios
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,13 +22,16 @@ import pytest
 from kombu import Connection
 from rich.console import Console
 
-from example_project.demo.screens import LiveScreen
+from example_project.demo import processes as demo_processes
+from example_project.demo.interrupt import Interrupted
+from example_project.demo.processes import DemoError, Stage
+from example_project.demo.screens import LiveScreen, summary
 from example_project.demo.state import State
-from example_project.demo.verdict import most_at_once, tokens_grow
+from example_project.demo.verdict import Verdict, most_at_once, tokens_grow
 from example_project.demo.watch import Holding
 from example_project.shop import files_broker
 from example_project.shop.journal import Run
-from tests.support import processes
+from tests.support import processes, records
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +57,8 @@ class Demo:
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.folder = processes.make_folder()
+        self.pids: set[int] = set()
+        self._records_before = records.shared()
         self._mark = uuid.uuid4().hex
         self._output = processes.make_folder() / "output"
         paths = [(environment or {}).get("PYTHONPATH", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -68,17 +77,15 @@ class Demo:
         return self._output.read_text(errors="replace")
 
     def wait_for(self, text: str) -> None:
-        eventually(lambda: text in self.text or self._process.poll() is not None, 60, f"it never said {text!r}")
+        eventually(lambda: text in self.text or not self._runs(), 60, f"it never said {text!r}", 0.1)
         assert text in self.text, self.text
 
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 
     def exit_status(self) -> int:
-        try:
-            return self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"The demo does not end:\n{self.text}") from None
+        eventually(lambda: not self._runs(), PATIENCE, "the demo does not end", 0.1)
+        return self._process.wait()
 
     def summary(self) -> dict[str, str]:
         """The lines of the closing table, by what they are about."""
@@ -87,12 +94,15 @@ class Demo:
 
     def processes(self) -> list[psutil.Process]:
         """All that it has started and that still runs, itself too."""
-        return [process for process in psutil.process_iter() if self._is_mine(process)]
+        found = [process for process in psutil.process_iter() if self._is_mine(process)]
+        self.pids |= {process.pid for process in found}
+        return found
 
     def assert_nothing_is_left(self) -> None:
         # What it killed by SIGKILL may take a moment to be gone from the system's table.
         eventually(lambda: not self.processes(), 5, "processes are left behind")
         assert list(self.folder.iterdir()) == []
+        assert records.left_by(self.pids, self._records_before) == []
 
     def close(self) -> None:
         processes.end(self._process)
@@ -100,6 +110,10 @@ class Demo:
             process.kill()
         processes.remove_folder(self.folder)
         processes.remove_folder(self._output.parent)
+
+    def _runs(self) -> bool:
+        self.processes()  # so that the ids of all are known
+        return self._process.poll() is None
 
     def _is_mine(self, process: psutil.Process) -> bool:
         try:
@@ -127,11 +141,12 @@ def assert_promises_kept(demo: Demo, tasks: int) -> None:
     assert demo.exit_status() == 0, demo.text
     summary = demo.summary()
     assert summary["Tasks sent"] == summary["Tasks done"] == str(tasks)
-    assert re.match(r"0 +as promised", summary["Lost"])
-    assert re.match(r"1 +as promised", summary["Most runs at once for a key"])
+    assert re.match(r"0 +as promised", summary["Tasks lost"])
+    assert re.match(r"1 +as promised", summary["Most runs of a key at once"])
     assert summary["Fencing tokens"].endswith("as promised")
-    assert summary["Money on accounts"].endswith("as promised")
+    assert summary["Charged to accounts"].endswith("as promised")
     assert "BROKEN" not in demo.text
+    assert demo.text.endswith("Every promise was kept.\n")
 
 
 # --- As a whole ---
@@ -142,14 +157,15 @@ def assert_promises_kept(demo: Demo, tasks: int) -> None:
 def test_keeps_all_promises_though_a_worker_is_killed(run: type[Demo], embedded: str) -> None:
     demo = run("--embedded", embedded, "--tasks", "40")
     assert_promises_kept(demo, 40)
-    assert "SIGKILL for worker" in demo.text
-    assert "worker3 starts in place of worker" in demo.text
-    assert re.match(
-        r"\d+\.\d s after the kill \(catalogue:\d, by worker\d\) +as promised", demo.summary()["Taken over"]
-    )
-    again = re.match(r"(\d+) of (\d+) +as promised", demo.summary()["Cut off, and run again"])
+    killed = re.search(r"Killed (worker\d) \(SIGKILL\) while it held catalogue:\d", demo.text)
+    assert killed is not None
+    assert f"worker3 starts in place of {killed[1]}" in demo.text
+    take_over = demo.summary()[f"Taken over from {killed[1]}"]
+    assert re.match(r"catalogue:\d, by worker\d in \d+\.\d s +as promised", take_over)
+    again = re.match(r"(\d+) of (\d+) +as promised", demo.summary()["Cut off, then run again"])
     assert again is not None
     assert int(again[1]) == int(again[2]) >= 1
+    assert len(demo.pids) > 3 * 4, "three workers with four processes each were seen"
     demo.assert_nothing_is_left()
 
 
@@ -160,7 +176,7 @@ def test_does_without_the_kill_and_sends_nothing_to_the_broker_of_whoever_runs_i
     demo = run("--no-kill", "--tasks", "30", "--workers", "1", "--seed", "3", environment=environment)
     assert_promises_kept(demo, 30)
     assert "SIGKILL" not in demo.text
-    assert "Taken over" not in demo.summary()
+    assert "Taken over" not in demo.text
 
 
 @pytest.mark.slow
@@ -170,32 +186,33 @@ def test_fails_without_locks(run: type[Demo], embedded: str) -> None:
     assert demo.exit_status() == 1, demo.text
     summary = demo.summary()
     assert summary["Tasks done"] == "60"
-    assert re.match(r"([2-9]|\d\d) +BROKEN", summary["Most runs at once for a key"])
-    assert re.search(r"^BROKEN: \d+ runs for \w+:\d went on at once\.$", demo.text, re.MULTILINE)
-    assert re.search(r"^BROKEN: payments of .* charges were overwritten\.$", demo.text, re.MULTILINE)
+    assert re.match(r"([2-9]|\d\d) +BROKEN", summary["Most runs of a key at once"])
+    assert re.search(r"^BROKEN: \d+ tasks for \w+:\d ran at the same time\.$", demo.text, re.MULTILINE)
+    assert re.search(r"^BROKEN: customers paid .* charges were overwritten\.$", demo.text, re.MULTILINE)
     demo.assert_nothing_is_left()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("embedded", "moment", "number"),
+    ("embedded", "tasks", "moment", "number"),
     [
-        ("valkey", "The shop runs on", signal.SIGINT),  # while the workers start
-        ("sqlite", "The shop runs on", signal.SIGTERM),
-        ("valkey", "SIGKILL for", signal.SIGTERM),  # with leases held and a worker dead
-        ("sqlite", "of 200 tasks done", signal.SIGINT),
+        ("valkey", "200", "The shop runs on", signal.SIGINT),  # while the workers start
+        ("sqlite", "200", "The shop runs on", signal.SIGTERM),
+        ("valkey", "200", "(SIGKILL)", signal.SIGTERM),  # with leases held and a worker dead
+        ("sqlite", "200", "of 200 tasks done", signal.SIGINT),
+        ("sqlite", "20", "stopping the workers", signal.SIGTERM),
     ],
 )
 def test_leaves_nothing_behind_when_it_is_interrupted(
-    run: type[Demo], embedded: str, moment: str, number: signal.Signals
+    run: type[Demo], embedded: str, tasks: str, moment: str, number: signal.Signals
 ) -> None:
-    demo = run("--embedded", embedded, "--tasks", "200")
+    demo = run("--embedded", embedded, "--tasks", tasks)
     demo.wait_for(moment)
     assert len(demo.processes()) >= 1
     demo.send(number)
     assert demo.exit_status() == 128 + number
     demo.assert_nothing_is_left()
-    assert f"Ended by {number.name}." in demo.text
+    assert f"Ended by {number.name}. All processes and files of the demo are gone." in demo.text
     assert "Traceback" not in demo.text
 
 
@@ -263,18 +280,144 @@ def test_fencing_tokens_have_to_grow(tokens: list[int | None], grow: bool) -> No
 # --- Its parts ---
 
 
-def test_the_table_shows_who_holds_what() -> None:
+KEYS = [f"{kind}:{number}" for kind in ("account", "catalogue", "customer") for number in (1, 2)]
+
+
+def printed(output: str) -> str:
+    """What a terminal shows of it, all frames of a live table one below the other."""
+    frames = re.sub(r"\x1b\[1A", "\n", output)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", frames)
+
+
+def live_table(width: int) -> str:
+    """The live table, while a worker that was killed still holds one key."""
     output = io.StringIO()
-    screen = LiveScreen(Console(file=output, force_terminal=True, width=100, height=30), lambda: 4.0)
-    holding = Holding("customer:1", "sync_customer", "worker2", 7, held_for=1.25, left=1.5)
-    screen.show(State(["account:1", "customer:1"], 3.0, 50, sent=20, done=10, holdings=[holding], dead={"worker2"}))
+    screen = LiveScreen(Console(file=output, force_terminal=True, width=width, height=30), lambda: 4.0)
+    held = [
+        Holding("catalogue:2", "rebuild_catalogue", "worker1", 7, held_for=12.25, left=2.5),
+        Holding("customer:1", "sync_customer", "worker2", 7, held_for=1.25, left=1.5),
+    ]
+    screen.show(State(KEYS, 3.0, 50, sent=20, done=10, holdings=held, dead={"worker2"}))
     screen.say("Something happened.")
     screen.close()
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue())
+    text = printed(output.getvalue())
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    shown = [line.split()[0] for line in text.splitlines() if ":" in line]
+    assert shown == KEYS * (len(shown) // len(KEYS)), "a key can be mistaken for another"
+    return text
+
+
+def test_the_table_shows_who_holds_what() -> None:
+    text = live_table(100)
     assert re.search(r"account:1 +free", text)
     assert re.search(r"customer:1 +sync_customer +worker2, killed +1\.2 s +█{12}░{12}  1\.5 s", text)
     assert "10 of 50 tasks done, 20 sent, 4 s" in text
     assert "4.0 s  Something happened." in text
+
+
+@pytest.mark.parametrize(
+    ("width", "columns", "row"),
+    [
+        (
+            200,
+            "key task worker held for lease left",
+            r"sync_customer +worker2, killed +1\.2 s +█+░+  1\.5 s",
+        ),
+        (
+            80,
+            "key task worker held for lease left",
+            r"sync_customer +worker2, killed +1\.2 s +█+░+  1\.5 s",
+        ),
+        (60, "key worker held for lease left", r"worker2, killed +1\.2 s +█+░+  1\.5 s"),
+        (40, "key worker lease left", r"worker2, killed  1\.5 s"),
+        (25, "key lease left", r"█+░+  1\.5 s"),
+        (20, "key", ""),
+    ],
+)
+def test_a_narrow_terminal_shows_fewer_columns_and_whole_keys(width: int, columns: str, row: str) -> None:
+    text = live_table(width)
+    assert columns in re.sub(" +", " ", text)
+    assert re.search(f"^customer:1 *{row} *$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("width", [200, 110, 80, 60, 40])
+def test_the_closing_summary_fits_the_terminal(width: int) -> None:
+    verdict = Verdict()
+    verdict.fact("Tasks sent", 5000)
+    verdict.promise("Most runs of a key at once", 3, False, "")
+    verdict.promise("Taken over from worker2", "catalogue:1, by worker1 in 10.6 s", True, "")
+    output = io.StringIO()
+    Console(file=output, width=width).print(summary(verdict, width))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    said = re.sub(r"\W+", " ", output.getvalue())
+    assert "Tasks sent 5000 Most runs of a key at once 3 BROKEN" in said
+    assert "Taken over from worker2 catalogue 1 by worker1 in 10 6 s as promised" in said
+    assert sum(map(bool, map(str.strip, lines))) == 3 or width < 80, "a line for each"
+
+
+@pytest.mark.slow
+def test_a_terminal_of_80_columns_shows_all_of_it(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 80))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    env |= {"TERM": "xterm-256color", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-m", "example_project", "--embedded", "sqlite", "--tasks", "30"]
+    process = processes.start(argv, output=theirs, env=env, cwd=ROOT)
+    os.close(theirs)
+    read = bytearray()
+    try:
+        with suppress(OSError):  # that is how Linux reports the end of a terminal
+            while data := os.read(ours, 65536):
+                read += data
+        assert process.wait(PATIENCE) == 0
+    finally:
+        processes.end(process)
+        os.close(ours)
+    text = printed(read.decode())
+    tables = re.findall(r"^key +task +worker +held for +lease left *\n((?:\S.*\n)+)", text, re.MULTILINE)
+    assert len(tables) > 10
+    for table in tables:
+        rows = [line.split()[0] for line in table.splitlines()]
+        assert all(re.fullmatch(r"(account|catalogue|customer):\d", key) for key in rows), table
+        assert len(set(rows)) == len(rows) > 5
+        assert max(map(len, table.splitlines())) <= 80
+    assert any(re.search(r"worker\d, killed +\d+\.\d s +█+░*  \d\.\d s", table) for table in tables)
+    closing = text[text.rindex("Tasks sent") :].splitlines()
+    assert max(map(len, closing)) <= 80
+    assert "Every promise was kept." in closing
+
+
+@contextmanager
+def undeletable(folder: Path) -> Iterator[None]:
+    """Within it, the folder can't be removed: it holds what even root can't delete, or what others can't."""
+    folder.mkdir()
+    (folder / "file").touch()
+    if os.geteuid():
+        folder.chmod(0o500)
+    elif subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=False, capture_output=True).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        yield
+    finally:
+        if os.geteuid():
+            folder.chmod(0o700)
+        else:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("ending", [Interrupted(signal.SIGINT), DemoError("worker1 died"), None])
+def test_it_never_says_that_files_are_gone_that_are_not(
+    ending: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(demo_processes, "GONE_WITHIN", 0.1)
+    stage = Stage()
+    with undeletable(stage.folder / "kept"), pytest.raises(DemoError) as raised:
+        stage.__exit__(type(ending), ending, None)
+    said = f"{stage.folder} could not be removed: remove it by hand"
+    assert str(raised.value) == (f"worker1 died\n{said}" if isinstance(ending, DemoError) else said)
 
 
 def test_the_broker_of_files_puts_back_what_a_dead_reader_had(tmp_path: Path) -> None:

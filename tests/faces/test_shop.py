@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import sync_playwright
 
 from example_project.demo.verdict import most_at_once, tokens_grow
 from example_project.shop import journal
-from tests.support import processes, report
+from tests.support import processes, records, report
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.flower import browser
 from tests.support.ports import free_port
@@ -135,7 +136,7 @@ def test_on_postgresql_and_rabbitmq(
 
 
 def test_opened_on_files_with_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, output = processes.make_folder(), tmp_path / "output"
+    folder, output, before = processes.make_folder(), tmp_path / "output", records.shared()
     env = {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
     argv = ("-m", "example_project.shop", "--embedded", "sqlite", "--port", str(free_port()))
     with started(*argv, env=env, output=output) as shop:
@@ -146,8 +147,11 @@ def test_opened_on_files_with_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         use(url[0])
         press(url[0])
         eventually(lambda: any(run.task == "count_sales" for run in journal.runs()), PATIENCE, "beat sends nothing")
+        pids = {process.pid for process in psutil.Process(shop.pid).children(recursive=True)}
         shop.send_signal(signal.SIGINT)
         assert shop.wait(PATIENCE) == 128 + signal.SIGINT
-        eventually(lambda: list(folder.iterdir()) == [], 30, "files are left behind")
+        assert list(folder.iterdir()) == []
+        assert len(pids) > 4
+        assert records.left_by(pids, before) == []
     assert "All processes and files of the shop are gone." in output.read_text()
     processes.remove_folder(folder)

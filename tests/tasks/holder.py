@@ -71,6 +71,11 @@ def holds(locks: Locks, key: str) -> None:
     told()
 
 
+def idles(locks: Locks, key: str) -> None:
+    """Holds nothing."""
+    told()
+
+
 def waits(locks: Locks, key: str) -> None:
     """Stands in line."""
     assert not hold(locks, key, 60)

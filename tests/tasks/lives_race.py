@@ -1,0 +1,29 @@
+"""A process that begins and ends lives as fast as it can, where others do too: ``lives_race FOLDER ROUNDS``."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+from celery_locks.tasks import records
+from celery_locks.tasks.remains import remove_remains
+
+#: Few, so that the first and the last life of a site often meet.
+SITES = ("one", "two")
+
+
+def live(folder: str) -> None:
+    life = records.begin(random.choice(SITES), folder)
+    record = records.own_record()
+    assert record is not None
+    remove_remains(life)
+    records.write("token", "name", "key", "task", "id")
+    assert record.path.exists(), "the record of a living process is gone"
+    assert [member.path for member in life.members()] == [record.path]
+    records.end(life)
+    life.remove()
+
+
+if __name__ == "__main__":
+    for _ in range(int(sys.argv[2])):
+        live(sys.argv[1])
