@@ -35,6 +35,8 @@ CELERIES = ["5.5", "5.6", "5.7"]
 TASKS = os.environ.get("MATRIX_TASKS", "tests/tasks -m 'not slow'")
 #: What is the same with every Celery runs once for each Python.
 REST = os.environ.get("MATRIX_REST", "tests/core tests/stores tests/faces tests/test_support.py -m 'not slow'")
+#: The code of README, tutorial and how-to pages, run by readers who install what the session has.
+PAGES = "tests/package/test_readme.py tests/package/test_tutorial.py tests/package/test_pages.py"
 #: What looks at the server itself.
 SERVER = os.environ.get("MATRIX_SERVER", "tests/stores tests/tasks/test_park.py tests/tasks/test_scopes.py -m redis")
 WORKERS = os.environ.get("WORKERS", "2")
@@ -61,11 +63,11 @@ def rest(session: nox.Session) -> None:
 
 
 @nox.session(python=["3.10"])  # the oldest releases have no wheels for newer ones
-@nox.parametrize("part", ["tasks", "rest"])
+@nox.parametrize("part", ["tasks", "rest", "pages"])
 def lowest(session: nox.Session, part: str) -> None:
     """Test with the oldest version of each direct dependency that pyproject.toml allows."""
     session.install("--resolution=lowest-direct", *DEV)
-    _test(session, TASKS if part == "tasks" else REST)
+    _test(session, {"tasks": TASKS, "rest": REST, "pages": PAGES}[part])
 
 
 @nox.session(python=["3.11"])  # for which there is a wheel
