@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import pytest
+from celery import _state
 
 from tests.support import rabbitmq, report
 from tests.support.clusters import Cluster, Sentinels
@@ -40,6 +41,14 @@ def _loggers_that_speak() -> None:
             logger.disabled, logger.propagate = False, True
             logger.setLevel(logging.NOTSET)
     logging.root.setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def no_shared_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app of this test has its own tasks and Celery's: otherwise it gets a copy of each task of this process."""
+    celerys = {add for add in _state._on_app_finalizers if add.__module__ == "celery.app.builtins"}
+    assert celerys
+    monkeypatch.setattr(_state, "_on_app_finalizers", celerys)
 
 
 @pytest.fixture(scope="session")

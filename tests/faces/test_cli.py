@@ -29,7 +29,7 @@ from tests.support.waiting import eventually
 
 SOON = 60.0
 #: Each `celery` command loads all that is installed for it, Flower too: on a busy machine that takes its time.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_shared_tasks")]
 COMMANDS = sorted(locks_group.list_commands(click.Context(locks_group)))
 
 

@@ -6,6 +6,8 @@ import re
 import runpy
 from collections.abc import Callable
 
+import pytest
+
 from celery_locks import Locks
 from tests.support import pages
 from tests.support.celery_worker import ROOT
@@ -22,6 +24,7 @@ def test_every_diagram_is_drawn_from_its_text() -> None:
         assert drawing["digest"](text) in picture.read_text(), f"{picture.name} is out of date: make diagrams"
 
 
+@pytest.mark.usefixtures("no_shared_tasks")
 def test_a_server_takes_the_settings_for_production(start_redis: Callable[..., RedisServer]) -> None:
     """The first block works on a single server; with the second one doctor finds that replicas are missing."""
     page = (ROOT / "docs" / "how-to" / "production.md").read_text()

@@ -28,7 +28,7 @@ from tests.support.waiting import eventually
 
 Start = Callable[..., RedisServer]
 SOON = 60.0
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_shared_tasks")]
 
 
 def the_only(app: Celery, status: str, check: str) -> str:

@@ -12,7 +12,7 @@ from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import eventually
 
 SOON = 60.0
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("no_shared_tasks")]
 
 
 def test_rabbitmq(redis_url: str, rabbit_server: RabbitServer) -> None:
