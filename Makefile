@@ -113,18 +113,19 @@ clean: ## Remove everything that the targets above made, with the environment
 # --- The environment ------------------------------------------------------------------------------------------------
 
 define CHECK_PYTHON
-command -v $(PYTHON) > /dev/null || { \
+case "$(VENV)" in *" "*) echo "VENV='$(VENV)' has a blank in it, which make can't handle: name another folder" >&2; exit 1;; esac; \
+command -v "$(PYTHON)" > /dev/null || { \
   echo "There is no '$(PYTHON)'. celery-locks needs Python 3.10 or newer: install it, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
-$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-  echo "celery-locks needs Python 3.10 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }; \
-$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+  echo "celery-locks needs Python 3.10 or newer, and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }; \
+"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null || { \
   echo "'$(PYTHON)' can't make virtual environments: its modules venv and ensurepip are missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
 $(VENV)/.made:
 	@$(CHECK_PYTHON)
-	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@echo "Making $(VENV) with $$("$(PYTHON)" --version) ..."
+	@"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
 # $(call INSTALL,what for,group...): the locked packages of these groups, and the project itself in editable mode.

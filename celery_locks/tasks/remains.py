@@ -1,4 +1,4 @@
-"""What dead workers have left in this folder, and no worker of their own site removes.
+"""Removal of records that dead workers of other sites left in this folder.
 
 Records are of use to their site alone: its workers know the store and the prefix, and free early what the dead held. A
 site that never comes back would leave its records for ever, so every worker removes those of other sites. All processes

@@ -1,4 +1,4 @@
-"""The processes and the folder of the demo: all of them are gone when it ends, however it ends."""
+"""The processes and the folder of the demo. They are gone when it ends, unless it is itself killed by SIGKILL."""
 
 from __future__ import annotations
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -360,7 +362,7 @@ def test_the_closing_summary_fits_the_terminal(width: int) -> None:
 @pytest.mark.slow
 def test_a_terminal_of_80_columns_shows_all_of_it(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (30, 80))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 80, 0, 0))  # tcsetwinsize is new in Python 3.11
     env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     env |= {"TERM": "xterm-256color", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     argv = [sys.executable, "-m", "example_project", "--embedded", "sqlite", "--tasks", "30"]
@@ -416,6 +418,7 @@ def test_it_never_says_that_files_are_gone_that_are_not(
     stage = Stage()
     with undeletable(stage.folder / "kept"), pytest.raises(DemoError) as raised:
         stage.__exit__(type(ending), ending, None)
+    shutil.rmtree(stage.folder)
     said = f"{stage.folder} could not be removed: remove it by hand"
     assert str(raised.value) == (f"worker1 died\n{said}" if isinstance(ending, DemoError) else said)
 

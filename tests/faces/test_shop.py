@@ -118,6 +118,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def on(place: str, broker: str, locks: str, database: str, tmp_path: Path) -> None:
     env = {"SHOP_RUNS_ON": place, "SHOP_BROKER": broker, "SHOP_LOCKS": locks, "SHOP_DATABASE": database}
+    env["SHOP_LOCKS_FOLDER"] = str(tmp_path)
     url, output = f"http://127.0.0.1:{(port := free_port())}", tmp_path / "web"
     web = ("-m", "flask", "--app", "example_project.shop.web", "run", "--port", str(port))
     with started(*web, env=env, output=output), Worker("example_project.shop.app", concurrency=4, env=env, timeout=90):

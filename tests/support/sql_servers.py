@@ -280,6 +280,7 @@ class PostgresServer(DatabaseServer):
             "unix_socket_directories": "",
             "fsync": "off",  # the machine won't lose power
             "max_connections": 200,
+            "dynamic_shared_memory_type": "mmap",  # in its own folder: a killed server leaves nothing in /dev/shm
             "autovacuum_naptime": "10min",
         }
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
