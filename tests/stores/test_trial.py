@@ -56,7 +56,7 @@ def die_after(url: str, prefix: str, method: str, times: int) -> None:
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (method, times)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, (method, times)
 
 
 def assert_nothing_is_met(url: str, prefix: str) -> None:
