@@ -248,13 +248,13 @@ class Database:
         if self._secret:
             said = said.replace(self._secret, "***")
         code = self.dialect.code(error)
-        user = self._account() if code in self.dialect.of_account else self._user
+        account = self._account() if code in self.dialect.of_account else ""
         remedy = remedy_for(
             error,
             code,
             self.dialect.remedies,
             code in self.dialect.forbidden,
-            lambda text: self.dialect.grant(text, user, self._database),
+            lambda text: self.dialect.grant(text, self._user, account, self._database),
         )
         return StoreUnavailable(
             f"the lock store {self.name} failed: {type(error).__name__}: {said}{remedy and '; '}{remedy}"

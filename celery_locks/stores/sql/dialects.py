@@ -48,12 +48,13 @@ class Dialect(ABC):
     account = "SELECT CURRENT_USER()"
 
     @abstractmethod
-    def grant(self, text: str, user: str, database: str) -> str:
+    def grant(self, text: str, user: str, account: str, database: str) -> str:
         """Return the statement that gives a missing right; an empty text if it is not known.
 
         Args:
             text: What the server answered.
-            user: Who connects, or its account where the code is one `of_account`; empty if that is not known.
+            user: Who connects; empty if the address names no one.
+            account: The user's account, where the code is one `of_account`; empty if it is not known.
             database: The one of the address.
         """
 
@@ -144,7 +145,7 @@ class PostgreSQL(Dialect):
     forbidden = frozenset({"42501"})
     remedies = remedies.POSTGRESQL
 
-    def grant(self, text: str, user: str, database: str) -> str:
+    def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.postgresql_grant(text, user)
 
     def begin(self, timeout: float) -> Sequence[str]:
@@ -227,8 +228,8 @@ class MySQL(Dialect):
     of_account = frozenset({1142, 1143, 1370})
     remedies = remedies.MYSQL
 
-    def grant(self, text: str, user: str, database: str) -> str:
-        return remedies.mysql_grant(text, user if "@" in user else "", database)
+    def grant(self, text: str, user: str, account: str, database: str) -> str:
+        return remedies.mysql_grant(text, account, database)
 
     def begin(self, timeout: float) -> Sequence[str]:
         return ("START TRANSACTION",)
