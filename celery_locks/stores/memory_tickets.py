@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_locks.clock import Clock
 from celery_locks.stores.base import Claim, Granted, Refused
-from celery_locks.stores.parking import RETENTION, TICKET, Call, Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.stores.parking import TICKET, Call, Dropped, Full, Out, Parked, Parking, Ticket, retention
 from celery_locks.stores.tickets import Record, Table, Tickets
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class MemoryTable(Table):
         return None if token is None else (token, self._lock.numbers[token], self._lock.line[token])
 
     def stand(self, record: Record) -> None:
-        self._store.stand(self._lock, TICKET + record.id, record.number, self.now + RETENTION)
+        self._store.stand(self._lock, TICKET + record.id, record.number, self.now + retention(self.name))
 
     def leave(self, token: str) -> None:
         self._lock.leave(token)

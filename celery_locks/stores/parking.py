@@ -39,6 +39,10 @@ RETENTION = 30 * 24 * 3600.0
 TOMBSTONE = 2 * 3600.0
 #: Seconds for which the lease of a dead run is its reaper's, should that one die before it gives it back.
 HEIR_TTL = 4.0
+#: How the name of a tried write's lock begins after the prefix. No key of a user gives such a name: see `Locks.name`.
+TRIAL = "{=}celery-locks-doctor:"
+#: `RETENTION` of a ticket in such a lock, in seconds: after twice this time nothing of it is left.
+TRIAL_RETENTION = 5.0
 #: The token that holds the permits of a called ticket, and stands for it in line, begins so.
 TICKET = "ticket:"
 
@@ -241,6 +245,16 @@ def due_again(calls: int, within: float) -> float:
     return min(within * 2.0 ** (calls - 1), 3600.0)
 
 
+def is_trial(name: str) -> bool:
+    """Whether a full name is that of a tried write's lock: no sweeper dispatches what is parked there."""
+    return name.find("{") == name.find(TRIAL) != -1
+
+
+def retention(name: str) -> float:
+    """Seconds that a parked ticket is kept in the lock of this full name."""
+    return TRIAL_RETENTION if is_trial(name) else RETENTION
+
+
 def tickets_of(store: object) -> Parking | None:
     """The store, if tasks can park in it."""
     return store if isinstance(store, Parking) else None
@@ -255,5 +269,7 @@ __all__: Sequence[str] = (
     "Parking",
     "Ticket",
     "due_again",
+    "is_trial",
+    "retention",
     "tickets_of",
 )

@@ -282,7 +282,10 @@ class Redlock(Store):
         return {"reached": reached, **{name: "; ".join(wrong) for name, wrong in found.items()}}
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
-        """Use a throwaway lock by a majority, and one on each server: one that fails is missed by the next failure."""
+        """Use a throwaway lock by a majority, and one on each server.
+
+        Locks still work with one failing server, but not after a second one fails.
+        """
         calls = [partial(member.try_lock, prefix, self._restart_delay) for member in self._members]
         _, failures = all_of(ask(calls, TRIAL_TIMEOUT_SECONDS))
         try:

@@ -9,7 +9,6 @@ from typing import Literal, cast
 from celery_locks.stores.base import Claim, Granted, Refused
 from celery_locks.stores.parking import (
     FIRST_CALL,
-    RETENTION,
     TICKET,
     TOMBSTONE,
     Call,
@@ -19,6 +18,8 @@ from celery_locks.stores.parking import (
     OutReason,
     Parked,
     Ticket,
+    is_trial,
+    retention,
 )
 
 State = Literal["parked", "called", "running", "out", "done"]
@@ -91,7 +92,7 @@ class Table(ABC):
 
     @abstractmethod
     def stand(self, record: Record) -> None:
-        """Puts a ticket in line, at its number, for `RETENTION` seconds."""
+        """Puts a ticket in line, at its number, for as long as `retention` states."""
 
     @abstractmethod
     def leave(self, token: str) -> None:
@@ -135,6 +136,7 @@ class Tickets:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        self._trial, self._retention = is_trial(table.name), retention(table.name)
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
         table, me = self._table, TICKET + ticket.id
@@ -150,7 +152,7 @@ class Tickets:
             granted = table.grant(claim)
             if record is not None:
                 table.leave(me)
-                table.put(replace(record, state="running", token=claim.token, due=None, deadline=self._kept()))
+                self._put(replace(record, state="running", token=claim.token, due=None, deadline=self._kept()))
                 self._look_at_first()
             return granted
         return self._line_up(claim, ticket, record)
@@ -180,7 +182,7 @@ class Tickets:
         if record is None:
             return
         if record.due is None:  # nobody's now: a copy that comes takes it over
-            self._table.put(replace(record, token=""))
+            self._put(replace(record, token=""))
         else:  # a copy was dropped because it ran
             self._park(record)
 
@@ -195,9 +197,9 @@ class Tickets:
         deadline = table.after(within)
         if record.state == "called" and table.deadline(TICKET + id) is not None:
             table.grant(self._own_claim(record, within))
-            table.put(replace(record, due=deadline))
+            self._put(replace(record, due=deadline))
         elif record.state == "out":
-            table.put(replace(record, due=deadline))
+            self._put(replace(record, due=deadline))
 
     def settle(self, id: str) -> None:
         record = self._table.get(id)
@@ -226,7 +228,7 @@ class Tickets:
             elif record.state == "out":
                 calls.append(self._send_on(record))
             elif (deadline := table.deadline(record.token)) is not None:
-                table.put(replace(record, due=deadline))
+                self._put(replace(record, due=deadline))
             else:  # a copy was dropped because it ran; it died since
                 self._park(record)
         calls += self._call()
@@ -234,6 +236,10 @@ class Tickets:
         return tuple(calls)
 
     # ------------------------------------------------------------------ steps
+
+    def _put(self, record: Record) -> None:
+        """Write a ticket. One of a tried write is never due, so no sweeper dispatches it, even if the trial dies."""
+        self._table.put(replace(record, due=None) if self._trial else record)
 
     def _line_up(self, claim: Claim, ticket: Ticket, record: Record | None) -> Parked | Full:
         table, me = self._table, TICKET + ticket.id
@@ -260,7 +266,7 @@ class Tickets:
         if record.state == "running" and record.token != claim.token:
             deadline = table.deadline(record.token)
             if deadline is not None:
-                table.put(replace(record, due=deadline))
+                self._put(replace(record, due=deadline))
                 return Dropped("running")
         return None
 
@@ -282,13 +288,13 @@ class Tickets:
         )
 
     def _kept(self) -> float:
-        return self._table.after(2 * RETENTION)
+        return self._table.after(2 * self._retention)
 
     def _park(self, record: Record) -> None:
-        due = self._table.after(RETENTION / 2)
+        due = self._table.after(self._retention / 2)
         due = due if record.until is None else min(due, record.until)
         record = replace(record, state="parked", due=due, deadline=self._kept())
-        self._table.put(record)
+        self._put(record)
         self._table.stand(record)
 
     def _own_claim(self, record: Record, within: float) -> Claim:
@@ -312,7 +318,7 @@ class Tickets:
 
     def _send_on(self, record: Record) -> Call:
         record = replace(record, calls=record.calls + 1, due=self._table.after(FIRST_CALL))
-        self._table.put(record)
+        self._put(record)
         return Call(self._table.name, record.id, record.message, record.calls)
 
     def _put_out(self, record: Record, why: OutReason) -> Call:
@@ -320,9 +326,9 @@ class Tickets:
         return self._send_on(replace(record, state="out", why=why))
 
     def _finish(self, record: Record, why: str = "", told: str = "") -> None:
-        deadline = self._table.after(TOMBSTONE)
+        deadline = self._table.after(min(TOMBSTONE, self._retention))
         done = replace(record, state="done", message="", why=why, token=told, due=None, deadline=deadline)
-        self._table.put(done)
+        self._put(done)
 
     def _look_at_first(self) -> None:
         """Who is first in line is called by whoever makes room; unless that one dies. A waiter may have died itself."""
@@ -337,4 +343,4 @@ class Tickets:
         else:  # to a waiter room means nothing here: it looks for itself
             moment = head[2]
         if record.due is None or moment < record.due:
-            table.put(replace(record, due=moment))
+            self._put(replace(record, due=moment))

@@ -1,4 +1,4 @@
-"""A tried write: a throwaway lock, acquired, renewed, waited for and released as tasks do it."""
+"""Test whether a store accepts writes, with a throwaway lock."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TypeVar
 
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
-from celery_locks.stores.parking import Parked, Parking, Ticket
+from celery_locks.stores.parking import TRIAL, TRIAL_RETENTION, Parked, Parking, Ticket
 from celery_locks.terms import DEFAULT_PREFIX
 
 T = TypeVar("T")
 
 #: Who holds the throwaway lock, for people to read.
 OWNER = "celery locks doctor"
-#: How long its leases, places in line and values live, in seconds, should this process die meanwhile.
-TTL_SECONDS = 10.0
+#: How long its leases, places in line and values live, in seconds, if this process dies.
+TTL_SECONDS = 2 * TRIAL_RETENTION
 #: How long a waiter of it waits for its wake-up, in seconds.
 WAIT_SECONDS = 0.25
 
@@ -28,7 +28,7 @@ def throwaway_name(prefix: str) -> str:
     Args:
         prefix: That of the site's locks.
     """
-    return f"{prefix}:{{celery-locks-doctor:{secrets.token_hex(16)}}}"
+    return f"{prefix}:{TRIAL}{secrets.token_hex(16)}}}"
 
 
 class Trial:
@@ -118,7 +118,7 @@ class Trial:
         """Park a task behind a holder, dispatch it, run it, and look for what is due."""
         store, holder, run = self._store, self.claim(), self.claim()
         assert isinstance(store, Parking)
-        # Without a message a ticket is not parked. This one is never sent: nothing is due while its trial lives.
+        # Without a message a ticket is not parked. No sweeper sends this one, even if this process dies: see `TRIAL`.
         ticket = Ticket(ticket_id, "{}", secrets.token_hex(16), wait=TTL_SECONDS)
         self._acquire(holder)
         try:

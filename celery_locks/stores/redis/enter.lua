@@ -61,8 +61,8 @@ if held + permits <= limit and first then
     end
     redis.call('ZREM', DUE, id)
     redis.call('HSET', ticket(id), 'state', 'running', 'token', token)
-    redis.call('SET', LOCK .. ':runs:' .. token, id, 'PX', RETENTION / 1000)
-    redis.call('ZADD', PREFIX .. 'parked', 'XX', 'LT', deadline, LOCK)
+    redis.call('SET', LOCK .. ':runs:' .. token, id, 'PX', KEPT / 1000)
+    redis.call('ZADD', INDEX .. 'parked', 'XX', 'LT', deadline, LOCK)
   end
   return fence
 end

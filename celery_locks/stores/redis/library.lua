@@ -1,6 +1,13 @@
 -- Functions of the scripts. A script includes them where it needs them: making them costs more than most calls, so the
 -- ways that are taken most often end before.
 
+-- What the names of the sweeper's records begin with, and how long tickets are kept. A tried write has records of its own:
+-- no sweeper finds them, and they expire soon, even if the process that tries dies. See stores/trial.py.
+local INDEX, KEPT = PREFIX, RETENTION
+if string.sub(NAME, 1, #TRIAL) == TRIAL then
+  INDEX, KEPT = LOCK .. ':', TRIAL_RETENTION
+end
+
 -- Score of the last member of a sorted set.
 local function last(set)
   return tonumber(redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2])
@@ -117,11 +124,11 @@ end
 
 -- Tells the sweeper that this lock is due: somebody who can't send messages changed it.
 local function due_now()
-  redis.call('ZADD', PREFIX .. 'parked', now, LOCK)
-  redis.call('PEXPIRE', PREFIX .. 'parked', RETENTION / 1000)
-  redis.call('LPUSH', PREFIX .. 'sweep', 1)
-  redis.call('LTRIM', PREFIX .. 'sweep', 0, 0)
-  redis.call('PEXPIRE', PREFIX .. 'sweep', 60000)
+  redis.call('ZADD', INDEX .. 'parked', now, LOCK)
+  redis.call('PEXPIRE', INDEX .. 'parked', KEPT / 1000)
+  redis.call('LPUSH', INDEX .. 'sweep', 1)
+  redis.call('LTRIM', INDEX .. 'sweep', 0, 0)
+  redis.call('PEXPIRE', INDEX .. 'sweep', math.min(60000, KEPT / 1000))
 end
 
 -- Tells the first in line that it may be its turn. It looks for itself: the wake-up grants nothing.

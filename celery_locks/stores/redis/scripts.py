@@ -7,7 +7,7 @@ import hashlib
 import re
 from importlib.resources import files
 
-from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE
+from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE, TRIAL, TRIAL_RETENTION
 from celery_locks.stores.redis.protocol import arguments
 
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
@@ -38,6 +38,8 @@ _CONSTANTS = {
     "TOMBSTONE": round(TOMBSTONE * 1e6),
     "FIRST_CALL": round(FIRST_CALL * 1e6),
     "TICKET": f"'{TICKET}'",
+    "TRIAL": f"'{TRIAL}'",
+    "TRIAL_RETENTION": round(TRIAL_RETENTION * 1e6),
 }
 _INCLUDE = re.compile(r"-- include (\w+)")
 _NAME = re.compile(r"[A-Z][A-Z_]+")

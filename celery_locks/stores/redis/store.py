@@ -119,7 +119,8 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return self._ask(lambda call: checks.checks(call, parks))
 
     def _forget_trial(self, name: str, ticket_id: str) -> None:
-        self._single("UNLINK", f"{self._tag(name)}{name}:ticket:{ticket_id}")
+        for record in (f"ticket:{ticket_id}", "parked", "sweep"):
+            self._single("UNLINK", f"{self._tag(name)}{name}:{record}")
 
     def about(self) -> str:
         return self._ask(checks.about)

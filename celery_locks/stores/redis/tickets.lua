@@ -5,7 +5,7 @@
 -- LOCK:due           sorted set: ticket that is parked, called, out, or owed -> when to look at it again. Owed is a
 --                    running one of which a copy was dropped.
 -- LOCK:runs:<token>  the ticket that runs under a token
--- <prefix>parked     sorted set: lock with such tickets -> when to look at it again
+-- <index>parked      sorted set: lock with such tickets -> when to look at it again; see library for the index
 -- <prefix>task:<id>  where the parked ticket of a task is, or the lease that was taken for it
 
 local DUE = LOCK .. ':due'
@@ -22,14 +22,14 @@ end
 
 local function look_at(id, moment)
   redis.call('ZADD', DUE, moment, id)
-  redis.call('PEXPIRE', DUE, 2 * RETENTION / 1000)
+  redis.call('PEXPIRE', DUE, 2 * KEPT / 1000)
 end
 
 -- Writes down when something is next due here, and tells the sweeper if that is now.
 local function index()
   local due = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
   if not due[1] then
-    redis.call('ZREM', PREFIX .. 'parked', LOCK)
+    redis.call('ZREM', INDEX .. 'parked', LOCK)
     return
   end
   -- Who is first in line is called by whoever makes room; unless that one dies. A waiter may have died itself.
@@ -47,21 +47,21 @@ local function index()
   if moment <= now then
     due_now()
   else
-    redis.call('ZADD', PREFIX .. 'parked', moment, LOCK)
-    redis.call('PEXPIRE', PREFIX .. 'parked', 2 * RETENTION / 1000)
+    redis.call('ZADD', INDEX .. 'parked', moment, LOCK)
+    redis.call('PEXPIRE', INDEX .. 'parked', 2 * KEPT / 1000)
   end
 end
 
 -- Puts a ticket in line at its place, for the first time or again. What is due here is to be written down after it.
 local function park(id, number, wait_until, task)
   redis.call('HSET', ticket(id), 'state', 'parked')
-  redis.call('PEXPIRE', ticket(id), 2 * RETENTION / 1000)
+  redis.call('PEXPIRE', ticket(id), 2 * KEPT / 1000)
   redis.call('ZADD', LINE, number, TICKET .. id)
-  redis.call('ZADD', ALIVE, now + RETENTION, TICKET .. id)
+  redis.call('ZADD', ALIVE, now + KEPT, TICKET .. id)
   keep_line()
-  look_at(id, math.min(wait_until > 0 and wait_until or math.huge, now + RETENTION / 2))
+  look_at(id, math.min(wait_until > 0 and wait_until or math.huge, now + KEPT / 2))
   local place = string.format('ticket %d ', #LOCK) .. LOCK .. id -- the length, since a name may hold anything
-  redis.call('SET', PREFIX .. 'task:' .. task, place, 'PX', RETENTION / 1000)
+  redis.call('SET', PREFIX .. 'task:' .. task, place, 'PX', KEPT / 1000)
 end
 
 local function leave_line(id, task)
@@ -139,7 +139,7 @@ local function finish(id, why, who)
   redis.call('ZREM', DUE, id)
   redis.call('DEL', ticket(id))
   redis.call('HSET', ticket(id), 'state', 'done', 'why', why or '', 'token', who or '')
-  redis.call('PEXPIRE', ticket(id), TOMBSTONE / 1000)
+  redis.call('PEXPIRE', ticket(id), math.min(TOMBSTONE, KEPT) / 1000)
 end
 
 -- Leaves a tombstone of a ticket whose run under this token has ended; unless it was parked again or runs elsewhere,

@@ -102,7 +102,7 @@ class Database:
         self._make: Callable[[], sa.Engine] = lambda: make_engine(url, dict(connect_args), prepare, options)
         self._here: tuple[int, sa.Engine, Guard] | None = None
         self._secret = str(url.password or "")
-        self._user = str(url.username or "USER")
+        self._user, self._database = str(url.username or ""), str(url.database or "")
 
     def transaction(
         self, work: Callable[[Connection], T], timeout: float = TIMEOUT, begin: Sequence[str] | None = None
@@ -237,12 +237,25 @@ class Database:
         except self._engine().dialect.loaded_dbapi.Error as error:
             raise self._unavailable(error) from error
 
+    def _account(self) -> str:
+        """The account that rights are granted to; empty if the server does not answer."""
+        with suppress(Exception):
+            return str(self._once(lambda db: db.run(self.dialect.account).fetchone()[0], TIMEOUT))
+        return ""
+
     def _unavailable(self, error: BaseException) -> StoreUnavailable:
         said = " ".join(str(error).split())
         if self._secret:
             said = said.replace(self._secret, "***")
         code = self.dialect.code(error)
-        remedy = remedy_for(error, code, self.dialect.remedies, code in self.dialect.forbidden, self._user)
+        account = self._account() if code in self.dialect.of_account else ""
+        remedy = remedy_for(
+            error,
+            code,
+            self.dialect.remedies,
+            code in self.dialect.forbidden,
+            lambda text: self.dialect.grant(text, self._user, account, self._database),
+        )
         return StoreUnavailable(
             f"the lock store {self.name} failed: {type(error).__name__}: {said}{remedy and '; '}{remedy}"
         )

@@ -43,6 +43,21 @@ class Dialect(ABC):
     #: Error code → what to do.
     remedies: Mapping[Any, str]
 
+    #: Of those that forbid: the server's text does not name the account, which this statement gives.
+    of_account: frozenset[Any] = frozenset()
+    account = "SELECT CURRENT_USER()"
+
+    @abstractmethod
+    def grant(self, text: str, user: str, account: str, database: str) -> str:
+        """Return the statement that gives a missing right; an empty text if it is not known.
+
+        Args:
+            text: What the server answered.
+            user: Who connects; empty if the address names no one.
+            account: The user's account, where the code is one `of_account`; empty if it is not known.
+            database: The one of the address.
+        """
+
     def __init__(self, prefix: str = PREFIX) -> None:
         self.prefix = prefix
         self.text = lru_cache(512)(self._text)
@@ -130,6 +145,9 @@ class PostgreSQL(Dialect):
     forbidden = frozenset({"42501"})
     remedies = remedies.POSTGRESQL
 
+    def grant(self, text: str, user: str, account: str, database: str) -> str:
+        return remedies.postgresql_grant(text, user)
+
     def begin(self, timeout: float) -> Sequence[str]:
         limit = max(1, int(timeout * 1000))
         # One string, so one round trip; nothing of it outlives the transaction, so a pooler may stand between.
@@ -207,7 +225,11 @@ class MySQL(Dialect):
     collisions = frozenset({1020, 1213})
     read_only = frozenset({1290, 1792, 1836})
     forbidden = frozenset({1044, 1142, 1143, 1370})
+    of_account = frozenset({1142, 1143, 1370})
     remedies = remedies.MYSQL
+
+    def grant(self, text: str, user: str, account: str, database: str) -> str:
+        return remedies.mysql_grant(text, account, database)
 
     def begin(self, timeout: float) -> Sequence[str]:
         return ("START TRANSACTION",)

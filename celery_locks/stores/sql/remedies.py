@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from sqlalchemy.dialects import postgresql
 
 _TABLES = "`celery -A … locks sql` prints the statements that make tables and functions. Run them as a user that may"
 _READ_ONLY = (
@@ -16,15 +18,27 @@ _CONNECTIONS = "the server has no connection left. Raise max_connections there, 
 _PASSWORD = "check user and password in the address; special characters are percent-encoded there"
 _NO_DATABASE = "make the database, or name another in the address"
 _STARTING = "the server starts or stops. Wait until it serves"
+_UNREACHABLE = "start the server, or check host and port in the address"
+_PREPARED = (
+    "a pooler of transactions, such as PgBouncer, stands between, which keeps no prepared statements. "
+    "Take prepare=yes out of the address, or set max_prepared_statements in PgBouncer"
+)
+_OLDER = (
+    "a table was made by another version. Compare its columns with what `celery -A … locks sql` prints, "
+    "and add those that are missing"
+)
 
 #: PostgreSQL's code → what to do. Missing rights are told apart by `_PERMISSION`.
 POSTGRESQL: Mapping[Any, str] = {
     "25006": _READ_ONLY,
+    "26000": _PREPARED,
     "28000": _PASSWORD,
     "28P01": _PASSWORD,
     "3D000": _NO_DATABASE,
-    "3F000": f"the user has no schema to make the tables in. {_TABLES}",
+    "3F000": f"the user has no schema to make the tables in: grant it USAGE on one in its search_path. {_TABLES}",
+    "42703": _OLDER,
     "42P01": f"a table is missing. {_TABLES}",
+    "42P05": _PREPARED,
     "42883": f"a function is missing. {_TABLES}",
     "53100": _DISK,
     "53200": "the server's memory is full. Give it more",
@@ -38,6 +52,7 @@ MYSQL: Mapping[Any, str] = {
     1045: _PASSWORD,
     1049: _NO_DATABASE,
     1053: _STARTING,
+    1054: _OLDER,
     1114: f"a table is full. {_DISK[:1].upper()}{_DISK[1:]}",
     1146: f"a table is missing. {_TABLES}",
     1203: _CONNECTIONS,
@@ -45,32 +60,27 @@ MYSQL: Mapping[Any, str] = {
     1698: _PASSWORD,
     1792: "the transaction is read-only. Set transaction_read_only off for this user, or give the primary's address",
     1836: "the server is in read-only mode. Give the address of the primary, or set read_only off",
+    2002: _UNREACHABLE,
+    2003: _UNREACHABLE,
 }
-#: What a driver states without a code, when it can't connect → what to do.
+#: What a driver of PostgreSQL states without a code, when it can't connect, as a regular expression → what to do.
 _TEXTS = {
     "password authentication failed": _PASSWORD,
     "no password supplied": _PASSWORD,
     "no pg_hba.conf entry": "allow this user and machine in the server's pg_hba.conf",
-    "does not exist": f"make the role or the database, or name another in the address; {_PASSWORD}",
+    'database ".*" does not exist': _NO_DATABASE,
+    'role ".*" does not exist': f"make the role, or name another in the address; {_PASSWORD}",
     "too many": _CONNECTIONS,
     "remaining connection slots": _CONNECTIONS,
     "the database system is": _STARTING,
     "could not translate host name": "check the host in the address",
-    "Connection refused": "start the server, or check host and port in the address",
-    "Can't connect": "start the server, or check host and port in the address",
-    "No space left on device": _DISK,
-}
-_PERMISSION = re.compile(r"permission denied for (table|function|schema|relation|sequence|database) (\S+)")
-_COMMAND_DENIED = re.compile(r"(\w+) command denied to user (\S+) for table (\S+)")
-_GRANTS = {
-    "table": "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}",
-    "function": "GRANT EXECUTE ON FUNCTION {} TO {}",
-    "schema": "GRANT USAGE ON SCHEMA {} TO {}",
-    "database": "GRANT CONNECT ON DATABASE {} TO {}",
+    "Connection refused": _UNREACHABLE,
 }
 
 
-def remedy_for(error: BaseException, code: Any, remedies: Mapping[Any, str], forbidden: bool, user: str) -> str:
+def remedy_for(
+    error: BaseException, code: Any, remedies: Mapping[Any, str], forbidden: bool, grant: Callable[[str], str]
+) -> str:
     """Return what an error means and what to do; an empty text where nothing is known.
 
     Args:
@@ -78,25 +88,83 @@ def remedy_for(error: BaseException, code: Any, remedies: Mapping[Any, str], for
         code: The server's code of it.
         remedies: `POSTGRESQL` or `MYSQL`.
         forbidden: Whether the code means that the user lacks a right.
-        user: Who connects.
+        grant: Makes the statement that gives the right, out of the server's text; an empty one if it is not known.
     """
-    text = str(error)
-    if forbidden:
-        return _permission(text, user)
-    if code in remedies:
-        return remedies[code]
-    return next((remedy for part, remedy in _TEXTS.items() if part in text), "")
+    text = str(error.args[-1]) if error.args else ""
+    statement = grant(text) if forbidden or code is None else ""
+    if forbidden or statement:
+        return _right(statement)
+    if "No space left on device" in text:
+        return _DISK
+    if code is not None:
+        return remedies.get(code, "")
+    return next((remedy for part, remedy in _TEXTS.items() if re.search(part, text)), "")
 
 
-def _permission(text: str, user: str) -> str:
-    """Return the grant that is missing, and how tables and functions come about where the user may make none."""
-    grant = _GRANTS["table"].format("each table of locks", user)
-    if found := _PERMISSION.search(text):
-        kind = "table" if found[1] in ("relation", "sequence") else found[1]
-        grant = _GRANTS[kind].format(found[2], user)
-    elif denied := _COMMAND_DENIED.search(text):
-        grant = _GRANTS["table"].format(denied[3], user)
+def _right(grant: str) -> str:
+    """Return how to get a missing right, and how to create tables and functions if the user may not."""
+    given = f". Run this as a user that may grant it: {grant}" if grant else ""
     return (
-        f"the user lacks a right: {grant}. Where tables are missing, and this user may make none: {_TABLES}; "
+        f"the user lacks a right{given}; where tables are missing, and this user may make none: {_TABLES}; "
         "schema_sql(url) gives the same"
     )
+
+
+# --- PostgreSQL ---
+
+_PERMISSION = re.compile(r'permission denied for (table|function|schema|relation|sequence|database) ("[^"]+"|\S+)')
+_GRANTS = {
+    "table": "SELECT, INSERT, UPDATE, DELETE ON",
+    "relation": "SELECT, INSERT, UPDATE, DELETE ON",  # what releases before 11 call a table
+    "function": "EXECUTE ON FUNCTION",
+    # Names of ours have no schema. One that a user may not use is passed over, so this one is to be created in.
+    "schema": "USAGE, CREATE ON SCHEMA",
+    "sequence": "USAGE ON SEQUENCE",
+    "database": "CONNECT ON DATABASE",
+}
+_identifiers = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+
+
+def postgresql_grant(text: str, user: str) -> str:
+    """Return the statement that gives a right which PostgreSQL says is missing; an empty text if it is another."""
+    found = _PERMISSION.search(text)
+    if found is None:
+        return ""
+    name, who = _identifiers.quote(found[2].strip('"')), _identifiers.quote(user) if user else "USER"
+    return f"GRANT {_GRANTS[found[1]]} {name} TO {who}"
+
+
+# --- MySQL and MariaDB ---
+
+_ACCOUNT = re.compile(r"('[^']*'@'[^']*')")
+_COMMAND_DENIED = re.compile(r"(\w+) command denied to user .* (?:for|in) table (\S+)", re.IGNORECASE)
+_ROUTINE_DENIED = re.compile(r"command denied to user .* for routine")
+_CHANGES = "SELECT, INSERT, UPDATE, DELETE"
+
+
+def mysql_grant(text: str, account: str, database: str) -> str:
+    """Return the statement that gives a right which MySQL says is missing; an empty text if it is not known.
+
+    Args:
+        text: What the server answered. It may name the machine of the user, and not the host of its account.
+        account: What ``CURRENT_USER()`` gives; empty if that is not known.
+        database: The one of the address.
+    """
+    found = _ACCOUNT.search(text)
+    if found is None:
+        return ""
+    name, _, host = account.rpartition("@")
+    who = f"'{name}'@'{host}'" if account else found[1]
+    rights, place = _CHANGES, "*"
+    if denied := _COMMAND_DENIED.search(text):
+        if denied[1].upper() in _CHANGES.split(", "):
+            place = _in_backticks(re.split(r"[.`']+", denied[2].strip("`'"))[-1])
+        else:  # no right can be given on a table that is not there yet
+            rights = f"CREATE, {_CHANGES}"
+    elif _ROUTINE_DENIED.search(text):
+        rights = "EXECUTE"
+    return f"GRANT {rights} ON {_in_backticks(database)}.{place} TO {who}"
+
+
+def _in_backticks(name: str) -> str:
+    return f"`{name.replace('`', '``')}`"

@@ -6,7 +6,7 @@ from dataclasses import astuple, fields
 from typing import Any, TypeVar, cast
 
 from celery_locks.stores.base import Claim, Granted, Refused
-from celery_locks.stores.parking import RETENTION, TICKET
+from celery_locks.stores.parking import TICKET, retention
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.tickets import Record, Table
@@ -57,7 +57,7 @@ class SQLTable(Table):
 
     def stand(self, record: Record) -> None:
         claim = Claim(self.name, TICKET + record.id, record.owner, 0.0, record.limit, record.permits)
-        self._leases.stand(record.number, claim, self._db.after(RETENTION))
+        self._leases.stand(record.number, claim, self._db.after(retention(self.name)))
 
     def leave(self, token: str) -> None:
         self._leases.leave(self.name, token)
