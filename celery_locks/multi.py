@@ -204,9 +204,13 @@ class MultiLock:
         while True:
             had = yield from self._try(until)
             if isinstance(had, MultiLease):
-                if had.held:
-                    return had
-                yield had.release  # one ended while the last one was waited for
+                try:
+                    if had.held:
+                        return had
+                    yield had.release  # one ended while the last one was waited for
+                except BaseException:
+                    release_rest_later(had)
+                    raise
                 continue
             # With empty hands from here on.
             blocked, error = had
@@ -278,10 +282,10 @@ class MultiLock:
                     yield partial(self._give_back, leases)
                     return lock, answer
                 leases.append(answer)
+            return MultiLease(leases)
         except BaseException:
             self._give_back(leases)
             raise
-        return MultiLease(leases)
 
     @staticmethod
     def _give_back(leases: list[Lease]) -> None:

@@ -148,7 +148,7 @@ def _do_all(steps: Iterable[Callable[[], object]]) -> None:
     for step in steps:
         try:
             step()
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203
             errors.append(error)
     if errors:
         raise errors[0]
