@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_locks import log, signals, threads
 from celery_locks.clock import Clock, system_clock
-from celery_locks.errors import LockLost, LossReason, StoreUnavailable
+from celery_locks.errors import LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.telling import tell
@@ -39,7 +39,10 @@ _TOLD = {
 
 
 class Holding(ABC):
-    """One lease, or several that are held and lost together: the context manager of all of them."""
+    """One lease, or several that are held and lost together. A context manager that releases them."""
+
+    #: Whether a run of a task releases it.
+    of_run = False
 
     @property
     @abstractmethod
@@ -59,13 +62,23 @@ class Holding(ABC):
         """Return the leases, in the order in which they were acquired."""
 
     def __enter__(self) -> Self:
-        self.check()
-        return self
+        if self.of_run:
+            raise LockError('a run releases its lease itself: use it without "with"')
+        try:
+            self.check()
+            return self
+        except BaseException:
+            release_rest_later(self)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        held = [release_or_later(lease) for lease in reversed(self._members())]
+        try:
+            held = [release_or_later(lease) for lease in reversed(self._members())]
+        except BaseException:
+            release_rest_later(self)
+            raise
         if kind is None and not all(held) and self.lost:
             raise self.lost_error()
 
@@ -488,6 +501,13 @@ def release_or_later(lease: Lease) -> bool:
         if not isinstance(error, StoreUnavailable):
             raise
         return not lease.lost
+
+
+def release_rest_later(holding: Holding) -> None:
+    """Release in the background what is not released yet: this thread was interrupted."""
+    for lease in holding._members():
+        if lease._state in ("held", "releasing"):
+            keeper().release_lease_later(lease, lease.time_left())
 
 
 def _nothing(*args: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import log, signals, threads, waiting
 from celery_locks.errors import LockTimeout, StoreUnavailable
-from celery_locks.lease import Lease, release_or_later
+from celery_locks.lease import Lease, release_or_later, release_rest_later
 from celery_locks.renewal import keeper
 from celery_locks.steps import Abandoned, Steps, run
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
@@ -238,8 +238,13 @@ class Lock:
             LockTimeout: The key was not to be had in time.
             LockLost: The lease was lost while the function ran.
         """
-        with self.acquire(timeout):
-            return function(*args, **kwargs)
+        lease = self.acquire(timeout)
+        try:
+            with lease:
+                return function(*args, **kwargs)
+        except BaseException:  # an interrupt may have come before the block, or at its end
+            release_rest_later(lease)
+            raise
 
     def locked(self) -> bool:
         """Whether anybody holds the key."""
@@ -259,18 +264,32 @@ class Lock:
 
     def __enter__(self) -> Lease:
         lease = self.acquire()
-        self._entered.setdefault(threading.get_ident(), []).append(lease)
-        return lease
+        try:
+            self._entered.setdefault(threading.get_ident(), []).append(lease)
+            return lease
+        except BaseException:
+            release_rest_later(lease)
+            self._leave(lease)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        lease = self._entered[threading.get_ident()][-1]
+        try:
+            self._leave(lease)
+            lease.__exit__(kind, error, trace)
+        except BaseException:
+            release_rest_later(lease)
+            raise
+
+    def _leave(self, lease: Lease) -> None:
         thread = threading.get_ident()
-        leases = self._entered[thread]
-        lease = leases.pop()
+        leases = self._entered.get(thread, [])
+        if lease in leases:
+            leases.remove(lease)
         if not leases:
-            del self._entered[thread]
-        lease.__exit__(kind, error, trace)
+            self._entered.pop(thread, None)
 
     def _in_line(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import threads
 from celery_locks.errors import LockLost, LockTimeout, LossReason, StoreUnavailable
-from celery_locks.lease import Holding, Lease, release_or_later
+from celery_locks.lease import Holding, Lease, release_or_later, release_rest_later
 from celery_locks.lock import Lock, checked_timeout
 from celery_locks.renewal import keeper
 from celery_locks.steps import Pause, Steps, run
@@ -204,9 +204,13 @@ class MultiLock:
         while True:
             had = yield from self._try(until)
             if isinstance(had, MultiLease):
-                if had.held:
-                    return had
-                yield had.release  # one ended while the last one was waited for
+                try:
+                    if had.held:
+                        return had
+                    yield had.release  # one ended while the last one was waited for
+                except BaseException:
+                    release_rest_later(had)
+                    raise
                 continue
             # With empty hands from here on.
             blocked, error = had
@@ -233,20 +237,39 @@ class MultiLock:
             LockTimeout: The keys were not to be had in time.
             LockLost: A lease was lost while the function ran.
         """
-        with self.acquire(timeout):
-            return function(*args, **kwargs)
+        lease = self.acquire(timeout)
+        try:
+            with lease:
+                return function(*args, **kwargs)
+        except BaseException:  # an interrupt may have come before the block, or at its end
+            release_rest_later(lease)
+            raise
 
     def __enter__(self) -> MultiLease:
         lease = self.acquire()
-        if not hasattr(self._entered, "leases"):
-            self._entered.leases = []
-        self._entered.leases.append(lease)
-        return lease
+        try:
+            vars(self._entered).setdefault("leases", []).append(lease)
+            return lease
+        except BaseException:
+            release_rest_later(lease)
+            self._leave(lease)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered.leases.pop().__exit__(kind, error, trace)
+        lease = self._entered.leases[-1]
+        try:
+            self._leave(lease)
+            lease.__exit__(kind, error, trace)
+        except BaseException:
+            release_rest_later(lease)
+            raise
+
+    def _leave(self, lease: MultiLease) -> None:
+        leases = vars(self._entered).get("leases", [])
+        if lease in leases:
+            leases.remove(lease)
 
     def _try(self, until: float | None) -> Steps[MultiLease | tuple[Lock, LockTimeout]]:
         """Takes all of them, or none: then says which was not to be had."""
@@ -259,10 +282,10 @@ class MultiLock:
                     yield partial(self._give_back, leases)
                     return lock, answer
                 leases.append(answer)
+            return MultiLease(leases)
         except BaseException:
             self._give_back(leases)
             raise
-        return MultiLease(leases)
 
     @staticmethod
     def _give_back(leases: list[Lease]) -> None:

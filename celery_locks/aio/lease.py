@@ -11,7 +11,7 @@ from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.home import LoopHome
 from celery_locks.aio.scope import AbortableBlock
 from celery_locks.errors import LockLost, LossReason
-from celery_locks.lease import Lease
+from celery_locks.lease import Lease, release_rest_later
 from celery_locks.multi import MultiLease
 
 if TYPE_CHECKING:
@@ -95,20 +95,28 @@ class AsyncHolding(Generic[P]):
 
     async def __aenter__(self) -> Self:
         self.plain.__enter__()
-        block = AbortableBlock()
-        self._blocks.append(block)
-        if self._abort:
-            for lease in self._leases:
-                lease.abort = lambda *_: self._home.call(block.abort)
-            if self.lost:
-                self._home.call(block.abort)
-        return self
+        try:
+            block = AbortableBlock()
+            self._blocks.append(block)
+            if self._abort:
+                for lease in self._leases:
+                    lease.abort = lambda *_: self._home.call(block.abort)
+                if self.lost:
+                    self._home.call(block.abort)
+            return self
+        except BaseException:
+            release_rest_later(self.plain)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        aborted = bool(self._blocks) and self._blocks.pop().close(error)
-        await self._driver.call(self.plain.__exit__, *(None, None, None) if aborted else (kind, error, trace))
+        try:
+            aborted = bool(self._blocks) and self._blocks.pop().close(error)
+            await self._driver.call(self.plain.__exit__, *(None, None, None) if aborted else (kind, error, trace))
+        except BaseException:  # the loop may end, and the thread that releases with it
+            release_rest_later(self.plain)
+            raise
 
     @property
     def _driver(self) -> Driver:

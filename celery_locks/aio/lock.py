@@ -10,6 +10,7 @@ from typing import Any, TypeVar, overload
 from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.lease import AsyncHolding, AsyncLease
 from celery_locks.aio.scope import EnteredLeases
+from celery_locks.lease import release_rest_later
 from celery_locks.lock import Lock
 from celery_locks.stores.base import Holder
 from celery_locks.ticket import LockTicket
@@ -202,6 +203,10 @@ class AsyncLockTicket:
 
 async def run_under(lease: AsyncHolding[Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function, or coroutine function, in a block under a lease."""
-    async with lease:
-        result = function(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+    try:
+        async with lease:
+            result = function(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+    except BaseException:  # an interrupt may have come before the block, or at its end
+        release_rest_later(lease.plain)
+        raise

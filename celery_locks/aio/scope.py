@@ -6,6 +6,8 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from celery_locks.lease import release_rest_later
+
 if TYPE_CHECKING:
     from celery_locks.aio.lease import AsyncHolding
 
@@ -51,9 +53,13 @@ class EnteredLeases(Generic[L]):
 
     async def enter(self, lease: L) -> L:
         """Begin a block under a lease."""
-        await lease.__aenter__()
-        self._leases.append((asyncio.current_task(), lease))
-        return lease
+        try:
+            await lease.__aenter__()
+            self._leases.append((asyncio.current_task(), lease))
+            return lease
+        except BaseException:
+            release_rest_later(lease.plain)
+            raise
 
     async def leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -63,5 +69,9 @@ class EnteredLeases(Generic[L]):
         mine = [entered for entered in self._leases if entered[0] is task]
         # A block may be left by another task than entered it, as some fixtures of tests do.
         entered = mine[-1] if mine else self._leases[0]
-        self._leases.remove(entered)
-        await entered[1].__aexit__(kind, error, trace)
+        try:
+            self._leases.remove(entered)
+            await entered[1].__aexit__(kind, error, trace)
+        except BaseException:
+            release_rest_later(entered[1].plain)
+            raise

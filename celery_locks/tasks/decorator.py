@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from celery import Celery, Task
-from celery._state import _get_active_apps, connect_on_app_finalize
+from celery import Celery, Task, _state
 from celery.app import base
-from celery.local import PromiseProxy, Proxy
+from celery.local import PromiseProxy, Proxy, maybe_evaluate
 
 from celery_locks.errors import LockConfigError
 from celery_locks.keys import KeyMaker
@@ -75,13 +74,24 @@ def single_instance(target: Any = None, **options: Unpack[LockKeywords]) -> Any:
 
 
 def lock_task(task: Task, options: Mapping[str, Any]) -> None:
-    """Makes a task that exists a locked one."""
-    task.__class__ = _locked_class(type(task), options)
-    for cached in ("lock_options", "lock_terms", "lock_run_policy", "lock_in_scope"):
-        vars(task).pop(cached, None)
-    if task.__bound__:
-        task.bind(task.app)
-    lock_around_autoretry(task)
+    """Make a task that exists a locked one.
+
+    A task that can't be locked refuses every call and run from then on: the process may catch the error and go on.
+    """
+    try:
+        task.__class__ = _locked_class(type(task), options)
+        for cached in ("lock_options", "lock_terms", "lock_run_policy", "lock_in_scope"):
+            vars(task).pop(cached, None)
+        if task.__bound__:
+            task.bind(task.app)
+        lock_around_autoretry(task)
+    except Exception as error:
+        task.apply_async = task.run = partial(_refuse, error)
+        raise
+
+
+def _refuse(reason: Exception, *args: Any, **kwargs: Any) -> None:
+    raise LockConfigError(str(reason)) from reason
 
 
 def _locked_class(cls: type[Task], options: Mapping[str, Any]) -> type[Task]:
@@ -117,21 +127,31 @@ def _when_finalized(proxy: Any, options: Mapping[str, Any]) -> None:
 
     def lock(app: Celery) -> None:
         # The proxy stands for the task of the current app.
-        from celery._state import _set_current_app, _tls
-
-        before = _tls.current_app
-        _set_current_app(app)
+        before = _state._tls.current_app
+        _state._set_current_app(app)
         try:
             lock_task(proxy._get_current_object(), options)
         finally:
-            _set_current_app(before)
-
-    for app in list(_get_active_apps()):  # looking at the proxy may make another app
-        if app.finalized:
-            lock(app)
+            _state._set_current_app(before)
 
     # These callbacks make the shared tasks, in any order; what is pending then is evaluated after all of them.
-    connect_on_app_finalize(lambda app: app._pending.append(PromiseProxy(lambda: lock(app))))
+    _state.connect_on_app_finalize(lambda app: app._pending.append(PromiseProxy(lambda: lock(app))))
+
+    # Listed first: looking at the proxy may make another app.
+    finalized = [app for app in _state._get_active_apps() if app.finalized]
+    _do_all(partial(lock, app) for app in finalized)
+
+
+def _do_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Take each step, also after an error. The first error is raised at the end."""
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # noqa: PERF203
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _lock_marked_functions() -> None:
@@ -157,4 +177,21 @@ def _lock_marked_functions() -> None:
     base.add_autoretry_behaviour = lock_and_add_autoretry
 
 
+def _finalize_all_tasks() -> None:
+    """Have Celery make and lock all tasks of an app, also after one that raised an error.
+
+    An app is finalized once. If the first error ended that, a process that catches it would have tasks that were made
+    and never locked.
+    """
+
+    def steps(app: Celery) -> Iterable[Callable[[], object]]:
+        for callback in set(_state._on_app_finalizers):
+            yield partial(callback, app)
+        while app._pending:
+            yield partial(maybe_evaluate, app._pending.popleft())
+
+    base._announce_app_finalized = lambda app: _do_all(steps(app))
+
+
 _lock_marked_functions()
+_finalize_all_tasks()

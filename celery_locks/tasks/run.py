@@ -61,7 +61,11 @@ _current: ContextVar[Run | None] = ContextVar("celery_locks_run", default=None)
 
 
 def current_lease() -> Lease | None:
-    """The lease under which the current task runs, ``None`` outside a locked task."""
+    """Return the lease under which the current task runs, ``None`` outside a locked task.
+
+    The run releases it at the body's end. ``with current_lease():`` raises `LockError`: the block's end would release
+    it while the body goes on.
+    """
     run = _current.get()
     return None if run is None else run.lease
 
@@ -137,6 +141,7 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     run.guard, run.lease = entered.guard, entered.lease
     if run.guard is None:
         return body(*args, **kwargs)
+    run.guard.of_run = True
     run.guard.on_lost(lambda lease, reason: _tell(task, lease, reason))
     called = partial(body, *args, **kwargs)
     result = guard_here(run.guard).run(called) if _aborts(task) else called()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
+import sys
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from celery_locks import Lease, LockLost, Locks, MultiLease, StoreUnavailable
+from celery_locks import Lease, LockLost, Locks, MultiLease, StoreUnavailable, lease, lock, multi, semaphore
 from celery_locks.aio import AsyncLease, AsyncLocks, AsyncMultiLease
+from celery_locks.aio.scope import AbortableBlock
+from celery_locks.renewal import Keeper
 from celery_locks.testing import MovableClock
 from tests.support.faulty_store import FaultyStore
 from tests.support.loop import on_a_loop, soon
@@ -224,14 +229,142 @@ async def test_a_block_of_no_kind_is_aborted_unasked(store: FaultyStore, kind: s
     assert ended.is_set()
 
 
-def test_an_interrupted_release_passes_the_interrupt_on(locks: Locks, store: FaultyStore) -> None:
-    def interrupt() -> None:
+def interrupt_one_release(store: FaultyStore) -> None:
+    def once() -> None:
+        store.before.clear()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), locks.lock("k").acquire(timeout=1):
-        store.before["release"] = interrupt
-    store.before.clear()
-    eventually(lambda: not locks.lock("k").locked())
+    store.before["release"] = once
+
+
+def all_is_released(store: FaultyStore, keeper: Keeper) -> bool:
+    return not store._locks and not keeper.leases()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "restore"])
+def test_an_interrupted_release_passes_the_interrupt_on(
+    locks: Locks, store: FaultyStore, keeper: Keeper, kind: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt), KINDS[kind](locks):
+        interrupt_one_release(store)
+    assert eventually(lambda: all_is_released(store, keeper))
+
+
+@pytest.mark.parametrize("kind", ABORTABLE)
+@on_a_loop
+async def test_an_interrupted_release_of_a_coroutine_passes_the_interrupt_on(
+    aio: AsyncLocks, store: FaultyStore, keeper: Keeper, kind: str
+) -> None:
+    def stop() -> None:
+        store.before.clear()
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        async with await ASYNC_KINDS[kind](aio):
+            store.before["release"] = stop  # in a thread; a KeyboardInterrupt would end the test's loop
+    await soon(lambda: all_is_released(store, keeper))
+
+
+@pytest.mark.parametrize("kind", ABORTABLE)
+@on_a_loop
+async def test_a_block_that_is_interrupted_at_its_ends_is_released(
+    aio: AsyncLocks, store: FaultyStore, keeper: Keeper, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("__init__", "close"):
+        lease = await ASYNC_KINDS[kind](aio)
+        plain = getattr(AbortableBlock, method)
+        monkeypatch.setattr(AbortableBlock, method, stopped)
+        with pytest.raises(Stopped):
+            async with lease:
+                pass
+        monkeypatch.setattr(AbortableBlock, method, plain)
+        await soon(lambda: all_is_released(store, keeper))
+
+
+class Stopped(BaseException):
+    """Stops a coroutine as an interrupt does, but not its loop."""
+
+
+def stopped(*args: object) -> None:
+    raise Stopped
+
+
+def _with(made: Any) -> None:
+    with made:
+        pass
+
+
+#: Each way to hold something for a block.
+WAYS: dict[str, Callable[[Locks], None]] = {
+    "a lease": lambda locks: _with(locks.lock("k").acquire()),
+    "a lock": lambda locks: _with(locks.lock("k")),
+    "a lock's run": lambda locks: locks.lock("k").run(int),
+    "a semaphore": lambda locks: _with(locks.semaphore("k", limit=3)),
+    "a semaphore's run": lambda locks: locks.semaphore("k", limit=3).run(int),
+    "several leases": lambda locks: _with(locks.multi(["k", "l"]).acquire()),
+    "several locks": lambda locks: _with(locks.multi(["k", "l"])),
+    "several locks' run": lambda locks: locks.multi(["k", "l"]).run(int),
+}
+#: Not the line ``with mutex:``: at its end a tracer can strike before the mutex is unlocked, as no interrupt can.
+TRACED = ("__enter__", "__exit__", "_leave", "check", "held", "run", "release_or_later", "_release")
+MODULES = tuple(str(module.__file__) for module in (lease, lock, multi, semaphore))
+
+
+class InterruptAtLine:
+    """Interrupts the n-th line of what enters, leaves and releases.
+
+    Python offers no way to protect the lines up to the first ``try:`` of a method that the caller's block calls; they
+    are left out.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self.at = ""
+        self._unprotected: set[FrameType] = set()
+
+    @property
+    def struck(self) -> bool:
+        return self._left == 0
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in MODULES or frame.f_code.co_name not in TRACED:
+            return None
+        caller = frame.f_back
+        if event == "call" and caller and (caller.f_code.co_filename == __file__ or caller in self._unprotected):
+            self._unprotected.add(frame)
+        if event != "line":
+            return self
+        if frame in self._unprotected:
+            if linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() == "try:":
+                self._unprotected.discard(frame)
+            return self
+        self._left -= 1
+        if self.struck:
+            self.at = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupt_at_any_line_leaves_nothing_held_or_renewed(
+    locks: Locks, store: FaultyStore, keeper: Keeper, way: str
+) -> None:
+    WAYS[way](locks)
+    before, number = sys.gettrace(), 0
+    while True:
+        number += 1
+        trace = InterruptAtLine(number)
+        sys.settrace(trace)
+        try:
+            WAYS[way](locks)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        eventually(lambda: all_is_released(store, keeper), message=f"held after {trace.at}")
+        if not trace.struck:
+            break
+    assert number > 10
 
 
 def test_nothing_is_entered_where_nothing_was_acquired(locks: Locks, store: FaultyStore) -> None:

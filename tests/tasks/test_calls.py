@@ -18,6 +18,7 @@ from celery_locks import (
     LockConfigError,
     LockContended,
     LockedTask,
+    LockError,
     LockKeyError,
     Locks,
     LockTimeout,
@@ -409,11 +410,12 @@ def test_a_body_may_give_its_key_back_early(app: Celery) -> None:
     assert early.apply(throw=True).get() is True
 
 
-def test_a_body_may_hold_its_key_for_a_block_only(app: Celery) -> None:
+def test_a_run_refuses_a_block_that_would_release_its_lease(app: Celery) -> None:
     @app.task(base=LockedTask, lock_key="k", shared=False, name="block")
     def block() -> bool:
-        with current_lease() as lease:  # type: ignore[union-attr]
-            assert lease.held
-        return Locks.from_app(app).lock("k").locked()
+        lease: Any = current_lease()
+        with pytest.raises(LockError, match=r'^a run releases its lease itself: use it without "with"$'), lease:
+            pytest.fail("the block was entered")
+        return bool(lease.held) and Locks.from_app(app).lock("k").locked()
 
-    assert block.apply(throw=True).get() is False
+    assert block.apply(throw=True).get() is True

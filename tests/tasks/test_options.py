@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from celery import Celery, Task, _state, shared_task
 
-from celery_locks import LockConfigError, LockedTask, single_instance
+from celery_locks import LockConfigError, LockContended, LockedTask, single_instance
 from celery_locks.settings import SCOPES
-from celery_locks.tasks import decorator
 from celery_locks.tasks.worker import LocksStep
 from tests.support.celery_worker import Worker
 
@@ -28,8 +27,7 @@ def no_other_apps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every app gets the shared tasks of all others: here those of Celery alone, and other tests get none of these."""
     celerys = {callback for callback in _state._on_app_finalizers if callback.__module__ == "celery.app.builtins"}
     monkeypatch.setattr(_state, "_on_app_finalizers", celerys)
-    for module in (_state, decorator):
-        monkeypatch.setattr(module, "_get_active_apps", lambda: ())
+    monkeypatch.setattr(_state, "_get_active_apps", lambda: ())
 
 
 @pytest.fixture
@@ -37,6 +35,7 @@ def app() -> Iterator[Celery]:
     name = uuid.uuid4().hex
     app = Celery(name, broker="memory://", set_as_current=False)
     app.conf.locks_url = f"memory://{name}"
+    app.conf.task_default_queue = name  # the broker is one for all tests of this process
     yield app
     app.close()
 
@@ -184,6 +183,105 @@ class TestSharedTasks:
         app.finalize()
         assert isinstance(app.tasks["one"], LockedTask)
         assert LocksStep in app.steps["worker"]
+
+    def test_an_error_leaves_no_other_task_unlocked(self, app: Celery) -> None:
+        """One wrong callback, pending task and lock; in a process that goes on, as a web process does."""
+        shared_task(base=LockedTask, name="wrong", lock_on_contention=CALL)(unmarked())
+        single_instance(on_contention=CALL)(shared_task(name="bad")(unmarked()))
+        single_instance(on_contention=CALL)(app.task(name="bad own", shared=True)(unmarked()))
+        good = [f"good {number}" for number in range(9)]  # Celery takes them in no order
+        for name in good:
+            single_instance(**ONCE)(shared_task(name=name)(unmarked()))
+        single_instance(**ONCE)(app.task(name="good own", shared=True)(unmarked()))
+        with pytest.raises(LockConfigError):
+            app.finalize()
+        app.finalize()
+        for name in [*good, "good own"]:
+            task = app.tasks[name]
+            assert isinstance(task, LockedTask)
+            task.delay(7)
+            with pytest.raises(LockContended):
+                task.delay(7)
+        for name in ("wrong", "bad", "bad own"):
+            assert_refuses(app.tasks[name])
+
+    def test_an_error_in_one_finalized_app_leaves_no_other_unlocked(
+        self, app: Celery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = Celery("other", broker="memory://", set_as_current=False)
+        other.conf.locks_scope = "until_executed"
+        monkeypatch.setattr(_state, "_get_active_apps", lambda: (app, other))
+        app.finalize(), other.finalize()
+        shared = shared_task(name="one")(unmarked())
+        with pytest.raises(LockConfigError, match=REFUSED):
+            single_instance(on_contention=CALL)(shared)
+        assert other.tasks["one"].lock_options.on_contention == CALL
+        assert_refuses(app.tasks["one"])
+        late = Celery("late", broker="memory://", set_as_current=False)
+        with pytest.raises(LockConfigError, match=REFUSED):
+            late.finalize()
+        assert_refuses(late.tasks["one"])
+        other.close(), late.close()
+
+
+ONCE: Any = {"scope": "until_executed", "on_contention": {"call": "raise"}}
+
+
+def assert_refuses(task: Any) -> None:
+    for use in (lambda: task.delay(7), lambda: task.s(7).apply_async(), lambda: task.apply((7,), throw=True)):
+        for _ in range(2):
+            with pytest.raises(LockConfigError):
+                use()
+
+
+def unlockable(cls: type[Task]) -> type[Task]:
+    """A class of tasks that can't be locked at all: the class of a locked one can't be made of it."""
+    cls.lock_colour = "red"
+    return cls
+
+
+class TestWhatCantBeLockedRefuses:
+    """Also where the error came before anything of the task was locked, and was caught."""
+
+    def test_below(self, app: Celery) -> None:
+        task = app.task(base=unlockable(type("Base", (Task,), {})), name="one", shared=False)(
+            single_instance(key="<shop>")(unmarked())
+        )
+        with pytest.raises(LockConfigError, match="lock_colour"):
+            app.finalize()
+        assert_refuses(app.tasks["one"])
+        assert_refuses(task)
+
+    @pytest.mark.parametrize("options", [{}, {"autoretry_for": (ValueError,)}], ids=["", "with autoretry"])
+    def test_above(self, app: Celery, options: dict[str, Any]) -> None:
+        base = unlockable(type("Base", (Task,), {}))
+        task = single_instance(key="<shop>")(app.task(base=base, name="one", shared=False, **options)(unmarked()))
+        with pytest.raises(LockConfigError, match="lock_colour"):
+            task.name  # noqa: B018
+        assert task.name == "one"
+        assert_refuses(task)
+        with pytest.raises(LockConfigError):
+            task(7)
+
+    def test_above_one_that_exists(self, app: Celery) -> None:
+        task = app.task(base=unlockable(type("Base", (Task,), {})), name="one", shared=False)(unmarked())
+        app.finalize()
+        with pytest.raises(LockConfigError, match="lock_colour"):
+            single_instance(key="<shop>")(task)
+        assert_refuses(task)
+
+    def test_above_an_instance(self, app: Celery) -> None:
+        cls = unlockable(type("One", (Task,), {"name": "one", "run": lambda self, shop: shop}))
+        task = app.register_task(cls())
+        with pytest.raises(LockConfigError, match="lock_colour"):
+            single_instance(key="<shop>")(task)
+        assert_refuses(task)
+
+    def test_a_class(self, app: Celery) -> None:
+        cls = single_instance(on_contention=CALL)(type("One", (Task,), {"name": "one", "run": lambda self, shop: shop}))
+        with pytest.raises(LockConfigError, match=REFUSED):
+            app.register_task(cls())
+        assert_refuses(app.tasks["one"])
 
 
 #: One for each place where Celery might swallow the error; the rest is above.
