@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from celery_locks.errors import LossReason
@@ -40,15 +41,19 @@ class ThreadGuard(Guard):
         raise Aborted(self)
 
     def _call(self, body: Callable[[], T]) -> T:
-        with self._bodies.lock:
+        try:
+            self._bodies.lock.acquire()
             self._bodies.guards.append(self)
+        finally:
+            self._bodies.unlock()
         if self.lease.lost:  # perhaps before that
             self.abort(self.lease, "expired")
         return body()
 
     def _disarm(self) -> None:
         bodies = self._bodies
-        with bodies.lock:
+        try:
+            bodies.lock.acquire()
             if self not in bodies.guards:
                 return
             first = bodies.guards.index(self)  # those after it are of bodies within this one
@@ -58,6 +63,8 @@ class ThreadGuard(Guard):
             for outer in bodies.guards:
                 if outer.pending:  # it may just have been taken back
                     _raise_in(bodies.ident, outer)
+        finally:
+            bodies.unlock()
 
     @property
     def pending(self) -> bool:
@@ -70,8 +77,16 @@ class _Bodies:
 
     def __init__(self) -> None:
         self.ident = threading.get_ident()
-        self.lock = threading.Lock()
+        # The bodies' own thread may take it again, where an abort landed between its acquisition and what releases it.
+        # Python 3.14 looks for one there, also in a `with` statement.
+        self.lock = threading.RLock()
         self.guards: list[ThreadGuard] = []
+
+    def unlock(self) -> None:
+        """Release the lock as often as this thread has acquired it. While it is held, no new abort is sent."""
+        with suppress(RuntimeError):  # it is not held
+            while True:
+                self.lock.release()
 
 
 _local = threading.local()
