@@ -303,7 +303,9 @@ def test_a_majority_is_enough(start_redis: Start, refusing: int, status: str) ->
 
 
 def test_a_right_that_only_a_majority_needs(start_redis: Start) -> None:
-    servers = [start_redis(users={"limited": f"on >secret {RIGHTS.removesuffix(' +info')} ~celery-locks:*"}) for _ in range(3)]
+    servers = [
+        start_redis(users={"limited": f"on >secret {RIGHTS.removesuffix(' +info')} ~celery-locks:*"}) for _ in range(3)
+    ]
     hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
     app = make_app(f"redlock://limited:secret@{hosts}?restart_delay=0.01")
     items = found(app, 2)
