@@ -72,7 +72,7 @@ def _close(connection: Any) -> None:
 def _kind(connection: Any) -> str:
     """Return the kind of a connection's broker; an empty text where its transport can't be loaded."""
     with suppress(Exception):
-        return str(connection.transport.driver_type)
+        return str(connection.get_transport_cls().driver_type)
     return ""
 
 
@@ -84,7 +84,7 @@ def _told(connection: Any, error: BaseException) -> str:
 
 def _broken(app: Any, connection: Any, error: BaseException) -> str:
     """Return what to do about an error of this process, not of the broker; an empty text for others."""
-    if not _kind(connection):
+    if not _kind(connection) or isinstance(error, ImportError):
         addresses = app.conf.broker_write_url or app.conf.broker_url or ""
         first = addresses if isinstance(addresses, str) else next(iter(addresses), "")
         scheme = first.partition(":")[0]
