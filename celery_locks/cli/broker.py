@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
+from kombu.transport import get_transport_cls
+
 from celery_locks.cli.finding import Finding, one_line, within
 from celery_locks.stores import mask_text
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
@@ -84,14 +86,23 @@ def _told(connection: Any, error: BaseException) -> str:
 
 def _broken(app: Any, connection: Any, error: BaseException) -> str:
     """Return what to do about an error of this process, not of the broker; an empty text for others."""
-    if not _kind(connection) or isinstance(error, ImportError):
-        addresses = app.conf.broker_write_url or app.conf.broker_url or ""
-        first = addresses if isinstance(addresses, str) else next(iter(addresses), "")
-        scheme = first.partition(":")[0]
+    addresses = app.conf.broker_write_url or app.conf.broker_url or ""
+    first = addresses if isinstance(addresses, str) else next(iter(addresses), "")
+    scheme = first.partition(":")[0]
+    if isinstance(error, ImportError) or not _can_be_loaded(scheme):
         return f"Install the package that the transport {scheme} of broker_url needs, or set broker_url to another"
-    if isinstance(error, (TypeError, ValueError, LookupError)):
+    if connection is None or isinstance(error, (TypeError, ValueError, LookupError)):
         return "Fix broker_url, and broker_transport_options"
     return ""
+
+
+def _can_be_loaded(scheme: str) -> bool:
+    """Return whether Kombu has the transport of a scheme, and what it needs is installed."""
+    try:
+        get_transport_cls(scheme.partition("+")[0])
+    except Exception:  # whatever its module raises
+        return False
+    return True
 
 
 def _away(place: str) -> str:
@@ -183,16 +194,19 @@ def _redis_rights(app: Any) -> str:
     prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")
     # Names begin with those of the queues: priorities and throwaway queues are appended.
     queues = (re.sub(r"([*?[\]\\^])", r"\\\1", name) + "*" for name in [*_queue_names(app), _events(app)])
-    keys = " ".join(f"~{prefix}{name}" for name in [*queues, *_REDIS_KEYS])
+    replies = ["-".join("?" * length for length in (8, 4, 4, 4, 12)) + "*"] if _has_replies(app) else []
+    keys = " ".join(f"~{prefix}{name}" for name in [*queues, *replies, *_REDIS_KEYS])
     return f"{_REDIS_RIGHTS} {keys} &*"
 
 
 def _rabbit_rights(app: Any) -> str:
     """Return the patterns of what Celery configures, writes and reads in RabbitMQ, for a shell."""
-    exchanges = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
-    others = "|".join(f"|{re.escape(name)}" for name in sorted(exchanges - {""}))
-    queues = "|".join(f"{re.escape(name)}.*" for name in _queue_names(app))
-    ours = f"^({queues}{others}|{re.escape(_events(app))}.*|celery_delayed_.*|.*[.]pidbox"
+    begin = [*_queue_names(app), _events(app), "celery_delayed_"]
+    exchanges = dict.fromkeys(queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange)
+    patterns = [f"{re.escape(name)}.*" for name in begin]
+    patterns += [re.escape(name) for name in exchanges if name and not name.startswith(tuple(begin))]
+    patterns += ["[0-9a-f-]{36}"] if _has_replies(app) else []
+    ours = f"^({'|'.join(patterns)}|.*[.]pidbox"
     return " ".join(shlex.quote(pattern) for pattern in (f"{ours})$", f"{ours}|amq[.]default)$", f"{ours})$"))
 
 
@@ -202,6 +216,11 @@ def _queue_names(app: Any) -> list[str]:
         _queue_of(app, task)  # which adds queues that routes alone name
     names = [app.conf.task_default_queue, *app.amqp.queues]
     return list(dict.fromkeys(match[1] if (match := _OF_A_PROCESS.fullmatch(name)) else name for name in names))
+
+
+def _has_replies(app: Any) -> bool:
+    """Return whether results are messages, in a queue of each caller that an id names."""
+    return str(app.conf.result_backend or "").startswith("rpc")
 
 
 def _events(app: Any) -> str:
@@ -290,7 +309,7 @@ def _queues_of(app: Any, tasks: Collection[Any]) -> tuple[dict[str, str], list[F
     for name, task in sorted((str(task.name), task) for task in tasks):
         queue = _queue_of(app, task)
         if isinstance(queue, Exception):
-            unknown.setdefault(one_line(queue).replace(name, "TASK"), []).append(name)
+            unknown.setdefault(one_line(queue).replace(name, "\0"), []).append(name)
         elif _OF_A_PROCESS.fullmatch(queue.name):
             broadcasts.setdefault(queue.alias or queue.exchange.name, []).append(name)
         else:
@@ -305,13 +324,14 @@ def _queues_of(app: Any, tasks: Collection[Any]) -> tuple[dict[str, str], list[F
         for broadcast, names in broadcasts.items()
     ]
     for why, names in unknown.items():
+        why = why.replace("\0", names[0])
         text = f"the queue of {_one_of(names)} is not known: {why}. See task_routes, task_queues and the task's queue"
         findings.append(Finding("consumers", "warning", text))
     return queues, findings
 
 
 def _one_of(names: list[str]) -> str:
-    return names[0] + (f" (and of {len(names) - 1} more)" if len(names) > 1 else "")
+    return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
 def _queue_of(app: Any, task: Any) -> Any:
