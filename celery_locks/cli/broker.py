@@ -1,41 +1,50 @@
-"""What ``doctor`` finds out of the broker: whether it takes a message, and whether workers consume the queues."""
+"""Checks of the broker for ``doctor``: it accepts messages, and workers consume the queues."""
 
 from __future__ import annotations
 
+import re
 import secrets
+import shlex
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
+from kombu.transport import get_transport_cls
+
 from celery_locks.cli.finding import Finding, one_line, within
+from celery_locks.stores import mask_text
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 
 #: How long connecting, and a message, may take, in seconds.
 TIMEOUT_SECONDS = 5.0
 #: How long workers have to answer at first, and, where one is missed, once more, in seconds.
 ANSWER_SECONDS, LONGER_ANSWER_SECONDS = 1.0, 3.0
-#: Seconds after which RabbitMQ deletes the throwaway queue itself, should this process die meanwhile.
+#: Seconds after which RabbitMQ deletes the throwaway queue itself, if this process dies.
 EXPIRES_SECONDS = 60.0
 #: Transports on which a message is tried: it leaves nothing behind there.
 TRIED = ("redis", "amqp", "memory", "filesystem")
 #: Transports that can't ask workers, or whose workers only a process of its own can ask.
 NOT_ASKED = ("memory", "filesystem", "sql")
-#: What a worker of Celery needs of a Redis broker, besides the keys of its queues.
-_REDIS_RIGHTS = "+@all -@admin"
+#: Rights that a Celery worker needs on a Redis broker, apart from the keys of its queues. Channels keep no data, and a
+#: worker subscribes to patterns, which a right must name literally: so all channels are allowed.
+_REDIS_RIGHTS = "+@all -@dangerous -@scripting +evalsha +script|load +script|exists"
 _REDIS_KEYS = ("_kombu*", "unacked*", "*.pidbox*")
+#: A name with an id of the process that made it.
+_OF_A_PROCESS = re.compile(r"(.*\.)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def of_broker(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
+def of_broker(app: Any, tasks: Collection[Any] | None) -> Iterator[Finding]:
     """Check that the broker is there, takes messages, and has a consumer of each queue of locked tasks.
 
     Args:
         app: The app.
-        tasks: Its locked tasks.
+        tasks: Its locked tasks; ``None`` if they can't be loaded.
     """
-    connection = app.connection_for_write()
-    place = connection.as_uri()
+    connection, place = None, "broker_url"
     try:
+        connection = app.connection_for_write()
+        place = mask_text(connection.as_uri())
         within(
             TIMEOUT_SECONDS + 1,
             lambda: connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS),
@@ -44,19 +53,56 @@ def of_broker(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
         message = _of_message(app, connection)
         yield message
     except Exception as error:  # whatever the broker's client raises
-        text = f"{one_line(error)}. {_remedy(app, connection, error) or _away(place)}"
-        yield Finding("broker", "error", text)
+        remedy = _remedy(app, connection, error) or _broken(app, connection, error) or _away(place)
+        yield Finding("broker", "error", f"{_told(connection, error)}. {remedy}")
         return
     finally:
         _close(connection)
     if message.status == "ok":  # otherwise it takes no question to the workers, either
-        yield from of_consumers(app, tasks)
+        if tasks is None:
+            yield Finding("consumers", "ok", "not known: the tasks can't be loaded")
+        else:
+            yield from of_consumers(app, tasks)
 
 
 def _close(connection: Any) -> None:
     """Close a connection. One that hangs is cut, since its client would wait for an answer."""
     with suppress(Exception):
         within(1.0, connection.collect)
+
+
+def _kind(connection: Any) -> str:
+    """Return the kind of a connection's broker; an empty text where its transport can't be loaded."""
+    with suppress(Exception):
+        return str(connection.get_transport_cls().driver_type)
+    return ""
+
+
+def _told(connection: Any, error: BaseException) -> str:
+    """Return an error as one line, with the code of a Redis server, if it has one."""
+    text, code = one_line(error), code_of(error) if _kind(connection) == "redis" else ""
+    return text if code in text else f"{code} {text}"
+
+
+def _broken(app: Any, connection: Any, error: BaseException) -> str:
+    """Return what to do about an error of this process, not of the broker; an empty text for others."""
+    addresses = app.conf.broker_write_url or app.conf.broker_url or ""
+    first = addresses if isinstance(addresses, str) else next(iter(addresses), "")
+    scheme = first.partition(":")[0]
+    if isinstance(error, ImportError) or not _can_be_loaded(scheme):
+        return f"Install the package that the transport {scheme} of broker_url needs, or set broker_url to another"
+    if connection is None or isinstance(error, (TypeError, ValueError, LookupError)):
+        return "Fix broker_url, and broker_transport_options"
+    return ""
+
+
+def _can_be_loaded(scheme: str) -> bool:
+    """Return whether Kombu has the transport of a scheme, and what it needs is installed."""
+    try:
+        get_transport_cls(scheme.partition("+")[0])
+    except Exception:  # whatever its module raises
+        return False
+    return True
 
 
 def _away(place: str) -> str:
@@ -77,10 +123,8 @@ def _of_message(app: Any, connection: Any) -> Finding:
         text = f"the broker did not take a message within {TIMEOUT_SECONDS:g} s. {_blocked(kind)}"
         return Finding("messages", "error", text)
     except Exception as error:  # whatever the broker's client raises
-        code = code_of(error) if kind == "redis" else ""
-        shown = one_line(error) if code in str(error) else f"{code} {one_line(error)}"
         remedy = _remedy(app, connection, error) or "See the broker's log"
-        return Finding("messages", "error", f"the broker refuses a message: {shown}. {remedy}")
+        return Finding("messages", "error", f"the broker refuses a message: {_told(connection, error)}. {remedy}")
     if not tried:
         return Finding("messages", "ok", "not tried: messages are written to another folder than they are read from")
     return Finding("messages", "ok", "the broker took one, and it was deleted")
@@ -127,13 +171,11 @@ def _blocked(kind: str) -> str:
 
 
 def _remedy(app: Any, connection: Any, error: BaseException) -> str:
-    kind, text = connection.transport.driver_type, str(error)
+    kind, text = _kind(connection), str(error)
     if kind == "amqp" and ("ACCESS_REFUSED" in text or "access refused" in text.lower()):
-        names = "|".join(f"{name}.*" for name in _queue_names(app))
-        ours = f"^({names}|celeryev.*|.*[.]pidbox)$"
         return (
-            "Check user and password in broker_url, and allow this user to configure, write and read the queues: "
-            f"rabbitmqctl set_permissions -p VHOST USER '{ours}' '{ours[:-2]}|amq[.]default)$' '{ours}'"
+            "Check user and password in broker_url, and allow this user to configure, write and read the queues and "
+            f"their exchanges: rabbitmqctl set_permissions -p VHOST USER {_rabbit_rights(app)}"
         )
     if kind == "amqp" and "PRECONDITION_FAILED" in text:
         return "See the broker's policies and limits: rabbitmqctl list_policies, list_vhost_limits"
@@ -150,12 +192,40 @@ def _remedy(app: Any, connection: Any, error: BaseException) -> str:
 def _redis_rights(app: Any) -> str:
     """Return the rights that Celery needs in a Redis broker."""
     prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix", "")
-    names = [*(f"{name}*" for name in _queue_names(app)), *_REDIS_KEYS]
-    return f"{_REDIS_RIGHTS} {' '.join(f'~{prefix}{name}' for name in names)} &*.pidbox*"
+    # Names begin with those of the queues: priorities and throwaway queues are appended.
+    queues = (re.sub(r"([*?[\]\\^])", r"\\\1", name) + "*" for name in [*_queue_names(app), _events(app)])
+    replies = ["-".join("?" * length for length in (8, 4, 4, 4, 12)) + "*"] if _has_replies(app) else []
+    keys = " ".join(f"~{prefix}{name}" for name in [*queues, *replies, *_REDIS_KEYS])
+    return f"{_REDIS_RIGHTS} {keys} &*"
+
+
+def _rabbit_rights(app: Any) -> str:
+    """Return the patterns of what Celery configures, writes and reads in RabbitMQ, for a shell."""
+    begin = [*_queue_names(app), _events(app), "celery_delayed_"]
+    exchanges = dict.fromkeys(queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange)
+    patterns = [f"{re.escape(name)}.*" for name in begin]
+    patterns += [re.escape(name) for name in exchanges if name and not name.startswith(tuple(begin))]
+    patterns += ["[0-9a-f-]{36}"] if _has_replies(app) else []
+    ours = f"^({'|'.join(patterns)}|.*[.]pidbox"
+    return " ".join(shlex.quote(pattern) for pattern in (f"{ours})$", f"{ours}|amq[.]default)$", f"{ours})$"))
 
 
 def _queue_names(app: Any) -> list[str]:
-    return list(dict.fromkeys([app.conf.task_default_queue, *app.amqp.queues]))
+    """Return how the names of the app's queues begin; those of another process differ in their ids."""
+    for task in list(app.tasks.values()):
+        _queue_of(app, task)  # which adds queues that routes alone name
+    names = [app.conf.task_default_queue, *app.amqp.queues]
+    return list(dict.fromkeys(match[1] if (match := _OF_A_PROCESS.fullmatch(name)) else name for name in names))
+
+
+def _has_replies(app: Any) -> bool:
+    """Return whether results are messages, in a queue of each caller that an id names."""
+    return str(app.conf.result_backend or "").startswith("rpc")
+
+
+def _events(app: Any) -> str:
+    """Return the name of the exchange of events; those of their queues begin with it."""
+    return str(app.conf.event_exchange)
 
 
 # --- Consumers ---
@@ -217,7 +287,7 @@ def _not_asked(app: Any) -> str:
 
 
 def _consumed(app: Any, queues: Collection[str]) -> tuple[bool, set[str]]:
-    """Return whether any worker answers, and the queues that those who do consume."""
+    """Return whether any worker answers, and the queues that the answering workers consume."""
     answered, consumed = False, set[str]()
     for seconds in (ANSWER_SECONDS, LONGER_ANSWER_SECONDS):  # a busy machine takes its time
         connection = app.connection_for_write()
@@ -235,25 +305,37 @@ def _consumed(app: Any, queues: Collection[str]) -> tuple[bool, set[str]]:
 
 def _queues_of(app: Any, tasks: Collection[Any]) -> tuple[dict[str, str], list[Finding]]:
     """Return the queues that tasks are routed to, each with one of its tasks; and what is wrong with the others."""
-    queues, findings = dict[str, str](), list[Finding]()
-    for task in sorted(tasks, key=lambda task: str(task.name)):
+    queues, broadcasts, unknown = dict[str, str](), dict[str, list[str]](), dict[str, list[str]]()
+    for name, task in sorted((str(task.name), task) for task in tasks):
         queue = _queue_of(app, task)
-        if isinstance(queue, str):
-            queues.setdefault(queue, task.name)
+        if isinstance(queue, Exception):
+            unknown.setdefault(one_line(queue).replace(name, "\0"), []).append(name)
+        elif _OF_A_PROCESS.fullmatch(queue.name):
+            broadcasts.setdefault(queue.alias or queue.exchange.name, []).append(name)
         else:
-            findings.append(
-                Finding(
-                    "consumers",
-                    "warning",
-                    f"the queue of {task.name} is not known: {one_line(queue)}. See task_routes, task_queues and the "
-                    "task's queue",
-                )
-            )
+            queues.setdefault(str(queue.name), name)
+    findings = [
+        Finding(
+            "consumers",
+            "ok",
+            f"not known: {_one_of(names)} is routed to the broadcast {broadcast}, of which each worker has a queue of "
+            "its own",
+        )
+        for broadcast, names in broadcasts.items()
+    ]
+    for why, names in unknown.items():
+        why = why.replace("\0", names[0])
+        text = f"the queue of {_one_of(names)} is not known: {why}. See task_routes, task_queues and the task's queue"
+        findings.append(Finding("consumers", "warning", text))
     return queues, findings
 
 
-def _queue_of(app: Any, task: Any) -> str | Exception:
-    """Return the name of the queue that a call of a task without options is sent to, or why it is not known."""
+def _one_of(names: list[str]) -> str:
+    return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+
+
+def _queue_of(app: Any, task: Any) -> Any:
+    """Return the queue that a call of a task without options is sent to, or the exception by which it is not known."""
     try:
         options = app.amqp.router.route(dict(task._get_exec_options()), task.name, (), {}, task_type=task)
     except Exception as error:  # a router is the user's own, and may look at arguments that are not there
@@ -263,5 +345,5 @@ def _queue_of(app: Any, task: Any) -> str | Exception:
         name = getattr(exchange, "name", exchange)
         for queue in app.amqp.queues.values():
             if queue.exchange.name == name and queue.routing_key == key:
-                return str(queue.name)
-    return str(options["queue"].name)
+                return queue
+    return options["queue"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
 from celery_locks.stores import mask_text
 from celery_locks.stores.base import Store
+from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import checks
 from celery_locks.tasks.options import check_settings
@@ -71,22 +72,39 @@ def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
     """Make all checks that can be made."""
     app = ctx.obj.app
     yield Finding("versions", "ok", _versions())
-    tasks: list[Any] = []
+    tasks: list[Any] | None = None
     try:
         app.loader.import_default_modules()
         app.finalize(auto=True)
-        check_settings(app.conf)
         tasks = checks.locked_tasks(app)
-        yield Finding("settings", "ok", f"{len(tasks)} locked {'task' if len(tasks) == 1 else 'tasks'}")
-    except LockError as error:
-        yield Finding("settings", "error", one_line(error))
-    try:
-        locks = locks_of(ctx)
-        yield from _of_store(locks, tasks, patience)
     except LockError as error:  # its text names the remedy
-        yield Finding("store", "error", one_line(error))
-    yield from of_broker(app, tasks)
-    yield from _of_visibility(app, tasks)
+        yield Finding("settings", "error", one_line(error))
+    except Exception as error:  # the modules are the user's own
+        yield Finding("settings", "error", f"the tasks can't be loaded: {_named(error)}. Fix the module that raises it")
+    yield from _guarded("settings", lambda: _of_settings(app, tasks))
+    yield from _guarded("store", lambda: _of_store(locks_of(ctx), tasks or [], patience))
+    yield from _guarded("broker", lambda: of_broker(app, tasks))
+    yield from _guarded("visibility timeout", lambda: _of_visibility(app, tasks))
+
+
+def _guarded(check: str, make: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of a check, and an error that ends it as one more: it must not hide other checks."""
+    try:
+        yield from make()
+    except LockError as error:  # its text names the remedy
+        yield Finding(check, "error", one_line(error))
+    except Exception as error:
+        yield Finding(check, "error", f"the check failed: {_named(error)}. Report this as a bug of celery-locks")
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _of_settings(app: Any, tasks: list[Any] | None) -> Iterator[Finding]:
+    check_settings(app.conf)
+    if tasks is not None:
+        yield Finding("settings", "ok", f"{len(tasks)} locked {'task' if len(tasks) == 1 else 'tasks'}")
 
 
 def _versions() -> str:
@@ -108,15 +126,22 @@ def _of_store(locks: Locks, tasks: list[Any], patience: float) -> Iterator[Findi
     except StoreUnavailable as error:
         works = False
         yield Finding("writes", "error", one_line(error))
+    except Exception as error:  # of a store of the site's own
+        works = False
+        yield Finding("writes", "error", f"a lock can't be tried: {_named(error)}. Fix the store")
     else:
         works = True
         yield from (Finding("writes", "warning", mask_text(warning)) for warning in warnings)
         if not warnings:
             yield Finding("writes", "ok", _tried(store, parks))
-    for check, warning in store.checks(parks=parks).items():
-        yield Finding(check, "warning" if warning else "ok", warning or _FINE.get(check, "fine"))
+    yield from _guarded("store settings", lambda: _of_store_settings(store, parks))
     if store.lists and works:  # a look at the list takes what has expired from it
-        yield _of_waiters(locks, patience)
+        yield from _guarded("waiters", lambda: [_of_waiters(locks, patience)])
+
+
+def _of_store_settings(store: Store, parks: bool) -> Iterator[Finding]:
+    for check, result in store.checks(parks=parks).items():
+        yield Finding(check, "warning" if is_warning(result) else "ok", mask_text(result) or _FINE.get(check, "fine"))
 
 
 def _tried(store: Store, parks: bool) -> str:
@@ -134,7 +159,10 @@ _FINE = {
 }
 
 
-def _of_visibility(app: Any, tasks: list[Any]) -> Iterator[Finding]:
+def _of_visibility(app: Any, tasks: list[Any] | None) -> Iterator[Finding]:
+    if tasks is None:
+        yield Finding("visibility timeout", "ok", "not known: the tasks can't be loaded")
+        return
     warnings = checks.of_visibility(app.conf, tasks)
     for warning in warnings:
         yield Finding("visibility timeout", "warning", warning)

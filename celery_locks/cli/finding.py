@@ -1,4 +1,4 @@
-"""What became of one check of ``doctor``, and calls that must not take for ever."""
+"""Results of ``doctor``, and calls with a timeout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class Finding:
 
 def one_line(error: BaseException) -> str:
     """Return an error as one line, without its full stop and without the passwords of the URLs in it."""
-    return mask_text(" ".join(str(error).split()).rstrip(".") or type(error).__name__)
+    # The text of a KeyError is the repr of what it holds.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return mask_text(" ".join(text.split()).rstrip(".") or type(error).__name__)
 
 
 def within(seconds: float, function: Callable[[], T]) -> T:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_locks.errors import LockConfigError, LossReason
+from celery_locks.stores.check_results import is_warning
 
 if TYPE_CHECKING:
     from celery_locks.stores.listing import Figures, Names, State
@@ -314,7 +315,7 @@ class Store(ABC):
 
         Returns:
             For each thing that was looked at, such as ``"eviction"``, what is wrong with it and the remedy; an empty
-            text when it is as it should be.
+            text when it is as it should be, and one that begins with ``"not known: "`` when it could not be looked at.
         """
         return {}
 
@@ -349,7 +350,7 @@ class Store(ABC):
 
     def warnings(self, *, parks: bool = False) -> list[str]:
         """What `checks` found to be wrong."""
-        return [warning for warning in self.checks(parks=parks).values() if warning]
+        return [result for result in self.checks(parks=parks).values() if is_warning(result)]
 
     def close(self) -> None:
         """Gives back connections and files. The store may be used again afterwards."""

@@ -28,6 +28,7 @@ from celery_locks.clock import system_clock
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores.attempt import Attempt, Said
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.check_results import merge
 from celery_locks.stores.redis.client import TIMEOUT
 from celery_locks.stores.redis.connections import timeout_for
 from celery_locks.stores.redis.member import Member
@@ -273,13 +274,10 @@ class Redlock(Store):
     def checks(self, *, parks: bool = False) -> dict[str, str]:
         """What is wrong with any of the servers; without a ``restart_delay`` each should keep its leases on disk."""
         answers = self._everywhere(lambda member: member.checks(parks=parks))
-        found: dict[str, dict[str, None]] = {}
-        for answer in answers:
-            for name, wrong in answer.items() if isinstance(answer, dict) else ():
-                found.setdefault(name, {}).update({wrong: None} if wrong else {})
-        away = sum(not isinstance(answer, dict) for answer in answers)
+        known = [answer for answer in answers if isinstance(answer, dict)]
+        away = len(answers) - len(known)
         reached = f"{away} of the {len(answers)} lock servers can't be reached: start them again" if away else ""
-        return {"reached": reached, **{name: "; ".join(wrong) for name, wrong in found.items()}}
+        return {"reached": reached, **merge(known)}
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
         """Use a throwaway lock by a majority, and one on each server.

@@ -18,6 +18,7 @@ from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.capabilities import CAPABILITIES
+from celery_locks.stores.check_results import merge
 from celery_locks.stores.listing import Figures, Names, State, figures_together
 from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
 from celery_locks.stores.redis.pages import merged
@@ -152,11 +153,7 @@ class Sharded(Store):
         return f"{', '.join(dict.fromkeys(self._all(lambda store: store.about())))}, {len(self._stores)} stores"
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
-        found: dict[str, dict[str, None]] = {}
-        for answer in self._all(lambda store: store.checks(parks=parks)):
-            for name, wrong in answer.items():
-                found.setdefault(name, {}).update({wrong: None} if wrong else {})
-        return {name: "; ".join(wrong) for name, wrong in found.items()}
+        return merge(self._all(lambda store: store.checks(parks=parks)))
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
         """Use a throwaway lock in each of the stores."""

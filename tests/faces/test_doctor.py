@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,12 +14,17 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Queue
+from kombu.common import Broadcast
+from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from celery_locks import LockedTask, Locks, StoreUnavailable
 from celery_locks.cli import broker as broker_checks
 from celery_locks.stores import open_store
 from celery_locks.stores.parking import tickets_of
 from celery_locks.stores.redis.remedies import RIGHTS
+from celery_locks.stores.redis.store import RedisStore
 from tests.support.celery_worker import Worker
 from tests.support.cli import Run, found, make_app, nothing
 from tests.support.clusters import Cluster
@@ -303,7 +309,9 @@ def test_a_majority_is_enough(start_redis: Start, refusing: int, status: str) ->
 
 
 def test_a_right_that_only_a_majority_needs(start_redis: Start) -> None:
-    servers = [start_redis(users={"limited": f"on >secret {RIGHTS} ~celery-locks:*"}) for _ in range(3)]
+    servers = [
+        start_redis(users={"limited": f"on >secret {RIGHTS.removesuffix(' +info')} ~celery-locks:*"}) for _ in range(3)
+    ]
     hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
     app = make_app(f"redlock://limited:secret@{hosts}?restart_delay=0.01")
     items = found(app, 2)
@@ -449,6 +457,12 @@ def test_a_broker_that_hangs(redis_url: str, start_redis: Start, monkeypatch: py
         assert the_only(make_app(redis_url, broker_url=server.url()), "error", "broker")
 
 
+def test_a_broker_that_can_not_save(redis_url: str, start_redis: Start) -> None:
+    text = the_only(make_app(redis_url, broker_url=unsaved(start_redis).url()), "error", "broker")
+    assert "MISCONF" in text
+    assert "stop-writes-on-bgsave-error no" in text
+
+
 @pytest.mark.parametrize("code", ["NOREPLICAS", "OOM", "READONLY"])
 @pytest.mark.parametrize("apart", [True, False], ids=["broker apart", "broker in the store"])
 def test_a_broker_that_refuses_messages(redis_url: str, start_redis: Start, code: str, apart: bool) -> None:
@@ -486,6 +500,112 @@ def test_a_user_of_the_broker_who_lacks_a_right_is_told_the_rights_that_are_enou
     items = found(app, 1)
     assert items["messages"][0]["status"] == "ok"
     assert "no worker answers" in items["consumers"][0]["text"]
+
+
+def told_rights(app: Celery) -> list[str]:
+    """The rights that are told to a user of the broker who lacks one."""
+    texts = [item["text"] for items in found(app, 2).values() for item in items]
+    return next(match[1] for text in texts if (match := re.search(r"ACL SETUSER \S+ (.*)", text))).split()
+
+
+#: What neither a worker nor one who publishes may do.
+HARMFUL = ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "KEYS *", "SCRIPT FLUSH", "FUNCTION FLUSH", "CONFIG SET maxmemory 1")
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_user_with_exactly_the_told_rights(redis_url: str, start_redis: Start) -> None:
+    server = start_redis(users={"limited": "on >secret ~nothing +@all"})
+    url = server.url(user="limited", password="secret")
+    app = Celery("watched", broker=url, set_as_current=False)
+    app.conf.update(locks_url=redis_url, result_backend="rpc://", task_routes={"short": {"queue": "shop"}})
+    task = app.task(nothing, name="short", base=LockedTask, shared=False, lock_key="<key>")
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", *told_rights(app))
+        client.acl_log_reset()
+    settings = '{"result_backend": "rpc://"}'
+    variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": url, "WATCHED_SETTINGS": settings}
+    queues = ["celery", "shop"]
+    with Worker(
+        "tests.faces.watched", env=variables, queues=queues, arguments=["-E"], gossip=True, timeout=90
+    ) as worker:
+        task.apply_async(("k",), countdown=1).get(timeout=SOON)
+        assert "a worker consumes shop" in found(app)["consumers"][0]["text"]
+        assert app.control.inspect(timeout=5).stats()
+        assert "NOPERM" not in worker.log()
+        assert "no permissions" not in worker.log()
+    with server.client() as client:
+        assert client.acl_log() == []
+    with Redis.from_url(url) as limited:
+        for command in HARMFUL:
+            with pytest.raises(NoPermissionError):
+                limited.execute_command(*command.split())
+
+
+def test_a_queue_whose_name_is_a_pattern_of_keys(redis_url: str, start_redis: Start) -> None:
+    server = start_redis(users={"limited": "on >secret ~nothing +@all"})
+    url = server.url(user="limited", password="secret")
+    app = make_app(redis_url, broker_url=url, task_queues=[Queue("mails[a]*")], task_default_queue="mails[a]*")
+    rights = told_rights(app)
+    assert "~mails\\[a\\]\\**" in rights
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", *rights)
+    assert found(app, 1)["messages"][0]["status"] == "ok"
+
+
+BROKEN = {
+    "foo://u:s3cret@localhost": ("No such transport: foo. ", "Install the package that the transport foo"),
+    "confluentkafka://u:s3cret@localhost": ("", "Install the package that the transport confluentkafka"),
+    "sqs://u:s3cret@": ("", "Install the package that the transport sqs"),
+    "redis://:s3cret@127.0.0.1:1/0?x=y": ("unexpected keyword argument 'x'", "Fix broker_url"),
+    "redis://:s3cret@127.0.0.1:port/0": ("Port could not be cast", "Fix broker_url"),
+}
+
+
+@pytest.mark.parametrize("url", BROKEN)
+def test_a_broker_url_that_can_not_be_used(redis_url: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("boto3", "botocore", "confluent_kafka"):
+        if module not in sys.modules:
+            monkeypatch.setitem(sys.modules, module, None)  # importing it is an ImportError
+    why, remedy = BROKEN[url]
+    app = make_app(redis_url, broker_url=url)
+    text = the_only(app, "error", "broker")
+    assert why in text
+    assert remedy in text
+    assert "visibility timeout" in found(app, 2)
+    output = Run(app)("doctor", "--patience", "0", status=2).output
+    assert "s3cret" not in output + text
+    assert "Traceback" not in output
+
+
+def test_a_check_that_fails_hides_no_other(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of redis://:s3cret@h/0")
+
+    monkeypatch.setattr(RedisStore, "checks", fail)
+    text = the_only(make_app(redis_url), "error", "store settings")
+    assert text.startswith("the check failed: ZeroDivisionError: of redis://:***@h/0. ")
+    items = found(make_app(redis_url), 2)
+    assert {"writes", "waiters", "broker", "messages", "consumers", "visibility timeout"} <= set(items)
+    monkeypatch.undo()
+    monkeypatch.setattr(RedisStore, "try_writes", fail)
+    assert "ZeroDivisionError" in the_only(make_app(redis_url), "error", "writes")
+
+
+def test_tasks_that_can_not_be_loaded(redis_url: str) -> None:
+    app = make_app(redis_url, imports=["no_such_module"])
+    assert "No module named 'no_such_module'" in the_only(app, "error", "settings")
+    items = found(app, 2)
+    for check in ("consumers", "visibility timeout"):
+        assert items[check][0]["text"] == "not known: the tasks can't be loaded"
+
+
+def test_what_a_user_may_not_look_at_is_not_known(start_redis: Start) -> None:
+    server = start_redis(users={"limited": "on >secret ~* &* +@all -info -config"})
+    url = server.url(user="limited", password="secret")
+    items = found(make_app(url, locks_on_contention="park"))
+    for check in ("version", "eviction", "persistence"):
+        assert items[check][0]["status"] == "ok"
+        assert items[check][0]["text"] == "not known: this user may not run INFO"
 
 
 def test_a_broker_of_files(redis_url: str, tmp_path: Path) -> None:
@@ -530,8 +650,32 @@ def test_a_route_that_can_not_be_known(redis_url: str, other_redis_url: str) -> 
 
     app = make_app(redis_url, broker_url=other_redis_url, task_routes=(router,))
     text = the_only(app, "warning", "consumers")
-    assert "the queue of" in text
-    assert "is not known" in text
+    assert re.match(r"the queue of shop.sync(\S* \(and \d+ more\))? is not known", text)
+    app.task(nothing, name="shop.other", base=LockedTask, shared=False, lock_key="<key>")
+    assert re.search(r"the queue of \S+ \(and \d+ more\) is not known", the_only(app, "warning", "consumers"))
+
+
+@pytest.mark.slow
+def test_a_broadcast_is_not_known(redis_url: str, other_redis_url: str) -> None:
+    """Each worker has a queue of its own there, with a name that no other process knows."""
+    queues = (Queue("celery"), Broadcast("news"), Broadcast("fixed", queue="fixed"))
+    routes = {"told": {"queue": "news"}, "fix": {"queue": "fixed"}}
+    app = Celery("watched", broker=other_redis_url, set_as_current=False)
+    app.conf.update(locks_url=redis_url, task_routes=routes, task_queues=queues)
+    options = {"base": LockedTask, "shared": False, "lock_key": "<key>"}
+    for name in ("told", "usual"):
+        app.task(nothing, name=name, **options)
+    variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": other_redis_url, "WATCHED_SETTINGS": "{}"}
+    with Worker("tests.faces.watched", env=variables, concurrency=1, queues=["celery"], timeout=90):
+        items = found(app)["consumers"]
+        assert [item["text"].partition(" of which")[0] for item in items] == [
+            "not known: told is routed to the broadcast news,",
+            "a worker consumes celery",
+        ]
+        app.task(nothing, name="fix", **options)
+        text = the_only(app, "warning", "consumers")
+        assert text.endswith("celery -A … worker -Q fixed")
+    assert "bcast" not in str(found(app, 1))
 
 
 @pytest.mark.slow

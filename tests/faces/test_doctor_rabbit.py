@@ -6,8 +6,13 @@ import os
 import re
 
 import pytest
+from amqp.exceptions import AccessRefused
+from celery import Celery
+from kombu import Exchange, Queue
 
-from tests.support.cli import found, make_app
+from celery_locks import LockedTask
+from tests.support.celery_worker import Worker
+from tests.support.cli import found, make_app, nothing
 from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import eventually
 
@@ -24,13 +29,36 @@ def test_rabbitmq(redis_url: str, rabbit_server: RabbitServer) -> None:
     rabbit_server.ctl("add_user", user, "secret")
     rabbit_server.ctl("set_permissions", user, "", "", "")
     url = rabbit_server.url.replace("guest:guest", f"{user}:secret")
-    items = found(make_app(redis_url, broker_url=url), 2)
+    shop = Exchange("shop", type="topic")
+    queues = [Queue("mails", shop, routing_key="mail.#"), Queue("c++", Exchange("c++")), Queue("celery")]
+    app = Celery("watched", broker=url, set_as_current=False)
+    app.conf.update(
+        locks_url=redis_url, result_backend="rpc://", task_queues=queues, task_routes={"short": {"queue": "mails"}}
+    )
+    task = app.task(nothing, name="short", base=LockedTask, shared=False, lock_key="<key>")
+    items = found(app, 2)
     assert items["messages"][0]["status"] == "error"
     configure, write, read = re.search(r"USER '(.*)' '(.*)' '(.*)'", items["messages"][0]["text"]).groups()  # type: ignore[union-attr]
+    assert not any(re.match(pattern, name) for pattern in (configure, write, read) for name in ("", "of-others", "ccc"))
     rabbit_server.ctl("set_permissions", user, configure, write, read)
-    items = found(make_app(redis_url, broker_url=url), 1)
+    items = found(app, 1)
     assert items["messages"][0]["status"] == "ok"
     assert "no worker answers" in items["consumers"][0]["text"]
+    with app.connection_for_write() as connection:
+        for queue in queues:
+            queue(connection).declare()
+        with pytest.raises(AccessRefused):
+            Queue("of-others")(connection).declare()
+    settings = '{"result_backend": "rpc://"}'
+    variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": url, "WATCHED_SETTINGS": settings}
+    with Worker(
+        "tests.faces.watched", env=variables, queues=["celery", "c++"], arguments=["-E"], gossip=True, timeout=90
+    ) as worker:
+        task.apply_async(("k",), queue="c++").get(timeout=SOON)
+        assert "ACCESS_REFUSED" not in worker.log()
+        task.apply_async(("k",), routing_key="mail.new", exchange=shop)
+    with app.connection_for_write() as connection:
+        eventually(lambda: queues[0](connection).get(no_ack=True) is not None, SOON)
 
 
 def test_rabbitmq_that_blocks_publishers(redis_url: str, rabbit_server: RabbitServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,12 +17,27 @@ from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.listing import Names
 from celery_locks.stores.parking import Parked, Ticket
+from celery_locks.stores.redis.remedies import RIGHTS
 from celery_locks.stores.redis.scripts import FENCE_KEPT
 from celery_locks.stores.redis.store import TOGETHER, RedisStore
 from celery_locks.testing import StoreCompliance
 from tests.support.proxy import Proxy, tls_proxy
-from tests.support.servers import RedisServer
+from tests.support.servers import Binary, RedisServer, all_binaries
 from tests.support.waiting import eventually
+
+#: Commands that reach beyond the keys of locks.
+HARMFUL = (
+    ["FLUSHALL"],
+    ["FLUSHDB"],
+    ["SWAPDB", "0", "1"],
+    ["KEYS", "*"],
+    ["SCRIPT", "FLUSH"],
+    ["FUNCTION", "FLUSH"],
+    ["CONFIG", "SET", "maxmemory", "1"],
+    ["CONFIG", "GET", "*"],
+    ["SHUTDOWN"],
+    ["SORT", "addresses:k"],
+)
 
 
 class OnARedis(StoreCompliance):
@@ -116,15 +132,34 @@ class TestPromise21Addresses:
     def test_a_password_with_odd_characters(self, start_redis: Callable[..., RedisServer]) -> None:
         self.works(start_redis(password="p@ss:w/rd%40 #?").url())
 
-    def test_an_acl_user_with_the_rights_that_the_error_names(self, start_redis: Callable[..., RedisServer]) -> None:
-        rights = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time"
-        rules = f"on >s%40cret@ ~addresses:* resetchannels -@all {rights}"
-        server = start_redis(users={"locks": rules})
-        self.works(server.url(user="locks", password="s%40cret@"))
+    @pytest.mark.parametrize("binary", all_binaries(), ids=lambda binary: binary.flavour)
+    def test_promise_44_an_acl_user_with_the_rights_that_the_error_names(
+        self, start_redis: Callable[..., RedisServer], binary: Binary
+    ) -> None:
+        """They are enough for everything, and allow nothing that harms others."""
+        server = start_redis(binary, users={"locks": f"on >s%40cret@ ~addresses:* resetchannels -@all {RIGHTS}"})
+        url = server.url(1, user="locks", password="s%40cret@")
+        self.works(url)
+        with closing(RedisStore(url)) as store:
+            assert store.try_writes("addresses", parks=True) == []
+            assert store.about() == str(binary).split("-")[0]
+            assert not store.warnings()
+            assert Locks(store, prefix="addresses").stats() is not None
+            with server.client() as client:
+                client.script_flush()
+            assert store.try_writes("addresses", parks=True) == []
+        with redis.Redis(port=server.port, username="locks", password="s%40cret@") as limited:
+            for command in HARMFUL:
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    limited.execute_command(*command)
+
+    def test_promise_44_the_documented_rights_are_those_that_the_error_names(self) -> None:
+        page = Path(__file__).parents[2] / "docs" / "how-to" / "stores.md"
+        assert f"`{RIGHTS}`" in page.read_text()
 
     def test_a_user_without_rights_is_told_which(self, start_redis: Callable[..., RedisServer]) -> None:
         server = start_redis(users={"poor": "on >secret ~* -@all +ping"})
-        with pytest.raises(StoreUnavailable, match=r"\+@scripting"):
+        with pytest.raises(StoreUnavailable, match=r"\+evalsha"):
             Locks(server.url(user="poor", password="secret")).lock("k").try_acquire()
 
     def test_a_wrong_password_is_told_and_not_shown(self, start_redis: Callable[..., RedisServer]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from celery_locks import StoreUnavailable
+from celery_locks.stores.check_results import merge
 from celery_locks.stores.redis import checks
 from celery_locks.stores.redis.connections import Connections
 from celery_locks.stores.redis.store import RedisStore
@@ -50,8 +51,40 @@ def test_what_is_forbidden_is_not_warned_of(start_redis: Start, forbidden: str) 
         maxmemory_policy="allkeys-lru",
         options={"maxmemory": "100mb", "save": '""'},
     )
-    found = RedisStore(server.url(user="careful", password="secret")).warnings(parks=True)
+    store = RedisStore(server.url(user="careful", password="secret"))
+    found = store.warnings(parks=True)
     assert ["evicts" in warning for warning in found] == [True] * ("-info" not in forbidden)
+    results = store.checks(parks=True)
+    command = "INFO" if "-info" in forbidden else "CONFIG GET"
+    assert results["persistence"] == f"not known: this user may not run {command}"
+    assert results["clock"] == ("not known: this user may not run TIME" if "-time" in forbidden else "")
+    for check in ("version", "eviction"):
+        assert (results[check] == "not known: this user may not run INFO") == ("-info" in forbidden)
+
+
+def test_what_a_server_does_not_report_is_not_known() -> None:
+    answers = {"INFO": "redis_version:unstable\r\nmaxmemory_policy:allkeys-lru\r\naof_enabled:0\r\n", "CONFIG": []}
+    found = checks.checks(lambda *command: answers.get(command[0], [0, 0]), parks=True)
+    assert found["version"] == "not known: the server reports the version 'unstable'"
+    assert found["eviction"] == "not known: the server does not report maxmemory"
+    assert found["persistence"] == "not known: the server does not report its save points"
+
+
+def test_a_command_that_the_server_does_not_have(start_redis: Start) -> None:
+    store = RedisStore(start_redis(options={"rename-command": 'CONFIG ""', "save": '""'}).url())
+    assert "the server refuses CONFIG GET: unknown command" in store.checks(parks=True)["persistence"]
+
+
+@pytest.mark.parametrize(
+    ("results", "merged"),
+    [
+        (["", ""], ""),
+        (["", "not known: x"], "not known: x"),
+        (["not known: x", "it evicts", "it evicts", "too old"], "it evicts; too old"),
+    ],
+)
+def test_a_warning_of_one_server_is_not_hidden_by_what_is_not_known_of_others(results: list[str], merged: str) -> None:
+    assert merge({"check": result} for result in results) == {"check": merged}
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(60, "ahead of"), (-3600, "behind"), (0, "")])

@@ -27,6 +27,7 @@ class Worker:
         env: Variables beside those of the tests.
         cwd: Where it runs, and where it finds ``app``; the project's folder if not given.
         arguments: More of the command line.
+        gossip: Whether it talks to other workers, which takes it a second more.
         timeout: Seconds within which it must be ready.
     """
 
@@ -40,6 +41,7 @@ class Worker:
         env: Mapping[str, str] | None = None,
         cwd: Path = ROOT,
         arguments: Sequence[str] = (),
+        gossip: bool = False,
         timeout: float = 30,
     ) -> None:
         self.folder = processes.make_folder()
@@ -58,7 +60,7 @@ class Worker:
             self.name,
         ]
         argv += ["--pool", pool, "--concurrency", str(concurrency)]
-        argv += ["--without-gossip", "--without-mingle"]  # mingling alone takes a second
+        argv += [] if gossip else ["--without-gossip", "--without-mingle"]  # mingling alone takes a second
         argv += ["--queues", ",".join(queues)] if queues else []
         with self.log_file.open("wb") as log:
             self._process = processes.start([*argv, *arguments], output=log, env=_environment(env, cwd), cwd=cwd)

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from celery_locks.stores.check_results import NOT_KNOWN
 from celery_locks.stores.redis.connections import as_text
 from celery_locks.stores.redis.driver import response_errors
+from celery_locks.stores.redis.remedies import code_of
 
 #: Seconds by which the clocks of server and client may differ: leases don't mind, but countdowns and expiries of
 #: messages are moments of one machine's clock that another reads.
@@ -20,8 +22,12 @@ Call = Callable[..., Any]
 OLDEST = (6, 2)
 
 
+class NotKnown(Exception):
+    """Why a check could not look."""
+
+
 def checks(call: Call, parks: bool) -> dict[str, str]:
-    """What was looked at in the server, and what is wrong with it (nothing: empty).
+    """What was looked at in the server, and what is wrong with it (nothing: empty), or that it is not known.
 
     Args:
         call: Sends a command and returns the answer.
@@ -30,12 +36,17 @@ def checks(call: Call, parks: bool) -> dict[str, str]:
     Raises:
         redis.RedisError: The server can't be reached.
     """
-    return {
-        "version": _version(call),
-        "eviction": _eviction(_info(call, "memory")),
-        "clock": _clock(call),
-        **({"persistence": _persistence(call)} if parks else {}),
-    }
+    made = {"version": _version, "eviction": _eviction, "clock": _clock}
+    if parks:
+        made["persistence"] = _persistence
+    return {name: _result(check, call) for name, check in made.items()}
+
+
+def _result(check: Callable[[Call], str], call: Call) -> str:
+    try:
+        return check(call)
+    except NotKnown as error:
+        return f"{NOT_KNOWN}{error}"
 
 
 def about(call: Call) -> str:
@@ -44,23 +55,29 @@ def about(call: Call) -> str:
     Raises:
         redis.RedisError: The server can't be reached.
     """
-    info = _info(call, "server")
+    try:
+        info = _info(call, "server")
+    except NotKnown:
+        info = {}
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info.get('redis_version', '(it does not say which)')}"
 
 
 def _version(call: Call) -> str:
-    said = _info(call, "server").get("redis_version", "")  # Valkey says there which Redis it is like
+    said = _field(_info(call, "server"), "redis_version")  # Valkey says there which Redis it is like
     parts = said.split(".")
-    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()) or (int(parts[0]), int(parts[1])) >= OLDEST:
+    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+        raise NotKnown(f"the server reports the version {said!r}")
+    if (int(parts[0]), int(parts[1])) >= OLDEST:
         return ""
     return f"the lock store is a Redis {said}, and locks need 6.2 or newer, or Valkey. Upgrade the server"
 
 
-def _eviction(memory: Mapping[str, str]) -> str:
-    policy, most = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", "0")
-    if policy == "noeviction" or most == "0":
+def _eviction(call: Call) -> str:
+    memory = _info(call, "memory")
+    policy = _field(memory, "maxmemory_policy")
+    if policy == "noeviction" or (most := _field(memory, "maxmemory")) == "0":
         return ""
     return (
         f"the lock store evicts keys when its {most} bytes are full (maxmemory-policy {policy}; all of ours "
@@ -71,7 +88,7 @@ def _eviction(memory: Mapping[str, str]) -> str:
 
 def _persistence(call: Call) -> str:
     info = _info(call, "persistence")
-    if not info or info.get("aof_enabled") == "1" or _saves(call):
+    if _field(info, "aof_enabled") == "1" or _saves(call):
         return ""
     return (
         "tasks park in the lock store, which keeps nothing on disk (appendonly no, no save points): when it restarts, "
@@ -80,21 +97,17 @@ def _persistence(call: Call) -> str:
 
 
 def _saves(call: Call) -> bool:
-    """Whether there are save points, as far as this user may know: a managed server doesn't say."""
-    try:
-        answer = call("CONFIG", "GET", "save")
-    except response_errors():
-        return True
+    """Whether there are save points."""
+    answer = _ask(call, "CONFIG", "GET", "save")
     parts = list(answer.values() if isinstance(answer, Mapping) else answer[1::2])
-    return not parts or as_text(parts[0]) != ""
+    if not parts:
+        raise NotKnown("the server does not report its save points")
+    return as_text(parts[0]) != ""
 
 
 def _clock(call: Call) -> str:
     before = time.time()
-    try:
-        seconds, micros = call("TIME")
-    except response_errors():
-        return ""
+    seconds, micros = _ask(call, "TIME")
     after = time.time()
     there = int(seconds) + int(micros) / 1e6
     apart = there - after if there > after else there - before if there < before else 0.0
@@ -108,8 +121,27 @@ def _clock(call: Call) -> str:
 
 
 def _info(call: Call, section: str) -> dict[str, str]:
-    try:
-        text = as_text(call("INFO", section))
-    except response_errors():  # forbidden: nothing is known, so nothing is wrong
-        return {}
+    text = as_text(_ask(call, "INFO", section))
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _field(info: Mapping[str, str], name: str) -> str:
+    try:
+        return info[name]
+    except KeyError:
+        raise NotKnown(f"the server does not report {name}") from None
+
+
+def _ask(call: Call, *command: str) -> Any:
+    """Send a command that a user may lack, or a managed server may not have.
+
+    Raises:
+        NotKnown: The server refuses it.
+    """
+    try:
+        return call(*command)
+    except response_errors() as error:
+        name = " ".join(command[:2]) if command[0] == "CONFIG" else command[0]
+        if code_of(error) == "NOPERM":
+            raise NotKnown(f"this user may not run {name}") from error
+        raise NotKnown(f"the server refuses {name}: {error}") from error

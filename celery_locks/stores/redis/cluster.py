@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores.base import Renewal
+from celery_locks.stores.check_results import merge
 from celery_locks.stores.listing import (
     MOST_COUNTED,
     MOST_LISTED,
@@ -233,11 +234,7 @@ class RedisClusterStore(RedisStore):
         self._ask_all(lambda call: call("PING"))
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
-        found: dict[str, dict[str, None]] = {}
-        for master in self._ask_all(lambda call: checks.checks(call, parks)):
-            for name, wrong in master.items():
-                found.setdefault(name, {}).update({wrong: None} if wrong else {})
-        return {name: "; ".join(wrong) for name, wrong in found.items()}
+        return merge(self._ask_all(lambda call: checks.checks(call, parks)))
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
         """Use one throwaway lock on each master."""

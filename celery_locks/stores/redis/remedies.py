@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 from celery_locks.terms import DEFAULT_PREFIX
 
-#: The commands that scripts and waits are made of, as a server's access control lists name them.
-RIGHTS = "+@scripting +@hash +@sortedset +@list +@string +@keyspace +time +ping +select +wait"
+#: The commands that scripts and waits use, as an access control list names them. The order matters: @keyspace holds
+#: FLUSHALL, which -@dangerous takes away; INFO is dangerous to Redis, and only reads.
+RIGHTS = (
+    "+evalsha +script|load +@hash +@sortedset +@list +@string +@keyspace +time +ping +select +wait -@dangerous +info"
+)
 #: The keys of locks, with the default prefix.
 KEYS = f"~{DEFAULT_PREFIX}:*"
 
@@ -55,7 +58,7 @@ _CLASSES = {
     "AuthenticationWrongNumberOfArgsError": "WRONGPASS",
     "MaxConnectionsError": "MAXCLIENTS",
 }
-#: Those that servers answer with; the others stand here for a text.
+#: Codes that servers send. The others are ours, for errors without a code.
 _CODES = {*_REMEDIES, "NOPERM"} - {"MAXCLIENTS", "WRONGPASS"}
 #: A server older than Redis 7 writes the code of an error in a script within a text.
 _CODE = re.compile(rf"(?:^|[\s:-])({'|'.join([*_REMEDIES, 'NOPERM'])})\b")
@@ -107,12 +110,17 @@ def explained(error: BaseException, rights: str, keys: str) -> str:
     shown = text if not code or code in text or code not in _CODES else f"{code} {text}"
     if code == "NOPERM":
         lacks, user, command = missing_right(text)
-        if command and f"+{command}" not in rights.split():
+        if command and not _names(rights, command):
             rights = f"{rights} +{command}"
         remedy = f"{lacks}: by ACL SETUSER {user}, allow this user {rights} and the keys {keys}"
     else:
         remedy = remedy_of(code)
     return f"{type(error).__name__}: {shown}{remedy and '; '}{remedy}"
+
+
+def _names(rights: str, command: str) -> bool:
+    """Return whether rights name a command, or a subcommand of it: Redis 6.2 reports the command alone."""
+    return any(right == f"+{command}" or right.startswith(f"+{command}|") for right in rights.split())
 
 
 def missing_right(text: str) -> tuple[str, str, str]:
