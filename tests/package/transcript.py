@@ -128,7 +128,7 @@ def steps(page: str, unnamed: str = "") -> Iterator[tuple[int, Step]]:
             script += "\n" * (fence.line - script.count("\n")) + fence.text
     if script:
         yield 0, File(unnamed, script)
-        yield 0, Command(FIRST, f"python {PASTED} {unnamed}", [], False)
+        yield 0, Command(FIRST, f"python3 {PASTED} {unnamed}", [], False)
 
 
 def _typed(fence: Fence) -> Iterator[Step]:

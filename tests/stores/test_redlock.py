@@ -82,10 +82,13 @@ class TestThree(StoreCompliance):
         """What is left is told as by a clock that is as fast as a clock may be."""
         self.granted(store, self.claim(name))
         self.pass_time(self.short)
+        begun = time.monotonic()
         (holder,) = store.holders(name)
+        took = time.monotonic() - begun  # the servers are asked one after the other
         assert holder.held_for >= self.short - 0.01
         assert holder.expires_in <= self.long - self.short + 0.01
-        assert holder.held_for + holder.expires_in == pytest.approx(self.long, abs=holder.held_for * DRIFT + 0.01)
+        off = holder.held_for * DRIFT + 0.01 + took
+        assert holder.held_for + holder.expires_in == pytest.approx(self.long, abs=off)
 
     # What the suite tests with limits and lines, without them
 
