@@ -183,7 +183,7 @@ def define_losses(app: Celery) -> None:
             return "swallowed"
 
     app.task(stubborn, name="stubborn", **options)
-    app.task(stubborn, name="patient", **{**options, "lock_ttl": 4})
+    app.task(stubborn, name="patient", **{**options, "lock_ttl": 6})
     app.task(stubborn, name="told_only", **options, lock_on_lost="signal")
     app.task(stubborn, name="not_renewed", **{**options, "lock_ttl": 0.5}, lock_renew=False, lock_on_lost="signal")
 

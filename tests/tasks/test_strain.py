@@ -85,7 +85,7 @@ def test_promise_13_two_hundred_runs_in_one_process_keep_their_leases(
     shop = open_shop()
     shop.start_worker(pool=pool, concurrency=200)
     # Longer leases than elsewhere: two hundred runs begin at once, on a machine that may be slow.
-    results = [shop.send("patient", f"{key}-{number}", 9) for number in range(200)]
+    results = [shop.send("patient", f"{key}-{number}", 13) for number in range(200)]
     for result in results:
         result.get(timeout=4 * SOON)
     assert not shop.journal.entries("lost")
@@ -100,5 +100,5 @@ def test_promise_10_a_store_that_answers_late_is_no_loss(
     shop = open_shop(SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
     shop.start_worker(pool=pool)
     proxy.delay(0.1)
-    assert shop.send("patient", key, 6).get(timeout=SOON) == key
+    assert shop.send("patient", key, 9).get(timeout=SOON) == key
     assert not shop.journal.entries("lost", key=key)
