@@ -503,7 +503,7 @@ def test_a_user_of_the_broker_who_lacks_a_right_is_told_the_rights_that_are_enou
 
 
 def told_rights(app: Celery) -> list[str]:
-    """The rights that are told to a user of the broker who lacks one."""
+    """Return the rights that doctor names to a user of the broker who lacks one."""
     texts = [item["text"] for items in found(app, 2).values() for item in items]
     return next(match[1] for text in texts if (match := re.search(r"ACL SETUSER \S+ (.*)", text))).split()
 

@@ -54,7 +54,7 @@ def has_steps(page: Path) -> bool:
 #: It has a test that looks closer.
 STORE = DOCS / "how-to" / "writing-a-store.md"
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
-#: The tutorial has a test of its own. Elsewhere commands are for those who have a clone.
+#: The tutorial has a test of its own. The commands on other pages need a clone.
 PAGES = [page for page in HOW_TO if has_steps(page) and page != STORE]
 PAGES += [
     page

@@ -153,11 +153,11 @@ def _typed(fence: Fence) -> Iterator[Step]:
 
 
 def with_free_ports(pages: Sequence[str], served: Mapping[str, int] | None = None) -> list[str]:
-    """The pages with other ports for those that they name; the same port stands for the same one everywhere.
+    """Return the pages with their ports replaced. Each port is replaced by the same one on every page.
 
     Args:
         pages: Their texts.
-        served: The ports of servers that run already, by those that the pages name; free ones for all others.
+        served: Ports of running servers, by the ports on the pages. All others are replaced by free ones.
     """
     named = dict.fromkeys(match["port"] for page in pages for match in _PORT.finditer(page))
     ports = {port: str((served or {}).get(port) or free_port()) for port in named}

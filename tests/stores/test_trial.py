@@ -71,7 +71,7 @@ def assert_nothing_is_met(url: str, prefix: str) -> None:
         assert tickets.sweep(prefix) == ()
 
 
-def assert_nobody_waits(url: str, prefix: str) -> None:
+def assert_no_waiters(url: str, prefix: str) -> None:
     locks = Locks(url, prefix=prefix)
     try:
         assert locks.stats().waiting == 0
@@ -104,7 +104,7 @@ def test_a_doctor_that_dies_on_redis(start_redis: Callable[..., RedisServer]) ->
         eventually(lambda: not client.exists(*parked), TTL_SECONDS + 5, "tickets are left")
     time.sleep(max(0.0, end - time.monotonic()))
     assert_nothing_is_met(url, prefix)
-    assert_nobody_waits(url, prefix)
+    assert_no_waiters(url, prefix)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
@@ -118,7 +118,7 @@ def test_a_doctor_that_dies_on_a_database(kind: str, request: pytest.FixtureRequ
     end = kill_after_each_step(url, "site")
     time.sleep(max(0.0, end - time.monotonic()))
     assert_nothing_is_met(url, "site")
-    assert_nobody_waits(url, "site")
+    assert_no_waiters(url, "site")
     with closing(cast(TableStore, open_store(url))) as tables:
         # The ordinary sweep of rows whose time is over takes those of the dead away, too.
         if kind == "sqlite":

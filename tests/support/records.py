@@ -22,5 +22,5 @@ def shared() -> dict[str, int]:
 
 
 def left_by(pids: Collection[int], before: Collection[str]) -> list[str]:
-    """The records of these processes, without those that were there before them: ids are used again."""
+    """Return the records of these processes. Records from before are left out, since process ids are reused."""
     return [path for path, pid in shared().items() if pid in pids and path not in before]

@@ -43,7 +43,7 @@ class Dialect(ABC):
     #: Error code → what to do.
     remedies: Mapping[Any, str]
 
-    #: Of those that forbid: the server's text does not name the account, which this statement gives.
+    #: Codes of missing rights whose text names no account, or a wrong one. A statement asks for the account.
     of_account: frozenset[Any] = frozenset()
     account = "SELECT CURRENT_USER()"
 

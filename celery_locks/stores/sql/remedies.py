@@ -25,10 +25,10 @@ _PREPARED = (
 )
 _OLDER = (
     "a table was made by another version. Compare its columns with what `celery -A … locks sql` prints, "
-    "and add those that are missing"
+    "and add the missing ones"
 )
 
-#: PostgreSQL's code → what to do. Missing rights are told apart by `_PERMISSION`.
+#: PostgreSQL's code → what to do. `_PERMISSION` distinguishes missing rights.
 POSTGRESQL: Mapping[Any, str] = {
     "25006": _READ_ONLY,
     "26000": _PREPARED,
