@@ -49,6 +49,9 @@ def define_options() -> None:
     ):
         if name not in known:
             define(name, default=default, type=kind, help=text)
+    if "locks_hosts" not in known:
+        text = "host names, besides its own, under which a Flower without a login releases locks"
+        define("locks_hosts", default=[], type=str, multiple=True, help=text)
 
 
 def hear_events() -> None:
