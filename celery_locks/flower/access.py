@@ -20,7 +20,7 @@ UNAUTHENTICATED = "unauthenticated"
 #: How much of a name is kept, in characters.
 LONGEST_NAME = 200
 
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\.?)(?::[0-9]{0,5})?")
 
 
 def release_refusal(handler: RequestHandler) -> str:
@@ -70,7 +70,7 @@ def host_name(header: str) -> str | None:
         return None
     if found[1]:
         return found[1].lower() if _is_ip_address(found[1]) else None
-    return found[2].lower().removesuffix(".") or None
+    return found[2].lower()
 
 
 def _is_ip_address(host: str) -> bool:

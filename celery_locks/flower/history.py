@@ -84,7 +84,7 @@ class History:
         """The page of a key was opened."""
         with self._mutex:
             if info.key in self._stories or _is_busy(info):  # else someone asks for a key of which nothing is known
-                self._told(info.key, TOLD, now)
+                self._keep(info.key, TOLD, now)
                 self._see(info, now)
 
     def hear(self, event: Mapping[str, Any]) -> None:
@@ -107,13 +107,13 @@ class History:
         )
         with self._mutex:
             self.heard = self.heard or time.time()
-            self._told(key, TOLD, time.time()).tell(entry)
+            self._keep(key, TOLD, time.time()).tell(entry)
 
     def freed(self, key: str, holder: Holder, by: str) -> None:
         """A lease was ended by hand in this Flower."""
         entry = Entry(time.time(), "freed", holder.owner, holder.fencing_token, f"by {by}, in Flower")
         with self._mutex:
-            self._told(key, FREED, entry.at).tell(entry)
+            self._keep(key, FREED, entry.at).tell(entry)
 
     def of(self, key: str) -> dict[str, Any]:
         """What is known of a key, for its page; moments are milliseconds since 1970.
@@ -153,7 +153,7 @@ class History:
         self._forget(key)
         return True
 
-    def _told(self, key: str, how: int, now: float) -> Story:
+    def _keep(self, key: str, how: int, now: float) -> Story:
         """The story of a key of which there is something to tell, begun if need be."""
         known = next((kind for kind, stories in enumerate(self._kinds) if key in stories), how)
         story = self._kinds[known].pop(key, None) or Story(now)

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_POLL = 5.0
 #: How many keys one such look sees; the next goes on after them.
 WATCHED = 100
+#: How much of an error is logged, in characters.
+LONGEST_ERROR = 1_000
 #: How many reads, and how many releases, are under way at the same time.
 MOST_READS, MOST_RELEASES = 4, 2
 
@@ -117,11 +119,11 @@ class Panel:
             try:
                 after = await asyncio.get_running_loop().run_in_executor(self._watcher, self._look, after)
             except LockConfigError as error:
-                logger.info("the history of locks is not watched: %s", error)
+                logger.info("the history of locks is not watched: %s", one_line(str(error), LONGEST_ERROR))
                 self.history.watched_every = None
                 return
             except LockError as error:
-                logger.debug("the history of locks has a gap: %s", error)
+                logger.debug("the history of locks has a gap: %s", one_line(str(error), LONGEST_ERROR))
             except Exception:
                 logger.exception("the history of locks has a gap")
             await asyncio.sleep(poll)
