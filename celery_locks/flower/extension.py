@@ -11,7 +11,8 @@ from tornado.web import url
 
 from celery_locks import LockConfigError, metrics
 from celery_locks.flower import api, navigation, pages
-from celery_locks.flower.panel import DEFAULT_POLL, panel_of
+from celery_locks.flower.access import host_name, one_line
+from celery_locks.flower.panel import DEFAULT_POLL, LONGEST_ERROR, panel_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def hear_events() -> None:
     start, on_event = events.Events.start, events.Events.on_event
 
     def start_with_watch(self: Any) -> None:
+        check_hosts()
         serve_metrics(self.capp)
         self.io_loop.add_callback(panel_of(self.capp).watch)
         start(self)
@@ -75,6 +77,13 @@ def hear_events() -> None:
     events.Events.start, events.Events.on_event = start_with_watch, hear
 
 
+def check_hosts() -> None:
+    """Warns of what ``--locks_hosts`` names that is no host, since a release under it would be refused."""
+    for given in options.locks_hosts:
+        if host_name(given) is None:
+            logger.warning("--locks_hosts: %s is no host name: give names such as flower.example.org", one_line(given))
+
+
 def serve_metrics(app: Any) -> None:
     """Has Flower's own ``/metrics`` tell of the store: it serves all that prometheus_client's default registry has."""
     panel = panel_of(app)
@@ -82,6 +91,6 @@ def serve_metrics(app: Any) -> None:
         panel.locks()
         metrics.watch(panel.locks)
     except LockConfigError as error:  # the page says it too
-        logger.info("no metrics of locks: %s", error)
+        logger.info("no metrics of locks: %s", one_line(str(error), LONGEST_ERROR))
     except ValueError:  # another Flower in this process tells already
         logger.info("the metrics of locks are those of the first Flower of this process")
