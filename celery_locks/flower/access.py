@@ -13,6 +13,8 @@ from flower.utils import strtobool
 from tornado.options import options
 from tornado.web import RequestHandler
 
+from celery_locks.log import one_line
+
 #: Flower's own switch: its control actions work without a login then.
 SWITCH = "FLOWER_UNAUTHENTICATED_API"
 #: Who asked, where Flower has no login.
@@ -39,7 +41,7 @@ def release_refusal(handler: RequestHandler) -> str:
     given = handler.request.headers.get_list("Host")
     host = host_name(given[0]) if len(given) == 1 else None
     if host is None or not is_own_host(host, flower.address):
-        named = one_line(", ".join(given)) or "of an empty name"
+        named = shortened(", ".join(given)) or "of an empty name"
         remedy = "name it in --locks_hosts, or set up a login"
         return f"this Flower has no login and does not know the host {named}: {remedy}"
     return ""
@@ -85,18 +87,17 @@ def asker(handler: RequestHandler) -> str:
     """Return the user that Flower has authenticated, as one line for the log and the history."""
     user: Any = handler.current_user
     if isinstance(user, str):  # by OAuth, from a signed cookie
-        return one_line(user)
+        return shortened(user)
     if user and handler.application.options.basic_auth:  # type: ignore[attr-defined]
         # Flower has compared this header with its option. Without the option it reads none, and neither do we.
         credentials = handler.request.headers["Authorization"].split()[1]
-        return one_line(b64decode(credentials).decode().partition(":")[0]) or "a user without a name"
+        return shortened(b64decode(credentials).decode().partition(":")[0]) or "a user without a name"
     return UNAUTHENTICATED
 
 
-def one_line(text: str, most: int = LONGEST_NAME) -> str:
-    """Return the text shortened, with everything escaped that could begin a line or steer a terminal."""
-    shown = text if len(text) <= most else text[:most] + "…"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown)
+def shortened(text: str, most: int = LONGEST_NAME) -> str:
+    """Return the text as one line of bounded length."""
+    return one_line(text if len(text) <= most else text[:most] + "…")
 
 
-__all__ = ["UNAUTHENTICATED", "asker", "host_name", "is_own_host", "one_line", "release_refusal"]
+__all__ = ["UNAUTHENTICATED", "asker", "host_name", "is_own_host", "release_refusal", "shortened"]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from flower import events, urls
 from tornado.options import define, options
 from tornado.web import url
 
-from celery_locks import LockConfigError, metrics
+from celery_locks import LockConfigError, log, metrics
 from celery_locks.flower import api, navigation, pages
-from celery_locks.flower.access import host_name, one_line
-from celery_locks.flower.panel import DEFAULT_POLL, LONGEST_ERROR, panel_of
+from celery_locks.flower.access import host_name
+from celery_locks.flower.panel import DEFAULT_POLL, panel_of
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: ``url`` with a name: Flower's ``--url_prefix`` keeps only those whole, and templates find them by it.
 ROUTES = [
@@ -81,7 +80,7 @@ def check_hosts() -> None:
     """Warns of what ``--locks_hosts`` names that is no host, since a release under it would be refused."""
     for given in options.locks_hosts:
         if host_name(given) is None:
-            logger.warning("--locks_hosts: %s is no host name: give names such as flower.example.org", one_line(given))
+            logger.warning("--locks_hosts: %s is no host name: give names such as flower.example.org", given)
 
 
 def serve_metrics(app: Any) -> None:
@@ -91,6 +90,6 @@ def serve_metrics(app: Any) -> None:
         panel.locks()
         metrics.watch(panel.locks)
     except LockConfigError as error:  # the page says it too
-        logger.info("no metrics of locks: %s", one_line(str(error), LONGEST_ERROR))
+        logger.info("no metrics of locks: %s", error)
     except ValueError:  # another Flower in this process tells already
         logger.info("the metrics of locks are those of the first Flower of this process")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 import time
@@ -12,23 +11,20 @@ from typing import Any
 
 from tornado.options import options
 
-from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
+from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable, log
 from celery_locks.flower import shown
-from celery_locks.flower.access import one_line
 from celery_locks.flower.history import History
 from celery_locks.flower.threads import StoreBusy, StoreThreads
 from celery_locks.key_text import check_key
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Seconds between two looks at the store for the history.
 DEFAULT_POLL = 5.0
 #: How many keys one such look sees; the next goes on after them.
 WATCHED = 100
-#: How much of an error is logged, in characters.
-LONGEST_ERROR = 1_000
 #: How many reads, and how many releases, are under way at the same time.
 MOST_READS, MOST_RELEASES = 4, 2
 
@@ -87,7 +83,7 @@ class Panel:
         def work() -> Holder | None:
             holder = free_one(self.locks(), self._app, key, fencing_token)
             if holder is not None:
-                logger.warning("%r, held by %s, was released in Flower by %s", key, one_line(holder.owner), by)
+                logger.warning("%r, held by %s, was released in Flower by %s", key, holder.owner, by)
                 self.history.freed(check_key(key), holder, by)
             return holder
 
@@ -119,11 +115,11 @@ class Panel:
             try:
                 after = await asyncio.get_running_loop().run_in_executor(self._watcher, self._look, after)
             except LockConfigError as error:
-                logger.info("the history of locks is not watched: %s", one_line(str(error), LONGEST_ERROR))
+                logger.info("the history of locks is not watched: %s", error)
                 self.history.watched_every = None
                 return
             except LockError as error:
-                logger.debug("the history of locks has a gap: %s", one_line(str(error), LONGEST_ERROR))
+                logger.debug("the history of locks has a gap: %s", error)
             except Exception:
                 logger.exception("the history of locks has a gap")
             await asyncio.sleep(poll)

@@ -15,7 +15,7 @@ import pytest
 
 from celery_locks import Locks, StoreUnavailable
 from celery_locks.flower import shown, threads
-from celery_locks.flower.access import one_line
+from celery_locks.flower.access import shortened
 from celery_locks.flower.history import IDLE, MOST_FREED, MOST_KEYS, History
 from celery_locks.flower.navigation import with_entry
 from celery_locks.flower.shown import moment
@@ -336,12 +336,12 @@ def test_an_event_of_a_long_key_is_told_of_that_key(watched: Watched) -> None:
 # Who asks, in a line of the log
 
 
-def test_a_name_is_one_line_of_bounded_length() -> None:
-    assert one_line("käse") == "käse"
-    odd = one_line("a\nb\r\x1b[2J\u2028\x85\u202e\ud800" + "c" * 10_000)
+def test_a_name_is_shortened_of_bounded_length() -> None:
+    assert shortened("käse") == "käse"
+    odd = shortened("a\nb\r\x1b[2J\u2028\x85\u202e\ud800" + "c" * 10_000)
     assert odd.startswith("a\\nb\\r\\x1b[2J\\u2028\\x85\\u202e\\ud800cc")
     assert len(odd) < 300
-    assert len(one_line("\n" * 10_000)) < 500
+    assert len(shortened("\n" * 10_000)) < 500
 
 
 # Threads for the store
