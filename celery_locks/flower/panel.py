@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from tornado.options import options
 
-from celery_locks import LockConfigError, LockError, Locks
+from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable, log
 from celery_locks.flower import shown
 from celery_locks.flower.history import History
+from celery_locks.flower.threads import StoreBusy, StoreThreads
 from celery_locks.key_text import check_key
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
+logger = log.logger(__name__)
 
 #: Seconds between two looks at the store for the history.
 DEFAULT_POLL = 5.0
 #: How many keys one such look sees; the next goes on after them.
 WATCHED = 100
+#: How many reads, and how many releases, are under way at the same time.
+MOST_READS, MOST_RELEASES = 4, 2
 
 
 class Panel:
@@ -37,7 +36,9 @@ class Panel:
         self._app = app
         self._opening = threading.Lock()
         self._locks: Locks | None = None
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="celery-locks-flower")
+        self._reads = StoreThreads(MOST_READS, "reads")
+        self._releases = StoreThreads(MOST_RELEASES, "releases")
+        self._watcher = ThreadPoolExecutor(1, thread_name_prefix="celery-locks-flower-watch")
         self.history = History()
 
     async def index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
@@ -50,9 +51,9 @@ class Panel:
 
         Raises:
             LockConfigError: No store is set, it keeps no list, or the count is out of bounds.
-            StoreUnavailable: The store can't be reached.
+            StoreUnavailable: The store can't be reached, or is too slow.
         """
-        return await self._in_thread(lambda: self._index(prefix, after, count))
+        return await self._reads.run(lambda: self._index(prefix, after, count), (prefix, after, count))
 
     async def key(self, key: str) -> dict[str, Any]:
         """All that is known of a key: one read.
@@ -60,9 +61,9 @@ class Panel:
         Raises:
             LockKeyError: It is empty.
             LockConfigError: No store is set.
-            StoreUnavailable: The store can't be reached.
+            StoreUnavailable: The store can't be reached, or is too slow.
         """
-        return await self._in_thread(lambda: self._key(key))
+        return await self._reads.run(lambda: self._key(key), key)
 
     async def release(self, key: str, fencing_token: int, by: str) -> Holder | None:
         """Ends the lease of a key that has this fencing token; see `free_one`.
@@ -70,7 +71,13 @@ class Panel:
         Args:
             key: The key.
             fencing_token: Which of its leases.
-            by: Who wants it.
+            by: Who wants it, as one line.
+
+        Raises:
+            LockKeyError: The key is empty.
+            LockConfigError: No store is set.
+            StoreUnavailable: The store can't be reached, or is too slow. The message says whether it may have been
+                released all the same.
         """
 
         def work() -> Holder | None:
@@ -80,7 +87,12 @@ class Panel:
                 self.history.freed(check_key(key), holder, by)
             return holder
 
-        return await self._in_thread(work)
+        try:
+            return await self._releases.run(work)
+        except StoreBusy as error:
+            raise StoreUnavailable(f"nothing was released: {error}") from None
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"the lease may have been released all the same: {error}") from error
 
     def locks(self) -> Locks:
         """The locks, opened by whoever asks first.
@@ -96,12 +108,12 @@ class Panel:
     async def watch(self) -> None:
         """Looks at the store now and then, for the history, as long as Flower runs: one read each time."""
         poll, after = options.locks_poll, None
-        if not poll > 0:
+        if not 0 < poll < math.inf:
             return
         self.history.watched_every = poll
         while True:
             try:
-                after = await self._in_thread(partial(self._look, after))
+                after = await asyncio.get_running_loop().run_in_executor(self._watcher, self._look, after)
             except LockConfigError as error:
                 logger.info("the history of locks is not watched: %s", error)
                 self.history.watched_every = None
@@ -130,9 +142,6 @@ class Panel:
         info, now = locks.info(key), time.time()
         self.history.see_key(info, now)
         return {"store": shown.store(locks), **shown.one(info, now), "history": self.history.of(info.key)}
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def open_locks(app: Any) -> Locks:
