@@ -95,9 +95,8 @@ function namesOf(entries) {
 }
 
 function drawHistory(data) {
-  const { entries, watched_every: every, heard } = data;
-  const since = data.since === undefined ? data.began : data.since;
-  const names = namesOf(entries);
+  const { entries, since, watched_every: every, heard } = data;
+    const names = namesOf(entries);
   const rows = entries.map((entry, i) => {
     const times = entry.times > 1 ? ` × ${entry.times}` : "";
     const what = element("span", { class: `locks-kind locks-kind-${entry.kind}` }, (WORDS[entry.kind] || entry.kind) + times);
@@ -115,11 +114,11 @@ function drawHistory(data) {
   const none = "Nothing is recorded of this key.";
   patch(byId("lock-history"), rows.length ? rows : element("tr", {}, element("td", { class: "empty-table-message", colspan: 5 }, none)));
   const known = since === null ? "" : `Known since ${clockTime(since)}. `;
-  const looks = every ? `Flower reads the store every ${every} s, and while this page is open` : "Flower reads the store while this page is open";
+  const reads = every ? `Flower reads the store every ${every} s and while this page is open.` : "Flower reads the store while this page is open.";
   const events = heard
-    ? `, and has received the workers' events since ${clockTime(heard)}.`
-    : ", and has received no events. What comes and goes between two reads is missing, and so is the reason: set locks_events in the workers.";
-  patch(byId("lock-source"), known + looks + events);
+    ? `It has received the workers' events since ${clockTime(heard)}.`
+    : "It has received no events, so what happens between two reads is missing, and so are the reasons: set locks_events in the workers.";
+  patch(byId("lock-source"), `${known}${reads} ${events}`);
 }
 
 /** The chart ends now, so it would change with each answer: it is drawn when something happened, and every 10 s. */
