@@ -25,10 +25,10 @@ export function clockTime(milliseconds) {
 }
 
 /** For how long a lease is held: of `one.since`. */
-export const heldFor = (one) => element("span", { class: "locks-moving", moves: { kind: "since", of: one } });
+export const heldFor = (one) => element("span", { key: "since", class: "locks-moving", moves: { kind: "since", of: one } });
 
 /** How much is left of a lease, of `one.until`, and the word for when it is over. */
-export const left = (one, over) => element("span", { class: "locks-moving", moves: { kind: "until", of: one, over } });
+export const left = (one, over) => element("span", { key: "until", class: "locks-moving", moves: { kind: "until", of: one, over } });
 
 /** How much is left of a lease, as a bar. Another fencing token is another bar. */
 function bar(holder, className) {
@@ -64,31 +64,34 @@ export function who(one, taskUrl, named = true) {
 }
 
 /** Whether a holder is a task that no worker has started: its message still waits in a queue. */
-export const isWaiting = (holder) => holder.state === "dispatched" || holder.state === "called";
+export const isWaiting = (holder) => holder.state in WAITING;
 
-/** What a waiting task waits for; nothing for all other holders. */
-function stateOf(holder, className = "") {
-  if (holder.state === "dispatched") {
-    const title = "The task's turn came, and its message was sent. No worker has started it yet.";
-    const queue = element("bdi", {}, shortened(holder.queue || "unknown"));
-    return element("span", { class: `locks-badge ${className}`.trim(), title }, "dispatched to queue ", queue, ", not started");
-  }
-  if (holder.state === "called") {
-    const title = "The call acquired the key. Its message waits in a queue, and no worker has started it yet.";
-    return element("span", { class: `locks-badge ${className}`.trim(), title }, "called, not started");
-  }
-  return null;
+const WAITING = {
+  dispatched: "The task's turn came, and its message was sent. No worker has started it yet.",
+  called: "The call acquired the key. The task's message waits in a queue, and no worker has started it yet.",
+};
+
+/** What a waiting task waits for. */
+export function stateText(holder) {
+  if (holder.state !== "dispatched") return "called, not started";
+  return holder.queue ? ["dispatched to queue ", element("bdi", {}, shortened(holder.queue)), ", not started"] : "dispatched, not started";
+}
+
+/** What a waiting task waits for, as a badge; nothing for all other holders. */
+function badge(holder, className = "") {
+  if (!isWaiting(holder)) return null;
+  return element("span", { class: `locks-badge ${className}`.trim(), title: WAITING[holder.state] }, stateText(holder));
 }
 
 /** Who holds it. On a narrow page, which has no column for the worker, with what it waits for. */
 export function holderOf(holder, taskUrl) {
-  const state = stateOf(holder, "locks-narrow");
+  const state = badge(holder, "locks-narrow");
   return [who(holder, taskUrl), state && element("div", {}, state)];
 }
 
 /** Where a holder runs, or what it waits for. */
 export function placeOf(holder) {
-  return stateOf(holder) || (holder.worker ? foreign(holder.worker) : "—");
+  return badge(holder) || (holder.worker ? foreign(holder.worker) : "—");
 }
 
 /** For how long it is held; of a task that has not started, since when it waits. */

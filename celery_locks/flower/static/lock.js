@@ -19,6 +19,7 @@ import {
   partTag,
   placeOf,
   shortened,
+  stateText,
   who,
 } from "./common.js";
 import { watch } from "./countdown.js";
@@ -154,20 +155,18 @@ function releaseButton(holder) {
   return element("button", { type: "button", class: "btn btn-sm btn-outline-danger", "data-token": holder.fencing_token }, "Release…");
 }
 
-const EFFECTS = {
-  dispatched: "The next in line gets the key immediately. The task's message stays in its queue: when a worker takes it, the task asks for the key again.",
-  called: "The next in line gets the key immediately. The task's message stays in its queue: when a worker takes it, the task asks for the key again.",
-};
 const EFFECT =
   "The next in line gets the key immediately. The holder learns that it lost its lease at its next renewal, and is stopped then: " +
   "until that moment both may be at work.";
+const EFFECT_ON_WAITING =
+  "The next in line gets the key immediately. The task's message stays in its queue: when a worker takes it, the task asks for the key again.";
 
 function ask(holder) {
   chosen = holder;
   patch(byId("lock-dialog-owner"), shortened(holder.owner));
   patch(byId("lock-dialog-token"), String(holder.fencing_token));
-  patch(byId("lock-dialog-state"), holder.state === "dispatched" || holder.state === "called" ? ["It is ", placeOf(holder), "."] : "");
-  patch(byId("lock-dialog-effect"), EFFECTS[holder.state] ?? EFFECT);
+  patch(byId("lock-dialog-state"), isWaiting(holder) ? ["It is ", stateText(holder), "."] : "");
+  patch(byId("lock-dialog-effect"), isWaiting(holder) ? EFFECT_ON_WAITING : EFFECT);
   setEnded(false);
   byId("lock-dialog").showModal();
 }
@@ -225,8 +224,9 @@ if (page.releaseUrl) {
   byId("lock-dialog-cancel").addEventListener("click", () => byId("lock-dialog").close());
   byId("lock-dialog-release").addEventListener("click", release);
   byId("lock-dialog").addEventListener("close", () => {
-    // The button that opened the dialog may be gone.
-    if (document.activeElement === document.body) byId("lock-holders").closest("section").focus({ preventScroll: true });
+    // The button that opened the dialog, which would get the focus back, may be gone.
+    const focused = document.activeElement;
+    if (focused === document.body || byId("lock-dialog").contains(focused)) byId("lock-holders").closest("section").focus({ preventScroll: true });
   });
 }
 
