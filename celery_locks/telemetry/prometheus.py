@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -117,11 +117,11 @@ class Held:
         return [_held({task: counts[task] for task in sorted(self._seen)})]
 
 
-def _held(by_task: dict[str, int]) -> Metric:
+def _held(by_task: Mapping[str, float]) -> Metric:
     return gauge("held", "Leases that the tasks of this worker hold.", by_task)
 
 
-def gauge(name: str, text: str, by_task: dict[str, int]) -> Metric:
+def gauge(name: str, text: str, by_task: Mapping[str, float]) -> Metric:
     """Return a gauge with a value for each task."""
     family = GaugeMetricFamily(f"celery_locks_{name}", text, labels=["task"])
     for task, value in by_task.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -36,9 +36,12 @@ _TEXTS = {
     "store_near_expiry": "Leases about to end that were not renewed yet.",
     "store_oldest_seconds": "For how long a key is held at most.",
     "store_held": "Leases by the task that has them.",
+    "store_dispatched": "Those leases whose task was parked and dispatched, and has not started.",
+    "store_dispatched_seconds": "For how long the message of such a task has waited at most since it was last sent.",
     "store_blocked": "How many stand in line, by the task that holds what they wait for.",
 }
-_BY_TASK = ("store_held", "store_blocked")
+#: A figure for each task.
+ByTask = defaultdict[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ class Snapshot:
     Attributes:
         taken: When, on this process's clock.
         stats: Figures over all.
-        by_task: For each name of `_BY_TASK`, the figure by the holder's task; ``None`` when not all keys were seen.
+        by_task: Figures by the holder's task, by their names; ``None`` when not all holders of all keys were seen.
     """
 
     taken: float
     stats: Stats
-    by_task: dict[str, Counter[str]] | None
+    by_task: dict[str, ByTask] | None
 
 
 class StoreWatch:
@@ -107,7 +110,7 @@ class StoreWatch:
             return
         self._seen.update(*snapshot.by_task.values(), self._tasks())
         for name, counts in snapshot.by_task.items():
-            yield gauge(name, _TEXTS[name], {task: counts[task] for task in sorted(self._seen)})
+            yield gauge(name, _TEXTS[name], {task: counts.get(task, 0) for task in sorted(self._seen)})
 
     def look_soon(self) -> None:
         """Look at the store in a thread, if the last look is long ago and none is under way."""
@@ -162,24 +165,33 @@ def _figures(snapshot: Snapshot) -> dict[str, float]:
     }
 
 
-def _by_task(locks: Locks) -> dict[str, Counter[str]] | None:
+def _by_task(locks: Locks) -> dict[str, ByTask] | None:
     """Count by task, or return ``None`` where there are more keys, or more holders of one, than are looked at."""
-    held, blocked = Counter[str](), Counter[str]()
+    held, dispatched, dispatched_seconds, blocked = (ByTask(float) for _ in range(4))
     after = None
     for _ in range(MOST_PAGES):
         page = locks.list(after=after, count=MOST_ON_A_PAGE)
         for item in page.items:
             if not _names_all(item):  # a page names a few holders of each key
-                item = locks.info(item.key)
+                item = locks.info(item.key, item.part)
                 if not _names_all(item):
                     return None
-            tasks = [holder.task_name or "" for holder in item.holders]
-            held.update(tasks)
+            for holder in item.holders:
+                task = holder.task_name or ""
+                held[task] += 1
+                if holder.state == "dispatched":
+                    dispatched[task] += 1
+                    dispatched_seconds[task] = max(dispatched_seconds[task], holder.held_for)
             if item.waiting:
-                blocked[tasks[0] if tasks else ""] += item.waiting
+                blocked[(item.holders[0].task_name if item.holders else None) or ""] += item.waiting
         after = page.next
         if after is None:
-            return dict(zip(_BY_TASK, (held, blocked), strict=True))
+            return {
+                "store_held": held,
+                "store_dispatched": dispatched,
+                "store_dispatched_seconds": dispatched_seconds,
+                "store_blocked": blocked,
+            }
     return None
 
 
