@@ -149,8 +149,8 @@ def _snapshot(locks: Locks) -> Snapshot | None:
     if not locks.store.lists:
         locks.store.ping()
         return None
-    by_task = _by_task(locks)
-    return Snapshot(time.monotonic(), locks.stats(), by_task)
+    taken = time.monotonic()
+    return Snapshot(taken, locks.stats(), _by_task(locks))
 
 
 def _figures(snapshot: Snapshot) -> dict[str, float]:
