@@ -10,7 +10,6 @@ from celery_locks.flower.shown import moment, whose
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import MOST_HOLDERS, Holder
 from celery_locks.stores.listing import MOST_LISTED
-from celery_locks.stores.parking import TICKET
 
 #: The most entries, samples and minutes with contention that are kept of a key.
 MOST_ENTRIES, MOST_SAMPLES, MOST_MINUTES = 50, 200, 120
@@ -91,8 +90,8 @@ class Story:
             if last is None or last.waiting == 0 < info.waiting:
                 self._see_contention(info, now)
             self._samples.append(Sample(now, now, info.waiting, info.permits))
-        # What is kept for a called task is no holding yet: its run acquires with a token of its own.
-        holding = {each.fencing_token: each for each in info.holders if not each.token.startswith(TICKET)}
+        # What is kept for a dispatched task is no holding yet: its run acquires with a token of its own.
+        holding = {each.fencing_token: each for each in info.holders if each.state != "dispatched"}
         for token, holder in holding.items():
             if token not in self._holding and token not in self._ended and not self._known("acquired", token):
                 self._add(Entry(now - holder.held_for, "acquired", holder.owner, token, seen=True))
