@@ -5,7 +5,7 @@ A page costs two reads of the store at most, however many locks there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -22,12 +22,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_http_methods, require_safe
 
-from celery_locks import LockConfigError, LockInfo, LockKeyError, Locks, StoreUnavailable, log
+from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable, log
 from celery_locks.contrib.django import shown
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
 from celery_locks.contrib.django.text import cut, folded, one_line
 from celery_locks.key_text import MAX_BYTES
+from celery_locks.listing import parts_of
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 from celery_locks.tasks.options import locks_for
@@ -36,8 +37,6 @@ logger = log.logger(__name__)
 
 #: Rows of a page.
 ROWS = 100
-#: The locks that a key may have; see `LockInfo.part`.
-PARTS = ("", "call")
 
 
 @admin.register(Lock)
@@ -89,14 +88,15 @@ class LockAdmin(admin.ModelAdmin):
 
     @method_decorator(require_safe)
     def key_view(self, request: HttpRequest) -> HttpResponse:
-        """Who holds a key and who waits for it: ``?key=…``, and for the lease of the call ``&part=call``."""
+        """Who holds a key and who waits for it: ``?key=…``, and a part of it by ``&part=…``."""
 
         def read() -> dict[str, Any]:
-            query = _query(request)
+            query, locks = _query(request), _locks()
             asked, part = query.get("key", ""), query.get("part", "")
-            info = _info(asked, part)
+            info = locks.info(asked, part)
+            parts = [] if part else parts_of(locks, info.key)
             return {
-                "lock": shown.lock_of(info, self.has_release_permission(request)),
+                "lock": shown.lock_of(info, parts, self.has_release_permission(request)),
                 "crumb": shown.key_html(info.key, part),
                 "longest": None if info.key == asked else MAX_BYTES,
             }
@@ -123,12 +123,7 @@ class LockAdmin(admin.ModelAdmin):
             if request.method == "POST":
                 self._release(request, lease)
                 return {}
-            holders = _info(lease.key, lease.part).holders
-            mine = _named(holders, lease)
-            return {
-                "holder": mine and {**shown.holder_of(mine), **shown.release_of(lease.key, lease.part, mine)},
-                "now": shown.holders_now(holders),
-            }
+            return shown.question_of(_locks().info(lease.key, lease.part), lease)
 
         crumb = shown.key_html(lease.key, lease.part)
         page = self._answer(request, "release", "Release a lock?", work, {"crumb": crumb, "crumb_link": query})
@@ -140,9 +135,8 @@ class LockAdmin(admin.ModelAdmin):
     def _release(self, request: HttpRequest, lease: LeaseReference) -> None:
         """Release a lease, write down who did it, and tell the user what is so."""
         app, key = current_app._get_current_object(), shown.key_html(lease.key, lease.part)
-        part = {"part": lease.part} if lease.part else {}
         try:
-            holder = free_one(locks_for(app), app, lease.key, lease.fencing_token, **part)
+            holder = free_one(locks_for(app), app, lease.key, lease.fencing_token, lease.part)
         except StoreUnavailable as failed:
             message = f"{failed.message}. It may have been released all the same: look at the key again."
             raise StoreUnavailable(message, lease.key) from failed
@@ -151,7 +145,7 @@ class LockAdmin(admin.ModelAdmin):
             messages.warning(request, format_html(said, key, _state_now(lease)))
             return
         user = one_line(str(request.user.get_username()))
-        name = f"{lease.key!r}" + (f" ({lease.part})" if lease.part else "")
+        name = f"{lease.key!r}" + (f" (part {lease.part})" if lease.part else "")
         logger.warning("%s, held by %s, was released in the admin by %s", name, one_line(holder.owner), user)
         messages.success(request, format_html("{} was released, which was held by {}.", key, cut(holder.owner)))
         if not self._write_down(request, lease, holder):
@@ -205,19 +199,9 @@ def _locks() -> Locks:
     return locks_for(current_app._get_current_object())
 
 
-def _info(key: str, part: str) -> LockInfo:
-    if part not in PARTS:
-        raise BadRequest(f"a key has no part {part[:20]!r}: leave part out, or write part=call")
-    return _locks().info(key, **({"part": part} if part else {}))
-
-
-def _named(holders: Sequence[Holder], lease: LeaseReference) -> Holder | None:
-    return next((each for each in holders if each.fencing_token == lease.fencing_token), None)
-
-
 def _state_now(lease: LeaseReference) -> SafeString | str:
     try:
-        return shown.holders_now(_info(lease.key, lease.part).holders)
+        return shown.holders_now(_locks().info(lease.key, lease.part).holders)
     except StoreUnavailable:
         return "Whether it is held now is unknown: the store can't be reached."
 

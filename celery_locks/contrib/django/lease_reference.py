@@ -25,7 +25,7 @@ class LeaseReference(NamedTuple):
 
     Attributes:
         key: The key, as it is held.
-        part: Which of its locks; see `LockInfo.part`.
+        part: Which part of it; see `LockInfo.part`.
         fencing_token: Which of the leases.
     """
 

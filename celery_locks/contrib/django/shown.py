@@ -7,18 +7,23 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.text import cut, folded, html, one_line
 from celery_locks.durations import duration
 from celery_locks.listing import LockInfo, Page, Stats
+from celery_locks.names import CALL
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
 
+#: How many characters of a part are shown: those of ``run:…`` are long.
+_PART_SHOWN = 12
 #: How soon a lease is about to end, in seconds.
 NEAR = 10.0
-_CALL = "The lease of the call: until_and_while_executing takes it at the call, and releases it when the run begins."
+_CALL_PART = "Held from the call until the run starts, apart from the key itself (until_and_while_executing)"
+_RUN_PART = "Held by a run against a second copy of its message, apart from the key itself"
+_CALLED = "The lease was taken at the call. The task waits in a queue, or until_expired keeps the lease past its run."
 
 
 def page_of(page: Page, prefix: str, after: str | None) -> dict[str, Any]:
@@ -45,23 +50,27 @@ def row_of(item: LockInfo) -> dict[str, Any]:
     first = item.holders[0] if item.holders else None
     return {
         **_counts(item),
-        "link": query_of(item.key, part_of(item)),
-        "holder": holder_of(first) if first else None,
+        "link": query_of(item.key, item.part),
+        "holder": holder_of(first, item.part) if first else None,
         "by": cut(first.task_name or first.owner) if first else "",
         "more": max(len(item.holders) - 1, 0),
     }
 
 
-def lock_of(info: LockInfo, may_release: bool) -> dict[str, Any]:
-    """A key by itself; only a user who may release gets references to its leases."""
-    part, line = part_of(info), [waiter_of(each) for each in info.line]
+def lock_of(info: LockInfo, parts: Sequence[LockInfo], may_release: bool) -> dict[str, Any]:
+    """A key by itself, and the parts of it; only a user who may release gets references to its leases."""
+    line = [waiter_of(each) for each in info.line]
+    holders = [holder_of(each, info.part) for each in info.holders]
+    if may_release:
+        for shown, holder in zip(holders, info.holders, strict=True):
+            lease = LeaseReference(info.key, info.part, holder.fencing_token)
+            shown["release"] = urlencode({"lease": lease.signed()})
     return {
         **_counts(info),
-        "holders": [
-            {**holder_of(each), **(release_of(info.key, part, each) if may_release else {})} for each in info.holders
-        ],
+        "holders": holders,
         "line": line,
         "unnamed": info.waiting - len(line),
+        "parts": [{"key": key_html(each.key, each.part), "link": query_of(each.key, each.part)} for each in parts],
     }
 
 
@@ -72,17 +81,17 @@ def stats_of(stats: Stats) -> dict[str, Any]:
         "holders": stats.holders,
         "waiting": stats.waiting,
         "near_expiry": stats.near_expiry,
-        "oldest": None if stats.oldest is None else key_html(stats.oldest, getattr(stats, "oldest_part", "")),
+        "oldest": None if stats.oldest is None else key_html(stats.oldest, stats.oldest_part),
         "oldest_for": duration(stats.oldest_held_for),
         "complete": stats.complete,
     }
 
 
-def holder_of(holder: Holder) -> dict[str, Any]:
+def holder_of(holder: Holder, part: str) -> dict[str, Any]:
     """Who holds a key. Never the owner token, by which anybody could release."""
     return {
         "owner": folded(holder.owner),
-        "state": state_of(holder),
+        "state": state_of(holder, part),
         "permits": holder.permits,
         "held_for": duration(holder.held_for),
         "left": duration(holder.expires_in),
@@ -90,18 +99,16 @@ def holder_of(holder: Holder) -> dict[str, Any]:
     }
 
 
-def state_of(holder: Holder) -> SafeString | str:
+def state_of(holder: Holder, part: str) -> SafeString | str:
     """Why a task that has the key does not run, empty when it does."""
-    state, queue = getattr(holder, "state", ""), getattr(holder, "queue", "")
-    if state == "dispatched":
-        return format_html("dispatched to queue {}, not started", cut(queue)) if queue else "dispatched, not started"
-    return "called, not started" if state == "called" else ""
-
-
-def release_of(key: str, part: str, holder: Holder) -> dict[str, str]:
-    """The reference by which a lease is released, and the query of the page that asks."""
-    signed = LeaseReference(key, part, holder.fencing_token).signed()
-    return {"lease": signed, "release": urlencode({"lease": signed})}
+    if holder.state == "dispatched":
+        where = format_html(" to queue {}", cut(holder.queue)) if holder.queue else ""
+        return format_html("dispatched{}, not started", where)
+    if holder.state != "called":
+        return ""
+    if part == CALL:
+        return "called, not started"
+    return format_html('<abbr title="{}">called, not known to have started</abbr>', _CALLED)
 
 
 def waiter_of(waiter: Waiter) -> SafeString | str:
@@ -109,24 +116,32 @@ def waiter_of(waiter: Waiter) -> SafeString | str:
     return folded(waiter.owner) if waiter.owner else "a waiter without a name"
 
 
+def question_of(info: LockInfo, lease: LeaseReference) -> dict[str, Any]:
+    """Whose lease is to be released, ``None`` when it has ended; and what has become of the key."""
+    mine = next((each for each in info.holders if each.fencing_token == lease.fencing_token), None)
+    holder = None if mine is None else {**holder_of(mine, lease.part), "lease": lease.signed()}
+    return {"holder": holder, "now": holders_now(info.holders)}
+
+
 def holders_now(holders: Sequence[Holder]) -> SafeString:
     """What has become of a key, as a sentence."""
     if not holders:
-        return format_html("The key is free now.")
+        return mark_safe("The key is free now.")
     more = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
     return format_html("The key is now held by {}{}.", cut(holders[0].owner), more)
 
 
 def key_html(key: str, part: str = "") -> SafeString:
-    """A key, and which of its locks."""
-    if part == "call":
-        return format_html('{} <abbr title="{}">(call)</abbr>', html(key), _CALL)
-    return html(key)
+    """A key, and which part of it."""
+    if not part:
+        return html(key)
+    hint = _CALL_PART if part == CALL else _RUN_PART
+    return format_html('{} <abbr title="{}">({})</abbr>', html(key), hint, part[:_PART_SHOWN])
 
 
 def key_text(key: str, part: str = "") -> str:
     """The same as one line of plain text."""
-    return one_line(key) + (f" ({part})" if part else "")
+    return one_line(key) + (f" (part {part})" if part else "")
 
 
 def query_of(key: str, part: str = "") -> str:
@@ -134,14 +149,9 @@ def query_of(key: str, part: str = "") -> str:
     return urlencode({"key": key, "part": part} if part else {"key": key})
 
 
-def part_of(info: LockInfo) -> str:
-    """Which lock of its key this is."""
-    return getattr(info, "part", "")
-
-
 def _counts(info: LockInfo) -> dict[str, Any]:
     return {
-        "key": key_html(info.key, part_of(info)),
+        "key": key_html(info.key, info.part),
         "permits": info.permits,
         "limit": info.limit,
         "waiting": info.waiting,

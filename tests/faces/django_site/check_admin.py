@@ -8,15 +8,18 @@ from urllib.parse import parse_qs, urlencode
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import Group, Permission, User
 from django.core import signing
 from django.db import DatabaseError
 from django.db.models.signals import pre_save
 from django.test import Client
 from django.utils.html import strip_tags
+from shop.tasks import describe, twice
 
-from celery_locks import Locks, StoreUnavailable
+from celery_locks import Locks, StoreUnavailable, owners
 from celery_locks.contrib.django.lease_reference import LeaseReference
+from celery_locks.stores.base import Claim
+from celery_locks.stores.parking import Ticket, tickets_of
 
 URL = "/admin/celery_locks/lock/"
 EVIL = "user:<script>alert(1)</script>&'\""
@@ -41,7 +44,7 @@ def releaser() -> Client:
 
 
 def text_of(response) -> str:
-    return response.content.decode()
+    return response.content.decode().replace("<wbr>", "")
 
 
 def test_the_index_of_the_admin_names_it(viewer) -> None:
@@ -169,6 +172,40 @@ def test_promise_47_one_line_for_each_release(key, celery_locks, caplog) -> None
     assert len(entry.object_repr) <= 200
 
 
+def test_promise_48_a_called_task_is_not_shown_as_running(releaser, celery_locks) -> None:
+    twice.delay("ab")
+    group = Group.objects.create(name="called")
+    describe.delay(group.pk)
+    page = releaser.get(URL)
+    assert "called, not started" in text_of(page)
+    assert "called, not known to have started" in text_of(releaser.get(URL + "key/", {"key": f"group:{group.pk}"}))
+    (link,) = [row["link"] for row in page.context["rows"] if "part=call" in row["link"]]
+    of_key = text_of(releaser.get(URL + "key/", {"key": "twice:ab"}))
+    assert "Nobody holds it" in of_key
+    assert link in unescape(of_key)
+    of_part = text_of(releaser.get(f"{URL}key/?{link}"))
+    assert "called, not started" in of_part
+    assert re.search(r'b</bdi> <abbr title="Held from the call[^"]*">\(call\)</abbr>', of_part)
+    celery_locks.lock("twice:ab", ttl=600).acquire()
+    done = releaser.post(URL + "release/", {"lease": reference(of_part)}, follow=True)
+    assert "(call) was released" in told(done)[0]
+    assert not celery_locks.info("twice:ab", "call").holders
+    assert celery_locks.lock("twice:ab").locked()
+    assert LogEntry.objects.latest("pk").object_id == "twice:ab (part call)"
+    assert "Nobody holds it" in text_of(done)
+
+
+def test_promise_48_a_dispatched_task_is_not_shown_as_running(viewer, celery_locks) -> None:
+    parking, name = tickets_of(celery_locks.store), celery_locks.name("k")
+    lease = celery_locks.lock("k", ttl=600).acquire()
+    ticket = Ticket("t:0", "a message", "t", owner=owners.parked("shop.sync", "t", "e\nmails"))
+    parking.enter(Claim(name, "another", owners.running("shop.sync", "t", "w1"), 60, 1), ticket)
+    assert r"via queue e<code>\n</code>mails" in text_of(viewer.get(URL + "key/", {"key": "k"}))
+    parking.hand_on(name, lease.token)
+    for address in (URL, URL + "key/?key=k"):
+        assert r"dispatched to queue <bdi>e<code>\n</code>mails</bdi>, not started" in text_of(viewer.get(address))
+
+
 def test_a_log_that_fails_hides_no_release(releaser, celery_locks, assert_free) -> None:
     def refuse(**_) -> None:
         raise DatabaseError("the disk is full")
@@ -249,7 +286,7 @@ def test_a_search_keeps_what_a_field_cannot(viewer, celery_locks, monkeypatch) -
 
 def test_numbers(viewer, celery_locks) -> None:
     """With thousand separators, but for the fencing token, which people copy."""
-    lease = celery_locks.semaphore("many", limit=2**53, permits=5_000, ttl=600).try_acquire()
+    lease = celery_locks.semaphore("many", limit=2**53, ttl=600).try_acquire(5_000)
     page = text_of(viewer.get(URL + "key/", {"key": "many"}))
     assert "5,000 of 9,007,199,254,740,992 permits are held" in page
     assert f"<td>{lease.fencing_token}</td>" in page
