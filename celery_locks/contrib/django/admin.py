@@ -138,7 +138,7 @@ class LockAdmin(admin.ModelAdmin):
         try:
             holder = free_one(locks_for(app), app, lease.key, lease.fencing_token, lease.part)
         except StoreUnavailable as failed:
-            message = f"{failed.message}. It may have been released all the same: look at the key again."
+            message = f"{failed.message.rstrip('.')}. It may have been released all the same: look at the key again."
             raise StoreUnavailable(message, lease.key) from failed
         if holder is None:
             said = "The lease of {} had ended before: nothing was released. {}"

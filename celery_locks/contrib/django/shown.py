@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from celery_locks.contrib.django.lease_reference import LeaseReference
-from celery_locks.contrib.django.text import cut, folded, html, one_line
+from celery_locks.contrib.django.text import SHOWN_IN_A_CELL, cut, folded, html, one_line
 from celery_locks.durations import duration
 from celery_locks.listing import LockInfo, Page, Stats
 from celery_locks.names import CALL
@@ -90,7 +90,7 @@ def stats_of(stats: Stats) -> dict[str, Any]:
 def holder_of(holder: Holder, part: str) -> dict[str, Any]:
     """Who holds a key. Never the owner token, by which anybody could release."""
     return {
-        "owner": folded(holder.owner),
+        "owner": folded(holder.owner, SHOWN_IN_A_CELL),
         "state": state_of(holder, part),
         "permits": holder.permits,
         "held_for": duration(holder.held_for),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from unicodedata import combining
+from unicodedata import combining, is_normalized
 
 from django.utils.html import escape as escape_html
 from django.utils.html import format_html
@@ -25,7 +25,7 @@ _UNBROKEN, _BREAK_EVERY = 20, 10
 
 
 def one_line(text: str, most: int = SHOWN) -> str:
-    r"""Return a text in printable characters, the others as ``\n``, ``\x00`` or ``\u202e``, and a backslash as ``\\``.
+    r"""Return a text in printable characters: others as ``\n``, ``\x00`` or ``\u202e``, and a backslash as ``\\``.
 
     Args:
         text: Any text.
@@ -46,15 +46,15 @@ def cut(text: str, most: int = SHOWN_IN_A_CELL) -> SafeString:
     return format_html('<bdi title="{}">{}…</bdi>', one_line(text, _SHOWN_AS_HINT), _marked(text[:most]))
 
 
-def folded(text: str) -> SafeString:
+def folded(text: str, most: int = SHOWN) -> SafeString:
     """Return the whole of a text for a page, which shows the start of a long one and unfolds the rest."""
-    if len(text) <= SHOWN:
+    if len(text) <= most:
         return html(text)
     return format_html(
         "<details><summary><bdi>{}…</bdi> ({} more characters)</summary><bdi>{}</bdi></details>",
-        _marked(text[:SHOWN]),
-        len(text) - SHOWN,
-        _marked(text[SHOWN:]),
+        _marked(text[:most]),
+        len(text) - most,
+        _marked(text[most:]),
     )
 
 
@@ -79,11 +79,14 @@ def _marked(text: str) -> SafeString:
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
     """Yield each character as it is shown, and whether that is an escape."""
+    normal = is_normalized("NFC", text)
     for at, letter in enumerate(text):
-        lost = letter == " " and (at in (0, len(text) - 1) or text[at - 1] == " ")  # where HTML shows no space
+        # Where HTML shows no space, and where two spellings of one letter look the same.
+        lost = letter == " " and (at in (0, len(text) - 1) or text[at - 1] == " ")
+        alike = not normal and (combining(letter) or not is_normalized("NFC", letter))
         if lost:
             yield r"\x20", True
-        elif letter == "\\" or not letter.isprintable():
-            yield repr(letter)[1:-1], True
+        elif alike or letter == "\\" or not letter.isprintable():
+            yield ascii(letter)[1:-1], True
         else:
             yield letter, False
