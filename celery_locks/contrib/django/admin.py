@@ -152,18 +152,22 @@ class LockAdmin(admin.ModelAdmin):
             messages.warning(request, "It is missing in the admin's log of changes, which could not be written.")
 
     def _write_down(self, request: HttpRequest, lease: LeaseReference, holder: Holder) -> bool:
-        """Write the admin's log of changes. It is true already: no error of the database may deny it.
+        """Write the admin's log of changes. The release is done already: no error of the database may deny it.
 
-        The log gets printable text, since PostgreSQL refuses a NUL; a savepoint keeps the request's transaction usable.
+        Returns:
+            Whether it could be written.
         """
-        lock = Lock(key=shown.key_text(lease.key, lease.part))
-        try:
-            with transaction.atomic(using=router.db_for_write(LogEntry)):
-                self.log_change(request, lock, f"Released it from {one_line(holder.owner)}")
-        except Exception:  # whatever the database or a receiver of its signals raises
-            logger.warning("the release of %r is missing in the admin's log", lease.key, exc_info=True)
-            return False
-        return True
+        name, message = shown.key_text(lease.key, lease.part), f"Released it from {one_line(holder.owner)}"
+        using = router.db_for_write(LogEntry)
+        for write in (str, _as_ascii):  # MySQL may refuse an emoji; no database refuses ASCII without a NUL
+            try:
+                with transaction.atomic(using=using):  # keeps a transaction of the request usable
+                    self.log_change(request, Lock(key=write(name)), write(message))
+                return True
+            except Exception as error:  # noqa: PERF203 - whatever the database or a receiver of its signals raises
+                failed = error
+        logger.warning("the release of %r is missing in the admin's log", lease.key, exc_info=failed)
+        return False
 
     def _answer(
         self,
@@ -217,3 +221,7 @@ def _query(request: HttpRequest) -> QueryDict:
     except UnicodeDecodeError:
         raise BadRequest("the query of this address is not UTF-8 text: write keys in UTF-8, percent-encoded") from None
     return request.GET
+
+
+def _as_ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()

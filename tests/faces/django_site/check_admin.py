@@ -89,6 +89,9 @@ def test_two_reads_a_page(viewer, lock_store, monkeypatch) -> None:
         monkeypatch.setattr(lock_store, name, lambda *args, n=name, real=real: calls.append(n) or real(*args))
     viewer.get(URL)
     assert calls == ["page", "stats"]
+    calls.clear()
+    viewer.get(URL + "key/", {"key": "k"})
+    assert calls == ["info", "page"]
 
 
 def test_one_key_and_who_waits(viewer, celery_locks, held_lock) -> None:
@@ -220,6 +223,22 @@ def test_a_log_that_fails_hides_no_release(releaser, celery_locks, assert_free) 
     assert "could not be written" in said[1]
     assert_free("k")
     assert LogEntry.objects.count() == before
+
+
+def test_a_database_without_emojis_gets_ascii(releaser, celery_locks) -> None:
+    def refuse(instance: LogEntry, **_) -> None:
+        if "\U0001f9c0" in instance.object_id + instance.change_message:
+            raise DatabaseError("Incorrect string value")
+
+    asked = {"lease": held(celery_locks, releaser, "\U0001f9c0", "\U0001f9c0")}
+    pre_save.connect(refuse, LogEntry)
+    try:
+        said = told(releaser.post(URL + "release/", asked, follow=True))
+    finally:
+        pre_save.disconnect(refuse, LogEntry)
+    assert said == ["\U0001f9c0 was released, which was held by \U0001f9c0."]
+    entry = LogEntry.objects.latest("pk")
+    assert (entry.object_id, entry.change_message) == (r"\U0001f9c0", r"Released it from \U0001f9c0")
 
 
 def test_who_may_not(viewer, releaser, celery_locks, assert_locked) -> None:
