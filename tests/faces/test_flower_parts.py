@@ -66,7 +66,7 @@ def test_a_holders_name_is_told_in_parts() -> None:
     assert (run["task"], run["task_id"], run["worker"]) == ("shop.re[]sync", "id-7", "celery@web1 on ] earth")
     call = shown.whose(called("shop.resync", "id-7", "web1:4711"))
     assert (call["task"], call["task_id"], call["worker"]) == ("shop.resync", "id-7", None)
-    other = {"owner": "web1:4711", "task": None, "task_id": None, "worker": None}
+    other = {"owner": "web1:4711", "task": None, "task_id": None, "worker": None, "queue": None}
     assert shown.whose("web1:4711") == other
 
 
