@@ -370,6 +370,35 @@ def test_programs_see_and_release(site: Site) -> None:
     assert history["entries"][0]["reason"] == "by ann, in Flower"
 
 
+def test_a_part_of_a_key_is_seen_and_released_by_itself(site: Site) -> None:
+    """As ``until_and_while_executing`` holds it from the call on."""
+    call = site.locks.lock("part:1", ttl=30, owner="shop.sync[id-1] called by web1:7")
+    call.name = site.locks.name("part:1", "call")
+    taken = call.acquire(timeout=30)
+    with site.locks.lock("part:1", ttl=30, owner="me") as run:
+        listed = site.basic.get("/api/locks?prefix=part:", LOGIN).json()["locks"]
+        assert [(each["key"], each["part"]) for each in listed] == [("part:1", ""), ("part:1", "call")]
+        of_part = site.basic.get("/api/locks/key?key=part:1&part=call", LOGIN).json()
+        (holder,) = of_part["holders"]
+        assert (of_part["part"], holder["state"], holder["worker"]) == ("call", "called", None)
+        for wrong, status in (("calls", 400), (7, 400)):
+            body = {"key": "part:1", "part": wrong, "fencing_token": taken.fencing_token}
+            assert site.basic.post("/api/locks/release", body, LOGIN).status == status
+        assert site.basic.get("/locks/key/data?key=part:1&part=calls", LOGIN).status == 400
+        body = {"key": "part:1", "part": "call", "fencing_token": taken.fencing_token}
+        answer = site.basic.post("/api/locks/release", body, LOGIN).json()
+        assert answer == {"released": True, "owner": "shop.sync[id-1] called by web1:7"}
+        run.extend()
+    assert taken.release() is False
+    assert "'part:1' (part call), held by shop.sync[id-1]" in site.basic.log()
+    kinds = [
+        [entry["kind"] for entry in site.basic.get(path, LOGIN).json()["history"]["entries"]]
+        for path in ("/api/locks/key?key=part:1&part=call", "/api/locks/key?key=part:1")
+    ]
+    assert "freed" in kinds[0]
+    assert "freed" not in kinds[1]
+
+
 def test_promise_25_exactly_the_odd_key_is_released(site: Site) -> None:
     odd = [*ODD_KEYS, "x" * 4000, "x" * 4001, "a", " a", "a ", "a\x00", "A"]
     leases = {key: site.locks.lock(key, owner=f"owner of {odd.index(key)}").acquire(timeout=30) for key in odd}
