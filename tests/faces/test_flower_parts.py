@@ -370,7 +370,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "ANSWER_WITHIN", 0.6)
 
 
-def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None) -> None:
+def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go, ran = threading.Event(), []
 
     def hang() -> None:
@@ -386,6 +386,8 @@ def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None) -> None:
         with pytest.raises(StoreBusy):  # the two are answered, and still there
             await pool.run(lambda: ran.append(1))
         let_go.set()
+        monkeypatch.setattr(threads, "FREE_WITHIN", 60.0)
+        monkeypatch.setattr(threads, "ANSWER_WITHIN", 60.0)
         assert await pool.run(lambda: 7) == 7
         assert ran == [], "what was refused was not done"
         with pytest.raises(ZeroDivisionError):
