@@ -26,7 +26,7 @@ from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable,
 from celery_locks.contrib.django import shown
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
-from celery_locks.contrib.django.text import cut, folded, one_line
+from celery_locks.contrib.django.text import cut, escape_text, folded
 from celery_locks.key_text import MAX_BYTES
 from celery_locks.listing import parts_of
 from celery_locks.stores.base import Holder
@@ -144,9 +144,9 @@ class LockAdmin(admin.ModelAdmin):
             said = "The lease of {} had ended before: nothing was released. {}"
             messages.warning(request, format_html(said, key, _state_now(lease)))
             return
-        user = one_line(str(request.user.get_username()))
+        user = escape_text(str(request.user.get_username()))
         name = f"{lease.key!r}" + (f" (part {lease.part})" if lease.part else "")
-        logger.warning("%s, held by %s, was released in the admin by %s", name, one_line(holder.owner), user)
+        logger.warning("%s, held by %s, was released in the admin by %s", name, escape_text(holder.owner), user)
         messages.success(request, format_html("{} was released, which was held by {}.", key, cut(holder.owner)))
         if not self._write_down(request, lease, holder):
             messages.warning(request, "It is missing in the admin's log of changes, which could not be written.")
@@ -157,7 +157,7 @@ class LockAdmin(admin.ModelAdmin):
         Returns:
             Whether it could be written.
         """
-        name, message = shown.key_text(lease.key, lease.part), f"Released it from {one_line(holder.owner)}"
+        name, message = shown.key_text(lease.key, lease.part), f"Released it from {escape_text(holder.owner)}"
         using = router.db_for_write(LogEntry)
         for write in (str, _as_ascii):  # MySQL may refuse an emoji; no database refuses ASCII without a NUL
             try:

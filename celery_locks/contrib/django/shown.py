@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from celery_locks.contrib.django.lease_reference import LeaseReference
-from celery_locks.contrib.django.text import SHOWN_IN_A_CELL, cut, folded, html, one_line
+from celery_locks.contrib.django.text import SHOWN_IN_A_CELL, cut, escape_text, folded, html
 from celery_locks.durations import duration
 from celery_locks.listing import LockInfo, Page, Stats
 from celery_locks.names import CALL
@@ -141,7 +141,7 @@ def key_html(key: str, part: str = "") -> SafeString:
 
 def key_text(key: str, part: str = "") -> str:
     """The same as one line of plain text."""
-    return one_line(key) + (f" (part {part})" if part else "")
+    return escape_text(key) + (f" (part {part})" if part else "")
 
 
 def query_of(key: str, part: str = "") -> str:

@@ -24,7 +24,7 @@ _SHOWN_AS_HINT = 1_000
 _UNBROKEN, _BREAK_EVERY = 20, 10
 
 
-def one_line(text: str, most: int = SHOWN) -> str:
+def escape_text(text: str, most: int = SHOWN) -> str:
     r"""Return a text in printable characters: others as ``\n``, ``\x00`` or ``\u202e``, and a backslash as ``\\``.
 
     Args:
@@ -35,7 +35,7 @@ def one_line(text: str, most: int = SHOWN) -> str:
 
 
 def html(text: str) -> SafeString:
-    """Return a text like `one_line`, for a page: escapes are set as code, and its direction is its own."""
+    """Return a text like `escape_text`, for a page: escapes are set as code, and its direction is its own."""
     return format_html("<bdi>{}</bdi>", _marked(text))
 
 
@@ -43,7 +43,7 @@ def cut(text: str, most: int = SHOWN_IN_A_CELL) -> SafeString:
     """Return the start of a text for a page; its hint has more."""
     if len(text) <= most:
         return html(text)
-    return format_html('<bdi title="{}">{}…</bdi>', one_line(text, _SHOWN_AS_HINT), _marked(text[:most]))
+    return format_html('<bdi title="{}">{}…</bdi>', escape_text(text, _SHOWN_AS_HINT), _marked(text[:most]))
 
 
 def folded(text: str, most: int = SHOWN) -> SafeString:
