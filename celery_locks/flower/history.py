@@ -38,9 +38,9 @@ class History:
     """The stories of keys. May be used by several threads.
 
     A scan sees thousands of keys, so it never takes the place of a story: when all places are taken it records no new
-    keys, except in place of a key that has been free for long. Events, releases by hand and pages of single keys are
-    what an operator asks about later. They take the places of keys known by scans alone, then of each other, those
-    told of longest ago first. Keys released by hand keep their stories before all others.
+    keys, except in place of a key that has been free for long. An operator asks later about events, releases by hand
+    and keys whose page was opened. These take the places of keys known by scans alone, then of the one among them
+    that was reported least recently. Keys released by hand stay longest.
 
     Attributes:
         began: When it began, in seconds since 1970.
@@ -52,7 +52,7 @@ class History:
         self.began = time.time()
         self.watched_every: float | None = None
         self.heard: float | None = None
-        #: By how they became known, the one told of last at the end; each key with its part, see `_id`.
+        #: By how they became known, the one reported last at the end; each key with its part, see `_id`.
         self._kinds: tuple[OrderedDict[str, Story], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self._stories = ChainMap(*self._kinds)
         #: Keys that were held or waited for when they were last seen.
@@ -159,7 +159,7 @@ class History:
         return True
 
     def _keep(self, id: str, how: int, now: float) -> Story:
-        """The story of a key of which there is something to tell, begun if need be."""
+        """Return the story of a key that an event, a release or a visit is about; begin it where there is none."""
         known = next((kind for kind, stories in enumerate(self._kinds) if id in stories), how)
         story = self._kinds[known].pop(id, None) or Story(now)
         self._idle.pop(id, None)
