@@ -419,7 +419,7 @@ def holder_names(refused: Refused) -> list[str]:
 
 def who_holds(names: list[str]) -> str:
     """The end of a sentence that says who holds a key."""
-    return f"it is held by {', '.join(names)}" if names else "others are before in line"
+    return f"it is held by {', '.join(map(log.one_line, names))}" if names else "others are before in line"
 
 
 _this_process: tuple[int, str] = (-1, "")

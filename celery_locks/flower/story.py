@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,17 @@ class Sample:
 
 
 class Story:
-    """What is known of one key; bounded."""
+    """What is known of one key; bounded.
 
-    def __init__(self) -> None:
+    Args:
+        since: When it begins, in seconds since 1970.
+
+    Attributes:
+        since: From when on nothing that was recorded is missing: later than it began once older entries made room.
+    """
+
+    def __init__(self, since: float) -> None:
+        self.since = since
         self._entries: deque[Entry] = deque(maxlen=MOST_ENTRIES)
         self._samples: deque[Sample] = deque(maxlen=MOST_SAMPLES)
         self._contended: deque[list[int]] = deque(maxlen=MOST_MINUTES)
@@ -142,6 +151,8 @@ class Story:
             self._contended.append([minute, 1])
 
     def _add(self, entry: Entry) -> None:
+        if len(self._entries) == MOST_ENTRIES:  # an event's moment may be any: it is not to be later than now
+            self.since = max(self.since, min(self._entries[0].at, time.time()))
         self._entries.append(entry)
 
     def _known(self, kind: str, token: int) -> bool:

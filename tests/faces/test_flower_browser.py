@@ -59,6 +59,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("there is no Chromium on this machine: see the closing lines")
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # the sandbox refuses to work for root
+        arguments.append("--host-resolver-rules=MAP evil.example 127.0.0.1")
         made = playwright.chromium.launch(executable_path=path, args=arguments)
         report.ran_on(f"Chromium {made.version}")
         yield made
@@ -76,6 +77,7 @@ def site(chromium: Browser) -> Iterator[Site]:
         url = server.url(1)
         env = {"FLOWERS_URL": url}
         mine = {**env, "FLOWER_LOCKS_URL": server.url(1, port=proxy.port), "FLOWER_LOCKS_POLL": "1"}
+        mine["FLOWER_UNAUTHENTICATED_API"] = "true"  # it has no login, and releases all the same
         worker = pool.submit(Worker, "tests.support.flower_app", env=env, arguments=["--task-events"], timeout=60)
         flower = pool.submit(Flower, "tests.support.flower_app", env=mine)
         made = [stack.enter_context(each.result(90)) for each in (worker, flower)]
@@ -360,6 +362,29 @@ def test_a_lease_that_has_changed_hands_is_not_released(
     expect(page.locator("#lock-done")).to_contain_text("nothing was released")
     expect(page.locator("#lock-holders")).to_contain_text("the second")
     assert second.release()
+
+
+def test_promise_47_a_site_that_rebinds_its_name_releases_nothing(
+    usual: BrowserContext, site: Site, hold: Callable[..., Lease], name: str
+) -> None:
+    """Its script is of the same origin, and gets the cookie and the token: Flower can tell it by the name alone."""
+    lease = hold(f"{name}7")
+    page = usual.new_page()
+    page.goto(f"http://evil.example:{site.flower.port}/locks/key?key={name}7")
+    expect(page.locator("#lock-holders")).to_contain_text(lease.owner)
+    expect(page.get_by_role("button", name="Release…")).to_have_count(0)
+    expect(page.locator("#lock-release-refusal")).to_contain_text("does not know the host evil.example")
+    send = """async ([key, fencing_token]) => {
+        const token = document.cookie.match(/_xsrf=([^;]+)/)[1];
+        const headers = { "Content-Type": "application/json", "X-XSRFToken": token };
+        const body = JSON.stringify({ key, fencing_token });
+        const paths = ["/locks/release", "/api/locks/release"];
+        return Promise.all(paths.map(async (path) => (await fetch(path, { method: "POST", headers, body })).status));
+    }"""
+    assert page.evaluate(send, [f"{name}7", lease.fencing_token]) == [403, 403]
+    page.goto(f"{site.flower.url}/locks/key?key={name}7")
+    assert page.evaluate(send, [f"{name}7", lease.fencing_token]) == [200, 200], "it was refused for another reason"
+    page.close()
 
 
 def test_history_by_events(look: Callable[..., Page], site: Site, hold: Callable[..., Lease], name: str) -> None:
