@@ -109,9 +109,9 @@ class LocksHandler(BaseHandler):
         """
         self.refuse_release()
         self.refuse_other_sites()
-        key, fencing_token = self._lease_named()
+        key, part, fencing_token = self._lease_named()
         try:
-            holder = await self.panel.release(key, fencing_token, asker(self))
+            holder = await self.panel.release(key, part, fencing_token, asker(self))
         except LockKeyError as error:
             self.finish_with({"error": str(error)}, 400)
         except (StoreUnavailable, LockConfigError) as error:
@@ -142,7 +142,7 @@ class LocksHandler(BaseHandler):
         if not same:
             raise HTTPError(403, "another site asked for it")
 
-    def _lease_named(self) -> tuple[str, int]:
+    def _lease_named(self) -> tuple[str, str, int]:
         # A form of another site can't send this type.
         if not self.request.headers.get("Content-Type", "").startswith("application/json"):
             raise HTTPError(400, "the body must be application/json")
@@ -150,15 +150,17 @@ class LocksHandler(BaseHandler):
             raise HTTPError(400, f"the body is longer than {LONGEST_BODY} bytes")
         try:
             body = json.loads(self.request.body, object_pairs_hook=_without_duplicates)
-            key, fencing_token = body["key"], body["fencing_token"]
-        except (ValueError, LookupError, TypeError, RecursionError):
+            key, part, fencing_token = body["key"], body.get("part", ""), body["fencing_token"]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise HTTPError(400, "the body must be JSON with a key and a fencing_token, each once") from None
         if not isinstance(key, str) or len(key.encode("utf-8", "surrogatepass")) > LONGEST_KEY:
             raise HTTPError(400, f"key must be a text of at most {LONGEST_KEY} bytes")
+        if not isinstance(part, str):
+            raise HTTPError(400, "part must be a text")
         whole = isinstance(fencing_token, int) and not isinstance(fencing_token, bool)
         if not whole or not 0 < fencing_token <= GREATEST:
             raise HTTPError(400, f"fencing_token must be a whole number from 1 to {GREATEST}")
-        return key, fencing_token
+        return key, part, fencing_token
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class KeyData(PageHandler):
     @authenticated
     async def get(self) -> None:
         """What the page of a key shows."""
-        await self.answer(self.panel.key(self.text_of("key")))
+        await self.answer(self.panel.key(self.text_of("key"), self.text_of("part")))
 
 
 class Release(PageHandler):

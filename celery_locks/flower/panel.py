@@ -55,36 +55,38 @@ class Panel:
         """
         return await self._reads.run(lambda: self._index(prefix, after, count), (prefix, after, count))
 
-    async def key(self, key: str) -> dict[str, Any]:
-        """All that is known of a key: one read.
+    async def key(self, key: str, part: str = "") -> dict[str, Any]:
+        """All that is known of a key, or of a part of it: one read.
 
         Raises:
-            LockKeyError: It is empty.
+            LockKeyError: It is empty, or there is no such part.
             LockConfigError: No store is set.
             StoreUnavailable: The store can't be reached, or is too slow.
         """
-        return await self._reads.run(lambda: self._key(key), key)
+        return await self._reads.run(lambda: self._key(key, part), (key, part))
 
-    async def release(self, key: str, fencing_token: int, by: str) -> Holder | None:
+    async def release(self, key: str, part: str, fencing_token: int, by: str) -> Holder | None:
         """Ends the lease of a key that has this fencing token; see `free_one`.
 
         Args:
             key: The key.
+            part: Which part of it; see `LockInfo.part`.
             fencing_token: Which of its leases.
             by: Who wants it, as one line.
 
         Raises:
-            LockKeyError: The key is empty.
+            LockKeyError: The key is empty, or there is no such part.
             LockConfigError: No store is set.
             StoreUnavailable: The store can't be reached, or is too slow. The message says whether it may have been
                 released all the same.
         """
 
         def work() -> Holder | None:
-            holder = free_one(self.locks(), self._app, key, fencing_token)
+            holder = free_one(self.locks(), self._app, key, fencing_token, part)
             if holder is not None:
-                logger.warning("%r, held by %s, was released in Flower by %s", key, holder.owner, by)
-                self.history.freed(check_key(key), holder, by)
+                which = f"{key!r} (part {part})" if part else repr(key)
+                logger.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, by)
+                self.history.freed(check_key(key), part, holder, by)
             return holder
 
         try:
@@ -127,21 +129,21 @@ class Panel:
     def _look(self, after: str | None) -> str | None:
         locks = self.locks()
         page = locks.list("", after, WATCHED)
-        self.history.see_page(locks.name, "", after, page, time.time())
+        self.history.see_page(locks.prefix, "", after, page, time.time())
         return page.next
 
     def _index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
         locks = self.locks()
         page, stats = locks.list(prefix, after, count), locks.stats(shown.NEAR)
         now = time.time()
-        self.history.see_page(locks.name, prefix, after, page, now)
+        self.history.see_page(locks.prefix, prefix, after, page, now)
         return {"store": shown.store(locks), **shown.index(page, stats, now)}
 
-    def _key(self, key: str) -> dict[str, Any]:
+    def _key(self, key: str, part: str) -> dict[str, Any]:
         locks = self.locks()
-        info, now = locks.info(key), time.time()
+        info, now = locks.info(key, part), time.time()
         self.history.see_key(info, now)
-        return {"store": shown.store(locks), **shown.one(info, now), "history": self.history.of(info.key)}
+        return {"store": shown.store(locks), **shown.one(info, now), "history": self.history.of(info.key, part)}
 
 
 def open_locks(app: Any) -> Locks:

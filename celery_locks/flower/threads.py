@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from celery_locks import StoreUnavailable
@@ -61,10 +62,12 @@ class StoreThreads:
         began = loop.time()
         try:
             while len(self._under_way) >= self._count:
+                left = began + FREE_WITHIN - loop.time()
+                if left <= 0:
+                    raise StoreBusy(self._busy(loop.time()))
                 self._freed.clear()
-                await asyncio.wait_for(self._freed.wait(), began + FREE_WITHIN - loop.time())
-        except asyncio.TimeoutError:
-            raise StoreBusy(self._busy(loop.time())) from None
+                with suppress(asyncio.TimeoutError):  # a thread may be free all the same, if this loop was slow
+                    await asyncio.wait_for(self._freed.wait(), left)
         finally:
             del self._waiting[name]
         future = loop.run_in_executor(self._executor, call)

@@ -96,7 +96,7 @@ class Watched:
     def look(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
         self.now += 5
         page = self.locks.list(prefix, after, count)
-        self.history.see_page(self.locks.name, prefix, after, page, self.now)
+        self.history.see_page(self.locks.prefix, prefix, after, page, self.now)
         return page
 
     def kinds(self, key: str) -> list[str]:
@@ -114,6 +114,23 @@ def watched() -> Iterator[Watched]:
     made = Watched()
     yield made
     made.locks.close()
+
+
+def test_a_part_has_a_history_of_its_own(watched: Watched) -> None:
+    call, key = watched.locks.lock("a", owner="a call"), watched.locks.lock("a}:call", owner="a key like a part")
+    call.name = watched.locks.name("a", "call")
+    leases = [call.acquire(), key.acquire()]
+    watched.look(count=1)
+    watched.look(after=watched.look(count=1).next)
+    owners = [[entry["owner"] for entry in watched.history.of(*of)["entries"]] for of in (("a", "call"), ("a}:call",))]
+    assert owners == [["a call"], ["a key like a part"]]
+    assert watched.history.of("a")["since"] is None
+    leases[0].release()
+    watched.look(prefix="a}:call")
+    assert watched.history.of("a", "call")["entries"][0]["kind"] == "acquired", "it is outside that range"
+    watched.look()
+    assert watched.history.of("a", "call")["entries"][0]["kind"] == "ended"
+    assert watched.history.of("a}:call")["entries"][0]["kind"] == "acquired"
 
 
 def test_looks_tell_who_held_and_that_it_ended(watched: Watched) -> None:
@@ -167,7 +184,7 @@ def test_a_look_that_was_overtaken_brings_nothing_back(watched: Watched) -> None
     late = watched.locks.list()
     watched.hear("acquired", "a", lease.fencing_token)
     watched.hear("released", "a", lease.fencing_token)
-    watched.history.see_page(watched.locks.name, "", None, late, watched.now)
+    watched.history.see_page(watched.locks.prefix, "", None, late, watched.now)
     lease.release()
     watched.look()
     assert watched.kinds("a") == ["released", "acquired"]
@@ -247,12 +264,12 @@ def test_a_history_begins_where_nothing_is_missing(watched: Watched) -> None:
 
 def scan(history: History, keys: Sequence[str], now: float) -> None:
     """A page of the list on which each of these keys is waited for."""
-    history.see_page(str, "", None, Page(tuple(LockInfo(key, (), 0, 1, 1) for key in keys), None), now)
+    history.see_page("celery-locks", "", None, Page(tuple(LockInfo(key, (), 0, 1, 1) for key in keys), None), now)
 
 
 def test_promise_48_a_scan_evicts_nothing(watched: Watched) -> None:
     history = watched.history
-    history.freed("freed", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
+    history.freed("freed", "", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
     watched.hear("lost", "heard", 8)
     scan(history, ["seen first"], 1_000.0)
     for page in range(20):
@@ -281,7 +298,7 @@ def test_a_key_that_was_free_for_long_makes_room_for_a_scan(watched: Watched) ->
 def test_what_was_told_outlives_what_was_seen(watched: Watched) -> None:
     history = watched.history
     for number in range(MOST_FREED + 1):
-        history.freed(f"freed {number}", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
+        history.freed(f"freed {number}", "", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
     scan(history, [f"seen {number}" for number in range(MOST_KEYS)], 1_000.0)
     history.see_key(LockInfo("seen 7", (), 0, 1, 1), 1_001.0)  # its page was opened
     for number in range(MOST_KEYS - MOST_FREED - 2):
@@ -353,7 +370,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "ANSWER_WITHIN", 0.6)
 
 
-def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None) -> None:
+def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go, ran = threading.Event(), []
 
     def hang() -> None:
@@ -369,6 +386,8 @@ def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None) -> None:
         with pytest.raises(StoreBusy):  # the two are answered, and still there
             await pool.run(lambda: ran.append(1))
         let_go.set()
+        monkeypatch.setattr(threads, "FREE_WITHIN", 60.0)
+        monkeypatch.setattr(threads, "ANSWER_WITHIN", 60.0)
         assert await pool.run(lambda: 7) == 7
         assert ran == [], "what was refused was not done"
         with pytest.raises(ZeroDivisionError):
