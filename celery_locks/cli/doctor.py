@@ -14,8 +14,9 @@ import click
 import celery_locks
 from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
+from celery_locks.cli.escapes import inert, printable
 from celery_locks.cli.finding import Finding, one_line
-from celery_locks.cli.output import locks_of, print_json, printable
+from celery_locks.cli.output import locks_of, print_json
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
 from celery_locks.stores import mask_text
@@ -62,7 +63,7 @@ def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             status = click.style(finding.status.ljust(7), fg=_COLOURS[finding.status])
-            click.echo(f"{status}  {finding.check}: {finding.text}", color=False if ctx.obj.no_color else None)
+            click.echo(f"{status}  {finding.check}: {inert(finding.text)}", color=False if ctx.obj.no_color else None)
     if as_json:
         print_json([asdict(finding) for finding in found])
     ctx.exit(max(STATUS[finding.status] for finding in found))

@@ -7,7 +7,8 @@ from dataclasses import asdict
 import click
 
 from celery_locks import Locks
-from celery_locks.cli.output import locks_of, print_json, printable
+from celery_locks.cli.escapes import printable
+from celery_locks.cli.output import locks_of, print_json
 from celery_locks.durations import duration
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.sending import send_on

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from celery_locks import Locks
+from celery_locks.cli.escapes import printable
 from celery_locks.durations import duration
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import Holder
@@ -26,11 +27,6 @@ def locks_of(ctx: click.Context) -> Locks:
         LockConfigError: Its settings name no store.
     """
     return Locks.from_app(ctx.obj.app)
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal takes for commands: keys are what users sent."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def row_of(item: LockInfo) -> Row:
@@ -69,8 +65,9 @@ def holder_as_data(holder: Holder) -> dict[str, Any]:
 
 
 def print_json(data: Any) -> None:
-    """Prints data as one JSON document."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Prints data as one JSON document, without what a terminal takes for commands."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(columns: Row, rows: Iterable[Row]) -> None:
