@@ -13,7 +13,7 @@ from typing import Any
 from kombu.transport import get_transport_cls
 
 from celery_locks.cli.finding import Finding, one_line, within
-from celery_locks.stores import mask_text
+from celery_locks.stores import ENCODE, addresses_in, is_ambiguous, login_of, mask
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 
 #: How long connecting, and a message, may take, in seconds.
@@ -44,7 +44,7 @@ def of_broker(app: Any, tasks: Collection[Any] | None) -> Iterator[Finding]:
     connection, place = None, "broker_url"
     try:
         connection = app.connection_for_write()
-        place = mask_text(connection.as_uri())
+        place = _place(app, connection)
         within(
             TIMEOUT_SECONDS + 1,
             lambda: connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS),
@@ -54,7 +54,7 @@ def of_broker(app: Any, tasks: Collection[Any] | None) -> Iterator[Finding]:
         yield message
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or _broken(app, connection, error) or _away(place)
-        yield Finding("broker", "error", f"{_told(connection, error)}. {remedy}")
+        yield Finding("broker", "error", f"{_told(app, connection, error)}. {remedy}")
         return
     finally:
         _close(connection)
@@ -78,17 +78,33 @@ def _kind(connection: Any) -> str:
     return ""
 
 
-def _told(connection: Any, error: BaseException) -> str:
+def _addresses(app: Any) -> list[str]:
+    """Return the addresses in ``broker_url``."""
+    value = app.conf.broker_write_url or app.conf.broker_url or ""
+    return addresses_in(value) if isinstance(value, str) else list(value)
+
+
+def _place(app: Any, connection: Any) -> str:
+    """Return the address of the broker as it is written, or, of several, that of the connection, without passwords."""
+    addresses = _addresses(app)
+    if addresses[0] and (len(addresses) == 1 or any(map(is_ambiguous, addresses))):
+        return " or ".join(map(mask, addresses))
+    return mask(connection.as_uri(include_password=True))  # without, Kombu writes one where there is none
+
+
+def _told(app: Any, connection: Any, error: BaseException) -> str:
     """Return an error as one line, with the code of a Redis server, if it has one."""
+    addresses = _addresses(app)
+    is_read = not isinstance(error, (TypeError, ValueError)) and not any(map(is_ambiguous, addresses))
+    if not is_read and any(login_of(address)[1] for address in addresses):  # its text may have a part of the password
+        return f"broker_url, {' or '.join(map(mask, addresses))}, can't be read: {ENCODE}"
     text, code = one_line(error), code_of(error) if _kind(connection) == "redis" else ""
     return text if code in text else f"{code} {text}"
 
 
 def _broken(app: Any, connection: Any, error: BaseException) -> str:
     """Return what to do about an error of this process, not of the broker; an empty text for others."""
-    addresses = app.conf.broker_write_url or app.conf.broker_url or ""
-    first = addresses if isinstance(addresses, str) else next(iter(addresses), "")
-    scheme = first.partition(":")[0]
+    scheme = _addresses(app)[0].partition(":")[0]
     if isinstance(error, ImportError) or not _can_be_loaded(scheme):
         return f"Install the package that the transport {scheme} of broker_url needs, or set broker_url to another"
     if connection is None or isinstance(error, (TypeError, ValueError, LookupError)):
@@ -124,7 +140,7 @@ def _of_message(app: Any, connection: Any) -> Finding:
         return Finding("messages", "error", text)
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or "See the broker's log"
-        return Finding("messages", "error", f"the broker refuses a message: {_told(connection, error)}. {remedy}")
+        return Finding("messages", "error", f"the broker refuses a message: {_told(app, connection, error)}. {remedy}")
     if not tried:
         return Finding("messages", "ok", "not tried: messages are written to another folder than they are read from")
     return Finding("messages", "ok", "the broker took one, and it was deleted")
