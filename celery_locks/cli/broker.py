@@ -54,7 +54,7 @@ def of_broker(app: Any, tasks: Collection[Any] | None) -> Iterator[Finding]:
         yield message
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or _broken(app, connection, error) or _away(place)
-        yield Finding("broker", "error", f"{_told(app, connection, error)}. {remedy}")
+        yield Finding("broker", "error", f"{error_text(app, connection, error)}. {remedy}")
         return
     finally:
         _close(connection)
@@ -81,7 +81,7 @@ def _kind(connection: Any) -> str:
 def _addresses(app: Any) -> list[str]:
     """Return the addresses in ``broker_url``."""
     value = app.conf.broker_write_url or app.conf.broker_url or ""
-    return addresses_in(value) if isinstance(value, str) else list(value)
+    return addresses_in(value) if isinstance(value, str) else list(value) or [""]
 
 
 def _place(app: Any, connection: Any) -> str:
@@ -92,14 +92,21 @@ def _place(app: Any, connection: Any) -> str:
     return mask(connection.as_uri(include_password=True))  # without, Kombu writes one where there is none
 
 
-def _told(app: Any, connection: Any, error: BaseException) -> str:
+def error_text(app: Any, connection: Any, error: BaseException) -> str:
     """Return an error as one line, with the code of a Redis server, if it has one."""
-    addresses = _addresses(app)
-    is_read = not isinstance(error, (TypeError, ValueError)) and not any(map(is_ambiguous, addresses))
-    if not is_read and any(login_of(address)[1] for address in addresses):  # its text may have a part of the password
+    addresses, text = _addresses(app), one_line(error)
+    if _may_quote(addresses, error):
         return f"broker_url, {' or '.join(map(mask, addresses))}, can't be read: {ENCODE}"
-    text, code = one_line(error), code_of(error) if _kind(connection) == "redis" else ""
+    code = code_of(error) if _kind(connection) == "redis" else ""
     return text if code in text else f"{code} {text}"
+
+
+def _may_quote(addresses: list[str], error: BaseException) -> bool:
+    """Return whether an error may have a part of a password in it, which was read as another part of the address."""
+    passwords = [login_of(address)[1] for address in addresses]
+    words = re.findall(r"\w+", " ".join(passwords).lower())
+    quotes = isinstance(error, ValueError) and any(word in str(error).lower() for word in words)
+    return quotes or any(map(is_ambiguous, addresses)) or any(";" in each for each in passwords)  # Kombu splits there
 
 
 def _broken(app: Any, connection: Any, error: BaseException) -> str:
@@ -140,7 +147,7 @@ def _of_message(app: Any, connection: Any) -> Finding:
         return Finding("messages", "error", text)
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or "See the broker's log"
-        return Finding("messages", "error", f"the broker refuses a message: {_told(app, connection, error)}. {remedy}")
+        return Finding("messages", "error", f"the broker refuses a message: {error_text(app, connection, error)}. {remedy}")
     if not tried:
         return Finding("messages", "ok", "not tried: messages are written to another folder than they are read from")
     return Finding("messages", "ok", "the broker took one, and it was deleted")
