@@ -147,7 +147,9 @@ def _of_message(app: Any, connection: Any) -> Finding:
         return Finding("messages", "error", text)
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or "See the broker's log"
-        return Finding("messages", "error", f"the broker refuses a message: {error_text(app, connection, error)}. {remedy}")
+        return Finding(
+            "messages", "error", f"the broker refuses a message: {error_text(app, connection, error)}. {remedy}"
+        )
     if not tried:
         return Finding("messages", "ok", "not tried: messages are written to another folder than they are read from")
     return Finding("messages", "ok", "the broker took one, and it was deleted")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, split_arg_string
 
 from celery_locks.cli.escapes import printable, unescaped
 
@@ -97,21 +97,25 @@ class Key(click.Argument):
 
 def _texts(ctx: click.Context, begun: str) -> list[str]:
     """Return what can be typed for the keys that are held or waited for, and begins so."""
-    from celery.app.utils import find_app
-
-    from celery_locks import Locks
-
     escaped, key = ctx.meta.get(_ESCAPED), begun
     if escaped:
         try:
             key = unescaped(begun)
         except ValueError:  # its last escape has only begun
             key = unescaped(begun.rpartition("\\")[0])
-    app = ctx.find_root().params.get("app")  # completion runs none of the celery command's own code
-    locks = Locks.from_app(find_app(app) if isinstance(app, str) else app)
-    keys = [item.key for item in locks.list(key, count=MAX_OFFERED).items]
+    keys = keys_of(ctx.find_root().params.get("app"), key)
     texts = map(printable, keys) if escaped else filter(str.isprintable, keys)
     return [text for text in texts if text.startswith(begun)]
+
+
+def keys_of(app: Any, begun: str) -> list[str]:
+    """Return the first keys of an app, or of one by its name, that begin so."""
+    from celery.app.utils import find_app  # completion runs none of the celery command's own code
+
+    from celery_locks import Locks
+
+    locks = Locks.from_app(find_app(app) if isinstance(app, str) else app)
+    return [item.key for item in locks.list(begun, count=MAX_OFFERED).items]
 
 
 # --- Shells ---
@@ -133,6 +137,9 @@ class _Offer:
 
     def __init__(self, typed: Sequence[str], incomplete: str) -> None:
         self.typed, self.begun = typed, incomplete
+        last = split_arg_string(os.environ.get("COMP_WORDS", ""))[-1:]
+        if last and last[0].endswith(f"={incomplete}"):  # click takes what is before it for an option
+            self.begun = last[0]
 
     def word(self, text: str) -> str | None:
         """Return what click's script for the shell is given for a text; ``None`` where no word is safe."""
@@ -147,10 +154,10 @@ class _Zsh(_Offer):
 
 
 class _Fish(_Offer):
-    """Fish quotes the words by itself, except a tilde. Click's script cuts them at commas, and passes them to echo."""
+    """Fish quotes the words by itself, except "~" and "%self". Click's script cuts them at commas, and echoes them."""
 
     def word(self, text: str) -> str | None:
-        return None if "," in text or text.startswith("~") or re.fullmatch("-[neEs]+", text) else text
+        return None if "," in text or text[0] in "~%" or re.fullmatch("-[neEs]+", text) else text
 
 
 class _Bash(_Offer):
@@ -162,7 +169,10 @@ class _Bash(_Offer):
         while words[last] and first and (_is_break(words[first]) or _is_break(words[first - 1])):
             first -= 1
         super().__init__(typed[: max(0, len(typed) - (last - first))], "")
-        before, (text, self._quote, quoted_text) = "".join(_read(word)[0] for word in words[first:last]), _read(words[last])
+        before, (text, self._quote, quoted_text) = (
+            "".join(_read(word)[0] for word in words[first:last]),
+            _read(words[last]),
+        )
         self.begun = before + text
         if self._quote:
             self._kept = len(self.begun) - len(quoted_text)

@@ -94,7 +94,9 @@ def find(locks: Locks, wanted: Wanted, after: str | None, count: int) -> tuple[l
 @click.option("--longer", type=float, metavar="SECONDS", help="Only keys held for longer than that.")
 @click.option("--waiting", is_flag=True, help="Only keys for which somebody waits.")
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
-@click.option("--after", metavar="KEY", callback=as_typed, help="Go on after this key: the end of the page before says which.")
+@click.option(
+    "--after", metavar="KEY", callback=as_typed, help="Go on after this key: the end of the page before says which."
+)
 @escaped_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

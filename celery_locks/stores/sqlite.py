@@ -211,9 +211,13 @@ def open_sqlite(url: str) -> SQLiteStore:
     if parts.netloc or not path:
         raise LockConfigError(f"{mask(url)} names no file: write sqlite:////absolute/path or sqlite:///relative/path")
     if path == ":memory:":
-        raise LockConfigError(f"{mask(url)} would be empty for every process: memory:// keeps leases within one process")
+        raise LockConfigError(
+            f"{mask(url)} would be empty for every process: memory:// keeps leases within one process"
+        )
     if parts.fragment or "\0" in path:
-        raise LockConfigError(f"{mask(url)} has a # or NUL in its path; write %23 for #, a NUL can't be in a file's name")
+        raise LockConfigError(
+            f"{mask(url)} has a # or NUL in its path; write %23 for #, a NUL can't be in a file's name"
+        )
     return SQLiteStore(path, _timeout(url, parts.query))
 
 
@@ -221,7 +225,9 @@ def _timeout(url: str, query: str) -> float:
     options = dict(parse_qsl(query, keep_blank_values=True))
     timeout = options.pop("timeout", "30")
     if options:
-        raise LockConfigError(f"{mask(url)} has options that this store doesn't know: {', '.join(options)}; it has timeout")
+        raise LockConfigError(
+            f"{mask(url)} has options that this store doesn't know: {', '.join(options)}; it has timeout"
+        )
     try:
         seconds = float(timeout)
     except ValueError:
