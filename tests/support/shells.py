@@ -65,7 +65,10 @@ class Shell:
         for number, line in enumerate((_PREPARE[name], *([_RECORD[name]] if records else []))):
             self.send(f"{line}\n")
             self.send(f"echo > ready{number}\n")
-            eventually(lambda number=number: self.read() and (folder / f"ready{number}").exists(), 60, f"{name} starts")
+            self._await(folder / f"ready{number}")
+
+    def _await(self, file: Path) -> None:
+        eventually(lambda: self.read() and file.exists(), 60, f"{self.name} starts")
 
     def __enter__(self) -> Shell:
         return self
