@@ -61,7 +61,7 @@ def in_one_line(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
     except click.UsageError as error:  # it quotes what was typed
-        raise click.UsageError(inert(error.format_message()), error.ctx) from None
+        raise click.UsageError(inert(mask_text(error.format_message())), error.ctx) from None
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
     except LockError as error:

@@ -344,6 +344,10 @@ def test_a_wrong_escape_says_how_to_write_it(run: Run) -> None:
     assert r"\ is no escape" in run("list", "--escaped", "--after", "a\\", status=2).output
 
 
+def test_promise_21_usage_errors_have_no_passwords(run: Run) -> None:
+    assert "hunter2" not in run("sql", "x", "postgresql://us/er:hunter2@h/d", status=2).output
+
+
 @pytest.mark.parametrize("args", [("show", "k", "\x1b[31m"), ("show", "k", "--\x1b[31m"), ("\x1b[31mshow",)])
 def test_usage_errors_have_no_control_characters(run: Run, args: tuple[str, ...]) -> None:
     shown = run(*args, status=2).output
