@@ -83,12 +83,10 @@ class Key(click.Argument):
         return None, ParameterSource.DEFAULT
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        offer = _OFFERS.get(_shell(ctx), _Offer)([*ctx.meta.get(_TYPED, []), *ctx.args], incomplete)
-        if offer.typed:
-            return []
         options_are_over = "--" in os.environ.get("COMP_WORDS", "").split()
         try:
-            texts = _texts(ctx, offer.begun)
+            offer = _OFFERS.get(_shell(ctx), _Offer)([*ctx.meta.get(_TYPED, []), *ctx.args], incomplete)
+            texts = [] if offer.typed else _texts(ctx, offer.begun)
         except Exception:  # an error here would be printed over what the user types
             return []
         words = (offer.word(text) for text in texts if options_are_over or not text.startswith("-"))
@@ -169,10 +167,8 @@ class _Bash(_Offer):
         while words[last] and first and (_is_break(words[first]) or _is_break(words[first - 1])):
             first -= 1
         super().__init__(typed[: max(0, len(typed) - (last - first))], "")
-        before, (text, self._quote, quoted_text) = (
-            "".join(_read(word)[0] for word in words[first:last]),
-            _read(words[last]),
-        )
+        before = "".join(_read(word)[0] for word in words[first:last])
+        text, self._quote, quoted_text = _read(words[last])
         self.begun = before + text
         if self._quote:
             self._kept = len(self.begun) - len(quoted_text)
