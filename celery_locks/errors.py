@@ -7,7 +7,7 @@ plain text, numbers or lists of text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 LossReason = Literal["expired", "stolen", "deleted", "unreachable", "max_hold", "replaced"]
 """Why a lease ended before its holder released it.
@@ -16,6 +16,8 @@ LossReason = Literal["expired", "stolen", "deleted", "unreachable", "max_hold", 
 ``unreachable``: the store did not answer in time; ``max_hold``: it was held for as long as it may be; ``replaced``: a
 newcomer took the key over.
 """
+LOSS_REASONS: tuple[LossReason, ...] = get_args(LossReason)
+"""Every `LossReason`."""
 
 
 class LockError(Exception):

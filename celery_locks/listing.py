@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_locks.errors import LockConfigError
+from celery_locks.names import cursor_of, key_and_part, name_after
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Names, State, Waiter
 
@@ -22,6 +23,9 @@ class LockInfo:
 
     Attributes:
         key: What is locked.
+        part: Empty for the key itself. A part is locked apart from it: ``"call"`` is held from the call until the run
+            starts (``until_and_while_executing``), ``"run:…"`` by a run, against a second copy of its message
+            (``until_executing``, ``until_expired``).
         holders: Who holds it, earliest acquisition first. At most 20 are named on a page, 100 by `Locks.info`.
         permits: How many permits are held, by all holders.
         limit: How many there were for the holder who came last; each acquisition brings its own limit.
@@ -35,6 +39,7 @@ class LockInfo:
     limit: int
     waiting: int
     line: tuple[Waiter, ...] = ()
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Page:
 
     Attributes:
         items: The keys. There may be fewer than asked for, even none, and yet more to come.
-        next: What to give as ``after`` for the next page, ``None`` when this is the last.
+        next: What to give as ``after`` for the next page, ``None`` when this is the last. It is the last key of this
+            page, with its part.
     """
 
     items: tuple[LockInfo, ...]
@@ -62,6 +68,7 @@ class Stats:
         oldest: The key that is held for longest without a break, ``None`` when none is held.
         oldest_held_for: For how many seconds.
         complete: Whether that is all. Else the store stopped counting, and there are more.
+        oldest_part: Which part of that key is held; see `LockInfo.part`.
     """
 
     locks: int
@@ -71,6 +78,7 @@ class Stats:
     oldest: str | None
     oldest_held_for: float
     complete: bool
+    oldest_part: str = ""
 
 
 def page_of(locks: Locks, prefix: str, after: str | None, count: int) -> Page:
@@ -79,29 +87,41 @@ def page_of(locks: Locks, prefix: str, after: str | None, count: int) -> Page:
         raise LockConfigError(f"count must be a whole number from 1 to {MOST_ON_A_PAGE}, not {count!r}")
     # The name of a key ends with a brace; that of what keys begin with does not.
     start = locks.name(prefix).removesuffix("}") if prefix else f"{locks.prefix}:{{"
-    states, last = locks.store.page(Names(locks.prefix, start, locks.name(after) if after else "", count))
+    states, last = locks.store.page(Names(locks.prefix, start, name_after(locks.prefix, after) if after else "", count))
     items = (info_of(locks, state) for state in states)
     # The brace that ends a name may look like the last one of what was asked for.
     return Page(
-        tuple(item for item in items if item.key.startswith(prefix)), None if last is None else locks.key_of(last)
+        tuple(item for item in items if item.key.startswith(prefix)),
+        None if last is None else cursor_of(*key_and_part(locks.prefix, last)),
     )
+
+
+def parts_of(locks: Locks, key: str) -> list[LockInfo]:
+    """Return the parts of a key that are held apart from it; none where the store keeps no list."""
+    if not locks.store.lists:
+        return []
+    states, _ = locks.store.page(Names(locks.prefix, f"{locks.name(key)}:", "", MOST_ON_A_PAGE))
+    return [item for state in states if (item := info_of(locks, state)).key == key]
 
 
 def info_of(locks: Locks, state: State) -> LockInfo:
     """What a store tells of a lock, by its key."""
     limit = state.holders[-1].limit if state.holders else 1
-    return LockInfo(locks.key_of(state.name), state.holders, state.permits, limit, state.waiting, state.line)
+    key, part = key_and_part(locks.prefix, state.name)
+    return LockInfo(key, state.holders, state.permits, limit, state.waiting, state.line, part)
 
 
 def stats_of(locks: Locks, near: float) -> Stats:
     """See `Locks.stats`."""
     figures = locks.store.stats(locks.prefix, near)
+    oldest, part = (None, "") if figures.oldest is None else key_and_part(locks.prefix, figures.oldest)
     return Stats(
         figures.locks,
         figures.holders,
         figures.near_expiry,
         figures.waiting,
-        None if figures.oldest is None else locks.key_of(figures.oldest),
+        oldest,
         figures.oldest_held_for,
         figures.complete,
+        part,
     )

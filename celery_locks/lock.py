@@ -75,25 +75,34 @@ class Lock:
         except BaseException:
             self._undo(claim)
             raise
-        return answer if isinstance(answer, Lease) else run(self._acquiring(claim, until, answer, begun))
+        if isinstance(answer, Lease):
+            return answer
+        return self._in_time(run(self._asking(claim, until, answer, begun)))
 
     def acquiring(self, timeout: float | None = None) -> Steps[Lease]:
         """The steps of `acquire`."""
-        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
-        return self._acquiring(self.claim(), until)
+        return self._in_time((yield from self.asking(timeout)))
 
-    def _acquiring(
+    def asking(self, timeout: float | None = None) -> Steps[Lease | Refused]:
+        """The steps of `acquire`, which return the store's last answer when the time is over and report nothing."""
+        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        return self._asking(self.claim(), until)
+
+    def _asking(
         self, claim: Claim, until: float | None, seen: Refused | None = None, begun: float | None = None
-    ) -> Steps[Lease]:
+    ) -> Steps[Lease | Refused]:
         try:
             answer = yield from self._in_line(claim, until, seen=seen, begun=begun)
-            if isinstance(answer, Lease):
-                return answer
-            if answer.position is not None:
+            if isinstance(answer, Refused) and answer.position is not None:
                 yield partial(self.store.leave, claim.name, claim.token)
         except BaseException as error:
             self._undo(claim, error)
             raise
+        return answer
+
+    def _in_time(self, answer: Lease | Refused) -> Lease:
+        if isinstance(answer, Lease):
+            return answer
         raise self.timed_out(answer)
 
     def enqueue(self) -> LockTicket:
@@ -319,12 +328,20 @@ class Lock:
             return answer
         return self._granted(claim, answer, sent, keep, 0.0 if begun is None else sent - begun)
 
-    def timed_out(self, refused: Refused) -> LockTimeout:
-        """The error of an acquisition that came too late, of which receivers are told."""
+    def timed_out(self, refused: Refused, message: str = "") -> LockTimeout:
+        """Report that the waiting for a lease is over, and return its error.
+
+        Every acquisition that ends so calls this, once: in a process or a run, under any policy.
+
+        Args:
+            refused: The store's last answer.
+            message: That of the error; by default, that the time is over.
+        """
         names = holder_names(refused)
         if signals.on_lock_timed_out.receivers:
             signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names, owner=self._owner)
-        return LockTimeout(f"{self.key!r} was not to be had in time: {who_holds(names)}", self.key, names)
+        message = message or f"{self.key!r} was not to be had in time: {who_holds(names)}"
+        return LockTimeout(message, self.key, names)
 
     def claim(self) -> Claim:
         """What one acquisition of this lock asks for, with an owner token of its own."""
@@ -402,7 +419,7 @@ def holder_names(refused: Refused) -> list[str]:
 
 def who_holds(names: list[str]) -> str:
     """The end of a sentence that says who holds a key."""
-    return f"it is held by {', '.join(names)}" if names else "others are before in line"
+    return f"it is held by {', '.join(map(log.one_line, names))}" if names else "others are before in line"
 
 
 _this_process: tuple[int, str] = (-1, "")

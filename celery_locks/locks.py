@@ -13,6 +13,7 @@ from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNo
 from celery_locks.key_text import check_key
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock
+from celery_locks.names import check_part, name_of
 from celery_locks.renewal import keeper
 from celery_locks.semaphore import Semaphore
 from celery_locks.stores import addresses_in, mask, open_store
@@ -274,16 +275,20 @@ class Locks:
         self.require("lists", "locks.list()")
         return page_of(self, prefix, after, count)
 
-    def info(self, key: str) -> LockInfo:
-        """Who holds a key and who waits for it; at most 100 holders and 100 of those in line are named.
+    def info(self, key: str, part: str = "") -> LockInfo:
+        """Return who holds a key and who waits for it; at most 100 holders and 100 of those in line are named.
+
+        Args:
+            key: The key.
+            part: A part of the key that is locked apart from it: `LockInfo.part` of a list.
 
         Raises:
-            LockKeyError: The key is empty or no text.
+            LockKeyError: The key is empty or no text, or there is no such part.
             StoreUnavailable: The store can't be reached.
         """
         from celery_locks.listing import info_of
 
-        return info_of(self, self.store.info(self.name(check_key(key))))
+        return info_of(self, self.store.info(self.name(check_key(key), check_part(part))))
 
     def stats(self, near: float = 10.0) -> Stats:
         """How many keys are held, how many wait, how many leases are about to end, and which key is held for longest.
@@ -342,16 +347,9 @@ class Locks:
         """Gives back connections and files."""
         self.store.close()
 
-    def name(self, key: str) -> str:
-        """The full name of a key in the store: the braces keep all of one lock in one slot of a Redis Cluster."""
-        # A key that begins with "}" would leave the braces empty, and an empty pair of braces counts for nothing. With
-        # "=" before it, and before one that begins so itself, no two keys have one name. What a store adds for its
-        # other records (":line") can't make the name of another key, since every name ends with a brace.
-        return f"{self.prefix}:{{{key}}}" if key[0] not in "}=" else f"{self.prefix}:{{=}}{key}}}"
-
-    def key_of(self, name: str) -> str:
-        """The key of a full name: the other way round of `name`."""
-        return name[len(self.prefix) + 2 : -1].removeprefix("=}")
+    def name(self, key: str, part: str = "") -> str:
+        """Return the full name of a key in the store, or of a part of it; see `celery_locks.names`."""
+        return name_of(self.prefix, key, part)
 
 
 NO_STORE = (

@@ -16,14 +16,22 @@ if TYPE_CHECKING:
     from celery_locks.lease import Lease
 
 
+def one_line(text: str) -> str:
+    """Return a text with line ends and other unprintable characters escaped: keys and owners are what users send."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class _Masked(logging.Filter):
-    """Takes the passwords out of URLs, whatever a line came from: a broker's or a driver's error too."""
+    """Takes the passwords out of URLs, whatever a line came from: a broker's or a driver's error too.
+
+    No message adds a line to the log.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         from celery_locks.stores import mask_text
 
         text = record.getMessage()
-        masked = mask_text(text)
+        masked = one_line(mask_text(text))
         if masked != text:
             record.msg, record.args = masked, ()
         if record.exc_info and not record.exc_text:  # a formatter takes this text where there is one

@@ -23,7 +23,9 @@ __all__ = ("collect", "watch")
 
 
 def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
-    """Counts what becomes of the locks of this process.
+    """Count what happens to the locks of this process.
+
+    Locks outside tasks have all of their series from now on, at 0; a task has all of its own when it is first counted.
 
     Args:
         registry: Where the metrics are.
@@ -47,10 +49,10 @@ def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
 def watch(
     locks: Locks | Callable[[], Locks], registry: CollectorRegistry = REGISTRY, every: float = EVERY
 ) -> Callable[[], None]:
-    """Has a registry tell what is held and waited for in a store, by all processes of a site.
+    """Report in a registry what is held and waited for in a store, by all processes of a site.
 
-    Whoever reads the metrics is never held up by the store: it is looked at by a thread, and answered is what was seen
-    before; so the first answer only says that nothing is known yet.
+    The store is read by a thread, and each scrape gets what was read before it: no scrape waits for the store. What is
+    unknown has no series, so the first scrape may have none.
 
     Args:
         locks: The locks, or a function that opens them, which is called in that thread.

@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import threads
-from celery_locks.errors import LockLost, LockTimeout, LossReason, StoreUnavailable
+from celery_locks.errors import LockLost, LossReason, StoreUnavailable
 from celery_locks.lease import Holding, Lease, release_or_later, release_rest_later
 from celery_locks.lock import Lock, checked_timeout
 from celery_locks.renewal import keeper
 from celery_locks.steps import Pause, Steps, run
+from celery_locks.stores.base import Refused
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -200,7 +201,19 @@ class MultiLock:
 
     def acquiring(self, timeout: float | None = None) -> Steps[MultiLease]:
         """The steps of `acquire`."""
-        until = None if timeout is None else self._now() + checked_timeout(timeout)
+        had = yield from self._acquiring(None if timeout is None else self._now() + checked_timeout(timeout))
+        if isinstance(had, MultiLease):
+            return had
+        blocked, refused = had
+        raise blocked.timed_out(refused)
+
+    def trying(self) -> Steps[MultiLease | None]:
+        """The steps of `try_acquire`."""
+        had = yield from self._acquiring(self._now())
+        return had if isinstance(had, MultiLease) else None
+
+    def _acquiring(self, until: float | None) -> Steps[MultiLease | tuple[Lock, Refused]]:
+        """All of them; or, when the time is over, the one that was not to be had."""
         while True:
             had = yield from self._try(until)
             if isinstance(had, MultiLease):
@@ -213,9 +226,9 @@ class MultiLock:
                     raise
                 continue
             # With empty hands from here on.
-            blocked, error = had
             if until is not None and self._now() >= until:
-                raise error
+                return had
+            blocked, _ = had
             if (yield from blocked.awaiting(self._left(until, None))):
                 yield Pause(random.uniform(0, PAUSE))
 
@@ -225,10 +238,7 @@ class MultiLock:
         Raises:
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        try:
-            return self.acquire(timeout=0)
-        except LockTimeout:
-            return None
+        return run(self.trying())
 
     def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
         """Calls the function while it holds all keys, and returns what it returns.
@@ -271,14 +281,14 @@ class MultiLock:
         if lease in leases:
             leases.remove(lease)
 
-    def _try(self, until: float | None) -> Steps[MultiLease | tuple[Lock, LockTimeout]]:
+    def _try(self, until: float | None) -> Steps[MultiLease | tuple[Lock, Refused]]:
         """Takes all of them, or none: then says which was not to be had."""
         leases: list[Lease] = []
         try:
             for lock in self._members:
                 # With empty hands it waits for the first one for as long as it takes.
-                answer = yield from _acquiring(lock, self._left(until, PATIENCE if leases else None))
-                if isinstance(answer, LockTimeout):
+                answer = yield from lock.asking(self._left(until, PATIENCE if leases else None))
+                if isinstance(answer, Refused):
                     yield partial(self._give_back, leases)
                     return lock, answer
                 leases.append(answer)
@@ -304,13 +314,6 @@ def _release(lease: Lease) -> bool | StoreUnavailable:
     try:
         return lease.release()
     except StoreUnavailable as error:
-        return error
-
-
-def _acquiring(lock: Lock, timeout: float | None) -> Steps[Lease | LockTimeout]:
-    try:
-        return (yield from lock.acquiring(timeout))
-    except LockTimeout as error:
         return error
 
 

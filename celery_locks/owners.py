@@ -1,36 +1,72 @@
-"""The names that holders of a task's leases have, and whose they are."""
+"""The names of those who hold a task's lease: which task it is, and where it runs or waits."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Literal
+
+#: Where a task is: it runs on a worker, it was called by a process, or it is parked and its message goes to a queue.
+Where = Literal["on", "called by", "via queue"]
 
 #: The task's name, its id, and where it is.
-_OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (?:on|called by) ")
+_OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (on|called by|via queue) (.*)", re.DOTALL)
 #: Escaped, so that no name or id can look like another's.
 _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
 _TABLE = str.maketrans(_ESCAPES)
 
 
+@dataclass(frozen=True)
+class TaskOwner:
+    """A task that holds a lease or stands in line, read from its owner's name.
+
+    Attributes:
+        name: The task's name.
+        id: The task's id.
+        where: What `place` is.
+        place: The worker, the process that called the task, or the queue.
+    """
+
+    name: str
+    id: str
+    where: Where
+    place: str
+
+
 def running(name: str, task_id: str, worker: str) -> str:
-    """The holder's name of a run."""
+    """Return the owner's name of a run."""
     return f"{_escaped(name)}[{_escaped(task_id)}] on {worker}"
 
 
 def called(name: str, task_id: str, process: str) -> str:
-    """The holder's name of a task that was called and doesn't run yet."""
+    """Return the owner's name of a task that was called and doesn't run yet."""
     return f"{_escaped(name)}[{_escaped(task_id)}] called by {process}"
 
 
+def parked(name: str, task_id: str, queue: str) -> str:
+    """Return the owner's name of a parked task, also when its turn has come and its message waits in the queue."""
+    return f"{_escaped(name)}[{_escaped(task_id)}] via queue {queue}"
+
+
+def read(owner: str) -> TaskOwner | None:
+    """Return the task that an owner's name stands for, ``None`` when it is no task's."""
+    found = _OWNER.fullmatch(owner)
+    if found is None:
+        return None
+    name, task_id, where, place = found.groups()
+    return TaskOwner(_unescaped(name), _unescaped(task_id), where, place)  # type: ignore[arg-type]
+
+
 def task_of(owner: str) -> tuple[str, str] | None:
-    """Name and id of the task whose lease has this holder's name, ``None`` when it is no task's."""
-    found = _OWNER.match(owner)
-    return None if found is None else (_unescaped(found[1]), _unescaped(found[2]))
+    """Return name and id of the task that an owner's name stands for, ``None`` when it is no task's."""
+    task = read(owner)
+    return None if task is None else (task.name, task.id)
 
 
 def task_id_of(owner: str) -> str | None:
-    """The id of the task whose lease has this holder's name, ``None`` when it is no task's."""
-    task = task_of(owner)
-    return None if task is None else task[1]
+    """Return the id of the task that an owner's name stands for, ``None`` when it is no task's."""
+    task = read(owner)
+    return None if task is None else task.id
 
 
 def _escaped(text: str) -> str:

@@ -112,7 +112,11 @@ on_lock_contended = Signal("on_lock_contended")
 on_lock_renewed = Signal("on_lock_renewed")
 """A lease was prolonged. Receivers get ``sender``, ``lease``."""
 on_lock_timed_out = Signal("on_lock_timed_out")
-"""The waiting for a lease was over. Receivers get ``sender``, ``key``, ``holders``, ``owner``."""
+"""The waiting for a lease ended with `LockTimeout`. Receivers get ``sender``, ``key``, ``holders``, ``owner``.
+
+Sent once for each `LockTimeout`: by ``acquire(timeout)``, and by a run under any policy whose ``max_wait`` is over.
+Several keys together are one acquisition: ``key`` is the one that was not available.
+"""
 on_lock_released = Signal("on_lock_released")
 """A lease was released by its holder. Receivers get ``sender``, ``lease``."""
 on_lock_lost = Signal("on_lock_lost")

@@ -247,6 +247,7 @@ _SHARED_WORKERS = (
     "tests/faces/test_telemetry.py",
     "tests/faces/test_flower.py",
     "tests/faces/test_flower_browser.py",
+    "tests/faces/test_django_browser.py",
     "tests/package/test_api.py",
     "tests/package/test_build.py",
     "tests/package/test_pages.py",

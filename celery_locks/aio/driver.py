@@ -7,7 +7,6 @@ blocked, which takes a thread anyhow.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,13 +16,14 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from celery_locks import log
 from celery_locks.aio.waits import Place, Waits
 from celery_locks.steps import Abandoned, Pause, Step, Steps, Turn, run
 from celery_locks.stores.base import Store
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: How many threads talk to one store.
 THREADS = 8

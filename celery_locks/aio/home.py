@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
+from celery_locks import log
 from celery_locks.telling import tell
 from celery_locks.threads import Call
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Coroutines of callbacks that run: a loop keeps only weak references to its tasks.
 _running: set[asyncio.Future[Any]] = set()

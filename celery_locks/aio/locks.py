@@ -293,14 +293,14 @@ class AsyncLocks:
         """
         return await driver_of(self.store).call(self.plain.list, prefix, after, count)
 
-    async def info(self, key: str) -> LockInfo:
-        """Who holds a key and how many wait for it; at most 100 holders are named.
+    async def info(self, key: str, part: str = "") -> LockInfo:
+        """Return who holds a key and who waits for it; see `Locks.info`.
 
         Raises:
-            LockKeyError: The key is empty or no text.
+            LockKeyError: The key is empty or no text, or there is no such part.
             StoreUnavailable: The store can't be reached.
         """
-        return await driver_of(self.store).call(self.plain.info, key)
+        return await driver_of(self.store).call(self.plain.info, key, part)
 
     async def stats(self, near: float = 10.0) -> Stats:
         """Figures over all keys; see `Locks.stats`.

@@ -10,7 +10,6 @@ from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncMultiLease
 from celery_locks.aio.lock import run_under
 from celery_locks.aio.scope import EnteredLeases
-from celery_locks.errors import LockTimeout
 from celery_locks.multi import MultiLock
 from celery_locks.stores.base import Store
 
@@ -58,10 +57,8 @@ class AsyncMultiLock:
         Raises:
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        try:
-            return await self.acquire(timeout=0)
-        except LockTimeout:
-            return None
+        had = await driver_of(self._store).drive(self.plain.trying())
+        return None if had is None else AsyncMultiLease(had, self._abort)
 
     @overload
     async def run(

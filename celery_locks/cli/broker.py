@@ -6,15 +6,17 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from kombu.transport import get_transport_cls
 
+from celery_locks.cli.escapes import inert
 from celery_locks.cli.finding import Finding, one_line, within
 from celery_locks.stores import ENCODE, addresses_in, is_ambiguous, login_of, mask
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
+from celery_locks.tasks.queues import bound_queue
 
 #: How long connecting, and a message, may take, in seconds.
 TIMEOUT_SECONDS = 5.0
@@ -34,12 +36,15 @@ _REDIS_KEYS = ("_kombu*", "unacked*", "*.pidbox*")
 _OF_A_PROCESS = re.compile(r"(.*\.)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def of_broker(app: Any, tasks: Collection[Any] | None) -> Iterator[Finding]:
+def of_broker(
+    app: Any, tasks: Collection[Any] | None, dispatched: Mapping[str, Collection[str]] | None = None
+) -> Iterator[Finding]:
     """Check that the broker is there, takes messages, and has a consumer of each queue of locked tasks.
 
     Args:
         app: The app.
         tasks: Its locked tasks; ``None`` if they can't be loaded.
+        dispatched: For each queue in which messages of dispatched tasks wait, the keys that are kept for them.
     """
     connection, place = None, "broker_url"
     try:
@@ -62,7 +67,7 @@ def of_broker(app: Any, tasks: Collection[Any] | None) -> Iterator[Finding]:
         if tasks is None:
             yield Finding("consumers", "ok", "not known: the tasks can't be loaded")
         else:
-            yield from of_consumers(app, tasks)
+            yield from of_consumers(app, tasks, dispatched or {})
 
 
 def _close(connection: Any) -> None:
@@ -256,20 +261,25 @@ def _events(app: Any) -> str:
 # --- Consumers ---
 
 
-def of_consumers(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
-    """Check that a worker consumes each queue that locked tasks are routed to.
+def of_consumers(app: Any, tasks: Collection[Any], dispatched: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+    """Check that a worker consumes each queue that locked tasks are routed to, or were dispatched to.
 
     Args:
         app: The app.
         tasks: Its locked tasks.
+        dispatched: For each queue in which messages of dispatched tasks wait, the keys that are kept for them.
     """
-    queues, unknown = _queues_of(app, tasks)
+    routed, unknown = _queues_of(app, tasks)
     yield from unknown
+    queues = {queue: f"to which {task} is routed" for queue, task in routed.items()}
+    for queue, keys in dispatched.items():
+        tasks_of = f"{len(keys)} dispatched tasks have" if len(keys) > 1 else "a dispatched task has"
+        queues[queue] = f"where {tasks_of} not started, such as that of {next(iter(keys))}"
     if not queues:
         if not unknown:
             yield Finding("consumers", "ok", "there is no locked task to consume")
         return
-    names = ", ".join(sorted(queues))
+    names, option = inert(", ".join(sorted(queues))), shlex.quote(inert(",".join(sorted(queues))))
     if why := _not_asked(app):
         yield Finding("consumers", "ok", f"not known: {why}. Start workers of {names} yourself")
         return
@@ -285,16 +295,16 @@ def of_consumers(app: Any, tasks: Collection[Any]) -> Iterator[Finding]:
             "consumers",
             "warning",
             f"no worker answers, so no one may run the locked tasks of {names}. Start one: celery -A … worker -Q "
-            f"{','.join(sorted(queues))} (one of the solo pool answers between its tasks)",
+            f"{option} (one of the solo pool answers between its tasks)",
         )
         return
-    missing = {queue: task for queue, task in queues.items() if queue not in consumed}
-    for queue, task in sorted(missing.items()):
+    missing = {queue: why for queue, why in queues.items() if queue not in consumed}
+    for queue, why in sorted(missing.items()):
         yield Finding(
             "consumers",
             "warning",
-            f"no worker that answers consumes the queue {queue}, to which {task} is routed. Start one: "
-            f"celery -A … worker -Q {queue}",
+            f"no worker that answers consumes the queue {inert(queue)}, {why}. Start one: celery -A … worker -Q "
+            f"{shlex.quote(inert(queue))}",
         )
     if not missing:
         yield Finding("consumers", "ok", f"a worker consumes {names}")
@@ -367,8 +377,7 @@ def _queue_of(app: Any, task: Any) -> Any:
         return error
     exchange, key = options.get("exchange"), options.get("routing_key")
     if exchange and key:  # they decide, whatever the queue
-        name = getattr(exchange, "name", exchange)
-        for queue in app.amqp.queues.values():
-            if queue.exchange.name == name and queue.routing_key == key:
-                return queue
+        queue = bound_queue(app, getattr(exchange, "name", exchange), key)
+        if queue is not None:
+            return queue
     return options["queue"]

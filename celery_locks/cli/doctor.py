@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import celery
@@ -14,9 +14,9 @@ import click
 import celery_locks
 from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
-from celery_locks.cli.escapes import inert, printable
+from celery_locks.cli.escapes import inert
 from celery_locks.cli.finding import Finding, one_line
-from celery_locks.cli.output import locks_of, print_json
+from celery_locks.cli.output import locks_of, named, print_json
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
 from celery_locks.stores import mask_text
@@ -83,8 +83,9 @@ def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
     except Exception as error:  # the modules are the user's own
         yield Finding("settings", "error", f"the tasks can't be loaded: {_named(error)}. Fix the module that raises it")
     yield from _guarded("settings", lambda: _of_settings(app, tasks))
-    yield from _guarded("store", lambda: _of_store(locks_of(ctx), tasks or [], patience))
-    yield from _guarded("broker", lambda: of_broker(app, tasks))
+    lines = Lines()
+    yield from _guarded("store", lambda: _of_store(locks_of(ctx), tasks or [], patience, lines))
+    yield from _guarded("broker", lambda: of_broker(app, tasks, lines.dispatched))
     yield from _guarded("visibility timeout", lambda: _of_visibility(app, tasks))
 
 
@@ -112,7 +113,7 @@ def _versions() -> str:
     return f"celery-locks {celery_locks.__version__}, Celery {celery.__version__}, Python {platform.python_version()}"
 
 
-def _of_store(locks: Locks, tasks: list[Any], patience: float) -> Iterator[Finding]:
+def _of_store(locks: Locks, tasks: list[Any], patience: float, lines: Lines) -> Iterator[Finding]:
     store, parks = locks.store, any(map(checks.parks, tasks))
     begun = time.monotonic()
     store.ping()
@@ -137,7 +138,7 @@ def _of_store(locks: Locks, tasks: list[Any], patience: float) -> Iterator[Findi
             yield Finding("writes", "ok", _tried(store, parks))
     yield from _guarded("store settings", lambda: _of_store_settings(store, parks))
     if store.lists and works:  # a look at the list takes what has expired from it
-        yield from _guarded("waiters", lambda: [_of_waiters(locks, patience)])
+        yield from _guarded("waiters", lambda: [_of_waiters(locks, patience, lines)])
 
 
 def _of_store_settings(store: Store, parks: bool) -> Iterator[Finding]:
@@ -171,38 +172,60 @@ def _of_visibility(app: Any, tasks: list[Any] | None) -> Iterator[Finding]:
         yield Finding("visibility timeout", "ok", "longer than what tasks wait")
 
 
-def _of_waiters(locks: Locks, patience: float) -> Finding:
-    """Whether somebody waits for a key that nobody holds, and goes on to."""
-    stuck, complete = _idle_with_waiters(locks)
+@dataclass
+class Lines:
+    """What is in line, or was dispatched and has not started, as far as a look at the list shows it.
+
+    Attributes:
+        idle: Keys, with their parts, that are free while a waiter or a parked task is in line.
+        dispatched: For each queue in which messages of dispatched tasks wait, the keys that are kept for them.
+        complete: Whether all keys were looked at.
+    """
+
+    idle: list[tuple[str, str]] = field(default_factory=list)
+    dispatched: dict[str, list[str]] = field(default_factory=dict)
+    complete: bool = True
+
+    def look(self, locks: Locks) -> None:
+        """Look at all keys, up to `_MOST`."""
+        after = None
+        for _ in range(MOST_PAGES):
+            page = locks.list(after=after, count=MOST_ON_A_PAGE)
+            for item in page.items:
+                if _is_idle(item):
+                    self.idle.append((item.key, item.part))
+                for holder in item.holders:
+                    if holder.state == "dispatched" and holder.queue:
+                        self.dispatched.setdefault(holder.queue, []).append(named(item.key, item.part))
+            after = page.next
+            if after is None:
+                return
+        self.complete = False
+
+
+def _of_waiters(locks: Locks, patience: float, lines: Lines) -> Finding:
+    """Check that no key is free, and stays free, while a waiter or a parked task is in line for it."""
+    lines.look(locks)
+    stuck = lines.idle
     deadline = time.monotonic() + patience
     while stuck and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY)
-        stuck = [key for key in stuck if _is_idle(locks.info(key))]
+        stuck = [each for each in stuck if _is_idle(locks.info(*each))]
     if not stuck:
-        return Finding("waiters", "ok", "none is stuck" if complete else f"none is stuck among the first {_MOST} keys")
-    names = ", ".join(map(printable, stuck[:MOST_NAMED])) + (", …" if len(stuck) > MOST_NAMED else "")
+        fine = "no free key has a line" + ("" if lines.complete else f" among the first {_MOST} keys")
+        waiting = [f"{len(keys)} in {inert(queue)}" for queue, keys in sorted(lines.dispatched.items())]
+        not_started = f"; dispatched tasks that have not started: {', '.join(waiting)}" if waiting else ""
+        return Finding("waiters", "ok", fine + not_started)
+    names = ", ".join(named(*each) for each in stuck[:MOST_NAMED]) + (", …" if len(stuck) > MOST_NAMED else "")
     return Finding(
         "waiters",
         "warning",
-        f"{len(stuck)} free keys have somebody in line whom nobody calls: {names}. Start a worker of the tasks that "
-        "park, which sends them on, or run: celery -A … locks sweep",
+        f"{len(stuck)} free keys have a line that no one dispatches: {names}. Start a worker of the tasks that park, "
+        "or run: celery -A … locks sweep",
     )
 
 
 _MOST = MOST_PAGES * MOST_ON_A_PAGE
-
-
-def _idle_with_waiters(locks: Locks) -> tuple[list[str], bool]:
-    """The keys that are free while somebody is in line; and whether all keys were looked at."""
-    idle: list[str] = []
-    after = None
-    for _ in range(MOST_PAGES):
-        page = locks.list(after=after, count=MOST_ON_A_PAGE)
-        idle += [item.key for item in page.items if _is_idle(item)]
-        after = page.next
-        if after is None:
-            return idle, True
-    return idle, False
 
 
 def _is_idle(item: LockInfo) -> bool:

@@ -8,8 +8,7 @@ import click
 
 from celery_locks import Locks
 from celery_locks.cli.broker import error_text
-from celery_locks.cli.escapes import printable
-from celery_locks.cli.output import locks_of, print_json
+from celery_locks.cli.output import locks_of, named, print_json
 from celery_locks.durations import duration
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.sending import send_on
@@ -41,7 +40,9 @@ def stats_command(ctx: click.Context, near: float, as_json: bool) -> None:
     click.echo(f"ending within {near:g} s:".ljust(26) + f"{least}{stats.near_expiry}")
     click.echo(f"waiting:                  {least}{stats.waiting}")
     if stats.oldest is not None:
-        click.echo(f"held for longest:         {printable(stats.oldest)}, {duration(stats.oldest_held_for)}")
+        click.echo(
+            f"held for longest:         {named(stats.oldest, stats.oldest_part)}, {duration(stats.oldest_held_for)}"
+        )
 
 
 @click.command("sweep", short_help="Send on parked tasks that are stuck.")

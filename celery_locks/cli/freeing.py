@@ -8,7 +8,7 @@ import click
 
 from celery_locks.cli.completion import key_argument
 from celery_locks.cli.escapes import printable
-from celery_locks.cli.output import locks_of
+from celery_locks.cli.output import held_by, locks_of, named, part_option
 from celery_locks.durations import duration
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free
@@ -16,9 +16,10 @@ from celery_locks.tasks.freeing import free
 
 @click.command("release", short_help="Take a key from whoever holds it.")
 @key_argument
+@part_option
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.pass_context
-def release_command(ctx: click.Context, key: str, yes: bool) -> None:
+def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
     """Takes KEY from those who hold it, and says whose it was.
 
     They learn of it at their next renewal: a task's body is then aborted. Who acquires the key while the question
@@ -29,15 +30,15 @@ def release_command(ctx: click.Context, key: str, yes: bool) -> None:
       celery -A proj locks release user:7
     """
     locks = locks_of(ctx)
-    holders = locks.lock(key).holders()
+    holders = locks.info(key, part).holders
     if not holders:
-        raise click.ClickException(f"nobody holds {printable(key)}: there is nothing to release")
+        raise click.ClickException(f"nobody holds {named(key, part)}: there is nothing to release")
     if not yes:
-        click.confirm(f"Take {printable(key)} from {_names(holders)}?", abort=True)
-    freed = [holder for holder in holders if free(locks, ctx.obj.app, key, holder)]
+        click.confirm(f"Take {named(key, part)} from {_names(holders)}?", abort=True)
+    freed = [holder for holder in holders if free(locks, ctx.obj.app, key, holder, part)]
     if not freed:
-        raise click.ClickException(f"{printable(key)} was given back meanwhile, so nothing was released")
-    click.echo(f"Released {printable(key)}, which was held by {_names(freed)}.")
+        raise click.ClickException(f"{named(key, part)} was given back meanwhile, so nothing was released")
+    click.echo(f"Released {named(key, part)}, which was held by {_names(freed)}.")
 
 
 @click.command("wait", short_help="Wait until a key is free.")
@@ -60,4 +61,4 @@ def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
 
 
 def _names(holders: Iterable[Holder]) -> str:
-    return ", ".join(f"{printable(holder.owner)} (for {duration(holder.held_for)})" for holder in holders)
+    return ", ".join(f"{held_by(holder)} (for {duration(holder.held_for)})" for holder in holders)

@@ -17,7 +17,7 @@ from celery_locks.stores.base import Holder
 
 Row = Sequence[str]
 #: Of the tables of locks.
-COLUMNS = ("KEY", "HELD BY", "FOR", "LEFT", "PERMITS", "WAITING", "FENCE")
+COLUMNS: Row = ("KEY", "HELD BY", "FOR", "LEFT", "PERMITS", "WAITING", "FENCE")
 
 
 def locks_of(ctx: click.Context) -> Locks:
@@ -29,21 +29,44 @@ def locks_of(ctx: click.Context) -> Locks:
     return Locks.from_app(ctx.obj.app)
 
 
-def row_of(item: LockInfo) -> Row:
-    """A lock's row in a table."""
+#: For commands on one key.
+part_option = click.option("--part", default="", help="A part of the key that is locked apart, as a list shows it.")
+
+
+def table_of(items: Sequence[LockInfo]) -> tuple[Row, list[Row]]:
+    """Return columns and rows of a table of locks. It has a column of parts only where one is held."""
+    columns, rows = COLUMNS, [_row(item) for item in items]
+    if any(item.part for item in items):
+        columns = (columns[0], "PART", *columns[1:])
+        rows = [(row[0], printable(item.part) or "-", *row[1:]) for item, row in zip(items, rows, strict=True)]
+    return columns, rows
+
+
+def _row(item: LockInfo) -> Row:
     permits, waiting = f"{item.permits}/{item.limit}", str(item.waiting)
     if not item.holders:
         return printable(item.key), "-", "-", "-", permits, waiting, "-"
     first = item.holders[0]
     more = f" and {len(item.holders) - 1} more" if len(item.holders) > 1 else ""
     times = duration(first.held_for), duration(first.expires_in)
-    return printable(item.key), printable(first.owner) + more, *times, permits, waiting, str(first.fencing_token)
+    return printable(item.key), held_by(first) + more, *times, permits, waiting, str(first.fencing_token)
+
+
+def named(key: str, part: str) -> str:
+    """Return a key with its part, for a sentence."""
+    return printable(key) + (f" (part {printable(part)})" if part else "")
+
+
+def held_by(holder: Holder) -> str:
+    """Return who holds a lease, and that a dispatched task has not started."""
+    return printable(holder.owner) + (", not started" if holder.state == "dispatched" else "")
 
 
 def lock_as_data(item: LockInfo) -> dict[str, Any]:
     """A lock for JSON."""
     return {
         "key": item.key,
+        "part": item.part,
         "permits": item.permits,
         "limit": item.limit,
         "waiting": item.waiting,
@@ -55,8 +78,11 @@ def holder_as_data(holder: Holder) -> dict[str, Any]:
     """A holder for JSON; never its token, by which anybody could release the lease."""
     return {
         "owner": holder.owner,
+        "state": holder.state,
         "task": holder.task_name,
         "task_id": holder.task_id,
+        "worker": holder.worker,
+        "queue": holder.queue,
         "permits": holder.permits,
         "held_for": round(holder.held_for, 3),
         "expires_in": round(holder.expires_in, 3),

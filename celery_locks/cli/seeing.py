@@ -10,15 +10,18 @@ from celery_locks import Locks
 from celery_locks.cli.completion import as_typed, escaped_option, key_argument, quoted
 from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import (
-    COLUMNS,
+    held_by,
     lock_as_data,
     locks_of,
+    named,
+    part_option,
     print_json,
     print_table,
-    row_of,
+    table_of,
 )
 from celery_locks.durations import duration
-from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
+from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, parts_of
+from celery_locks.names import cursor_of
 from celery_locks.stores.base import Holder
 
 #: How many pages of the store one page of filtered locks may cost.
@@ -80,7 +83,7 @@ def find(locks: Locks, wanted: Wanted, after: str | None, count: int) -> tuple[l
             if wanted.has(item):
                 found.append(item)
             if len(found) == count:
-                return found, item.key if number < len(page.items) else page.next
+                return found, cursor_of(item.key, item.part) if number < len(page.items) else page.next
         after = page.next
         if after is None:
             break
@@ -124,7 +127,7 @@ def list_command(
         print_json({"locks": [lock_as_data(item) for item in found], "next": following})
         return
     if found:
-        print_table(COLUMNS, map(row_of, found))
+        print_table(*table_of(found))
     else:
         click.echo(_nothing(locks, searched_all=following is None))
     if following is not None:
@@ -145,25 +148,29 @@ def _nothing(locks: Locks, searched_all: bool) -> str:
 
 @click.command("show", short_help="Who holds one key.")
 @key_argument
+@part_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def show_command(ctx: click.Context, key: str, as_json: bool) -> None:
+def show_command(ctx: click.Context, key: str, part: str, as_json: bool) -> None:
     """Who holds KEY, since when and until when, and how many wait for it.
 
     \b
     Example:
       celery -A proj locks show user:7
     """
-    info = locks_of(ctx).info(key)
+    locks = locks_of(ctx)
+    info = locks.info(key, part)
     if as_json:
         print_json(lock_as_data(info))
         return
     held = f"{info.permits} of {info.limit} permits are held" if info.holders else "held by nobody"
-    click.echo(f"{printable(key)}: {held}, {info.waiting} waiting")
+    click.echo(f"{named(key, part)}: {held}, {info.waiting} waiting")
     if info.holders:
         print_table(("HELD BY", "FOR", "LEFT", "PERMITS", "FENCE"), map(_row, info.holders))
+    for other in [] if part else parts_of(locks, info.key):
+        click.echo(f"Its part {other.part} is held, too: show it by --part {other.part}")
 
 
 def _row(holder: Holder) -> tuple[str, ...]:
     times = duration(holder.held_for), duration(holder.expires_in)
-    return printable(holder.owner), *times, str(holder.permits), str(holder.fencing_token)
+    return held_by(holder), *times, str(holder.permits), str(holder.fencing_token)

@@ -13,12 +13,13 @@ import click
 from celery_locks import Locks
 from celery_locks.cli.completion import as_typed, escaped_option
 from celery_locks.cli.escapes import inert, printable
-from celery_locks.cli.output import COLUMNS, locks_of, plain_table, rich_table, row_of
+from celery_locks.cli.output import COLUMNS, locks_of, named, plain_table, rich_table, table_of
 from celery_locks.cli.seeing import Wanted, find
 from celery_locks.durations import duration
 from celery_locks.errors import StoreUnavailable
 
-Rows = list[Any]
+#: Columns and rows.
+Table = tuple[Any, list[Any]]
 
 
 @click.command("watch", short_help="A live table of what is held.")
@@ -39,7 +40,7 @@ def watch_command(ctx: click.Context, prefix: str, count: int, interval: float, 
     """
     locks = locks_of(ctx)
 
-    def look() -> tuple[str, Rows]:
+    def look() -> tuple[str, Table]:
         return _look(locks, prefix, count)
 
     live = sys.stdout.isatty() and rich_table(COLUMNS, []) is not None
@@ -47,38 +48,38 @@ def watch_command(ctx: click.Context, prefix: str, count: int, interval: float, 
         (_live if live else _one_after_the_other)(look, interval, times)
 
 
-def _look(locks: Locks, prefix: str, count: int) -> tuple[str, Rows]:
+def _look(locks: Locks, prefix: str, count: int) -> tuple[str, Table]:
     """The title and the rows; where the store is away, the title says so."""
     try:
         stats, (found, following) = locks.stats(), find(locks, Wanted(prefix), None, count)
     except StoreUnavailable as error:
-        return inert(str(error)), []
+        return inert(str(error)), table_of([])
     least = "" if stats.complete else "at least "
     title = f"{least}{stats.locks} keys, {stats.holders} leases, {stats.waiting} waiting"
     if stats.oldest is not None:
-        title += f"; longest {printable(stats.oldest)}, {duration(stats.oldest_held_for)}"
+        title += f"; longest {named(stats.oldest, stats.oldest_part)}, {duration(stats.oldest_held_for)}"
     if prefix and not found and following is None:
         title += f"; none begins with {printable(prefix)}"
-    return title + ("; there are more" if following is not None else ""), [row_of(item) for item in found]
+    return title + ("; there are more" if following is not None else ""), table_of(found)
 
 
-def _live(look: Callable[[], tuple[str, Rows]], interval: float, times: int | None) -> None:
+def _live(look: Callable[[], tuple[str, Table]], interval: float, times: int | None) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
     with Live(auto_refresh=False) as live:
 
-        def show(title: str, rows: Rows) -> None:
-            live.update(Group(Text(f"{time.strftime('%X')}  {title}"), rich_table(COLUMNS, rows) or ""), refresh=True)
+        def show(title: str, table: Table) -> None:
+            live.update(Group(Text(f"{time.strftime('%X')}  {title}"), rich_table(*table) or ""), refresh=True)
 
         _repeat(lambda: show(*look()), interval, times)
 
 
-def _one_after_the_other(look: Callable[[], tuple[str, Rows]], interval: float, times: int | None) -> None:
-    def show(title: str, rows: Rows) -> None:
+def _one_after_the_other(look: Callable[[], tuple[str, Table]], interval: float, times: int | None) -> None:
+    def show(title: str, table: Table) -> None:
         click.echo(f"{time.strftime('%X')}  {title}")
-        click.echo(plain_table(COLUMNS, rows) + "\n")
+        click.echo(plain_table(*table) + "\n")
 
     _repeat(lambda: show(*look()), interval, times)
 

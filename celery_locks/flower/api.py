@@ -22,14 +22,14 @@ class Index(ApiHandler):
 class Key(ApiHandler):
     @authenticated
     async def get(self) -> None:
-        """One key: ``?key=…``."""
-        await self.answer(self.panel.key(self.text_of("key")))
+        """One key: ``?key=…``, and a part of it: ``&part=…``."""
+        await self.answer(self.panel.key(self.text_of("key"), self.text_of("part")))
 
 
 class Release(ApiHandler):
     @authenticated
     async def post(self) -> None:
-        """Ends a lease: ``{"key": …, "fencing_token": …}``."""
+        """Ends a lease: ``{"key": …, "fencing_token": …}``, and ``"part"`` for that of a part."""
         await self.release()
 
 

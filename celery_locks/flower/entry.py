@@ -6,12 +6,13 @@ command, which nobody needs to call and no help shows. All other commands it cos
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import click
 
-logger = logging.getLogger(__name__)
+from celery_locks import log
+
+logger = log.logger(__name__)
 
 
 @click.command("locks-panel", hidden=True)

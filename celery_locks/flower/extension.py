@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from flower import events, urls
 from tornado.options import define, options
 from tornado.web import url
 
-from celery_locks import LockConfigError, metrics
+from celery_locks import LockConfigError, log, metrics
 from celery_locks.flower import api, navigation, pages
+from celery_locks.flower.access import host_name
 from celery_locks.flower.panel import DEFAULT_POLL, panel_of
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: ``url`` with a name: Flower's ``--url_prefix`` keeps only those whole, and templates find them by it.
 ROUTES = [
@@ -49,6 +49,9 @@ def define_options() -> None:
     ):
         if name not in known:
             define(name, default=default, type=kind, help=text)
+    if "locks_hosts" not in known:
+        text = "host names, besides its own, under which a Flower without a login releases locks"
+        define("locks_hosts", default=[], type=str, multiple=True, help=text)
 
 
 def hear_events() -> None:
@@ -57,6 +60,7 @@ def hear_events() -> None:
     start, on_event = events.Events.start, events.Events.on_event
 
     def start_with_watch(self: Any) -> None:
+        check_hosts()
         serve_metrics(self.capp)
         self.io_loop.add_callback(panel_of(self.capp).watch)
         start(self)
@@ -70,6 +74,13 @@ def hear_events() -> None:
         on_event(self, event)
 
     events.Events.start, events.Events.on_event = start_with_watch, hear
+
+
+def check_hosts() -> None:
+    """Warns of what ``--locks_hosts`` names that is no host, since a release under it would be refused."""
+    for given in options.locks_hosts:
+        if host_name(given) is None:
+            logger.warning("--locks_hosts: %s is no host name: give names such as flower.example.org", given)
 
 
 def serve_metrics(app: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from base64 import b64decode
 from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,10 +12,15 @@ from flower.views import BaseHandler
 from tornado.web import HTTPError
 
 from celery_locks import LockConfigError, LockKeyError, StoreUnavailable
+from celery_locks.flower.access import asker, release_refusal
 from celery_locks.flower.panel import Panel, panel_of
 
 #: The greatest key that is asked for, in bytes of UTF-8.
 LONGEST_KEY = 16_384
+#: The greatest body of a release, in bytes: JSON may write a byte of a key as six.
+LONGEST_BODY = 8 * LONGEST_KEY
+#: The greatest number that a request may name.
+GREATEST = 2**63 - 1
 #: Rows of a page if not said otherwise, and at most.
 ROWS, MOST_ROWS = 50, 500
 
@@ -30,10 +34,6 @@ class LocksHandler(BaseHandler):
     @property
     def panel(self) -> Panel:
         return panel_of(self.application.capp)
-
-    @property
-    def read_only(self) -> bool:
-        return bool(getattr(self.application.options, "read_only", False))
 
     def write_error(self, status_code: int, **named: Any) -> None:
         """Says what is wrong."""
@@ -65,39 +65,53 @@ class LocksHandler(BaseHandler):
         """A parameter of the address, to the letter: Flower would escape it, and Tornado change control characters.
 
         Raises:
-            HTTPError: 400 when it is no UTF-8 or too long.
+            HTTPError: 400 when it is given twice, is too long or no UTF-8.
         """
-        raw = self.request.query_arguments.get(name, [b""])[-1]
-        if len(raw) > LONGEST_KEY:
+        values = self.request.query_arguments.get(name, [b""])
+        if len(values) > 1:
+            raise HTTPError(400, f"{name} is given {len(values)} times")
+        if len(values[0]) > LONGEST_KEY:
             raise HTTPError(400, f"{name} is longer than {LONGEST_KEY} bytes")
         try:
-            return str(raw.decode("utf-8"))
+            return str(values[0].decode("utf-8"))
         except UnicodeDecodeError:
             raise HTTPError(400, f"{name} is not UTF-8") from None
+
+    def number_of(self, name: str, default: int, most: int) -> int:
+        """A parameter of the address that is a whole number from 1 on.
+
+        Raises:
+            HTTPError: 400 when it is anything else, or greater than the most.
+        """
+        if name not in self.request.query_arguments:
+            return default
+        text = self.text_of(name)
+        digits = text.lstrip("0")  # as many as there are: the length of the rest bounds the number
+        known = text.isascii() and digits.isdigit() and len(digits) <= len(str(most))
+        if not known or int(digits) > most:
+            raise HTTPError(400, f"{name} must be a whole number from 1 to {most}")
+        return int(digits)
 
     def range_asked_for(self) -> tuple[str, str | None, int]:
         """What part of the list the address asks for: prefix, after, count.
 
         Raises:
-            HTTPError: 400 when the count is none.
+            HTTPError: 400 when one of them is malformed.
         """
-        count = self.text_of("count") or str(ROWS)
-        if not (count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= MOST_ROWS):
-            raise HTTPError(400, f"count must be a whole number from 1 to {MOST_ROWS}")
-        return self.text_of("prefix"), self.text_of("after") or None, int(count)
+        return self.text_of("prefix"), self.text_of("after") or None, self.number_of("count", ROWS, MOST_ROWS)
 
     async def release(self) -> None:
         """Ends the lease that the body names, if this Flower may.
 
         Raises:
-            HTTPError: 403 for a read-only Flower or a request that another site made; 400 for another body.
+            HTTPError: 403 if this Flower releases nothing for this request, or if another site made it; 400 for
+                another body.
         """
-        if self.read_only:
-            raise HTTPError(403, "Flower is read-only")
+        self.refuse_release()
         self.refuse_other_sites()
-        key, fencing_token = self._lease_named()
+        key, part, fencing_token = self._lease_named()
         try:
-            holder = await self.panel.release(key, fencing_token, self._who())
+            holder = await self.panel.release(key, part, fencing_token, asker(self))
         except LockKeyError as error:
             self.finish_with({"error": str(error)}, 400)
         except (StoreUnavailable, LockConfigError) as error:
@@ -105,6 +119,16 @@ class LocksHandler(BaseHandler):
         else:
             owner = None if holder is None else holder.owner
             self.finish_with({"released": holder is not None, "owner": owner})
+
+    def refuse_release(self) -> None:
+        """Refuses where this Flower releases nothing for this request.
+
+        Raises:
+            HTTPError: 403 then, with the remedy.
+        """
+        refusal = release_refusal(self)
+        if refusal:
+            raise HTTPError(403, refusal)
 
     def refuse_other_sites(self) -> None:
         """Refuses what a page of another site has a browser send.
@@ -118,27 +142,29 @@ class LocksHandler(BaseHandler):
         if not same:
             raise HTTPError(403, "another site asked for it")
 
-    def _lease_named(self) -> tuple[str, int]:
+    def _lease_named(self) -> tuple[str, str, int]:
         # A form of another site can't send this type.
         if not self.request.headers.get("Content-Type", "").startswith("application/json"):
             raise HTTPError(400, "the body must be application/json")
+        if len(self.request.body) > LONGEST_BODY:
+            raise HTTPError(400, f"the body is longer than {LONGEST_BODY} bytes")
         try:
-            body = json.loads(self.request.body)
-            key, fencing_token = body["key"], body["fencing_token"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise HTTPError(400, "the body must be JSON with a key and a fencing_token") from None
-        if not isinstance(key, str) or isinstance(fencing_token, bool) or not isinstance(fencing_token, int):
-            raise HTTPError(400, "key must be a text and fencing_token a number")
-        return key, fencing_token
+            body = json.loads(self.request.body, object_pairs_hook=_without_duplicates)
+            key, part, fencing_token = body["key"], body.get("part", ""), body["fencing_token"]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise HTTPError(400, "the body must be JSON with a key and a fencing_token, each once") from None
+        if not isinstance(key, str) or len(key.encode("utf-8", "surrogatepass")) > LONGEST_KEY:
+            raise HTTPError(400, f"key must be a text of at most {LONGEST_KEY} bytes")
+        if not isinstance(part, str):
+            raise HTTPError(400, "part must be a text")
+        whole = isinstance(fencing_token, int) and not isinstance(fencing_token, bool)
+        if not whole or not 0 < fencing_token <= GREATEST:
+            raise HTTPError(400, f"fencing_token must be a whole number from 1 to {GREATEST}")
+        return key, part, fencing_token
 
-    def _who(self) -> str:
-        """Who asks, for the log and the history."""
-        if isinstance(self.current_user, str):
-            return self.current_user
-        try:
-            kind, secret = self.request.headers.get("Authorization", "").split()
-            if kind == "Basic":
-                return b64decode(secret).decode().partition(":")[0]
-        except ValueError:
-            pass
-        return str(self.request.remote_ip)
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found

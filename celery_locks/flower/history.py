@@ -12,23 +12,35 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import ChainMap, OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
+from celery_locks import LockKeyError
 from celery_locks.flower.shown import moment
 from celery_locks.flower.story import Entry, Story
+from celery_locks.key_text import check_key
 from celery_locks.listing import LockInfo, Page
+from celery_locks.names import cursor_of, key_and_part, name_after
 from celery_locks.stores.base import Holder
 
-#: The most keys that are remembered: those heard or seen last.
-MOST_KEYS = 2_000
+#: The most keys that are remembered, and how many of them because they were released by hand.
+MOST_KEYS, MOST_FREED = 2_000, 500
+#: Seconds after which a free key, known by scans alone, makes room for another one.
+IDLE = 600.0
 #: How much of a text of an event is kept.
 LONGEST = 1_000
+#: How a key became known, from the least to the most worth keeping.
+SEEN, TOLD, FREED = range(3)
 
 
 class History:
     """The stories of keys. May be used by several threads.
+
+    A scan sees thousands of keys, so it never takes the place of a story: when all places are taken it records no new
+    keys, except in place of a key that has been free for long. An operator asks later about events, releases by hand
+    and keys whose page was opened. These take the places of keys known by scans alone, then of the one among them
+    that was reported least recently. Keys released by hand stay longest.
 
     Attributes:
         began: When it began, in seconds since 1970.
@@ -40,39 +52,53 @@ class History:
         self.began = time.time()
         self.watched_every: float | None = None
         self.heard: float | None = None
-        self._stories: OrderedDict[str, Story] = OrderedDict()
+        #: By how they became known, the one reported last at the end; each key with its part, see `_id`.
+        self._kinds: tuple[OrderedDict[str, Story], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
+        self._stories = ChainMap(*self._kinds)
         #: Keys that were held or waited for when they were last seen.
         self._busy: set[str] = set()
+        #: Keys known by scans alone that were free when they were last seen, and since when; the first one first.
+        self._idle: OrderedDict[str, float] = OrderedDict()
         self._mutex = threading.Lock()
 
-    def see_page(self, name: Callable[[str], str], prefix: str, after: str | None, page: Page, now: float) -> None:
+    def see_page(self, locks_prefix: str, prefix: str, after: str | None, page: Page, now: float) -> None:
         """A page of the list was read. What was busy and lies in its range, but is not on it, is free by now.
 
         Args:
-            name: The full name of a key, by which the list is ordered.
+            locks_prefix: That of the locks, with which the names begin by which the list is ordered.
             prefix: What the keys of the page begin with.
             after: The key after which it begins.
             page: The page.
             now: When, in seconds since 1970.
         """
         with self._mutex:
-            listed = {info.key for info in page.items}
-            first, last = name(after) if after else "", name(page.next) if page.next else None
-            for key in [key for key in self._busy if key not in listed and key.startswith(prefix)]:
-                if name(key) > first and (last is None or name(key) <= last):
-                    self._see(LockInfo(key, (), 0, 1, 0), now)
+            listed = set(map(_id, page.items))
+            first = name_after(locks_prefix, after) if after else ""
+            last = name_after(locks_prefix, page.next) if page.next else None
+            for id in self._busy - listed:
+                name = name_after(locks_prefix, id)
+                key, part = key_and_part(locks_prefix, name)
+                if key.startswith(prefix) and name > first and (last is None or name <= last):
+                    self._see(LockInfo(key, (), 0, 1, 0, part=part), now)
             for info in page.items:
-                self._see(info, now)
+                if _id(info) in self._stories or (_is_busy(info) and self._has_room(now)):
+                    self._see(info, now)
 
     def see_key(self, info: LockInfo, now: float) -> None:
-        """A key was read."""
+        """The page of a key was opened."""
         with self._mutex:
-            self._see(info, now)
+            if _id(info) in self._stories or _is_busy(info):  # else someone asks for a key of which nothing is known
+                self._keep(_id(info), TOLD, now)
+                self._see(info, now)
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """A Celery event ``lock-acquired``, ``lock-contended``, ``lock-lost`` or ``lock-released`` came."""
-        key, kind = _text(event.get("key")), str(event.get("type")).removeprefix("lock-")
-        if not key or kind not in ("acquired", "contended", "lost", "released"):
+        kind = str(event.get("type")).removeprefix("lock-")
+        if kind not in ("acquired", "contended", "lost", "released"):
+            return
+        try:
+            key = check_key(event.get("key"))  # type: ignore[arg-type]
+        except LockKeyError:
             return
         entry = Entry(
             _time(event.get("timestamp")),
@@ -85,41 +111,80 @@ class History:
         )
         with self._mutex:
             self.heard = self.heard or time.time()
-            self._story(key).tell(entry)
+            self._keep(cursor_of(key, ""), TOLD, time.time()).tell(entry)
 
-    def freed(self, key: str, holder: Holder, by: str) -> None:
-        """A lease was ended by hand in this Flower."""
+    def freed(self, key: str, part: str, holder: Holder, by: str) -> None:
+        """A lease of a key, or of a part of it, was ended by hand in this Flower."""
         entry = Entry(time.time(), "freed", holder.owner, holder.fencing_token, f"by {by}, in Flower")
         with self._mutex:
-            self._story(key).tell(entry)
+            self._keep(cursor_of(key, part), FREED, entry.at).tell(entry)
 
-    def of(self, key: str) -> dict[str, Any]:
-        """What is known of a key, for its page; moments are milliseconds since 1970."""
+    def of(self, key: str, part: str = "") -> dict[str, Any]:
+        """What is known of a key, or of a part of it, for its page; moments are milliseconds since 1970.
+
+        ``since`` is ``None`` where nothing is recorded of the key.
+        """
         with self._mutex:
-            story = self._stories.get(key) or Story()
+            story = self._stories.get(cursor_of(key, part))
             return {
                 "began": moment(self.began),
                 "watched_every": self.watched_every,
                 "heard": None if self.heard is None else moment(self.heard),
-                **story.told(),
+                "since": None if story is None else moment(story.since),
+                **(story or Story(0.0)).told(),
             }
 
     def _see(self, info: LockInfo, now: float) -> None:
-        busy = bool(info.holders or info.waiting)
-        if not busy and info.key not in self._stories:
-            return  # somebody asked for a key of which nothing is known
-        self._story(info.key).see(info, now)
-        if busy and info.key in self._stories:
-            self._busy.add(info.key)
+        id = _id(info)
+        story = self._stories.get(id)
+        if story is None:
+            story = self._kinds[SEEN][id] = Story(now)
+        story.see(info, now)
+        if _is_busy(info):
+            self._busy.add(id)
+            self._idle.pop(id, None)
         else:
-            self._busy.discard(info.key)
+            self._busy.discard(id)
+            if id in self._kinds[SEEN]:
+                self._idle.setdefault(id, now)
 
-    def _story(self, key: str) -> Story:
-        story = self._stories.setdefault(key, Story())
-        self._stories.move_to_end(key)
-        while len(self._stories) > MOST_KEYS:
-            self._busy.discard(self._stories.popitem(last=False)[0])
+    def _has_room(self, now: float) -> bool:
+        """Whether a scan may record one more key. A key that has been free for long makes room."""
+        if sum(map(len, self._kinds)) < MOST_KEYS:
+            return True
+        id, since = next(iter(self._idle.items()), ("", now))
+        if now - since < IDLE:
+            return False
+        self._forget(id)
+        return True
+
+    def _keep(self, id: str, how: int, now: float) -> Story:
+        """Return the story of a key that an event, a release or a visit is about; begin it where there is none."""
+        known = next((kind for kind, stories in enumerate(self._kinds) if id in stories), how)
+        story = self._kinds[known].pop(id, None) or Story(now)
+        self._idle.pop(id, None)
+        self._kinds[max(how, known)][id] = story
+        if len(self._kinds[FREED]) > MOST_FREED:
+            oldest, its = self._kinds[FREED].popitem(last=False)
+            self._kinds[TOLD][oldest] = its
+        if sum(map(len, self._kinds)) > MOST_KEYS:
+            self._forget(next(iter(self._idle or self._kinds[SEEN] or self._kinds[TOLD])))
         return story
+
+    def _forget(self, id: str) -> None:
+        for stories in self._kinds:
+            stories.pop(id, None)
+        self._busy.discard(id)
+        self._idle.pop(id, None)
+
+
+def _id(info: LockInfo) -> str:
+    """Return one text for a key and its part, as lists go on after them."""
+    return cursor_of(info.key, info.part)
+
+
+def _is_busy(info: LockInfo) -> bool:
+    return bool(info.holders or info.waiting)
 
 
 def _text(value: Any) -> str:
@@ -133,7 +198,9 @@ def _time(value: Any) -> float:
 
 
 def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A fencing token; ``None`` for what no store gives out."""
+    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return value if known else None
 
 
-__all__ = ["MOST_KEYS", "History"]
+__all__ = ["IDLE", "MOST_FREED", "MOST_KEYS", "History"]

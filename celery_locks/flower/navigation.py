@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
 from tornado.escape import to_unicode, utf8, xhtml_escape
 from tornado.web import TemplateModule
 
-logger = logging.getLogger(__name__)
+from celery_locks import log
+
+logger = log.logger(__name__)
 
 _ITEM = r"<li[^>]*>\s*<a[^>]*\bhref=\"{href}\"[^>]*>[^<]*</a>\s*</li>"
 _CURRENT = re.compile(r"\s*\baria-current=\"[^\"]*\"")

@@ -11,6 +11,7 @@ import flower
 from tornado.template import Loader, Template
 from tornado.web import HTTPError, RequestHandler, authenticated
 
+from celery_locks.flower.access import release_refusal
 from celery_locks.flower.handlers import LocksHandler
 
 _OURS = files(__package__)
@@ -52,7 +53,7 @@ class PageHandler(LocksHandler):
         """A page that asks for its data itself."""
         self.set_header("Content-Security-Policy", _POLICY)
         self.set_header("Cache-Control", "no-store")  # it holds the token against forged requests
-        self.render(template, read_only=self.read_only, **named)
+        self.render(template, release_refusal=release_refusal(self), **named)
 
 
 class IndexPage(PageHandler):
@@ -86,10 +87,14 @@ class KeyData(PageHandler):
     @authenticated
     async def get(self) -> None:
         """What the page of a key shows."""
-        await self.answer(self.panel.key(self.text_of("key")))
+        await self.answer(self.panel.key(self.text_of("key"), self.text_of("part")))
 
 
 class Release(PageHandler):
+    def check_xsrf_cookie(self) -> None:
+        self.refuse_release()  # before a missing token, so that the answer names what is really in the way
+        super().check_xsrf_cookie()
+
     @authenticated
     async def post(self) -> None:
         """Ends a lease."""

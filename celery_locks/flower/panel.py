@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from tornado.options import options
 
-from celery_locks import LockConfigError, LockError, Locks
+from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable, log
 from celery_locks.flower import shown
 from celery_locks.flower.history import History
+from celery_locks.flower.threads import StoreBusy, StoreThreads
 from celery_locks.key_text import check_key
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
+logger = log.logger(__name__)
 
 #: Seconds between two looks at the store for the history.
 DEFAULT_POLL = 5.0
 #: How many keys one such look sees; the next goes on after them.
 WATCHED = 100
+#: How many reads, and how many releases, are under way at the same time.
+MOST_READS, MOST_RELEASES = 4, 2
 
 
 class Panel:
@@ -37,7 +36,9 @@ class Panel:
         self._app = app
         self._opening = threading.Lock()
         self._locks: Locks | None = None
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="celery-locks-flower")
+        self._reads = StoreThreads(MOST_READS, "reads")
+        self._releases = StoreThreads(MOST_RELEASES, "releases")
+        self._watcher = ThreadPoolExecutor(1, thread_name_prefix="celery-locks-flower-watch")
         self.history = History()
 
     async def index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
@@ -50,37 +51,50 @@ class Panel:
 
         Raises:
             LockConfigError: No store is set, it keeps no list, or the count is out of bounds.
-            StoreUnavailable: The store can't be reached.
+            StoreUnavailable: The store can't be reached, or is too slow.
         """
-        return await self._in_thread(lambda: self._index(prefix, after, count))
+        return await self._reads.run(lambda: self._index(prefix, after, count), (prefix, after, count))
 
-    async def key(self, key: str) -> dict[str, Any]:
-        """All that is known of a key: one read.
+    async def key(self, key: str, part: str = "") -> dict[str, Any]:
+        """All that is known of a key, or of a part of it: one read.
 
         Raises:
-            LockKeyError: It is empty.
+            LockKeyError: It is empty, or there is no such part.
             LockConfigError: No store is set.
-            StoreUnavailable: The store can't be reached.
+            StoreUnavailable: The store can't be reached, or is too slow.
         """
-        return await self._in_thread(lambda: self._key(key))
+        return await self._reads.run(lambda: self._key(key, part), (key, part))
 
-    async def release(self, key: str, fencing_token: int, by: str) -> Holder | None:
+    async def release(self, key: str, part: str, fencing_token: int, by: str) -> Holder | None:
         """Ends the lease of a key that has this fencing token; see `free_one`.
 
         Args:
             key: The key.
+            part: Which part of it; see `LockInfo.part`.
             fencing_token: Which of its leases.
-            by: Who wants it.
+            by: Who wants it, as one line.
+
+        Raises:
+            LockKeyError: The key is empty, or there is no such part.
+            LockConfigError: No store is set.
+            StoreUnavailable: The store can't be reached, or is too slow. The message says whether it may have been
+                released all the same.
         """
 
         def work() -> Holder | None:
-            holder = free_one(self.locks(), self._app, key, fencing_token)
+            holder = free_one(self.locks(), self._app, key, fencing_token, part)
             if holder is not None:
-                logger.warning("%r, held by %s, was released in Flower by %s", key, holder.owner, by)
-                self.history.freed(check_key(key), holder, by)
+                which = f"{key!r} (part {part})" if part else repr(key)
+                logger.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, by)
+                self.history.freed(check_key(key), part, holder, by)
             return holder
 
-        return await self._in_thread(work)
+        try:
+            return await self._releases.run(work)
+        except StoreBusy as error:
+            raise StoreUnavailable(f"nothing was released: {error}") from None
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"the lease may have been released all the same: {error}") from error
 
     def locks(self) -> Locks:
         """The locks, opened by whoever asks first.
@@ -96,12 +110,12 @@ class Panel:
     async def watch(self) -> None:
         """Looks at the store now and then, for the history, as long as Flower runs: one read each time."""
         poll, after = options.locks_poll, None
-        if not poll > 0:
+        if not 0 < poll < math.inf:
             return
         self.history.watched_every = poll
         while True:
             try:
-                after = await self._in_thread(partial(self._look, after))
+                after = await asyncio.get_running_loop().run_in_executor(self._watcher, self._look, after)
             except LockConfigError as error:
                 logger.info("the history of locks is not watched: %s", error)
                 self.history.watched_every = None
@@ -115,24 +129,21 @@ class Panel:
     def _look(self, after: str | None) -> str | None:
         locks = self.locks()
         page = locks.list("", after, WATCHED)
-        self.history.see_page(locks.name, "", after, page, time.time())
+        self.history.see_page(locks.prefix, "", after, page, time.time())
         return page.next
 
     def _index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
         locks = self.locks()
         page, stats = locks.list(prefix, after, count), locks.stats(shown.NEAR)
         now = time.time()
-        self.history.see_page(locks.name, prefix, after, page, now)
+        self.history.see_page(locks.prefix, prefix, after, page, now)
         return {"store": shown.store(locks), **shown.index(page, stats, now)}
 
-    def _key(self, key: str) -> dict[str, Any]:
+    def _key(self, key: str, part: str) -> dict[str, Any]:
         locks = self.locks()
-        info, now = locks.info(key), time.time()
+        info, now = locks.info(key, part), time.time()
         self.history.see_key(info, now)
-        return {"store": shown.store(locks), **shown.one(info, now), "history": self.history.of(info.key)}
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return {"store": shown.store(locks), **shown.one(info, now), "history": self.history.of(info.key, part)}
 
 
 def open_locks(app: Any) -> Locks:

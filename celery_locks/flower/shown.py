@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery_locks import Locks
+from celery_locks import Locks, owners
 from celery_locks.listing import LockInfo, Page, Stats
-from celery_locks.owners import task_of
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
 
@@ -36,6 +35,7 @@ def index(page: Page, stats: Stats, now: float) -> dict[str, Any]:
             "waiting": stats.waiting,
             "near_expiry": stats.near_expiry,
             "oldest": stats.oldest,
+            "oldest_part": stats.oldest_part,
             "oldest_since": None if stats.oldest is None else moment(now - stats.oldest_held_for),
             "complete": stats.complete,
         },
@@ -57,6 +57,8 @@ def holders(all_of_them: Sequence[Holder], now: float) -> list[dict[str, Any]]:
     return [
         {
             **whose(holder.owner),
+            "state": holder.state,
+            "worker": holder.worker,
             "fencing_token": holder.fencing_token,
             "permits": holder.permits,
             "since": moment(now - holder.held_for),
@@ -72,14 +74,12 @@ def waiter(one_of_them: Waiter) -> dict[str, Any]:
 
 
 def whose(owner: str) -> dict[str, Any]:
-    """What a holder's name tells: the task, its id, and where it is."""
-    task = task_of(owner)
+    """What a holder's name tells: the task, its id, and the worker or queue where it is."""
+    task = owners.read(owner)
     if task is None:
-        return {"owner": owner, "task": None, "task_id": None, "worker": None}
-    # "] on " for a run, "] called by " for a task that waits at the broker: brackets in names and ids are escaped.
-    how, _, place = owner.partition("] ")[2].partition(" ")
-    worker = place if how == "on" else None
-    return {"owner": owner, "task": task[0], "task_id": task[1], "worker": worker}
+        return {"owner": owner, "task": None, "task_id": None, "worker": None, "queue": None}
+    worker, queue = (task.place if task.where == where else None for where in ("on", "via queue"))
+    return {"owner": owner, "task": task.name, "task_id": task.id, "worker": worker, "queue": queue}
 
 
 def moment(seconds: float) -> int:
@@ -88,4 +88,4 @@ def moment(seconds: float) -> int:
 
 
 def _counts(info: LockInfo) -> dict[str, Any]:
-    return {"key": info.key, "permits": info.permits, "limit": info.limit, "waiting": info.waiting}
+    return {"key": info.key, "part": info.part, "permits": info.permits, "limit": info.limit, "waiting": info.waiting}

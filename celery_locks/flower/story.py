@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ from celery_locks.flower.shown import moment, whose
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import MOST_HOLDERS, Holder
 from celery_locks.stores.listing import MOST_LISTED
-from celery_locks.stores.parking import TICKET
 
 #: The most entries, samples and minutes with contention that are kept of a key.
 MOST_ENTRIES, MOST_SAMPLES, MOST_MINUTES = 50, 200, 120
@@ -72,9 +72,17 @@ class Sample:
 
 
 class Story:
-    """What is known of one key; bounded."""
+    """What is known of one key; bounded.
 
-    def __init__(self) -> None:
+    Args:
+        since: When it begins, in seconds since 1970.
+
+    Attributes:
+        since: From when on nothing that was recorded is missing: later than it began once older entries made room.
+    """
+
+    def __init__(self, since: float) -> None:
+        self.since = since
         self._entries: deque[Entry] = deque(maxlen=MOST_ENTRIES)
         self._samples: deque[Sample] = deque(maxlen=MOST_SAMPLES)
         self._contended: deque[list[int]] = deque(maxlen=MOST_MINUTES)
@@ -91,8 +99,8 @@ class Story:
             if last is None or last.waiting == 0 < info.waiting:
                 self._see_contention(info, now)
             self._samples.append(Sample(now, now, info.waiting, info.permits))
-        # What is kept for a called task is no holding yet: its run acquires with a token of its own.
-        holding = {each.fencing_token: each for each in info.holders if not each.token.startswith(TICKET)}
+        # What is kept for a dispatched task is no holding yet: its run acquires with a token of its own.
+        holding = {each.fencing_token: each for each in info.holders if each.state != "dispatched"}
         for token, holder in holding.items():
             if token not in self._holding and token not in self._ended and not self._known("acquired", token):
                 self._add(Entry(now - holder.held_for, "acquired", holder.owner, token, seen=True))
@@ -143,6 +151,8 @@ class Story:
             self._contended.append([minute, 1])
 
     def _add(self, entry: Entry) -> None:
+        if len(self._entries) == MOST_ENTRIES:  # an event's moment may be any: it is not to be later than now
+            self.since = max(self.since, min(self._entries[0].at, time.time()))
         self._entries.append(entry)
 
     def _known(self, kind: str, token: int) -> bool:

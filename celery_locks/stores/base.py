@@ -20,9 +20,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from celery_locks import owners
 from celery_locks.errors import LockConfigError, LossReason
+from celery_locks.owners import TaskOwner
 from celery_locks.stores.check_results import is_warning
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 #: How many holders a refusal or `Store.holders` names at most.
 MOST_HOLDERS = 100
+#: How the owner token begins that holds the permits of a dispatched ticket, and stands for a parked one in line.
+TICKET = "ticket:"
+
+#: What a holder is doing; see `Holder.state`.
+HolderState = Literal["running", "dispatched", "called", "held"]
 
 
 # Not frozen: making one would cost four times as much.
@@ -88,17 +95,45 @@ class Holder:
     @property
     def task_name(self) -> str | None:
         """The name of the task that holds it, ``None`` when it is no task."""
-        from celery_locks.owners import task_of
-
-        task = task_of(self.owner)
-        return None if task is None else task[0]
+        task = self._task
+        return None if task is None else task.name
 
     @property
     def task_id(self) -> str | None:
         """The id of the task that holds it, ``None`` when it is no task."""
-        from celery_locks.owners import task_id_of
+        task = self._task
+        return None if task is None else task.id
 
-        return task_id_of(self.owner)
+    @property
+    def state(self) -> HolderState:
+        """What the holder is doing.
+
+        ``"running"``: a task's run. ``"dispatched"``: a parked task whose turn has come; its message waits in a queue.
+        ``"called"``: a task that was called, and whose message waits in a queue; or whose lease outlasts it by its
+        scope. ``"held"``: no task.
+        """
+        task = self._task
+        if self.token.startswith(TICKET):
+            return "dispatched"
+        if task is None:
+            return "held"
+        return "called" if task.where == "called by" else "running"
+
+    @property
+    def worker(self) -> str | None:
+        """The worker on which the task runs, ``None`` when none runs."""
+        task = self._task
+        return task.place if task is not None and self.state == "running" else None
+
+    @property
+    def queue(self) -> str | None:
+        """The queue in which the message of a dispatched task waits, ``None`` where that is not known."""
+        task = self._task
+        return task.place if task is not None and task.where == "via queue" else None
+
+    @property
+    def _task(self) -> TaskOwner | None:
+        return owners.read(self.owner)
 
 
 class Granted(NamedTuple):

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from celery_locks import threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.base import MOST_HOLDERS, TICKET, Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.memory_listing import MemoryListing
 from celery_locks.stores.memory_tickets import MemoryParking
-from celery_locks.stores.parking import TICKET
 from celery_locks.stores.tickets import Record
 
 #: Seconds that it is known, beyond its deadline, that a lease was replaced.

@@ -9,8 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from celery_locks.clock import Clock
+from celery_locks.stores.base import TICKET
 from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
-from celery_locks.stores.parking import TICKET
 
 if TYPE_CHECKING:
     from celery_locks.stores.memory import Lock, MemoryStore

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from celery_locks.clock import Clock
-from celery_locks.stores.base import Claim, Granted, Refused
-from celery_locks.stores.parking import TICKET, Call, Dropped, Full, Out, Parked, Parking, Ticket, retention
+from celery_locks.stores.base import TICKET, Claim, Granted, Refused
+from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket, retention
 from celery_locks.stores.tickets import Record, Table, Tickets
 
 if TYPE_CHECKING:

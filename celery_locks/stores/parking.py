@@ -43,8 +43,6 @@ HEIR_TTL = 4.0
 TRIAL = "{=}celery-locks-doctor:"
 #: `RETENTION` of a ticket in such a lock, in seconds: after twice this time nothing of it is left.
 TRIAL_RETENTION = 5.0
-#: The token that holds the permits of a called ticket, and stands for it in line, begins so.
-TICKET = "ticket:"
 
 #: Why a ticket left the line before its turn.
 OutReason = Literal["timeout", "revoked"]
@@ -77,6 +75,7 @@ class Ticket:
         wait: The longest wait in seconds from the first parking; ``None`` for any.
         max_waiters: How many may stand in line at most, this one counted; ``None`` for any.
         push: Lets the store send the message itself the first time, in the step that calls the ticket.
+        owner: Who stands in line, and holds the permits that are kept for the ticket; if empty, the claim's owner.
     """
 
     id: str
@@ -85,6 +84,7 @@ class Ticket:
     wait: float | None = None
     max_waiters: int | None = None
     push: Push | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True)

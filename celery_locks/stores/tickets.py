@@ -6,10 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from celery_locks.stores.base import Claim, Granted, Refused
+from celery_locks.stores.base import TICKET, Claim, Granted, Refused
 from celery_locks.stores.parking import (
     FIRST_CALL,
-    TICKET,
     TOMBSTONE,
     Call,
     Dropped,
@@ -281,7 +280,7 @@ class Tickets:
             table.next_number(),
             ticket.message,
             ticket.task_id,
-            claim.owner,
+            ticket.owner or claim.owner,
             claim.permits,
             claim.limit,
             None if ticket.wait is None else table.after(ticket.wait),

@@ -18,6 +18,7 @@ from celery_locks import log, owners
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.lock import Lock, holder_names, this_process, who_holds
+from celery_locks.names import CALL
 from celery_locks.tasks.contention import Skipped
 from celery_locks.tasks.header import ours_in, with_ours
 from celery_locks.tasks.options import locks_for
@@ -88,10 +89,10 @@ def call(task: LockedTask, key: str, send: Send, options: dict[str, Any]) -> Any
 
 def lock_of_call(task: LockedTask, key: str, owner: str) -> Lock:
     """The lock on which a call takes its lease."""
-    lock = Lock(locks_for(task.app), key, task.lock_terms, owner, sender=task)
+    locks = locks_for(task.app)
+    lock = Lock(locks, key, task.lock_terms, owner, sender=task)
     if task.lock_in_scope.apart:
-        # No key's name ends so: see `Locks.name`.
-        lock.name += ":call"
+        lock.name = locks.name(lock.key, CALL)
     return lock
 
 

@@ -26,6 +26,12 @@ def locked_tasks(app: Any) -> list[LockedTask]:
     return [task for task in with_options if task.locks_runs()]
 
 
+def locked_names(app: Any) -> list[str]:
+    """Return the names of those tasks, as they are now. A wrong setting raises nothing here."""
+    # A copy, for another thread may be adding one.
+    return [name for name, task in list(app.tasks.items()) if hasattr(type(task), "lock_options") and task.locks_runs()]
+
+
 def parks(task: LockedTask) -> bool:
     """Whether runs of a task park where their key is held."""
     return isinstance(task.lock_run_policy, Park)

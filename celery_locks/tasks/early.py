@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
@@ -22,6 +23,7 @@ from celery_locks.stores.parking import Parked, Parking, Ticket, tickets_of
 from celery_locks.tasks.message import HEADER, pack_message
 from celery_locks.tasks.options import PARK_BEFORE_POOL, locks_for
 from celery_locks.tasks.park import LATE, WAITING, Park, header_of, longest_wait, push_of, ticket_id
+from celery_locks.tasks.queues import queue_of
 from celery_locks.tasks.sending import send_on
 
 if TYPE_CHECKING:
@@ -106,7 +108,9 @@ class EarlyParking:
         self._tell_waiting(message, lock)
         text = pack_message(app, message, header_of(lock.key, ticket, time.time()))
         push = push_of(app, text, self._parking) if self._virtual else None
-        parked = self._parking.park(claim, Ticket(id, text, task_id, wait, ticket.max_waiters, push))
+        parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
+        ticket = replace(ticket, message=text, push=push, owner=parked_owner)
+        parked = self._parking.park(claim, ticket)
         if parked is None:
             return False
         self._after(lock, task_id, parked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from celery_locks import log, owners
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.lock import Lock, holder_names, who_holds
+from celery_locks.names import run_part
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim, Refused, Renewal
 from celery_locks.tasks import records
@@ -107,7 +107,7 @@ class Entry:
 
     def _acquire_of_message(self) -> Lease:
         lock = self._lock()
-        lock.name += ":run:" + hashlib.sha256(self.request.id.encode()).hexdigest()[:32]
+        lock.name = locks_for(self.task.app).name(self.key, run_part(self.request.id))
         claim = self._claim(lock)
         try:
             answer = lock.attempt(claim)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery.exceptions import Ignore
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
-from celery_locks import log
+from celery_locks import log, owners
 from celery_locks.errors import LockConfigError, LockQueueFull
 from celery_locks.lease import Lease
 from celery_locks.settings import LockOptions
@@ -22,6 +22,7 @@ from celery_locks.tasks import events
 from celery_locks.tasks.contention import Contention, ContentionPolicy, wait_locally
 from celery_locks.tasks.header import ours_of
 from celery_locks.tasks.message import HEADER, pack, pushed
+from celery_locks.tasks.queues import queue_of
 from celery_locks.tasks.rabbitmq import later_by
 from celery_locks.tasks.resend import later, longest_pause, timed_out
 from celery_locks.tasks.sending import call_ttl, send_on
@@ -135,8 +136,10 @@ def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
 
 
 def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
-    message = pack(contention.task, header_of(contention.key, ticket, _since(contention)))
-    return replace(ticket, message=message, push=push_of(contention.task.app, message, parking))
+    task, request = contention.task, contention.task.request
+    message = pack(task, header_of(contention.key, ticket, _since(contention)))
+    owner = owners.parked(task.name, request.id, queue_of(task.app, request.delivery_info))
+    return replace(ticket, message=message, push=push_of(task.app, message, parking), owner=owner)
 
 
 def push_of(app: Any, message: str, parking: Parking) -> Push | None:

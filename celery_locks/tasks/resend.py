@@ -68,16 +68,12 @@ def later(task: LockedTask, pause: float, route: Mapping[str, Any], **ours: Any)
 
 
 def timed_out(contention: Contention, error: LockError) -> LockTimeout:
-    """The error of a run that has waited for as long as it may."""
+    """Report that a run has waited for as long as it may, and return its error."""
     away = isinstance(error, StoreUnavailable)
     why = "the lock store could not be reached" if away else who_holds(contention.holder_names)
     most = contention.options.max_wait
     within = "before the task expired" if most is None else f"within {most:g} s"
-    return LockTimeout(
-        f"{contention.key!r} was not to be had {within}: {why}",
-        contention.key,
-        contention.holder_names,
-    )
+    return contention.lock.timed_out(contention.refused, f"{contention.key!r} was not to be had {within}: {why}")
 
 
 def counter_of(request: Any) -> tuple[int, float]:

@@ -1,12 +1,14 @@
-"""Prometheus' metrics of what becomes of locks: by task, and never by key, of which there is no end."""
+"""Prometheus metrics of what happens to locks: by task, and never by key, since there is no end of those."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from celery_locks.errors import LOSS_REASONS
 from celery_locks.telemetry.reports import Report
 
 #: Upper bounds in seconds: from a lock that is free to a line of an hour.
@@ -16,33 +18,55 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 class Metrics:
     """Counts reports.
 
+    Each task has all of its series from when it is known, at 0: ``increase()`` sees no rise to 1 in a series that
+    begins there.
+
     Args:
         registry: Where the metrics are.
+        tasks: Gives the names of the tasks that are known; called at each scrape.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, registry: CollectorRegistry = REGISTRY, tasks: Callable[[], Iterable[str]] = tuple) -> None:
         self._registry = registry
+        self._tasks = tasks
+        self._known: set[str] = set()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"celery_locks_{name}", text, labels, registry=registry)
+            return Counter(f"celery_locks_{name}", text, labels, registry=None)
 
         def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"celery_locks_{name}", text, ["task"], registry=registry, buckets=BUCKETS)
+            return Histogram(f"celery_locks_{name}", text, ["task"], registry=None, buckets=BUCKETS)
 
         self._counters = {
-            "acquired": counter("acquired", "Leases that were had.", "task"),
-            "contended": counter("contended", "Times that a lease was not to be had at once.", "task"),
-            "timed_out": counter("timed_out", "Times that the waiting for a lease was over.", "task"),
-            "released": counter("released", "Leases that their holders gave back.", "task"),
+            "acquired": counter("acquired", "Leases that were acquired.", "task"),
+            "contended": counter("contended", "Times that a lease was not available immediately.", "task"),
+            "timed_out": counter("timed_out", "Times that the waiting for a lease ended without one.", "task"),
+            "released": counter("released", "Leases that their holders released.", "task"),
         }
-        self._lost = counter("lost", "Leases that ended before they were given back.", "task", "reason")
+        self._lost = counter("lost", "Leases that ended before they were released.", "task", "reason")
         self._wait = histogram("wait_seconds", "For how long leases were waited for.")
         self._hold = histogram("hold_seconds", "For how long leases were held.")
-        self.dropped = counter("reports_dropped", "Outcomes that are not counted here: there were too many at once.")
+        self.dropped = counter(
+            "reports_dropped", "Outcomes that were not counted, or not sent as events: there were too many."
+        )
+        self._by_task = (*self._counters.values(), self._wait, self._hold)
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the names alone, so that no registry gets them twice."""
+        for metric in (*self._by_task, self._lost, self.dropped):
+            yield from metric.describe()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics (prometheus_client calls it)."""
+        self._add("", *self._tasks())
+        for metric in (*self._by_task, self._lost, self.dropped):
+            yield from metric.collect()
 
     def count(self, report: Report) -> None:
-        """Counts one."""
+        """Count one report."""
         task = report.task
+        self._add(task)
         if report.kind == "lost":
             self._lost.labels(task, report.reason).inc()
         elif report.kind in self._counters:
@@ -51,41 +75,54 @@ class Metrics:
             (self._wait if report.kind == "acquired" else self._hold).labels(task).observe(report.seconds)
 
     def close(self) -> None:
-        """Takes the metrics out of the registry."""
-        for metric in (*self._counters.values(), self._lost, self._wait, self._hold, self.dropped):
-            self._registry.unregister(metric)
+        """Take the metrics out of the registry."""
+        self._registry.unregister(self)
+
+    def _add(self, *tasks: str) -> None:
+        """Give each of these tasks its series, if it has none yet. The empty name is for locks outside tasks."""
+        for task in tasks:
+            if task in self._known:
+                continue
+            self._known.add(task)
+            for metric in self._by_task:
+                metric.labels(task)
+            for reason in LOSS_REASONS:
+                self._lost.labels(task, reason)
 
 
 class Held:
-    """The leases that a worker's processes hold at this moment, by task: read when it is asked for.
+    """The leases that a worker's processes hold at this moment, by task: read at each scrape.
 
     Args:
-        read: Gives the task's name of each lease.
+        read: Gives the task's name of each lease; ``None`` when it is not known what is held.
+        tasks: Gives the names of the tasks that are known.
     """
 
-    def __init__(self, read: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, read: Callable[[], Iterable[str] | None], tasks: Callable[[], Iterable[str]] = tuple) -> None:
         self._read = read
+        self._tasks = tasks
         self._seen: set[str] = set()
 
     def describe(self) -> list[Metric]:
-        """The name alone: nothing is read when it is registered."""
+        """Return the name alone: nothing is read when it is registered."""
         return [_held({})]
 
     def collect(self) -> Iterable[Metric]:
-        """Called by prometheus_client."""
-        counts: dict[str, int] = dict.fromkeys(self._seen, 0)
-        for task in self._read():
-            counts[task] = counts.get(task, 0) + 1
-        self._seen.update(counts)
-        yield _held(counts)
+        """Return the gauge (prometheus_client calls it)."""
+        held = self._read()
+        if held is None:
+            return [_held({})]
+        counts = Counts(held)
+        self._seen.update(counts, self._tasks())
+        return [_held({task: counts[task] for task in sorted(self._seen)})]
 
 
-def _held(by_task: dict[str, int]) -> Metric:
+def _held(by_task: Mapping[str, float]) -> Metric:
     return gauge("held", "Leases that the tasks of this worker hold.", by_task)
 
 
-def gauge(name: str, text: str, by_task: dict[str, int]) -> Metric:
-    """A gauge with a value for each task."""
+def gauge(name: str, text: str, by_task: Mapping[str, float]) -> Metric:
+    """Return a gauge with a value for each task."""
     family = GaugeMetricFamily(f"celery_locks_{name}", text, labels=["task"])
     for task, value in by_task.items():
         family.add_metric([task], value)
@@ -93,5 +130,5 @@ def gauge(name: str, text: str, by_task: dict[str, int]) -> Metric:
 
 
 def plain_gauge(name: str, text: str, value: float) -> Metric:
-    """A gauge without labels."""
+    """Return a gauge without labels."""
     return GaugeMetricFamily(f"celery_locks_{name}", text, value=value)

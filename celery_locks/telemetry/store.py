@@ -1,18 +1,20 @@
-"""Prometheus' metrics of a store: what is held and waited for in it, by all processes of a site."""
+"""Prometheus metrics of a store: what is held and waited for in it, by all processes of a site."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prometheus_client.core import Metric
 
-from celery_locks import LockError, Locks
+from celery_locks import LockError, LockInfo, Locks, log
 from celery_locks.listing import MOST_ON_A_PAGE, Stats
 from celery_locks.telemetry.prometheus import gauge, plain_gauge
+
+logger = log.logger(__name__)
 
 #: Seconds between two looks at the store at least.
 EVERY = 10.0
@@ -20,19 +22,26 @@ EVERY = 10.0
 MOST_PAGES = 5
 #: A look that takes longer than so many seconds counts as failed.
 SLOW = 30.0
+#: Figures are known for so many seconds while the store doesn't answer, and while no one asks for them.
+KNOWN_SECONDS, KNOWN_UNASKED_SECONDS = 60.0, 300.0
 
 
 _TEXTS = {
     "store_up": "Whether the lock store answers.",
     "store_age_seconds": "How old these figures of the store are.",
+    "store_complete": "Whether all keys were counted by task, and all who stand in line.",
     "store_keys": "Keys that are held or waited for.",
     "store_leases": "Leases of all holders.",
     "store_waiting": "How many stand in line.",
     "store_near_expiry": "Leases about to end that were not renewed yet.",
     "store_oldest_seconds": "For how long a key is held at most.",
     "store_held": "Leases by the task that has them.",
+    "store_dispatched": "Those leases whose task was parked and dispatched, and has not started.",
+    "store_dispatched_seconds": "For how long the message of such a task has waited at most since it was last sent.",
     "store_blocked": "How many stand in line, by the task that holds what they wait for.",
 }
+#: A figure for each task.
+ByTask = defaultdict[str, float]
 
 
 @dataclass(frozen=True)
@@ -42,55 +51,69 @@ class Snapshot:
     Attributes:
         taken: When, on this process's clock.
         stats: Figures over all.
-        held: How many leases by the holder's task, of the first `MOST_PAGES` pages.
-        waiting: How many wait, by the task that holds what they wait for.
+        by_task: Figures by the holder's task, by their names; ``None`` when not all holders of all keys were seen.
     """
 
     taken: float
     stats: Stats
-    held: dict[str, int] = field(default_factory=dict)
-    waiting: dict[str, int] = field(default_factory=dict)
+    by_task: dict[str, ByTask] | None
 
 
 class StoreWatch:
     """Looks at a store when it is asked for metrics, not more often than every so many seconds.
 
     It looks in a thread of its own and answers with what it saw before: whoever asks is never held up by the store.
+    What it doesn't know has no series: a 0 means that there is none.
 
     Args:
         locks: The locks, or a function that opens them, which is called in that thread.
         every: Seconds between two looks at least.
+        tasks: Gives the names of the tasks that are known.
     """
 
-    def __init__(self, locks: Locks | Callable[[], Locks], every: float = EVERY) -> None:
+    def __init__(
+        self,
+        locks: Locks | Callable[[], Locks],
+        every: float = EVERY,
+        tasks: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._locks: Callable[[], Locks] = locks if callable(locks) else lambda: locks
         self._every = every
+        self._tasks = tasks
         self._snapshot: Snapshot | None = None
-        self._failed = False
-        self._began = float("-inf")
+        #: Whether the store answered the last look; ``None`` before the first one has ended.
+        self._answered: bool | None = None
+        self._began = self._ended = float("-inf")
         self._looking = threading.Lock()
-        self._tasks: set[str] = set()
+        self._seen = {""}
 
     def describe(self) -> list[Metric]:
-        """The names alone, so that no registry gets them twice; nothing is read for it."""
+        """Return the names alone, so that no registry gets them twice; nothing is read for it."""
         return [plain_gauge(name, text, 0) for name, text in _TEXTS.items()]
 
     def collect(self) -> Iterable[Metric]:
-        """Called by prometheus_client."""
+        """Return what is known (prometheus_client calls it)."""
         self.look_soon()
         now, snapshot = time.monotonic(), self._snapshot
-        hangs = self._looking.locked() and now - self._began > SLOW
-        up = snapshot is not None and not (self._failed or hangs)
-        yield plain_gauge("store_up", _TEXTS["store_up"], up)
+        up = self._up(now)
+        if up is not None:
+            yield plain_gauge("store_up", _TEXTS["store_up"], up)
         if snapshot is None:
             return
-        for name, value in _figures(snapshot, now).items():
+        age = now - snapshot.taken
+        yield plain_gauge("store_age_seconds", _TEXTS["store_age_seconds"], age)
+        if age > (KNOWN_UNASKED_SECONDS if up else KNOWN_SECONDS):
+            return
+        for name, value in _figures(snapshot).items():
             yield plain_gauge(name, _TEXTS[name], value)
-        yield gauge("store_held", _TEXTS["store_held"], self._of_all(snapshot.held))
-        yield gauge("store_blocked", _TEXTS["store_blocked"], self._of_all(snapshot.waiting))
+        if snapshot.by_task is None:
+            return
+        self._seen.update(*snapshot.by_task.values(), self._tasks())
+        for name, counts in snapshot.by_task.items():
+            yield gauge(name, _TEXTS[name], {task: counts.get(task, 0) for task in sorted(self._seen)})
 
     def look_soon(self) -> None:
-        """Looks at the store in a thread, if the last look is long ago and none is under way."""
+        """Look at the store in a thread, if the last look is long ago and none is under way."""
         if time.monotonic() - self._began < self._every or not self._looking.acquire(blocking=False):
             return
         self._began = time.monotonic()
@@ -99,27 +122,41 @@ class StoreWatch:
         except RuntimeError:  # no thread left
             self._looking.release()
 
+    def _up(self, now: float) -> bool | None:
+        if self._looking.locked() and now - self._began > SLOW:
+            return False
+        return self._answered if now - self._ended <= KNOWN_UNASKED_SECONDS else None
+
     def _look(self) -> None:
         try:
-            locks = self._locks()
-            held, waiting = _by_task(locks)
-            self._snapshot = Snapshot(time.monotonic(), locks.stats(), held, waiting)
-            self._failed = False
-        except LockError:  # away; or it keeps no list, which is no figure either
-            self._failed = True
+            self._snapshot = _snapshot(self._locks())
+            self._answered = True
+        except Exception as error:
+            self._answered = False
+            if not isinstance(error, LockError):
+                logger.exception("the lock store could not be looked at")
         finally:
+            self._ended = time.monotonic()
             self._looking.release()
 
-    def _of_all(self, counts: dict[str, int]) -> dict[str, int]:
-        """With a 0 for each task that was seen before: a gauge that goes away looks as if nobody knew."""
-        self._tasks.update(counts)
-        return {task: counts.get(task, 0) for task in sorted(self._tasks)}
+
+def _snapshot(locks: Locks) -> Snapshot | None:
+    """Look at a store; one that keeps no list has no figures.
+
+    Raises:
+        LockError: It doesn't answer.
+    """
+    if not locks.store.lists:
+        locks.store.ping()
+        return None
+    taken = time.monotonic()
+    return Snapshot(taken, locks.stats(), _by_task(locks))
 
 
-def _figures(snapshot: Snapshot, now: float) -> dict[str, float]:
+def _figures(snapshot: Snapshot) -> dict[str, float]:
     stats = snapshot.stats
     return {
-        "store_age_seconds": now - snapshot.taken,
+        "store_complete": stats.complete and snapshot.by_task is not None,
         "store_keys": stats.locks,
         "store_leases": stats.holders,
         "store_waiting": stats.waiting,
@@ -128,17 +165,35 @@ def _figures(snapshot: Snapshot, now: float) -> dict[str, float]:
     }
 
 
-def _by_task(locks: Locks) -> tuple[dict[str, int], dict[str, int]]:
-    held, waiting = Counter[str](), Counter[str]()
+def _by_task(locks: Locks) -> dict[str, ByTask] | None:
+    """Count by task, or return ``None`` where there are more keys, or more holders of one, than are looked at."""
+    held, dispatched, dispatched_seconds, blocked = (ByTask(float) for _ in range(4))
     after = None
     for _ in range(MOST_PAGES):
         page = locks.list(after=after, count=MOST_ON_A_PAGE)
         for item in page.items:
-            tasks = [holder.task_name or "" for holder in item.holders]
-            held.update(tasks)
+            if not _names_all(item):  # a page names a few holders of each key
+                item = locks.info(item.key, item.part)
+                if not _names_all(item):
+                    return None
+            for holder in item.holders:
+                task = holder.task_name or ""
+                held[task] += 1
+                if holder.state == "dispatched":
+                    dispatched[task] += 1
+                    dispatched_seconds[task] = max(dispatched_seconds[task], holder.held_for)
             if item.waiting:
-                waiting[tasks[0] if tasks else ""] += item.waiting
+                blocked[(item.holders[0].task_name if item.holders else None) or ""] += item.waiting
         after = page.next
         if after is None:
-            break
-    return held, waiting
+            return {
+                "store_held": held,
+                "store_dispatched": dispatched,
+                "store_dispatched_seconds": dispatched_seconds,
+                "store_blocked": blocked,
+            }
+    return None
+
+
+def _names_all(item: LockInfo) -> bool:
+    return sum(holder.permits for holder in item.holders) >= item.permits

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery_locks import LockConfigError, Locks, log
+from celery_locks.tasks.checks import locked_names
 from celery_locks.tasks.telemetry import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
 from celery_locks.telemetry import reports
 from celery_locks.telemetry.events import EventSender
@@ -31,7 +33,7 @@ class Telemetry:
     def __init__(self, worker: Any, locks: Locks) -> None:
         conf = worker.app.conf
         self._pid = os.getpid()
-        self._metrics = MetricsServer(conf, locks) if conf.get(METRICS_PORT) is not None else None
+        self._metrics = MetricsServer(worker.app, locks) if conf.get(METRICS_PORT) is not None else None
         self._events = EventSender(worker.app, worker.hostname, self._drop) if conf.get(EVENTS) else None
         self._reader = Reader(self._deliver, self._drop) if has_processes(worker) else None
         self._writer = Writer(str(self._reader.path)) if self._reader is not None else None
@@ -87,14 +89,15 @@ class MetricsServer:
     """Serves the metrics of prometheus_client's default registry.
 
     Args:
-        conf: The app's settings.
+        app: The worker's app.
         locks: Its locks.
 
     Raises:
         LockConfigError: prometheus_client is not installed.
     """
 
-    def __init__(self, conf: Mapping[str, Any], locks: Locks) -> None:
+    def __init__(self, app: Any, locks: Locks) -> None:
+        conf, tasks = app.conf, partial(locked_names, app)
         try:
             import prometheus_client
 
@@ -107,10 +110,11 @@ class MetricsServer:
         self._port, self._host = conf[METRICS_PORT], conf.get(METRICS_HOST) or "0.0.0.0"
         self._library = prometheus_client
         self._registry = prometheus_client.REGISTRY
-        self.metrics = Metrics(self._registry)
-        self._collectors: list[Any] = [Held(_held_here)]
+        self.metrics = Metrics(self._registry, tasks)
+        self._collectors: list[Any] = [Held(_held_here, tasks)]
         if conf.get(METRICS_STORE):
-            self._collectors.append(StoreWatch(locks))
+            watched = StoreWatch(locks, tasks=tasks)
+            self._collectors.append(watched)
         self._server: Any = None
         for collector in self._collectors:
             self._registry.register(collector)
@@ -149,10 +153,11 @@ def has_processes(worker: Any) -> bool:
     return str(getattr(worker.pool_cls, "__module__", "")).endswith(".prefork")
 
 
-def _held_here() -> list[str]:
+def _held_here() -> list[str] | None:
     from celery_locks.tasks.inspection import held_here
 
-    return [lease["task"] for lease in held_here() or ()]
+    held = held_here()
+    return None if held is None else [lease["task"] for lease in held]
 
 
 def in_pool_process() -> None:

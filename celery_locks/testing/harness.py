@@ -22,7 +22,7 @@ from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.lease import Lease
 from celery_locks.locks import Locks
 from celery_locks.outcomes import Outcome, audit
-from celery_locks.owners import task_of
+from celery_locks.owners import read, task_of
 from celery_locks.renewal import keeper
 from celery_locks.stores import memory
 from celery_locks.stores.base import Holder
@@ -306,7 +306,8 @@ class AssertFree:
 
 def _of_call(lease: Lease) -> bool:
     """Whether it was taken when its task was called: no run has it yet."""
-    return lease.owner.partition("] ")[2].startswith("called by ")
+    task = read(lease.owner)
+    return task is not None and task.where == "called by"
 
 
 def _name(owner: str) -> str:
@@ -319,5 +320,6 @@ def _state(locks: Locks, key: str) -> str:
     holders = locks.lock(key).holders()
     if holders:
         return f"it is held by {', '.join(holder.owner for holder in holders)}"
-    held = [item.key for item in locks.list(count=10).items if item.key != key]
-    return f"nobody holds it; held are {', '.join(map(repr, held))}" if held else "nobody holds any key"
+    listed = locks.list(count=10).items
+    held = [repr(item.key) + (f" (part {item.part})" if item.part else "") for item in listed]
+    return f"nobody holds it; held are {', '.join(held)}" if held else "nobody holds any key"

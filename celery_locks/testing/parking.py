@@ -161,6 +161,22 @@ class ParkingCompliance(EarlyParking, HandedOver):
 
     # What is told
 
+    def test_a_ticket_has_an_owner_of_its_own(self, store: Store, parking: Parking, name: str) -> None:
+        """In line, and while permits are kept for it; its run then has the owner of the claim by which it entered."""
+        holder, ticket = self.hold(store, name), replace(self.ticket(1), owner="shop.sync[task 1] via queue shop")
+        assert isinstance(parking.enter(self.claim(name), ticket), Parked)
+        if store.lists:
+            assert [waiter.owner for waiter in store.info(name).line] == [ticket.owner]
+        parking.hand_on(name, holder.token)
+        (dispatched,) = store.holders(name)
+        assert (dispatched.owner, dispatched.state) == (ticket.owner, "dispatched")
+        assert (dispatched.queue, dispatched.worker, dispatched.task_id) == ("shop", None, "task 1")
+        claim = replace(self.claim(name), owner="shop.sync[task 1] on web1")
+        assert isinstance(parking.enter(claim, ticket), Granted)
+        (running,) = store.holders(name)
+        assert (running.owner, running.state, running.worker, running.queue) == (claim.owner, "running", "web1", None)
+        store.release(name, claim.token)
+
     def test_parked_tasks_are_listed(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
         holder = self.hold(store, name)
         self.park(parking, name, 1, 2, 3)

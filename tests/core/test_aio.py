@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 
-from celery_locks import LockConfigError, Locks, LockTimeout, StoreUnavailable
+from celery_locks import LockConfigError, Locks, LockTimeout, Outcome, StoreUnavailable, audit
 from celery_locks.aio import AsyncLock, AsyncLockable, AsyncLocks
 from celery_locks.errors import LockKeyError, LockNotOwned
 from celery_locks.renewal import keeper
@@ -220,9 +220,14 @@ class TestOtherKinds:
         assert not leases.held
         assert await both.run(lambda: 7, timeout=5) == 7
         async with locks.lock("b"):
+            told = list[Outcome]()
+            stop = audit(told.append)
+            assert await both.try_acquire() is None
             with pytest.raises(LockTimeout) as caught:
                 await both.acquire(timeout=0.01)
+            stop()
             assert caught.value.key == "b"
+            assert [outcome.key for outcome in told if outcome.kind == "timed_out"] == ["b"]
             assert not await locks.lock("a").locked()
             waiting = asyncio.ensure_future(both.acquire())
         async with await waiting as leases:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 
 from celery_locks import LockConfigError, LockKeyError, Locks, owners
+from celery_locks.listing import LockInfo, parts_of
+from celery_locks.names import key_and_part, run_part
 from celery_locks.stores.base import Holder, Store
 from celery_locks.testing import MovableClock
 from tests.support.faulty_store import FaultyStore
 
 #: The one begins like another's name in the store, or ends it.
 ODD_KEYS = ["}", "=}", "=", "{=}", "}{=}", "a}b", "{a}", "käse", "=}a", "a}"]
+#: These look like a part of another key, or like the cursor of one.
+ODD_KEYS += ["a}:call", "a}:call}", "a}:call}=", "a}:call}=}=", f"a}}:run:{'0' * 32}", "}:call", ":call", "a}:callx"]
 
 
 def keys(locks: Locks, **wanted: object) -> list[str]:
@@ -39,19 +43,54 @@ def test_what_is_held_is_listed_by_key(locks: Locks) -> None:
 def test_odd_keys(locks: Locks, key: str) -> None:
     for each in ODD_KEYS:
         locks.lock(each).acquire()
-    assert locks.key_of(locks.name(key)) == key
+    assert key_and_part(locks.prefix, locks.name(key)) == (key, "")
     assert sorted(keys(locks)) == sorted(ODD_KEYS)
     assert sorted(keys(locks, prefix=key)) == sorted(each for each in ODD_KEYS if each.startswith(key))
     assert [item.key for item in all_pages(locks, 1)] == keys(locks)
 
 
-def all_pages(locks: Locks, count: int) -> list[object]:
-    items, after = [], None
+@pytest.mark.parametrize("part", ["call", run_part("task 7")])
+def test_a_part_of_a_key_is_listed_by_the_key(locks: Locks, part: str) -> None:
+    for key in ODD_KEYS:
+        lock = locks.lock(key)
+        lock.name = locks.name(key, part)
+        lease = lock.acquire()
+        (item,) = locks.list().items
+        assert (item.key, item.part, item.permits) == (key, part, 1)
+        assert locks.info(key, part) == item
+        assert locks.info(key).holders == ()
+        assert (locks.stats().oldest, locks.stats().oldest_part) == (key, part)
+        lease.release()
+
+
+def test_pages_go_on_between_a_key_and_its_parts(locks: Locks) -> None:
+    parts = ("", "call", run_part("task 7"))
+    for key in ODD_KEYS:
+        for part in parts:
+            lock = locks.lock(key)
+            lock.name = locks.name(key, part)
+            lock.acquire()
+    listed = [(item.key, item.part) for item in all_pages(locks, 1)]
+    assert sorted(listed) == sorted((key, part) for key in ODD_KEYS for part in parts)
+    assert [(item.key, item.part) for item in all_pages(locks, 7)] == listed
+    for key in ODD_KEYS:
+        assert sorted(item.part for item in parts_of(locks, key)) == sorted(parts[1:])
+
+
+@pytest.mark.parametrize("part", ["calls", "run:", "run:" + "g" * 32, "}", "call\n", "line"])
+def test_other_parts_are_refused(locks: Locks, part: str) -> None:
+    with pytest.raises(LockKeyError, match="is no part of a key"):
+        locks.info("user:7", part)
+
+
+def all_pages(locks: Locks, count: int) -> list[LockInfo]:
+    items: list[LockInfo] = []
+    after = None
     while True:
         page = locks.list(after=after, count=count)
         items += page.items
         if page.next is None:
-            return items  # type: ignore[return-value]
+            return items
         after = page.next
 
 

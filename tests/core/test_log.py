@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +105,24 @@ def test_nothing_is_formatted_that_nobody_reads(monkeypatch: pytest.MonkeyPatch)
             pass
     finally:
         logging.getLogger("celery_locks").setLevel(logging.NOTSET)
+
+
+def test_promise_46_no_key_and_no_owner_adds_a_line(lines: list[logging.LogRecord]) -> None:
+    forged = "7\n[2026-11-30] WARNING all is well\r\x1b[31m\x85\u2028"
+    locks = Locks("memory://")
+    lock = locks.lock(forged, owner=forged)
+    lease = lock.acquire()
+    with pytest.raises(LockTimeout) as caught:
+        locks.lock(forged).acquire(timeout=0)
+    assert str(caught.value).isprintable()
+    lease.release()
+    log.logger("celery_locks.of_this_test").warning("%s", forged)
+    assert len(lines) == 4
+    assert all(record.getMessage().isprintable() for record in lines)
+    assert lines[0].key == forged  # type: ignore[attr-defined]
+
+
+def test_all_modules_log_by_the_same_rules() -> None:
+    package = Path(log.__file__).parent
+    raw = [path.name for path in package.rglob("*.py") if "logging.getLogger(" in path.read_text(encoding="utf-8")]
+    assert raw == ["log.py"]

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from celery_locks import LockConfigError, LockKeyError, LockLost, Locks, LockTimeout, StoreUnavailable
+from celery_locks import (
+    LockConfigError,
+    LockKeyError,
+    LockLost,
+    Locks,
+    LockTimeout,
+    Outcome,
+    StoreUnavailable,
+    audit,
+    multi,
+)
 from celery_locks.multi import MultiLock
 from celery_locks.testing import MovableClock
 from tests.support.faulty_store import FaultyStore, fail
@@ -46,14 +56,30 @@ class TestMulti:
 
     @pytest.mark.parametrize("taken", ["a", "b"])
     def test_none_is_had_when_one_is_not(self, locks: Locks, both: MultiLock, store: FaultyStore, taken: str) -> None:
+        told = list[Outcome]()
         with locks.lock(taken):
+            stop = audit(told.append)
             assert both.try_acquire() is None
             with pytest.raises(LockTimeout) as caught:
                 both.acquire(timeout=0)
             assert caught.value.key == taken
+            stop()
+            assert [outcome.key for outcome in told if outcome.kind == "timed_out"] == [taken]
             assert sorted(held(locks, "a", "b")) == [False, True]
             assert store.in_line(locks.name("a")) == store.in_line(locks.name("b")) == 0
         assert both.try_acquire() is not None
+
+    def test_a_timeout_is_reported_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(multi, "PATIENCE", 0.01)  # so it gives up the first key before the time is over
+        locks = Locks("memory://")
+        told = list[Outcome]()
+        with locks.lock("b"):
+            stop = audit(told.append)
+            with pytest.raises(LockTimeout):
+                locks.multi(["a", "b"]).acquire(timeout=0.1)
+            stop()
+        assert len([outcome for outcome in told if outcome.kind == "acquired"]) > 1
+        assert [outcome.key for outcome in told if outcome.kind == "timed_out"] == ["b"]
 
     def test_losing_one_loses_all(self, locks: Locks, both: MultiLock) -> None:
         told = list[tuple[str, str]]()

@@ -128,11 +128,33 @@ def test_json_of_a_task(run: Run, locks: Locks) -> None:
     lease = locks.lock("user:7", ttl=60, owner="shop.sync[id-1] on celery@web1").acquire()
     [item] = json.loads(run("list", "--json").output)["locks"]
     [holder] = item.pop("holders")
-    assert item == {"key": "user:7", "permits": 1, "limit": 1, "waiting": 0}
+    assert item == {"key": "user:7", "part": "", "permits": 1, "limit": 1, "waiting": 0}
     assert (holder["task"], holder["task_id"], holder["fencing_token"]) == ("shop.sync", "id-1", lease.fencing_token)
     assert holder["owner"] == lease.owner
     assert 0 <= holder["held_for"] < 60 - holder["expires_in"] + 1 < 61
     assert json.loads(run("show", "user:7", "--json").output)["holders"][0]["task_id"] == "id-1"
+
+
+def test_the_lease_of_a_call_is_a_part_of_its_key(run: Run, locks: Locks) -> None:
+    """As ``until_and_while_executing`` takes it: apart from the run's."""
+    lock = locks.lock("user:7", owner="shop.sync[id-1] called by web1:7")
+    lock.name = locks.name("user:7", "call")
+    lease = lock.acquire()
+    header, row = run("list").output.splitlines()
+    assert header.split()[:2] == ["KEY", "PART"]
+    assert row.split()[:2] == ["user:7", "call"]
+    [item] = json.loads(run("list", "--json").output)["locks"]
+    assert (item["key"], item["part"], item["holders"][0]["state"]) == ("user:7", "call", "called")
+    assert "user:7 (part call)," in run("stats").output
+    assert run("show", "user:7").output.splitlines() == [
+        "user:7: held by nobody, 0 waiting",
+        "Its part call is held, too: show it by --part call",
+    ]
+    assert run("show", "user:7", "--part", "call").output.startswith("user:7 (part call): 1 of 1 permits are held")
+    assert "nobody holds user:7:" in run("release", "user:7", "--yes", status=1).output
+    assert "is no part of a key" in run("release", "user:7", "--part", "calls", "--yes", status=1).output
+    assert run("release", "user:7", "--part", "call", "--yes").output.startswith("Released user:7 (part call)")
+    assert lease.release() is False
 
 
 def test_one_key(run: Run, locks: Locks) -> None:
@@ -447,7 +469,7 @@ def test_what_a_dead_worker_left_is_found_and_sent_on(
         worker.kill()
         worker.wait(SOON)
     lease.release()
-    assert "whom nobody calls: k." in run("doctor", "--patience", "0.5", status=1).output
+    assert "that no one dispatches: k." in run("doctor", "--patience", "0.5", status=1).output
     assert run("sweep").output == "Swept. In line: 1 before, 0 now.\n"
     with redis.Redis.from_url(broker) as client:
         [message] = client.lrange("celery", 0, -1)

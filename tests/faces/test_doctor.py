@@ -55,7 +55,7 @@ def test_all_is_well(redis_url: str, redis_server: RedisServer) -> None:
         str(redis_server.binary),
         "a throwaway lock was acquired, renewed, waited for and released",
         "no lease is evicted",
-        "none is stuck",
+        "no free key has a line",
         "like this machine's",
         "messages: the broker took one",
         "consumers: not known",
@@ -158,7 +158,7 @@ def test_a_stuck_waiter(redis_url: str) -> None:
     assert locks.store.acquire(locks.lock("user:7").claim(), 60) is not None
     lease.release()
     output = Run(make_app(redis_url))("doctor", "--patience", "0.5", status=1).output
-    assert "1 free keys have somebody in line whom nobody calls: user:7." in output
+    assert "1 free keys have a line that no one dispatches: user:7." in output
     assert "locks sweep" in output
 
 

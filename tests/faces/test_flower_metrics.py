@@ -36,6 +36,6 @@ def test_flower_tells_of_the_store(redis_url: str, tmp_path: Path) -> None:
                 return samples(answer.read().decode())
 
         eventually(lambda: told().get(("store_up",)) == 1, SOON, (tmp_path / "log").read_text())
-        assert told()["store_keys",] == told()["store_held", "shop.sync"] == 1
+        assert told()["store_keys",] == told()["store_held", "shop.sync"] == told()["store_complete",] == 1
     finally:
         processes.end(flower)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from celery_locks import Locks
-from celery_locks.flower import shown
-from celery_locks.flower.history import MOST_KEYS, History
+from celery_locks import Locks, StoreUnavailable
+from celery_locks.flower import shown, threads
+from celery_locks.flower.access import shortened
+from celery_locks.flower.history import IDLE, MOST_FREED, MOST_KEYS, History
 from celery_locks.flower.navigation import with_entry
+from celery_locks.flower.shown import moment
 from celery_locks.flower.story import MOST_ENTRIES, MOST_SAMPLES
+from celery_locks.flower.threads import StoreBusy, StoreThreads
 from celery_locks.listing import LockInfo, Page
 from celery_locks.owners import called, running
 from celery_locks.stores.base import Holder
@@ -66,7 +72,7 @@ def test_a_holders_name_is_told_in_parts() -> None:
     assert (run["task"], run["task_id"], run["worker"]) == ("shop.re[]sync", "id-7", "celery@web1 on ] earth")
     call = shown.whose(called("shop.resync", "id-7", "web1:4711"))
     assert (call["task"], call["task_id"], call["worker"]) == ("shop.resync", "id-7", None)
-    other = {"owner": "web1:4711", "task": None, "task_id": None, "worker": None}
+    other = {"owner": "web1:4711", "task": None, "task_id": None, "worker": None, "queue": None}
     assert shown.whose("web1:4711") == other
 
 
@@ -90,7 +96,7 @@ class Watched:
     def look(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
         self.now += 5
         page = self.locks.list(prefix, after, count)
-        self.history.see_page(self.locks.name, prefix, after, page, self.now)
+        self.history.see_page(self.locks.prefix, prefix, after, page, self.now)
         return page
 
     def kinds(self, key: str) -> list[str]:
@@ -108,6 +114,23 @@ def watched() -> Iterator[Watched]:
     made = Watched()
     yield made
     made.locks.close()
+
+
+def test_a_part_has_a_history_of_its_own(watched: Watched) -> None:
+    call, key = watched.locks.lock("a", owner="a call"), watched.locks.lock("a}:call", owner="a key like a part")
+    call.name = watched.locks.name("a", "call")
+    leases = [call.acquire(), key.acquire()]
+    watched.look(count=1)
+    watched.look(after=watched.look(count=1).next)
+    owners = [[entry["owner"] for entry in watched.history.of(*of)["entries"]] for of in (("a", "call"), ("a}:call",))]
+    assert owners == [["a call"], ["a key like a part"]]
+    assert watched.history.of("a")["since"] is None
+    leases[0].release()
+    watched.look(prefix="a}:call")
+    assert watched.history.of("a", "call")["entries"][0]["kind"] == "acquired", "it is outside that range"
+    watched.look()
+    assert watched.history.of("a", "call")["entries"][0]["kind"] == "ended"
+    assert watched.history.of("a}:call")["entries"][0]["kind"] == "acquired"
 
 
 def test_looks_tell_who_held_and_that_it_ended(watched: Watched) -> None:
@@ -161,7 +184,7 @@ def test_a_look_that_was_overtaken_brings_nothing_back(watched: Watched) -> None
     late = watched.locks.list()
     watched.hear("acquired", "a", lease.fencing_token)
     watched.hear("released", "a", lease.fencing_token)
-    watched.history.see_page(watched.locks.name, "", None, late, watched.now)
+    watched.history.see_page(watched.locks.prefix, "", None, late, watched.now)
     lease.release()
     watched.look()
     assert watched.kinds("a") == ["released", "acquired"]
@@ -211,14 +234,83 @@ def test_history_is_bounded(watched: Watched) -> None:
     for number in range(MOST_KEYS + 10):
         watched.hear("acquired", f"key {number}", number)
     assert watched.history.of("key 0")["entries"] == []
+    assert watched.history.of("key 0")["since"] is None
     assert len(watched.history._stories) == MOST_KEYS
+    began = watched.history.of("a")["since"]
     for number in range(MOST_ENTRIES + MOST_SAMPLES):
         watched.hear("acquired", "a", number)
         watched.history.see_key(LockInfo("a", (), 0, 1, number % 2), watched.now)
     of_a = watched.history.of("a")
     assert (len(of_a["entries"]), len(of_a["samples"])) == (MOST_ENTRIES, MOST_SAMPLES)
+    assert began is None
     watched.history.see_key(LockInfo("asked for and never held", (), 0, 1, 0), watched.now)
     assert "asked for and never held" not in watched.history._stories
+
+
+def test_a_history_begins_where_nothing_is_missing(watched: Watched) -> None:
+    now = time.time()
+    watched.history.see_key(LockInfo("a", (), 0, 1, 1), now - 1_000)
+    assert watched.history.of("a")["since"] == moment(now - 1_000)
+    watched.now = now - 500
+    for number in range(MOST_ENTRIES + 2):
+        watched.hear("acquired", "a", number)
+    dropped = watched.history.of("a")["entries"][-1]["at"] - 1_000
+    assert watched.history.of("a")["since"] == dropped
+    watched.hear("acquired", "b", 1, timestamp=9e10)
+    for number in range(MOST_ENTRIES):
+        watched.hear("acquired", "b", number + 2)
+    assert watched.history.of("b")["since"] <= moment(time.time()), "an event of the far future makes no such history"
+
+
+def scan(history: History, keys: Sequence[str], now: float) -> None:
+    """A page of the list on which each of these keys is waited for."""
+    history.see_page("celery-locks", "", None, Page(tuple(LockInfo(key, (), 0, 1, 1) for key in keys), None), now)
+
+
+def test_promise_48_a_scan_evicts_nothing(watched: Watched) -> None:
+    history = watched.history
+    history.freed("freed", "", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
+    watched.hear("lost", "heard", 8)
+    scan(history, ["seen first"], 1_000.0)
+    for page in range(20):
+        scan(history, [f"{page}:{number:04}" for number in range(500)], 1_001.0 + page)
+    assert len(history._stories) == MOST_KEYS
+    assert watched.kinds("freed") == ["freed"]
+    assert watched.kinds("heard") == ["lost"]
+    assert watched.kinds("seen first") == ["contended"]
+    assert (watched.kinds("19:0499"), history.of("19:0499")["since"]) == ([], None)
+
+
+def test_a_key_that_was_free_for_long_makes_room_for_a_scan(watched: Watched) -> None:
+    history, keys = watched.history, [f"{number:04}" for number in range(MOST_KEYS)]
+    scan(history, keys, 1_000.0)
+    scan(history, keys[2:], 1_001.0)  # the first two are free now
+    scan(history, [*keys[1:], "new"], 1_002.0)  # and the second one is back
+    assert history.of("new")["since"] is None
+    scan(history, [*keys[1:], "new", "newer"], 1_001.0 + IDLE)
+    assert history.of("0000")["since"] is None
+    assert [history.of(key)["since"] for key in ("0001", "new")] == [moment(1_000), moment(1_001 + IDLE)]
+    assert history.of("newer")["since"] is None
+    assert len(history._stories) == MOST_KEYS
+    assert len(history._idle) == 0
+
+
+def test_what_was_told_outlives_what_was_seen(watched: Watched) -> None:
+    history = watched.history
+    for number in range(MOST_FREED + 1):
+        history.freed(f"freed {number}", "", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
+    scan(history, [f"seen {number}" for number in range(MOST_KEYS)], 1_000.0)
+    history.see_key(LockInfo("seen 7", (), 0, 1, 1), 1_001.0)  # its page was opened
+    for number in range(MOST_KEYS - MOST_FREED - 2):
+        watched.hear("acquired", f"heard {number}", number)
+    assert not [key for key in history._stories if key.startswith("seen") and key != "seen 7"]
+    assert (watched.kinds("freed 0"), watched.kinds("seen 7")) == (["freed"], ["contended"])
+    for number in range(MOST_KEYS):
+        watched.hear("acquired", f"heard later {number}", number)
+    kept = [key for key in history._stories if key.startswith("freed")]
+    assert kept == [f"freed {number}" for number in range(1, MOST_FREED + 1)], "the newest ones stay"
+    assert len(history._stories) == MOST_KEYS
+    assert history._busy <= set(history._stories)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +318,8 @@ def test_history_is_bounded(watched: Watched) -> None:
     [
         {"type": "lock-acquired"},
         {"type": "lock-acquired", "key": 7},
+        {"type": "lock-acquired", "key": ""},
+        {"type": "lock-acquired", "key": "\ud800"},
         {"type": "lock-unheard-of", "key": "a"},
         {"key": "a"},
     ],
@@ -238,11 +332,95 @@ def test_what_is_no_event_of_locks_is_passed_over(watched: Watched, event: dict[
 
 @pytest.mark.parametrize("timestamp", ["now", float("inf"), float("nan"), -1, 1e300, None, True])
 def test_odd_fields_of_an_event_do_no_harm(watched: Watched, timestamp: object) -> None:
-    odd = {"owner": 7, "fencing_token": "x", "reason": None, "timestamp": timestamp}
+    odd = {
+        "owner": 7,
+        "fencing_token": timestamp if timestamp == -1 else 10**30,
+        "reason": None,
+        "timestamp": timestamp,
+    }
     watched.history.hear({"type": "lock-lost", "key": "a", **odd})
     watched.history.hear({"type": "lock-contended", "key": "a", **odd})
     _, entry = watched.history.of("a")["entries"]
     assert (entry["kind"], entry["owner"], entry["fencing_token"], entry["reason"]) == ("lost", "", None, "")
+
+
+def test_an_event_of_a_long_key_is_told_of_that_key(watched: Watched) -> None:
+    lease = watched.locks.lock("x" * 1_000).acquire()
+    watched.hear("acquired", "x" * 1_000, lease.fencing_token)
+    assert watched.kinds(lease.key) == ["acquired"]
+
+
+# Who asks, in a line of the log
+
+
+def test_a_name_is_shortened_of_bounded_length() -> None:
+    assert shortened("käse") == "käse"
+    odd = shortened("a\nb\r\x1b[2J\u2028\x85\u202e\ud800" + "c" * 10_000)
+    assert odd.startswith("a\\nb\\r\\x1b[2J\\u2028\\x85\\u202e\\ud800cc")
+    assert len(odd) < 300
+    assert len(shortened("\n" * 10_000)) < 500
+
+
+# Threads for the store
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "FREE_WITHIN", 0.2)
+    monkeypatch.setattr(threads, "ANSWER_WITHIN", 0.6)
+
+
+def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, ran = threading.Event(), []
+
+    def hang() -> None:
+        let_go.wait(60)
+
+    async def ask() -> None:
+        pool = StoreThreads(2, "reads")
+        began = time.monotonic()
+        late = await asyncio.gather(*(pool.run(hang) for _ in range(50)), return_exceptions=True)
+        assert time.monotonic() - began < 5
+        assert [type(error) for error in late] == [StoreUnavailable] * 2 + [StoreBusy] * 48
+        assert "2 reads are under way" in str(late[2])
+        with pytest.raises(StoreBusy):  # the two are answered, and still there
+            await pool.run(lambda: ran.append(1))
+        let_go.set()
+        monkeypatch.setattr(threads, "FREE_WITHIN", 60.0)
+        monkeypatch.setattr(threads, "ANSWER_WITHIN", 60.0)
+        assert await pool.run(lambda: 7) == 7
+        assert ran == [], "what was refused was not done"
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(lambda: 1 // 0)
+        assert await asyncio.gather(*(pool.run(lambda: 7) for _ in range(50))) == [7] * 50
+
+    asyncio.run(ask())
+
+
+def test_reads_that_wait_share_one_which_is_no_older() -> None:
+    turns, reads = [threading.Event() for _ in range(2)], []
+
+    def read() -> int:
+        reads.append(len(reads))
+        number = reads[-1]
+        turns[number].wait(60)
+        return number
+
+    async def ask() -> None:
+        pool = StoreThreads(1, "reads")
+        first = asyncio.ensure_future(pool.run(read, "same"))
+        while not reads:
+            await asyncio.sleep(0.001)
+        # That read has begun: what it finds may be older than these.
+        others = [asyncio.ensure_future(pool.run(read, "same")) for _ in range(20)]
+        await asyncio.sleep(0)
+        turns[0].set()
+        assert await first == 0
+        turns[1].set()
+        assert await asyncio.gather(*others) == [1] * 20
+
+    asyncio.run(ask())
+    assert reads == [0, 1]
 
 
 # Where there is no Flower

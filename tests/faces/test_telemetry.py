@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,18 @@ from celery import Celery
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from celery_locks import LockConfigError, Locks, metrics, owners, signals
+import celery_locks.lease
+from celery_locks import LockConfigError, Locks, LockTimeout, metrics, owners, signals
+from celery_locks.errors import LOSS_REASONS
+from celery_locks.stores.parking import Ticket
 from celery_locks.tasks import telemetry as settings
-from celery_locks.telemetry import events
+from celery_locks.telemetry import events, store
 from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer
+from celery_locks.telemetry.prometheus import Held, Metrics
 from celery_locks.telemetry.reports import CUT, Report
 from tests.support.celery_worker import ROOT, Worker
+from tests.support.faulty_store import FaultyStore
 from tests.support.ports import free_port
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -54,6 +61,8 @@ class Site:
         self.variables = {"WATCHED_URL": url, "WATCHED_BROKER": url, "WATCHED_SETTINGS": json.dumps(self.settings)}
         self.app = Celery("watched", broker=url, backend=url, set_as_current=False)
         self.locks = Locks(url)
+        #: What the worker told when it was ready.
+        self.first: dict[tuple[str, ...], float] = {}
 
     def worker(self, **options: Any) -> Worker:
         return Worker("tests.faces.watched", env=self.variables, timeout=2 * SOON, **options)
@@ -87,9 +96,12 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site whose worker has a prefork pool, and tells all that it can."""
     with RedisServer() as server:
-        site = Site(server.url(), tmp_path_factory.mktemp("site"), locks_metrics_store=True, locks_events=True)
+        settings = {"locks_metrics_store": True, "locks_events": True, "locks_sweep_interval": 0.5}
+        site = Site(server.url(), tmp_path_factory.mktemp("site"), **settings)
         with site.worker(concurrency=2) as worker:
             site.prefork = worker  # type: ignore[attr-defined]
+            eventually(lambda: ("acquired_total", "late") in site.metrics(), SOON)
+            site.first = site.metrics()
             yield site
 
 
@@ -125,6 +137,22 @@ def heard(site: Site) -> Iterator[list[dict[str, Any]]]:
 # ---------------------------------------------------------------------- of a worker
 
 
+def series_of(task: str) -> set[tuple[str, ...]]:
+    """All counters and histograms that a task has."""
+    counted = {(f"{kind}_total", task) for kind in ("acquired", "contended", "timed_out", "released")}
+    lost = {("lost_total", task, reason) for reason in LOSS_REASONS}
+    return counted | lost | {(f"{kind}_seconds_count", task) for kind in ("wait", "hold")}
+
+
+@pytest.mark.slow
+def test_a_worker_has_all_series_from_its_first_page(site: Site) -> None:
+    tasks = ["held", "short", "parked", "impatient_wait", "late"]
+    for series in [*series_of(""), *(series for task in tasks for series in series_of(task))]:
+        assert site.first[series] == 0
+    assert {site.first["held", task] for task in tasks} == {0}
+    assert not [series for series in site.first if "celery.backend_cleanup" in series], "that one is not locked"
+
+
 @pytest.mark.slow
 def test_a_worker_counts_what_its_processes_do(site: Site) -> None:
     until = site.until_file()
@@ -132,7 +160,7 @@ def test_a_worker_counts_what_its_processes_do(site: Site) -> None:
     eventually(lambda: site.metrics().get(("held", "held")) == 1, SOON)
     second = site.send("short", "a")
     eventually(lambda: site.metrics().get(("contended_total", "short"), 0) >= 1, SOON)
-    assert ("acquired_total", "short") not in site.metrics()
+    assert site.metrics()["acquired_total", "short"] == 0
     until.touch()
     first.get(timeout=SOON)
     second.get(timeout=SOON)
@@ -203,6 +231,18 @@ def test_a_worker_tells_of_the_store(site: Site) -> None:
 
 
 @pytest.mark.slow
+def test_timeouts_of_all_policies_are_counted(site: Site) -> None:
+    tasks = [f"impatient_{policy}" for policy in ("wait", "retry", "park")]
+    with site.locks.lock("g", ttl=60):
+        results = [site.send(task, "g") for task in tasks]
+        for result in results:
+            with pytest.raises(LockTimeout):
+                result.get(timeout=SOON)
+    eventually(lambda: all(site.metrics()["timed_out_total", task] for task in tasks), SOON)
+    assert {site.metrics()["timed_out_total", task] for task in tasks} == {1}
+
+
+@pytest.mark.slow
 def test_events(site: Site, heard: list[dict[str, Any]]) -> None:
     lease = site.locks.lock("e", ttl=60, owner="by hand").acquire()
     result = site.send("short", "e")
@@ -235,13 +275,21 @@ def test_a_loss_is_told_with_its_reason(site: Site, heard: list[dict[str, Any]])
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("pool", "settings"), [("prefork", {"worker_pool_start_method": "spawn"}), ("threads", {}), ("gevent", {})]
+    ("pool", "settings"),
+    [
+        ("prefork", {"worker_pool_start_method": "spawn"}),
+        ("threads", {"locks_folder": "/proc"}),  # no folder can be made there: it does not know what it holds
+        ("gevent", {}),
+    ],
 )
 def test_other_pools_are_heard_too(redis_url: str, tmp_path: Path, pool: str, settings: dict[str, Any]) -> None:
     site = Site(redis_url, tmp_path, **settings)
     with site.worker(pool=pool, concurrency=1):
+        first = site.metrics()
+        assert {first[series] for series in series_of("short")} == {0}
+        assert first.get(("held", "short")) == (None if "locks_folder" in settings else 0)
         site.send("short", "a").get(timeout=SOON)
-        eventually(lambda: site.metrics().get(("released_total", "short")) == 1, SOON)
+        eventually(lambda: site.metrics()["released_total", "short"] == 1, SOON)
 
 
 @pytest.mark.slow
@@ -449,11 +497,126 @@ def test_any_process_can_count_its_locks() -> None:
     assert signals.on_lock_acquired.receivers == others
 
 
-def test_a_store_that_is_away_holds_nobody_up(start_redis: Callable[..., RedisServer]) -> None:
+def test_a_task_has_all_series_once_it_is_known() -> None:
+    registry, tasks = CollectorRegistry(), ["first"]
+    counted = Metrics(registry, lambda: tasks)
+    assert series_of("first") | series_of("") <= text_of(registry).keys()
+    tasks.append("second")
+    assert series_of("second") <= text_of(registry).keys()
+    counted.count(replace(REPORT, task="unknown", kind="lost", reason="stolen"))
+    told = text_of(registry)
+    assert {series: told[series] for series in series_of("unknown") if told[series]} == {
+        ("lost_total", "unknown", "stolen"): 1,
+        ("hold_seconds_count", "unknown"): 1,
+    }
+    with pytest.raises(ValueError, match="celery_locks_acquired"):
+        Metrics(registry)
+    counted.close()
+    assert not text_of(registry)
+
+
+def test_each_reason_of_a_loss_is_described() -> None:
+    assert set(LOSS_REASONS) == set(celery_locks.lease._TOLD)
+    reasons = (ROOT / "docs" / "reference" / "errors.md").read_text().partition("| reason |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE) == list(LOSS_REASONS)
+
+
+def test_what_a_worker_holds_may_be_unknown() -> None:
+    held: list[str] | None = None
+    registry = CollectorRegistry()
+    registry.register(Held(lambda: held, lambda: ["a", "b"]))
+    assert not text_of(registry)
+    held = ["b", "b"]
+    assert text_of(registry) == {("held", "a"): 0, ("held", "b"): 2}
+
+
+@pytest.fixture
+def watched(redis_url: str) -> Iterator[tuple[Locks, Callable[[], dict[tuple[str, ...], float]]]]:
+    """Locks, and what is told of their store by a look that begins now."""
+    locks, registry = Locks(redis_url), CollectorRegistry()
+    stop = metrics.watch(locks, registry, every=0)
+
+    def told() -> dict[tuple[str, ...], float]:
+        asked = time.monotonic()
+
+        def told_later() -> dict[tuple[str, ...], float]:
+            seen = text_of(registry)
+            return seen if seen.get(("store_age_seconds",), SOON) < time.monotonic() - asked else {}
+
+        return eventually(told_later, SOON)
+
+    yield locks, told
+    stop()
+
+
+def test_figures_by_task_are_of_all_keys_or_absent(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MOST_PAGES", 1)
+    locks, told = watched
+    late = locks.lock("zzz", ttl=600, owner=owners.running("late", "id-1", "web1")).acquire()
+    seen = told()
+    assert seen["store_complete",] == seen["store_held", "late"] == 1
+    assert seen["store_held", ""] == seen["store_dispatched", "late"] == 0
+    bulk = [locks.lock(f"bulk:{number:05}", ttl=600, renew=False).acquire() for number in range(1_001)]
+    seen = told()
+    assert seen["store_complete",] == 0
+    assert seen["store_keys",] == seen["store_leases",] == 1_002
+    assert not [series for series in seen if len(series) > 1], "figures by task"
+    for lease in (late, bulk.pop(), bulk.pop()):
+        lease.release()
+    seen = told()
+    assert (seen["store_complete",], seen["store_held", "late"], seen["store_held", ""]) == (1, 0, 999)
+
+
+def test_all_holders_of_a_key_are_counted_or_none(watched: Any) -> None:
+    locks, told = watched
+    smtp = locks.semaphore("smtp", limit=200, ttl=600, owner=owners.running("send", "id-1", "web1"))
+    leases = [smtp.acquire() for _ in range(30)]
+    assert told()["store_held", "send"] == 30
+    leases += [smtp.acquire() for _ in range(71)]
+    seen = told()
+    assert (seen["store_complete",], seen["store_leases",]) == (0, 101)
+    assert ("store_held", "send") not in seen
+    leases.pop().release()
+    assert told()["store_held", "send"] == 100
+
+
+def test_a_task_that_was_dispatched_and_has_not_started(watched: Any) -> None:
+    locks, told = watched
+    waiting = locks.lock("k", ttl=60, owner=owners.running("parked", "id-2", "web1"))
+    with locks.lock("k", owner=owners.running("runs", "id-1", "web1")):
+        locks.store.park(waiting.claim(), Ticket("id-2:0", "message", "id-2"))
+        seen = told()
+        assert (seen["store_held", "runs"], seen["store_blocked", "runs"]) == (1, 1)
+        assert seen["store_dispatched", "runs"] == 0
+    locks.store.sweep(locks.prefix)
+    seen = told()
+    assert (seen["store_held", "parked"], seen["store_dispatched", "parked"]) == (1, 1)
+    assert 0 < seen["store_dispatched_seconds", "parked"] < SOON
+    assert {seen[name, "runs"] for name in ("store_held", "store_dispatched", "store_dispatched_seconds")} == {0}
+
+
+def test_a_store_without_a_list_has_no_figures() -> None:
+    class Poor(FaultyStore):
+        lists = False
+
+    registry = CollectorRegistry()
+    stop = metrics.watch(Locks(Poor()), registry, every=0)
+    eventually(lambda: text_of(registry) == {("store_up",): 1}, SOON)
+    stop()
+
+
+def test_a_store_that_is_away_holds_nobody_up(
+    start_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, registry = start_redis(), CollectorRegistry()
     locks = Locks(server.url())
     lease = locks.lock("k", owner="somebody").acquire()
-    stop = metrics.watch(locks, registry, every=0)
+    with server.paused():
+        stop = metrics.watch(locks, registry, every=0)
+        assert not text_of(registry), "nothing is known yet"
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "SLOW", 0.1)
+            eventually(lambda: text_of(registry) == {("store_up",): 0}, SOON)
     with pytest.raises(ValueError, match="celery_locks_store"):
         metrics.watch(locks, registry)
     eventually(lambda: text_of(registry).get(("store_leases",)) == 1, SOON)
@@ -465,7 +628,12 @@ def test_a_store_that_is_away_holds_nobody_up(start_redis: Callable[..., RedisSe
         assert time.monotonic() - begun < 1.5, "less than the store's timeout"
     eventually(lambda: text_of(registry)["store_up",] == 1, SOON)
     server.kill()
-    eventually(lambda: text_of(registry)["store_up",] == 0, SOON)
+    seen = eventually(lambda: (told := text_of(registry))["store_up",] == 0 and told, SOON)
+    assert seen["store_leases",] == 1, "figures of a moment ago"
+    monkeypatch.setattr(store, "KNOWN_SECONDS", 0.1)
+    eventually(lambda: text_of(registry).keys() == {("store_up",), ("store_age_seconds",)}, SOON)
+    monkeypatch.setattr(store, "KNOWN_UNASKED_SECONDS", 0.0)
+    eventually(lambda: text_of(registry).keys() == {("store_age_seconds",)}, SOON)
     stop()
     assert not text_of(registry)
     del lease

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.signals import worker_ready
 
 from celery_locks import Backoff, LockedTask
 from tests.support.waiting import eventually
@@ -35,11 +36,21 @@ def held(key: str, until: str) -> None:
     eventually(Path(until).exists, timeout=90)
 
 
-@app.task(name="short", **options)
-def short(key: str) -> None:
+def at_once(key: str) -> None:
     """Runs at once."""
+
+
+app.task(at_once, name="short", **options)
+for policy in ("wait", "retry", "park"):
+    app.task(at_once, name=f"impatient_{policy}", **options, lock_on_contention=policy, lock_max_wait=0.5)
 
 
 @app.task(name="parked", **options, lock_on_contention="park")
 def parked(key: str) -> None:
     """Waits in line for its key."""
+
+
+@worker_ready.connect
+def add_a_task(**kwargs: Any) -> None:
+    """While the worker runs."""
+    app.task(at_once, name="late", **options)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from celery_locks.stores.base import Claim
+from celery_locks.stores.base import TICKET, Claim
 from celery_locks.stores.memory import REPLACED_KNOWN
-from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE, Call, Ticket
+from celery_locks.stores.parking import FIRST_CALL, RETENTION, TOMBSTONE, Call, Ticket
 
 
 @dataclass

@@ -15,6 +15,7 @@ import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.aio import AsyncLocks
+from celery_locks.names import key_and_part
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.listing import Names
@@ -359,7 +360,7 @@ def with_replica() -> Iterator[tuple[Cluster, RedisServer]]:
 def test_a_lease_lives_through_the_death_of_its_master(with_replica: tuple[Cluster, RedisServer]) -> None:
     cluster, replica = with_replica
     locks = Locks(cluster.url())
-    keys = [locks.key_of(f"celery-locks:{{{number}}}") for number in range(20)]
+    keys = [key_and_part(locks.prefix, f"celery-locks:{{{number}}}")[0] for number in range(20)]
     leases = [locks.lock(key, ttl=300, renew=0.5).acquire() for key in keys]
     master = cluster.masters[1]
     there = {lease.key for lease in leases if cluster.owner(slot(lease.claim.name)) is master}

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from celery_locks import Locks
+from celery_locks.names import key_and_part
 from celery_locks.stores import open_store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import TRIAL, is_trial, tickets_of
@@ -137,4 +138,4 @@ def test_no_key_of_a_user_has_the_name_of_a_trial() -> None:
     locks = Locks(MemoryStore(), prefix="site")
     for key in ("celery-locks-doctor:1", f"x:{TRIAL}1", TRIAL, TRIAL[1:], TRIAL[2:], "}" + TRIAL, uuid.uuid4().hex):
         assert not is_trial(locks.name(key)), key
-    assert locks.key_of(name).startswith("celery-locks-doctor:")
+    assert key_and_part(locks.prefix, name)[0].startswith("celery-locks-doctor:")

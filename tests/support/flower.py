@@ -109,6 +109,10 @@ class Flower:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def log(self) -> str:
         """What it has logged so far."""
         return self.log_file.read_text(errors="replace")

@@ -14,7 +14,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from celery_locks import Backoff, Contention, Lease, LockedTask, current_lease, single_instance
-from celery_locks.signals import on_lock_contended
+from celery_locks.signals import on_lock_contended, on_lock_timed_out
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
 from tests.tasks.aborted import define_aborts
@@ -265,3 +265,7 @@ if "SHOP_URL" in os.environ:
     @on_lock_contended.connect
     def write_contended(sender: Any, key: str, **_: Any) -> None:
         journal_of(app).write("contended", key=key)
+
+    @on_lock_timed_out.connect
+    def write_timed_out(sender: Any, key: str, holders: list[str], owner: str | None, **_: Any) -> None:
+        journal_of(app).write("timed_out", key=key, task=sender.name, holders=holders, owner=owner)

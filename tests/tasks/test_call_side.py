@@ -11,7 +11,7 @@ import pytest
 from celery import Celery, chain, chord, group
 from kombu.exceptions import OperationalError
 
-from celery_locks import LockContended, Skipped, StoreUnavailable, owners
+from celery_locks import LockContended, Locks, Skipped, StoreUnavailable, owners
 from celery_locks.renewal import keeper
 from celery_locks.settings import SCOPES
 from tests.support.proxy import Proxy
@@ -51,6 +51,14 @@ def test_the_token_travels_in_the_message(shop: Shop, key: str, scope: str) -> N
     assert (ours["key"], ours["id"]) == (key, headers["id"])
     assert [holder.token for holder in held(shop, key, scope)] == [ours["token"]]
     assert keeper().kept(ours["token"]) is None, "a caller must not renew: it may live for ever"
+
+
+def test_the_lease_of_a_call_is_listed_by_its_key(shop: Shop, key: str) -> None:
+    shop.send("until_and_while_executing", key)
+    locks = Locks.from_app(shop.app)
+    (item,) = locks.list(prefix=key).items
+    assert (item.key, item.part, item.holders[0].state) == (key, "call", "called")
+    assert locks.info(key, "call").holders[0].token == item.holders[0].token
 
 
 def test_a_given_id_is_kept(shop: Shop, key: str) -> None:

@@ -93,6 +93,7 @@ def test_a_store_that_stays_away_ends_in_lock_timeout_where_there_is_a_max_wait(
     with pytest.raises(LockTimeout, match="could not be reached"):
         fragile_shop.send("impatient", key).get(timeout=SOON)
     assert not holds(fragile_shop, key)
+    assert len(fragile_shop.journal.entries("timed_out", key=key)) == 1
 
 
 @pytest.mark.slow

@@ -19,9 +19,10 @@ from celery import chain, chord, group
 from celery.exceptions import ChordError, MaxRetriesExceededError
 from celery.result import AsyncResult
 
-from celery_locks import LockQueueFull, Locks, LockTimeout
+from celery_locks import LockQueueFull, Locks, LockTimeout, owners
 from celery_locks.stores.base import Granted
 from celery_locks.stores.parking import Parking
+from tests.support.cli import Run, found
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
@@ -239,6 +240,38 @@ def test_a_killed_worker_leaves_its_waiters_to_another(
     assert shop.journal.stretches(key)[1].begin - killed < 5 + 5, "ttl and some more"
     assert second.running
     assert holder.state != "SUCCESS"
+
+
+def test_a_parked_task_is_named_with_the_queue_of_its_message(shop: Shop, key: str) -> None:
+    with shop.lock(key):
+        (result,) = send_parked(shop, key, "park")
+        (waiter,) = Locks.from_app(shop.app).info(key).line
+        assert waiter.owner == owners.parked("park", result.id, "celery")
+    result.get(timeout=SOON)
+
+
+@pytest.mark.slow
+def test_promise_48_a_dispatched_task_that_has_not_started_is_not_shown_as_running(
+    open_shop: Callable[..., Shop], key: str
+) -> None:
+    """Its worker was killed: until another one consumes the queue, no process has it."""
+    shop = open_shop()
+    victim = shop.start_worker(concurrency=1, queues=["side"])
+    with shop.lock(key):
+        result = shop.task("park").apply_async((key,), queue="side")
+        eventually(lambda: waiting(shop, key) == 1, SOON)
+        os.killpg(victim.pid, signal.SIGKILL)
+    locks = Locks.from_app(shop.app)
+    shop.start_worker(concurrency=1, queues=["celery"])  # it sweeps, and dispatches the task
+    eventually(lambda: locks.info(key).holders, SOON)
+    (holder,) = locks.info(key).holders
+    assert (holder.state, holder.queue, holder.worker, holder.task_id) == ("dispatched", "side", None, result.id)
+    texts = [item["text"] for item in found(shop.app, 1)["consumers"]]
+    assert f"consumes the queue side, where a dispatched task has not started, such as that of {key}" in str(texts)
+    assert "dispatched tasks that have not started: 1 in side" in found(shop.app, 1)["waiters"][0]["text"]
+    assert f"{holder.owner}, not started" in Run(shop.app)("list").output
+    shop.start_worker(concurrency=1, queues=["side"])
+    assert result.get(timeout=SOON) == key
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError, MaxRetriesExceededError
 
-from celery_locks import LockContended, LockLost, LockTimeout, Skipped
+from celery_locks import LockContended, LockLost, LockTimeout, Skipped, owners
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
@@ -102,12 +102,17 @@ def test_wait_is_served_first_come_first_served(shop: Shop, key: str) -> None:
     assert [s.task_id for s in shop.journal.stretches(key)] == [result.id for result in results]
 
 
-@pytest.mark.parametrize("task", ["impatient", "impatient_wait"])
+@pytest.mark.parametrize("task", ["impatient", "impatient_wait", "park_impatient"])
 def test_promise_07_max_wait_ends_in_lock_timeout(shop: Shop, key: str, task: str) -> None:
-    with shop.lock(key), pytest.raises(LockTimeout) as caught:
-        shop.send(task, key).get(timeout=SOON)
+    with shop.lock(key) as lease:
+        result = shop.send(task, key)
+        with pytest.raises(LockTimeout) as caught:
+            result.get(timeout=SOON)
     assert caught.value.key == key
     assert not shop.journal.stretches(key)
+    (reported,) = shop.journal.entries("timed_out", key=key)
+    assert (reported["task"], reported["holders"]) == (task, [lease.owner])
+    assert owners.task_id_of(reported["owner"]) == result.id
 
 
 def test_promise_04_refusals_leave_the_holder_alone(shop: Shop, key: str) -> None:

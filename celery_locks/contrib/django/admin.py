@@ -5,25 +5,35 @@ A page costs two reads of the store at most, however many locks there are.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote_to_bytes
 
 from celery import current_app
 from django.contrib import admin, messages
+from django.contrib.admin.models import LogEntry
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.db import router, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_http_methods, require_safe
 
-from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable
+from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable, log
 from celery_locks.contrib.django import shown
+from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
+from celery_locks.contrib.django.text import cut, escape_text, folded
+from celery_locks.key_text import MAX_BYTES
+from celery_locks.listing import parts_of
+from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 from celery_locks.tasks.options import locks_for
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Rows of a page.
 ROWS = 100
@@ -58,72 +68,106 @@ class LockAdmin(admin.ModelAdmin):
         """Whether the user may free a key."""
         return bool(self.has_view_permission(request) and request.user.has_perm("celery_locks.release_lock"))
 
+    @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """A page of keys in the order of their text, and figures over all: ``?prefix=…&after=…``."""
-        prefix, after = request.GET.get("prefix", ""), request.GET.get("after") or None
 
         def read() -> dict[str, Any]:
+            query = _query(request)
+            prefix, after = query.get("prefix", ""), query.get("after") or None
             locks = _locks()
             page, stats = locks.list(prefix, after, ROWS), locks.stats(shown.NEAR)
-            return {**shown.page_of(page, prefix, after), "stats": shown.stats_of(stats), "store": locks.url}
+            return {
+                **shown.search_of(prefix),
+                **shown.page_of(page, prefix, after),
+                "stats": shown.stats_of(stats),
+                "store": folded(locks.url),
+            }
 
-        return self._answer(request, "locks", "Locks", read, {"prefix": prefix, **(extra_context or {})})
+        return self._answer(request, "locks", "Locks", read, extra_context or {})
 
+    @method_decorator(require_safe)
     def key_view(self, request: HttpRequest) -> HttpResponse:
-        """Who holds a key and who waits for it: ``?key=…``."""
-        key = request.GET.get("key", "")
-        may_release = self.has_release_permission(request)
-        return self._answer(
-            request,
-            "lock",
-            "Lock",
-            lambda: {"lock": shown.lock_of(_locks().info(key))},
-            {"key": key, "may_release": may_release},
-        )
+        """Who holds a key and who waits for it: ``?key=…``, and a part of it by ``&part=…``."""
 
+        def read() -> dict[str, Any]:
+            query, locks = _query(request), _locks()
+            asked, part = query.get("key", ""), query.get("part", "")
+            info = locks.info(asked, part)
+            parts = [] if part else parts_of(locks, info.key)
+            return {
+                "lock": shown.lock_of(info, parts, self.has_release_permission(request)),
+                "crumb": shown.key_html(info.key, part),
+                "longest": None if info.key == asked else MAX_BYTES,
+            }
+
+        return self._answer(request, "lock", "Lock", read, {"crumb": cut(request.GET.get("key", ""))})
+
+    @method_decorator(require_http_methods(["GET", "HEAD", "POST"]))
     def release_view(self, request: HttpRequest) -> HttpResponse:
-        """Asks whether to end a lease (GET), and ends it (POST): that with this fencing token, and no other.
+        """Asks whether to end a lease (GET), and ends it (POST): the one of the reference ``lease``, and no other.
 
         Raises:
             PermissionDenied: The user may not.
-            BadRequest: There is no such number.
         """
         if not self.has_release_permission(request):
             raise PermissionDenied
-        if request.method not in ("GET", "POST"):
-            return HttpResponseNotAllowed(["GET", "POST"])
         asked = request.POST if request.method == "POST" else request.GET
-        key, fencing_token = asked.get("key", ""), _number(asked.get("fencing_token", ""))
-        note = "It may have been released all the same." if request.method == "POST" else ""
-        context = {"key": key, "fencing_token": fencing_token, "note": note}
-        freed: list[str | None] = []
+        try:
+            lease = LeaseReference.read(asked.get("lease", ""))
+        except BadRequest as failed:
+            return self._page(request, "release", "Release a lock?", {"error": folded(str(failed))}, 400)
+        query = shown.query_of(lease.key, lease.part)
 
         def work() -> dict[str, Any]:
             if request.method == "POST":
-                freed.append(self._free(request, key, fencing_token))
+                self._release(request, lease)
                 return {}
-            return {"holder": shown.named(_locks().lock(key).holders(), fencing_token)}
+            return shown.question_of(_locks().info(lease.key, lease.part), lease)
 
-        page = self._answer(request, "release", "Release a lock?", work, context)
-        if not freed:
+        crumb = shown.key_html(lease.key, lease.part)
+        page = self._answer(request, "release", "Release a lock?", work, {"crumb": crumb, "crumb_link": query})
+        if request.method != "POST" or page.status_code != 200:
             return page
-        (owner,) = freed
-        if owner is None:
-            messages.warning(request, f"{key} was given back meanwhile: nothing was released.")
-        else:
-            messages.success(request, f"{key} was released, which was held by {owner}.")
-        return HttpResponseRedirect(
-            f"{reverse('admin:celery_locks_lock_key', current_app=self.admin_site.name)}?{urlencode({'key': key})}"
-        )
+        key_page = reverse("admin:celery_locks_lock_key", current_app=self.admin_site.name)
+        return HttpResponseRedirect(f"{key_page}?{query}")
 
-    def _free(self, request: HttpRequest, key: str, fencing_token: int) -> str | None:
-        app = current_app._get_current_object()
-        holder = free_one(locks_for(app), app, key, fencing_token)
+    def _release(self, request: HttpRequest, lease: LeaseReference) -> None:
+        """Release a lease, write down who did it, and tell the user what is so."""
+        app, key = current_app._get_current_object(), shown.key_html(lease.key, lease.part)
+        try:
+            holder = free_one(locks_for(app), app, lease.key, lease.fencing_token, lease.part)
+        except StoreUnavailable as failed:
+            message = f"{failed.message.rstrip('.')}. It may have been released all the same: look at the key again."
+            raise StoreUnavailable(message, lease.key) from failed
         if holder is None:
-            return None
-        logger.warning("%r, held by %s, was released in the admin by %s", key, holder.owner, request.user)
-        self.log_change(request, Lock(key=key), f"Released it from {holder.owner}")
-        return holder.owner
+            said = "The lease of {} had ended before: nothing was released. {}"
+            messages.warning(request, format_html(said, key, _state_now(lease)))
+            return
+        user = escape_text(str(request.user.get_username()))
+        name = f"{lease.key!r}" + (f" (part {lease.part})" if lease.part else "")
+        logger.warning("%s, held by %s, was released in the admin by %s", name, escape_text(holder.owner), user)
+        messages.success(request, format_html("{} was released, which was held by {}.", key, cut(holder.owner)))
+        if not self._write_down(request, lease, holder):
+            messages.warning(request, "It is missing in the admin's log of changes, which could not be written.")
+
+    def _write_down(self, request: HttpRequest, lease: LeaseReference, holder: Holder) -> bool:
+        """Write the admin's log of changes. The release is done already: no error of the database may deny it.
+
+        Returns:
+            Whether it could be written.
+        """
+        name, message = shown.key_text(lease.key, lease.part), f"Released it from {escape_text(holder.owner)}"
+        using = router.db_for_write(LogEntry)
+        for write in (str, _as_ascii):  # MySQL may refuse an emoji; no database refuses ASCII without a NUL
+            try:
+                with transaction.atomic(using=using):  # keeps a transaction of the request usable
+                    self.log_change(request, Lock(key=write(name)), write(message))
+                return True
+            except Exception as error:  # noqa: PERF203 - whatever the database or a receiver of its signals raises
+                failed = error
+        logger.warning("the release of %r is missing in the admin's log", lease.key, exc_info=failed)
+        return False
 
     def _answer(
         self,
@@ -136,16 +180,22 @@ class LockAdmin(admin.ModelAdmin):
         """A page with what is read, or with why it could not be: never an empty list where nothing is known."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        status, error = 200, None
         try:
-            found = read()
+            return self._page(request, template, title, {**context, **read()}, 200)
+        except BadRequest as failed:
+            status, error = 400, str(failed)
         except LockKeyError as failed:
-            found, status, error = {}, 400, failed.message
+            status, error = 400, failed.message
         except (StoreUnavailable, LockConfigError) as failed:
-            found, status, error = {}, 503, failed.message
+            status, error = 503, failed.message
+        return self._page(request, template, title, {**context, "error": folded(error)}, status)
+
+    def _page(
+        self, request: HttpRequest, template: str, title: str, context: dict[str, Any], status: int
+    ) -> HttpResponse:
         request.current_app = self.admin_site.name
         site = self.admin_site.each_context(request)
-        shown_here = {**site, "opts": self.opts, "title": title, "error": error, **context, **found}
+        shown_here = {**site, "opts": self.opts, "title": title, **context}
         return TemplateResponse(request, f"admin/celery_locks/{template}.html", shown_here, status=status)
 
 
@@ -153,7 +203,25 @@ def _locks() -> Locks:
     return locks_for(current_app._get_current_object())
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise BadRequest("fencing_token is a number")
-    return int(text)
+def _state_now(lease: LeaseReference) -> SafeString | str:
+    try:
+        return shown.holders_now(_locks().info(lease.key, lease.part).holders)
+    except StoreUnavailable:
+        return "Whether it is held now is unknown: the store can't be reached."
+
+
+def _query(request: HttpRequest) -> QueryDict:
+    """Return the query.
+
+    Raises:
+        BadRequest: It is not UTF-8. Django would read U+FFFD instead, and so another key.
+    """
+    try:
+        unquote_to_bytes(request.META.get("QUERY_STRING", "")).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the query of this address is not UTF-8 text: write keys in UTF-8, percent-encoded") from None
+    return request.GET
+
+
+def _as_ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What the pages show: the library's figures in words. Django's templates escape all of it."""
+"""What the pages show: the library's figures in words, and texts that others chose as HTML."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
+
+from celery_locks.contrib.django.lease_reference import LeaseReference
+from celery_locks.contrib.django.text import SHOWN_IN_A_CELL, cut, escape_text, folded, html
 from celery_locks.durations import duration
 from celery_locks.listing import LockInfo, Page, Stats
+from celery_locks.names import CALL
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
 
+#: How many characters of a part are shown: those of ``run:…`` are long.
+_PART_SHOWN = 12
 #: How soon a lease is about to end, in seconds.
 NEAR = 10.0
+_CALL_PART = "Held from the call until the run starts, apart from the key itself (until_and_while_executing)"
+_RUN_PART = "Held by a run against a second copy of its message, apart from the key itself"
+_CALLED = "The lease was taken at the call. The task waits in a queue, or until_expired keeps the lease past its run."
 
 
 def page_of(page: Page, prefix: str, after: str | None) -> dict[str, Any]:
@@ -25,25 +36,41 @@ def page_of(page: Page, prefix: str, after: str | None) -> dict[str, Any]:
     }
 
 
-def row_of(item: LockInfo) -> dict[str, Any]:
-    """A key in the list."""
-    more = len(item.holders) - 1
+def search_of(prefix: str) -> dict[str, Any]:
+    """What was searched for: a field of a form can't keep every text."""
     return {
-        **_counts(item),
-        "link": urlencode({"key": item.key}),
-        "holder": holder_of(item.holders[0]) if item.holders else None,
-        "more": max(more, 0),
+        "prefix": cut(prefix) if prefix else "",
+        "typed": prefix if prefix.isprintable() else "",
+        "exact": query_of(prefix),
     }
 
 
-def lock_of(info: LockInfo) -> dict[str, Any]:
-    """A key by itself."""
+def row_of(item: LockInfo) -> dict[str, Any]:
+    """A key in the list."""
+    first = item.holders[0] if item.holders else None
+    return {
+        **_counts(item),
+        "link": query_of(item.key, item.part),
+        "holder": holder_of(first, item.part) if first else None,
+        "by": cut(first.task_name or first.owner) if first else "",
+        "more": max(len(item.holders) - 1, 0),
+    }
+
+
+def lock_of(info: LockInfo, parts: Sequence[LockInfo], may_release: bool) -> dict[str, Any]:
+    """A key by itself, and the parts of it; only a user who may release gets references to its leases."""
     line = [waiter_of(each) for each in info.line]
+    holders = [holder_of(each, info.part) for each in info.holders]
+    if may_release:
+        for shown, holder in zip(holders, info.holders, strict=True):
+            lease = LeaseReference(info.key, info.part, holder.fencing_token)
+            shown["release"] = urlencode({"lease": lease.signed()})
     return {
         **_counts(info),
-        "holders": [{**holder_of(each), "release": _release_link(info.key, each)} for each in info.holders],
+        "holders": holders,
         "line": line,
         "unnamed": info.waiting - len(line),
+        "parts": [{"key": key_html(each.key, each.part), "link": query_of(each.key, each.part)} for each in parts],
     }
 
 
@@ -54,18 +81,17 @@ def stats_of(stats: Stats) -> dict[str, Any]:
         "holders": stats.holders,
         "waiting": stats.waiting,
         "near_expiry": stats.near_expiry,
-        "oldest": stats.oldest,
+        "oldest": None if stats.oldest is None else key_html(stats.oldest, stats.oldest_part),
         "oldest_for": duration(stats.oldest_held_for),
         "complete": stats.complete,
     }
 
 
-def holder_of(holder: Holder) -> dict[str, Any]:
+def holder_of(holder: Holder, part: str) -> dict[str, Any]:
     """Who holds a key. Never the owner token, by which anybody could release."""
     return {
-        "owner": holder.owner,
-        "task": holder.task_name,
-        "task_id": holder.task_id,
+        "owner": folded(holder.owner, SHOWN_IN_A_CELL),
+        "state": state_of(holder, part),
         "permits": holder.permits,
         "held_for": duration(holder.held_for),
         "left": duration(holder.expires_in),
@@ -73,19 +99,60 @@ def holder_of(holder: Holder) -> dict[str, Any]:
     }
 
 
-def waiter_of(waiter: Waiter) -> str:
+def state_of(holder: Holder, part: str) -> SafeString | str:
+    """Why a task that has the key does not run, empty when it does."""
+    if holder.state == "dispatched":
+        where = format_html(" to queue {}", cut(holder.queue)) if holder.queue else ""
+        return format_html("dispatched{}, not started", where)
+    if holder.state != "called":
+        return ""
+    if part == CALL:
+        return "called, not started"
+    return format_html('<abbr title="{}">called, not known to have started</abbr>', _CALLED)
+
+
+def waiter_of(waiter: Waiter) -> SafeString | str:
     """One who stands in line; only parked tasks give a name."""
-    return waiter.owner or "a waiter without a name"
+    return folded(waiter.owner) if waiter.owner else "a waiter without a name"
 
 
-def named(holders: Sequence[Holder], fencing_token: int) -> dict[str, Any] | None:
-    """The holder with this fencing token, ``None`` when it holds no more."""
-    return next((holder_of(each) for each in holders if each.fencing_token == fencing_token), None)
+def question_of(info: LockInfo, lease: LeaseReference) -> dict[str, Any]:
+    """Whose lease is to be released, ``None`` when it has ended; and what has become of the key."""
+    mine = next((each for each in info.holders if each.fencing_token == lease.fencing_token), None)
+    holder = None if mine is None else {**holder_of(mine, lease.part), "lease": lease.signed()}
+    return {"holder": holder, "now": holders_now(info.holders)}
+
+
+def holders_now(holders: Sequence[Holder]) -> SafeString:
+    """What has become of a key, as a sentence."""
+    if not holders:
+        return mark_safe("The key is free now.")
+    more = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
+    return format_html("The key is now held by {}{}.", cut(holders[0].owner), more)
+
+
+def key_html(key: str, part: str = "") -> SafeString:
+    """A key, and which part of it."""
+    if not part:
+        return html(key)
+    hint = _CALL_PART if part == CALL else _RUN_PART
+    return format_html('{} <abbr title="{}">({})</abbr>', html(key), hint, part[:_PART_SHOWN])
+
+
+def key_text(key: str, part: str = "") -> str:
+    """The same as one line of plain text."""
+    return escape_text(key) + (f" (part {part})" if part else "")
+
+
+def query_of(key: str, part: str = "") -> str:
+    """The query of a key's page. Percent signs keep every character."""
+    return urlencode({"key": key, "part": part} if part else {"key": key})
 
 
 def _counts(info: LockInfo) -> dict[str, Any]:
-    return {"key": info.key, "permits": info.permits, "limit": info.limit, "waiting": info.waiting}
-
-
-def _release_link(key: str, holder: Holder) -> str:
-    return urlencode({"key": key, "fencing_token": holder.fencing_token})
+    return {
+        "key": key_html(info.key, info.part),
+        "permits": info.permits,
+        "limit": info.limit,
+        "waiting": info.waiting,
+    }

@@ -1,18 +1,12 @@
 // A chart of contention over time: how many waited, and in which minutes acquisitions were refused.
 
-import { clockTime, element } from "./common.js";
+import { clockTime } from "./common.js";
+import { element } from "./patch.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 600;
 const HEIGHT = 100;
 const SHORTEST = 60e3; // a minute at least, so that the first seconds don't fill it
 const GAP = 30e3; // nobody looked for longer than that: nothing is drawn between
-
-function shape(tag, attributes) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
-}
 
 /** Stretches without a gap: lists of [from, to, waiting]. */
 function stretches(samples) {
@@ -26,7 +20,7 @@ function stretches(samples) {
   return found;
 }
 
-/** An <svg> with its legend, of the history of a key. */
+/** Describe an <svg> with its legend, of the history of a key. */
 export function chart({ samples, contended }, now) {
   const begin = Math.min(now - SHORTEST, ...samples.map((one) => one[0]), ...contended.map((one) => one[0]));
   const most = Math.max(1, ...samples.map((one) => one[2]));
@@ -34,34 +28,35 @@ export function chart({ samples, contended }, now) {
   const x = (moment) => ((moment - begin) / (now - begin)) * WIDTH;
   const y = (waiting) => HEIGHT - 2 - (waiting / most) * (HEIGHT - 10);
 
-  const drawing = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
   const refusals = contended.reduce((sum, one) => sum + one[1], 0);
-  const title = shape("title", {});
-  title.textContent = `At most ${most} waited at once; ${refusals} refusals were heard of`;
-  drawing.append(title, shape("line", { class: "locks-axis", x1: 0, x2: WIDTH, y1: HEIGHT - 2, y2: HEIGHT - 2 }));
-
-  for (const [minute, times] of contended) {
+  const title = element("title", {}, `At most ${most} waited at the same time; ${refusals} refusals were reported`);
+  const axis = element("line", { class: "locks-axis", x1: 0, x2: WIDTH, y1: HEIGHT - 2, y2: HEIGHT - 2 });
+  const bars = contended.map(([minute, times]) => {
     const height = (times / mostRefused) * (HEIGHT - 10);
     const width = Math.max(2, x(minute + 60e3) - x(minute) - 1);
-    drawing.append(shape("rect", { class: "locks-refused", x: Math.max(0, x(minute)), y: HEIGHT - 2 - height, width, height }));
-  }
-  for (const stretch of stretches(samples)) {
+    return element("rect", { key: minute, class: "locks-refused", x: Math.max(0, x(minute)), y: HEIGHT - 2 - height, width, height });
+  });
+  const curves = stretches(samples).flatMap((stretch) => {
     // Each value lasts until the next one was seen.
     const points = stretch.flatMap(([from, to, waiting], i) => {
       const end = i + 1 < stretch.length ? stretch[i + 1][0] : to;
       return [`${x(from).toFixed(1)},${y(waiting).toFixed(1)}`, `${x(end).toFixed(1)},${y(waiting).toFixed(1)}`];
     });
     const [left, right] = [x(stretch[0][0]), x(stretch[stretch.length - 1][1])];
-    drawing.append(shape("polygon", { class: "locks-area", points: `${left},${HEIGHT - 2} ${points.join(" ")} ${right},${HEIGHT - 2}` }));
-    drawing.append(shape("polyline", { class: "locks-curve", points: points.join(" ") }));
-  }
+    return [
+      element("polygon", { class: "locks-area", points: `${left},${HEIGHT - 2} ${points.join(" ")} ${right},${HEIGHT - 2}` }),
+      element("polyline", { class: "locks-curve", points: points.join(" ") }),
+    ];
+  });
   const refused = contended.length ? ` · bars: refusals a minute, at most ${mostRefused}` : "";
-  const legend = element(
-    "div",
-    { class: "locks-legend" },
-    element("span", {}, clockTime(begin)),
-    element("span", {}, `line: waiting, at most ${most}${refused}`),
-    element("span", {}, clockTime(now)),
-  );
-  return element("div", {}, drawing, legend);
+  return [
+    element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, title, axis, bars, curves),
+    element(
+      "div",
+      { class: "locks-legend" },
+      element("span", {}, clockTime(begin)),
+      element("span", {}, `line: waiting, at most ${most}${refused}`),
+      element("span", {}, clockTime(now)),
+    ),
+  ];
 }

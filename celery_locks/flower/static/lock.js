@@ -1,11 +1,37 @@
 // The page of one key.
 
 import { chart } from "./chart.js";
-import { byId, clockTime, Countdown, element, foreign, Live, number, serverNow, shortened, who } from "./common.js";
+import { now } from "./clock.js";
+import {
+  addressed,
+  byId,
+  cell,
+  clockTime,
+  foreign,
+  heldCell,
+  heldFor,
+  holderOf,
+  isWaiting,
+  left,
+  leftCell,
+  number,
+  overOf,
+  partTag,
+  placeOf,
+  shortened,
+  stateText,
+  who,
+} from "./common.js";
+import { watch } from "./countdown.js";
+import { Live } from "./live.js";
+import { element, patch } from "./patch.js";
 
 const page = byId("lock-page").dataset;
-const key = new URLSearchParams(location.search).get("key");
-const countdown = new Countdown();
+const asked = new URLSearchParams(location.search);
+const key = asked.get("key");
+const part = asked.get("part") || "";
+
+const LONGEST_RELEASE = 10_000; // milliseconds
 
 const WORDS = {
   acquired: "acquired",
@@ -13,97 +39,154 @@ const WORDS = {
   released: "released",
   lost: "lost",
   freed: "freed by hand",
-  ended: "held no more",
+  ended: "no longer held",
 };
 
 function drawHolders(data) {
-  const cell = (content, className) => element("td", { class: className }, content);
   const rows = data.holders.map((holder) =>
     element(
       "tr",
-      {},
-      cell(who(holder, page.taskUrl)),
-      cell(holder.worker ? foreign(holder.worker) : "—", "locks-wide"),
-      cell(countdown.heldFor(holder.since), "locks-figure"),
-      cell(countdown.left(`${data.key} ${holder.fencing_token}`, holder.until), "locks-figure"),
-      cell(`${holder.permits} of ${data.limit}`, "locks-wide"),
-      cell(String(holder.fencing_token), "locks-wide locks-figure"),
-      cell(releaseButton(holder)),
+      { key: holder.fencing_token },
+      cell(null, holderOf(holder, page.taskUrl)),
+      cell("locks-wide", placeOf(holder)),
+      heldCell(holder),
+      leftCell(holder),
+      cell("locks-wide", `${holder.permits} of ${data.limit}`),
+      cell("locks-wide locks-figure", String(holder.fencing_token)),
+      cell(null, releaseButton(holder)),
     ),
   );
-  const text = data.waiting ? "Nobody holds this key; the first in line may take it." : "Nobody holds this key.";
+  const text = data.waiting ? "No holder; the first in line may acquire the key." : "Nobody holds this key.";
   const nobody = element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, text));
-  byId("lock-holders").replaceChildren(...(rows.length ? rows : [nobody]));
+  patch(byId("lock-holders"), rows.length ? rows : nobody);
 }
 
 function drawFigures(data) {
   const oldest = data.holders[0];
   const next = data.holders.reduce((first, holder) => (first && first.until < holder.until ? first : holder), null);
-  byId("lock-held").textContent = data.limit > 1 ? `${data.permits} of ${data.limit}` : data.permits ? "yes" : "no";
-  byId("lock-held-label").textContent = data.limit > 1 ? "Permits held" : "Held";
-  byId("lock-waiting").textContent = number(data.waiting);
-  byId("lock-for").replaceChildren(oldest ? countdown.heldFor(oldest.since) : "—");
-  byId("lock-left").replaceChildren(next ? countdown.leftOnly(next.until) : "—");
+  const waiting = data.holders.filter(isWaiting).length;
+  const of = data.limit > 1 ? `${number(waiting)} not started` : "not started";
+  const held = data.limit > 1 ? `${data.permits} of ${data.limit}` : data.permits ? "yes" : "no";
+  patch(byId("lock-held"), held, waiting ? element("span", { class: "locks-note-of-figure" }, of) : null);
+  patch(byId("lock-held-label"), data.limit > 1 ? "Permits held" : "Held");
+  patch(byId("lock-waiting"), number(data.waiting));
+  patch(byId("lock-for"), oldest ? heldFor(oldest) : "—");
+  patch(byId("lock-left"), next ? left(next, overOf(next)) : "—");
 }
 
 function drawLine(data) {
-  byId("lock-line").replaceChildren(...data.line.map((one) => element("li", {}, one.task ? foreign(one.task) : "", " ", who(one, page.taskUrl, false))));
+  const line = data.line.map((one) =>
+    element("li", { key: one.task_id ?? one.owner }, one.task ? foreign(one.task) : "", " ", who(one, page.taskUrl, false)),
+  );
+  patch(byId("lock-line"), line);
   const more = data.waiting - data.line.length;
-  const known = data.waiting === 0 ? "Nobody waits." : more > 0 ? `${number(more)} more wait; this page does not name them.` : "";
-  byId("lock-line-note").textContent = known;
+  const known = data.waiting === 0 ? "No one waits." : more > 0 ? `${number(more)} more wait; this page does not name them.` : "";
+  patch(byId("lock-line-note"), known);
 }
 
-function drawHistory({ entries, began, watched_every: every, heard }) {
-  const rows = entries.map((entry) => {
+/** Names for the entries, newest first: a refusal that is repeated goes on with the entry of the first one. */
+function namesOf(entries) {
+  const count = new Map();
+  const name = (entry) => {
+    const kind = `${entry.kind} ${entry.fencing_token ?? ""}`;
+    count.set(kind, (count.get(kind) ?? 0) + 1);
+    return `${kind} ${count.get(kind)}`;
+  };
+  return [...entries].reverse().map(name).reverse();
+}
+
+function drawHistory(data) {
+  const { entries, since, watched_every: every, heard } = data;
+    const names = namesOf(entries);
+  const rows = entries.map((entry, i) => {
     const times = entry.times > 1 ? ` × ${entry.times}` : "";
     const what = element("span", { class: `locks-kind locks-kind-${entry.kind}` }, (WORDS[entry.kind] || entry.kind) + times);
     const seen = entry.seen ? "seen in the store" : "";
     return element(
       "tr",
-      {},
+      { key: names[i] },
       element("td", { title: new Date(entry.at).toISOString() }, clockTime(entry.at)),
-      element("td", {}, what),
-      element("td", {}, entry.owner || entry.task_id ? who(entry, page.taskUrl) : "—"),
-      element("td", {}, foreign([entry.reason, seen].filter(Boolean).join(" · ") || "—")),
-      element("td", { class: "locks-wide" }, entry.fencing_token === null ? "—" : String(entry.fencing_token)),
+      cell(null, what),
+      cell(null, entry.owner || entry.task_id ? who(entry, page.taskUrl) : "—"),
+      cell(null, foreign([entry.reason, seen].filter(Boolean).join(" · ") || "—")),
+      cell("locks-wide", entry.fencing_token === null ? "—" : String(entry.fencing_token)),
     );
   });
-  const none = element("tr", {}, element("td", { class: "empty-table-message", colspan: 5 }, "Nothing was seen of this key yet."));
-  byId("lock-history").replaceChildren(...(rows.length ? rows : [none]));
-  const looks = every ? `looks at the store every ${every} s, and while this page is open` : "looks at the store while this page is open";
+  const none = "Nothing is recorded of this key.";
+  patch(byId("lock-history"), rows.length ? rows : element("tr", {}, element("td", { class: "empty-table-message", colspan: 5 }, none)));
+  const known = since === null ? "" : `Known since ${clockTime(since)}. `;
+  const reads = every ? `Flower reads the store every ${every} s and while this page is open.` : "Flower reads the store while this page is open.";
   const events = heard
-    ? `and the workers' events, which it has since ${clockTime(heard)}.`
-    : "and no events: none came. What comes and goes between two looks is missing, and so is why; workers with locks_events on send both.";
-  byId("lock-source").textContent = `Kept by this Flower since ${clockTime(began)}, from ${looks}, ${events}`;
+    ? `It has received the workers' events since ${clockTime(heard)}.`
+    : "It has received no events, so what happens between two reads is missing, and so are the reasons: set locks_events in the workers.";
+  patch(byId("lock-source"), `${known}${reads} ${events}`);
+}
+
+/** The chart ends now, so it would change with each answer: it is drawn when something happened, and every 10 s. */
+let charted = null;
+function drawChart(history) {
+  const samples = history.samples.map(([begin, end, ...rest], i) => (i + 1 < history.samples.length ? [begin, end, ...rest] : [begin, ...rest]));
+  const drawn = JSON.stringify([samples, history.contended, Math.floor(now() / 10_000)]);
+  if (drawn === charted) return;
+  charted = drawn;
+  patch(byId("lock-chart"), chart(history, now()));
 }
 
 const live = new Live(
-  () => `${page.dataUrl}?key=${encodeURIComponent(key)}`,
+  () => page.dataUrl + addressed(key, part),
   (data) => {
-    byId("lock-key").textContent = shortened(data.key);
+    patch(byId("lock-key"), shortened(data.key));
     drawHolders(data);
     drawFigures(data);
     drawLine(data);
     drawHistory(data.history);
-    byId("lock-chart").replaceChildren(chart(data.history, serverNow()));
-    countdown.keep(new Set(data.holders.map((holder) => `${data.key} ${holder.fencing_token}`)));
+    drawChart(data.history);
+    drawDialog(data);
   },
 );
 
-// Release: asked for, confirmed, and told whose it was.
+// Release: the reader is asked first, and then reads whose lease it was.
 
-let chosen = null;
+let holders = []; // as they were last read
+let chosen = null; // the lease that the dialog names; no other is ever released by it
 
 function releaseButton(holder) {
-  if (!page.releaseUrl) return null; // this Flower is read-only
-  const button = element("button", { type: "button", class: "btn btn-sm btn-outline-danger" }, "Release…");
-  button.addEventListener("click", () => {
-    chosen = holder.fencing_token;
-    byId("lock-dialog-owner").textContent = shortened(holder.owner);
-    byId("lock-dialog-token").textContent = String(holder.fencing_token);
-    byId("lock-dialog").showModal();
-  });
-  return button;
+  if (!page.releaseUrl) return null; // this Flower is read-only, or lets this reader not release
+  return element("button", { type: "button", class: "btn btn-sm btn-outline-danger", "data-token": holder.fencing_token }, "Release…");
+}
+
+const EFFECT =
+  "The next in line gets the key immediately. The holder learns that it lost its lease at its next renewal, and is stopped then: " +
+  "until that moment both may be at work.";
+const EFFECT_ON_WAITING =
+  "The next in line gets the key immediately. The task's message stays in its queue: when a worker takes it, the task asks for the key again.";
+
+function ask(holder) {
+  chosen = holder;
+  patch(byId("lock-dialog-owner"), shortened(holder.owner));
+  patch(byId("lock-dialog-token"), String(holder.fencing_token));
+  patch(byId("lock-dialog-state"), isWaiting(holder) ? ["It is ", stateText(holder), "."] : "");
+  patch(byId("lock-dialog-effect"), isWaiting(holder) ? EFFECT_ON_WAITING : EFFECT);
+  setEnded(false);
+  byId("lock-dialog").showModal();
+}
+
+/** The lease that the dialog names may end while the reader thinks about it. */
+function drawDialog(data) {
+  if (!page.releaseUrl) return;
+  holders = data.holders;
+  const areAllNamed = data.holders.reduce((sum, holder) => sum + holder.permits, 0) >= data.permits;
+  const isThere = data.holders.some((holder) => holder.fencing_token === chosen?.fencing_token);
+  if (byId("lock-dialog").open && chosen && areAllNamed && !isThere) setEnded(true);
+}
+
+function setEnded(isEnded) {
+  const button = byId("lock-dialog-release");
+  if (isEnded && document.activeElement === button) byId("lock-dialog-cancel").focus();
+  button.hidden = isEnded;
+  byId("lock-dialog-effect").hidden = isEnded;
+  patch(byId("lock-dialog-ended"), isEnded ? "This lease has ended meanwhile. Nothing was released." : "");
+  patch(byId("lock-dialog-cancel"), isEnded ? "Close" : "Keep it");
 }
 
 function tell(good, text) {
@@ -112,28 +195,42 @@ function tell(good, text) {
 }
 
 async function release() {
+  const { fencing_token: token } = chosen;
   byId("lock-dialog").close();
   try {
     const answer = await fetch(page.releaseUrl, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-XSRFToken": page.xsrf },
-      body: JSON.stringify({ key, fencing_token: chosen }),
+      body: JSON.stringify({ key, ...(part && { part }), fencing_token: token }),
       redirect: "error",
+      signal: AbortSignal.timeout(LONGEST_RELEASE),
     });
     const data = await answer.json();
     if (!answer.ok) tell(false, data.error);
     else if (data.released) tell(true, `Released. It was held by ${shortened(data.owner)}.`);
-    else tell(false, "That lease is held no more: nothing was released.");
+    else tell(false, "That lease had ended already: nothing was released.");
   } catch {
-    tell(false, "Flower did not answer: look below whether the lease is still held.");
+    tell(false, "Flower did not answer. Look below whether the lease is still held.");
   }
   live.now();
 }
 
 if (page.releaseUrl) {
+  byId("lock-holders").addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-token]");
+    const holder = button && holders.find((one) => String(one.fencing_token) === button.dataset.token);
+    if (holder) ask(holder);
+  });
   byId("lock-dialog-cancel").addEventListener("click", () => byId("lock-dialog").close());
   byId("lock-dialog-release").addEventListener("click", release);
+  byId("lock-dialog").addEventListener("close", () => {
+    // The button that opened the dialog, which would get the focus back, may be gone.
+    const focused = document.activeElement;
+    if (focused === document.body || byId("lock-dialog").contains(focused)) byId("lock-holders").closest("section").focus({ preventScroll: true });
+  });
 }
 
-byId("lock-key").textContent = shortened(key);
+patch(byId("lock-key"), shortened(key));
+patch(byId("lock-part"), partTag(part), part ? element("a", { href: addressed(key) }, "the key itself") : null);
+for (const id of ["lock-holders", "lock-for", "lock-left"]) watch(byId(id));
 live.now();

@@ -1,9 +1,11 @@
 // The list of what is held. One page of it is asked for at a time; sorting is within that page.
 
-import { byId, Countdown, element, foreign, Live, number, serverNow, who } from "./common.js";
+import { addressed, byId, cell, foreign, heldCell, heldFor, holderOf, isWaiting, leftCell, number, partTag, placeOf } from "./common.js";
+import { drawSeen, watch } from "./countdown.js";
+import { Live } from "./live.js";
+import { element, patch } from "./patch.js";
 
 const page = byId("locks-page").dataset;
-const countdown = new Countdown();
 const asked = new URLSearchParams(location.search);
 const view = {
   prefix: asked.get("prefix") || "",
@@ -13,13 +15,14 @@ const view = {
   descending: asked.get("order") === "descending",
 };
 let data = null;
+let drawn = new Map(); // locks and their rows, by name
 
 const first = (lock) => lock.holders[0] || {};
 const values = {
   key: (lock) => lock.key,
   task: (lock) => first(lock).task || first(lock).owner,
   worker: (lock) => first(lock).worker,
-  since: (lock) => serverNow() - first(lock).since,
+  since: (lock) => -first(lock).since,
   until: (lock) => first(lock).until,
   waiting: (lock) => lock.waiting,
   fencing_token: (lock) => first(lock).fencing_token,
@@ -39,64 +42,92 @@ function sorted(locks) {
   });
 }
 
-function keyLink(key) {
-  return element("a", { href: `${page.keyUrl}?key=${encodeURIComponent(key)}` }, foreign(key, "locks-name"));
+function keyLink(key, part) {
+  return [element("a", { href: page.keyUrl + addressed(key, part) }, foreign(key, "locks-name")), partTag(part)];
+}
+
+const nameOf = (lock) => `${lock.part ?? ""} ${lock.key}`; // a key and the lease of its call are two locks
+
+/** The row of a lock; the same one as before, if only moments have changed. */
+function rowOf(lock, before) {
+  const known = before.get(nameOf(lock));
+  if (known && isSame(known.lock, lock)) {
+    known.lock.holders.forEach((holder, i) => Object.assign(holder, lock.holders[i])); // from which the row is drawn
+    return known;
+  }
+  return { lock, row: row(lock) };
+}
+
+/** Whether two locks differ in moments only. */
+function isSame(one, other) {
+  if (typeof one !== "object" || one === null || other === null) return one === other;
+  const names = Object.keys(other);
+  return names.length === Object.keys(one).length && names.every((name) => name === "since" || name === "until" || isSame(one[name], other[name]));
 }
 
 function row(lock) {
+  const key = nameOf(lock);
   const holder = lock.holders[0];
+  if (!holder) {
+    const nobody = element("td", { colspan: 3, class: "locks-muted" }, "no holder");
+    const line = cell("locks-figure", number(lock.waiting));
+    return element("tr", { key }, cell(null, keyLink(lock.key, lock.part)), nobody, cell(null, "—"), line, cell("locks-wide", "—"));
+  }
   const others = lock.holders.length - 1 + lock.unnamed;
   const more = others > 0 ? element("div", { class: "locks-muted" }, `and ${others} more · ${lock.permits} of ${lock.limit} permits`) : null;
-  const cell = (content, className) => element("td", { class: className }, content);
-  if (!holder) {
-    const nobody = element("td", { colspan: 3, class: "locks-muted" }, "nobody holds it");
-    return element("tr", {}, cell(keyLink(lock.key)), nobody, cell("—"), cell(number(lock.waiting), "locks-figure"), cell("—", "locks-wide"));
-  }
   return element(
     "tr",
-    {},
-    cell(keyLink(lock.key)),
-    element("td", {}, who(holder, page.taskUrl), more),
-    cell(holder.worker ? foreign(holder.worker) : "—", "locks-wide"),
-    cell(countdown.heldFor(holder.since), "locks-figure"),
-    cell(countdown.left(`${lock.key} ${holder.fencing_token}`, holder.until), "locks-figure"),
-    cell(number(lock.waiting), "locks-figure"),
-    cell(String(holder.fencing_token), "locks-wide locks-figure"),
+    { key },
+    cell(null, keyLink(lock.key, lock.part)),
+    cell(null, holderOf(holder, page.taskUrl), more),
+    cell("locks-wide", placeOf(holder)),
+    heldCell(holder),
+    leftCell(holder),
+    cell("locks-figure", number(lock.waiting)),
+    cell("locks-wide locks-figure", String(holder.fencing_token)),
   );
 }
 
 /** A line instead of rows. With a word in the search, it leads to the key of that name. */
 function instead(text) {
-  const lookUp = view.prefix ? element("a", { href: `${page.keyUrl}?key=${encodeURIComponent(view.prefix)}` }, "Look up this key.") : null;
+  const lookUp = view.prefix ? element("a", { href: page.keyUrl + addressed(view.prefix) }, "Look up this key.") : null;
   return element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, `${text} `, lookUp));
 }
 
 function nothing() {
-  if (data.next !== null) return instead("Nothing held here; there is more on the next page.");
+  if (data.next !== null) return instead("No lock on this page is held; the next page lists more.");
   return instead(view.prefix ? "No key that begins so is held." : "No locks are held.");
 }
 
 function drawRows() {
-  const rows = sorted(data.locks).map(row);
-  const inFocus = document.activeElement && document.activeElement.closest("#locks-rows a");
-  byId("locks-rows").replaceChildren(...(rows.length ? rows : [nothing()]));
-  if (inFocus) [...document.querySelectorAll("#locks-rows a")].find((link) => link.href === inFocus.href)?.focus();
-  countdown.keep(new Set(data.locks.flatMap((lock) => lock.holders.map((holder) => `${lock.key} ${holder.fencing_token}`))));
+  const rows = sorted(data.locks).map((lock) => rowOf(lock, drawn));
+  drawn = new Map(rows.map((one) => [nameOf(one.lock), one]));
+  patch(byId("locks-rows"), rows.length ? rows.map((one) => one.row) : nothing());
+}
+
+/** How many of the leases on this page belong to tasks that have not started. */
+function notStarted() {
+  const count = data.locks.flatMap((lock) => lock.holders).filter(isWaiting).length;
+  const where = data.next === null && view.after.length === 0 && !view.prefix ? "" : " on this page";
+  return count ? element("span", { class: "locks-note-of-figure" }, `${number(count)} not started${where}`) : null;
 }
 
 function drawFigures() {
   const { stats, store } = data;
   const atLeast = stats.complete ? "" : "≥ ";
-  byId("locks-held").textContent = number(stats.holders);
-  byId("locks-waiting").textContent = atLeast + number(stats.waiting);
-  byId("locks-near").textContent = number(stats.near_expiry);
-  const oldest = stats.oldest === null ? ["—"] : [countdown.heldFor(stats.oldest_since), " ", keyLink(stats.oldest)];
-  byId("locks-oldest").replaceChildren(...oldest);
-  const own = store.shared ? "" : " · this store is one process's own: what workers hold can't be seen here";
-  byId("locks-store").textContent = `${store.url} · prefix ${store.prefix}${own}`;
-  byId("locks-shown").textContent = `Page ${view.after.length + 1} · ${number(data.locks.length)} shown · ${number(stats.locks)} keys in all`;
-  byId("locks-previous").disabled = view.after.length === 0;
-  byId("locks-next").disabled = data.next === null;
+  patch(byId("locks-held"), number(stats.holders), notStarted());
+  patch(byId("locks-waiting"), atLeast + number(stats.waiting));
+  patch(byId("locks-near"), number(stats.near_expiry));
+  patch(byId("locks-oldest"), stats.oldest === null ? "—" : [keyLink(stats.oldest, stats.oldest_part), " ", heldFor({ since: stats.oldest_since })]);
+  const own = store.shared ? "" : " · this store belongs to one process: it can't show what workers hold";
+  patch(byId("locks-store"), `${store.url} · prefix ${store.prefix}${own}`);
+  patch(byId("locks-shown"), `Page ${view.after.length + 1} · ${number(data.locks.length)} shown · ${number(stats.locks)} keys in all`);
+  setDisabled(byId("locks-previous"), view.after.length === 0);
+  setDisabled(byId("locks-next"), data.next === null);
+}
+
+function setDisabled(button, isDisabled) {
+  if (button.disabled !== isDisabled) button.disabled = isDisabled;
 }
 
 function drawSort() {
@@ -132,7 +163,7 @@ const live = new Live(
     drawFigures();
   },
   // A store that keeps no list still tells of a key.
-  () => data || byId("locks-rows").replaceChildren(instead("The list can't be shown.")),
+  () => data || patch(byId("locks-rows"), instead("The list can't be shown.")),
 );
 
 function changed() {
@@ -173,11 +204,15 @@ document.querySelectorAll("[data-sort]").forEach((head) => {
     view.sort = head.dataset.sort;
     drawSort();
     remember();
-    if (data) drawRows();
+    if (data) {
+      drawRows();
+      drawSeen();
+    }
   });
 });
 
 byId("locks-search").value = view.prefix;
 byId("locks-count").value = view.count;
 drawSort();
+for (const id of ["locks-rows", "locks-oldest"]) watch(byId(id));
 live.now();

@@ -3,6 +3,7 @@
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] ticket  ARGV[8] message, '' for not to park
 -- ARGV[9] task  ARGV[10] longest wait, 0 for any  ARGV[11] most in line, 0 for any  ARGV[12] most holders to name
 -- ARGV[13] list of the broker's queue, '' for none  ARGV[14] what to push there  ARGV[15] for how long permits are kept then
+-- ARGV[16] owner while it is parked and dispatched, '' for ARGV[6]
 -- Returns the fencing token, {'parked', number of calls, ticket, message, calls, …, refusal …}, {'dropped', state},
 -- {'full', waiters}, {'out', why, refusal …}, or {'refused', refusal …}
 

@@ -20,7 +20,7 @@ local function line_up()
     end
     number = next_number()
     mine[5] = tonumber(ARGV[10]) > 0 and string.format('%.0f', now + ARGV[10]) or '0'
-    redis.call('HSET', ticket(id), 'number', number, 'message', ARGV[8], 'task', ARGV[9], 'owner', ARGV[6],
+    redis.call('HSET', ticket(id), 'number', number, 'message', ARGV[8], 'task', ARGV[9], 'owner', ARGV[16] ~= '' and ARGV[16] or ARGV[6],
       'permits', permits, 'limit', limit, 'until', mine[5], 'calls', 0)
     if ARGV[13] ~= '' then
       redis.call('HSET', ticket(id), 'queue', ARGV[13], 'element', ARGV[14], 'within', ARGV[15])

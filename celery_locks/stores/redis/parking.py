@@ -132,7 +132,7 @@ def _of(ticket: Ticket) -> tuple[int, str]:
     wait = 0 if ticket.wait is None else max(1, round(ticket.wait * MICROSECONDS))
     push = ticket.push or Push("", "", 0)
     terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
-    return 9, arguments(*terms, push.queue, push.element, round(push.within * MICROSECONDS))
+    return 10, arguments(*terms, push.queue, push.element, round(push.within * MICROSECONDS), ticket.owner)
 
 
 def _parked(name: str, kind: str, rest: Sequence[Any]) -> Parked:

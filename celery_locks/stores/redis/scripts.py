@@ -7,7 +7,8 @@ import hashlib
 import re
 from importlib.resources import files
 
-from celery_locks.stores.parking import FIRST_CALL, RETENTION, TICKET, TOMBSTONE, TRIAL, TRIAL_RETENTION
+from celery_locks.stores.base import TICKET
+from celery_locks.stores.parking import FIRST_CALL, RETENTION, TOMBSTONE, TRIAL, TRIAL_RETENTION
 from celery_locks.stores.redis.protocol import arguments
 
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even

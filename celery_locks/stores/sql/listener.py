@@ -6,7 +6,6 @@ nothing ever comes. As long as it doesn't work, waiters look for themselves.
 
 from __future__ import annotations
 
-import logging
 import random
 import secrets
 import selectors
@@ -16,11 +15,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Database
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: What a sweeper listens for.
 DUE = "due"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from celery_locks.stores.base import TICKET
 from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
-from celery_locks.stores.parking import TICKET
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session, microseconds
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
 import time
 
+from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Connection, Database
 from celery_locks.stores.sql.schema import TABLES
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 #: Seconds between two sweeps of a process, and after one that left something.
 EVERY, SOON = 10.0, 0.1

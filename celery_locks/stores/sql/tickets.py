@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import astuple, fields
 from typing import Any, TypeVar, cast
 
-from celery_locks.stores.base import Claim, Granted, Refused
-from celery_locks.stores.parking import TICKET, retention
+from celery_locks.stores.base import TICKET, Claim, Granted, Refused
+from celery_locks.stores.parking import retention
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.tickets import Record, Table

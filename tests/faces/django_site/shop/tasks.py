@@ -23,3 +23,8 @@ def describe(group_id: int) -> str:
 def count() -> int:
     """How many groups there are."""
     return Group.objects.count()
+
+
+@shared_task(base=LockedTask, lock_key="twice:<what>", lock_scope="until_and_while_executing")
+def twice(what: str) -> None:
+    """Locked from the call until the run starts, and apart from that while it runs."""

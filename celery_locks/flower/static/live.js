@@ -1,0 +1,141 @@
+// Asks for data again and again while the page is seen, and says whether what the page shows is of now.
+
+import { ageOf, setClock, stamp, startClock, stopClock } from "./clock.js";
+import { drawAnswer, drawSeen } from "./countdown.js";
+import { byId, clockTime } from "./common.js";
+import { patch } from "./patch.js";
+
+const POLL = 2000; // milliseconds from one question to the next
+const PATIENCE = 4000; // for an answer, to its last byte
+const FRESH = 4800; // so old may be what is shown as live: judged every second, it is never shown so at 6000
+const SLOW = 2000; // an answer that takes longer is missed
+
+export class Live {
+  /**
+   * @param url A function: what to ask for.
+   * @param show Shows an answer. An answer that has not changed is not shown again.
+   * @param failed Called when there is none.
+   */
+  constructor(url, show, failed = () => {}) {
+    this.url = url;
+    this.show = show;
+    this.failed = failed;
+    this.shown = null; // url, ETag and moment of what is on the page
+    this.asking = null; // the one question that is open
+    this.problem = null;
+    this.timer = null;
+    setInterval(() => this.judge(), 1000);
+    // Whatever brings the page back: first say how old it is, then ask.
+    for (const event of ["visibilitychange", "resume"]) document.addEventListener(event, () => this.back());
+    for (const event of ["pageshow", "focus", "online"]) addEventListener(event, () => this.back());
+  }
+
+  /** The page was shown or hidden, or the computer woke up. */
+  back() {
+    this.judge();
+    if (document.hidden) this.rest();
+    else if (this.asking === null ? this.timer === null : ageOf(this.asking.at) > SLOW) this.now();
+  }
+
+  rest() {
+    clearTimeout(this.timer);
+    this.timer = null;
+  }
+
+  /** Ask now. An earlier question is dropped: one is open at most. */
+  async now() {
+    this.rest();
+    this.asking?.stop.abort();
+    const asking = { at: stamp(), stop: new AbortController(), timedOut: false };
+    this.asking = asking;
+    const patience = setTimeout(() => {
+      asking.timedOut = true;
+      asking.stop.abort();
+    }, PATIENCE);
+    let data = null;
+    try {
+      data = await this.ask(asking);
+    } catch (error) {
+      if (this.asking === asking) this.problem = asking.timedOut ? "Flower does not answer." : reasonOf(error);
+    }
+    clearTimeout(patience);
+    if (this.asking !== asking) return;
+    this.asking = null;
+    if (!document.hidden) this.timer = setTimeout(() => this.now(), Math.max(0, POLL - ageOf(asking.at)));
+    if (data !== null) this.draw(data);
+    if (this.problem !== null) this.failed();
+    this.judge();
+    if (this.problem === null) drawAnswer();
+  }
+
+  draw(data) {
+    try {
+      this.show(data);
+    } catch (error) {
+      this.problem = "This page can't show Flower's answer: reload it.";
+      this.shown.tag = null;
+      reportError(error);
+    }
+  }
+
+  /** The data of an answer; null where nothing has changed. */
+  async ask(asking) {
+    const url = this.url();
+    const headers = { Accept: "application/json" };
+    if (this.shown?.url === url && this.shown.tag) headers["If-None-Match"] = this.shown.tag;
+    const answer = await fetch(url, { headers, cache: "no-store", redirect: "error", signal: asking.stop.signal });
+    const data = answer.status === 304 ? null : await answer.json();
+    if (this.asking !== asking) return null;
+    if (data !== null && !answer.ok) throw new Refused(data.error);
+    const served = Number(answer.headers.get("X-Locks-Now"));
+    if (served === this.shown?.served && url === this.shown.url) throw new Refused("Old answers come, which something on the way has kept.");
+    setClock(served);
+    this.shown = { url, served, tag: answer.headers.get("ETag"), at: asking.at };
+    this.problem = null;
+    return data;
+  }
+
+  /** Say how old it is what the page shows. */
+  judge() {
+    const isFresh = this.shown !== null && ageOf(this.shown.at) < FRESH;
+    const isSlow = this.asking !== null && ageOf(this.asking.at) > SLOW;
+    if (document.hidden) this.say("Paused", "");
+    else if (this.problem !== null) this.say("Not live", "status-dot-error", this.problem);
+    else if (isFresh) this.say("Live", "status-dot-live");
+    else if (this.shown === null) this.say("Connecting…", "");
+    else if (isSlow) this.say("Not live", "status-dot-error", "Flower does not answer.");
+    else {
+      this.say("Updating…", "", null, true); // the page was out of sight, or the computer slept
+      if (this.asking === null) this.now();
+    }
+  }
+
+  say(text, dot, problem = null, isOld = problem !== null) {
+    const said = [text, problem, this.shown?.served].join("\n");
+    if (said === this.said) return;
+    this.said = said;
+    if (isOld && this.shown !== null) stopClock(this.shown.served);
+    else startClock();
+    patch(byId("locks-status"), text);
+    setClass(byId("locks-dot"), `status-dot ${dot}`.trim());
+    const state = this.shown === null ? "Nothing is known of the locks." : `What is shown is of ${clockTime(this.shown.at.wall)}.`;
+    patch(byId("locks-alert"), problem === null ? "" : `${problem}\n${state} This page keeps trying.`);
+    setClass(byId("locks-alert"), `alert alert-danger locks-alert ${problem === null ? "d-none" : ""}`.trim());
+    for (const part of document.querySelectorAll(".locks-table, .metric-grid, .locks-line, .locks-chart")) {
+      if (part.classList.contains("locks-stale") !== isOld) part.classList.toggle("locks-stale", isOld);
+    }
+    if (isOld) drawSeen();
+  }
+}
+
+function setClass(node, wanted) {
+  if (node.className !== wanted) node.className = wanted;
+}
+
+/** What Flower itself says of why it gives no data. */
+class Refused extends Error {}
+
+function reasonOf(error) {
+  if (error instanceof Refused && error.message) return error.message;
+  return "Flower can't be reached, or you are no longer logged in to it.";
+}
