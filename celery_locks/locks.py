@@ -16,7 +16,7 @@ from celery_locks.lock import Lock
 from celery_locks.names import check_part, name_of
 from celery_locks.renewal import keeper
 from celery_locks.semaphore import Semaphore
-from celery_locks.stores import mask, open_store
+from celery_locks.stores import addresses_in, mask, open_store
 from celery_locks.stores.base import Claim, Store
 from celery_locks.terms import (
     DEFAULT_PREFIX,
@@ -367,7 +367,7 @@ def app_store(conf: Mapping[str, Any]) -> str | Store:
     for setting in ("result_backend", "broker_url"):
         value = conf.get(setting)
         first = value[0] if isinstance(value, (list, tuple)) and value else value
-        first = first.split(";")[0] if isinstance(first, str) else ""
+        first = addresses_in(first)[0] if isinstance(first, str) else ""
         if first.startswith(_REDIS):
             return first
     raise LockConfigError(NO_STORE)

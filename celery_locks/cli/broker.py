@@ -12,9 +12,9 @@ from typing import Any
 
 from kombu.transport import get_transport_cls
 
+from celery_locks.cli.escapes import inert
 from celery_locks.cli.finding import Finding, one_line, within
-from celery_locks.cli.output import printable
-from celery_locks.stores import mask_text
+from celery_locks.stores import ENCODE, addresses_in, is_ambiguous, login_of, mask
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 from celery_locks.tasks.queues import bound_queue
 
@@ -49,7 +49,7 @@ def of_broker(
     connection, place = None, "broker_url"
     try:
         connection = app.connection_for_write()
-        place = mask_text(connection.as_uri())
+        place = _place(app, connection)
         within(
             TIMEOUT_SECONDS + 1,
             lambda: connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS),
@@ -59,7 +59,7 @@ def of_broker(
         yield message
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or _broken(app, connection, error) or _away(place)
-        yield Finding("broker", "error", f"{_told(connection, error)}. {remedy}")
+        yield Finding("broker", "error", f"{error_text(app, connection, error)}. {remedy}")
         return
     finally:
         _close(connection)
@@ -83,17 +83,40 @@ def _kind(connection: Any) -> str:
     return ""
 
 
-def _told(connection: Any, error: BaseException) -> str:
+def _addresses(app: Any) -> list[str]:
+    """Return the addresses in ``broker_url``."""
+    value = app.conf.broker_write_url or app.conf.broker_url or ""
+    return addresses_in(value) if isinstance(value, str) else list(value) or [""]
+
+
+def _place(app: Any, connection: Any) -> str:
+    """Return the address of the broker as it is written, or, of several, that of the connection, without passwords."""
+    addresses = _addresses(app)
+    if addresses[0] and (len(addresses) == 1 or any(map(is_ambiguous, addresses))):
+        return " or ".join(map(mask, addresses))
+    return mask(connection.as_uri(include_password=True))  # without, Kombu writes one where there is none
+
+
+def error_text(app: Any, connection: Any, error: BaseException) -> str:
     """Return an error as one line, with the code of a Redis server, if it has one."""
-    text, code = one_line(error), code_of(error) if _kind(connection) == "redis" else ""
+    addresses, text = _addresses(app), one_line(error)
+    if _may_quote(addresses, error):
+        return f"broker_url, {' or '.join(map(mask, addresses))}, can't be read: {ENCODE}"
+    code = code_of(error) if _kind(connection) == "redis" else ""
     return text if code in text else f"{code} {text}"
+
+
+def _may_quote(addresses: list[str], error: BaseException) -> bool:
+    """Return whether an error may have a part of a password in it, which was read as another part of the address."""
+    passwords = [login_of(address)[1] for address in addresses]
+    words = re.findall(r"\w+", " ".join(passwords).lower())
+    quotes = isinstance(error, ValueError) and any(word in str(error).lower() for word in words)
+    return quotes or any(map(is_ambiguous, addresses)) or any(";" in each for each in passwords)  # Kombu splits there
 
 
 def _broken(app: Any, connection: Any, error: BaseException) -> str:
     """Return what to do about an error of this process, not of the broker; an empty text for others."""
-    addresses = app.conf.broker_write_url or app.conf.broker_url or ""
-    first = addresses if isinstance(addresses, str) else next(iter(addresses), "")
-    scheme = first.partition(":")[0]
+    scheme = _addresses(app)[0].partition(":")[0]
     if isinstance(error, ImportError) or not _can_be_loaded(scheme):
         return f"Install the package that the transport {scheme} of broker_url needs, or set broker_url to another"
     if connection is None or isinstance(error, (TypeError, ValueError, LookupError)):
@@ -129,7 +152,9 @@ def _of_message(app: Any, connection: Any) -> Finding:
         return Finding("messages", "error", text)
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or "See the broker's log"
-        return Finding("messages", "error", f"the broker refuses a message: {_told(connection, error)}. {remedy}")
+        return Finding(
+            "messages", "error", f"the broker refuses a message: {error_text(app, connection, error)}. {remedy}"
+        )
     if not tried:
         return Finding("messages", "ok", "not tried: messages are written to another folder than they are read from")
     return Finding("messages", "ok", "the broker took one, and it was deleted")
@@ -254,7 +279,7 @@ def of_consumers(app: Any, tasks: Collection[Any], dispatched: Mapping[str, Coll
         if not unknown:
             yield Finding("consumers", "ok", "there is no locked task to consume")
         return
-    names, option = printable(", ".join(sorted(queues))), shlex.quote(printable(",".join(sorted(queues))))
+    names, option = inert(", ".join(sorted(queues))), shlex.quote(inert(",".join(sorted(queues))))
     if why := _not_asked(app):
         yield Finding("consumers", "ok", f"not known: {why}. Start workers of {names} yourself")
         return
@@ -278,8 +303,8 @@ def of_consumers(app: Any, tasks: Collection[Any], dispatched: Mapping[str, Coll
         yield Finding(
             "consumers",
             "warning",
-            f"no worker that answers consumes the queue {printable(queue)}, {why}. Start one: celery -A … worker -Q "
-            f"{shlex.quote(printable(queue))}",
+            f"no worker that answers consumes the queue {inert(queue)}, {why}. Start one: celery -A … worker -Q "
+            f"{shlex.quote(inert(queue))}",
         )
     if not missing:
         yield Finding("consumers", "ok", f"a worker consumes {names}")

@@ -14,8 +14,9 @@ import click
 import celery_locks
 from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
+from celery_locks.cli.escapes import inert
 from celery_locks.cli.finding import Finding, one_line
-from celery_locks.cli.output import locks_of, named, print_json, printable
+from celery_locks.cli.output import locks_of, named, print_json
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
 from celery_locks.stores import mask_text
@@ -62,7 +63,7 @@ def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             status = click.style(finding.status.ljust(7), fg=_COLOURS[finding.status])
-            click.echo(f"{status}  {finding.check}: {finding.text}", color=False if ctx.obj.no_color else None)
+            click.echo(f"{status}  {finding.check}: {inert(finding.text)}", color=False if ctx.obj.no_color else None)
     if as_json:
         print_json([asdict(finding) for finding in found])
     ctx.exit(max(STATUS[finding.status] for finding in found))
@@ -212,7 +213,7 @@ def _of_waiters(locks: Locks, patience: float, lines: Lines) -> Finding:
         stuck = [each for each in stuck if _is_idle(locks.info(*each))]
     if not stuck:
         fine = "no free key has a line" + ("" if lines.complete else f" among the first {_MOST} keys")
-        waiting = [f"{len(keys)} in {printable(queue)}" for queue, keys in sorted(lines.dispatched.items())]
+        waiting = [f"{len(keys)} in {inert(queue)}" for queue, keys in sorted(lines.dispatched.items())]
         not_started = f"; dispatched tasks that have not started: {', '.join(waiting)}" if waiting else ""
         return Finding("waiters", "ok", fine + not_started)
     names = ", ".join(named(*each) for each in stuck[:MOST_NAMED]) + (", …" if len(stuck) > MOST_NAMED else "")

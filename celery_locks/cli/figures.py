@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from celery_locks import Locks
+from celery_locks.cli.broker import error_text
 from celery_locks.cli.output import locks_of, named, print_json
 from celery_locks.durations import duration
 from celery_locks.stores.parking import tickets_of
@@ -61,8 +62,13 @@ def sweep_command(ctx: click.Context) -> None:
         click.echo(f"No task parks in a {type(locks.store).__name__}: there is nothing to sweep.")
         return
     before = now = _waiting(locks)
-    with app.connection_for_write() as connection:
+    connection = None
+    try:
+        connection = app.connection_for_write()
         connection.ensure_connection(max_retries=1, timeout=5)
+    except Exception as error:  # whatever the broker's client raises
+        raise click.ClickException(f"the broker can't be reached: {error_text(app, connection, error)}") from None
+    with connection:
         for _ in range(LOOKS):
             calls = parking.sweep(locks.prefix, LOCKS)
             send_on(app, parking, calls, connection)

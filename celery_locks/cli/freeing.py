@@ -6,15 +6,16 @@ from collections.abc import Iterable
 
 import click
 
-from celery_locks.cli.completion import keys
-from celery_locks.cli.output import held_by, locks_of, named, part_option, printable
+from celery_locks.cli.completion import key_argument
+from celery_locks.cli.escapes import printable
+from celery_locks.cli.output import held_by, locks_of, named, part_option
 from celery_locks.durations import duration
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free
 
 
 @click.command("release", short_help="Take a key from whoever holds it.")
-@click.argument("key", shell_complete=keys)
+@key_argument
 @part_option
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.pass_context
@@ -41,7 +42,7 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
 
 
 @click.command("wait", short_help="Wait until a key is free.")
-@click.argument("key", shell_complete=keys)
+@key_argument
 @click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="The longest waiting; none by default.")
 @click.pass_context
 def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from celery_locks import Locks
+from celery_locks.cli.escapes import printable
 from celery_locks.durations import duration
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import Holder
@@ -32,17 +33,12 @@ def locks_of(ctx: click.Context) -> Locks:
 part_option = click.option("--part", default="", help="A part of the key that is locked apart, as a list shows it.")
 
 
-def printable(text: str) -> str:
-    """The text without what a terminal takes for commands: keys are what users sent."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
 def table_of(items: Sequence[LockInfo]) -> tuple[Row, list[Row]]:
     """Return columns and rows of a table of locks. It has a column of parts only where one is held."""
     columns, rows = COLUMNS, [_row(item) for item in items]
     if any(item.part for item in items):
         columns = (columns[0], "PART", *columns[1:])
-        rows = [(row[0], item.part or "-", *row[1:]) for item, row in zip(items, rows, strict=True)]
+        rows = [(row[0], printable(item.part) or "-", *row[1:]) for item, row in zip(items, rows, strict=True)]
     return columns, rows
 
 
@@ -58,7 +54,7 @@ def _row(item: LockInfo) -> Row:
 
 def named(key: str, part: str) -> str:
     """Return a key with its part, for a sentence."""
-    return printable(key) + (f" (part {part})" if part else "")
+    return printable(key) + (f" (part {printable(part)})" if part else "")
 
 
 def held_by(holder: Holder) -> str:
@@ -95,8 +91,9 @@ def holder_as_data(holder: Holder) -> dict[str, Any]:
 
 
 def print_json(data: Any) -> None:
-    """Prints data as one JSON document."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Prints data as one JSON document, without what a terminal takes for commands."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(columns: Row, rows: Iterable[Row]) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import click
 
 from celery_locks import Locks
-from celery_locks.cli.completion import keys
+from celery_locks.cli.completion import as_typed, escaped_option, key_argument, quoted
+from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import (
     held_by,
     lock_as_data,
@@ -16,7 +17,6 @@ from celery_locks.cli.output import (
     part_option,
     print_json,
     print_table,
-    printable,
     table_of,
 )
 from celery_locks.durations import duration
@@ -91,13 +91,16 @@ def find(locks: Locks, wanted: Wanted, after: str | None, count: int) -> tuple[l
 
 
 @click.command("list", short_help="The keys that are held or waited for.")
-@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--prefix", default="", callback=as_typed, help="Only keys that begin so.")
 @click.option("--task", help="Only keys held by tasks of this name.")
 @click.option("--owner", metavar="TEXT", help="Only keys held by somebody whose name has this in it, such as a worker.")
 @click.option("--longer", type=float, metavar="SECONDS", help="Only keys held for longer than that.")
 @click.option("--waiting", is_flag=True, help="Only keys for which somebody waits.")
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
-@click.option("--after", metavar="KEY", help="Go on after this key: the end of the page before says which.")
+@click.option(
+    "--after", metavar="KEY", callback=as_typed, help="Go on after this key: the end of the page before says which."
+)
+@escaped_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def list_command(
@@ -118,20 +121,33 @@ def list_command(
       celery -A proj locks list --prefix user: --waiting
       celery -A proj locks list --task shop.sync --longer 600 --json
     """
-    found, following = find(locks_of(ctx), Wanted(prefix, task, owner, longer, waiting), after, count)
+    locks, wanted = locks_of(ctx), Wanted(prefix, task, owner, longer, waiting)
+    found, following = find(locks, wanted, after, count)
     if as_json:
         print_json({"locks": [lock_as_data(item) for item in found], "next": following})
         return
     if found:
         print_table(*table_of(found))
-    elif following is None:
-        click.echo("Nothing is held or waited for." if not (after or prefix or task) else "None.")
+    else:
+        click.echo(_nothing(locks, searched_all=following is None))
     if following is not None:
-        click.echo(f"There are more: --after {_quoted(following)}", err=True)
+        escaped = "" if printable(following) == following else "--escaped "
+        click.echo(f"There are more: {escaped}--after {quoted(printable(following))}", err=True)
+
+
+def _nothing(locks: Locks, searched_all: bool) -> str:
+    """Return what a list without a key means."""
+    if not searched_all:
+        return "No key matches in the part that was searched."
+    stats = locks.stats()
+    if not stats.locks:
+        return "Nothing is held or waited for."
+    keys = "1 key is" if stats.locks == 1 else f"{stats.locks} keys are"
+    return f"No key matches; {'' if stats.complete else 'at least '}{keys} held or waited for."
 
 
 @click.command("show", short_help="Who holds one key.")
-@click.argument("key", shell_complete=keys)
+@key_argument
 @part_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -158,9 +174,3 @@ def show_command(ctx: click.Context, key: str, part: str, as_json: bool) -> None
 def _row(holder: Holder) -> tuple[str, ...]:
     times = duration(holder.held_for), duration(holder.expires_in)
     return held_by(holder), *times, str(holder.permits), str(holder.fencing_token)
-
-
-def _quoted(key: str) -> str:
-    import shlex
-
-    return shlex.quote(key) if key.isprintable() else f"$'{printable(key)}'"

@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from celery_locks import Locks
-from celery_locks.cli.output import COLUMNS, locks_of, named, plain_table, printable, rich_table, table_of
+from celery_locks.cli.completion import as_typed, escaped_option
+from celery_locks.cli.escapes import inert, printable
+from celery_locks.cli.output import COLUMNS, locks_of, named, plain_table, rich_table, table_of
 from celery_locks.cli.seeing import Wanted, find
 from celery_locks.durations import duration
 from celery_locks.errors import StoreUnavailable
@@ -21,7 +23,8 @@ Table = tuple[Any, list[Any]]
 
 
 @click.command("watch", short_help="A live table of what is held.")
-@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--prefix", default="", callback=as_typed, help="Only keys that begin so.")
+@escaped_option
 @click.option("--count", type=click.IntRange(1, 200), default=20, show_default=True, help="How many keys at most.")
 @click.option(
     "--interval", type=click.FloatRange(0.1), default=1.0, show_default=True, metavar="SECONDS", help="How often."
@@ -50,10 +53,13 @@ def _look(locks: Locks, prefix: str, count: int) -> tuple[str, Table]:
     try:
         stats, (found, following) = locks.stats(), find(locks, Wanted(prefix), None, count)
     except StoreUnavailable as error:
-        return printable(str(error)), table_of([])
-    title = f"{stats.locks} keys, {stats.holders} leases, {stats.waiting} waiting"
+        return inert(str(error)), table_of([])
+    least = "" if stats.complete else "at least "
+    title = f"{least}{stats.locks} keys, {stats.holders} leases, {stats.waiting} waiting"
     if stats.oldest is not None:
         title += f"; longest {named(stats.oldest, stats.oldest_part)}, {duration(stats.oldest_held_for)}"
+    if prefix and not found and following is None:
+        title += f"; none begins with {printable(prefix)}"
     return title + ("; there are more" if following is not None else ""), table_of(found)
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
+from typing import Any, TypeVar
 
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import Store
+
+T = TypeVar("T")
 
 __all__ = ["Store", "open_store", "schema_sql"]
 
@@ -43,11 +48,17 @@ _OPENERS = {
 _EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 
 
-#: Up to the last "@": who writes a password without percent-encoding must not see it in a log either.
-_PASSWORD = re.compile(r"(//[^/@:?]*:).*@", re.DOTALL)
-#: A URL within a text, up to a blank; what a password with blanks in it would leave is not for a URL anyway.
-_URL = re.compile(r"\b[a-zA-Z][\w+.-]*://\S+")
-_QUERY_PASSWORD = re.compile(r"([?&][^=&]*(?:pass|secret)[^=&]*=)[^&#]*", re.IGNORECASE)
+#: What comes before user and password in an address.
+_SCHEME = re.compile(r"\s*(?:sharded:)?[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_COLON = re.compile(":|%3a", re.IGNORECASE)
+#: A parameter that holds a secret. A piece without "=" that follows belongs to it: its "&" is not percent-encoded.
+_SECRET = re.compile(r"([?&;#][^=&;]*(?:pass|pwd|secret|token)[^=&;]*=)[^&]+(?:&[^=&]*(?=&|\Z))*", re.IGNORECASE)
+#: A URL within a text, up to a blank. Where its colon has no port behind it, it may be a password with blanks in it.
+_URL = re.compile(
+    r"\b[a-z][\w+.-]*://"
+    r"(?:\S*@\S*|(?!\[[\da-f:.]*\])[^\s/?#@:]*:(?!\d*(?:[^\w\s@]|\s|\Z)).{1,200}?@\S*|\S*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def open_store(url: str) -> Store:
@@ -65,13 +76,12 @@ def open_store(url: str) -> Store:
         near = get_close_matches(scheme, _OPENERS, 1)
         hint = f"; did you mean {near[0]}://?" if near else ""
         known = ", ".join(f"{name}://" for name in _OPENERS)
-        raise LockConfigError(f"no lock store has the scheme {scheme}://{hint} Known: {known}.") from None
+        shown = scheme if re.fullmatch(r"[\w+.-]*", scheme) else "***"  # it may be a password
+        raise LockConfigError(f"no lock store has the scheme {shown}://{hint} Known: {known}.") from None
     try:
-        store: Store = getattr(import_module(module), function)(url)
+        store: Store = reads_address(getattr(import_module(module), function))(url)
     except ModuleNotFoundError as error:
         raise _missing(url, scheme, error) from error
-    except ValueError as error:
-        raise _unreadable(url, error) from None
     return store
 
 
@@ -90,11 +100,9 @@ def schema_sql(url: str) -> str:
     if _OPENERS.get(scheme, ("", ""))[1] != "open_server":
         raise LockConfigError(f"{mask(url)} needs no schema: stores of postgresql:// and mysql:// do")
     try:
-        text: str = import_module("celery_locks.stores.sql.address").schema_of(url)
+        text: str = reads_address(import_module("celery_locks.stores.sql.address").schema_of)(url)
     except ModuleNotFoundError as error:
         raise _missing(url, scheme, error) from error
-    except ValueError as error:
-        raise _unreadable(url, error) from None
     return text
 
 
@@ -111,17 +119,57 @@ def _missing(url: str, scheme: str, error: ModuleNotFoundError) -> Exception:
     )
 
 
-def _unreadable(url: str, error: ValueError) -> LockConfigError:
-    # Python's own words may quote a password that is not percent-encoded, and so may what caused the error.
-    why = "special characters in user and password are written as %40 and the like" if "@" in url else error
-    return LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {why}")
+def reads_address(function: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a function of an address: a ``ValueError`` of reading it becomes a `LockConfigError` without secrets."""
+
+    @wraps(function)
+    def read(url: str, *args: Any) -> T:
+        try:
+            return function(url, *args)
+        except ValueError as error:
+            # Python's own words may quote a password that is not percent-encoded, and so may what caused the error.
+            why = ENCODE if "@" in url or mask(url) != url else error
+            unreadable = LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {why}")
+        raise unreadable  # outside, so that the error has no context
+
+    return read
+
+
+#: What to do about an address that can't be read.
+ENCODE = "special characters in user and password are written as %40 and the like"
+
+
+def addresses_in(text: str) -> list[str]:
+    """Return the addresses of a setting of Celery, which has ";" between them."""
+    return re.split(r";(?=[a-z][\w+.-]*://)", text, flags=re.IGNORECASE)
+
+
+def login_of(url: str) -> tuple[str, str]:
+    """Return user and password of an address as they are written, whatever is in them: they end at the last "@"."""
+    scheme, end = _SCHEME.match(url), url.rfind("@")
+    begin = scheme.end() if scheme else 0
+    colon = _COLON.search(url, begin, max(begin, end))
+    return (url[begin : colon.end()], url[colon.end() : end]) if colon else (url[begin : max(begin, end)], "")
+
+
+def is_ambiguous(url: str) -> bool:
+    """Return whether a library may take a part of the password for something else, and print it."""
+    user, password = login_of(url)
+    return bool(password) and not {*"/?#"}.isdisjoint(user + password)
 
 
 def mask(url: str) -> str:
-    """The URL without its passwords, for logs and errors."""
-    return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
+    """Return an address without its passwords, for logs and errors, however malformed it is."""
+    _, password = login_of(url)
+    if not password:
+        return _SECRET.sub(r"\1***", url)
+    end = url.rindex("@")
+    before, after = url[: end - len(password)], url[end + 1 :]
+    if _SECRET.search(f"?{password}"):  # the "@" may be that of a parameter, and more of it follow
+        return f"{before}***"
+    return f"{before}***@" + _SECRET.sub(r"\1***", after)
 
 
 def mask_text(text: str) -> str:
-    """A text without the passwords of the URLs in it."""
+    """Return a text without the passwords of the URLs in it."""
     return _URL.sub(lambda url: mask(url[0]), text) if "://" in text else text

@@ -243,7 +243,10 @@ class ShardedParking(Sharded, Parking):
 
 def open_sharded(url: str) -> Sharded:
     """The store at ``sharded:`` and the URLs of its stores, with ``|`` between them."""
-    return Sharded([each.strip() for each in url.partition(":")[2].split("|") if each.strip()])
+    urls = [each.strip() for each in url.partition(":")[2].split("|") if each.strip()]
+    if not all("://" in each for each in urls):
+        raise ValueError("each store has an address with ://, and a | in a password is written as %7C")
+    return Sharded(urls)
 
 
 def _opened(stores: Sequence[str] | Mapping[str, str | Store]) -> dict[str, Store]:

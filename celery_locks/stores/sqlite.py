@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockConfigError, LossReason
-from celery_locks.stores import sqlite_clock
+from celery_locks.stores import mask, sqlite_clock
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.parking import Call
 from celery_locks.stores.sql.base import TableStore
@@ -206,26 +206,26 @@ def open_sqlite(url: str) -> SQLiteStore:
     Raises:
         LockConfigError: The URL names no file, or has an option that is not known.
     """
-    parts = urlsplit(url)
+    parts, shown = urlsplit(url), mask(url)
     path = unquote(parts.path[1:])
     if parts.netloc or not path:
-        raise LockConfigError(f"{url} names no file: write sqlite:////absolute/path or sqlite:///relative/path")
+        raise LockConfigError(f"{shown} names no file: write sqlite:////absolute/path or sqlite:///relative/path")
     if path == ":memory:":
-        raise LockConfigError(f"{url} would be empty for every process: memory:// keeps leases within one process")
+        raise LockConfigError(f"{shown} would be empty for every process: memory:// keeps leases within one process")
     if parts.fragment or "\0" in path:
-        raise LockConfigError(f"{url} has a # or NUL in its path; write %23 for #, a NUL can't be in a file's name")
-    return SQLiteStore(path, _timeout(url, parts.query))
+        raise LockConfigError(f"{shown} has a # or NUL in its path; write %23 for #, a NUL can't be in a file's name")
+    return SQLiteStore(path, _timeout(shown, parts.query))
 
 
-def _timeout(url: str, query: str) -> float:
+def _timeout(shown: str, query: str) -> float:
     options = dict(parse_qsl(query, keep_blank_values=True))
     timeout = options.pop("timeout", "30")
     if options:
-        raise LockConfigError(f"{url} has options that this store doesn't know: {', '.join(options)}; it has timeout")
+        raise LockConfigError(f"{shown} has options that this store doesn't know: {', '.join(options)}; it has timeout")
     try:
         seconds = float(timeout)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise LockConfigError(f"{url} has timeout={timeout}; write a number of seconds, like timeout=30")
+        raise LockConfigError(f"{shown} has timeout={timeout}; write a number of seconds, like timeout=30")
     return seconds

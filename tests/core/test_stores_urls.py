@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_locks import LockConfigError
-from celery_locks.stores import mask, open_store
+from celery_locks import LockConfigError, Locks
+from celery_locks.stores import mask, mask_text, open_store
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.redis.cluster import RedisClusterStore
+from celery_locks.stores.redis.store import RedisStore
 
 REDIS_URLS = [
     "redis://localhost/1",
@@ -86,6 +88,21 @@ def test_other_schemes_are_refused(url: str) -> None:
         ("redis+sentinel://u:secret@h/s?sentinel_password=other", "redis+sentinel://u:***@h/s?sentinel_password=***"),
         ("redis://h/0?password=secret&db=1", "redis://h/0?password=***&db=1"),
         ("redis://h/0?db=1&ssl_password=secret", "redis://h/0?db=1&ssl_password=***"),
+        ("redis://h/0?password=sec&ret&db=1", "redis://h/0?password=***&db=1"),
+        ("redis://h/0;passwd=sec#ret", "redis://h/0;passwd=***"),
+        ("redis://h:6379/0?password=sec@ret", "redis://h:***"),
+        ("redis://us/er:secret@h:1/0", "redis://us/er:***@h:1/0"),
+        ("redis://us?er:secret@h:1/0", "redis://us?er:***@h:1/0"),
+        ("redis://u%3Asecret@h", "redis://u%3A***@h"),
+        ("redis://:secret@", "redis://:***@"),
+        ("REDIS://u:secret@h", "REDIS://u:***@h"),
+        (" redis://u:se cret@h", " redis://u:***@h"),
+        ("redis:/u:secret@h", "redis:***@h"),
+        ("u:secret@h", "u:***@h"),
+        (":secret@h", ":***@h"),
+        ("sentinel://:secret@h1;sentinel://:secret@h2", "sentinel://:***@h2"),
+        ("sharded:redis://:secret@h1|redis://:secret@h2", "sharded:redis://:***@h2"),
+        ("redlock://:secret@h1,:secret@h2,h3/0", "redlock://:***@h2,h3/0"),
     ],
 )
 def test_promise_21_passwords_are_masked(url: str, masked: str) -> None:
@@ -101,6 +118,11 @@ def test_promise_21_passwords_are_masked(url: str, masked: str) -> None:
         "sqlite:////var/lib/locks.db",
         "redis://[::1]:6379/0",
         "redis://u@h/0",
+        "redis://us/er@h/0",
+        "redis://:@h/0",
+        "redis://h/0?password=",
+        "sqlite:////home/anna@work/locks.db",
+        "redis+socket:///run/anna@work.sock?virtual_host=1",
         "",
         "x",
     ],
@@ -109,11 +131,72 @@ def test_what_has_no_password_stays_as_it_is(url: str) -> None:
     assert mask(url) == url
 
 
-@settings(deadline=None)
-@given(st.text(min_size=8, max_size=20))
-def test_promise_21_no_password_shows_whatever_is_in_it(password: str) -> None:
-    password = f"<{password}>"
-    assert password not in mask(f"redis://anna:{password}@host:6379/0")
+#: Letters that end a part of an address, and some that don't.
+parts = st.text(st.sampled_from("/?#@:%[]() \n\t,;|&=\\'\"<>$!~ab19é℀\u202e"), max_size=8)
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.sampled_from(["redis", "rediss+sentinel", "redis+cluster", "redlock", "postgresql", "mysql", "sharded:redis"]),
+    st.sampled_from([("hun", "ter2"), ("7071", "7072")]),
+    parts,
+    parts,
+    st.sampled_from(["h", "h:1/0", "[::1]:1", "h1,h2,h3/0", "h:port", "", "/", "?x", "h/s/0?ssl_password=7072"]),
+)
+def test_promise_21_no_password_shows_whatever_is_in_it(
+    scheme: str, ends: tuple[str, str], user: str, inner: str, host: str
+) -> None:
+    """Its beginning and its end count as well: libraries take them for a host, a port or a database."""
+    begin, end = ends
+    url = f"{scheme}://{user}:{begin}{inner}{end}@{host}"
+    shown = mask(url) + mask_text(f"it failed: {mask(url)}")
+    try:
+        locks = Locks(url)
+        shown += f"{locks.url} {locks!r} {locks.lock('k')!r}"
+    except LockConfigError as error:
+        shown += "".join(traceback.format_exception(error)) + repr((error.__context__, error.__cause__))
+    assert begin not in shown
+    assert end not in shown
+
+
+@given(
+    st.sampled_from(["redis", "valkeys", "amqp", "sharded:redis"]),
+    st.sampled_from(["", "anna@", "an%40na@"]),
+    st.sampled_from(["localhost", "10.0.0.1:6379", "[::1]:6379", "h1:1,h2:2"]),
+    st.text(st.sampled_from("/?#:%[]=&;ab19é"), max_size=8),
+)
+def test_an_address_without_a_password_is_unchanged(scheme: str, user: str, host: str, rest: str) -> None:
+    url = f"{scheme}://{user}{host}/{rest}"
+    assert mask(url) == url
+    assert mask_text(f"<{url}> by celery@web") == f"<{url}> by celery@web"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("'redis://u:secret@h:1/0', it says", "'redis://u:***@h:1/0', it says"),
+        ("ValueError('redis://us/er:secret@h:1/0')", "ValueError('redis://us/er:***@h:1/0')"),
+        ("at redis://u:se cret@h now", "at redis://u:***@h now"),
+        (r"ValueError('redis://u:se\ncret@h')", "ValueError('redis://u:***@h')"),
+        ("redis://:***@h1 is away, redis://:***@h2, too", "redis://:***@h1 is away, redis://:***@h2, too"),
+        ("redis://h:6379/0: locked by celery@web", "redis://h:6379/0: locked by celery@web"),
+        ("redis://[::1]:6379/0 by celery@web", "redis://[::1]:6379/0 by celery@web"),
+    ],
+)
+def test_promise_21_passwords_within_a_text_are_masked(text: str, masked: str) -> None:
+    assert mask_text(text) == masked
+
+
+def test_promise_21_an_address_in_which_a_library_would_end_the_password_early_is_refused() -> None:
+    """It would look for the beginning of the password, and its errors print what it looks for."""
+    for url in ("redis://u:70/71@h", "redlock://u:70,71@h1,h2,h3", "postgresql://u:p@70@h/d", "sqlite://u:70@h"):
+        with pytest.raises(LockConfigError, match=r"\*\*\*@h") as caught:
+            open_store(url)
+        assert "70" not in str(caught.value)
+    for kind, url in ((RedisStore, "redis://u:[70]@h"), (RedisClusterStore, "redis+cluster://u:7℀0@h")):
+        with pytest.raises(LockConfigError, match="%40") as caught:
+            kind(url)
+        assert "7" not in "".join(traceback.format_exception(caught.value)).split("LockConfigError")[-1]
 
 
 @pytest.mark.parametrize("url", ["redis://u:hunter/2@h", "redis://u:[hunter@h", "redis://:hun:ter@h:port/0"])

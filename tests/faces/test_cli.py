@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import threading
@@ -17,9 +18,12 @@ import click
 import pytest
 import redis
 from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celery_locks import Locks
 from celery_locks.cli import locks as locks_group
+from celery_locks.cli.escapes import printable, unescaped
 from celery_locks.lock import this_process
 from celery_locks.stores import schema_sql
 from tests.support.celery_worker import ROOT, Worker
@@ -326,6 +330,90 @@ def test_the_shell_completes_commands_and_keys(redis_url: str, locks: Locks, tmp
     keys = offered("celery -A proj locks release us")
     assert "user:7" in keys.replace("\\:", ":")
     assert "order" not in keys
+
+
+# ---------------------------------------------------------------------- any key
+
+ODD = ["a\x00b", "a\nb", r"a\nb", "a\\", "\x1b]0;x\x07", "\x9b31m", "\x7f", "\u202egnp", "it's", "--yes", "\U000e0001"]
+
+
+@pytest.mark.parametrize("key", ODD)
+def test_promise_46_every_key_is_shown_and_released_as_it_is_listed(run: Run, locks: Locks, key: str) -> None:
+    locks.lock(key, owner="an \x1b[31mimport\n").acquire()
+    listed = run("list").output.splitlines()[1].split("  ")[0]
+    assert json.loads(run("show", "--json", "--escaped", "--", listed).output)["key"] == key
+    shown = [run(*args).output for args in (("list",), ("list", "--json"), ("stats",), ("stats", "--json"))]
+    shown.append(run("watch", "--times", "1").output)
+    shown.append(run("wait", "--timeout", "0", "--escaped", "--", listed, status=1).output)
+    shown.append(run("release", "--escaped", "--", listed, answer="y\n").output)
+    assert not locks.lock(key).holders()
+    shown.append(run("release", "--escaped", "--", listed, status=1).output)
+    assert "".join(shown).replace("\n", "").isprintable(), shown
+
+
+def test_no_two_keys_are_printed_alike() -> None:
+    assert len({printable(key) for key in ODD}) == len(ODD)
+
+
+@given(st.text())
+def test_what_is_printed_is_read_as_the_same_key(key: str) -> None:
+    assert printable(key).isprintable()
+    assert unescaped(printable(key)) == key
+
+
+def test_a_wrong_escape_says_how_to_write_it(run: Run) -> None:
+    assert r"\q is no escape: write \\ for a backslash" in run("show", "--escaped", r"a\q", status=2).output
+    assert r"\ is no escape" in run("list", "--escaped", "--after", "a\\", status=2).output
+
+
+def test_promise_21_usage_errors_have_no_passwords(run: Run) -> None:
+    assert "hunter2" not in run("sql", "x", "postgresql://us/er:hunter2@h/d", status=2).output
+
+
+@pytest.mark.parametrize("args", [("show", "k", "\x1b[31m"), ("show", "k", "--\x1b[31m"), ("\x1b[31mshow",)])
+def test_usage_errors_have_no_control_characters(run: Run, args: tuple[str, ...]) -> None:
+    shown = run(*args, status=2).output
+    assert r"\x1b" in shown
+    assert shown.replace("\n", "").isprintable()
+
+
+def test_the_next_page_of_odd_keys(run: Run, locks: Locks) -> None:
+    """What it prints is pasted into a shell: see also test_completion."""
+    for key in ODD:
+        locks.lock(key).acquire()
+    seen, args = list[str](), list[str]()
+    while True:
+        seen += [item["key"] for item in json.loads(run("list", "--count", "1", "--json", *args).output)["locks"]]
+        more = run("list", "--count", "1", *args).stderr
+        if not more:
+            break
+        args = shlex.split(more.removeprefix("There are more: "))
+    assert sorted(seen) == sorted(ODD)
+
+
+def test_a_list_without_a_match_says_what_there_is(run: Run, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    filters = [
+        ("--owner", "x"),
+        ("--task", "x"),
+        ("--longer", "9"),
+        ("--waiting",),
+        ("--prefix", "x"),
+        ("--after", "x"),
+    ]
+    for args in [(), *filters]:
+        assert run("list", *args).output == "Nothing is held or waited for.\n"
+    locks.lock("k1", owner="import").acquire()
+    for args in [*filters, ("--owner", "import", "--prefix", "x")]:
+        assert run("list", *args).output == "No key matches; 1 key is held or waited for.\n"
+        assert json.loads(run("list", "--json", *args).output) == {"locks": [], "next": None}
+    locks.lock("k2", owner="import").acquire()
+    assert run("list", "--owner", "x").output == "No key matches; 2 keys are held or waited for.\n"
+    assert "; none begins with x\n" in run("watch", "--prefix", "x", "--times", "1").output
+    monkeypatch.setattr("celery_locks.cli.seeing.MOST_PAGES", 1)
+    monkeypatch.setattr("celery_locks.cli.seeing.MOST_ON_A_PAGE", 1)
+    shown = run("list", "--owner", "x")
+    assert shown.stdout == "No key matches in the part that was searched.\n"
+    assert shown.stderr == "There are more: --after k1\n"
 
 
 # ---------------------------------------------------------------------- help

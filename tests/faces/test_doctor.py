@@ -552,6 +552,31 @@ def test_a_queue_whose_name_is_a_pattern_of_keys(redis_url: str, start_redis: St
     assert found(app, 1)["messages"][0]["status"] == "ok"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://us/er:hunter2@127.0.0.1:1/0",
+        "redis://u:hun#ter2@127.0.0.1:1/0",
+        "redis://u:hunter;ter2@127.0.0.1:1/0",
+        "amqp://u:[hunter2]@127.0.0.1:1//",
+        "sentinel://:hun/ter2@127.0.0.1:1;sentinel://:hunter2@127.0.0.1:2",
+        ["redis://127.0.0.1:1/0", "redis://:hun?ter2@127.0.0.1:1/0"],
+    ],
+)
+def test_promise_21_no_part_of_a_password_in_a_malformed_broker_url_shows(redis_url: str, url: Any) -> None:
+    app = make_app(redis_url, broker_url=url)
+    shown = the_only(app, "error", "broker") + Run(app)("sweep", status=1).output
+    assert "***@127.0.0.1" in shown
+    assert "hun" not in shown
+    assert "ter2" not in shown
+
+
+def test_the_address_of_the_broker_is_shown_as_it_is_written(redis_url: str) -> None:
+    assert found(make_app(redis_url, broker_url=redis_url), 1)["broker"][0]["text"] == f"reached at {redis_url}"
+    several = f"redis://127.0.0.1:1/0;{redis_url}"
+    assert "@" not in found(make_app(redis_url, broker_url=several), 1)["broker"][0]["text"]
+
+
 BROKEN = {
     "foo://u:s3cret@localhost": ("No such transport: foo. ", "Install the package that the transport foo"),
     "confluentkafka://u:s3cret@localhost": ("", "Install the package that the transport confluentkafka"),

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores import mask
+from celery_locks.stores import ENCODE, is_ambiguous, mask, reads_address
 from celery_locks.stores.redis.driver import Driver, driver, driver_for
 
 SENTINEL_PORT, SERVER_PORT = 26379, 6379
@@ -49,13 +49,15 @@ class Address:
         return settings
 
 
+@reads_address
 def address(url: str) -> Address:
     """Takes a URL apart.
 
     Raises:
-        LockConfigError: A parameter of ours is wrong.
-        ValueError: It can't be read.
+        LockConfigError: It can't be read, or a parameter of ours is wrong.
     """
+    if is_ambiguous(url):
+        raise ValueError(ENCODE)
     scheme, _, rest = url.partition("://")
     base, _, ways = scheme.lower().partition("+")
     rest, own = _own_parameters(rest)
@@ -63,10 +65,14 @@ def address(url: str) -> Address:
         _refuse_tls(url, rest)
     chosen = driver(own["client"]) if "client" in own else driver_for(base)
     if ways in ("sentinel", "cluster"):
-        return _of_many(chosen, base, ways, rest, mask(url), own)
-    return Address(chosen, library_url(f"{scheme}://{rest}", chosen), mask(url), own=own)
+        made = _of_many(chosen, base, ways, rest, mask(url), own)
+    else:
+        made = Address(chosen, library_url(f"{scheme}://{rest}", chosen), mask(url), own=own)
+    made.settings()  # it can be read
+    return made
 
 
+@reads_address
 def each_server(url: str, names: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
     """The URLs of independent servers that one URL names: all have its user, password, database and parameters.
 
@@ -78,9 +84,10 @@ def each_server(url: str, names: Sequence[str] = ()) -> tuple[list[str], dict[st
         The URLs, and those parameters.
 
     Raises:
-        LockConfigError: It names different users or passwords.
-        ValueError: It can't be read.
+        LockConfigError: It can't be read, or names different users or passwords.
     """
+    if is_ambiguous(url):
+        raise ValueError(ENCODE)
     scheme, _, rest = url.partition("://")
     base = scheme.lower().partition("+")[0]
     before, _, query = rest.partition("?")
@@ -125,6 +132,8 @@ def _login_and_hosts(servers: Sequence[str], port: int, masked: str) -> tuple[st
         if not parts.hostname:
             raise ValueError(f"a host is missing in {place!r}")
         hosts.append((parts.hostname, parts.port or port))
+    if logins and "@" not in servers[0]:  # a "," in the password: what is before it is no host
+        raise ValueError(ENCODE)
     if len(logins) > 1:
         raise LockConfigError(f"{masked} names different users or passwords: all servers take the same")
     return (f"{logins.pop()}@" if logins else ""), hosts
@@ -137,7 +146,7 @@ def _in_url(host: str) -> str:
 def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:
     """What the library gets, and the parameters that it doesn't know."""
     before, mark, query = rest.partition("?")
-    if not mark or "@" in query:  # a "?" in a password that is not encoded: the library says what is wrong with it
+    if not mark:
         return rest, {}
     pairs = parse_qsl(query, keep_blank_values=True)
     own = {name: value for name, value in pairs if name in ("client", "min_replicas") or name.startswith("sentinel_")}

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores import mask
+from celery_locks.stores import ENCODE, login_of, mask
 from celery_locks.stores.sql.database import TIMEOUT, Database
 from celery_locks.stores.sql.dialects import PREFIX, Dialect, MySQL, PostgreSQL
 
@@ -38,6 +38,9 @@ class Address:
 
     def __init__(self, text: str) -> None:
         self.name = mask(text)
+        user, password = login_of(text)
+        if password and ("/" in user or "@" in password):  # SQLAlchemy ends the user's name or the password there
+            raise ValueError(ENCODE)
         try:
             url = sa.make_url(text)
         except sa.exc.ArgumentError as error:
