@@ -249,7 +249,7 @@ class Locks:
         return self.store.delete(self.name(check_key(key)))
 
     def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
-        """A page of the keys that are held or waited for, ordered by their text.
+        """Return a page of the keys that are held or waited for, in a fixed order.
 
         It costs one look at the store, however many locks there are. Between two pages keys come and go: one that is
         held from the first page to the last is on exactly one of them.

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-#: Where a task is: it runs on a worker, it was called by a process, or it is parked and its message goes to a queue.
-Where = Literal["on", "called by", "via queue"]
+#: Where a task is: it runs on a worker, was called by a process, or is parked, and its message goes to a queue. The
+#: last one is where a lease began that is not tied to a run.
+Where = Literal["on", "called by", "via queue", "until expiry from"]
 
 #: The task's name, its id, and where it is.
-_OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (on|called by|via queue) (.*)", re.DOTALL)
+_OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (on|called by|via queue|until expiry from) (.*)", re.DOTALL)
 #: Escaped, so that no name or id can look like another's.
 _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
 _TABLE = str.maketrans(_ESCAPES)
@@ -24,7 +25,7 @@ class TaskOwner:
         name: The task's name.
         id: The task's id.
         where: What `place` is.
-        place: The worker, the process that called the task, or the queue.
+        place: The worker, the process, or the queue.
     """
 
     name: str
@@ -41,6 +42,11 @@ def running(name: str, task_id: str, worker: str) -> str:
 def called(name: str, task_id: str, process: str) -> str:
     """Return the owner's name of a task that was called and doesn't run yet."""
     return f"{_escaped(name)}[{_escaped(task_id)}] called by {process}"
+
+
+def lasting(name: str, task_id: str, process: str) -> str:
+    """Return the owner's name of a lease that lasts until its ttl ends, whether its task has run or not."""
+    return f"{_escaped(name)}[{_escaped(task_id)}] until expiry from {process}"
 
 
 def parked(name: str, task_id: str, queue: str) -> str:

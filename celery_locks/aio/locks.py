@@ -285,7 +285,7 @@ class AsyncLocks:
         return await driver_of(self.store).call(self.plain.delete, key)
 
     async def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
-        """A page of the keys that are held or waited for, ordered by their text; see `Locks.list`.
+        """Return a page of the keys that are held or waited for, in a fixed order; see `Locks.list`.
 
         Raises:
             LockConfigError: The count is out of bounds, or the store keeps no list.

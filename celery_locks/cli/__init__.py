@@ -54,21 +54,21 @@ def in_one_line(function: Callable[..., Any], *args: Any) -> Any:
     Raises:
         click.ClickException: It raised.
     """
-    from celery_locks.cli.escapes import inert
     from celery_locks.errors import LockError
+    from celery_locks.log import one_line
     from celery_locks.stores import mask_text
 
     try:
         return function(*args)
     except click.UsageError as error:  # it quotes what was typed
-        raise click.UsageError(inert(mask_text(error.format_message())), error.ctx) from None
+        raise click.UsageError(one_line(mask_text(error.format_message())), error.ctx) from None
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
     except LockError as error:
         said = str(error)
     except Exception as error:
         said = f"{type(error).__name__}: {error} (set {TRACEBACK}=1 to see where)"
-    raise click.ClickException(inert(mask_text(" ".join(said.split()))))
+    raise click.ClickException(one_line(mask_text(" ".join(said.split()))))
 
 
 @click.group(cls=Commands, short_help="Who holds what, who waits, and how to free it.")

@@ -12,8 +12,8 @@ from typing import Any
 
 from kombu.transport import get_transport_cls
 
-from celery_locks.cli.escapes import inert
-from celery_locks.cli.finding import Finding, one_line, within
+from celery_locks.cli.finding import Finding, line_of, within
+from celery_locks.log import one_line
 from celery_locks.stores import ENCODE, addresses_in, is_ambiguous, login_of, mask
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 from celery_locks.tasks.queues import bound_queue
@@ -99,7 +99,7 @@ def _place(app: Any, connection: Any) -> str:
 
 def error_text(app: Any, connection: Any, error: BaseException) -> str:
     """Return an error as one line, with the code of a Redis server, if it has one."""
-    addresses, text = _addresses(app), one_line(error)
+    addresses, text = _addresses(app), line_of(error)
     if _may_quote(addresses, error):
         return f"broker_url, {' or '.join(map(mask, addresses))}, can't be read: {ENCODE}"
     code = code_of(error) if _kind(connection) == "redis" else ""
@@ -279,7 +279,7 @@ def of_consumers(app: Any, tasks: Collection[Any], dispatched: Mapping[str, Coll
         if not unknown:
             yield Finding("consumers", "ok", "there is no locked task to consume")
         return
-    names, option = inert(", ".join(sorted(queues))), shlex.quote(inert(",".join(sorted(queues))))
+    names, option = one_line(", ".join(sorted(queues))), shlex.quote(one_line(",".join(sorted(queues))))
     if why := _not_asked(app):
         yield Finding("consumers", "ok", f"not known: {why}. Start workers of {names} yourself")
         return
@@ -288,7 +288,7 @@ def of_consumers(app: Any, tasks: Collection[Any], dispatched: Mapping[str, Coll
     except Exception as error:  # whatever the broker's client raises
         with app.connection_for_write() as connection:
             remedy = _remedy(app, connection, error) or "See the broker's log"
-        yield Finding("consumers", "warning", f"workers can't be asked: {one_line(error)}. {remedy}")
+        yield Finding("consumers", "warning", f"workers can't be asked: {line_of(error)}. {remedy}")
         return
     if not answered:
         yield Finding(
@@ -303,8 +303,8 @@ def of_consumers(app: Any, tasks: Collection[Any], dispatched: Mapping[str, Coll
         yield Finding(
             "consumers",
             "warning",
-            f"no worker that answers consumes the queue {inert(queue)}, {why}. Start one: celery -A … worker -Q "
-            f"{shlex.quote(inert(queue))}",
+            f"no worker that answers consumes the queue {one_line(queue)}, {why}. Start one: celery -A … worker -Q "
+            f"{shlex.quote(one_line(queue))}",
         )
     if not missing:
         yield Finding("consumers", "ok", f"a worker consumes {names}")
@@ -344,7 +344,7 @@ def _queues_of(app: Any, tasks: Collection[Any]) -> tuple[dict[str, str], list[F
     for name, task in sorted((str(task.name), task) for task in tasks):
         queue = _queue_of(app, task)
         if isinstance(queue, Exception):
-            unknown.setdefault(one_line(queue).replace(name, "\0"), []).append(name)
+            unknown.setdefault(line_of(queue).replace(name, "\0"), []).append(name)
         elif _OF_A_PROCESS.fullmatch(queue.name):
             broadcasts.setdefault(queue.alias or queue.exchange.name, []).append(name)
         else:

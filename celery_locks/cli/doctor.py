@@ -14,11 +14,11 @@ import click
 import celery_locks
 from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
-from celery_locks.cli.escapes import inert
-from celery_locks.cli.finding import Finding, one_line
+from celery_locks.cli.finding import Finding, line_of
 from celery_locks.cli.output import locks_of, named, print_json
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
+from celery_locks.log import one_line
 from celery_locks.stores import mask_text
 from celery_locks.stores.base import Store
 from celery_locks.stores.check_results import is_warning
@@ -63,7 +63,9 @@ def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             status = click.style(finding.status.ljust(7), fg=_COLOURS[finding.status])
-            click.echo(f"{status}  {finding.check}: {inert(finding.text)}", color=False if ctx.obj.no_color else None)
+            click.echo(
+                f"{status}  {finding.check}: {one_line(finding.text)}", color=False if ctx.obj.no_color else None
+            )
     if as_json:
         print_json([asdict(finding) for finding in found])
     ctx.exit(max(STATUS[finding.status] for finding in found))
@@ -79,7 +81,7 @@ def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
         app.finalize(auto=True)
         tasks = checks.locked_tasks(app)
     except LockError as error:  # its text names the remedy
-        yield Finding("settings", "error", one_line(error))
+        yield Finding("settings", "error", line_of(error))
     except Exception as error:  # the modules are the user's own
         yield Finding("settings", "error", f"the tasks can't be loaded: {_named(error)}. Fix the module that raises it")
     yield from _guarded("settings", lambda: _of_settings(app, tasks))
@@ -94,13 +96,13 @@ def _guarded(check: str, make: Callable[[], Iterable[Finding]]) -> Iterator[Find
     try:
         yield from make()
     except LockError as error:  # its text names the remedy
-        yield Finding(check, "error", one_line(error))
+        yield Finding(check, "error", line_of(error))
     except Exception as error:
         yield Finding(check, "error", f"the check failed: {_named(error)}. Report this as a bug of celery-locks")
 
 
 def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"
+    return f"{type(error).__name__}: {line_of(error)}"
 
 
 def _of_settings(app: Any, tasks: list[Any] | None) -> Iterator[Finding]:
@@ -127,7 +129,7 @@ def _of_store(locks: Locks, tasks: list[Any], patience: float, lines: Lines) -> 
         warnings = store.try_writes(locks.prefix, parks=parks)
     except StoreUnavailable as error:
         works = False
-        yield Finding("writes", "error", one_line(error))
+        yield Finding("writes", "error", line_of(error))
     except Exception as error:  # of a store of the site's own
         works = False
         yield Finding("writes", "error", f"a lock can't be tried: {_named(error)}. Fix the store")
@@ -213,7 +215,7 @@ def _of_waiters(locks: Locks, patience: float, lines: Lines) -> Finding:
         stuck = [each for each in stuck if _is_idle(locks.info(*each))]
     if not stuck:
         fine = "no free key has a line" + ("" if lines.complete else f" among the first {_MOST} keys")
-        waiting = [f"{len(keys)} in {inert(queue)}" for queue, keys in sorted(lines.dispatched.items())]
+        waiting = [f"{len(keys)} in {one_line(queue)}" for queue, keys in sorted(lines.dispatched.items())]
         not_started = f"; dispatched tasks that have not started: {', '.join(waiting)}" if waiting else ""
         return Finding("waiters", "ok", fine + not_started)
     names = ", ".join(named(*each) for each in stuck[:MOST_NAMED]) + (", …" if len(stuck) > MOST_NAMED else "")

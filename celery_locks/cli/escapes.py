@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 
+from celery_locks.log import one_line
+
 #: What `printable` writes, and a backslash with anything else after it.
 _ESCAPE = re.compile(r"\\(?:[\\nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|(.?))", re.DOTALL)
 
 
 def printable(text: str) -> str:
     """Return a key or a name without what a terminal takes for commands. No two texts give the same."""
-    return inert(text.replace("\\", "\\\\"))
-
-
-def inert(text: str) -> str:
-    """Return a message without what a terminal takes for commands."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return one_line(text.replace("\\", "\\\\"))
 
 
 def unescaped(text: str) -> str:

@@ -28,7 +28,7 @@ class Finding:
     text: str
 
 
-def one_line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """Return an error as one line, without its full stop and without the passwords of the URLs in it."""
     # The text of a KeyError is the repr of what it holds.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -37,7 +37,9 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
         click.confirm(f"Take {named(key, part)} from {_names(holders)}?", abort=True)
     freed = [holder for holder in holders if free(locks, ctx.obj.app, key, holder, part)]
     if not freed:
-        raise click.ClickException(f"{named(key, part)} was given back meanwhile, so nothing was released")
+        now = locks.info(key, part).holders
+        what_is = f"It is held by {_names(now)} now" if now else "It is free now"
+        raise click.ClickException(f"those leases of {named(key, part)} had ended: nothing was released. {what_is}")
     click.echo(f"Released {named(key, part)}, which was held by {_names(freed)}.")
 
 

@@ -114,7 +114,7 @@ def list_command(
     after: str | None,
     as_json: bool,
 ) -> None:
-    """The keys that are held or waited for, in the order of their text.
+    """List the keys that are held or waited for.
 
     \b
     Examples:

@@ -12,11 +12,12 @@ import click
 
 from celery_locks import Locks
 from celery_locks.cli.completion import as_typed, escaped_option
-from celery_locks.cli.escapes import inert, printable
+from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import COLUMNS, locks_of, named, plain_table, rich_table, table_of
 from celery_locks.cli.seeing import Wanted, find
 from celery_locks.durations import duration
 from celery_locks.errors import StoreUnavailable
+from celery_locks.log import one_line
 
 #: Columns and rows.
 Table = tuple[Any, list[Any]]
@@ -53,7 +54,7 @@ def _look(locks: Locks, prefix: str, count: int) -> tuple[str, Table]:
     try:
         stats, (found, following) = locks.stats(), find(locks, Wanted(prefix), None, count)
     except StoreUnavailable as error:
-        return inert(str(error)), table_of([])
+        return one_line(str(error)), table_of([])
     least = "" if stats.complete else "at least "
     title = f"{least}{stats.locks} keys, {stats.holders} leases, {stats.waiting} waiting"
     if stats.oldest is not None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from celery_locks import owners
 from celery_locks.errors import LockConfigError, LossReason
-from celery_locks.owners import TaskOwner
+from celery_locks.owners import TaskOwner, Where
 from celery_locks.stores.check_results import is_warning
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ MOST_HOLDERS = 100
 TICKET = "ticket:"
 
 #: What a holder is doing; see `Holder.state`.
-HolderState = Literal["running", "dispatched", "called", "held"]
+HolderState = Literal["running", "dispatched", "called", "lasting", "held"]
+_STATES: dict[Where, HolderState] = {
+    "on": "running",
+    "called by": "called",
+    "via queue": "dispatched",
+    "until expiry from": "lasting",
+}
 
 
 # Not frozen: making one would cost four times as much.
@@ -109,15 +115,13 @@ class Holder:
         """What the holder is doing.
 
         ``"running"``: a task's run. ``"dispatched"``: a parked task whose turn has come; its message waits in a queue.
-        ``"called"``: a task that was called, and whose message waits in a queue; or whose lease outlasts it by its
-        scope. ``"held"``: no task.
+        ``"called"``: a task that was called and has not started; its message waits in a queue. ``"lasting"``: the lease
+        lasts until it expires, whether its task has run or not (``until_expired``). ``"held"``: no task.
         """
         task = self._task
         if self.token.startswith(TICKET):
             return "dispatched"
-        if task is None:
-            return "held"
-        return "called" if task.where == "called by" else "running"
+        return "held" if task is None else _STATES[task.where]
 
     @property
     def worker(self) -> str | None:

@@ -68,7 +68,8 @@ def call(task: LockedTask, key: str, send: Send, options: dict[str, Any]) -> Any
         StoreUnavailable: The store is away; nothing was sent.
     """
     options = {**options, "task_id": options.get("task_id") or uuid()}
-    owner = owners.called(task.name, options["task_id"], this_process())
+    named = owners.lasting if task.lock_in_scope.lasting else owners.called
+    owner = named(task.name, options["task_id"], this_process())
     lock = lock_of_call(task, key, owner)
     policy, ttl = call_policy(task.lock_options), ttl_at_call(task, options)
     # Under its task's id a revoke finds it, which is to leave a lasting one alone.

@@ -129,6 +129,8 @@ class Entry:
 
     def _leave_lasting(self) -> Any:
         if "token" not in self.ours:  # called by somebody who does not know the task: its time begins now
+            if self.request.id:
+                self.owner = owners.lasting(self.task.name, self.request.id, self.request.hostname)
             lease = self._acquire(self._lock())
             if not isinstance(lease, Lease):
                 return lease

@@ -307,7 +307,7 @@ class AssertFree:
 def _of_call(lease: Lease) -> bool:
     """Whether it was taken when its task was called: no run has it yet."""
     task = read(lease.owner)
-    return task is not None and task.where == "called by"
+    return task is not None and task.where in ("called by", "until expiry from")
 
 
 def _name(owner: str) -> str:

@@ -203,7 +203,8 @@ def test_release_frees_nobody_but_whom_it_asked_about(run: Run, locks: Locks, mo
         return True
 
     monkeypatch.setattr(click, "confirm", answer)
-    assert "was given back meanwhile, so nothing was released" in run("release", "user:7", status=1).stderr
+    refused = run("release", "user:7", status=1).stderr
+    assert "those leases of user:7 had ended: nothing was released. It is held by the second" in refused
     assert [holder.owner for holder in locks.lock("user:7").holders()] == ["the second"]
 
 

@@ -737,6 +737,7 @@ def test_promise_48_states_of_holders_and_the_calls_lease(
             "task": "shop.resync",
             "task_id": "id-1",
         },
+        "lasting": {"state": "lasting", "queue": None, "worker": None, "task": "shop.resync", "task_id": "id-1"},
         "called": {"state": "called", "queue": "celery", "worker": None, "task": "shop.resync", "task_id": "id-1"},
         "running": {
             "state": "running",
@@ -787,8 +788,11 @@ def test_promise_48_states_of_holders_and_the_calls_lease(
         with page.expect_request("**/locks/release") as sent:
             page.get_by_role("button", name="Release", exact=True).click()
         assert sent.value.post_data_json == {"key": f"{name}7", "part": "call", "fencing_token": lease.fencing_token}
+        state, part = "lasting", ""
+        expect(holders).to_contain_text("kept until it expires")
+        expect(page.locator("#lock-held")).not_to_contain_text("not started")
         state = "running"
-        expect(holders).not_to_contain_text("not started")
+        expect(holders).not_to_contain_text("kept until")
         if width == 1280:
             expect(holders).to_contain_text("celery@web1")
 

@@ -53,6 +53,12 @@ def test_the_token_travels_in_the_message(shop: Shop, key: str, scope: str) -> N
     assert keeper().kept(ours["token"]) is None, "a caller must not renew: it may live for ever"
 
 
+def test_a_lease_that_outlasts_its_task_is_shown_as_such(shop: Shop, key: str) -> None:
+    shop.send("until_expired", key)
+    (holder,) = Locks.from_app(shop.app).info(key).holders
+    assert (holder.state, holder.worker) == ("lasting", None)
+
+
 def test_the_lease_of_a_call_is_listed_by_its_key(shop: Shop, key: str) -> None:
     shop.send("until_and_while_executing", key)
     locks = Locks.from_app(shop.app)

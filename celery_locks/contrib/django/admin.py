@@ -70,7 +70,7 @@ class LockAdmin(admin.ModelAdmin):
 
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """A page of keys in the order of their text, and figures over all: ``?prefix=…&after=…``."""
+        """Show a page of keys, and figures over all: ``?prefix=…&after=…``."""
 
         def read() -> dict[str, Any]:
             query = _query(request)

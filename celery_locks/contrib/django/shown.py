@@ -23,7 +23,7 @@ _PART_SHOWN = 12
 NEAR = 10.0
 _CALL_PART = "Held from the call until the run starts, apart from the key itself (until_and_while_executing)"
 _RUN_PART = "Held by a run against a second copy of its message, apart from the key itself"
-_CALLED = "The lease was taken at the call. The task waits in a queue, or until_expired keeps the lease past its run."
+_LASTING = "The lease lasts until it expires, whether its task has run or not (until_expired)."
 
 
 def page_of(page: Page, prefix: str, after: str | None) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def holder_of(holder: Holder, part: str) -> dict[str, Any]:
     """Who holds a key. Never the owner token, by which anybody could release."""
     return {
         "owner": folded(holder.owner, SHOWN_IN_A_CELL),
-        "state": state_of(holder, part),
+        "state": state_of(holder),
         "permits": holder.permits,
         "held_for": duration(holder.held_for),
         "left": duration(holder.expires_in),
@@ -99,16 +99,14 @@ def holder_of(holder: Holder, part: str) -> dict[str, Any]:
     }
 
 
-def state_of(holder: Holder, part: str) -> SafeString | str:
+def state_of(holder: Holder) -> SafeString | str:
     """Why a task that has the key does not run, empty when it does."""
     if holder.state == "dispatched":
         where = format_html(" to queue {}", cut(holder.queue)) if holder.queue else ""
         return format_html("dispatched{}, not started", where)
-    if holder.state != "called":
-        return ""
-    if part == CALL:
-        return "called, not started"
-    return format_html('<abbr title="{}">called, not known to have started</abbr>', _CALLED)
+    if holder.state == "lasting":
+        return format_html('<abbr title="{}">kept until it expires</abbr>', _LASTING)
+    return "called, not started" if holder.state == "called" else ""
 
 
 def waiter_of(waiter: Waiter) -> SafeString | str:

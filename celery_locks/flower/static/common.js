@@ -49,11 +49,12 @@ export function addressed(key, part) {
 
 const PARTS = {
   call: "The lease that the call holds until its run starts, with until_and_while_executing. The run then acquires the key itself.",
+  run: "The lease that a run holds against a second copy of its message, with until_executing and until_expired.",
 };
 
 /** Which lock of a key it is, where a key has several. */
 export function partTag(part) {
-  return part ? element("span", { class: "locks-tag", title: PARTS[part] }, shortened(part)) : null;
+  return part ? element("span", { class: "locks-tag", title: PARTS[part.split(":")[0]] }, shortened(part)) : null;
 }
 
 /** A task's name with a link to Flower's page of it, or the holder's own name. */
@@ -64,46 +65,48 @@ export function who(one, taskUrl, named = true) {
 }
 
 /** Whether a holder is a task that no worker has started: its message still waits in a queue. */
-export const isWaiting = (holder) => holder.state in WAITING;
+export const isWaiting = (holder) => holder.state === "dispatched" || holder.state === "called";
 
-const WAITING = {
+const STATES = {
   dispatched: "The task's turn came, and its message was sent. No worker has started it yet.",
   called: "The call acquired the key. The task's message waits in a queue, and no worker has started it yet.",
+  lasting: "The lease lasts until it expires, whether its task has run or not (until_expired).",
 };
 
-/** What a waiting task waits for. */
+/** Why a holder is no run. */
 export function stateText(holder) {
-  if (holder.state !== "dispatched") return "called, not started";
+  if (holder.state === "lasting") return "kept until it expires";
+  if (holder.state === "called") return "called, not started";
   return holder.queue ? ["dispatched to queue ", element("bdi", {}, shortened(holder.queue)), ", not started"] : "dispatched, not started";
 }
 
-/** What a waiting task waits for, as a badge; nothing for all other holders. */
+/** Why a holder is no run, as a badge; nothing for runs, and for holders that are no tasks. */
 function badge(holder, className = "") {
-  if (!isWaiting(holder)) return null;
-  return element("span", { class: `locks-badge ${className}`.trim(), title: WAITING[holder.state] }, stateText(holder));
+  if (!(holder.state in STATES)) return null;
+  return element("span", { class: `locks-badge ${className}`.trim(), title: STATES[holder.state] }, stateText(holder));
 }
 
-/** Who holds it. On a narrow page, which has no column for the worker, with what it waits for. */
+/** Who holds it. On a narrow page, which has no column for the worker, with its state. */
 export function holderOf(holder, taskUrl) {
   const state = badge(holder, "locks-narrow");
   return [who(holder, taskUrl), state && element("div", {}, state)];
 }
 
-/** Where a holder runs, or what it waits for. */
+/** Where a holder runs, or why it does not. */
 export function placeOf(holder) {
   return badge(holder) || (holder.worker ? foreign(holder.worker) : "—");
 }
 
 /** For how long it is held; of a task that has not started, since when it waits. */
 export function heldCell(holder) {
-  const since = { dispatched: "since its turn came", called: "since the call" }[holder.state];
+  const since = { dispatched: "since its turn came", called: "since the call", lasting: "since the call" }[holder.state];
   return cell("locks-figure", heldFor(holder), since && element("div", { class: "locks-muted" }, since));
 }
 
 /** How much is left of the lease; of a task that was dispatched, when it is dispatched again. */
 export function leftCell(holder) {
   const isDispatched = holder.state === "dispatched";
-  const until = { dispatched: "until it is dispatched again", called: "until the call's lease ends" }[holder.state];
+  const until = { dispatched: "until it is dispatched again", called: "until the call's lease ends", lasting: "until it expires" }[holder.state];
   return cell(
     "locks-figure",
     left(holder, overOf(holder)),

@@ -97,7 +97,7 @@ function namesOf(entries) {
 
 function drawHistory(data) {
   const { entries, since, watched_every: every, heard } = data;
-    const names = namesOf(entries);
+  const names = namesOf(entries);
   const rows = entries.map((entry, i) => {
     const times = entry.times > 1 ? ` × ${entry.times}` : "";
     const what = element("span", { class: `locks-kind locks-kind-${entry.kind}` }, (WORDS[entry.kind] || entry.kind) + times);
@@ -160,13 +160,15 @@ const EFFECT =
   "until that moment both may be at work.";
 const EFFECT_ON_WAITING =
   "The next in line gets the key immediately. The task's message stays in its queue: when a worker takes it, the task asks for the key again.";
+const EFFECT_ON_LASTING = "The next in line gets the key immediately. No run depends on this lease.";
 
 function ask(holder) {
+  const isRun = !isWaiting(holder) && holder.state !== "lasting";
   chosen = holder;
   patch(byId("lock-dialog-owner"), shortened(holder.owner));
   patch(byId("lock-dialog-token"), String(holder.fencing_token));
-  patch(byId("lock-dialog-state"), isWaiting(holder) ? ["It is ", stateText(holder), "."] : "");
-  patch(byId("lock-dialog-effect"), isWaiting(holder) ? EFFECT_ON_WAITING : EFFECT);
+  patch(byId("lock-dialog-state"), isRun ? "" : ["It is ", stateText(holder), "."]);
+  patch(byId("lock-dialog-effect"), isRun ? EFFECT : isWaiting(holder) ? EFFECT_ON_WAITING : EFFECT_ON_LASTING);
   setEnded(false);
   byId("lock-dialog").showModal();
 }
