@@ -21,7 +21,8 @@ from celery import Celery
 from celery.result import AsyncResult
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from celery_locks import Lease, LockLost, Locks
+from celery_locks import Lease, LockLost, Locks, owners
+from celery_locks.stores.parking import Parked, Parking, Ticket
 from tests.support import processes, report
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.flower import ODD_KEYS, Flower, browser, killed_holder
@@ -795,6 +796,28 @@ def test_promise_48_states_of_holders_and_the_calls_lease(
         expect(holders).not_to_contain_text("kept until")
         if width == 1280:
             expect(holders).to_contain_text("celery@web1")
+
+
+def test_promise_48_a_task_that_was_dispatched_is_shown_with_its_queue(
+    look: Callable[..., Page], site: Site, name: str
+) -> None:
+    """What the store has after a worker parked and another one released: no worker consumes that queue."""
+    lock, store = site.locks.lock(f"{name}7", ttl=300), site.locks.store
+    assert isinstance(store, Parking)
+    holder = lock.acquire(timeout=60)
+    owner = owners.parked("shop.resync", "id-7", "of no worker")
+    assert isinstance(store.enter(lock.claim(), Ticket("id-7:0", "message", "id-7", owner=owner)), Parked)
+    (call,) = store.hand_on(lock.name, holder.token)[1]
+    store.sent(call, 300.0)
+    page = look(f"/locks?prefix={name}")
+    row = page.locator("#locks-rows tr")
+    expect(row).to_contain_text("dispatched to queue of no worker, not started")
+    expect(row).to_contain_text("id-7")
+    row.locator("td:first-child a").click()
+    expect(page.locator("#lock-holders")).to_contain_text("until it is dispatched again")
+    expect(page.locator("#lock-held")).to_contain_text("not started")
+    store.settle(lock.name, "id-7:0")
+    expect(page.locator("#lock-holders")).to_contain_text("Nobody holds this key.")
 
 
 def test_a_key_of_which_nothing_is_recorded(
