@@ -84,7 +84,7 @@ class Lock:
         return self._in_time((yield from self.asking(timeout)))
 
     def asking(self, timeout: float | None = None) -> Steps[Lease | Refused]:
-        """The steps of `acquire`, which return the store's last answer when the time is over and report nothing."""
+        """Return the steps of `acquire` that end with a `Refused`, and send no signal, when the time is over."""
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         return self._asking(self.claim(), until)
 
@@ -329,9 +329,9 @@ class Lock:
         return self._granted(claim, answer, sent, keep, 0.0 if begun is None else sent - begun)
 
     def timed_out(self, refused: Refused, message: str = "") -> LockTimeout:
-        """Report that the waiting for a lease is over, and return its error.
+        """Send `on_lock_timed_out` and return the `LockTimeout`.
 
-        Every acquisition that ends so calls this, once: in a process or a run, under any policy.
+        Each acquisition that times out calls this once, whatever its policy.
 
         Args:
             refused: The store's last answer.

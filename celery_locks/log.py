@@ -24,7 +24,7 @@ def one_line(text: str) -> str:
 class _Masked(logging.Filter):
     """Takes the passwords out of URLs, whatever a line came from: a broker's or a driver's error too.
 
-    No message adds a line to the log.
+    Each message stays on one line.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

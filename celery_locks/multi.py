@@ -213,7 +213,7 @@ class MultiLock:
         return had if isinstance(had, MultiLease) else None
 
     def _acquiring(self, until: float | None) -> Steps[MultiLease | tuple[Lock, Refused]]:
-        """All of them; or, when the time is over, the one that was not to be had."""
+        """Return the lease of all keys, or the lock that was not available when the time was over."""
         while True:
             had = yield from self._try(until)
             if isinstance(had, MultiLease):

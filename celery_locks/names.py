@@ -10,9 +10,9 @@ from celery_locks.errors import LockKeyError
 CALL = "call"
 _PART = rf"{CALL}|run:[0-9a-f]{{32}}"
 #: How the name of a part ends. No name of a key does, since each ends with a brace.
-_NAME_OF_PART = re.compile(rf"(.*)\}}:({_PART})", re.DOTALL)
-#: How a cursor ends that stands for a part; and, with as many more, for a key whose text ends like that.
-_CURSOR = re.compile(rf".*\}}:(?:{_PART})((?:\}}=)*)", re.DOTALL)
+_NAME_OF_PART = rf"(?s:(.*))\}}:({_PART})"
+#: The end of a cursor for a part. A key whose own text ends like this gets one more "}=" appended.
+_CURSOR = rf"(?s:.*)\}}:(?:{_PART})((?:\}}=)*)"
 
 
 def run_part(message: str) -> str:
@@ -51,7 +51,7 @@ def name_of(prefix: str, key: str, part: str = "") -> str:
 
 def key_and_part(prefix: str, name: str) -> tuple[str, str]:
     """Return the key that a full name stands for, and which part of it; the inverse of `name_of`."""
-    found = None if name.endswith("}") else _NAME_OF_PART.fullmatch(name)
+    found = None if name.endswith("}") else re.fullmatch(_NAME_OF_PART, name)
     whole, part = (f"{found[1]}}}", found[2]) if found else (name, "")
     return whole[len(prefix) + 2 : -1].removeprefix("=}"), part
 
@@ -60,12 +60,12 @@ def cursor_of(key: str, part: str) -> str:
     """Return the text by which a list goes on after a key, or a part of it: the key, unless that would be ambiguous."""
     if part:
         return f"{key}}}:{part}"
-    return f"{key}}}=" if _CURSOR.fullmatch(key) else key
+    return f"{key}}}=" if re.fullmatch(_CURSOR, key) else key
 
 
 def name_after(prefix: str, cursor: str) -> str:
     """Return the full name that a cursor stands for; the inverse of `cursor_of`."""
-    found = _CURSOR.fullmatch(cursor)
+    found = re.fullmatch(_CURSOR, cursor)
     if found is None:
         return name_of(prefix, cursor)
     if found[1]:

@@ -1,10 +1,9 @@
-"""The names of those who hold a task's lease: which task it is, and where it runs or waits."""
+"""The owner names of tasks: which task it is, and where it runs or waits."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 #: Where a task is: it runs on a worker, was called by a process, or is parked, and its message goes to a queue. The
 #: last one is where a lease began that is not tied to a run.
@@ -17,8 +16,7 @@ _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
 _TABLE = str.maketrans(_ESCAPES)
 
 
-@dataclass(frozen=True)
-class TaskOwner:
+class TaskOwner(NamedTuple):
     """A task that holds a lease or stands in line, read from its owner's name.
 
     Attributes:

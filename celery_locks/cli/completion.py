@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: How many keys are offered at most.
 MAX_OFFERED = 50
-#: What a shell may take for more than itself; the first ones only at the beginning of a word.
+#: Characters that a shell interprets; those of the first group only at the beginning of a word.
 _UNSAFE = re.compile(r"\A[@+=:%]|(?![\w@+=:%./-])[ -~]")
 #: Where bash ends a word while it completes, and nowhere else.
 _BREAKS = frozenset("@=:")

@@ -219,11 +219,12 @@ def _of_waiters(locks: Locks, patience: float, lines: Lines) -> Finding:
         not_started = f"; dispatched tasks that have not started: {', '.join(waiting)}" if waiting else ""
         return Finding("waiters", "ok", fine + not_started)
     names = ", ".join(named(*each) for each in stuck[:MOST_NAMED]) + (", …" if len(stuck) > MOST_NAMED else "")
+    count = "1 free key has" if len(stuck) == 1 else f"{len(stuck)} free keys have"
     return Finding(
         "waiters",
         "warning",
-        f"{len(stuck)} free keys have a line that no one dispatches: {names}. Start a worker of the tasks that park, "
-        "or run: celery -A … locks sweep",
+        f"{count} a line that no worker dispatches: {names}. Start a worker of the tasks that park, or run: "
+        "celery -A … locks sweep",
     )
 
 

@@ -30,7 +30,7 @@ def locks_of(ctx: click.Context) -> Locks:
 
 
 #: For commands on one key.
-part_option = click.option("--part", default="", help="A part of the key that is locked apart, as a list shows it.")
+part_option = click.option("--part", default="", help="A part of the key, as `list` shows it, such as call.")
 
 
 def table_of(items: Sequence[LockInfo]) -> tuple[Row, list[Row]]:

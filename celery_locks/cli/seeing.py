@@ -138,7 +138,7 @@ def list_command(
 def _nothing(locks: Locks, searched_all: bool) -> str:
     """Return what a list without a key means."""
     if not searched_all:
-        return "No key matches in the part that was searched."
+        return "No key matches among those searched so far."
     stats = locks.stats()
     if not stats.locks:
         return "Nothing is held or waited for."
@@ -160,15 +160,16 @@ def show_command(ctx: click.Context, key: str, part: str, as_json: bool) -> None
     """
     locks = locks_of(ctx)
     info = locks.info(key, part)
+    parts = [] if part else [other.part for other in parts_of(locks, info.key)]
     if as_json:
-        print_json(lock_as_data(info))
+        print_json({**lock_as_data(info), "parts": parts})
         return
     held = f"{info.permits} of {info.limit} permits are held" if info.holders else "held by nobody"
     click.echo(f"{named(key, part)}: {held}, {info.waiting} waiting")
     if info.holders:
         print_table(("HELD BY", "FOR", "LEFT", "PERMITS", "FENCE"), map(_row, info.holders))
-    for other in [] if part else parts_of(locks, info.key):
-        click.echo(f"Its part {other.part} is held, too: show it by --part {other.part}")
+    for other in parts:
+        click.echo(f"Its part {other} is held, too: show it by --part {other}")
 
 
 def _row(holder: Holder) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def release_refusal(handler: RequestHandler) -> str:
     given = handler.request.headers.get_list("Host")
     host = host_name(given[0]) if len(given) == 1 else None
     if host is None or not is_own_host(host, flower.address):
-        named = shortened(", ".join(given)) or "of an empty name"
+        named = shortened(", ".join(given)) or "(none)"
         remedy = "name it in --locks_hosts, or set up a login"
         return f"this Flower has no login and does not know the host {named}: {remedy}"
     return ""
@@ -98,6 +98,3 @@ def asker(handler: RequestHandler) -> str:
 def shortened(text: str, most: int = LONGEST_NAME) -> str:
     """Return the text as one line of bounded length."""
     return one_line(text if len(text) <= most else text[:most] + "…")
-
-
-__all__ = ["UNAUTHENTICATED", "asker", "host_name", "is_own_host", "release_refusal", "shortened"]

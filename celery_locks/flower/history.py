@@ -75,7 +75,7 @@ class History:
             listed = set(map(_id, page.items))
             first = name_after(locks_prefix, after) if after else ""
             last = name_after(locks_prefix, page.next) if page.next else None
-            for id in self._busy - listed:
+            for id in [each for each in self._busy - listed if each.startswith(prefix)]:  # it begins with its key
                 name = name_after(locks_prefix, id)
                 key, part = key_and_part(locks_prefix, name)
                 if key.startswith(prefix) and name > first and (last is None or name <= last):
@@ -201,6 +201,3 @@ def _number(value: Any) -> int | None:
     """A fencing token; ``None`` for what no store gives out."""
     known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
     return value if known else None
-
-
-__all__ = ["IDLE", "MOST_FREED", "MOST_KEYS", "History"]

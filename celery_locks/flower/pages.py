@@ -92,7 +92,7 @@ class KeyData(PageHandler):
 
 class Release(PageHandler):
     def check_xsrf_cookie(self) -> None:
-        self.refuse_release()  # before a missing token, so that the answer names what is really in the way
+        self.refuse_release()  # before a missing token, so that the answer names the actual reason
         super().check_xsrf_cookie()
 
     @authenticated

@@ -16,6 +16,7 @@ from celery_locks.flower import shown
 from celery_locks.flower.history import History
 from celery_locks.flower.threads import StoreBusy, StoreThreads
 from celery_locks.key_text import check_key
+from celery_locks.listing import parts_of
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 
@@ -27,6 +28,8 @@ DEFAULT_POLL = 5.0
 WATCHED = 100
 #: How many reads, and how many releases, are under way at the same time.
 MOST_READS, MOST_RELEASES = 4, 2
+#: Seconds within which each is answered. A page gives up a read after 4 s, and a release after 10 s.
+READ_WITHIN, RELEASE_WITHIN = 3.5, 5.0
 
 
 class Panel:
@@ -36,8 +39,8 @@ class Panel:
         self._app = app
         self._opening = threading.Lock()
         self._locks: Locks | None = None
-        self._reads = StoreThreads(MOST_READS, "reads")
-        self._releases = StoreThreads(MOST_RELEASES, "releases")
+        self._reads = StoreThreads(MOST_READS, "reads", READ_WITHIN)
+        self._releases = StoreThreads(MOST_RELEASES, "releases", RELEASE_WITHIN)
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="celery-locks-flower-watch")
         self.history = History()
 
@@ -56,7 +59,7 @@ class Panel:
         return await self._reads.run(lambda: self._index(prefix, after, count), (prefix, after, count))
 
     async def key(self, key: str, part: str = "") -> dict[str, Any]:
-        """All that is known of a key, or of a part of it: one read.
+        """All that is known of a key, or of a part of it: two reads at most.
 
         Raises:
             LockKeyError: It is empty, or there is no such part.
@@ -142,8 +145,9 @@ class Panel:
     def _key(self, key: str, part: str) -> dict[str, Any]:
         locks = self.locks()
         info, now = locks.info(key, part), time.time()
+        parts = [] if part else parts_of(locks, info.key)
         self.history.see_key(info, now)
-        return {"store": shown.store(locks), **shown.one(info, now), "history": self.history.of(info.key, part)}
+        return {"store": shown.store(locks), **shown.one(info, parts, now), "history": self.history.of(info.key, part)}
 
 
 def open_locks(app: Any) -> Locks:

@@ -47,9 +47,15 @@ def row(info: LockInfo, now: float) -> dict[str, Any]:
     return {**_counts(info), "holders": holders(info.holders[:NAMED], now), "unnamed": len(info.holders[NAMED:])}
 
 
-def one(info: LockInfo, now: float) -> dict[str, Any]:
-    """A key by itself."""
-    return {**_counts(info), "holders": holders(info.holders, now), "line": [waiter(each) for each in info.line]}
+def one(info: LockInfo, parts: Sequence[LockInfo], now: float) -> dict[str, Any]:
+    """A key by itself, and which parts of it are held apart."""
+    line = [waiter(each) for each in info.line]
+    return {
+        **_counts(info),
+        "holders": holders(info.holders, now),
+        "line": line,
+        "parts": [each.part for each in parts],
+    }
 
 
 def holders(all_of_them: Sequence[Holder], now: float) -> list[dict[str, Any]]:

@@ -14,8 +14,6 @@ T = TypeVar("T")
 
 #: Seconds for which a request waits for a free thread.
 FREE_WITHIN = 1.0
-#: Seconds within which a request is answered.
-ANSWER_WITHIN = 5.0
 
 
 class StoreBusy(StoreUnavailable):
@@ -30,10 +28,11 @@ class StoreThreads:
     Args:
         count: How many threads.
         work: What they do, as a plural for errors.
+        answer_within: Seconds within which a request is answered.
     """
 
-    def __init__(self, count: int, work: str) -> None:
-        self._count, self._work = count, work
+    def __init__(self, count: int, work: str, answer_within: float) -> None:
+        self._count, self._work, self._answer_within = count, work, answer_within
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"celery-locks-flower-{work}")
         #: When each of the calls under way began. A call stays here until its thread ends.
         self._under_way: dict[asyncio.Future[Any], float] = {}
@@ -73,9 +72,9 @@ class StoreThreads:
         future = loop.run_in_executor(self._executor, call)
         self._under_way[future] = loop.time()
         future.add_done_callback(self._end)
-        await asyncio.wait({future}, timeout=began + ANSWER_WITHIN - loop.time())
+        await asyncio.wait({future}, timeout=began + self._answer_within - loop.time())
         if not future.done():
-            raise StoreUnavailable(f"the lock store has not answered within {loop.time() - began:.0f} s")
+            raise StoreUnavailable(f"the lock store has not answered within {loop.time() - began:.1f} s")
         return future.result()
 
     def _busy(self, now: float) -> str:
@@ -89,6 +88,3 @@ class StoreThreads:
         self._freed.set()
         if not future.cancelled():
             future.exception()  # no one may be left who asks for it
-
-
-__all__ = ["ANSWER_WITHIN", "FREE_WITHIN", "StoreBusy", "StoreThreads"]

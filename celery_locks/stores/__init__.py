@@ -52,8 +52,8 @@ _EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 _SCHEME = re.compile(r"\s*(?:sharded:)?[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _COLON = re.compile(":|%3a", re.IGNORECASE)
 #: A parameter that holds a secret. A piece without "=" that follows belongs to it: its "&" is not percent-encoded.
-_SECRET = re.compile(r"([?&;#][^=&;]*(?:pass|pwd|secret|token)[^=&;]*=)[^&]+(?:&[^=&]*(?=&|\Z))*", re.IGNORECASE)
-#: A URL within a text, up to a blank. Where its colon has no port behind it, it may be a password with blanks in it.
+_SECRET = re.compile(r"([?&;#](?=[^=&;]*(?:pass|pwd|secret|token))[^=&;]*=)[^&]+(?:&[^=&]*(?=&|\Z))*", re.IGNORECASE)
+#: A URL within a text, up to a space. A colon without a port after it may begin a password that contains spaces.
 _URL = re.compile(
     r"\b[a-z][\w+.-]*://"
     r"(?:\S*@\S*|(?!\[[\da-f:.]*\])[^\s/?#@:]*:(?!\d*(?:[^\w\s@]|\s|\Z)).{1,200}?@\S*|\S*)",
@@ -145,7 +145,7 @@ def addresses_in(text: str) -> list[str]:
 
 
 def login_of(url: str) -> tuple[str, str]:
-    """Return user and password of an address as they are written, whatever is in them: they end at the last "@"."""
+    """Return user and password of an address as they are written. They end at the last "@"."""
     scheme, end = _SCHEME.match(url), url.rfind("@")
     begin = scheme.end() if scheme else 0
     colon = _COLON.search(url, begin, max(begin, end))

@@ -127,7 +127,8 @@ class Holder:
     def worker(self) -> str | None:
         """The worker on which the task runs, ``None`` when none runs."""
         task = self._task
-        return task.place if task is not None and self.state == "running" else None
+        runs = task is not None and task.where == "on" and not self.token.startswith(TICKET)
+        return task.place if runs else None  # type: ignore[union-attr]
 
     @property
     def queue(self) -> str | None:

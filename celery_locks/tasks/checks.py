@@ -27,7 +27,7 @@ def locked_tasks(app: Any) -> list[LockedTask]:
 
 
 def locked_names(app: Any) -> list[str]:
-    """Return the names of those tasks, as they are now. A wrong setting raises nothing here."""
+    """Return the names of the app's locked tasks at this moment. A wrong setting raises nothing here."""
     # A copy, for another thread may be adding one.
     return [name for name, task in list(app.tasks.items()) if hasattr(type(task), "lock_options") and task.locks_runs()]
 

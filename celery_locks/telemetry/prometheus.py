@@ -18,8 +18,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 class Metrics:
     """Counts reports.
 
-    Each task has all of its series from when it is known, at 0: ``increase()`` sees no rise to 1 in a series that
-    begins there.
+    All series of a task begin at 0 when the task becomes known. ``increase()`` would miss a series that begins at 1.
 
     Args:
         registry: Where the metrics are.

@@ -20,9 +20,11 @@ logger = log.logger(__name__)
 EVERY = 10.0
 #: How many pages of locks are counted by task at most.
 MOST_PAGES = 5
+#: How many keys with many holders are asked for one by one at most.
+MOST_ASKED = 100
 #: A look that takes longer than so many seconds counts as failed.
 SLOW = 30.0
-#: Figures are known for so many seconds while the store doesn't answer, and while no one asks for them.
+#: Figures older than this are not reported: while the store doesn't answer, and after a time without scrapes.
 KNOWN_SECONDS, KNOWN_UNASKED_SECONDS = 60.0, 300.0
 
 
@@ -37,7 +39,7 @@ _TEXTS = {
     "store_oldest_seconds": "For how long a key is held at most.",
     "store_held": "Leases by the task that has them.",
     "store_dispatched": "Those leases whose task was parked and dispatched, and has not started.",
-    "store_dispatched_seconds": "For how long the message of such a task has waited at most since it was last sent.",
+    "store_dispatched_seconds": "The longest time that the message of such a task has waited since it was last sent.",
     "store_blocked": "How many stand in line, by the task that holds what they wait for.",
 }
 #: A figure for each task.
@@ -168,11 +170,14 @@ def _figures(snapshot: Snapshot) -> dict[str, float]:
 def _by_task(locks: Locks) -> dict[str, ByTask] | None:
     """Count by task, or return ``None`` where there are more keys, or more holders of one, than are looked at."""
     held, dispatched, dispatched_seconds, blocked = (ByTask(float) for _ in range(4))
-    after = None
+    after, asked = None, 0
     for _ in range(MOST_PAGES):
         page = locks.list(after=after, count=MOST_ON_A_PAGE)
         for item in page.items:
             if not _names_all(item):  # a page names a few holders of each key
+                asked += 1
+                if asked > MOST_ASKED:
+                    return None
                 item = locks.info(item.key, item.part)
                 if not _names_all(item):
                     return None

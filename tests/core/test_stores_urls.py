@@ -187,6 +187,12 @@ def test_promise_21_passwords_within_a_text_are_masked(text: str, masked: str) -
     assert mask_text(text) == masked
 
 
+@pytest.mark.timeout(60)  # a pattern that looks back from each character would take many minutes
+@pytest.mark.parametrize("part", ["?pass", "&pass=a", "redis://", "redis://a:", "@", ":", "/a:b"])
+def test_masking_a_long_text_takes_no_long_time(part: str) -> None:
+    assert "hunter2" not in mask_text(f"redis://h/{part * 4_000}?password=hunter2")
+
+
 def test_promise_21_an_address_in_which_a_library_would_end_the_password_early_is_refused() -> None:
     """It would look for the beginning of the password, and its errors print what it looks for."""
     for url in ("redis://u:70/71@h", "redlock://u:70,71@h1,h2,h3", "postgresql://u:p@70@h/d", "sqlite://u:70@h"):

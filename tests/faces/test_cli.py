@@ -150,6 +150,7 @@ def test_the_lease_of_a_call_is_a_part_of_its_key(run: Run, locks: Locks) -> Non
         "user:7: held by nobody, 0 waiting",
         "Its part call is held, too: show it by --part call",
     ]
+    assert json.loads(run("show", "user:7", "--json").output)["parts"] == ["call"]
     assert run("show", "user:7", "--part", "call").output.startswith("user:7 (part call): 1 of 1 permits are held")
     assert "nobody holds user:7:" in run("release", "user:7", "--yes", status=1).output
     assert "is no part of a key" in run("release", "user:7", "--part", "calls", "--yes", status=1).output
@@ -413,7 +414,7 @@ def test_a_list_without_a_match_says_what_there_is(run: Run, locks: Locks, monke
     monkeypatch.setattr("celery_locks.cli.seeing.MOST_PAGES", 1)
     monkeypatch.setattr("celery_locks.cli.seeing.MOST_ON_A_PAGE", 1)
     shown = run("list", "--owner", "x")
-    assert shown.stdout == "No key matches in the part that was searched.\n"
+    assert shown.stdout == "No key matches among those searched so far.\n"
     assert shown.stderr == "There are more: --after k1\n"
 
 
@@ -470,7 +471,7 @@ def test_what_a_dead_worker_left_is_found_and_sent_on(
         worker.kill()
         worker.wait(SOON)
     lease.release()
-    assert "that no one dispatches: k." in run("doctor", "--patience", "0.5", status=1).output
+    assert "that no worker dispatches: k." in run("doctor", "--patience", "0.5", status=1).output
     assert run("sweep").output == "Swept. In line: 1 before, 0 now.\n"
     with redis.Redis.from_url(broker) as client:
         [message] = client.lrange("celery", 0, -1)

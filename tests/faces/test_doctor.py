@@ -158,7 +158,7 @@ def test_a_stuck_waiter(redis_url: str) -> None:
     assert locks.store.acquire(locks.lock("user:7").claim(), 60) is not None
     lease.release()
     output = Run(make_app(redis_url))("doctor", "--patience", "0.5", status=1).output
-    assert "1 free keys have a line that no one dispatches: user:7." in output
+    assert "1 free key has a line that no worker dispatches: user:7." in output
     assert "locks sweep" in output
 
 

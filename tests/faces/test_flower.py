@@ -384,6 +384,8 @@ def test_a_part_of_a_key_is_seen_and_released_by_itself(site: Site) -> None:
         of_part = site.basic.get("/api/locks/key?key=part:1&part=call", LOGIN).json()
         (holder,) = of_part["holders"]
         assert (of_part["part"], holder["state"], holder["worker"]) == ("call", "called", None)
+        of_key = site.basic.get("/api/locks/key?key=part:1", LOGIN).json()
+        assert (of_key["part"], of_key["parts"], of_part["parts"]) == ("", ["call"], [])
         for wrong, status in (("calls", 400), (7, 400)):
             body = {"key": "part:1", "part": wrong, "fencing_token": taken.fencing_token}
             assert site.basic.post("/api/locks/release", body, LOGIN).status == status

@@ -449,7 +449,7 @@ def test_a_store_that_is_away_is_told(chromium: Browser, site: Site, name: str) 
             expect(page.locator("#locks-status")).to_have_text("Not live")
             expect(page.locator("#locks-dot")).to_have_class(re.compile("status-dot-error"))
             expect(page.locator("#locks-alert")).to_be_visible()
-            expect(page.locator("#locks-alert")).to_contain_text("What is shown is of")
+            expect(page.locator("#locks-alert")).to_contain_text("This page shows the state at")
             expect(row).to_have_count(1)
             picture(page, "away")
             assert "s3cr" not in page.content()
@@ -614,7 +614,7 @@ def test_promise_48_a_page_is_not_live_when_no_answer_comes(
             else:
                 for page in pages:
                     expect(page.locator("#locks-status")).to_have_text("Not live", timeout=STALE)
-                    expect(page.locator("#locks-alert")).to_contain_text("What is shown is of")
+                    expect(page.locator("#locks-alert")).to_contain_text("This page shows the state at")
                     expect(page.locator(".locks-table").first).to_have_class(re.compile("locks-stale"))
                 assert len(asked) <= 4, "questions pile up"
                 shown = pages[0].locator("#locks-rows tr").first.inner_text()
@@ -685,7 +685,7 @@ def test_a_kept_copy_of_an_answer_is_not_live(
 
     page.route("**/locks/data?*", from_cache)
     expect(page.locator("#locks-status")).to_have_text("Not live")
-    expect(page.locator("#locks-alert")).to_contain_text("Old answers")
+    expect(page.locator("#locks-alert")).to_contain_text("repeats an old answer")
     page.unroute("**/locks/data?*")
     expect(page.locator("#locks-status")).to_have_text("Live")
 

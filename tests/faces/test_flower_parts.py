@@ -367,7 +367,6 @@ def test_a_name_is_shortened_of_bounded_length() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "FREE_WITHIN", 0.2)
-    monkeypatch.setattr(threads, "ANSWER_WITHIN", 0.6)
 
 
 def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +376,7 @@ def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: 
         let_go.wait(60)
 
     async def ask() -> None:
-        pool = StoreThreads(2, "reads")
+        pool = StoreThreads(2, "reads", 0.6)
         began = time.monotonic()
         late = await asyncio.gather(*(pool.run(hang) for _ in range(50)), return_exceptions=True)
         assert time.monotonic() - began < 5
@@ -387,7 +386,7 @@ def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: 
             await pool.run(lambda: ran.append(1))
         let_go.set()
         monkeypatch.setattr(threads, "FREE_WITHIN", 60.0)
-        monkeypatch.setattr(threads, "ANSWER_WITHIN", 60.0)
+        pool._answer_within = 60.0
         assert await pool.run(lambda: 7) == 7
         assert ran == [], "what was refused was not done"
         with pytest.raises(ZeroDivisionError):
@@ -397,7 +396,8 @@ def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: 
     asyncio.run(ask())
 
 
-def test_reads_that_wait_share_one_which_is_no_older() -> None:
+def test_reads_that_wait_share_one_which_is_no_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "FREE_WITHIN", 60.0)
     turns, reads = [threading.Event() for _ in range(2)], []
 
     def read() -> int:
@@ -407,7 +407,7 @@ def test_reads_that_wait_share_one_which_is_no_older() -> None:
         return number
 
     async def ask() -> None:
-        pool = StoreThreads(1, "reads")
+        pool = StoreThreads(1, "reads", 60.0)
         first = asyncio.ensure_future(pool.run(read, "same"))
         while not reads:
             await asyncio.sleep(0.001)

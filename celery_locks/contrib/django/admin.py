@@ -133,7 +133,7 @@ class LockAdmin(admin.ModelAdmin):
         return HttpResponseRedirect(f"{key_page}?{query}")
 
     def _release(self, request: HttpRequest, lease: LeaseReference) -> None:
-        """Release a lease, write down who did it, and tell the user what is so."""
+        """Release a lease, record who did it, and report the outcome to the user."""
         app, key = current_app._get_current_object(), shown.key_html(lease.key, lease.part)
         try:
             holder = free_one(locks_for(app), app, lease.key, lease.fencing_token, lease.part)

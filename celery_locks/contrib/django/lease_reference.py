@@ -39,7 +39,7 @@ class LeaseReference(NamedTuple):
 
     @classmethod
     def read(cls, signed: str) -> LeaseReference:
-        """Return the reference that a text is.
+        """Return the reference in a signed text.
 
         Raises:
             BadRequest: This site signed no such text.

@@ -100,7 +100,7 @@ def holder_of(holder: Holder, part: str) -> dict[str, Any]:
 
 
 def state_of(holder: Holder) -> SafeString | str:
-    """Why a task that has the key does not run, empty when it does."""
+    """Return why the holder's task does not run; empty when it runs."""
     if holder.state == "dispatched":
         where = format_html(" to queue {}", cut(holder.queue)) if holder.queue else ""
         return format_html("dispatched{}, not started", where)

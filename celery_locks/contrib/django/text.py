@@ -1,4 +1,4 @@
-"""How the pages write texts that others chose: keys, owners, addresses, errors.
+"""Escaping and folding of keys, owners, addresses and errors for the admin's pages.
 
 Such a text may have any character and any length. On a page it stays on its line and within the window, no character of
 it is invisible, and no two texts look alike.

@@ -1,4 +1,4 @@
-// Asks for data again and again while the page is seen, and says whether what the page shows is of now.
+// Polls while the page is visible, and shows whether its data is current.
 
 import { ageOf, setClock, stamp, startClock, stopClock } from "./clock.js";
 import { drawAnswer, drawSeen } from "./countdown.js";
@@ -88,14 +88,14 @@ export class Live {
     if (this.asking !== asking) return null;
     if (data !== null && !answer.ok) throw new Refused(data.error);
     const served = Number(answer.headers.get("X-Locks-Now"));
-    if (served === this.shown?.served && url === this.shown.url) throw new Refused("Old answers come, which something on the way has kept.");
+    if (served === this.shown?.served && url === this.shown.url) throw new Refused("A cache between this page and Flower repeats an old answer.");
     setClock(served);
     this.shown = { url, served, tag: answer.headers.get("ETag"), at: asking.at };
     this.problem = null;
     return data;
   }
 
-  /** Say how old it is what the page shows. */
+  /** Show how old the page's data is. */
   judge() {
     const isFresh = this.shown !== null && ageOf(this.shown.at) < FRESH;
     const isSlow = this.asking !== null && ageOf(this.asking.at) > SLOW;
@@ -118,7 +118,7 @@ export class Live {
     else startClock();
     patch(byId("locks-status"), text);
     setClass(byId("locks-dot"), `status-dot ${dot}`.trim());
-    const state = this.shown === null ? "Nothing is known of the locks." : `What is shown is of ${clockTime(this.shown.at.wall)}.`;
+    const state = this.shown === null ? "Nothing is known of the locks." : `This page shows the state at ${clockTime(this.shown.at.wall)}.`;
     patch(byId("locks-alert"), problem === null ? "" : `${problem}\n${state} This page keeps trying.`);
     setClass(byId("locks-alert"), `alert alert-danger locks-alert ${problem === null ? "d-none" : ""}`.trim());
     for (const part of document.querySelectorAll(".locks-table, .metric-grid, .locks-line, .locks-chart")) {

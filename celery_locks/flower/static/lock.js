@@ -59,6 +59,8 @@ function drawHolders(data) {
   const text = data.waiting ? "No holder; the first in line may acquire the key." : "Nobody holds this key.";
   const nobody = element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, text));
   patch(byId("lock-holders"), rows.length ? rows : nobody);
+  const parts = data.parts.map((each) => [" ", element("a", { key: each, href: addressed(key, each) }, partTag(each))]);
+  patch(byId("lock-parts"), parts.length ? ["Parts of this key are held as well:", parts] : "");
 }
 
 function drawFigures(data) {

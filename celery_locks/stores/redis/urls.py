@@ -68,7 +68,7 @@ def address(url: str) -> Address:
         made = _of_many(chosen, base, ways, rest, mask(url), own)
     else:
         made = Address(chosen, library_url(f"{scheme}://{rest}", chosen), mask(url), own=own)
-    made.settings()  # it can be read
+    made.settings()  # raises ValueError here, and not at the first connection
     return made
 
 
