@@ -94,11 +94,12 @@ def hold(folder: Path, *keys: str) -> None:
     (folder / "keys.json").write_text(json.dumps(keys))
 
 
-@pytest.mark.parametrize(("key", "begun"), [(key, begun) for key in KEYS for begun in KEYS[key]])
-def test_promise_46_a_key_is_inserted_as_one_inert_word(shell: Shell, key: str, begun: str) -> None:
-    if key in NOT_OFFERED[shell.name]:
-        pytest.skip(f"never offered in {shell.name}, see the next test")
-    assert shell.words(f"celery show {begun}\t") == ["show", key]
+@pytest.mark.parametrize("key", KEYS)
+def test_promise_46_a_key_is_inserted_as_one_inert_word(shell: Shell, key: str) -> None:
+    # Only bash leaves the quoting to us: for the others one beginning is enough.
+    for begun in KEYS[key] if shell.name == "bash" else KEYS[key][:1]:
+        inserted = shell.words(f"celery show {begun}\t")
+        assert (inserted == ["show", key]) == (key not in NOT_OFFERED[shell.name]), inserted
     assert not (shell.folder / "PWNED").exists()
 
 

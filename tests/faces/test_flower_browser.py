@@ -618,7 +618,7 @@ def test_promise_48_a_page_is_not_live_when_no_answer_comes(
                     expect(page.locator(".locks-table").first).to_have_class(re.compile("locks-stale"))
                 assert len(asked) <= 4, "questions pile up"
                 shown = pages[0].locator("#locks-rows tr").first.inner_text()
-                pages[0].wait_for_timeout(1_500)
+                pages[0].wait_for_timeout(1_500)  # a countdown that goes on would have changed it
                 assert pages[0].locator("#locks-rows tr").first.inner_text() == shown, "a countdown pretends to know"
         finally:
             end()
@@ -709,15 +709,18 @@ def test_promise_48_500_rows_cost_little(look: Callable[..., Page], site: Site, 
         const watch = () => { window.frames_ += document.getAnimations().length; requestAnimationFrame(watch); };
         watch();
     }""")
+    received: list[str] = []
+    page.on("response", lambda answer: received.append(answer.url))
     before = counted()
     answers(page, 4)
     after, written, animated = counted(), page.evaluate("window.written()"), page.evaluate("window.frames_")
     assert animated == 0, "something is animated all the time"
-    assert after["LayoutCount"] - before["LayoutCount"] <= 4 * 2 + 2
+    shown = len(received)  # four, or more where the machine is slow
+    assert after["LayoutCount"] - before["LayoutCount"] <= 2 * shown + 2
     assert [one for one in written if not one.endswith(" moving")] == []
     in_sight = page.locator("#locks-rows tr.locks-seen").count()
     assert 5 < in_sight < 40
-    assert 0 < len(written) <= 4 * (4 * in_sight + 1), "rows that nobody sees are drawn"
+    assert 0 < len(written) <= shown * (4 * in_sight + 1), "rows that nobody sees are drawn"
     last = page.locator("#locks-rows tr").last
     last.scroll_into_view_if_needed()
     expect(last).to_have_class("locks-seen")

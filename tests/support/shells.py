@@ -101,7 +101,7 @@ class Shell:
             return words
 
         try:
-            return eventually(read, 10, f"{self.name} runs {line!r}")
+            return eventually(read, 60, f"{self.name} runs {line!r}")
         except AssertionError:
             self.send(INTERRUPT)  # of a quote that is still open
             raise
