@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_locks.errors import LockConfigError
+from celery_locks.key_text import check_key
 from celery_locks.names import cursor_of, key_and_part, name_after
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Names, State, Waiter
@@ -40,6 +41,11 @@ class LockInfo:
     waiting: int
     line: tuple[Waiter, ...] = ()
     part: str = ""
+
+    @property
+    def names_all(self) -> bool:
+        """Whether all holders are named."""
+        return sum(holder.permits for holder in self.holders) >= self.permits
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class Stats:
 
 def page_of(locks: Locks, prefix: str, after: str | None, count: int) -> Page:
     """See `Locks.list`."""
+    for text in filter(None, (prefix, after)):
+        check_key(text)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ON_A_PAGE:
         raise LockConfigError(f"count must be a whole number from 1 to {MOST_ON_A_PAGE}, not {count!r}")
     # The name of a key ends with a brace; that of what keys begin with does not.
@@ -102,6 +110,11 @@ def parts_of(locks: Locks, key: str) -> list[LockInfo]:
         return []
     states, _ = locks.store.page(Names(locks.prefix, f"{locks.name(key)}:", "", MOST_ON_A_PAGE))
     return [item for state in states if (item := info_of(locks, state)).key == key]
+
+
+def with_all_holders(locks: Locks, item: LockInfo) -> LockInfo:
+    """Return a lock of a list with up to 100 holders, where the list names too few."""
+    return item if item.names_all else locks.info(item.key, item.part)
 
 
 def info_of(locks: Locks, state: State) -> LockInfo:

@@ -260,6 +260,7 @@ class Locks:
             count: How many at most, up to 1000.
 
         Raises:
+            LockKeyError: The prefix or the key is no text that a key can have.
             LockConfigError: The count is out of bounds, or the store keeps no list.
             StoreUnavailable: The store can't be reached.
 

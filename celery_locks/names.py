@@ -49,6 +49,11 @@ def name_of(prefix: str, key: str, part: str = "") -> str:
     return f"{name}:{part}" if part else name
 
 
+def part_of(name: str) -> str:
+    """Return the part of a key that a full name stands for; an empty text for the key itself."""
+    return "" if name.endswith("}") else name.rpartition("}:")[2]
+
+
 def key_and_part(prefix: str, name: str) -> tuple[str, str]:
     """Return the key that a full name stands for, and which part of it; the inverse of `name_of`."""
     found = None if name.endswith("}") else re.fullmatch(_NAME_OF_PART, name)

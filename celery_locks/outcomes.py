@@ -9,6 +9,7 @@ from typing import Any, Literal
 from celery_locks import signals
 from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
+from celery_locks.names import part_of
 
 OutcomeKind = Literal["acquired", "contended", "timed_out", "released", "lost"]
 
@@ -28,6 +29,7 @@ class Outcome:
         seconds: For how long it was waited for by this process (``acquired``), or held (``released``, ``lost``);
             ``None`` without a lease.
         sender: The task, or the `Lock` or `Semaphore` outside a task.
+        part: The part of the key of which it is a lease; see `LockInfo.part`.
     """
 
     kind: OutcomeKind
@@ -38,6 +40,7 @@ class Outcome:
     holders: tuple[str, ...] = ()
     seconds: float | None = None
     sender: object = None
+    part: str = ""
 
 
 def audit(callback: Callable[[Outcome], object]) -> Callable[[], None]:
@@ -57,7 +60,8 @@ def audit(callback: Callable[[Outcome], object]) -> Callable[[], None]:
     def of_lease(kind: OutcomeKind) -> Callable[..., object]:
         def tell(sender: object, lease: Lease, reason: LossReason | None = None, **_: Any) -> None:
             seconds = lease.waited if kind == "acquired" else lease.held_for()
-            callback(Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender))
+            part = part_of(lease.claim.name)
+            callback(Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part))
 
         return tell
 

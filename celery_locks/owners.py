@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 #: Where a task is: it runs on a worker, was called by a process, or is parked, and its message goes to a queue. The
 #: last one is where a lease began that is not tied to a run.
 Where = Literal["on", "called by", "via queue", "until expiry from"]
+_UNKNOWN = "(unknown)"
 
 #: The task's name, its id, and where it is.
 _OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (on|called by|via queue|until expiry from) (.*)", re.DOTALL)
@@ -31,6 +32,16 @@ class TaskOwner(NamedTuple):
     where: Where
     place: str
 
+    @property
+    def worker(self) -> str | None:
+        """The worker on which the task runs, ``None`` when none runs."""
+        return self.place if self.where == "on" else None
+
+    @property
+    def queue(self) -> str | None:
+        """The queue that the message of a parked task goes to, ``None`` where that is not known."""
+        return self.place if self.where == "via queue" and self.place != _UNKNOWN else None
+
 
 def running(name: str, task_id: str, worker: str) -> str:
     """Return the owner's name of a run."""
@@ -47,9 +58,15 @@ def lasting(name: str, task_id: str, process: str) -> str:
     return f"{_escaped(name)}[{_escaped(task_id)}] until expiry from {process}"
 
 
-def parked(name: str, task_id: str, queue: str) -> str:
-    """Return the owner's name of a parked task, also when its turn has come and its message waits in the queue."""
-    return f"{_escaped(name)}[{_escaped(task_id)}] via queue {queue}"
+def parked(name: str, task_id: str, queue: str | None) -> str:
+    """Return the owner's name of a parked task, also when its turn has come and its message waits in a queue.
+
+    Args:
+        name: The task's name.
+        task_id: The task's id.
+        queue: The queue that its message goes to, ``None`` where it is not known.
+    """
+    return f"{_escaped(name)}[{_escaped(task_id)}] via queue {_UNKNOWN if queue is None else queue}"
 
 
 def read(owner: str) -> TaskOwner | None:

@@ -16,7 +16,7 @@ from celery_locks.cli.finding import Finding, line_of, within
 from celery_locks.log import one_line
 from celery_locks.stores import ENCODE, addresses_in, is_ambiguous, login_of, mask
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
-from celery_locks.tasks.queues import bound_queue
+from celery_locks.tasks.queues import bound_queues
 
 #: How long connecting, and a message, may take, in seconds.
 TIMEOUT_SECONDS = 5.0
@@ -377,7 +377,7 @@ def _queue_of(app: Any, task: Any) -> Any:
         return error
     exchange, key = options.get("exchange"), options.get("routing_key")
     if exchange and key:  # they decide, whatever the queue
-        queue = bound_queue(app, getattr(exchange, "name", exchange), key)
-        if queue is not None:
-            return queue
+        queues = bound_queues(app, getattr(exchange, "name", exchange), key)
+        if len(queues) == 1:
+            return queues[0]
     return options["queue"]

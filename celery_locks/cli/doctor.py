@@ -17,7 +17,7 @@ from celery_locks.cli.broker import of_broker
 from celery_locks.cli.finding import Finding, line_of
 from celery_locks.cli.output import locks_of, named, print_json
 from celery_locks.cli.seeing import MOST_PAGES
-from celery_locks.listing import MOST_ON_A_PAGE, LockInfo
+from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, with_all_holders
 from celery_locks.log import one_line
 from celery_locks.stores import mask_text
 from celery_locks.stores.base import Store
@@ -196,7 +196,7 @@ class Lines:
             for item in page.items:
                 if _is_idle(item):
                     self.idle.append((item.key, item.part))
-                for holder in item.holders:
+                for holder in with_all_holders(locks, item).holders:  # those who came last are dispatched
                     if holder.state == "dispatched" and holder.queue:
                         self.dispatched.setdefault(holder.queue, []).append(named(item.key, item.part))
             after = page.next

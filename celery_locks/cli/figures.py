@@ -79,5 +79,9 @@ def sweep_command(ctx: click.Context) -> None:
     click.echo(f"Swept. In line: {before} before, {now} now.")
 
 
-def _waiting(locks: Locks) -> int:
-    return locks.stats().waiting if locks.store.lists else 0
+def _waiting(locks: Locks) -> str:
+    """Return how many are in line, as far as the store counts them."""
+    if not locks.store.lists:
+        return "an unknown number"
+    stats = locks.stats()
+    return f"{'' if stats.complete else 'at least '}{stats.waiting}"

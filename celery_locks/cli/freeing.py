@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 
 import click
 
@@ -10,8 +11,12 @@ from celery_locks.cli.completion import key_argument
 from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import held_by, locks_of, named, part_option
 from celery_locks.durations import duration
+from celery_locks.listing import LockInfo, parts_of
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free
+
+#: How many holders a sentence names.
+MAX_NAMED = 10
 
 
 @click.command("release", short_help="Take a key from whoever holds it.")
@@ -29,18 +34,31 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
     Example:
       celery -A proj locks release user:7
     """
-    locks = locks_of(ctx)
-    holders = locks.info(key, part).holders
-    if not holders:
-        raise click.ClickException(f"nobody holds {named(key, part)}: there is nothing to release")
+    locks, begun = locks_of(ctx), time.monotonic()
+    info = locks.info(key, part)
+    if not info.holders:
+        others = [] if part else [other.part for other in parts_of(locks, info.key)]
+        hint = f"; its part {others[0]} is held: give --part {others[0]}" if others else ": there is nothing to release"
+        raise click.ClickException(f"nobody holds {named(key, part)}{hint}")
     if not yes:
-        click.confirm(f"Take {named(key, part)} from {_names(holders)}?", abort=True)
-    freed = [holder for holder in holders if free(locks, ctx.obj.app, key, holder, part)]
+        click.confirm(f"Take {named(key, part)} from {_names(info.holders)}{_and_more(info)}?", abort=True)
+    freed: list[Holder] = []
+    holders = info.holders
+    while holders:  # a look names 100 at most
+        ended = [holder for holder in holders if free(locks, ctx.obj.app, key, holder, part)]
+        freed += ended
+        info = locks.info(key, part)
+        # Those who acquired it since the question keep it.
+        before = [holder for holder in info.holders if holder.held_for > time.monotonic() - begun]
+        holders = tuple(before) if ended else ()
+    held_now = f"is held by {_names(info.holders)}{_and_more(info)}" if info.holders else "is free"
     if not freed:
-        now = locks.info(key, part).holders
-        what_is = f"It is held by {_names(now)} now" if now else "It is free now"
-        raise click.ClickException(f"those leases of {named(key, part)} had ended: nothing was released. {what_is}")
+        raise click.ClickException(
+            f"those leases of {named(key, part)} had ended: nothing was released. It {held_now} now"
+        )
     click.echo(f"Released {named(key, part)}, which was held by {_names(freed)}.")
+    if info.holders:
+        click.echo(f"It {held_now} now.")
 
 
 @click.command("wait", short_help="Wait until a key is free.")
@@ -62,5 +80,11 @@ def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
     click.echo(f"{printable(key)} is free.")
 
 
-def _names(holders: Iterable[Holder]) -> str:
-    return ", ".join(f"{held_by(holder)} (for {duration(holder.held_for)})" for holder in holders)
+def _names(holders: Sequence[Holder]) -> str:
+    names = [f"{held_by(holder)} (for {duration(holder.held_for)})" for holder in holders[:MAX_NAMED]]
+    return ", ".join(names) + (f" and {len(holders) - MAX_NAMED} more" if len(holders) > MAX_NAMED else "")
+
+
+def _and_more(info: LockInfo) -> str:
+    """Return what to add to the names of the holders where a look does not name all of them."""
+    return "" if info.names_all else ", and others"

@@ -47,7 +47,8 @@ def _row(item: LockInfo) -> Row:
     if not item.holders:
         return printable(item.key), "-", "-", "-", permits, waiting, "-"
     first = item.holders[0]
-    more = f" and {len(item.holders) - 1} more" if len(item.holders) > 1 else ""
+    least = "" if item.names_all else "at least "
+    more = f" and {least}{len(item.holders) - 1} more" if len(item.holders) > 1 else ""
     times = duration(first.held_for), duration(first.expires_in)
     return printable(item.key), held_by(first) + more, *times, permits, waiting, str(first.fencing_token)
 

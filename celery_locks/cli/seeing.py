@@ -20,7 +20,7 @@ from celery_locks.cli.output import (
     table_of,
 )
 from celery_locks.durations import duration
-from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, parts_of
+from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, parts_of, with_all_holders
 from celery_locks.names import cursor_of
 from celery_locks.stores.base import Holder
 
@@ -80,6 +80,8 @@ def find(locks: Locks, wanted: Wanted, after: str | None, count: int) -> tuple[l
     for _ in range(MOST_PAGES):
         page = locks.list(wanted.prefix, after, size)
         for number, item in enumerate(page.items, 1):
+            if wanted.by_holder:  # a page names a few holders of each key
+                item = with_all_holders(locks, item)
             if wanted.has(item):
                 found.append(item)
             if len(found) == count:

@@ -21,7 +21,7 @@ from celery_locks.flower.shown import moment
 from celery_locks.flower.story import Entry, Story
 from celery_locks.key_text import check_key
 from celery_locks.listing import LockInfo, Page
-from celery_locks.names import cursor_of, key_and_part, name_after
+from celery_locks.names import check_part, cursor_of, key_and_part, name_after
 from celery_locks.stores.base import Holder
 
 #: The most keys that are remembered, and how many of them because they were released by hand.
@@ -29,7 +29,7 @@ MOST_KEYS, MOST_FREED = 2_000, 500
 #: Seconds after which a free key, known by scans alone, makes room for another one.
 IDLE = 600.0
 #: How much of a text of an event is kept.
-LONGEST = 1_000
+LONGEST = 200
 #: How a key became known, from the least to the most worth keeping.
 SEEN, TOLD, FREED = range(3)
 
@@ -98,6 +98,7 @@ class History:
             return
         try:
             key = check_key(event.get("key"))  # type: ignore[arg-type]
+            part = check_part(event.get("part") or "")
         except LockKeyError:
             return
         entry = Entry(
@@ -111,7 +112,7 @@ class History:
         )
         with self._mutex:
             self.heard = self.heard or time.time()
-            self._keep(cursor_of(key, ""), TOLD, time.time()).tell(entry)
+            self._keep(cursor_of(key, part), TOLD, time.time()).tell(entry)
 
     def freed(self, key: str, part: str, holder: Holder, by: str) -> None:
         """A lease of a key, or of a part of it, was ended by hand in this Flower."""

@@ -44,7 +44,12 @@ def index(page: Page, stats: Stats, now: float) -> dict[str, Any]:
 
 def row(info: LockInfo, now: float) -> dict[str, Any]:
     """A key in the list."""
-    return {**_counts(info), "holders": holders(info.holders[:NAMED], now), "unnamed": len(info.holders[NAMED:])}
+    return {
+        **_counts(info),
+        "holders": holders(info.holders[:NAMED], now),
+        "unnamed": len(info.holders[NAMED:]),
+        "all_counted": info.names_all,
+    }
 
 
 def one(info: LockInfo, parts: Sequence[LockInfo], now: float) -> dict[str, Any]:
@@ -84,8 +89,7 @@ def whose(owner: str) -> dict[str, Any]:
     task = owners.read(owner)
     if task is None:
         return {"owner": owner, "task": None, "task_id": None, "worker": None, "queue": None}
-    worker, queue = (task.place if task.where == where else None for where in ("on", "via queue"))
-    return {"owner": owner, "task": task.name, "task_id": task.id, "worker": worker, "queue": queue}
+    return {"owner": owner, "task": task.name, "task_id": task.id, "worker": task.worker, "queue": task.queue}
 
 
 def moment(seconds: float) -> int:

@@ -126,15 +126,14 @@ class Holder:
     @property
     def worker(self) -> str | None:
         """The worker on which the task runs, ``None`` when none runs."""
-        task = self._task
-        runs = task is not None and task.where == "on" and not self.token.startswith(TICKET)
-        return task.place if runs else None  # type: ignore[union-attr]
+        task = None if self.token.startswith(TICKET) else self._task
+        return None if task is None else task.worker
 
     @property
     def queue(self) -> str | None:
         """The queue in which the message of a dispatched task waits, ``None`` where that is not known."""
         task = self._task
-        return task.place if task is not None and task.where == "via queue" else None
+        return None if task is None else task.queue
 
     @property
     def _task(self) -> TaskOwner | None:

@@ -5,23 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
+
 from celery_locks.tasks.rabbitmq import address_of
 
 
-def queue_of(app: Any, delivery_info: Mapping[str, Any] | None) -> str:
-    """Return the name of the queue that a message came by, as far as the app's settings tell.
+def queue_of(app: Any, delivery_info: Mapping[str, Any] | None) -> str | None:
+    """Return the name of the queue that a message came by, ``None`` where the app's settings don't tell.
 
-    Messages carry no queue. Where no queue of the app is bound to their exchange by their routing key, the routing key
-    is the best name there is: Celery makes missing queues of that name.
+    Messages carry no queue. An address without an exchange is the queue's name.
     """
     exchange, routing_key = address_of(delivery_info)
-    queue = bound_queue(app, exchange, routing_key) if exchange else None
-    return routing_key if queue is None else str(queue.name)
+    if not exchange:
+        return routing_key
+    queues = bound_queues(app, exchange, routing_key)
+    return str(queues[0].name) if len(queues) == 1 else None
 
 
-def bound_queue(app: Any, exchange: str, routing_key: str) -> Any | None:
-    """Return the app's queue that is bound to an exchange by this routing key, ``None`` when there is none."""
-    for queue in app.amqp.queues.values():
-        if queue.exchange.name == exchange and queue.routing_key == routing_key:
-            return queue
-    return None
+def bound_queues(app: Any, exchange: str, routing_key: str) -> list[Any]:
+    """Return those of the app's queues that get messages of an exchange with this routing key."""
+    return [
+        queue
+        for queue in app.amqp.queues.values()
+        if any(_reaches(bound, exchange, routing_key) for bound in (queue, *(queue.bindings or ())))
+    ]
+
+
+def _reaches(bound: Any, exchange: str, routing_key: str) -> bool:
+    if bound.exchange is None or bound.exchange.name != exchange or bound.exchange.type not in STANDARD_EXCHANGE_TYPES:
+        return False
+    kind: Any = STANDARD_EXCHANGE_TYPES[bound.exchange.type]
+    rules = kind(None)
+    table = [rules.prepare_bind("", exchange, bound.routing_key or "", {})]
+    return bool(rules.lookup(table, exchange, routing_key, None))

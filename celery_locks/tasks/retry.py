@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from celery.exceptions import Retry
 
+from celery_locks import owners
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
@@ -57,7 +58,13 @@ def hand_to_retry(task: LockedTask, lease: Lease, pause: float) -> bool:
     request, options = task.request, task.lock_options
     ttl = min(options.ttl + pause, LONGEST_TTL)
     claim = replace(
-        lease.claim, token=secrets.token_hex(16), ttl=ttl, adopts=lease.token, replaces=False, task_id=request.id
+        lease.claim,
+        token=secrets.token_hex(16),
+        owner=owners.called(task.name, request.id, request.hostname),  # no run holds it until the retry starts
+        ttl=ttl,
+        adopts=lease.token,
+        replaces=False,
+        task_id=request.id,
     )
     try:
         handed = lease.hand_over(claim)

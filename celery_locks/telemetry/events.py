@@ -111,6 +111,7 @@ def fields_of(report: Report) -> dict[str, Any]:
     """What an event tells; what is not known is left out."""
     named = {
         "key": report.key,
+        "part": report.part or None,
         "task": report.task or None,
         "task_id": report.task_id,
         "owner": report.owner,

@@ -64,6 +64,8 @@ class Metrics:
 
     def count(self, report: Report) -> None:
         """Count one report."""
+        if report.part:  # a second lease for one run, by a scope: the key itself is counted
+            return
         task = report.task
         self._add(task)
         if report.kind == "lost":

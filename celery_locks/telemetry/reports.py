@@ -29,6 +29,7 @@ class Report:
         reason: Why it was lost.
         seconds: For how long it was waited for (``acquired``), also while its message was put off or parked; or held.
         at: When, in seconds since 1970.
+        part: The part of the key; see `LockInfo.part`.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Report:
     reason: str | None
     seconds: float | None
     at: float
+    part: str = ""
 
     def line(self, most: int) -> bytes:
         """The report as a line of at most so many bytes: what is too long for that is cut."""
@@ -82,6 +84,7 @@ def report_of(outcome: Outcome) -> Report:
         outcome.reason,
         seconds,
         time.time(),
+        outcome.part,
     )
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from prometheus_client.core import Metric
 
-from celery_locks import LockError, LockInfo, Locks, log
-from celery_locks.listing import MOST_ON_A_PAGE, Stats
+from celery_locks import LockError, Locks, log
+from celery_locks.listing import MOST_ON_A_PAGE, Stats, with_all_holders
 from celery_locks.telemetry.prometheus import gauge, plain_gauge
 
 logger = log.logger(__name__)
@@ -157,11 +157,16 @@ def _snapshot(locks: Locks) -> Snapshot | None:
 
 def _figures(snapshot: Snapshot) -> dict[str, float]:
     stats = snapshot.stats
+    waiting: dict[str, float] = {}
+    if stats.complete:
+        waiting["store_waiting"] = stats.waiting
+    elif snapshot.by_task is not None:  # the store counts a part of the lines, and all of them were looked at
+        waiting["store_waiting"] = sum(snapshot.by_task["store_blocked"].values())
     return {
+        **waiting,
         "store_complete": stats.complete and snapshot.by_task is not None,
         "store_keys": stats.locks,
         "store_leases": stats.holders,
-        "store_waiting": stats.waiting,
         "store_near_expiry": stats.near_expiry,
         "store_oldest_seconds": stats.oldest_held_for,
     }
@@ -174,12 +179,10 @@ def _by_task(locks: Locks) -> dict[str, ByTask] | None:
     for _ in range(MOST_PAGES):
         page = locks.list(after=after, count=MOST_ON_A_PAGE)
         for item in page.items:
-            if not _names_all(item):  # a page names a few holders of each key
+            if not item.names_all:  # a page names a few holders of each key
                 asked += 1
-                if asked > MOST_ASKED:
-                    return None
-                item = locks.info(item.key, item.part)
-                if not _names_all(item):
+                item = with_all_holders(locks, item) if asked <= MOST_ASKED else item
+                if not item.names_all:
                     return None
             for holder in item.holders:
                 task = holder.task_name or ""
@@ -198,7 +201,3 @@ def _by_task(locks: Locks) -> dict[str, ByTask] | None:
                 "store_blocked": blocked,
             }
     return None
-
-
-def _names_all(item: LockInfo) -> bool:
-    return sum(holder.permits for holder in item.holders) >= item.permits

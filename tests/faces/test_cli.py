@@ -152,7 +152,8 @@ def test_the_lease_of_a_call_is_a_part_of_its_key(run: Run, locks: Locks) -> Non
     ]
     assert json.loads(run("show", "user:7", "--json").output)["parts"] == ["call"]
     assert run("show", "user:7", "--part", "call").output.startswith("user:7 (part call): 1 of 1 permits are held")
-    assert "nobody holds user:7:" in run("release", "user:7", "--yes", status=1).output
+    refused = run("release", "user:7", "--yes", status=1).output
+    assert "nobody holds user:7; its part call is held: give --part call" in refused
     assert "is no part of a key" in run("release", "user:7", "--part", "calls", "--yes", status=1).output
     assert run("release", "user:7", "--part", "call", "--yes").output.startswith("Released user:7 (part call)")
     assert lease.release() is False
@@ -209,6 +210,26 @@ def test_release_frees_nobody_but_whom_it_asked_about(run: Run, locks: Locks, mo
     assert [holder.owner for holder in locks.lock("user:7").holders()] == ["the second"]
 
 
+def test_more_holders_than_a_look_names(run: Run, locks: Locks) -> None:
+    """A list names 20 holders of each key, a look at one key 100."""
+    smtp = [locks.semaphore("smtp", limit=200, owner=f"p{number}.") for number in range(130)]
+    leases = [each.acquire() for each in smtp]
+    assert "p0. and at least 19 more" in run("list").output
+    assert [item["key"] for item in json.loads(run("list", "--owner", "p99.", "--json").output)["locks"]] == ["smtp"]
+    output = run("release", "smtp", "--yes").output
+    assert "p0. (for" in output
+    assert "and 120 more." in output
+    assert not any(lease.release() for lease in leases)
+
+
+def test_release_reports_who_keeps_the_key(run: Run, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    smtp = locks.semaphore("smtp", limit=2, owner="before")
+    smtp.acquire()
+    later = locks.semaphore("smtp", limit=2, owner="later")
+    monkeypatch.setattr(click, "confirm", lambda *args, **kwargs: later.acquire())
+    assert run("release", "smtp").output.splitlines()[1].startswith("It is held by later")
+
+
 def test_release_frees_all_holders_and_serves_who_waits(run: Run, locks: Locks) -> None:
     smtp = locks.semaphore("smtp", limit=2)
     smtp.acquire(), smtp.acquire()
@@ -217,7 +238,7 @@ def test_release_frees_all_holders_and_serves_who_waits(run: Run, locks: Locks) 
     waiter.start()
     eventually(lambda: locks.info("smtp").waiting == 1, SOON)
     output = run("release", "smtp", "--yes").output
-    assert output.count(this_process()) == 2
+    assert output.splitlines()[0].count(this_process()) == 2
     waiter.join(SOON)
     assert smtp.available() == 1
     assert had[0].held

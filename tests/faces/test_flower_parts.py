@@ -133,6 +133,13 @@ def test_a_part_has_a_history_of_its_own(watched: Watched) -> None:
     assert watched.history.of("a}:call")["entries"][0]["kind"] == "acquired"
 
 
+def test_events_of_a_part_are_its_own(watched: Watched) -> None:
+    watched.hear("acquired", "a", 7, part="call")
+    watched.hear("released", "a", 8, part="no part")
+    assert watched.kinds("a") == []
+    assert [entry["kind"] for entry in watched.history.of("a", "call")["entries"]] == ["acquired"]
+
+
 def test_looks_tell_who_held_and_that_it_ended(watched: Watched) -> None:
     lease = watched.locks.lock("a", owner="me").acquire()
     watched.look()

@@ -51,16 +51,17 @@ def row_of(item: LockInfo) -> dict[str, Any]:
     return {
         **_counts(item),
         "link": query_of(item.key, item.part),
-        "holder": holder_of(first, item.part) if first else None,
+        "holder": holder_of(first) if first else None,
         "by": cut(first.task_name or first.owner) if first else "",
         "more": max(len(item.holders) - 1, 0),
+        "least": not item.names_all,
     }
 
 
 def lock_of(info: LockInfo, parts: Sequence[LockInfo], may_release: bool) -> dict[str, Any]:
     """A key by itself, and the parts of it; only a user who may release gets references to its leases."""
     line = [waiter_of(each) for each in info.line]
-    holders = [holder_of(each, info.part) for each in info.holders]
+    holders = [holder_of(each) for each in info.holders]
     if may_release:
         for shown, holder in zip(holders, info.holders, strict=True):
             lease = LeaseReference(info.key, info.part, holder.fencing_token)
@@ -87,7 +88,7 @@ def stats_of(stats: Stats) -> dict[str, Any]:
     }
 
 
-def holder_of(holder: Holder, part: str) -> dict[str, Any]:
+def holder_of(holder: Holder) -> dict[str, Any]:
     """Who holds a key. Never the owner token, by which anybody could release."""
     return {
         "owner": folded(holder.owner, SHOWN_IN_A_CELL),
@@ -117,7 +118,7 @@ def waiter_of(waiter: Waiter) -> SafeString | str:
 def question_of(info: LockInfo, lease: LeaseReference) -> dict[str, Any]:
     """Whose lease is to be released, ``None`` when it has ended; and what has become of the key."""
     mine = next((each for each in info.holders if each.fencing_token == lease.fencing_token), None)
-    holder = None if mine is None else {**holder_of(mine, lease.part), "lease": lease.signed()}
+    holder = None if mine is None else {**holder_of(mine), "lease": lease.signed()}
     return {"holder": holder, "now": holders_now(info.holders)}
 
 

@@ -69,7 +69,7 @@ function drawFigures(data) {
   const waiting = data.holders.filter(isWaiting).length;
   const of = data.limit > 1 ? `${number(waiting)} not started` : "not started";
   const held = data.limit > 1 ? `${data.permits} of ${data.limit}` : data.permits ? "yes" : "no";
-  patch(byId("lock-held"), held, waiting ? element("span", { class: "locks-note-of-figure" }, of) : null);
+  patch(byId("lock-held"), held, waiting ? [" ", element("span", { class: "locks-note-of-figure" }, of)] : null);
   patch(byId("lock-held-label"), data.limit > 1 ? "Permits held" : "Held");
   patch(byId("lock-waiting"), number(data.waiting));
   patch(byId("lock-for"), oldest ? heldFor(oldest) : "—");

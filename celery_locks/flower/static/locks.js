@@ -74,7 +74,7 @@ function row(lock) {
     return element("tr", { key }, cell(null, keyLink(lock.key, lock.part)), nobody, cell(null, "—"), line, cell("locks-wide", "—"));
   }
   const others = lock.holders.length - 1 + lock.unnamed;
-  const more = others > 0 ? element("div", { class: "locks-muted" }, `and ${others} more · ${lock.permits} of ${lock.limit} permits`) : null;
+  const more = others > 0 ? element("div", { class: "locks-muted" }, `and ${lock.all_counted ? "" : "at least "}${others} more · ${lock.permits} of ${lock.limit} permits`) : null;
   return element(
     "tr",
     { key },
@@ -109,7 +109,7 @@ function drawRows() {
 function notStarted() {
   const count = data.locks.flatMap((lock) => lock.holders).filter(isWaiting).length;
   const where = data.next === null && view.after.length === 0 && !view.prefix ? "" : " on this page";
-  return count ? element("span", { class: "locks-note-of-figure" }, `${number(count)} not started${where}`) : null;
+  return count ? [" ", element("span", { class: "locks-note-of-figure" }, `${number(count)} not started${where}`)] : null;
 }
 
 function drawFigures() {
