@@ -15,7 +15,7 @@ import celery_locks
 from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
 from celery_locks.cli.finding import Finding, line_of
-from celery_locks.cli.output import locks_of, named, print_json
+from celery_locks.cli.output import Seconds, locks_of, named, print_json
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, with_all_holders
 from celery_locks.log import one_line
@@ -40,7 +40,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 @click.command("doctor", short_help="Check the store, the broker and the settings.")
 @click.option(
     "--patience",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=PATIENCE,
     show_default=True,
     metavar="SECONDS",

@@ -8,7 +8,7 @@ import click
 
 from celery_locks import Locks
 from celery_locks.cli.broker import error_text
-from celery_locks.cli.output import locks_of, named, print_json
+from celery_locks.cli.output import Seconds, locks_of, named, print_json
 from celery_locks.durations import duration
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.sending import send_on
@@ -19,7 +19,12 @@ LOCKS, LOOKS = 1_000, 100
 
 @click.command("stats", short_help="How many keys are held, how many wait.")
 @click.option(
-    "--near", type=float, default=10, show_default=True, metavar="SECONDS", help="How soon a lease is near its end."
+    "--near",
+    type=Seconds(0),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How soon a lease is near its end.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

@@ -9,7 +9,7 @@ import click
 
 from celery_locks.cli.completion import key_argument
 from celery_locks.cli.escapes import printable
-from celery_locks.cli.output import held_by, locks_of, named, part_option
+from celery_locks.cli.output import Seconds, held_by, locks_of, named, part_option
 from celery_locks.durations import duration
 from celery_locks.listing import LockInfo, parts_of
 from celery_locks.stores.base import Holder
@@ -63,7 +63,7 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
 
 @click.command("wait", short_help="Wait until a key is free.")
 @key_argument
-@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="The longest waiting; none by default.")
+@click.option("--timeout", type=Seconds(0), metavar="SECONDS", help="The longest waiting; none by default.")
 @click.pass_context
 def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
     """Waits in line until KEY could be had, and takes nothing. The exit status is 1 when it was not free in time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,6 +28,23 @@ def locks_of(ctx: click.Context) -> Locks:
         LockConfigError: Its settings name no store.
     """
     return Locks.from_app(ctx.obj.app)
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds: a finite number, from a lowest one on."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number.
+
+        Raises:
+            click.BadParameter: It is no such number.
+        """
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return seconds
 
 
 #: For commands on one key.

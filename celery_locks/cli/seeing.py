@@ -10,6 +10,7 @@ from celery_locks import Locks
 from celery_locks.cli.completion import as_typed, escaped_option, key_argument, quoted
 from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import (
+    Seconds,
     held_by,
     lock_as_data,
     locks_of,
@@ -96,7 +97,7 @@ def find(locks: Locks, wanted: Wanted, after: str | None, count: int) -> tuple[l
 @click.option("--prefix", default="", callback=as_typed, help="Only keys that begin so.")
 @click.option("--task", help="Only keys held by tasks of this name.")
 @click.option("--owner", metavar="TEXT", help="Only keys held by somebody whose name has this in it, such as a worker.")
-@click.option("--longer", type=float, metavar="SECONDS", help="Only keys held for longer than that.")
+@click.option("--longer", type=Seconds(0), metavar="SECONDS", help="Only keys held for longer than that.")
 @click.option("--waiting", is_flag=True, help="Only keys for which somebody waits.")
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
 @click.option(

@@ -529,3 +529,9 @@ def test_watch_in_a_terminal(redis_url: str, locks: Locks, tmp_path: Path, rich:
     assert "user:[red]7" in shown
     assert "1 keys, 1 leases, 0 waiting" in shown
     assert ("\x1b[" in shown) is rich, "it is live"
+
+
+@pytest.mark.parametrize("args", [("list", "--longer"), ("stats", "--near"), ("watch", "--times", "1", "--interval")])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_seconds_are_finite(run: Run, args: tuple[str, ...], value: str) -> None:
+    assert "Invalid value" in run(*args, value, status=2).stderr
