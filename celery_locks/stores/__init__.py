@@ -54,7 +54,7 @@ _EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 #: What comes before the authority: what ends at the first "/", "?" or "#".
 _SCHEME = re.compile(r"\s*(?:sharded:)?([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _AUTHORITY = re.compile(r"[^/?#]*")
-#: Hosts, each with a port or without: digits, which no password is taken for.
+#: Hosts, each with a port or without. Up to five digits are taken for a port, and not for a password.
 _HOST = r"(?:\[[\da-f:.]*(?:%[\w.]+)?\]|(?:[^\[\]@:%,;/?#：﹕]|%(?!3a))*)(?::\d{0,5}\s*)?"  # noqa: RUF001
 _HOSTS = re.compile(rf"{_HOST}(?:[,;]{_HOST})*(?=[/?#]|\Z)", re.IGNORECASE)
 #: A path, and parameters in which an "@" is a part of a value.
@@ -64,10 +64,10 @@ _COLON = re.compile(":|%3a|[：﹕]", re.IGNORECASE)  # noqa: RUF001
 #: Schemes whose addresses have a path and no host, or a name alone.
 _OF_PATHS = ("sqlite", "sqla+sqlite", "db+sqlite", "unix", "redis+socket", "rediss+socket", "file", "filesystem")
 _OF_NAMES = ("memory",)
-#: Schemes of other addresses in a text, such as keys: in them an "@" in the path is usual.
+#: Schemes of addresses that are no store's or broker's, such as keys: an "@" in the path is usual there.
 _OF_PAGES = ("http", "https", "ws", "wss", "ftp", "s3", "gs", "file")
 _KNOWN = "|".join(map(re.escape, (*_OPENERS, "sentinel", "amqp", "amqps", "pyamqp")))
-#: What is between two addresses, or nothing where one begins within another. No password has a scheme in it.
+#: What is between two addresses, or nothing where one begins within another. A password is not expected to contain one.
 _BETWEEN = re.compile(rf"([|;,]\s*|(?<![\w+.-]))(?=(?:{_KNOWN})://)", re.IGNORECASE)
 
 #: The name of a parameter, which may be percent-encoded.
@@ -206,7 +206,7 @@ def login_of(url: str) -> Login:
     - The authority ends with hosts, each with a port of up to five digits or without. The login is what precedes their
       "@", if there is one.
     - No "@" follows the authority, except in parameters such as ``?client_name=app@box``.
-    - The address of a file or a socket has no login if its authority is empty.
+    - The address of a file or a socket has no login if its path follows the scheme.
 
     Any other address may have a password with "/", "?", "#" or "@" in it, or lack the "@" after its password. Its
     login ends at the last "@" that hosts follow, or at the end of the address. A password is what follows the first
@@ -218,7 +218,7 @@ def login_of(url: str) -> Login:
     authority = _AUTHORITY.match(url, begin)
     assert authority is not None
     stop = authority.end()
-    if kind in _OF_NAMES or (kind in _OF_PATHS and stop == begin):
+    if kind in _OF_NAMES or (kind in _OF_PATHS and url.startswith("/", begin)):
         return Login("", "", begin, begin, True)
     at = url.rfind("@", begin, stop)
     clear = _hosts_follow(url, max(at + 1, begin)) and (kind in _OF_PAGES or _has_no_login(url, begin, stop, kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+from urllib.parse import quote
 
 import pytest
 from hypothesis import assume, given, settings
@@ -176,6 +177,8 @@ def test_other_schemes_are_refused(url: str) -> None:
         ("redis://h?p%61ssword=secret&db=1", "redis://h?p%61ssword=***&db=1"),
         ("redis://h?password%3Dsecret", "redis://h?password%3D***"),
         ("unix://u:secret@/run/redis.sock", "unix://u:***@/run/redis.sock"),
+        ("unix://#u:secret@/run/redis.sock", "unix://#u:***@/run/redis.sock"),
+        ("sqlite://?u:secret@h", "sqlite://?u:***@h"),
     ],
 )
 def test_promise_21_passwords_are_masked(url: str, masked: str) -> None:
@@ -278,6 +281,20 @@ def test_promise_21_no_password_shows_where_its_at_is_forgotten(scheme: str, use
     shown = shown_of(url) + mask_text(f"'{url}', it says")
     assert "hun" not in shown
     assert "ter2" not in shown
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["redis", "rediss+sentinel", "postgresql", "sharded:redis"]),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
+    st.sampled_from(["h/s", "h:6379/s?x_y=app@box", "[::1]:1/s?x_y=a:b@c"]),
+)
+def test_promise_21_any_password_that_is_encoded_is_masked_alone(scheme: str, user: str, word: str, place: str) -> None:
+    begin = f"{scheme}://{quote(user, safe='')}:"
+    url = f"{begin}{quote(word, safe='')}@{place}"
+    assume("%3A" not in quote(user, safe=""))  # the name ends there, to be on the safe side
+    assert Locks(url).url == f"{begin}***@{place}"
 
 
 @pytest.mark.parametrize("url", WITHOUT_PASSWORD)
