@@ -108,9 +108,8 @@ def error_text(app: Any, connection: Any, error: BaseException) -> str:
 
 def _may_quote(addresses: list[str], error: BaseException) -> bool:
     """Return whether an error may have a part of a password in it, which was read as another part of the address."""
-    passwords = [login_of(address)[1] for address in addresses]
-    words = re.findall(r"\w+", " ".join(passwords).lower())
-    quotes = isinstance(error, ValueError) and any(word in str(error).lower() for word in words)
+    passwords = [login_of(address).password for address in addresses]
+    quotes = isinstance(error, ValueError) and any(passwords)  # Python quotes what it takes for a host or a port
     return quotes or any(map(is_ambiguous, addresses)) or any(";" in each for each in passwords)  # Kombu splits there
 
 

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
-from celery_locks.stores import open_store
+from celery_locks.stores import UnreadableError, open_store
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.capabilities import CAPABILITIES
 from celery_locks.stores.check_results import merge
@@ -245,7 +245,7 @@ def open_sharded(url: str) -> Sharded:
     """The store at ``sharded:`` and the URLs of its stores, with ``|`` between them."""
     urls = [each.strip() for each in url.partition(":")[2].split("|") if each.strip()]
     if not all("://" in each for each in urls):
-        raise ValueError("each store has an address with ://, and a | in a password is written as %7C")
+        raise UnreadableError("each store has an address with ://, and a | in a password is written as %7C")
     return Sharded(urls)
 
 

@@ -221,7 +221,8 @@ def _timeout(shown: str, query: str) -> float:
     options = dict(parse_qsl(query, keep_blank_values=True))
     timeout = options.pop("timeout", "30")
     if options:
-        raise LockConfigError(f"{shown} has options that this store doesn't know: {', '.join(options)}; it has timeout")
+        names = (mask(f"?{name}")[1:] for name in options)  # one with an encoded = has a value in it
+        raise LockConfigError(f"{shown} has options that this store doesn't know: {', '.join(names)}; it has timeout")
     try:
         seconds = float(timeout)
     except ValueError:

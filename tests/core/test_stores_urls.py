@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
+from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from celery_locks import LockConfigError, Locks
@@ -32,6 +34,61 @@ CLUSTER_URLS = [
     "redis+cluster://h1/0?min_replicas=1",
     "rediss+cluster://[::1]:7000,h2?ssl_cert_reqs=CERT_NONE",
     "valkey+cluster://h1",
+]
+#: They have no password, and an "@" and a ":" that look like one.
+WITHOUT_PASSWORD = [
+    "redis://127.0.0.1:6379/0?client_name=app@box",
+    "redis://h?db=1&client_name=job:app@box",
+    "redis://anna@h:6379/0?client_name=app@box",
+    "unix:///run/a:1@b.sock",
+    "redis+socket:///run/a:1@b.sock",
+    "redis+sentinel://h:26379,h2/s?sentinel_username=me@x",
+    "redlock://h1:1,h2:2,[::1]:3/0?client_name=app@box",
+    "sqlite:////tmp/rel:2@x/l.db",
+    "sqlite:///C:/me@home/l.db",
+    "postgresql://anna@h/d?application_name=app@box",
+]
+#: They can't be read: there is no "@" that ends the password.
+WITHOUT_AT = [
+    "redis://:hunter2",
+    "redis://u:hunter2",
+    "redis://u:hunter2:6379/0",
+    "redis://u:hunter2%40h:6379/0",
+    "redis://u%3Ahunter2%40h:6379/0",
+    "redis://u:hunter2\uff20h",
+    "redis://u@h:hunter2",
+    "redis:///u:hunter2",
+    "redis:/u:hunter2",
+    "redis+sentinel://u:hunter2/m",
+    "redis+cluster://u:hunter2,b:1",
+    "redlock://u:hunter2,b:2,c:3",
+    "sharded:redis://u:hunter2;redis://b",
+    "sharded:redis://u:hunter2|redis://b",
+    "postgresql://u:hunter2/db",
+    "postgresql://u%3Ahunter2/db",
+    "mysql://u:hunter2",
+]
+SECRETS = [
+    "password",
+    "passwd",
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "ssl_password",
+    "sentinel_password",
+    "sslpassword",
+    "password_file",
+    "auth",
+    "oauth",
+    "cred",
+    "credential",
+    "credentials",
+    "access_token",
+    "userpass",
+    "api_key",
+    "passphrase",
+    "client_secret",
 ]
 
 
@@ -90,7 +147,8 @@ def test_other_schemes_are_refused(url: str) -> None:
         ("redis://h/0?db=1&ssl_password=secret", "redis://h/0?db=1&ssl_password=***"),
         ("redis://h/0?password=sec&ret&db=1", "redis://h/0?password=***&db=1"),
         ("redis://h/0;passwd=sec#ret", "redis://h/0;passwd=***"),
-        ("redis://h:6379/0?password=sec@ret", "redis://h:***"),
+        ("redis://h:6379/0?password=sec@ret", "redis://h:6379/0?password=***"),
+        ("redis://h:6379/0?password=sec&r@et", "redis://h:***"),
         ("redis://us/er:secret@h:1/0", "redis://us/er:***@h:1/0"),
         ("redis://us?er:secret@h:1/0", "redis://us?er:***@h:1/0"),
         ("redis://u%3Asecret@h", "redis://u%3A***@h"),
@@ -100,9 +158,27 @@ def test_other_schemes_are_refused(url: str) -> None:
         ("redis:/u:secret@h", "redis:***@h"),
         ("u:secret@h", "u:***@h"),
         (":secret@h", ":***@h"),
-        ("sentinel://:secret@h1;sentinel://:secret@h2", "sentinel://:***@h2"),
-        ("sharded:redis://:secret@h1|redis://:secret@h2", "sharded:redis://:***@h2"),
+        ("sentinel://:secret@h1;sentinel://:secret@h2", "sentinel://:***@h1;sentinel://:***@h2"),
+        ("sharded:redis://:secret@h1 | redis://:secret@h2", "sharded:redis://:***@h1 | redis://:***@h2"),
         ("redlock://:secret@h1,:secret@h2,h3/0", "redlock://:***@h2,h3/0"),
+        ("redis://u:12/34@h", "redis://u:***@h"),
+        ("redis://u:12?34@h", "redis://u:***@h"),
+        ("redis://u:secret@h:6379/0?client_name=app@box", "redis://u:***@h:6379/0?client_name=app@box"),
+        ("redis://u:secret", "redis://u:***"),
+        ("redis://u:secret:6379/0", "redis://u:***"),
+        ("redis://u:secret%40h:6379/0", "redis://u:***"),
+        ("redis://u%3Asecret%40h:6379/0", "redis://u%3A***"),
+        ("redis://u@h:secret", "redis://u@h:***"),
+        ("redis://u:secret@h:port/0", "redis://u:***"),
+        ("redis:///u:secret@h", "redis:///u:***@h"),
+        ("redis+cluster://b:1,u:secret", "redis+cluster://b:***"),
+        ("sharded:redis://h1:1/0|redis://u:secret", "sharded:redis://h1:1/0|redis://u:***"),
+        ("redis://h?PassWord=secret&db=1", "redis://h?PassWord=***&db=1"),
+        ("redis://h?p%61ssword=secret&db=1", "redis://h?p%61ssword=***&db=1"),
+        ("redis://h?password%3Dsecret", "redis://h?password%3D***"),
+        ("unix://u:secret@/run/redis.sock", "unix://u:***@/run/redis.sock"),
+        ("unix://#u:secret@/run/redis.sock", "unix://#u:***@/run/redis.sock"),
+        ("sqlite://?u:secret@h", "sqlite://?u:***@h"),
     ],
 )
 def test_promise_21_passwords_are_masked(url: str, masked: str) -> None:
@@ -121,6 +197,11 @@ def test_promise_21_passwords_are_masked(url: str, masked: str) -> None:
         "redis://us/er@h/0",
         "redis://:@h/0",
         "redis://h/0?password=",
+        *WITHOUT_PASSWORD,
+        "redis://h/0?compass=north&max_tokens=3&author=anna&passenger=1",
+        "redis://h:/0",
+        "memory://a:b@c",
+        "localhost:6379",
         "sqlite:////home/anna@work/locks.db",
         "redis+socket:///run/anna@work.sock?virtual_host=1",
         "",
@@ -141,22 +222,106 @@ parts = st.text(st.sampled_from("/?#@:%[]() \n\t,;|&=\\'\"<>$!~ab19é℀\u202e")
     st.sampled_from([("hun", "ter2"), ("7071", "7072")]),
     parts,
     parts,
-    st.sampled_from(["h", "h:1/0", "[::1]:1", "h1,h2,h3/0", "h:port", "", "/", "?x", "h/s/0?ssl_password=7072"]),
+    st.sampled_from(
+        [
+            "h",
+            "h:1/0",
+            "[::1]:1",
+            "h1,h2,h3/0",
+            "h:port",
+            "",
+            "/",
+            "?x",
+            "h/s/0?ssl_password=7072",
+            "h/?client_name=a@b",
+        ]
+    ),
 )
 def test_promise_21_no_password_shows_whatever_is_in_it(
     scheme: str, ends: tuple[str, str], user: str, inner: str, host: str
 ) -> None:
     """Its beginning and its end count as well: libraries take them for a host, a port or a database."""
+    assume(not re.search(r"\?[^?]*=", user + inner))  # parameters, if a port or a host is before them
     begin, end = ends
-    url = f"{scheme}://{user}:{begin}{inner}{end}@{host}"
+    shown = shown_of(f"{scheme}://{user}:{begin}{inner}{end}@{host}")
+    assert begin not in shown
+    assert end not in shown
+
+
+def shown_of(url: str) -> str:
+    """Return all that is printed of an address: masked, in an error with its causes, or in the ``repr`` of a lock."""
     shown = mask(url) + mask_text(f"it failed: {mask(url)}")
     try:
         locks = Locks(url)
         shown += f"{locks.url} {locks!r} {locks.lock('k')!r}"
     except LockConfigError as error:
+        # Without the lines of source code, in which the address of a test may be.
         shown += "".join(traceback.format_exception(error)) + repr((error.__context__, error.__cause__))
-    assert begin not in shown
-    assert end not in shown
+    return shown
+
+
+@pytest.mark.parametrize("url", WITHOUT_AT)
+def test_promise_21_a_password_without_an_at_is_masked_and_refused(url: str) -> None:
+    assert "hunter2" not in shown_of(url)
+    if "://" in url:
+        assert "hunter2" not in mask_text(f"'{url}', it says") + mask_text(f"at {url}.")
+    with pytest.raises(LockConfigError, match="%40"):
+        open_store(url)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(["redis", "rediss+sentinel", "redis+cluster", "redlock", "mysql", "sharded:redis", "amqp"]),
+    st.sampled_from(["", "u", "us%2Fer", "b:1,u", "anna@h", "b;u"]),
+    st.text(st.sampled_from("/?#:%[](),;|&=\\<>$!~ab19é℀\u202e\uff20"), max_size=8),
+    st.sampled_from(["", "%40h", ":6379/0", "/0", ",h2:2", "?db=1", "/0?client_name=app@box"]),
+)
+def test_promise_21_no_password_shows_where_its_at_is_forgotten(scheme: str, user: str, inner: str, rest: str) -> None:
+    url = f"{scheme}://{user}:hun{inner}ter2{rest}"
+    shown = shown_of(url) + mask_text(f"'{url}', it says")
+    assert "hun" not in shown
+    assert "ter2" not in shown
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["redis", "rediss+sentinel", "postgresql", "sharded:redis"]),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
+    st.sampled_from(["h/s", "h:6379/s?x_y=app@box", "[::1]:1/s?x_y=a:b@c"]),
+)
+def test_promise_21_any_password_that_is_encoded_is_masked_alone(scheme: str, user: str, word: str, place: str) -> None:
+    begin = f"{scheme}://{quote(user, safe='')}:"
+    url = f"{begin}{quote(word, safe='')}@{place}"
+    assume("%3A" not in quote(user, safe=""))  # the name ends there, to be on the safe side
+    assert Locks(url).url == f"{begin}***@{place}"
+
+
+@pytest.mark.parametrize("url", WITHOUT_PASSWORD)
+def test_an_address_that_looks_as_if_it_had_a_password_is_shown_and_opened(url: str) -> None:
+    assert Locks(url).url == url
+    assert mask_text(f"<{url}>, it says") == f"<{url}>, it says"
+
+
+@given(st.sampled_from(SECRETS), st.data(), st.sampled_from(["?", "?db=1&", "?db=1;", "#"]))
+def test_promise_21_parameters_with_secrets_are_masked(name: str, data: st.DataObject, before: str) -> None:
+    encoded = "".join(f"%{ord(letter):x}" if data.draw(st.booleans()) else letter for letter in name)
+    name = data.draw(st.sampled_from([encoded, encoded.upper()]))
+    equals = data.draw(st.sampled_from(["=", "%3d", "%3D"]))
+    for url in ("redis://h/0", "unix:///run/x.sock", "https://h/x"):
+        begin = f"{url}{before}{name}{equals}"
+        assert mask(f"{begin}hunter2&db=1") == f"{begin}***&db=1"
+
+
+@pytest.mark.parametrize("login", ["", "anna@"])
+def test_a_parameter_that_sqlalchemy_takes_for_a_host_is_refused(login: str) -> None:
+    with pytest.raises(LockConfigError, match="%40"):
+        open_store(f"postgresql://{login}h:5432/db?application_name=app@box")
+    assert Locks(f"postgresql://{login}h:5432/db?application_name=app%40box").url.endswith("app%40box")
+
+
+def test_promise_21_a_parameter_with_an_encoded_sign_is_not_quoted() -> None:
+    assert "hunter2" not in shown_of("sqlite:////tmp/x?password%3Dhunter2")
 
 
 @given(
@@ -181,16 +346,55 @@ def test_an_address_without_a_password_is_unchanged(scheme: str, user: str, host
         ("redis://:***@h1 is away, redis://:***@h2, too", "redis://:***@h1 is away, redis://:***@h2, too"),
         ("redis://h:6379/0: locked by celery@web", "redis://h:6379/0: locked by celery@web"),
         ("redis://[::1]:6379/0 by celery@web", "redis://[::1]:6379/0 by celery@web"),
+        ("'redis://u:secret', it says", "'redis://u:***', it says"),
+        ("https://u:secret@a.org:80/x?mail=a@b.c", "https://u:***@a.org:80/x?mail=a@b.c"),
+        ("https://a.org/?next=redis://u:secret@h/@x", "https://a.org/?next=redis://u:***@x"),
+        ("https://a.org/?token=secret", "https://a.org/?token=***"),
     ],
 )
 def test_promise_21_passwords_within_a_text_are_masked(text: str, masked: str) -> None:
     assert mask_text(text) == masked
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.org:8443/@bob/1",
+        "crawl:https://a.org:80/x?mail=a@b.c",
+        "https://en.wikipedia.org/wiki/Talk:Main@x",
+        "https://a.org/?compass=north",
+        "reached at redis://h:6379. Fix it",
+        "(redis://h:6379), [redis://h:6379], redis://h:6379: refused",
+    ],
+)
+def test_a_text_without_passwords_is_unchanged(text: str) -> None:
+    assert mask_text(text) == text
+
+
 @pytest.mark.timeout(60)  # a pattern that looks back from each character would take many minutes
-@pytest.mark.parametrize("part", ["?pass", "&pass=a", "redis://", "redis://a:", "@", ":", "/a:b"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "?pass",
+        "&pass=a",
+        "redis://",
+        "redis://a:",
+        "@",
+        ":",
+        "/a:b",
+        ",",
+        "a:1,",
+        "| ",
+        "https://",
+        "&ab=c@",
+        "%3",
+        "?a%3",
+    ],
+)
 def test_masking_a_long_text_takes_no_long_time(part: str) -> None:
-    assert "hunter2" not in mask_text(f"redis://h/{part * 4_000}?password=hunter2")
+    url = f"redis://h/{part * 4_000}?password=hunter2"
+    assert "hunter2" not in mask(url) + mask_text(url.replace(" ", ""))
+    mask_text(url)
 
 
 def test_promise_21_an_address_in_which_a_library_would_end_the_password_early_is_refused() -> None:
@@ -214,8 +418,10 @@ def test_promise_21_no_error_shows_a_password(url: str) -> None:
 
 
 def test_an_address_that_cannot_be_read_says_why() -> None:
-    with pytest.raises(LockConfigError, match=r"redis://h:99x/0, can't be read: .*99x"):
+    with pytest.raises(LockConfigError, match=r"redis://h:\*\*\*, can't be read: .*digits as the port"):
         open_store("redis://h:99x/0")
+    with pytest.raises(LockConfigError, match="the parameter socket_timeout has a value of another kind"):
+        open_store("redis://u:secret@h/0?socket_timeout=soon")
 
 
 def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

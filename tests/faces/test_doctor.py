@@ -582,7 +582,12 @@ BROKEN = {
     "confluentkafka://u:s3cret@localhost": ("", "Install the package that the transport confluentkafka"),
     "sqs://u:s3cret@": ("", "Install the package that the transport sqs"),
     "redis://:s3cret@127.0.0.1:1/0?x=y": ("unexpected keyword argument 'x'", "Fix broker_url"),
-    "redis://:s3cret@127.0.0.1:port/0": ("Port could not be cast", "Fix broker_url"),
+    "redis://:s3cret@127.0.0.1:port/0": ("can't be read: write it as user:password@host:port", "Fix broker_url"),
+    "redis://u:s3cret": ("broker_url, redis://u:***, can't be read", "Fix broker_url"),
+    "redis://u%3As3cret%40127.0.0.1:1/0": ("broker_url, redis://u%3A***, can't be read", ""),
+    "redis://u:s3cret\uff20127.0.0.1": ("broker_url, redis://u:***, can't be read", "Fix broker_url"),
+    "amqp://u:s3cret": ("broker_url, amqp://u:***, can't be read", "Fix broker_url"),
+    "redis://127.0.0.1:1/0?client_name=a@b": ("unexpected keyword argument 'client_name'", "Fix broker_url"),
 }
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores import ENCODE, is_ambiguous, mask, reads_address
+from celery_locks.stores import ENCODE, UnreadableError, is_ambiguous, mask, reads_address
 from celery_locks.stores.redis.driver import Driver, driver, driver_for
 
 SENTINEL_PORT, SERVER_PORT = 26379, 6379
 _TLS = ("rediss", "valkeys")
+#: What the library reports of a parameter that it knows.
+_WRONG_PARAMETER = re.compile(r"Invalid value for ['`](\w+)['`]")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def address(url: str) -> Address:
         LockConfigError: It can't be read, or a parameter of ours is wrong.
     """
     if is_ambiguous(url):
-        raise ValueError(ENCODE)
+        raise UnreadableError(ENCODE)
     scheme, _, rest = url.partition("://")
     base, _, ways = scheme.lower().partition("+")
     rest, own = _own_parameters(rest)
@@ -68,7 +71,13 @@ def address(url: str) -> Address:
         made = _of_many(chosen, base, ways, rest, mask(url), own)
     else:
         made = Address(chosen, library_url(f"{scheme}://{rest}", chosen), mask(url), own=own)
-    made.settings()  # raises ValueError here, and not at the first connection
+    try:
+        made.settings()  # here, and not at the first connection
+    except ValueError as error:
+        wrong = _WRONG_PARAMETER.match(str(error))
+        if wrong is None:
+            raise
+        raise UnreadableError(f"the parameter {wrong[1]} has a value of another kind") from None
     return made
 
 
@@ -87,7 +96,7 @@ def each_server(url: str, names: Sequence[str] = ()) -> tuple[list[str], dict[st
         LockConfigError: It can't be read, or names different users or passwords.
     """
     if is_ambiguous(url):
-        raise ValueError(ENCODE)
+        raise UnreadableError(ENCODE)
     scheme, _, rest = url.partition("://")
     base = scheme.lower().partition("+")[0]
     before, _, query = rest.partition("?")
@@ -130,10 +139,10 @@ def _login_and_hosts(servers: Sequence[str], port: int, masked: str) -> tuple[st
             logins.add(login)
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise ValueError(f"a host is missing in {place!r}")
+            raise UnreadableError("a host is missing")
         hosts.append((parts.hostname, parts.port or port))
     if logins and "@" not in servers[0]:  # a "," in the password: what is before it is no host
-        raise ValueError(ENCODE)
+        raise UnreadableError(ENCODE)
     if len(logins) > 1:
         raise LockConfigError(f"{masked} names different users or passwords: all servers take the same")
     return (f"{logins.pop()}@" if logins else ""), hosts

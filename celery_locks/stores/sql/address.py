@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores import ENCODE, login_of, mask
+from celery_locks.stores import ENCODE, UnreadableError, login_of, mask
 from celery_locks.stores.sql.database import TIMEOUT, Database
 from celery_locks.stores.sql.dialects import PREFIX, Dialect, MySQL, PostgreSQL
 
@@ -38,13 +38,14 @@ class Address:
 
     def __init__(self, text: str) -> None:
         self.name = mask(text)
-        user, password = login_of(text)
-        if password and ("/" in user or "@" in password):  # SQLAlchemy ends the user's name or the password there
-            raise ValueError(ENCODE)
         try:
             url = sa.make_url(text)
-        except sa.exc.ArgumentError as error:
-            raise ValueError(str(error)) from None
+        except (sa.exc.ArgumentError, ValueError):  # it may quote a password
+            url = None
+        login = login_of(text)
+        # SQLAlchemy ends a user at a "/", a password at the first "@", and finds both in parameters, too.
+        if url is None or _login_in(url) != unquote(login.user + login.password):
+            raise UnreadableError(ENCODE)
         if not url.database:
             raise LockConfigError(f"{self.name} names no database: write {url.drivername}://host/database")
         query = dict(url.query)
@@ -104,6 +105,10 @@ _MYSQL = {
     "read_timeout": int(4 * TIMEOUT),
     "write_timeout": int(4 * TIMEOUT),
 }
+
+
+def _login_in(url: sa.URL) -> str:
+    return (url.username or "") + (f":{url.password}" if url.password is not None else "")
 
 
 def _prepare_mysql(connection: Any) -> None:
