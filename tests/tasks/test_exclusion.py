@@ -43,7 +43,7 @@ def test_children_that_are_killed_break_no_exclusion(open_shop: Callable[..., Sh
     """A killed child's run ends at its death; what it held is taken over only after its lease is over."""
     shop = open_shop()
     worker = shop.start_worker(concurrency=4)
-    results = [shop.send("stubborn", f"key-{number % 5}", 0.05) for number in range(150)]
+    results = [shop.send("stubborn", f"key-{number % 5}", 0.15) for number in range(100)]
     deaths: dict[int, float] = {}
     for _ in range(5):
         victim = eventually(lambda: _running_child(shop, worker.child_pids(), deaths), 60)
