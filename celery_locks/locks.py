@@ -16,7 +16,8 @@ from celery_locks.lock import Lock
 from celery_locks.names import check_part, name_of
 from celery_locks.renewal import keeper
 from celery_locks.semaphore import Semaphore
-from celery_locks.stores import addresses_in, mask, open_store
+from celery_locks.stores import open_store
+from celery_locks.stores.addresses import addresses_in, mask
 from celery_locks.stores.base import Claim, Store
 from celery_locks.terms import (
     DEFAULT_PREFIX,

@@ -28,7 +28,7 @@ class _Masked(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        from celery_locks.stores import mask_text
+        from celery_locks.stores.addresses import mask_text
 
         text = record.getMessage()
         masked = one_line(mask_text(text))

@@ -56,7 +56,7 @@ def in_one_line(function: Callable[..., Any], *args: Any) -> Any:
     """
     from celery_locks.errors import LockError
     from celery_locks.log import one_line
-    from celery_locks.stores import mask_text
+    from celery_locks.stores.addresses import mask_text
 
     try:
         return function(*args)

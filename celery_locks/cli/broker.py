@@ -14,7 +14,7 @@ from kombu.transport import get_transport_cls
 
 from celery_locks.cli.finding import Finding, line_of, within
 from celery_locks.log import one_line
-from celery_locks.stores import ENCODE, addresses_in, is_ambiguous, login_of, mask
+from celery_locks.stores.addresses import ENCODE, addresses_in, is_ambiguous, login_of, mask
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 from celery_locks.tasks.queues import bound_queues
 

@@ -19,7 +19,7 @@ from celery_locks.cli.output import Seconds, locks_of, named, print_json
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, with_all_holders
 from celery_locks.log import one_line
-from celery_locks.stores import mask_text
+from celery_locks.stores.addresses import mask_text
 from celery_locks.stores.base import Store
 from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of

@@ -15,7 +15,8 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
-from celery_locks.stores import UnreadableError, open_store
+from celery_locks.stores import open_store
+from celery_locks.stores.addresses import UnreadableError
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.capabilities import CAPABILITIES
 from celery_locks.stores.check_results import merge

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockConfigError, LossReason
-from celery_locks.stores import mask, sqlite_clock
+from celery_locks.stores import sqlite_clock
+from celery_locks.stores.addresses import mask
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.parking import Call
 from celery_locks.stores.sql.base import TableStore

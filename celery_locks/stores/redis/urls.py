@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores import ENCODE, UnreadableError, is_ambiguous, mask, reads_address
+from celery_locks.stores.addresses import ENCODE, UnreadableError, is_ambiguous, mask, reads_address
 from celery_locks.stores.redis.driver import Driver, driver, driver_for
 
 SENTINEL_PORT, SERVER_PORT = 26379, 6379

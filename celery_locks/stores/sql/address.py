@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores import ENCODE, UnreadableError, login_of, mask
+from celery_locks.stores.addresses import ENCODE, UnreadableError, login_of, mask
 from celery_locks.stores.sql.database import TIMEOUT, Database
 from celery_locks.stores.sql.dialects import PREFIX, Dialect, MySQL, PostgreSQL
 

@@ -1,0 +1,197 @@
+"""Addresses of stores and brokers: where their passwords are, and how they are shown without them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
+
+from celery_locks.errors import LockConfigError
+
+T = TypeVar("T")
+
+# --- What an address is made of; see `login_of` ---
+
+#: What comes before the authority: what ends at the first "/", "?" or "#".
+_SCHEME = re.compile(r"\s*(?:sharded:)?([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_AUTHORITY = re.compile(r"[^/?#]*")
+#: Hosts, each with a port or without. Up to five digits are taken for a port, and not for a password.
+_HOST = r"(?:\[[\da-f:.]*(?:%[\w.]+)?\]|(?:[^\[\]@:%,;/?#：﹕]|%(?!3a))*)(?::\d{0,5}\s*)?"  # noqa: RUF001
+_HOSTS = re.compile(rf"{_HOST}(?:[,;]{_HOST})*(?=[/?#]|\Z)", re.IGNORECASE)
+#: A path, and parameters in which an "@" is a part of a value.
+_PARAMETERS = re.compile(r"(?:/[^?#@:]*)?\?[a-z][a-z_]+=[^&#]*(?:&[a-z][a-z_]+=[^&#]*)*", re.IGNORECASE)
+#: What ends the user's name. Python takes the wide ones for a colon, too.
+_COLON = re.compile(":|%3a|[：﹕]", re.IGNORECASE)  # noqa: RUF001
+#: Schemes whose addresses have a path and no host, or a name alone.
+_OF_PATHS = ("sqlite", "sqla+sqlite", "db+sqlite", "unix", "redis+socket", "rediss+socket", "file", "filesystem")
+_OF_NAMES = ("memory",)
+#: Schemes of addresses that are no store's or broker's, such as keys: an "@" in the path is usual there.
+_OF_PAGES = ("http", "https", "ws", "wss", "ftp", "s3", "gs", "file")
+#: The schemes of stores and brokers.
+_KNOWN = (
+    r"(?:rediss?|valkeys?|postgresql|mysql|mariadb|sqlite|memory|unix|sharded|redlock|sentinel|(?:py)?amqps?)(?:\+\w+)?"
+)
+#: What is between two addresses, or nothing where one begins within another. A password is not expected to contain one.
+_BETWEEN = re.compile(rf"([|;,]\s*|(?<![\w+.-]))(?=(?:{_KNOWN})://)", re.IGNORECASE)
+
+#: The name of a parameter, which may be percent-encoded.
+_NAME = re.compile(r"[?&;#]([^=&;?#]*?)(?:=|%3d)", re.IGNORECASE)
+#: Names of secrets: long words anywhere, short ones at the end of a word, so that compass and max_tokens are shown.
+_SECRET = re.compile(
+    r"password|passwd|passphrase|secret|credential|(?:(?<!com)(?<!by)pass|pwd|token|auth|creds?|(?:api|access)_?key)(?![a-z])",
+    re.IGNORECASE,
+)
+#: The value of a secret. A piece without "=" that follows belongs to it: its "&" is not percent-encoded.
+_VALUE = re.compile(r"[^&]+(?:&[^=&]*(?=&|\Z))*")
+
+#: A URL within a text, up to a space. A colon without a port after it may begin a password that contains spaces.
+_URL = re.compile(
+    r"\b[a-z][\w+.-]*://"
+    r"(?:\S*@\S*|(?!\[[\da-f:.]*\])[^\s/?#@:]*:(?!\d*(?:[^\w\s@]|\s|\Z)).{1,200}?@\S*|\S*)",
+    re.IGNORECASE | re.DOTALL,
+)
+#: What ends a sentence or a quotation, and not a URL.
+_PUNCTUATION = "'\"`<>(){},.;:!?…"
+
+
+class UnreadableError(ValueError):
+    """An address can't be read, for a reason in our own words: it quotes nothing of the address."""
+
+
+#: What to do about an address that can't be read.
+ENCODE = (
+    "write it as user:password@host:port, with digits as the port, and special characters in user and password as %40 "
+    "and the like"
+)
+
+
+def reads_address(function: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a function of an address: a ``ValueError`` of reading it becomes a `LockConfigError` without secrets."""
+
+    @wraps(function)
+    def read(url: str, *args: Any) -> T:
+        try:
+            return function(url, *args)
+        except ValueError as error:
+            # A library's own words may quote a password that it took for a port, and so may what caused the error.
+            why = error if isinstance(error, UnreadableError) else ENCODE
+            unreadable = LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {why}")
+        raise unreadable  # outside, so that the error has no context
+
+    return read
+
+
+def addresses_in(text: str) -> list[str]:
+    """Return the addresses of a setting of Celery, which has ";" between them."""
+    return re.split(r";(?=[a-z][\w+.-]*://)", text, flags=re.IGNORECASE)
+
+
+class Login(NamedTuple):
+    """Where user and password are in an address.
+
+    Attributes:
+        user: As it is written, with its colon.
+        password: As it is written.
+        begin: Where the user begins.
+        end: Where the password ends: at its "@", or at the end of the address.
+        clear: Whether libraries read the same user and password.
+    """
+
+    user: str
+    password: str
+    begin: int
+    end: int
+    clear: bool
+
+
+def login_of(url: str) -> Login:
+    """Return user and password of an address, however malformed it is.
+
+    An address is clear where no other reading is likely:
+
+    - The authority ends with hosts, each with a port of up to five digits or without. The login is what precedes their
+      "@", if there is one.
+    - No "@" follows the authority, except in parameters such as ``?client_name=app@box``.
+    - The address of a file or a socket has no login if its path follows the scheme.
+
+    Any other address may have a password with "/", "?", "#" or "@" in it, or lack the "@" after its password. Its
+    login ends at the last "@" that hosts follow, or at the end of the address. A password is what follows the first
+    colon (or %3A) of a login. So ``redis://u:12/34@h`` has the password ``12/34``, and ``redis://u:hunter2`` has
+    ``hunter2``, but ``redis://h:6379/0?client_name=app@box`` has none.
+    """
+    scheme = _SCHEME.match(url)
+    begin, kind = (scheme.end(), scheme[1].lower()) if scheme else (0, "")
+    authority = _AUTHORITY.match(url, begin)
+    assert authority is not None
+    stop = authority.end()
+    if kind in _OF_NAMES or (kind in _OF_PATHS and url.startswith("/", begin)):
+        return Login("", "", begin, begin, True)
+    at = url.rfind("@", begin, stop)
+    clear = _hosts_follow(url, max(at + 1, begin)) and (kind in _OF_PAGES or _has_no_login(url, begin, stop, kind))
+    if clear:
+        end = max(at, begin)
+    elif kind in _OF_PAGES:
+        end = stop
+    else:
+        at = url.rfind("@", begin)
+        end = at if at >= 0 and _hosts_follow(url, at + 1) else len(url)
+    colon = _COLON.search(url, begin, end)
+    cut = colon.end() if colon else end
+    return Login(url[begin:cut], url[cut:end], begin, end, clear)
+
+
+def _hosts_follow(url: str, place: int) -> bool:
+    return _HOSTS.match(url, place) is not None
+
+
+def _has_no_login(url: str, begin: int, stop: int, kind: str) -> bool:
+    """Return whether what follows the authority can't be a part of a login."""
+    if url.find("@", stop) >= 0:
+        return _PARAMETERS.fullmatch(url, stop) is not None
+    path = url[stop:].partition("?")[0]
+    # A slash too many, or too few, makes a path of the login.
+    return (begin < stop and kind != "") or _COLON.search(path) is None
+
+
+def is_ambiguous(url: str) -> bool:
+    """Return whether a library may take a part of the password for something else, and print it."""
+    login = login_of(url)
+    return bool(login.password) and not login.clear
+
+
+def mask(url: str) -> str:
+    """Return an address without its passwords, for logs and errors, however malformed it is."""
+    # Each second piece is what is between two addresses, which has nothing to mask.
+    return "".join(piece if number % 2 else _mask_one(piece) for number, piece in enumerate(_BETWEEN.split(url)))
+
+
+def _mask_one(url: str) -> str:
+    login = login_of(url)
+    if not login.password:
+        return _mask_parameters(url)
+    before, parameters = url[: login.end - len(login.password)], f"?{login.password}"
+    if _mask_parameters(parameters) != parameters:  # the "@" may be that of a parameter, and more of it follow
+        return f"{before}***"
+    return f"{before}***" + _mask_parameters(url[login.end :])
+
+
+def _mask_parameters(text: str) -> str:
+    shown, place = "", 0
+    for name in _NAME.finditer(text):
+        value = _VALUE.match(text, name.end())
+        if name.start() >= place and value and _SECRET.search(unquote(name[1])):
+            shown += f"{text[place : name.end()]}***"
+            place = value.end()
+    return shown + text[place:]
+
+
+def mask_text(text: str) -> str:
+    """Return a text without the passwords of the URLs in it."""
+    return _URL.sub(lambda url: _mask_in_text(url[0]), text) if "://" in text else text
+
+
+def _mask_in_text(url: str) -> str:
+    bare = url.rstrip(_PUNCTUATION if "[" in url else _PUNCTUATION + "]")
+    return mask(bare) + url[len(bare) :]
