@@ -115,8 +115,9 @@ class Holder:
         """What the holder is doing.
 
         ``"running"``: a task's run. ``"dispatched"``: a parked task whose turn has come; its message waits in a queue.
-        ``"called"``: a task that was called and has not started; its message waits in a queue. ``"lasting"``: the lease
-        lasts until it expires, whether its task has run or not (``until_expired``). ``"held"``: no task.
+        ``"called"``: a task that was called, or retries, and has not started; its message waits.
+        ``"lasting"``: the lease lasts until it expires, whether its task has run or not (``until_expired``).
+        ``"held"``: no task.
         """
         task = self._task
         if self.token.startswith(TICKET):

@@ -69,7 +69,7 @@ export const isWaiting = (holder) => holder.state === "dispatched" || holder.sta
 
 const STATES = {
   dispatched: "The task's turn came, and its message was sent. No worker has started it yet.",
-  called: "The call acquired the key. The task's message waits in a queue, and no worker has started it yet.",
+  called: "The call acquired the key, or the task retries and keeps it. Its message waits, and no worker has started it.",
   lasting: "The lease lasts until it expires, whether its task has run or not (until_expired).",
 };
 
@@ -99,7 +99,7 @@ export function placeOf(holder) {
 
 /** For how long it is held; of a task that has not started, since when it waits. */
 export function heldCell(holder) {
-  const since = { dispatched: "since its turn came", called: "since the call", lasting: "since the call" }[holder.state];
+  const since = { dispatched: "since its turn came", called: "since the call or the retry", lasting: "since the call" }[holder.state];
   return cell("locks-figure", heldFor(holder), since && element("div", { class: "locks-muted" }, since));
 }
 
