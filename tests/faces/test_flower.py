@@ -573,7 +573,7 @@ def test_100_000_locks_cost_a_page_what_10_cost(site: Site) -> None:
         ):
             assert site.plain.get(path).status == 200
         counted[count] = list(site.proxy.commands)
-    assert counted[10] == counted[MANY] == ["EVALSHA"] * 5
+    assert counted[10] == counted[MANY] == ["EVALSHA"] * 6  # two for each page; a key may have parts
     took = []
     for number in range(20):
         began = time.perf_counter()
