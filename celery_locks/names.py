@@ -49,6 +49,11 @@ def name_of(prefix: str, key: str, part: str = "") -> str:
     return f"{name}:{part}" if part else name
 
 
+def described(key: str, part: str) -> str:
+    """Return a key with its part, on one line, for a log or an error."""
+    return repr(key) + (f" (part {part})" if part else "")
+
+
 def part_of(name: str) -> str:
     """Return the part of a key that a full name stands for; an empty text for the key itself."""
     return "" if name.endswith("}") else name.rpartition("}:")[2]

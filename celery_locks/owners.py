@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 #: Where a task is: it runs on a worker, was called by a process, or is parked, and its message goes to a queue. The
 #: last one is where a lease began that is not tied to a run.
@@ -75,7 +75,7 @@ def read(owner: str) -> TaskOwner | None:
     if found is None:
         return None
     name, task_id, where, place = found.groups()
-    return TaskOwner(_unescaped(name), _unescaped(task_id), where, place)  # type: ignore[arg-type]
+    return TaskOwner(_unescaped(name), _unescaped(task_id), cast(Where, where), place)
 
 
 def task_of(owner: str) -> tuple[str, str] | None:

@@ -196,7 +196,7 @@ class Lines:
             for item in page.items:
                 if _is_idle(item):
                     self.idle.append((item.key, item.part))
-                for holder in with_all_holders(locks, item).holders:  # those who came last are dispatched
+                for holder in with_all_holders(locks, item).holders:  # a page names the earliest ones alone
                     if holder.state == "dispatched" and holder.queue:
                         self.dispatched.setdefault(holder.queue, []).append(named(item.key, item.part))
             after = page.next

@@ -48,7 +48,7 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
         ended = [holder for holder in holders if free(locks, ctx.obj.app, key, holder, part)]
         freed += ended
         info = locks.info(key, part)
-        # Those who acquired it since the question keep it.
+        # Holders that acquired the key after the question keep it.
         before = [holder for holder in info.holders if holder.held_for > time.monotonic() - begun]
         holders = tuple(before) if ended else ()
     held_now = f"is held by {_names(info.holders)}{_and_more(info)}" if info.holders else "is free"

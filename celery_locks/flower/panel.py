@@ -17,6 +17,7 @@ from celery_locks.flower.history import History
 from celery_locks.flower.threads import StoreBusy, StoreThreads
 from celery_locks.key_text import check_key
 from celery_locks.listing import parts_of
+from celery_locks.names import described
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 
@@ -87,7 +88,7 @@ class Panel:
         def work() -> Holder | None:
             holder = free_one(self.locks(), self._app, key, fencing_token, part)
             if holder is not None:
-                which = f"{key!r} (part {part})" if part else repr(key)
+                which = described(key, part)
                 logger.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, by)
                 self.history.freed(check_key(key), part, holder, by)
             return holder

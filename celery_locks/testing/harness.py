@@ -21,6 +21,7 @@ from celery_locks import signals
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.lease import Lease
 from celery_locks.locks import Locks
+from celery_locks.names import described
 from celery_locks.outcomes import Outcome, audit
 from celery_locks.owners import read, task_of
 from celery_locks.renewal import keeper
@@ -320,6 +321,5 @@ def _state(locks: Locks, key: str) -> str:
     holders = locks.lock(key).holders()
     if holders:
         return f"it is held by {', '.join(holder.owner for holder in holders)}"
-    listed = locks.list(count=10).items
-    held = [repr(item.key) + (f" (part {item.part})" if item.part else "") for item in listed]
+    held = [described(item.key, item.part) for item in locks.list(count=10).items]
     return f"nobody holds it; held are {', '.join(held)}" if held else "nobody holds any key"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import subprocess
 import sys
 import urllib.request
@@ -13,12 +11,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from celery_locks import Locks
 from tests.faces.test_django import SITE, environment
-from tests.support import processes, report
-from tests.support.flower import browser
+from tests.support import processes
+from tests.support.chromium import launched
 from tests.support.ports import free_port
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -81,18 +79,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    path = browser()
-    if path is None:
-        report.could_not_have(
-            "Chromium", "the tests of the admin's pages DID NOT RUN; `apt-get install chromium` brings it"
-        )
-        pytest.skip("there is no Chromium on this machine: see the closing lines")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # the sandbox refuses to work for root
-        made = playwright.chromium.launch(executable_path=path, args=arguments)
+    with launched("the admin's pages") as made:
         yield made
-        made.close()
-    gc.collect()  # as in the tests of Flower's pages
 
 
 @pytest.fixture(scope="module")

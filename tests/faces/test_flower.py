@@ -491,7 +491,7 @@ def test_a_store_that_hangs_holds_up_nothing_else(site: Site) -> None:
     assert {answer.status for _, answer in seen + freed} == {503}
     assert all(set(answer.json()) == {"error"} for _, answer in seen)
     refused = [answer for _, answer in seen if "4 reads are under way" in answer.text]
-    assert len(refused) > 20, "those that found no thread were not told so"
+    assert len(refused) > 20, "requests that found no thread were not refused as such"
     prefixes = {answer.json()["error"].partition(": ")[0] for _, answer in freed}
     assert prefixes == {"nothing was released", "the lease may have been released all the same"}
     eventually(lambda: site.open.get("/locks/data").status == 200, 30)

@@ -5,7 +5,6 @@ With ``CELERY_LOCKS_SCREENSHOTS=1`` the pictures of the documentation are made a
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import signal
@@ -19,13 +18,14 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from celery_locks import Lease, LockLost, Locks, owners
 from celery_locks.stores.parking import Parked, Parking, Ticket
-from tests.support import processes, report
+from tests.support import processes
 from tests.support.celery_worker import ROOT, Worker
-from tests.support.flower import ODD_KEYS, Flower, browser, killed_holder
+from tests.support.chromium import launched
+from tests.support.flower import ODD_KEYS, Flower, killed_holder
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -53,22 +53,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    path = browser()
-    if path is None:
-        report.could_not_have(
-            "Chromium", "the tests of Flower's pages DID NOT RUN; `apt-get install chromium` brings it"
-        )
-        pytest.skip("there is no Chromium on this machine: see the closing lines")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # the sandbox refuses to work for root
-        arguments.append("--host-resolver-rules=MAP evil.example 127.0.0.1")
-        made = playwright.chromium.launch(executable_path=path, args=arguments)
-        report.ran_on(f"Chromium {made.version}")
+    with launched("Flower's pages") as made:
         yield made
-        made.close()
-    # Playwright's greenlets end when they are collected. In the midst of CPython 3.11's parser, which pytest uses
-    # later, that would break the parser's count of its depth.
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +202,10 @@ def test_a_killed_holders_row_goes_after_its_countdown(look: Callable[..., Page]
     finally:
         processes.end(holder)
     share = "bar => bar.firstElementChild.getBoundingClientRect().width / bar.getBoundingClientRect().width"
-    shown = lambda: float(page.locator(".locks-bar").evaluate(share))  # noqa: E731
+
+    def shown() -> float:
+        return float(page.locator(".locks-bar").evaluate(share))
+
     at_first = eventually(lambda: shown() < 0.95 and shown(), 30)
     eventually(lambda: shown() < at_first - 0.1, 30)
     expect(row).to_have_count(0)
@@ -593,7 +582,7 @@ def test_promise_48_a_page_is_not_live_when_no_answer_comes(
     with Proxy(site.flower.port, redis=False) as proxy:
         pages = [usual.new_page() for _ in range(1 if fault == "dribble" else 2)]
         paths = (f"/locks?prefix={name}", f"/locks/key?key={name}07")
-        for page, path in zip(pages, paths):  # noqa: B905
+        for page, path in zip(pages, paths[: len(pages)], strict=True):
             page.goto(f"http://127.0.0.1:{proxy.port}{path}")
             expect(page.locator("#locks-status")).to_have_text("Live")
         asked: list[str] = []

@@ -29,6 +29,7 @@ from celery_locks.contrib.django.models import Lock
 from celery_locks.contrib.django.text import cut, escape_text, folded
 from celery_locks.key_text import MAX_BYTES
 from celery_locks.listing import parts_of
+from celery_locks.names import described
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 from celery_locks.tasks.options import locks_for
@@ -145,7 +146,7 @@ class LockAdmin(admin.ModelAdmin):
             messages.warning(request, format_html(said, key, _state_now(lease)))
             return
         user = escape_text(str(request.user.get_username()))
-        name = f"{lease.key!r}" + (f" (part {lease.part})" if lease.part else "")
+        name = described(lease.key, lease.part)
         logger.warning("%s, held by %s, was released in the admin by %s", name, escape_text(holder.owner), user)
         messages.success(request, format_html("{} was released, which was held by {}.", key, cut(holder.owner)))
         if not self._write_down(request, lease, holder):
