@@ -12,16 +12,14 @@ from typing import Any, TypeVar
 import pytest
 from celery import _state
 
+from celery_locks.testing.local.programs import NodeFailed
 from tests.support import rabbitmq, report
 from tests.support.clusters import Cluster, Sentinels
 from tests.support.proxy import Proxy
-from tests.support.servers import Binary, NoServer, RedisServer, all_binaries, default_binary
+from tests.support.servers import Binary, RedisServer, all_binaries, default_binary
 from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresServer
 from tests.support.tls import Certificates, binary_with_tls
 from tests.support.tls import certificates as make_certificates
-
-# Before any test module imports it: asserts of the compliance suite that show their values.
-pytest.register_assert_rewrite("celery_locks.testing")
 
 _SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
 _SERVER_FIXTURES |= {"other_redis_url", "redis_cluster", "sentinels"}
@@ -160,7 +158,7 @@ def _enter(stack: ExitStack, servers: Any, what: str) -> Any:
     name = f"{servers.binary} as {what}"
     try:
         started = stack.enter_context(servers)
-    except NoServer as error:
+    except NodeFailed as error:
         report.could_not_have(name, str(error))
         pytest.skip(f"there is no {name}: see the closing lines")
     report.ran_on(name)
@@ -190,7 +188,7 @@ def sentinels_by_tls(certificates: Certificates) -> Iterator[Sentinels]:
 def _with_tls(certificates: Certificates) -> Binary:
     try:
         return binary_with_tls(certificates)
-    except NoServer as error:
+    except NodeFailed as error:
         pytest.skip(str(error))  # the closing lines say it, too
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support import processes, report
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.programs import NOBODY, NodeFailed, readable_copy
+from tests.support import report
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.resp import Frames, command_name
-from tests.support.servers import NoServer, RedisServer, all_binaries
-from tests.support.sql_servers import NOBODY, PostgresServer, readable_copy
+from tests.support.servers import RedisServer, all_binaries
+from tests.support.sql_servers import PostgresServer
 from tests.support.waiting import eventually
 
 StartRedis = Callable[..., RedisServer]
@@ -109,7 +111,7 @@ class TestServer:
         assert server.client().config_get("maxmemory")["maxmemory"] == str(50 * 1024 * 1024)
 
     def test_one_that_cannot_start_says_why(self, start_redis: StartRedis) -> None:
-        with pytest.raises(NoServer, match="Bad directive"):
+        with pytest.raises(NodeFailed, match="Bad directive"):
             start_redis(options={"no-such-setting": "1"})
 
     def test_a_port_that_is_taken_is_left_for_another(
@@ -130,7 +132,7 @@ class TestServer:
         monkeypatch.setenv("CELERY_LOCKS_TEST_SERVER", str(fake))
         assert [str(binary) for binary in all_binaries.__wrapped__()] == ["Redis 7.9.9"]
         fake.write_text("#!/bin/sh\necho 'something else'\n")
-        with pytest.raises(NoServer, match="something else"):
+        with pytest.raises(NodeFailed, match="something else"):
             all_binaries.__wrapped__()
 
     def test_the_closing_lines_name_it(self, redis_server: RedisServer) -> None:

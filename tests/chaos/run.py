@@ -15,6 +15,7 @@ from typing import Any
 from celery.utils import uuid
 
 from celery_locks import LockError
+from celery_locks.testing.local import processes
 from tests.chaos.app import KEYS, TTL, make_app
 from tests.chaos.clock import ShiftedClock
 from tests.chaos.faults import Arena, strike
@@ -22,7 +23,7 @@ from tests.chaos.fleet import Fleet, Post
 from tests.chaos.history import History, Reader
 from tests.chaos.schedule import LANES, Step
 from tests.chaos.store import Store
-from tests.support import processes, rabbitmq
+from tests.support import rabbitmq
 from tests.support.servers import RedisServer
 
 #: Tasks that are sent and have not ended: enough that they meet, few enough that each comes to its turn.

@@ -24,6 +24,7 @@ import pytest
 from kombu import Connection
 from rich.console import Console
 
+from celery_locks.testing.local import processes
 from example_project.demo import processes as demo_processes
 from example_project.demo.interrupt import Interrupted
 from example_project.demo.processes import DemoError, Stage
@@ -33,7 +34,7 @@ from example_project.demo.verdict import Verdict, most_at_once, tokens_grow
 from example_project.demo.watch import Holding
 from example_project.shop import files_broker
 from example_project.shop.journal import Run
-from tests.support import processes, records
+from tests.support import records
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

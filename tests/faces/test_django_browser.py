@@ -14,10 +14,10 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from celery_locks import Locks
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
 from tests.faces.test_django import SITE, environment
-from tests.support import processes
 from tests.support.chromium import launched
-from tests.support.ports import free_port
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 

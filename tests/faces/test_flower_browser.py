@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from celery_locks import Lease, LockLost, Locks, owners
 from celery_locks.stores.parking import Parked, Parking, Ticket
-from tests.support import processes
+from celery_locks.testing.local import processes
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.chromium import launched
 from tests.support.flower import ODD_KEYS, Flower, killed_holder

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from celery_locks import Locks, owners
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
 from tests.faces.test_telemetry import samples
-from tests.support import processes
 from tests.support.celery_worker import ROOT
-from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 SOON = 90.0

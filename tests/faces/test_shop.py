@@ -21,12 +21,13 @@ import psutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
 from example_project.demo.verdict import most_at_once, tokens_grow
 from example_project.shop import journal
-from tests.support import processes, records, report
+from tests.support import records, report
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.flower import browser
-from tests.support.ports import free_port
 from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import eventually
 

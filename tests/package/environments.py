@@ -12,7 +12,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from tests.support import processes
+from celery_locks.testing.local import processes
 
 #: Variables that the reader doesn't have.
 _OURS = re.compile(r"PYTHON(?!IOENCODING)|VIRTUAL_ENV|PYTEST|CELERY|HYPOTHESIS|COLUMNS|DJANGO")

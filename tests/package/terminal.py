@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tests.support import processes
+from celery_locks.testing.local import processes
 from tests.support.waiting import eventually
 
 #: Reads commands from a pipe, each ended by a zero byte, and writes down how each ended. Its own file descriptors are

@@ -38,10 +38,10 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from celery_locks.testing.local.ports import free_port
 from tests.package import shown
 from tests.package.terminal import Terminal
 from tests.support.pages import Fence, fences
-from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 #: Seconds for a command, and for what a command that goes on is to print: the machine may be busy, and kombu 5.5 looks

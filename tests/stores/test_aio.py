@@ -17,10 +17,10 @@ from celery_locks import LockLost, LockTimeout, waiting
 from celery_locks.aio import AsyncLocks
 from celery_locks.aio.waits import MOST_THREADS
 from celery_locks.renewal import keeper
+from celery_locks.testing.local.processes import end, start
 from tests.support.celery_worker import ROOT
 from tests.support.clusters import Cluster
 from tests.support.loop import on_a_loop, soon
-from tests.support.processes import end, start
 from tests.support.servers import RedisServer
 
 #: The cluster's tests run where those of test_redis_cluster.py do: it takes seconds to start.

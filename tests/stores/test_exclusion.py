@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from celery_locks.testing.local import processes
 from tests.stores import exclusion
-from tests.support import processes
 from tests.support.celery_worker import ROOT
 
 PROCESSES = 8

@@ -27,9 +27,9 @@ from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import MovableClock
+from celery_locks.testing.local import processes
 from tests.stores import permit_fuzz
 from tests.stores.permit_fuzz import Certain, Record, User, most_at_once
-from tests.support import processes
 from tests.support.waiting import eventually
 
 LIMIT, USERS, SECONDS = 5, 5, 6.0

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.support import processes, start_celery
+from celery_locks.testing.local import processes
+from tests.support import start_celery
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

