@@ -10,6 +10,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import pytest
+
+# Before anything imports it: asserts of the compliance suite that show their values.
+pytest.register_assert_rewrite("celery_locks.testing")
+
 from celery import _state
 
 from celery_locks.testing.local.programs import NodeFailed

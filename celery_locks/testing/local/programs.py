@@ -233,9 +233,9 @@ class PostgreSQL(Program):
             self.user = NOBODY
             for path in (self.data, secret):
                 os.chown(path, NOBODY, NOBODY)
-        login = ["--username", self._user, "--pwfile", secret, "--auth", "scram-sha-256"]
+        login = ["--username", self._user, "--pwfile", str(secret), "--auth", "scram-sha-256"]
         options = ["--no-sync", "--locale", "C", "--encoding", "UTF8"]
-        self._run("initdb", "--pgdata", self.data, *options, *login)
+        self._run("initdb", "--pgdata", str(self.data), *options, *login)
         if self._database != "postgres":  # made by the single-user server, for which no client is needed
             self._run(
                 "postgres", "--single", "-D", self.data, "postgres", stdin=f'CREATE DATABASE "{self._database}"\n'
@@ -264,9 +264,9 @@ class PostgreSQL(Program):
     def _database(self) -> str:
         return self.given_env.get("POSTGRES_DB", self._user)
 
-    def _run(self, program: str, *argv: str | Path, stdin: str = "") -> None:
+    def _run(self, program: str, *argv: str, stdin: str = "") -> None:
         done = subprocess.run(
-            [str(part) for part in (postgresql() / program, *argv)],
+            [str(postgresql() / program), *argv],
             input=stdin.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
