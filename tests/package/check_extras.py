@@ -212,6 +212,7 @@ def django() -> None:
 
 def pytest_celery() -> None:
     """Tests on a real worker and real servers, without Docker; nothing runs when they have ended."""
+    Path("pytest.ini").write_text("[pytest]\n")  # nothing of the working copy's
     Path("conftest.py").write_text('pytest_plugins = ("celery_locks.testing.local",)\n')
     Path("tasks.py").write_text(TIMED)
     Path("test_sync.py").write_text(OVERLAP)
