@@ -107,8 +107,7 @@ def _wheel(session: nox.Session) -> str:
 @contextmanager
 def _server(session: nox.Session, extra: str) -> Iterator[dict[str, str]]:
     """What an extra needs beside Python, in the variables that tell of it."""
-    from tests.support.ports import free_port
-
+    from celery_locks.testing.local.ports import free_port
     from tests.support import sql_servers
     from tests.support.servers import RedisServer
 

@@ -23,6 +23,8 @@ from pytest_celery import (
 from pytest_docker_tools import container
 
 from celery_locks.locks import Locks
+from celery_locks.stores.base import Store
+from celery_locks.testing.harness import LockHistory, LockLostAfter
 from celery_locks.testing.lost_leases import LeaseLostAfter
 
 POSTGRESQL_IMAGE = "postgres:17"
@@ -32,15 +34,19 @@ POSTGRESQL_ENV = {"POSTGRES_USER": "locks", "POSTGRES_PASSWORD": "locks", "POSTG
 class CeleryLockStore(CeleryTestNode):
     """A node that keeps the locks of the setup."""
 
+    _locks: Locks | None = None
+
     @property
     def locks(self) -> Locks:
         """`Locks` of this store, for the tests: the same locks that the workers' tasks acquire."""
-        prefix = self.app.conf.get("locks_prefix") if self.app is not None else None
-        return Locks(self.config()["host_url"], **({"prefix": prefix} if prefix else {}))
+        if self._locks is None:
+            prefix = self.app.conf.get("locks_prefix") if self.app is not None else None
+            self._locks = Locks(self.config()["host_url"], **({"prefix": prefix} if prefix else {}))
+        return self._locks
 
     def use_in(self, app: Celery) -> None:
         """Have the calls that the tests make by this app use this store."""
-        self._app = app
+        self._app, self._locks = app, None
         app.conf.locks_url = self.config()["host_url"]
 
     def restart(self, reload_container: bool = True, force: bool = False) -> None:
@@ -48,6 +54,12 @@ class CeleryLockStore(CeleryTestNode):
         super().restart(reload_container, force)
         if self.app is not None:
             self.use_in(self.app)
+
+    def teardown(self) -> None:
+        """Close the tests' connections to it."""
+        if self._locks is not None:
+            self._locks.close()
+        super().teardown()
 
 
 class PostgreSQLContainer(CeleryTestContainer):
@@ -217,33 +229,56 @@ def celery_worker(
     worker.teardown()
 
 
-# --- Our fixtures for tests, in a test with a setup ---
+# --- Our fixtures for tests, in a test with a setup. Each asks for what it overrides only in a test without one. ---
 
 
-def _store_of(request: pytest.FixtureRequest) -> CeleryLockStore | None:
-    """Return the store of a test's setup; ``None`` for a test that has none."""
+def _locks_of_setup(request: pytest.FixtureRequest) -> Locks | None:
+    """Return the locks of a test's setup; ``None`` for a test that has none."""
     if "celery_locks_store" not in request.fixturenames:
         return None
     store: CeleryLockStore | None = request.getfixturevalue("celery_locks_store")
-    return store
+    return Locks.from_app(request.getfixturevalue("celery_setup_app")) if store is None else store.locks
 
 
 @pytest.fixture
 def celery_locks(request: pytest.FixtureRequest) -> Locks:
     """Return `Locks` in the store of the setup; in a test without one, in the store in memory."""
-    store = _store_of(request)
-    if store is not None:
-        return store.locks
-    locks: Locks = request.getfixturevalue("celery_locks")
+    locks: Locks = _locks_of_setup(request) or request.getfixturevalue("celery_locks")
     return locks
 
 
 @pytest.fixture
-def lock_lost_after(request: pytest.FixtureRequest, celery_locks: Locks) -> Iterator[Any]:
+def lock_store(request: pytest.FixtureRequest) -> Store:
+    """Return the store of the setup; in a test without one, an empty store in memory."""
+    locks = _locks_of_setup(request)
+    store: Store = request.getfixturevalue("lock_store") if locks is None else locks.store
+    return store
+
+
+@pytest.fixture
+def lock_lost_after(request: pytest.FixtureRequest) -> Iterator[LockLostAfter | LeaseLostAfter]:
     """``lock_lost_after(seconds=…, key=…)``: the next run of the key loses its lease, in whatever process it is."""
-    if _store_of(request) is None:
+    locks = _locks_of_setup(request)
+    if locks is None:
         yield request.getfixturevalue("lock_lost_after")
         return
-    losses = LeaseLostAfter(celery_locks)
+    losses = LeaseLostAfter(locks)
     yield losses
     losses.close()
+
+
+@pytest.fixture
+def lock_history(request: pytest.FixtureRequest) -> LockHistory:
+    """Return what became of locks, in a test whose tasks run in this process.
+
+    Raises:
+        pytest.fail.Exception: The test has a setup.
+    """
+    if _locks_of_setup(request) is not None:
+        pytest.fail(
+            "lock_history records what happens in the process of the tests, and these workers are others: "
+            "look at results, or use assert_locked and assert_free",
+            pytrace=False,
+        )
+    history: LockHistory = request.getfixturevalue("lock_history")
+    return history

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
@@ -540,6 +541,14 @@ def test_the_first_source_that_is_set_names_the_store(
     else:
         monkeypatch.setenv("CELERY_LOCKS_URL", variable)
     assert app_store(conf) == url
+
+
+@pytest.mark.parametrize("variable", ["CELERY_RESULT_BACKEND", "CELERY_BROKER_URL"])
+def test_celerys_own_variables_name_the_store_too(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CELERY_LOCKS_URL", raising=False)
+    monkeypatch.setenv(variable, RESULTS)
+    app = Celery("by-variables", set_as_current=False)
+    assert app_store(app.conf) == RESULTS
 
 
 @pytest.mark.parametrize(

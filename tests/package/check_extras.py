@@ -210,6 +210,59 @@ def django() -> None:
     assert isinstance(run_checks(), list)
 
 
+def pytest_celery() -> None:
+    """Tests on a real worker and real servers, without Docker; nothing runs when they have ended."""
+    Path("pytest.ini").write_text("[pytest]\n")  # nothing of the working copy's
+    Path("conftest.py").write_text('pytest_plugins = ("celery_locks.testing.local",)\n')
+    Path("tasks.py").write_text(TIMED)
+    Path("test_sync.py").write_text(OVERLAP)
+    argv = [sys.executable, "-m", "pytest", "-q", "-k", "not rabbitmq"]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "MARK": "mark"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    import psutil
+
+    left = [each for each in psutil.process_iter() if _marked(each)]
+    assert not left, left
+
+
+TIMED = """
+import time
+from celery import shared_task
+from celery_locks import LockedTask
+
+@shared_task(base=LockedTask, lock_key="user:<user_id>")
+def sync(user_id):
+    begin = time.time()
+    time.sleep(0.5)
+    return begin, time.time()
+"""
+
+OVERLAP = """
+import pytest, tasks
+
+@pytest.fixture
+def default_worker_tasks(default_worker_tasks):
+    default_worker_tasks.add(tasks)
+    return default_worker_tasks
+
+def test_two_calls_of_one_key_never_overlap(celery_setup):
+    calls = [tasks.sync.delay(7), tasks.sync.delay(7)]
+    first, second = sorted(call.get(timeout=60) for call in calls)
+    assert first[1] <= second[0]
+"""
+
+
+def _marked(process: Any) -> bool:
+    """Whether a process was started by the tests, which have a variable of their own."""
+    import psutil
+
+    with suppress(psutil.Error):
+        return process.pid != os.getpid() and process.environ().get("MARK") == "mark"
+    return False
+
+
 # --- What they share ---
 
 
@@ -285,7 +338,7 @@ def _eventually(look: Callable[[], T], process: subprocess.Popen[bytes]) -> T:
 
 
 if __name__ == "__main__":
-    check = {name: value for name, value in vars().items() if callable(value)}[sys.argv[1]]
+    check = {name: value for name, value in vars().items() if callable(value)}[sys.argv[1].replace("-", "_")]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         sys.path[0] = folder

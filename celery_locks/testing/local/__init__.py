@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import pytest
 
-from celery_locks.testing.local.engine import Container, LocalEngine
-from celery_locks.testing.local.programs import NodeFailed
+from celery_locks.testing.extra import require_pytest_celery
+
+require_pytest_celery(__name__)
+
+from celery_locks.testing.local.engine import Container, LocalEngine  # noqa: E402
+from celery_locks.testing.local.programs import NodeFailed  # noqa: E402
 
 __all__ = ["Container", "LocalEngine", "NodeFailed"]
 

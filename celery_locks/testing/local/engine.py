@@ -310,7 +310,9 @@ class Container:
         """Unpack a tar archive into one of its folders."""
         stream = io.BytesIO(data) if isinstance(data, bytes) else data
         with tarfile.open(fileobj=stream) as archive:
-            archive.extractall(self._here(path), filter="data")
+            if hasattr(tarfile, "data_filter"):  # from Python 3.10.12 on
+                archive.extraction_filter = tarfile.data_filter
+            archive.extractall(self._here(path))
         return True
 
     def get_archive(self, path: str, **_: Any) -> tuple[Iterator[bytes], dict[str, Any]]:

@@ -237,9 +237,8 @@ class PostgreSQL(Program):
         options = ["--no-sync", "--locale", "C", "--encoding", "UTF8"]
         self._run("initdb", "--pgdata", str(self.data), *options, *login)
         if self._database != "postgres":  # made by the single-user server, for which no client is needed
-            self._run(
-                "postgres", "--single", "-D", self.data, "postgres", stdin=f'CREATE DATABASE "{self._database}"\n'
-            )
+            make = f'CREATE DATABASE "{self._database}"\n'
+            self._run("postgres", "--single", "-D", str(self.data), "postgres", stdin=make)
 
     def argv(self) -> list[str]:
         options = self.command[1:] if self.command[:1] == ["postgres"] else self.command
