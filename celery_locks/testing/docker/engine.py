@@ -12,7 +12,7 @@ import pytest
 from docker.client import DockerClient
 from docker.constants import DEFAULT_TIMEOUT_SECONDS
 from docker.context import ContextAPI
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException
 from docker.models.containers import Container, ContainerCollection
 from pytest_celery import CONTAINER_TIMEOUT, CeleryTestContainer
 from pytest_docker_tools.exceptions import ContainerFailed
@@ -40,10 +40,15 @@ class Containers(ContainerCollection):
         labels = dict([mark.split("=")], **options.pop("labels", {}))
         try:
             return super().run(*args, labels=labels, **options)
-        except DockerException:
+        except DockerException as error:
             for container in self.list(all=True, filters={"label": mark}):
                 container.remove(force=True)
-            raise
+            cause = getattr(error, "explanation", None) or error
+            image = args[0] if args else options.get("image")
+            raise APIError(
+                f"the engine can't run a container of the image {image}: {cause}. Correct that, "
+                "or choose another image or command by pytest-celery's fixtures"
+            ) from None
 
 
 class Engine(DockerClient):
@@ -56,17 +61,19 @@ class Engine(DockerClient):
 
 def connect() -> Engine:
     """Return a client of the engine, or fail the test where none answers."""
+    cause = ""
     try:
-        engine = Engine.from_env(timeout=ANSWER_TIMEOUT_SECONDS)
-        engine.ping()
+        engine: Engine = Engine.from_env(timeout=ANSWER_TIMEOUT_SECONDS)  # asks the engine for its version
+        engine.api.timeout = DEFAULT_TIMEOUT_SECONDS
     except DockerException as error:
+        cause = _cause(error)
+    if cause:  # out of the except block: the failure shows none of what wraps the cause
         pytest.fail(
-            f"no Docker engine answers at {_address()}: {_cause(error)}. Start one, or set DOCKER_HOST to its address, "
+            f"no Docker engine answers at {_address()}: {cause}. Start one, or set DOCKER_HOST to its address, "
             "or run the nodes as processes of this machine: "
             "pytest -p no:celery_locks.testing.docker -p celery_locks.testing.local",
             pytrace=False,
         )
-    engine.api.timeout = DEFAULT_TIMEOUT_SECONDS
     return engine
 
 

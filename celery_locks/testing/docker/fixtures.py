@@ -32,14 +32,15 @@ def docker_client() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def default_worker_base_image() -> str:
-    """Return the image that the workers' image begins with: the Python of the tests. Override it for system packages."""
+    """Return the image that the workers' image begins with: one with the tests' Python.
+
+    Override it for another Python, or for packages of the system.
+    """
     return f"python:{sys.version_info.major}.{sys.version_info.minor}-slim-bookworm"
 
 
 @pytest.fixture(scope="session")
-def default_worker_requirements(
-    default_worker_celery_version: str, default_worker_pytest_celery_pkg: str
-) -> list[str]:
+def default_worker_requirements(default_worker_celery_version: str, default_worker_pytest_celery_pkg: str) -> list[str]:
     """Return what is installed alongside the project, as for pip. Override it for more."""
     return image.default_requirements(default_worker_celery_version, default_worker_pytest_celery_pkg)
 
@@ -52,7 +53,10 @@ def celery_base_worker_image(
     default_worker_requirements: list[str],
     default_worker_celery_version: str,
 ) -> Any:
-    """Return the workers' image, built from the project. Override it by ``pytest_docker_tools.build`` for a Dockerfile."""
+    """Return the workers' image, built from the project once for the session.
+
+    Override it by ``pytest_docker_tools.build`` for a Dockerfile of your own, as pytest-celery documents.
+    """
     versions = image.installed_versions()
     if default_worker_celery_version:
         versions["celery"] = default_worker_celery_version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import sys
 import tarfile
 import tempfile
@@ -47,30 +48,36 @@ NOT_SENT = (
     "**/.DS_Store",
     "build",
     "dist",
-    "site",
 )
 #: The project's own list of what it needs.
 LISTED = "requirements.txt"
 #: Lines of a build that an error shows.
 _LINES_SHOWN = 30
+_WHAT_TO_DO = (
+    "Correct what the build reports, or override a fixture: default_worker_base_image (the image to begin with), "
+    "default_worker_requirements (what is installed), or celery_base_worker_image (an image of your own)"
+)
 #: Variables of the tests that pip in the build gets too: where packages come from.
 PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
 
-# Layers in the order in which they change: packages first, the project's source last. Where pip puts packages differs
-# from one image of Python to another.
+# Layers in the order in which they change: packages first, the project's source last. The metadata of celery-locks is
+# enough for pip to install what it needs. Where pip puts packages differs from one image of Python to another.
 _DOCKERFILE = """\
 FROM {base}
 {variables}
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1 HOME=/tmp
-COPY celery-locks /celery-locks
-RUN cp -r /celery-locks/. "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+COPY metadata /metadata
+RUN cp -r /metadata/. "$({packages})"
 COPY requirements.txt constraints.txt /requirements/
 RUN pip install --no-cache-dir -r /requirements/requirements.txt -c /requirements/constraints.txt
+COPY celery-locks /celery-locks
+RUN packages="$({packages})" && cp -r /celery-locks/. "$packages" && python -m compileall -q "$packages/celery_locks"
 COPY project /project
 {install}
-RUN printf '%s\\n' {paths} > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+RUN printf '%s\\n' {paths} > "$({packages})/project.pth"
 WORKDIR /app
 """
+_PACKAGES = """python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'"""
 
 
 @dataclass
@@ -89,19 +96,20 @@ class WorkerImage:
     base: str
     requirements: Iterable[str]
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
-    import_path: Iterable[str] = field(default_factory=lambda: tuple(sys.path))
+    import_path: Iterable[str | Path] = field(default_factory=lambda: tuple(sys.path))
 
     def dockerfile(self) -> str:
         """Return the text of the Dockerfile."""
         return _DOCKERFILE.format(
             base=self.base,
+            packages=_PACKAGES,
             variables="\n".join(f"ARG {name}" for name in PIP_VARIABLES),
             install=self._install(),
-            paths=" ".join(f"'{path}'" for path in self._import_path()),
+            paths=shlex.join(self._import_path()),
         )
 
     def context(self) -> IO[bytes]:
-        """Return the build's context, a tar archive. It is the same for the same files, so that the engine's cache helps."""
+        """Return the build's context, a tar archive. It is the same for the same files: the engine's cache needs that."""
         stream = tempfile.TemporaryFile()  # noqa: SIM115 - it is read by the caller
         with tarfile.open(fileobj=stream, mode="w") as archive:
             for name, text in (
@@ -120,6 +128,7 @@ class WorkerImage:
     def build(self, engine: Any, pip_variables: Mapping[str, str]) -> Any:
         """Build it, and return docker-py's image; fail the test, with the end of what the build printed."""
         tag = "celery-locks/worker:" + (re.sub(r"[^a-z0-9]+", "-", self.root.name.lower()).strip("-") or "project")
+        failure = ""
         with self.context() as context:
             try:
                 image, _ = engine.images.build(
@@ -134,13 +143,9 @@ class WorkerImage:
             except (BuildError, APIError) as error:
                 printed = "".join(line.get("stream", "") for line in getattr(error, "build_log", ()))
                 end = "\n".join(printed.splitlines()[-_LINES_SHOWN:])
-                pytest.fail(
-                    f"the workers' image could not be built from {self.root}: {error}. Correct what the build reports, "
-                    "or override the fixture default_worker_base_image (another image to begin with), "
-                    "default_worker_requirements (what is installed) or celery_base_worker_image (an image of your "
-                    f"own). The end of what the build printed:\n{end}",
-                    pytrace=False,
-                )
+                failure = f"{error}. {_WHAT_TO_DO}. The end of what the build printed:\n{end}"
+        if failure:  # out of the except block: the failure shows none of docker-py's own
+            pytest.fail(f"the workers' image could not be built from {self.root}: {failure}", pytrace=False)
         return image
 
     def _install(self) -> str:
@@ -148,6 +153,8 @@ class WorkerImage:
             return ""  # it is there as a package that the tests use
         install, constraints = "RUN cd /project && pip install --no-cache-dir", "-c /requirements/constraints.txt"
         steps = [f"{install} . {constraints}"] if self._is_installable() else []
+        if steps and "version" in self._project().get("dynamic", ()):
+            steps[0] = steps[0].replace("pip", f"{self._known_version()}pip", 1)
         if listed := self._listed():
             # pip accepts no constraints without hashes alongside hashes.
             steps.append(f"{install} -r {LISTED}" + ("" if "--hash" in listed else f" {constraints}"))
@@ -158,25 +165,33 @@ class WorkerImage:
 
     def _all_requirements(self) -> list[str]:
         """Return what is installed before the project's source is there, and so once for many versions of that."""
-        project, listed = self._pyproject().get("project", {}), self._listed()
-        plain = [line for line in listed.splitlines() if re.match(r"\w[^/\\]*$", line)] if "--hash" not in listed else []
-        return [*self.requirements, *project.get("dependencies", ()), *plain]
+        listed = "" if "--hash" in self._listed() else self._listed()
+        plain = [line for line in listed.splitlines() if re.match(r"\w[^/\\]*$", line)]
+        return [*self.requirements, *self._project().get("dependencies", ()), *plain]
 
     def _listed(self) -> str:
         file = self.root / LISTED
         return file.read_text("utf-8") if file.exists() else ""
+
+    def _known_version(self) -> str:
+        """Return the variable by which tools learn the project's version that they would read from git."""
+        try:
+            return f"SETUPTOOLS_SCM_PRETEND_VERSION={metadata.version(self._project()['name'])} "
+        except metadata.PackageNotFoundError:
+            return ""
+
+    def _project(self) -> dict[str, Any]:
+        table: dict[str, Any] = self._pyproject().get("project", {})
+        return table
 
     def _pyproject(self) -> dict[str, Any]:
         file = self.root / "pyproject.toml"
         return tomllib.loads(file.read_text("utf-8")) if file.exists() else {}
 
     def _import_path(self) -> list[str]:
-        folders = {}
-        for entry in (*self.import_path, self.root):
-            folder = Path(entry or ".").resolve()
-            if folder.is_relative_to(self.root) and "site-packages" not in folder.parts:
-                folders[(Path("/project") / folder.relative_to(self.root)).as_posix()] = None
-        return list(folders)
+        folders = dict.fromkeys(Path(entry or ".").resolve() for entry in (*self.import_path, self.root))
+        inside = [folder.relative_to(self.root) for folder in folders if folder.is_relative_to(self.root)]
+        return [(Path("/project") / folder).as_posix() for folder in inside if "site-packages" not in folder.parts]
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         environments = [f"{file.parent.relative_to(self.root).as_posix()}" for file in self.root.glob("*/pyvenv.cfg")]
@@ -189,7 +204,7 @@ class WorkerImage:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that the tests use, so that workers get the same. Local builds are left out."""
+    """Return the versions of the packages that the tests use, without those that no index has: local builds."""
     found = {}
     for package in metadata.distributions():
         if package.metadata["Name"] and package.read_text("direct_url.json") is None and "+" not in package.version:
@@ -206,7 +221,10 @@ def default_requirements(celery_version: str, pytest_celery: str) -> list[str]:
         celery_version: The version of Celery; that of the tests, if empty.
         pytest_celery: What is installed as pytest-celery, which the workers' modules import.
     """
-    stores = ["redis", *(name for name, module in (("postgresql", "psycopg"), ("valkey", "valkey")) if find_spec(module))]
+    stores = [
+        "redis",
+        *(name for name, module in (("postgresql", "psycopg"), ("valkey", "valkey")) if find_spec(module)),
+    ]
     pools = [name for name in ("gevent", "eventlet") if find_spec(name)]
     return [
         f"celery=={celery_version or metadata.version('celery')}",
@@ -228,7 +246,7 @@ def _own_files() -> Iterator[tuple[str, Path]]:
         yield f"celery-locks/{path.relative_to(root).as_posix()}", path
     for name in ("METADATA", "entry_points.txt"):
         path = Path(str(installed.locate_file(f"celery_locks-{installed.version}.dist-info/{name}")))
-        yield f"celery-locks/{path.parent.name}/{name}", path
+        yield f"metadata/{path.parent.name}/{name}", path
 
 
 def _for_everyone(entry: tarfile.TarInfo) -> tarfile.TarInfo:
