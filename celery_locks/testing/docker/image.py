@@ -109,7 +109,7 @@ class WorkerImage:
         )
 
     def context(self) -> IO[bytes]:
-        """Return the build's context, a tar archive. It is the same for the same files: the engine's cache needs that."""
+        """Return the context of the build, a tar archive that is the same for the same files, as the cache needs."""
         stream = tempfile.TemporaryFile()  # noqa: SIM115 - it is read by the caller
         with tarfile.open(fileobj=stream, mode="w") as archive:
             for name, text in (
