@@ -65,7 +65,7 @@ PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
 _DOCKERFILE = """\
 FROM {base}
 {variables}
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1 HOME=/tmp
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PROGRESS_BAR=off PYTHONUNBUFFERED=1 HOME=/tmp
 COPY metadata /metadata
 RUN cp -r /metadata/. "$({packages})"
 COPY requirements.txt constraints.txt /requirements/
@@ -142,7 +142,7 @@ class WorkerImage:
                 )
             except (BuildError, APIError) as error:
                 printed = "".join(line.get("stream", "") for line in getattr(error, "build_log", ()))
-                end = "\n".join(printed.splitlines()[-_LINES_SHOWN:])
+                end = "\n".join(re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()[-_LINES_SHOWN:])
                 failure = f"{error}. {_WHAT_TO_DO}. The end of what the build printed:\n{end}"
         if failure:  # out of the except block: the failure shows none of docker-py's own
             pytest.fail(f"the workers' image could not be built from {self.root}: {failure}", pytrace=False)
