@@ -40,9 +40,11 @@ class Containers(ContainerCollection):
         labels = dict([mark.split("=")], **options.pop("labels", {}))
         try:
             return super().run(*args, labels=labels, **options)
-        except DockerException as error:
+        except BaseException as error:
             for container in self.list(all=True, filters={"label": mark}):
                 container.remove(force=True)
+            if not isinstance(error, DockerException):
+                raise  # the tests are interrupted
             cause = getattr(error, "explanation", None) or error
             image = args[0] if args else options.get("image")
             raise APIError(
