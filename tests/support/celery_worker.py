@@ -93,7 +93,7 @@ class Worker(LocalWorker):
             environment={"PYTHONUNBUFFERED": "1", **(env or {})},
             working_dir=str(cwd),
         )
-        process.program.start_timeout = timeout  # type: ignore[misc]  # of this one alone
+        process.program.start_timeout = timeout
         super().__init__(WorkerContainer(process), app)
         try:
             process.start()

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_celery import DEFAULT_WORKER_CONTAINER_TIMEOUT, DEFAULT_WORKER_VOLUME, CeleryWorkerContainer
+from pytest_celery import (
+    ALL_CELERY_BROKERS,
+    DEFAULT_WORKER_CONTAINER_TIMEOUT,
+    DEFAULT_WORKER_VOLUME,
+    CeleryTestBroker,
+    CeleryWorkerContainer,
+)
 from pytest_docker_tools import container, fxtr
 
 from celery_locks.locks import Locks
@@ -25,6 +31,14 @@ def docker_client() -> Iterator[Engine]:
     engine = connect()
     yield engine
     engine.close()
+
+
+@pytest.fixture(params=sorted(ALL_CELERY_BROKERS))
+def celery_broker(request: pytest.FixtureRequest) -> Iterator[CeleryTestBroker]:
+    """Return the broker: each, one after the other, in one order for all processes of pytest-xdist."""
+    broker: CeleryTestBroker = request.getfixturevalue(request.param)
+    yield broker
+    broker.teardown()
 
 
 # --- The workers' image ---
