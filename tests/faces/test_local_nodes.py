@@ -240,7 +240,7 @@ def default_redis_broker_cls():
 def default_worker_container_cls():
     return Worker
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def default_worker_container_session_cls():
     return Worker
 
