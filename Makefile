@@ -21,7 +21,7 @@ UPGRADE ?= --upgrade
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop test test-fast coverage chaos exclusion matrix bench bench-quick lint format types api docs dist lock diagrams environment clean
+.PHONY: help demo shop test test-fast test-docker coverage chaos exclusion matrix bench bench-quick lint format types api docs dist lock diagrams environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(VENV)/.dev ## Run all tests, against real servers
 
 test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
 	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+test-docker: $(VENV)/.dev ## Run the acceptance tests with workers and servers in containers; needs a Docker engine
+	@$(BIN) -m pytest -n 2 -p no:celery_locks.testing.local -p celery_locks.testing.docker tests/acceptance $(ARGS)
 
 coverage: $(VENV)/.dev ## Run those, and report the lines that none of them reaches
 	@$(BIN) -m coverage erase

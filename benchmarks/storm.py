@@ -174,7 +174,7 @@ def storm(
             sender.result()
             app.control.add_consumer("celery")
         storm_over(client, tasks, sender)
-        messages = len(re.findall(rf"Task {re.escape(task.name)}\[[^]]+\] (?:received|parked)", worker.log()))
+        messages = len(re.findall(rf"Task {re.escape(task.name)}\[[^]]+\] (?:received|parked)", worker.logs()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     calls = sender.result() / tasks

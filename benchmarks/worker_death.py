@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import uuid
 
-from tests.support.servers import RedisServer
-from tests.tasks.conftest import Shop
+from tests.tasks.conftest import shared_shop
 from tests.tasks.faults import BODY, FAULTS, POOLS, SHUTDOWNS, Fault, Seen, watch
 
 #: Seconds to wait for a result: Celery takes its time to find out that a child was lost.
@@ -36,13 +35,11 @@ def row(*cells: str) -> None:
 
 
 def look(fault: Fault, pool: str) -> Seen:
-    with RedisServer() as server:
-        shop = Shop(SHOP_URL=server.url())
-        with shop.stack:
-            worker = shop.start_worker(pool=pool, env=dict(fault.environment))
-            if fault.neighbour:
-                shop.start_worker(pool="solo", queues=["another"])
-            return watch(shop, worker, fault, uuid.uuid4().hex, PATIENCE)
+    with shared_shop() as shop:
+        worker = shop.start_worker(pool=pool, env=dict(fault.environment))
+        if fault.neighbour:
+            shop.start_worker(pool="solo", queues=["another"])
+        return watch(shop, worker, fault, uuid.uuid4().hex, PATIENCE)
 
 
 def cell(seen: Seen) -> str:

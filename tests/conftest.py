@@ -30,6 +30,8 @@ _SERVER_FIXTURES |= {"other_redis_url", "redis_cluster", "sentinels"}
 _SERVER_FIXTURES |= {"cluster_by_tls", "sentinels_by_tls"}
 _databases = itertools.cycle(range(1, 512))
 
+#: Our suite runs on what we offer: pytest-celery's nodes as processes of this machine.
+pytest_plugins = ("celery_locks.testing.local",)
 #: A project of its own, with tests that a test runs.
 collect_ignore = ["faces/django_site"]
 

@@ -17,7 +17,7 @@ import redis
 from celery_locks.testing.local import processes
 from celery_locks.testing.local.programs import NOBODY, NodeFailed, readable_copy
 from tests.support import report
-from tests.support.celery_worker import ROOT, Worker
+from tests.support.celery_worker import ROOT, LogMissing, Worker
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.resp import Frames, command_name
 from tests.support.servers import RedisServer, all_binaries
@@ -362,18 +362,20 @@ class TestWorker:
             worker.kill(signal.SIGTERM)
             worker.wait_for_log("Warm shutdown")
             (tmp_path / "file").touch()
-            assert (running.get(timeout=10), worker.stop()) == ("seen", 0)
+            assert (running.get(timeout=10), worker.container.wait(10)) == ("seen", 0)
         assert not any(map(processes.alive, children))
 
     @pytest.mark.slow
     def test_a_killed_one_leaves_nothing_behind(self) -> None:
         with Worker(self.APP, pool="prefork", concurrency=1) as worker:
             everyone = [worker.pid, *worker.child_pids()]
-            worker.kill()
-            assert worker.wait() == -signal.SIGKILL
+            os.kill(worker.pid, signal.SIGKILL)
+            assert worker.container.wait(10) == 128 + signal.SIGKILL
+            with pytest.raises(LogMissing, match=r"(?s)did not log 'nothing like it' within .* ready\."):
+                worker.wait_for_log("nothing like it")
         eventually(lambda: not any(map(processes.alive, everyone)), message="some process of it lives on")
 
     @pytest.mark.slow
     def test_one_that_does_not_start_shows_its_log(self) -> None:
-        with pytest.raises(AssertionError, match="no_such_module"):
+        with pytest.raises(NodeFailed, match="no_such_module"):
             Worker("tests.no_such_module")

@@ -84,8 +84,11 @@ class PostgreSQLContainer(CeleryTestContainer):
 
     @property
     def ready_prompt(self) -> str:
-        # The image's first start logs it once for a server that only makes the database.
-        return "PostgreSQL init process complete" if "PostgreSQL init" in self.logs() else "ready to accept connections"
+        return "ready to accept connections"
+
+    def ready(self) -> bool:
+        # The image's first start runs another server before, one that only makes the database, and logs this of it too.
+        return bool(super().ready()) and self.ready_prompt in self.logs().rpartition("init process complete")[2]
 
 
 class SQLiteFile:

@@ -1,5 +1,5 @@
 """Chaos tests break what the tests of tasks use."""
 
-from tests.tasks.conftest import open_shop
+from tests.tasks.conftest import databases, open_shop
 
-__all__ = ["open_shop"]
+__all__ = ["databases", "open_shop"]

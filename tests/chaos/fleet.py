@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -104,7 +103,7 @@ class Fleet:
             self.say_quit(worker)
         worker.kill(sig)
         with suppress(subprocess.TimeoutExpired):
-            worker.wait(GRACE)
+            worker.container.wait(GRACE)
         return worker
 
     def bury(self, name: str, worker: Worker, pids: list[int] | None = None) -> None:
@@ -118,5 +117,5 @@ class Fleet:
         for pid in [worker.pid, *worker.child_pids()] if pids is None else pids:
             self._history.write("killed", pid=pid)
         self._ended += 1
-        shutil.copy(worker.log_file, self._logs / f"{self._ended:03}-{name}.log")
-        worker.close()
+        (self._logs / f"{self._ended:03}-{name}.log").write_text(worker.logs())
+        worker.teardown()

@@ -120,7 +120,7 @@ def assert_never_two_at_once(stretches: list[Stretch], deaths: dict[int, float])
 
 def assert_in_order(shop: Shop, stretches: list[Stretch], line: list[str]) -> None:
     """First come, first served, but for those that were delivered more often than parking needs."""
-    logs = "".join(worker.log() for worker in shop.workers)
+    logs = "".join(worker.logs() for worker in shop.worker_cluster)
     received = defaultdict(int)
     for part in logs.split("Task park_hardy[")[1:]:
         task_id, _, rest = part.partition("]")

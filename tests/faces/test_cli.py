@@ -490,7 +490,6 @@ def test_what_a_dead_worker_left_is_found_and_sent_on(
         result = app.send_task("parked", args=["k"])
         eventually(lambda: locks.info("k").waiting == 1, SOON)
         worker.kill()
-        worker.wait(SOON)
     lease.release()
     assert "that no worker dispatches: k." in run("doctor", "--patience", "0.5", status=1).output
     assert run("sweep").output == "Swept. In line: 1 before, 0 now.\n"

@@ -531,8 +531,8 @@ def test_a_worker_of_a_user_with_exactly_the_told_rights(redis_url: str, start_r
         task.apply_async(("k",), countdown=1).get(timeout=SOON)
         assert "a worker consumes shop" in found(app)["consumers"][0]["text"]
         assert app.control.inspect(timeout=5).stats()
-        assert "NOPERM" not in worker.log()
-        assert "no permissions" not in worker.log()
+        assert "NOPERM" not in worker.logs()
+        assert "no permissions" not in worker.logs()
     with server.client() as client:
         assert client.acl_log() == []
     with Redis.from_url(url) as limited:

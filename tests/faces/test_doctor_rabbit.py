@@ -55,7 +55,7 @@ def test_rabbitmq(redis_url: str, rabbit_server: RabbitServer) -> None:
         "tests.faces.watched", env=variables, queues=["celery", "c++"], arguments=["-E"], gossip=True, timeout=90
     ) as worker:
         task.apply_async(("k",), queue="c++").get(timeout=SOON)
-        assert "ACCESS_REFUSED" not in worker.log()
+        assert "ACCESS_REFUSED" not in worker.logs()
         task.apply_async(("k",), routing_key="mail.new", exchange=shop)
     with app.connection_for_write() as connection:
         eventually(lambda: queues[0](connection).get(no_ack=True) is not None, SOON)

@@ -168,7 +168,7 @@ def test_locks_is_an_entry_on_every_page(look: Callable[..., Page], site: Site) 
     page.goto(site.flower.url + "/broker")
     expect(page.get_by_role("link", name="Locks", exact=True)).to_have_attribute("href", "/locks")
     expect(active).to_have_text("Broker")
-    for path in ("/tasks", f"/worker/{site.worker.name}", "/nowhere"):
+    for path in ("/tasks", f"/worker/{site.worker.hostname()}", "/nowhere"):
         assert re.search(r'href="/locks"\s*>Locks</a>', site.flower.get(path).text), path
 
 
@@ -298,7 +298,7 @@ def test_a_run_is_released_and_the_next_in_line_goes_on(
     page = look("/locks")
     row = page.locator("#locks-rows tr").filter(has_text=key)
     expect(row).to_contain_text("shop.resync")
-    expect(row).to_contain_text(site.worker.name)
+    expect(row).to_contain_text(site.worker.hostname())
     expect(row).to_contain_text("3")
     picture(page, "locks")
     row.get_by_role("link", name=key).click()

@@ -1,13 +1,13 @@
-"""The pytest plugin, on a project that uses it, in several processes of pytest. The page of the docs has the worker."""
+"""The pytest plugin, on a project that uses it, in several processes of pytest, and the first levels of its page."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 
 import pytest
 
+from tests.support import pages
 from tests.support.celery_worker import ROOT
 
 pytest_plugins = ("pytester",)
@@ -162,15 +162,38 @@ def test_both(lock_lost_after):
 """
 
 
+OWN_WORKER = """
+from celery.contrib.testing import tasks
+from celery.worker import WorkController
+
+def test_a_worker_of_its_own(celery_worker, lock_store):
+    assert isinstance(celery_worker, WorkController)
+    assert tasks.ping.delay().get(timeout=30) == "pong"
+"""
+
+#: pytest as it is where pytest-celery is not installed.
+WITHOUT_PYTEST_CELERY = ("-p", "no:celery")
+PLUGIN_OF_CELERY = "celery.contrib.pytest"
+
+
 @pytest.mark.slow
-def test_a_project_and_the_page_of_the_docs(pytester: pytest.Pytester) -> None:
+def test_a_project_and_the_page_without_pytest_celery(pytester: pytest.Pytester) -> None:
+    """Levels 1 and 2 of the page. Its reader, in ``tests/package/test_pages.py``, has pytest-celery."""
     page = (ROOT / "docs" / "how-to" / "testing.md").read_text()
-    page = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
-    pytester.makepyfile(test_page=page)
+    before, level_3, _ = page.partition("\n## 3. ")
+    assert level_3
+    files = {fence.title: fence.text for fence in pages.fences(before) if fence.language == "python"}
+    assert PLUGIN_OF_CELERY in files["conftest.py"]
+    for name, text in files.items():
+        path = pytester.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    of_page = sum(text.count("\ndef test_") for text in files.values())
+    assert of_page >= 8
     pytester.makepyfile(shop=TASKS, test_eager=EAGER, test_never=NEVER)
-    pytester.makeini("[pytest]\naddopts = -p no:valkey -p celery.contrib.pytest\n")
-    result = pytester.runpytest_subprocess("-n", "2", timeout=110)
-    result.assert_outcomes(passed=18, errors=2, failed=1)
+    pytester.makeini("[pytest]\naddopts = -p no:valkey\n")
+    result = pytester.runpytest_subprocess(*WITHOUT_PYTEST_CELERY, "-n", "2", timeout=110)
+    result.assert_outcomes(passed=15 + of_page, errors=2, failed=1)
     result.stdout.fnmatch_lines_random(
         [
             "*AssertionError: lock_lost_after (1 calls of lease.check()): no lease was lost, since no run took a lease",
@@ -178,6 +201,28 @@ def test_a_project_and_the_page_of_the_docs(pytester: pytest.Pytester) -> None:
             "*LockConfigError: *takes seconds or calls, one of them*",
         ]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plugin", "options"),
+    [
+        (PLUGIN_OF_CELERY, WITHOUT_PYTEST_CELERY),
+        (PLUGIN_OF_CELERY, ()),
+        ("celery_locks.testing.local", ()),
+    ],
+    ids=["without pytest-celery", "with it", "with local nodes"],
+)
+def test_a_folder_has_celerys_own_worker(pytester: pytest.Pytester, plugin: str, options: tuple[str, ...]) -> None:
+    """pytest-celery and its nodes have a ``celery_worker`` too: a folder's conftest chooses, as the page states."""
+    line = "from celery.contrib.pytest import celery_worker"
+    assert f"`{line}`" in (ROOT / "docs" / "how-to" / "testing.md").read_text()
+    folder = pytester.mkdir("in_process")
+    pytester.makeconftest(f"pytest_plugins = ({plugin!r},)")
+    (folder / "conftest.py").write_text(line)
+    (folder / "test_own.py").write_text(OWN_WORKER)
+    pytester.makeini("[pytest]\naddopts = -p no:valkey\n")
+    pytester.runpytest_subprocess(*options, timeout=110).assert_outcomes(passed=1, warnings=None)
 
 
 def test_the_plugin_imports_nothing_of_ours() -> None:

@@ -304,9 +304,9 @@ def test_a_worker_that_ends_tells_all_and_leaves_nothing(redis_url: str, tmp_pat
         eventually(lambda: site.locks.lock("a").locked(), SOON)
         worker.kill(sig)
         if sig == signal.SIGTERM:
-            worker.wait_for_log("Warm shutdown", SOON)
+            worker.wait_for_log("Warm shutdown")
             until.touch()
-        worker.wait(SOON)
+        worker.container.wait(SOON)
         assert not list(tmp_path.glob("celery-locks-*"))
         if sig == signal.SIGTERM:
             eventually(lambda: [event["type"] for event in heard] == ["lock-acquired", "lock-released"], SOON)
@@ -316,7 +316,7 @@ def test_a_worker_that_ends_tells_all_and_leaves_nothing(redis_url: str, tmp_pat
 def test_a_port_that_is_taken_stops_no_worker(redis_url: str, tmp_path: Path) -> None:
     site = Site(redis_url, tmp_path)
     with socket.create_server(("127.0.0.1", site.port)), site.worker(pool="solo") as worker:
-        assert f"locks_metrics_port {site.port} can't be opened" in worker.log()
+        assert f"locks_metrics_port {site.port} can't be opened" in worker.logs()
 
 
 # ---------------------------------------------------------------------- settings

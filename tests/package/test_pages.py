@@ -33,6 +33,8 @@ DOCS = ROOT / "docs"
 UNNAMED = "page.py"
 #: What the readers of the how-to pages installed before; the first of these pages says so.
 BEFORE = {"celery", "celery_locks", "kombu"}
+#: What an extra of ours brings for a page to import.
+BY_EXTRAS = {"celery-locks[pytest-celery]": {"pytest_celery", "pytest_docker_tools"}}
 _ADDRESS = re.compile(r"\b(?P<scheme>\w+)://(?:[^\s\"'/]*@)?localhost\b(?::(?P<port>\d+))?")
 _LIKE_PYTHON = re.compile(r"^(?:>>> |(?:from|import|def|class|with|@\w+|\w+ =) ?)", re.MULTILINE)
 _OF_SERVERS = {"redis": "Redis", "valkey": "Redis", "postgresql": "PostgreSQL", "amqp": "RabbitMQ"}
@@ -161,7 +163,9 @@ def unsaid(text: str) -> Iterator[str]:
         for match in _ADDRESS.finditer(code):
             if named.get(match["port"] or "") != _OF_SERVERS.get(match["scheme"], "?"):
                 yield f"{name} uses {match[0]}: say which server is at `localhost:PORT`"
-    packages = {re.split(r"\W", one)[0] for one in transcript.installed(text)} | BEFORE | set(sys.stdlib_module_names)
+    installed = transcript.installed(text)
+    packages = {re.split(r"\W", one)[0] for one in installed} | BEFORE | set(sys.stdlib_module_names)
+    packages.update(*(BY_EXTRAS.get(one, ()) for one in installed))
     own = {name.partition(".")[0].partition("/")[0] for name in files(text)}
     for name, code in files(text).items():
         if name.endswith(".py"):

@@ -1,40 +1,79 @@
-"""Real Celery workers, in processes of their own."""
+"""Real Celery workers: pytest-celery's nodes over processes of this machine."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from celery_locks.testing.local import processes
+from pytest_celery import DEFAULT_WORKER_LOG_LEVEL, RESULT_TIMEOUT, CeleryWorkerContainer
+from pytest_docker_tools.exceptions import TimeoutError as LogMissing
+
+from celery_locks.testing.local import LocalEngine, processes
+from celery_locks.testing.local.fixtures import LocalWorker
 from tests.support import start_celery
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Worker:
+class WorkerContainer(CeleryWorkerContainer):
+    """A worker of any app, on Celery's default queue unless its arguments name others."""
+
+    @classmethod
+    def command(cls, *args: str, app: str = "app", **_: Any) -> list[str]:
+        celery = ["python", start_celery.__file__, "-A", app, "worker", "--loglevel", DEFAULT_WORKER_LOG_LEVEL]
+        return [*celery, "--hostname", f"{cls.worker_name()}@%h", *args]
+
+    @classmethod
+    def worker_queue(cls) -> str:
+        return "celery"
+
+    def logs(self) -> str:
+        text: str = self._container.logs().decode(errors="replace")  # the process may be in the middle of a character
+        return text
+
+    def stop(self, timeout: float) -> None:
+        """Stop it by a warm shutdown. After the timeout, by SIGKILL for all its processes."""
+        self._container.stop(timeout)
+
+    def wait(self, timeout: float) -> int:
+        """Wait until the main process has ended, and return its exit status as Docker does: 137 for SIGKILL."""
+        return int(self._container.wait(timeout)["StatusCode"])
+
+    def teardown(self) -> None:
+        self._container.remove(force=True)
+
+
+class Worker(LocalWorker):
     """A ``celery worker``, ready when the constructor returns.
 
     Args:
-        app: What ``celery -A`` takes.
+        module: What ``celery -A`` takes.
+        app: The tests' app, for the node.
         pool: Of Celery's: prefork, threads, solo, gevent, eventlet.
         concurrency: Processes, threads or greenlets of the pool.
         queues: Those it serves; Celery's default queue if not given.
-        env: Variables beside those of the tests.
-        cwd: Where it runs, and where it finds ``app``; the project's folder if not given.
+        env: Variables added to those of the tests.
+        cwd: Where it runs, and where it finds ``module``; the project's folder if not given.
         arguments: More of the command line.
         gossip: Whether it talks to other workers, which takes it a second more.
         timeout: Seconds within which it must be ready.
+
+    Raises:
+        NodeFailed: It does not start. Shows its log.
     """
+
+    container: WorkerContainer
+    _pid = 0
 
     def __init__(
         self,
-        app: str,
+        module: str,
+        app: Any = None,
         *,
         pool: str = "prefork",
         concurrency: int = 2,
@@ -45,79 +84,45 @@ class Worker:
         gossip: bool = False,
         timeout: float = 30,
     ) -> None:
-        self.folder = processes.make_folder()
-        self.log_file = self.folder / "log"
-        #: Its name to Celery; two on one machine must not share one.
-        self.name = f"{self.folder.name}@localhost"
-        argv = [
-            sys.executable,
-            start_celery.__file__,
-            "-A",
-            app,
-            "worker",
-            "--loglevel",
-            "INFO",
-            "--hostname",
-            self.name,
-        ]
-        argv += ["--pool", pool, "--concurrency", str(concurrency)]
-        argv += [] if gossip else ["--without-gossip", "--without-mingle"]  # mingling alone takes a second
-        argv += ["--queues", ",".join(queues)] if queues else []
-        with self.log_file.open("wb") as log:
-            self._process = processes.start([*argv, *arguments], output=log, env=_environment(env, cwd), cwd=cwd)
+        options = ["--pool", pool, "--concurrency", str(concurrency)]
+        options += [] if gossip else ["--without-gossip", "--without-mingle"]  # mingling alone takes a second
+        options += ["--queues", ",".join(queues)] if queues else []
+        process = LocalEngine().containers.create(
+            "celery",
+            WorkerContainer.command(*options, *arguments, app=module),
+            environment={"PYTHONUNBUFFERED": "1", **(env or {})},
+            working_dir=str(cwd),
+        )
+        process.program.start_timeout = timeout
+        super().__init__(WorkerContainer(process), app)
         try:
-            self.wait_for_log(f"{self.name} ready.", timeout)
+            process.start()
         except BaseException:
-            self.close()
+            self.teardown()
             raise
+        self._pid = self.pid
 
     @property
     def pid(self) -> int:
-        """Its main process."""
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
+        """Its main process, or the last one that it had."""
+        self._pid = self.container.attrs["State"]["Pid"] or self._pid
+        return self._pid
 
     def child_pids(self) -> list[int]:
-        """Its pool's processes; empty for pools that have none."""
-        return processes.children(self.pid) if self.running else []
+        """Return its pool's processes; none for pools that have none."""
+        return processes.children(self.pid) if self.container.status == "running" else []
 
-    def log(self) -> str:
-        """What it has logged and printed so far."""
-        return self.log_file.read_text(errors="replace")
-
-    def wait_for_log(self, text: str, timeout: float = 10) -> None:
-        """Waits until its log holds this text.
+    def wait_for_log(self, log: str, message: str = "", timeout: float = RESULT_TIMEOUT) -> None:
+        """Wait for a log, at a hundred looks a second in place of one, and no longer than the worker lives.
 
         Raises:
-            AssertionError: It did not log it, or ended without; says the end of the log.
+            LogMissing: It was not logged. Shows the end of the log.
         """
-        with contextlib.suppress(AssertionError):
-            eventually(lambda: text in self.log() or not self.running, timeout)
-        assert text in self.log(), f"The worker did not log {text!r} within {timeout:g} s:\n{self.log()[-4000:]}"
-
-    def kill(self, sig: int = signal.SIGKILL) -> None:
-        """Sends a signal to the main process alone, and waits for nothing."""
-        self._process.send_signal(sig)
-
-    def wait(self, timeout: float = 10) -> int:
-        """Waits until the main process has ended; returns its exit status."""
-        return self._process.wait(timeout)
-
-    def stop(self, timeout: float = 10, sig: int = signal.SIGTERM) -> int:
-        """A warm shutdown: tasks that run are finished. After the timeout, SIGKILL for the whole group.
-
-        Returns:
-            The exit status; ``-9`` when it had to be killed.
-        """
-        return processes.end(self._process, grace=timeout, sig=sig)
-
-    def close(self) -> None:
-        """Kills what is left of it, and removes its log."""
-        processes.end(self._process)
-        processes.remove_folder(self.folder)
+        with suppress(AssertionError):
+            eventually(lambda: log in self.logs() or self.container.status == "exited", timeout)
+        if log not in (logged := self.logs()):
+            message = message or f"{self.hostname()} did not log {log!r} within {timeout:g} s"
+            raise LogMissing(f"{message}. The end of its log:\n{logged[-4000:]}")
 
     def __enter__(self) -> Worker:
         return self
@@ -125,11 +130,6 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self.log_file.exists():
-            print(f"--- Log of {self.name}:\n{self.log()[-8000:]}", file=sys.stderr)  # pytest shows it with the failure
-        self.close()
-
-
-def _environment(extra: Mapping[str, str] | None, cwd: Path) -> dict[str, str]:
-    paths = [str(cwd), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1", **(extra or {})}
+        if error is not None:
+            print(f"--- Log of {self.hostname()}:\n{self.logs()[-8000:]}", file=sys.stderr)  # shown with the failure
+        self.teardown()

@@ -6,7 +6,9 @@ import functools
 from pathlib import Path
 from types import TracebackType
 
-from celery_locks.testing.local import Container, LocalEngine
+from pytest_celery import RabbitMQContainer, RabbitMQTestBroker
+
+from celery_locks.testing.local import LocalEngine
 from celery_locks.testing.local.programs import NodeFailed, rabbitmq_server
 from tests.support import report
 
@@ -21,26 +23,22 @@ def script() -> Path | None:
         return None
 
 
-class RabbitServer:
-    """A server of one's own, on 127.0.0.1."""
+class RabbitServer(RabbitMQTestBroker):
+    """A broker of one's own, on 127.0.0.1.
+
+    Raises:
+        NodeFailed: It does not start. Shows its log.
+    """
 
     def __init__(self) -> None:
-        self.container: Container = LocalEngine().containers.create("rabbitmq")
+        self._engine = LocalEngine()
+        super().__init__(RabbitMQContainer(self._engine.containers.run(RabbitMQContainer.image())))
+        report.ran_on(f"RabbitMQ {self.ctl('version').strip()}")
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"amqp://guest:guest@127.0.0.1:{self.container.program.port}//"
-
-    def start(self) -> RabbitServer:
-        """Starts the server and waits until it serves.
-
-        Raises:
-            NodeFailed: It does not start; says what it logged.
-        """
-        self.container.start()
-        report.ran_on(f"RabbitMQ {self.ctl('version').strip()}")
-        return self
+        return f"amqp://guest:guest@127.0.0.1:{self.container.port}//"
 
     def ctl(self, *args: str) -> str:
         """What ``rabbitmqctl`` prints."""
@@ -50,14 +48,14 @@ class RabbitServer:
         assert status == 0, text
         return text
 
-    def close(self) -> None:
+    def teardown(self) -> None:
         """Ends the server and its name server, and removes its data."""
-        self.container.remove(force=True)
+        self._engine.close()
 
     def __enter__(self) -> RabbitServer:
-        return self.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.teardown()

@@ -1,47 +1,92 @@
-"""Shops: an app with real workers, in an empty database of a real server."""
+"""Shops: setups of pytest-celery, each an app with real workers, in an empty database of a real server."""
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from celery import Celery
 from celery.result import AsyncResult
+from pytest_celery import (
+    CeleryBackendCluster,
+    CeleryBrokerCluster,
+    CeleryTestBackend,
+    CeleryTestBroker,
+    CeleryTestSetup,
+    CeleryWorkerCluster,
+    RedisContainer,
+)
 
 from celery_locks import Lock, Locks
-from celery_locks.testing.local import processes
+from celery_locks.testing.local import Container as LocalContainer
+from celery_locks.testing.local import LocalEngine, processes
+from celery_locks.testing.lock_store import CeleryLockStore
 from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
 from tests.support.rabbitmq import RabbitServer
-from tests.support.servers import RedisServer
 from tests.tasks.rabbit_shop import KINDS, SERVED, declare_queues
 from tests.tasks.shop import make_app
 
 
-class Shop:
-    """An app, its workers, and what they wrote.
+class Database(RedisContainer):
+    """One of a server's databases, emptied."""
+
+    def __init__(self, server: LocalContainer, number: int = 0) -> None:
+        super().__init__(server)
+        self._number = number
+        self.client.flushdb()
+
+    @property
+    def vhost(self) -> str:
+        return str(self._number)
+
+    @property
+    def host_url(self) -> str:
+        return self.url  # one address for tests and workers: stores and brokers are compared by theirs
+
+
+class Address:
+    """A server that the tests run by themselves, in place of a node's container: they break it, or a way to it."""
+
+    def __init__(self, url: str) -> None:
+        self.celeryconfig = {"url": url, "host_url": url}
+
+
+class Shop(CeleryTestSetup):
+    """An app, its nodes, and what its workers wrote.
 
     Args:
+        server: Broker, results, lock store and journal, unless the variables name others.
         variables: See `make_app`.
     """
 
-    def __init__(self, **variables: str) -> None:
+    def __init__(self, server: Database | Address, **variables: str) -> None:
+        def container(name: str) -> Database | Address:
+            return server if variables.get(name, "none") == "none" else Address(variables[name])
+
         self.folder = processes.make_folder()  # goes with the tests, whatever becomes of the workers
-        self.variables = {"SHOP_FOLDER": str(self.folder), **variables}
-        self.app: Celery = make_app(self.variables)
-        self.app.finalize()
-        self.journal = Journal(self.app.conf.shop_journal)
+        url = server.celeryconfig["url"]
+        self.variables = {"SHOP_URL": url, "SHOP_FOLDER": str(self.folder), **variables}
+        app = make_app(self.variables)
+        app.finalize()
+        super().__init__(
+            worker_cluster=None,
+            broker_cluster=CeleryBrokerCluster(CeleryTestBroker(container("SHOP_BROKER"), app)),
+            backend_cluster=CeleryBackendCluster(CeleryTestBackend(container("SHOP_RESULTS"), app)),
+            app=app,
+        )
+        self.locks_store = CeleryLockStore(container("SHOP_STORE"), app)
+        self.journal = Journal(app.conf.shop_journal)
         self.stack = ExitStack()
         self.stack.callback(processes.remove_folder, self.folder)
-        self.workers: list[Worker] = []
 
     def start_worker(self, **options: Any) -> Worker:
         env = {**self.variables, **options.pop("env", {})}
-        worker = self.stack.enter_context(Worker("tests.tasks.shop", env=env, **options))
-        self.workers.append(worker)
+        worker = self.stack.enter_context(Worker("tests.tasks.shop", self.app, env=env, **options))
+        self._worker_cluster = CeleryWorkerCluster(*(self.worker_cluster or ()), worker)
         return worker
 
     def send(self, task: str, *args: Any, **kwargs: Any) -> AsyncResult:
@@ -52,7 +97,12 @@ class Shop:
 
     def lock(self, key: str, **options: Any) -> Lock:
         """A lock of the store that the tasks use."""
-        return Locks.from_app(self.app).lock(key, **options)
+        return self.locks.lock(key, **options)
+
+    @property
+    def locks(self) -> Locks:
+        """Those of the store that the tasks use."""
+        return self.locks_store.locks
 
 
 @pytest.fixture
@@ -64,8 +114,8 @@ def key() -> str:
 @contextmanager
 def shared_shop(**variables: str) -> Iterator[Shop]:
     """A shop for more than one test, on a server of its own."""
-    with RedisServer() as server:
-        shop = Shop(SHOP_URL=server.url(), **variables)
+    with LocalEngine() as engine:
+        shop = Shop(Database(engine.containers.run(RedisContainer.image(), RedisContainer.command())), **variables)
         with shop.stack:
             yield shop
 
@@ -131,13 +181,21 @@ def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> 
         yield shop
 
 
+@pytest.fixture(scope="session")
+def databases(docker_client: LocalEngine) -> Iterator[Database]:
+    """Empty databases of a server that the shops of single tests share."""
+    command = RedisContainer.command("--databases", "512")
+    server = docker_client.containers.run(RedisContainer.image(), command)
+    return (Database(server, number) for number in itertools.cycle(range(512)))
+
+
 @pytest.fixture
-def open_shop(redis_url: str) -> Iterator[Callable[..., Shop]]:
+def open_shop(databases: Iterator[Database]) -> Iterator[Callable[..., Shop]]:
     """Opens shops for this test alone, to kill their workers and break their stores."""
     with ExitStack() as stack:
 
         def open_(**variables: str) -> Shop:
-            shop = Shop(**{"SHOP_URL": redis_url, **variables})
+            shop = Shop(Address(variables["SHOP_URL"]) if "SHOP_URL" in variables else next(databases), **variables)
             stack.push(shop.stack)
             return shop
 
@@ -148,3 +206,11 @@ def open_shop(redis_url: str) -> Iterator[Callable[..., Shop]]:
 def shop(open_shop: Callable[..., Shop]) -> Shop:
     """A shop for this test alone, without a worker."""
     return open_shop()
+
+
+@pytest.fixture
+def celery_locks(request: pytest.FixtureRequest) -> Locks:
+    """The locks of the shop of the test: `held_lock`, `assert_locked` and `assert_free` work on them."""
+    names = [name for name in request.fixturenames if name == "shop" or name.endswith("_shop")]
+    shop: Shop = request.getfixturevalue(next(name for name in names if name != "open_shop"))
+    return shop.locks

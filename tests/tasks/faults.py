@@ -89,7 +89,7 @@ def stop_with(sig: int) -> Callable[..., None]:
 
 
 def kill_all(shop: Shop, worker: Worker, result: AsyncResult, pid: int) -> None:
-    os.killpg(worker.pid, signal.SIGKILL)
+    worker.kill()
 
 
 FAULTS = (
@@ -150,7 +150,7 @@ def watch(shop: Shop, worker: Worker, fault: Fault, key: str, patience: float = 
         if not locked or now > struck + 60:
             break
         time.sleep(0.002)
-    assert not locked, f"still held after a minute: {fault.name}\n{worker.log()[-3000:]}"
+    assert not locked, f"still held after a minute: {fault.name}\n{worker.logs()[-3000:]}"
     assert dead or not fault.after_death, f"freed while its process lived: {fault.name}"
     after_death = None if died is None else now - died
     ended = any(stretch.end is not None for stretch in shop.journal.stretches(key))

@@ -66,7 +66,7 @@ def test_one_that_is_long_enough(visibility: int | None, options: dict[str, Any]
 def test_promise_22_a_worker_warns_when_it_starts(start_redis: Any, open_shop: Any) -> None:
     server: RedisServer = start_redis(maxmemory_policy="volatile-lru", options={"maxmemory": "100mb", "save": '""'})
     shop: Shop = open_shop(SHOP_URL=server.url(), SHOP_VISIBILITY="30")
-    log = shop.start_worker(pool="solo").log()
+    log = shop.start_worker(pool="solo").logs()
     for part in ("maxmemory-policy volatile-lru", "keeps nothing on disk", "visibility_timeout of 30 s is too short"):
         assert part in log
     assert "clock" not in log

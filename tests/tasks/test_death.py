@@ -33,7 +33,7 @@ def holder(shop: Shop, key: str) -> int:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_promise_01_and_02_a_child_that_died_holds_nothing(prefork_shop: Shop, key: str, fault: Fault) -> None:
-    seen = watch(prefork_shop, prefork_shop.workers[0], fault, key)
+    seen = watch(prefork_shop, prefork_shop.worker, fault, key)
     assert seen.free_after < fault.within + SLACK
     assert not seen.body_ended
 
@@ -45,7 +45,7 @@ def test_promise_02_a_worker_that_shuts_down_leaves_nothing(open_shop: OpenShop,
     seen = watch(shop, worker, fault, key)
     assert seen.free_after < fault.within + SLACK
     assert seen.body_ended == (fault is SHUTDOWNS[0])
-    worker.wait(SOON)
+    worker.container.wait(SOON)
     assert not list(shop.folder.glob("celery-locks-*")), "its records and their folders are gone"
 
 
@@ -63,7 +63,6 @@ def test_promise_01_a_worker_that_comes_back_frees_what_its_earlier_life_left(sh
     assert holder(shop, key) == worker.pid
     assert [(lease["key"], lease["id"]) for lease in inspected(shop)] == [(key, result.id)], "threads are seen too"
     worker.kill()
-    eventually(lambda: not worker.running, SOON)
     assert shop.lock(key).locked()
     shop.start_worker(pool="solo")
     eventually(lambda: not shop.lock(key).locked(), SOON)
@@ -102,9 +101,9 @@ def test_promise_05_a_parked_run_that_died_is_no_run_that_ended(prefork_shop: Sh
 
 
 def test_a_lease_that_is_to_last_outlives_its_run(prefork_shop: Shop, key: str) -> None:
-    worker = prefork_shop.workers[0]
+    worker = prefork_shop.worker
     prefork_shop.app.send_task("lasts", (key,))  # by somebody who knows no locks: the run takes the lease
-    worker.wait_for_log(f"{key!r} is free, which its lasts", SOON)  # that of its message alone
+    worker.wait_for_log(f"{key!r} is free, which its lasts")  # that of its message alone
     assert prefork_shop.lock(key).locked()
 
 
@@ -134,7 +133,7 @@ def test_inspect_locks_says_who_holds_what(prefork_shop: Shop, key: str, tmp_pat
     token = shop.lock(key).holders()[0].token
     said = eventually(lambda: inspect_by_hand(shop), SOON)
     assert token not in said
-    assert json.loads(said)[shop.workers[0].name][-1]["key"] == key
+    assert json.loads(said)[shop.worker.hostname()][-1]["key"] == key
     until.touch()
     assert result.get(timeout=SOON) == key
     eventually(lambda: key not in str(inspected(shop)), SOON)
@@ -143,7 +142,7 @@ def test_inspect_locks_says_who_holds_what(prefork_shop: Shop, key: str, tmp_pat
 def inspected(shop: Shop) -> list[dict]:
     """What the one worker answers."""
     [answer] = shop.app.control.broadcast("locks", reply=True, timeout=SOON, limit=1)
-    return answer[shop.workers[0].name]
+    return answer[shop.worker.hostname()]
 
 
 def inspect_by_hand(shop: Shop) -> str:

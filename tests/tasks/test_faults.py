@@ -75,7 +75,7 @@ def test_promise_01_everything_in_the_store_has_an_expiry(shop: Shop, key: str, 
 def test_a_store_that_is_away_at_the_start_puts_tasks_off(fragile_shop: Shop, key: str, proxy: Proxy) -> None:
     proxy.refuse()
     worker = fragile_shop.start_worker()
-    assert "locked tasks are put off until it is back" in worker.log()
+    assert "locked tasks are put off until it is back" in worker.logs()
     result = fragile_shop.send("work", key)
     eventually(lambda: result.state == "RETRY", SOON)
     assert not holds(fragile_shop, key), "it ran without a lease"
@@ -115,7 +115,7 @@ def test_promise_10_a_store_away_for_longer_than_the_lease_loses_it(
     assert told[0]["time"] - broken <= 1.5 + SLACK, "it was noticed at the local deadline, however long a call hangs"
     proxy.heal()
     assert fragile_shop.send("work", f"{key}-2").get(timeout=SOON)
-    assert worker.running
+    assert worker.container.status == "running"
 
 
 @pytest.mark.slow
@@ -124,9 +124,9 @@ def test_promise_10_a_blip_is_no_loss(fragile_shop: Shop, key: str, proxy: Proxy
     fragile_shop.start_worker(concurrency=1)
     result = fragile_shop.send("work", key, until=str(tmp_path / "go"))  # its ttl is 5 s
     eventually(lambda: holds(fragile_shop, key), SOON)
-    worker = fragile_shop.workers[0]
+    worker = fragile_shop.worker
     getattr(proxy, fault)()
-    worker.wait_for_log("could not be renewed, trying again", SOON)
+    worker.wait_for_log("could not be renewed, trying again")
     proxy.heal()
     before = fragile_shop.lock(key).holders()[0]
     eventually(lambda: fragile_shop.lock(key).holders()[0].expires_in > before.expires_in, SOON)
@@ -181,7 +181,7 @@ def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_pa
     command = [sys.executable, "-m", "celery", "-A", "beaten", "beat", "--schedule", str(tmp_path / "schedule")]
     with shop.lock(key), subprocess.Popen(command, env=environment, cwd=tmp_path) as beat:
         try:
-            eventually(lambda: worker.log().count("skip skipped:") >= 5, SOON)
+            eventually(lambda: worker.logs().count("skip skipped:") >= 5, SOON)
             assert beat.poll() is None
         finally:
             beat.terminate()

@@ -141,4 +141,4 @@ def test_the_worker_is_well_after_an_abort(any_shop: Shop, key: str) -> None:
         with pytest.raises(LockLost):
             result.get(timeout=SOON)
         assert any_shop.send("work", mine).get(timeout=SOON) == mine
-    assert any_shop.workers[0].running
+    assert any_shop.worker.container.status == "running"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections import Counter
@@ -78,7 +76,7 @@ def test_a_parked_task_costs_two_messages_and_holds_no_slot(shop: Shop, key: str
         time.sleep(1)  # long enough for a poll, if there were one
     for result in results:
         result.get(timeout=SOON)
-    log = shop.workers[0].log()
+    log = shop.worker.logs()
     received = [log.count(f"Task park[{result.id}] received") for result in results]
     # The parent speaks of those alone that it hands to the pool.
     assert received == [1 if "SHOP_EARLY" in shop.variables else 2] * 12
@@ -234,11 +232,11 @@ def test_a_killed_worker_leaves_its_waiters_to_another(
     holder = shop.task("park").apply_async((key,), {"until": str(tmp_path / "never")}, queue="doomed")
     eventually(lambda: shop.journal.stretches(key), SOON)
     results = send_parked(shop, key, "park")
-    os.killpg(victim.pid, signal.SIGKILL)
+    victim.kill()
     killed = time.monotonic()
     assert results[0].get(timeout=SOON) == key
     assert shop.journal.stretches(key)[1].begin - killed < 5 + 5, "ttl and some more"
-    assert second.running
+    assert second.container.status == "running"
     assert holder.state != "SUCCESS"
 
 
@@ -260,7 +258,7 @@ def test_promise_48_a_dispatched_task_that_has_not_started_is_not_shown_as_runni
     with shop.lock(key):
         result = shop.task("park").apply_async((key,), queue="side")
         eventually(lambda: waiting(shop, key) == 1, SOON)
-        os.killpg(victim.pid, signal.SIGKILL)
+        victim.kill()
     locks = Locks.from_app(shop.app)
     shop.start_worker(concurrency=1, queues=["celery"])  # it sweeps, and dispatches the task
     eventually(lambda: locks.info(key).holders, SOON)
@@ -298,7 +296,7 @@ def test_a_safety_copy_that_comes_after_the_run_is_dropped(shop: Shop, key: str)
     with shop.lock(key):
         (result,) = send_parked(shop, key, "park_copied")
     assert result.get(timeout=SOON) == key
-    shop.workers[0].wait_for_log(f"dropped a copy of park_copied[{result.id}]: it is done", SOON)
+    shop.worker.wait_for_log(f"dropped a copy of park_copied[{result.id}]: it is done")
     assert len(shop.journal.stretches(key)) == 1
 
 

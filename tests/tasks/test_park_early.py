@@ -40,7 +40,7 @@ def test_an_error_in_the_parent_leaves_the_message_to_the_pool(early_shop: Shop,
     shop = early_shop
     with shop.lock(key):
         (result,) = send_parked(shop, key, "park_strange_key")
-        shop.workers[0].wait_for_log("a message of park_strange_key could not be looked at", SOON)
+        shop.worker.wait_for_log("a message of park_strange_key could not be looked at")
     assert result.get(timeout=SOON) is not None
     assert shop.send("work", f"{key}-other").get(timeout=SOON), "the worker came to harm"
 
@@ -49,7 +49,7 @@ def test_a_free_key_is_left_to_the_run(early_shop: Shop, key: str) -> None:
     """The parent takes no lease, so that none is left when the child never starts."""
     result = early_shop.send("park", key)
     assert result.get(timeout=SOON) == key
-    assert f"Task park[{result.id}] parked" not in early_shop.workers[0].log()
+    assert f"Task park[{result.id}] parked" not in early_shop.worker.logs()
 
 
 def test_a_copy_of_a_parked_message_is_the_same_waiter(early_shop: Shop, key: str) -> None:
@@ -105,7 +105,7 @@ def test_a_store_that_is_away_costs_the_parent_little(
     assert shop.send("park", key).get(timeout=SOON) == key
     proxy.refuse()
     results = [shop.send("park", key) for _ in range(3)]
-    worker.wait_for_log("messages are parked by the pool for 5 s", SOON)
+    worker.wait_for_log("messages are parked by the pool for 5 s")
     assert shop.send("then", "unlocked", "x").get(timeout=SOON), "the worker came to harm"
     proxy.heal()
     assert [result.get(timeout=SOON) for result in results] == [key] * 3

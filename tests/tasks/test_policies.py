@@ -67,7 +67,7 @@ def test_raise_fails_with_lock_contended(shop: Shop, key: str) -> None:
 def test_reject_rejects_the_message(shop: Shop, key: str) -> None:
     with shop.lock(key):
         result = shop.send("reject_late", key)
-        shop.workers[0].wait_for_log(f"Task reject_late[{result.id}] reject requeue=False", SOON)
+        shop.worker.wait_for_log(f"Task reject_late[{result.id}] reject requeue=False")
         eventually(lambda: not any(result.id in message for message in _all_messages(shop)), SOON)
     assert not shop.journal.stretches(key)
 
@@ -75,7 +75,7 @@ def test_reject_rejects_the_message(shop: Shop, key: str) -> None:
 def test_reject_without_late_acknowledgement_says_that_it_comes_too_late(shop: Shop, key: str) -> None:
     with shop.lock(key):
         shop.send("reject", key)
-        shop.workers[0].wait_for_log("without acks_late=True", SOON)
+        shop.worker.wait_for_log("without acks_late=True")
     assert not shop.journal.stretches(key)
 
 

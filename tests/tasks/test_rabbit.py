@@ -61,7 +61,7 @@ def test_parked_tasks_are_sent_on_once_in_order_and_to_where_they_came_from(shop
     }
     assert [run.task_id for run in shop.journal.stretches(key)] == [result.id for result in results.values()]
     assert shop.journal.most_at_once(key) == 1
-    log = shop.workers[0].log()
+    log = shop.worker.logs()
     assert [log.count(f"[{result.id}] received") for result in results.values()] == [2] * 4
 
 
@@ -150,7 +150,7 @@ def test_a_safety_copy_comes_and_is_dropped(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
         result = send_parked(shop, "park_copied", key, "topic")
     assert result.get(timeout=SOON) == key
-    shop.workers[0].wait_for_log(f"dropped a copy of park_copied[{result.id}]: it is done", SOON)
+    shop.worker.wait_for_log(f"dropped a copy of park_copied[{result.id}]: it is done")
     assert len(shop.journal.stretches(key)) == 1
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -90,15 +88,15 @@ def test_promise_05_a_killed_workers_messages_run_again_and_never_beside_themsel
     for own in tasks.values():
         eventually(lambda own=own: shop.journal.stretches(own), SOON)
     in_line = send_parked(shop, "park", f"{key}-park")
-    os.killpg(victim.pid, signal.SIGKILL)
+    victim.kill()
     died = time.monotonic()
     go.touch()
-    shop.app.control.add_consumer(queue, destination=[shop.workers[0].name], reply=True, timeout=SOON, limit=1)
+    shop.app.control.add_consumer(queue, destination=[shop.worker.hostname()], reply=True, timeout=SOON, limit=1)
     try:
         assert [result.get(timeout=SOON) for result in results] == list(tasks.values())
         assert in_line.get(timeout=SOON) == f"{key}-park"
     finally:
-        shop.app.control.cancel_consumer(queue, destination=[shop.workers[0].name], reply=True, timeout=SOON, limit=1)
+        shop.app.control.cancel_consumer(queue, destination=[shop.worker.hostname()], reply=True, timeout=SOON, limit=1)
     for own in tasks.values():
         first, *others = shop.journal.stretches(own)
         assert first.end is None

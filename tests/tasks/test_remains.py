@@ -158,7 +158,6 @@ def test_a_worker_removes_what_a_killed_worker_of_another_store_left(shop: Shop,
     shop.send("work", key).get(timeout=20)
     records_of_dead = [path.parent for path in shop.folder.rglob("main.*")]
     worker.kill()
-    eventually(lambda: not worker.running, 20)
     shop.start_worker(pool="solo", env={"SHOP_STORE": f"sqlite:///{shop.folder}/locks.db"})
     assert len(records_of_dead) == 1
     eventually(lambda: not records_of_dead[0].parent.exists(), 20)

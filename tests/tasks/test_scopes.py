@@ -315,7 +315,9 @@ class TestPromise05Redelivery:
         result = shop.send(f"{scope}_late", key, seconds=7)
         begun(shop, key)
         received = f"Task {scope}_late[{result.id}] received"
-        eventually(lambda: sum(worker.log().count(received) for worker in shop.workers) > 1, SOON, "not redelivered")
+        eventually(
+            lambda: sum(worker.logs().count(received) for worker in shop.worker_cluster) > 1, SOON, "not redelivered"
+        )
         assert result.get(timeout=SOON) == key
         assert shop.journal.most_at_once(key) == 1
 
@@ -360,7 +362,7 @@ class TestPromise16NeverRun:
         result = shop.task(scope).apply_async((key,), countdown=30 if where == "in the worker" else None)
         assert tokens(shop, key, call)
         if where == "in the worker":
-            shop.workers[0].wait_for_log(f"{scope}[{result.id}] received", SOON)
+            shop.worker.wait_for_log(f"{scope}[{result.id}] received")
         revoked = time.monotonic()
         result.revoke()
         self.freed(shop, key, revoked, call)
@@ -396,7 +398,7 @@ class TestPromise16NeverRun:
         shop = one_worker
         result = shop.task("until_expired").apply_async((key,), countdown=1)
         result.revoke()
-        shop.workers[0].wait_for_log(f"Discarding revoked task: until_expired[{result.id}]", SOON)
+        shop.worker.wait_for_log(f"Discarding revoked task: until_expired[{result.id}]")
         assert holder_ids(shop, key) == [result.id]
 
     @pytest.mark.slow

@@ -57,7 +57,7 @@ class Program(ABC):
     #: The port that it serves, as Docker calls it; ``None`` for a program that serves none.
     port_name: ClassVar[str | None] = None
     #: Seconds within which it must be ready.
-    start_timeout: ClassVar[float] = 60.0
+    start_timeout: float = 60.0
     #: What asks it to end in good order.
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     #: How it is known to be ready, for an error.

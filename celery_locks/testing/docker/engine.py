@@ -1,0 +1,122 @@
+"""The Docker engine: reached or a clear failure, and containers that leave nothing and fail when they end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import time
+from typing import Any
+
+import pytest
+from docker.client import DockerClient
+from docker.constants import DEFAULT_TIMEOUT_SECONDS
+from docker.context import ContextAPI
+from docker.errors import APIError, DockerException
+from docker.models.containers import Container, ContainerCollection
+from pytest_celery import CONTAINER_TIMEOUT, CeleryTestContainer
+from pytest_docker_tools.exceptions import ContainerFailed
+from pytest_docker_tools.wrappers import Container as Wrapper
+
+#: Seconds within which an engine must answer.
+ANSWER_TIMEOUT_SECONDS = 5
+#: How much of a log an error shows, in characters.
+_LOG_SHOWN = 4000
+#: Seconds between two looks at a container that starts.
+_LOOK_EVERY = 0.1
+_LABEL = "celery-locks.start"
+
+
+class Containers(ContainerCollection):
+    """docker-py's containers, which leave nothing: neither one that fails to start, nor the volumes of an image."""
+
+    class model(Container):  # noqa: N801 - docker-py's name
+        def remove(self, **options: Any) -> None:
+            super().remove(**{"v": True, **options})
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        """Run a container. Removed, if it was made and could not be started."""
+        mark = f"{_LABEL}={secrets.token_hex(8)}"
+        labels = dict([mark.split("=")], **options.pop("labels", {}))
+        try:
+            return super().run(*args, labels=labels, **options)
+        except BaseException as error:
+            for container in self.list(all=True, filters={"label": mark}):
+                container.remove(force=True)
+            if not isinstance(error, DockerException):
+                raise  # the tests are interrupted
+            cause = getattr(error, "explanation", None) or error
+            image = args[0] if args else options.get("image")
+            raise APIError(
+                f"the engine can't run a container of the image {image}: {cause}. Correct that, "
+                "or choose another image or command by pytest-celery's fixtures"
+            ) from None
+
+
+class Engine(DockerClient):
+    """docker-py's client with these containers."""
+
+    @property
+    def containers(self) -> Containers:
+        return Containers(client=self)
+
+
+def connect() -> Engine:
+    """Return a client of the engine, or fail the test where none answers."""
+    cause = ""
+    try:
+        engine: Engine = Engine.from_env(timeout=ANSWER_TIMEOUT_SECONDS)  # asks the engine for its version
+        engine.api.timeout = DEFAULT_TIMEOUT_SECONDS
+    except DockerException as error:
+        cause = _cause(error)
+    if cause:  # out of the except block: the failure shows none of what wraps the cause
+        pytest.fail(
+            f"no Docker engine answers at {_address()}: {cause}. Start one, or set DOCKER_HOST to its address, "
+            "or run the nodes as processes of this machine: "
+            "pytest -p no:celery_locks.testing.docker -p celery_locks.testing.local",
+            pytrace=False,
+        )
+    return engine
+
+
+def _address() -> str:
+    """Return where docker-py looks for the engine."""
+    if named := os.environ.get("DOCKER_HOST"):
+        return f"{named} (DOCKER_HOST)"
+    context = ContextAPI.get_current_context()
+    return f"{context.Host} (DOCKER_HOST is not set)" if context is not None else "its default address"
+
+
+def _cause(error: BaseException) -> str:
+    """Return what the operating system reported, below all that wraps it."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return str(error)
+
+
+def ready(self: CeleryTestContainer) -> bool:
+    """Wait until it serves its ports and has logged that it is ready.
+
+    Raises:
+        ContainerFailed: It has ended. Shows its log.
+    """
+    prompt, deadline = self.ready_prompt or "", time.monotonic() + CONTAINER_TIMEOUT
+    while time.monotonic() < deadline:
+        self.reload()
+        if self.status in ("exited", "dead"):
+            raise ContainerFailed(self, _ended(self))
+        if Wrapper.ready(self) and prompt in self.logs():
+            return True
+        time.sleep(_LOOK_EVERY)
+    return False
+
+
+def _ended(container: CeleryTestContainer) -> str:
+    state, config = container.attrs["State"], container.attrs["Config"]
+    log = container.logs()[-_LOG_SHOWN:].strip() or "(it logged nothing)"
+    killed = ", killed for want of memory" if state.get("OOMKilled") else ""
+    command = shlex.join(config.get("Cmd") or [])
+    return (
+        f"the container {container.name} ended with the exit code {state['ExitCode']}{killed} before it was ready: "
+        f"correct what its log reports. It ran `{command}`. The end of its log:\n{log}"
+    )
