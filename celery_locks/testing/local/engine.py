@@ -134,6 +134,8 @@ class Container:
         variables = {key: os.pathsep.join(map(self._here, value.split(os.pathsep))) for key, value in env.items()}
         folder = Path(self._here(working_dir)) if working_dir else next(reversed(self._binds.values()), self.folder)
         kind = _kind(image, words)
+        if kind is Python:  # a container has its own: what a killed worker leaves there goes with it
+            variables.setdefault("TMPDIR", str(self.folder))
         self.program = kind(words, variables, folder if kind is Python else self.folder)
         self.name = name or f"{kind.__name__.lower()}-{self.id[:12]}"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from celery import Celery
 from pytest_celery import ALL_CELERY_BROKERS, CELERY_RABBITMQ_BROKER, CeleryTestBroker, CeleryTestWorker
 
+from celery_locks.testing.local import processes
 from celery_locks.testing.local.engine import LocalEngine
 from celery_locks.testing.local.programs import NodeFailed, rabbitmq_server
 
@@ -40,6 +43,26 @@ _COLUMNS = ["pid", "name", "username", "cmdline", "cpu_percent", "memory_percent
 def default_worker_cls() -> type[CeleryTestWorker]:
     """Return the class of the worker's node."""
     return LocalWorker
+
+
+@pytest.fixture(scope="session")
+def local_workers_folder() -> Iterator[Path]:
+    """Return the folder in which the workers write down what they hold: their usual one outlives a killed worker."""
+    folder = processes.make_folder()
+    yield folder
+    processes.remove_folder(folder)
+
+
+@pytest.fixture
+def default_worker_initial_content(
+    default_worker_initial_content: dict[str, bytes], default_worker_app: Celery, local_workers_folder: Path
+) -> dict[str, bytes]:
+    """Return the workers' files. Their app has `local_workers_folder`, unless the project has set another one."""
+    if default_worker_app.conf.get("locks_folder") is None:
+        default_worker_initial_content["app.py"] += (
+            f"\napp.conf.locks_folder = {str(local_workers_folder)!r}\n".encode()
+        )
+    return default_worker_initial_content
 
 
 def _brokers() -> list[str]:
