@@ -68,6 +68,13 @@ def make(venv: Path, *requirements: str) -> Path:
     return venv
 
 
+def compile_packages(venv: Path) -> None:
+    """Compiles what workers import, where many are started: nodes of pytest-celery write nothing compiled."""
+    (packages,) = venv.glob("lib/python*/site-packages")
+    names = ("celery", "kombu", "billiard", "redis", "pytest_celery", "celery_locks")
+    _run(venv / "bin" / "python", "-m", "compileall", "-q", *(packages / name for name in names))
+
+
 def assert_has(venv: Path, wheel: Path) -> None:
     """Asserts that what is installed there is this wheel, and not another release."""
     (installed,) = venv.glob("lib/python*/site-packages")

@@ -26,7 +26,7 @@ def test_two_calls_of_a_key_are_tested_and_no_process_is_left(readers_venv: Path
     for name in PROJECT:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(page[name])
-    compile_packages(readers_venv)
+    environments.compile_packages(readers_venv)
     mark = secrets.token_hex(8)
     env = environments.variables(readers_venv, {"OUTSIDE_PROJECT": mark, "DOCKER_HOST": "unix:///nonexistent.sock"})
     began = time.monotonic()
@@ -65,10 +65,3 @@ def marked(mark: str) -> list[str]:
             if process.environ().get("OUTSIDE_PROJECT") == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(f"{process.pid} {' '.join(process.cmdline())}")
     return found
-
-
-def compile_packages(venv: Path) -> None:
-    """Compiles what workers import, as pip does for a reader: it did not here, and nodes write nothing compiled."""
-    (packages,) = venv.glob("lib/python*/site-packages")
-    names = [packages / name for name in ("celery", "kombu", "billiard", "redis", "pytest_celery", "celery_locks")]
-    subprocess.run([venv / "bin" / "python", "-m", "compileall", "-q", *names], timeout=110, check=True)

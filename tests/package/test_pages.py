@@ -94,6 +94,8 @@ def follow(page: Path, venv: Path, folder: Path, request: pytest.FixtureRequest)
     text = page.read_text()
     ports = {port: start(kind, text, request) for port, kind in transcript.servers(text).items()}
     (text,) = transcript.with_free_ports([text], ports)
+    if transcript.installed(text) & BY_EXTRAS.keys():
+        environments.compile_packages(venv)
     with Reader(folder, environments.variables(venv), unnamed=UNNAMED) as reader:
         reader.follow(page.name, text)
         for name, code in files(text).items():
