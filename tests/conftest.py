@@ -233,34 +233,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.redis)
 
 
-# --- Who runs what: one process runs a file whose tests share what takes seconds to start, so that it starts once. ---
+# --- Who runs what: one process runs the files that share what takes seconds to start, so that it starts once. ---
 
-_SHARED_WORKERS = (
-    "tests/tasks/test_policies.py",
-    "tests/tasks/test_losses.py",
-    "tests/tasks/test_abort.py",
-    "tests/tasks/test_scopes.py",
-    "tests/tasks/test_strain.py",
-    "tests/tasks/test_ways.py",
-    "tests/tasks/test_limits.py",
-    "tests/tasks/test_canvas.py",
-    "tests/tasks/test_death.py",
-    "tests/stores/test_redis_cluster.py",
-    "tests/stores/test_redis_sentinel.py",
-    "tests/stores/test_redis_tls.py",
-    "tests/faces/test_telemetry.py",
-    "tests/faces/test_flower.py",
-    "tests/faces/test_flower_browser.py",
-    "tests/faces/test_django_browser.py",
-    "tests/package/test_api.py",
-    "tests/package/test_build.py",
+_TOGETHER = (
+    ("tests/tasks/test_park", "tests/tasks/test_strain.py"),  # shops of every pool, and one that parks early
+    ("tests/tasks/test_losses.py", "tests/tasks/test_abort.py"),  # shops of every pool
+    ("tests/tasks/test_canvas.py", "tests/tasks/test_policies.py", "tests/tasks/test_limits.py"),  # the prefork shop
+    ("tests/tasks/test_scopes.py", "tests/tasks/test_death.py"),  # the prefork shop
+    ("tests/tasks/test_ways.py",),
+    ("tests/tasks/test_rabbit", "tests/faces/test_shop.py", "tests/faces/test_doctor_rabbit.py"),
+    ("tests/stores/test_redis_cluster.py",),
+    ("tests/stores/test_redis_sentinel.py",),
+    ("tests/stores/test_redis_tls.py",),
+    ("tests/faces/test_telemetry.py",),
+    ("tests/faces/test_flower.py",),
+    ("tests/faces/test_flower_browser.py",),
+    ("tests/faces/test_django_browser.py",),
+    ("tests/package/test_api.py",),
+    ("tests/package/test_build.py",),
+    ("tests/package/test_pages.py", "tests/package/test_outside_project.py"),  # the readers' environment
 )
 #: Tests elsewhere that run on each kind of store go where the cluster is.
 _CLUSTER = "tests/stores/test_redis_cluster.py"
-#: Files that share a server or workers with each other.
-_RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py", "tests/faces/test_doctor_rabbit.py")
-_PARKING = "tests/tasks/test_park"
-_PAGES = ("tests/package/test_pages.py", "tests/package/test_outside_project.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -269,16 +263,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByWorkers(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            if file.startswith(_RABBIT):
-                return _RABBIT[0]
-            if file.startswith(_PARKING):
-                return _PARKING
-            if file in _PAGES:
-                return _PAGES[0]
             if nodeid.endswith("[cluster]"):
                 return _CLUSTER
-            return file if file in _SHARED_WORKERS else nodeid
+            return next((files[0] for files in _TOGETHER if nodeid.startswith(files)), nodeid)
 
     return ByWorkers(config, log)
 

@@ -1,10 +1,10 @@
 """``python -m celery``, without what no worker of the tests needs and every ``celery`` command would import.
 
 That is more than two thirds of the time that a worker takes to start here: Flower's command, the prompt of
-``celery shell``'s like, OpenTelemetry's SDK, which redis-py loads where it is installed, and what colours Python.
+``celery shell``'s like, OpenTelemetry's SDK, which redis-py loads where it is installed, its clients for asyncio, what
+colours Python, and entry points of Celery's and kombu's that no package here has.
 """
 
-import contextlib
 import os
 import sys
 import types
@@ -15,25 +15,29 @@ def main() -> None:
     """Runs the command line of Celery on this process's arguments."""
     sys.path[0] = os.getcwd()  # as `python -m` has it
     found = metadata.entry_points
-    metadata.entry_points = lambda **by: () if by.get("group") == "celery.commands" else found(**by)  # type: ignore[assignment]
+    metadata.entry_points = lambda **by: () if by.get("group", "").startswith(("celery", "kombu")) else found(**by)  # type: ignore[assignment]
     prompt = types.ModuleType("click_repl")
     prompt.register_repl = lambda *_, **__: None  # type: ignore[attr-defined]
     sys.modules["click_repl"] = prompt
     for unneeded in ("opentelemetry.sdk", "pygments", "yaml"):
         sys.modules[unneeded] = None  # type: ignore[assignment]  # importing it is an ImportError
+    no_clients = types.ModuleType("redis.asyncio")  # a package whose other modules redis-py imports
+    no_clients.__path__ = [os.path.join(path, "redis", "asyncio") for path in sys.path]
+    sys.modules["redis.asyncio"] = no_clients
     if "prefork" in sys.argv:
-        read_what_children_read()
+        tell_the_system_by_ctypes()
     from celery.__main__ import main
 
     main()
 
 
-def read_what_children_read() -> None:
-    """Has cffi parse once, before the fork. Billiard has it tell the system with whom a child dies, in each child."""
-    with contextlib.suppress(ImportError):
-        import cffi  # type: ignore[import-untyped]
+def tell_the_system_by_ctypes() -> None:
+    """Have billiard not find cffi, as on most machines: it would parse C in each child, to tell with whom it dies."""
+    sys.modules["cffi"] = None  # type: ignore[assignment]
+    import billiard.util
 
-        cffi.FFI().cdef("int prctl (int __option, ...);")
+    assert billiard.util.ctypes
+    del sys.modules["cffi"]
 
 
 if __name__ == "__main__":

@@ -126,12 +126,12 @@ def _shared(pool: str, **variables: str) -> Iterator[Shop]:
         yield shop
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefork_shop() -> Iterator[Shop]:
     yield from _shared("prefork")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def early_shop() -> Iterator[Shop]:
     """One whose worker parks before the pool."""
     yield from _shared("prefork", SHOP_EARLY="1")
@@ -144,22 +144,22 @@ def parking_shop(request: pytest.FixtureRequest) -> Shop:
     return shop
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def threads_shop() -> Iterator[Shop]:
     yield from _shared("threads")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def solo_shop() -> Iterator[Shop]:
     yield from _shared("solo")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gevent_shop() -> Iterator[Shop]:
     yield from _shared("gevent")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def eventlet_shop() -> Iterator[Shop]:
     yield from _shared("eventlet")
 
@@ -171,7 +171,7 @@ def any_shop(request: pytest.FixtureRequest) -> Shop:
     return shop
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="package", params=KINDS)
 def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> Iterator[Shop]:
     """A shop whose broker is RabbitMQ, for each kind of queues. Nobody serves the default one."""
     kind, seconds = request.param, {"SHOP_TTL": "2", "SHOP_CALL_TTL": "600"}

@@ -7,6 +7,7 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from celery_locks import LockedTask, LockLost, Locks
+from celery_locks.testing.harness import AssertFree
 from tests.support.waiting import eventually
 from tests.tasks.aborted import BLOCKS
 from tests.tasks.conftest import Shop
@@ -100,7 +101,7 @@ def test_a_task_within_a_task_is_stopped_alone_when_its_own_lease_is_lost(any_sh
     assert not any_shop.journal.entries("lost", key=key)
 
 
-def test_a_task_within_a_task_is_stopped_with_it(any_shop: Shop, key: str) -> None:
+def test_a_task_within_a_task_is_stopped_with_it(any_shop: Shop, key: str, assert_free: AssertFree) -> None:
     inner = f"{key}-inner"
     result = any_shop.send("runs_inner", key, inner, "naps")
     begun(any_shop, inner)
@@ -108,14 +109,14 @@ def test_a_task_within_a_task_is_stopped_with_it(any_shop: Shop, key: str) -> No
     ends_lost(any_shop, result, key)
     assert not any_shop.journal.entries("inner", key=key)
     assert not any_shop.journal.entries("lost", key=inner)
-    assert not any_shop.lock(inner).locked(), "what it held was given back"
+    assert_free(inner)
 
 
-def test_a_plain_call_within_a_task_is_stopped_with_it(any_shop: Shop, key: str) -> None:
+def test_a_plain_call_within_a_task_is_stopped_with_it(any_shop: Shop, key: str, assert_free: AssertFree) -> None:
     inner = f"{key}-inner"
     result = any_shop.send("calls_plainly", key, inner, "naps")
     begun(any_shop, inner)
-    assert not any_shop.lock(inner).locked()
+    assert_free(inner)
     any_shop.lock(key).force_release()
     ends_lost(any_shop, result, key)
 

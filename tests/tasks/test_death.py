@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from celery_locks.stores.parking import tickets_of
+from celery_locks.testing.harness import AssertFree, AssertLocked
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
@@ -57,15 +58,17 @@ def test_promise_01_the_neighbour_of_a_dead_worker_frees_its_keys(shop: Shop, ke
     assert seen.free_after < fault.within + SLACK
 
 
-def test_promise_01_a_worker_that_comes_back_frees_what_its_earlier_life_left(shop: Shop, key: str) -> None:
+def test_promise_01_a_worker_that_comes_back_frees_what_its_earlier_life_left(
+    shop: Shop, key: str, assert_free: AssertFree, assert_locked: AssertLocked
+) -> None:
     worker = shop.start_worker(pool="threads", concurrency=1)
     result = shop.send("dies", key, seconds=100)
     assert holder(shop, key) == worker.pid
     assert [(lease["key"], lease["id"]) for lease in inspected(shop)] == [(key, result.id)], "threads are seen too"
     worker.kill()
-    assert shop.lock(key).locked()
+    assert_locked(key)
     shop.start_worker(pool="solo")
-    eventually(lambda: not shop.lock(key).locked(), SOON)
+    assert_free(key, within=SOON)
 
 
 def in_line(shop: Shop, key: str) -> int:
@@ -100,17 +103,17 @@ def test_promise_05_a_parked_run_that_died_is_no_run_that_ended(prefork_shop: Sh
     assert second.fence > first.fence
 
 
-def test_a_lease_that_is_to_last_outlives_its_run(prefork_shop: Shop, key: str) -> None:
+def test_a_lease_that_is_to_last_outlives_its_run(prefork_shop: Shop, key: str, assert_locked: AssertLocked) -> None:
     worker = prefork_shop.worker
     prefork_shop.app.send_task("lasts", (key,))  # by somebody who knows no locks: the run takes the lease
     worker.wait_for_log(f"{key!r} is free, which its lasts")  # that of its message alone
-    assert prefork_shop.lock(key).locked()
+    assert_locked(key)
 
 
-def test_a_child_that_was_replaced_in_good_order_leaves_nothing(shop: Shop, key: str) -> None:
+def test_a_child_that_was_replaced_in_good_order_leaves_nothing(shop: Shop, key: str, assert_free: AssertFree) -> None:
     shop.start_worker(concurrency=1, arguments=["--max-tasks-per-child", "1"])
     shop.send("work", key).get(timeout=SOON)
-    assert not shop.lock(key).locked()
+    assert_free(key)
     dead = f"{holder(shop, key)}."
     eventually(lambda: not any(path.name.startswith(dead) for path in shop.folder.rglob("*.*")), SOON)
 

@@ -11,6 +11,7 @@ from celery import chain, chord, group
 from celery.exceptions import ChordError, MaxRetriesExceededError
 
 from celery_locks import LockContended, LockLost, LockTimeout, Skipped, owners
+from celery_locks.testing.harness import AssertFree, HeldLock
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
@@ -47,8 +48,8 @@ def test_other_keys_are_not_in_the_way(shop: Shop, key: str, tmp_path: Path) -> 
     assert blocker.get(timeout=SOON) == key
 
 
-def test_skip_gives_a_result_that_names_the_holder(shop: Shop, key: str) -> None:
-    with shop.lock(key):
+def test_skip_gives_a_result_that_names_the_holder(shop: Shop, key: str, held_lock: HeldLock) -> None:
+    with held_lock(key):
         result = shop.send("skip", key).get(timeout=SOON)
     skipped = Skipped.of(result)
     assert skipped is not None
@@ -57,43 +58,45 @@ def test_skip_gives_a_result_that_names_the_holder(shop: Shop, key: str) -> None
     assert Skipped.of(shop.send("skip", key).get(timeout=SOON)) is None, "it ran when the key was free"
 
 
-def test_raise_fails_with_lock_contended(shop: Shop, key: str) -> None:
-    with shop.lock(key), pytest.raises(LockContended) as caught:
+def test_raise_fails_with_lock_contended(shop: Shop, key: str, held_lock: HeldLock) -> None:
+    with held_lock(key), pytest.raises(LockContended) as caught:
         shop.send("raise", key).get(timeout=SOON)
     assert caught.value.key == key
     assert caught.value.holders
 
 
-def test_reject_rejects_the_message(shop: Shop, key: str) -> None:
-    with shop.lock(key):
+def test_reject_rejects_the_message(shop: Shop, key: str, held_lock: HeldLock) -> None:
+    with held_lock(key):
         result = shop.send("reject_late", key)
         shop.worker.wait_for_log(f"Task reject_late[{result.id}] reject requeue=False")
         eventually(lambda: not any(result.id in message for message in _all_messages(shop)), SOON)
     assert not shop.journal.stretches(key)
 
 
-def test_reject_without_late_acknowledgement_says_that_it_comes_too_late(shop: Shop, key: str) -> None:
-    with shop.lock(key):
+def test_reject_without_late_acknowledgement_says_that_it_comes_too_late(
+    shop: Shop, key: str, held_lock: HeldLock
+) -> None:
+    with held_lock(key):
         shop.send("reject", key)
         shop.worker.wait_for_log("without acks_late=True")
     assert not shop.journal.stretches(key)
 
 
-def test_a_callable_is_a_policy(shop: Shop, key: str) -> None:
-    with shop.lock(key):
+def test_a_callable_is_a_policy(shop: Shop, key: str, held_lock: HeldLock) -> None:
+    with held_lock(key):
         assert shop.send("own_policy", key).get(timeout=SOON) == f"{key} belongs to 1"
 
 
-def test_wait_runs_when_the_key_is_released(shop: Shop, key: str) -> None:
-    with shop.lock(key):
+def test_wait_runs_when_the_key_is_released(shop: Shop, key: str, held_lock: HeldLock) -> None:
+    with held_lock(key):
         result = shop.send("wait", key)
         eventually(lambda: result.state == "PENDING" and _in_line(shop, key), SOON)
     assert result.get(timeout=SOON) == key
 
 
-def test_wait_is_served_first_come_first_served(shop: Shop, key: str) -> None:
+def test_wait_is_served_first_come_first_served(shop: Shop, key: str, held_lock: HeldLock) -> None:
     results = []
-    with shop.lock(key):
+    with held_lock(key):
         for number in range(3):
             results.append(shop.send("wait", key))
             eventually(lambda waiting=number + 1: _in_line(shop, key) == waiting, SOON)
@@ -128,16 +131,16 @@ def test_promise_04_refusals_leave_the_holder_alone(shop: Shop, key: str) -> Non
 
 
 @pytest.mark.slow
-def test_promise_07_deferrals_leave_the_users_retries_alone(shop: Shop, key: str) -> None:
-    with shop.lock(key):
+def test_promise_07_deferrals_leave_the_users_retries_alone(shop: Shop, key: str, held_lock: HeldLock) -> None:
+    with held_lock(key):
         # "wants_once" may retry once: were a deferral counted, its own retry would be refused.
         waiting = shop.send("wants_once", key)
         eventually(lambda: _deferrals(shop, waiting) >= 50, 60, "the task was not deferred fifty times")
     assert waiting.get(timeout=SOON) == 1
 
 
-def test_promise_07_contenders_are_never_more_messages_than_tasks(shop: Shop, key: str) -> None:
-    with shop.lock(key):
+def test_promise_07_contenders_are_never_more_messages_than_tasks(shop: Shop, key: str, held_lock: HeldLock) -> None:
+    with held_lock(key):
         results = [shop.send("work", key) for _ in range(10)]
         most = 0
         eventually(lambda: all(_deferrals(shop, result) for result in results), SOON)
@@ -154,10 +157,10 @@ def test_promise_07_contenders_are_never_more_messages_than_tasks(shop: Shop, ke
     ("policy", "first"), [("skip", "skipped"), ("own_policy", "belongs"), ("work", "key"), ("wait", "key")]
 )
 def test_promise_18_a_refused_member_does_not_stop_chain_or_chord(
-    shop: Shop, key: str, policy: str, first: str
+    shop: Shop, key: str, held_lock: HeldLock, policy: str, first: str
 ) -> None:
     member, then = shop.task(policy).si(key), shop.task("then").s("then")
-    with shop.lock(key):
+    with held_lock(key):
         in_chain = chain(member, then).apply_async()
         in_chord = chord(group(member, shop.task("then").si("free")), shop.task("add_up").s()).apply_async()
         if first != "key":
@@ -169,9 +172,11 @@ def test_promise_18_a_refused_member_does_not_stop_chain_or_chord(
 
 
 @pytest.mark.parametrize("policy", ["raise", "impatient"])
-def test_promise_18_a_member_that_fails_calls_the_errbacks(shop: Shop, key: str, policy: str) -> None:
+def test_promise_18_a_member_that_fails_calls_the_errbacks(
+    shop: Shop, key: str, held_lock: HeldLock, policy: str
+) -> None:
     error = shop.task("on_error").s()
-    with shop.lock(key):
+    with held_lock(key):
         member = shop.task(policy).si(key).on_error(error)
         in_chain = chain(member, shop.task("then").s()).apply_async()
         in_chord = chord([member, shop.task("then").si("free")], shop.task("add_up").s().on_error(error)).apply_async()
@@ -184,24 +189,26 @@ def test_promise_18_a_member_that_fails_calls_the_errbacks(shop: Shop, key: str,
 
 
 @pytest.mark.parametrize("how", ["reject", "ignore"])
-def test_promise_06_a_body_that_ends_with_reject_or_ignore_gives_the_key_back(shop: Shop, key: str, how: str) -> None:
+def test_promise_06_a_body_that_ends_with_reject_or_ignore_gives_the_key_back(
+    shop: Shop, key: str, assert_free: AssertFree, how: str
+) -> None:
     shop.send("ends_with", key, how)
     eventually(lambda: [stretch.end for stretch in shop.journal.stretches(key)] != [], SOON)
-    eventually(lambda: not shop.lock(key).locked(), SOON)
+    assert_free(key, within=SOON)
     assert len(shop.journal.stretches(key)) == 1
 
 
 @pytest.mark.parametrize("policy", ["retry", "skip", "raise"])
 @pytest.mark.parametrize(("kind", "error"), [("retries", MaxRetriesExceededError), ("autoretries", ValueError)])
 def test_promise_06_a_tasks_own_retries_all_run(
-    shop: Shop, key: str, kind: str, error: type[Exception], policy: str
+    shop: Shop, key: str, assert_free: AssertFree, kind: str, error: type[Exception], policy: str
 ) -> None:
     result = shop.send(f"{kind}_{policy}", key)
     with pytest.raises(error):
         result.get(timeout=SOON)
     assert result.state == "FAILURE"
     assert [entry["retries"] for entry in shop.journal.entries("begin", key=key)] == [0, 1, 2, 3]
-    assert not shop.lock(key).locked()
+    assert_free(key)
 
 
 def test_the_key_is_free_before_the_result_is_there(shop: Shop, key: str) -> None:

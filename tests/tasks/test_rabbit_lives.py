@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from celery.exceptions import TaskRevokedError
 
+from celery_locks.testing.harness import AssertFree, AssertLocked
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 from tests.tasks.rabbit_ways import SOON, kind, routes, send_parked, waiting
@@ -30,38 +31,44 @@ def test_promise_16_a_revoked_task_leaves_the_line(shop: Shop, key: str) -> None
     assert [run.task_id for run in shop.journal.stretches(key)] == [second.id]
 
 
-def test_promise_16_a_task_that_expires_in_line_is_ended_by_a_worker(shop: Shop, key: str) -> None:
+def test_promise_16_a_task_that_expires_in_line_is_ended_by_a_worker(
+    shop: Shop, key: str, assert_free: AssertFree
+) -> None:
     """Its message is sent on without a limit: RabbitMQ would drop it, and nobody would hear of it."""
     with shop.lock(key, ttl=60):
         result = send_parked(shop, "park", key, expires=datetime.now(timezone.utc) + timedelta(seconds=2))
         with pytest.raises(TaskRevokedError):
             result.get(timeout=SOON)
     assert waiting(shop, key) == 0
-    eventually(lambda: not shop.lock(key).locked(), SOON)
+    assert_free(key, within=SOON)
     assert not shop.journal.stretches(key)
 
 
-def test_a_duplicate_gets_the_result_of_the_call_that_has_the_key(shop: Shop, key: str, tmp_path: Path) -> None:
+def test_a_duplicate_gets_the_result_of_the_call_that_has_the_key(
+    shop: Shop, key: str, assert_free: AssertFree, tmp_path: Path
+) -> None:
     task, go = shop.task("until_executed"), tmp_path / "go"
     first = task.apply_async((key,), {"until": str(go)}, **routes(shop)["topic"])
     assert task.apply_async((key,), **routes(shop)["plain"]).id == first.id
     go.touch()
     assert first.get(timeout=SOON) == key
-    eventually(lambda: not shop.lock(key).locked(), SOON)
+    assert_free(key, within=SOON)
     assert len(shop.journal.stretches(key)) == 1
 
 
-def test_a_call_that_waits_for_its_time_keeps_the_key(shop: Shop, key: str, tmp_path: Path) -> None:
+def test_a_call_that_waits_for_its_time_keeps_the_key(
+    shop: Shop, key: str, assert_free: AssertFree, assert_locked: AssertLocked, tmp_path: Path
+) -> None:
     """Longer than its ttl of 2 s, at the broker or in a worker; a call that Celery refuses leaves nothing."""
     task = shop.task("until_executed")
     if kind(shop) == "quorum":  # Celery's ladder of delays begins with a second
         with pytest.raises(ValueError, match="countdown"):
             task.apply_async((key,), countdown=0.5, **routes(shop)["plain"])
-        assert not shop.lock(key).locked()
+        assert_free(key)
     go = tmp_path / "go"
     first = task.apply_async((key,), {"until": str(go)}, countdown=3, **routes(shop)["plain"])
     while not shop.journal.entries("begin", key=key):
-        assert shop.lock(key).locked()
+        assert_locked(key)
     assert task.apply_async((key,), **routes(shop)["plain"]).id == first.id
     go.touch()
     assert first.get(timeout=SOON) == key

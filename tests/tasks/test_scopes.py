@@ -17,6 +17,7 @@ from celery.exceptions import ChordError, MaxRetriesExceededError, TaskRevokedEr
 
 from celery_locks import LockContended, LockedTask, LockLost, Skipped, owners
 from celery_locks.settings import SCOPES
+from celery_locks.testing.harness import AssertFree
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop, shared_shop
@@ -112,10 +113,12 @@ class TestWhenItIsHeld:
         blocker.end()
         assert first.get(timeout=SOON) == key
 
-    def test_until_executing_from_the_call_to_the_start(self, shop: Shop, key: str, blocker: Blocker) -> None:
+    def test_until_executing_from_the_call_to_the_start(
+        self, shop: Shop, key: str, assert_free: AssertFree, blocker: Blocker
+    ) -> None:
         first = shop.send("until_executing", key, until=blocker.until)
         begun(shop, key)
-        assert not shop.lock(key).locked()
+        assert_free(key)
         second = shop.send("until_executing", key, until=blocker.until)
         assert second.id != first.id
         begun(shop, key, 2)
@@ -171,7 +174,7 @@ class TestWhenItIsHeld:
         assert not left_over(shop, key)
 
     @pytest.mark.parametrize("task", ["until_expired", "ends_with_until_expired", "autoretries_until_expired"])
-    def test_until_expired_whatever_happens(self, shop: Shop, key: str, task: str) -> None:
+    def test_until_expired_whatever_happens(self, shop: Shop, key: str, assert_free: AssertFree, task: str) -> None:
         arguments = ("ignore",) if task.startswith("ends") else ()
         first = shop.send(task, key, *arguments)
         token = tokens(shop, key)
@@ -179,7 +182,7 @@ class TestWhenItIsHeld:
         eventually(lambda: all(stretch.end for stretch in shop.journal.stretches(key)), SOON)
         assert shop.send(task, key, *arguments).id == first.id
         assert tokens(shop, key) == token, "the run did not touch it"
-        eventually(lambda: not shop.lock(key).locked(), SOON)
+        assert_free(key, within=SOON)
         assert shop.send(task, key, *arguments).id != first.id
 
 

@@ -34,7 +34,7 @@ class Ways:
         assert len(self.journal.stretches(key)) == 3
 
 
-@pytest.fixture(scope="session", params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def ways(request: pytest.FixtureRequest) -> Iterator[Ways]:
     with RedisServer() as server:
         env = {"SHOP_URL": server.url(), "SHOP_START_METHOD": request.param}
@@ -42,7 +42,7 @@ def ways(request: pytest.FixtureRequest) -> Iterator[Ways]:
             yield Ways(server.url())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole() -> Iterator[Ways]:
     with RedisServer() as server, Worker("tests.tasks.whole", concurrency=3, env={"SHOP_URL": server.url()}):
         yield Ways(server.url())
