@@ -254,13 +254,13 @@ _SHARED_WORKERS = (
     "tests/faces/test_django_browser.py",
     "tests/package/test_api.py",
     "tests/package/test_build.py",
-    "tests/package/test_pages.py",
 )
 #: Tests elsewhere that run on each kind of store go where the cluster is.
 _CLUSTER = "tests/stores/test_redis_cluster.py"
 #: Files that share a server or workers with each other.
 _RABBIT = ("tests/tasks/test_rabbit", "tests/faces/test_shop.py", "tests/faces/test_doctor_rabbit.py")
 _PARKING = "tests/tasks/test_park"
+_PAGES = ("tests/package/test_pages.py", "tests/package/test_outside_project.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -274,6 +274,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
                 return _RABBIT[0]
             if file.startswith(_PARKING):
                 return _PARKING
+            if file in _PAGES:
+                return _PAGES[0]
             if nodeid.endswith("[cluster]"):
                 return _CLUSTER
             return file if file in _SHARED_WORKERS else nodeid
