@@ -86,7 +86,6 @@ def define_aborts(app: Celery, base: type, journal: Journal) -> None:
             return "swallowed"
         return "never stopped"
 
-
     @app.task(name="swallows_all", **options)
     def swallows_all(self: Any, key: str, how: str) -> str:
         try:
