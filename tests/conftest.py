@@ -16,7 +16,7 @@ pytest.register_assert_rewrite("celery_locks.testing")
 
 from celery import _state
 
-from celery_locks.testing.local.programs import NodeFailed
+from celery_locks.testing.local.executables import NodeFailed
 from tests.support import rabbitmq, report
 from tests.support.clusters import Cluster, Sentinels
 from tests.support.proxy import Proxy

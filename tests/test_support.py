@@ -15,7 +15,8 @@ import pytest
 import redis
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.programs import NOBODY, NodeFailed, readable_copy
+from celery_locks.testing.local.executables import NodeFailed, readable_copy
+from celery_locks.testing.local.programs import NOBODY
 from tests.support import report
 from tests.support.celery_worker import ROOT, LogMissing, Worker
 from tests.support.proxy import Proxy, tls_proxy
@@ -129,7 +130,7 @@ class TestServer:
         fake = tmp_path / "redis-server"
         fake.write_text("#!/bin/sh\necho 'Redis server v=7.9.9 sha=0'\n")
         fake.chmod(0o755)
-        monkeypatch.setenv("CELERY_LOCKS_TEST_SERVER", str(fake))
+        monkeypatch.setenv("CELERY_LOCKS_TEST_REDIS", str(fake))
         assert [str(binary) for binary in all_binaries.__wrapped__()] == ["Redis 7.9.9"]
         fake.write_text("#!/bin/sh\necho 'something else'\n")
         with pytest.raises(NodeFailed, match="something else"):

@@ -34,6 +34,7 @@ except ImportError:  # pragma: no cover - Windows, where Celery has no workers t
 
 #: Setting: the folder under which workers write down what they hold.
 FOLDER = "locks_folder"
+FOLDER_VARIABLE = "CELERY_LOCKS_FOLDER"
 #: In memory, so that no disk is waited for.
 _DEFAULTS = ("/dev/shm", "/run/shm")
 _PROCESS = re.compile(r"(main\.)?(\d+)\.(\d+)")

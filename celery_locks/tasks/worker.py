@@ -3,6 +3,7 @@ what the dead have left."""
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +14,7 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.locks import app_store
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import checks, records, telemetry
-from celery_locks.tasks.lives import FOLDER
+from celery_locks.tasks.lives import FOLDER, FOLDER_VARIABLE
 from celery_locks.tasks.options import check_settings, locks_for
 from celery_locks.tasks.reaper import Reaper
 from celery_locks.tasks.revoked import hear_revokes
@@ -45,7 +46,7 @@ class LocksStep(bootsteps.StartStopStep):
         if not locks.store.shared:
             return
         try:
-            life = records.begin(_site(app.conf, locks.prefix), app.conf.get(FOLDER))
+            life = records.begin(_site(app.conf, locks.prefix), app.conf.get(FOLDER) or os.environ.get(FOLDER_VARIABLE))
         except OSError as error:
             logger.warning("%s; what a process holds that dies is free when its ttl is over", error)
         else:

@@ -15,16 +15,14 @@ import pytest
 from celery.result import AsyncResult
 from pytest_celery import (
     CELERY_REDIS_BROKER,
-    DEFAULT_WORKER_CONTAINER_TIMEOUT,
-    DEFAULT_WORKER_VOLUME,
     CeleryTestBroker,
     CeleryTestWorker,
     CeleryWorkerCluster,
     CeleryWorkerContainer,
 )
-from pytest_docker_tools import container, fxtr
 
 from celery_locks import Locks
+from celery_locks.testing.nodes import worker_container
 from tests.acceptance import tasks
 from tests.acceptance.runs import SOON
 from tests.support import start_celery
@@ -78,16 +76,7 @@ def celery_broker(request: pytest.FixtureRequest) -> Iterator[CeleryTestBroker]:
     broker.teardown()
 
 
-other_worker_container = container(
-    image="{celery_base_worker_image.id}",
-    ports=fxtr("default_worker_ports"),
-    environment=fxtr("default_worker_env"),
-    network="{default_pytest_celery_network.name}",
-    volumes={"{default_worker_volume.name}": DEFAULT_WORKER_VOLUME},
-    wrapper_class=CeleryWorkerContainer,
-    timeout=DEFAULT_WORKER_CONTAINER_TIMEOUT,
-    command=fxtr("default_worker_command"),
-)
+other_worker_container = worker_container()
 
 
 @pytest.fixture
@@ -119,12 +108,3 @@ def wait_in_line(celery_locks: Locks) -> Callable[..., list[AsyncResult]]:
         return results
 
     return call
-
-
-# --- In containers ---
-
-
-@pytest.fixture(scope="session")
-def default_worker_requirements(default_worker_requirements: list[str]) -> list[str]:
-    """What the workers' image has installed: the pools of greenlets too."""
-    return [*default_worker_requirements, "eventlet", "gevent"]

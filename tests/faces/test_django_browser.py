@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page
 
 from celery_locks import Locks
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from tests.faces.test_django import SITE, environment
 from tests.support.chromium import launched
 from tests.support.servers import RedisServer

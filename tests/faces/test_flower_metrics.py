@@ -11,7 +11,7 @@ import pytest
 
 from celery_locks import Locks, owners
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from tests.faces.test_telemetry import samples
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually

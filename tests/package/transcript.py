@@ -38,7 +38,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from tests.package import shown
 from tests.package.terminal import Terminal
 from tests.support.pages import Fence, fences

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import redis
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from tests.support.servers import Binary, RedisServer, default_binary
 from tests.support.tls import Certificates
 from tests.support.waiting import eventually

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.nodes.ports import free_port
 from tests.support.resp import Frames, command_name
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from pytest_celery import RabbitMQContainer, RabbitMQTestBroker
 
 from celery_locks.testing.local import LocalEngine
-from celery_locks.testing.local.programs import NodeFailed, rabbitmq_server
+from celery_locks.testing.local.executables import NodeFailed, rabbitmq_server
 from tests.support import report
 
 

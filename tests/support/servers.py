@@ -20,8 +20,8 @@ from urllib.parse import quote
 import redis
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
-from celery_locks.testing.local.programs import NO_REDIS, REDIS_VARIABLE, NodeFailed, redis_servers
+from celery_locks.testing.local.executables import NO_REDIS, REDIS_VARIABLE, NodeFailed, redis_servers
+from celery_locks.testing.nodes.ports import free_port
 from tests.support import report
 from tests.support.waiting import eventually
 

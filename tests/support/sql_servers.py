@@ -17,8 +17,9 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
-from celery_locks.testing.local.programs import NO_POSTGRESQL, NOBODY, NodeFailed, postgresql
+from celery_locks.testing.local.executables import NO_POSTGRESQL, NodeFailed, postgresql
+from celery_locks.testing.local.programs import NOBODY
+from celery_locks.testing.nodes.ports import free_port
 from tests.support import report
 from tests.support.waiting import eventually
 

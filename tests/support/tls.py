@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from celery_locks.testing.local.programs import NodeFailed
+from celery_locks.testing.local.executables import NodeFailed
 from tests.support import report
 from tests.support.servers import Binary, RedisServer, all_binaries
 

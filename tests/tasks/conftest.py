@@ -21,9 +21,9 @@ from pytest_celery import (
 )
 
 from celery_locks import Lock, Locks
-from celery_locks.testing.local import Container as LocalContainer
 from celery_locks.testing.local import LocalEngine, processes
-from celery_locks.testing.lock_store import CeleryLockStore
+from celery_locks.testing.local.container import LocalContainer
+from celery_locks.testing.nodes.lock_store import CeleryLockStore
 from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
 from tests.support.rabbitmq import RabbitServer

@@ -13,9 +13,9 @@ engine, or another with its API.
 
 from __future__ import annotations
 
-import os
-
 import pytest
+
+from celery_locks.testing.nodes import register
 
 __all__: list[str] = []
 
@@ -23,30 +23,25 @@ _LOCAL = "celery_locks.testing.local"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the fixtures: now that pytest-celery's are there, these come before them."""
+    """Register the fixtures."""
     if config.pluginmanager.has_plugin(_LOCAL):
         raise pytest.UsageError(
             f"{_LOCAL} and {__name__} are both loaded, and a node is either a process or a container: "
             f"name one of them in pytest_plugins, or add -p no:{_LOCAL} to the command"
         )
     from pytest_celery import CeleryTestContainer
-    from pytest_docker_tools.wrappers import container
 
-    from celery_locks.testing import lock_store
     from celery_locks.testing.docker import engine, fixtures
 
     patch = pytest.MonkeyPatch()
-    # Where the tests themselves run in a container, pytest-docker-tools gives the nodes' own ports. pytest-celery makes
-    # addresses at localhost of them, where only published ports answer.
-    patch.setattr(container, "tests_inside_container", lambda: False)
     # pytest-celery's goes on to look for a log line of a container that has ended, for up to two minutes.
     patch.setattr(CeleryTestContainer, "ready", engine.ready)
     config.add_cleanup(patch.undo)
-    for module in (lock_store, fixtures):
-        if not config.pluginmanager.is_registered(module):
-            config.pluginmanager.register(module, module.__name__)
+    register(config, fixtures)
 
 
 def pytest_report_header() -> list[str]:
     """State where the nodes run."""
-    return [f"celery nodes: containers of the engine at {os.environ.get('DOCKER_HOST') or 'its usual place'}"]
+    from celery_locks.testing.docker.engine import address
+
+    return [f"celery nodes: containers of the engine at {address()}"]

@@ -1,4 +1,4 @@
-"""The Docker engine: reached or a clear failure, and containers that leave nothing and fail when they end."""
+"""The Docker engine: connect to it, remove containers that fail, report why they ended."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pytest_celery import CONTAINER_TIMEOUT, CeleryTestContainer
 from pytest_docker_tools.exceptions import ContainerFailed
 from pytest_docker_tools.wrappers import Container as Wrapper
 
+from celery_locks.testing.nodes import failure
+
 #: Seconds within which an engine must answer.
-ANSWER_TIMEOUT_SECONDS = 5
-#: How much of a log an error shows, in characters.
-_LOG_SHOWN = 4000
+_ANSWER_TIMEOUT_SECONDS = 5
 #: Seconds between two looks at a container that starts.
 _LOOK_EVERY = 0.1
 _LABEL = "celery-locks.start"
@@ -54,7 +54,7 @@ class Containers(ContainerCollection):
             ) from None
 
 
-class Engine(DockerClient):
+class DockerEngine(DockerClient):
     """docker-py's client with these containers."""
 
     @property
@@ -62,34 +62,31 @@ class Engine(DockerClient):
         return Containers(client=self)
 
 
-def connect() -> Engine:
+def connect() -> DockerEngine:
     """Return a client of the engine, or fail the test where none answers."""
-    cause = ""
     try:
-        engine: Engine = Engine.from_env(timeout=ANSWER_TIMEOUT_SECONDS)  # asks the engine for its version
-        engine.api.timeout = DEFAULT_TIMEOUT_SECONDS
+        engine: DockerEngine = DockerEngine.from_env(timeout=_ANSWER_TIMEOUT_SECONDS)  # asks the engine for its version
     except DockerException as error:
-        cause = _cause(error)
-    if cause:  # out of the except block: the failure shows none of what wraps the cause
-        pytest.fail(
-            f"no Docker engine answers at {_address()}: {cause}. Start one, or set DOCKER_HOST to its address, "
+        raise pytest.fail.Exception(
+            f"no Docker engine answers at {address()}: {_cause(error)}. Start one, or set DOCKER_HOST to its address, "
             "or run the nodes as processes of this machine: "
             "pytest -p no:celery_locks.testing.docker -p celery_locks.testing.local",
             pytrace=False,
-        )
+        ) from None
+    engine.api.timeout = DEFAULT_TIMEOUT_SECONDS
     return engine
 
 
-def _address() -> str:
+def address() -> str:
     """Return where docker-py looks for the engine."""
     if named := os.environ.get("DOCKER_HOST"):
         return f"{named} (DOCKER_HOST)"
-    context = ContextAPI.get_current_context()
+    context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
     return f"{context.Host} (DOCKER_HOST is not set)" if context is not None else "its default address"
 
 
 def _cause(error: BaseException) -> str:
-    """Return what the operating system reported, below all that wraps it."""
+    """Return the innermost cause: what the operating system reported."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return str(error)
@@ -116,10 +113,6 @@ def ready(self: CeleryTestContainer) -> bool:
 
 def _ended(container: CeleryTestContainer) -> str:
     state, config = container.attrs["State"], container.attrs["Config"]
-    log = container.logs()[-_LOG_SHOWN:].strip() or "(it logged nothing)"
-    killed = ", killed for want of memory" if state.get("OOMKilled") else ""
-    command = shlex.join(config.get("Cmd") or [])
-    return (
-        f"the container {container.name} ended with the exit code {state['ExitCode']}{killed} before it was ready: "
-        f"correct what its log reports. It ran `{command}`. The end of its log:\n{log}"
-    )
+    killed = " (killed: out of memory)" if state.get("OOMKilled") else ""
+    what = f"ended with exit status {state['ExitCode']}{killed} before it was ready"
+    return failure(f"the container {container.name}", what, shlex.join(config.get("Cmd") or []), container.logs())

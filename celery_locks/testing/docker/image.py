@@ -17,17 +17,19 @@ from typing import IO, Any
 
 import pytest
 from docker.errors import APIError, BuildError
+from docker.models.images import Image
 from docker.utils.build import exclude_paths
 
 import celery_locks
+from celery_locks.testing.docker.engine import DockerEngine
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pytest brings it
 
-#: What a worker needs none of, as in a .dockerignore. The project's own adds to it.
-NOT_SENT = (
+#: Files that workers don't need, as in a .dockerignore. The project's own adds to it.
+_NOT_SENT = (
     "**/.git",
     "**/.hg",
     "**/.svn",
@@ -50,7 +52,7 @@ NOT_SENT = (
     "dist",
 )
 #: The project's own list of what it needs.
-LISTED = "requirements.txt"
+_LISTED = "requirements.txt"
 #: Lines of a build that an error shows.
 _LINES_SHOWN = 30
 _WHAT_TO_DO = (
@@ -58,7 +60,7 @@ _WHAT_TO_DO = (
     "default_worker_requirements (what is installed), or celery_base_worker_image (an image of your own)"
 )
 #: Variables of the tests that pip in the build gets too: where packages come from.
-PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
+_PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
 
 # Layers in the order in which they change: packages first, the project's source last. The metadata of celery-locks is
 # enough for pip to install what it needs. Where pip puts packages differs from one image of Python to another.
@@ -95,7 +97,7 @@ class WorkerImage:
     root: Path
     base: str
     requirements: Iterable[str]
-    versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
+    versions: Mapping[str, str]
     import_path: Iterable[str | Path] = field(default_factory=lambda: tuple(sys.path))
 
     def dockerfile(self) -> str:
@@ -103,7 +105,7 @@ class WorkerImage:
         return _DOCKERFILE.format(
             base=self.base,
             packages=_PACKAGES,
-            variables="\n".join(f"ARG {name}" for name in PIP_VARIABLES),
+            variables="\n".join(f"ARG {name}" for name in _PIP_VARIABLES),
             install=self._install(),
             paths=shlex.join(self._import_path()),
         )
@@ -125,10 +127,9 @@ class WorkerImage:
         stream.seek(0)
         return stream
 
-    def build(self, engine: Any, pip_variables: Mapping[str, str]) -> Any:
+    def build(self, engine: DockerEngine, pip_variables: Mapping[str, str]) -> Image:
         """Build it, and return docker-py's image; fail the test, with the end of what the build printed."""
         tag = "celery-locks/worker:" + (re.sub(r"[^a-z0-9]+", "-", self.root.name.lower()).strip("-") or "project")
-        failure = ""
         with self.context() as context:
             try:
                 image, _ = engine.images.build(
@@ -137,27 +138,28 @@ class WorkerImage:
                     tag=tag,
                     rm=True,
                     forcerm=True,
-                    buildargs={name: pip_variables[name] for name in PIP_VARIABLES if name in pip_variables},
+                    buildargs={name: pip_variables[name] for name in _PIP_VARIABLES if name in pip_variables},
                     use_config_proxy=True,
                 )
             except (BuildError, APIError) as error:
                 printed = "".join(line.get("stream", "") for line in getattr(error, "build_log", ()))
                 end = "\n".join(re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()[-_LINES_SHOWN:])
-                failure = f"{error}. {_WHAT_TO_DO}. The end of what the build printed:\n{end}"
-        if failure:  # out of the except block: the failure shows none of docker-py's own
-            pytest.fail(f"the workers' image could not be built from {self.root}: {failure}", pytrace=False)
+                raise pytest.fail.Exception(
+                    f"the workers' image could not be built from {self.root}: {error}. {_WHAT_TO_DO}. "
+                    f"The end of what the build printed:\n{end}",
+                    pytrace=False,
+                ) from None
         return image
 
     def _install(self) -> str:
         if self.root == _own_root():
             return ""  # it is there as a package that the tests use
         install, constraints = "RUN cd /project && pip install --no-cache-dir", "-c /requirements/constraints.txt"
-        steps = [f"{install} . {constraints}"] if self._is_installable() else []
-        if steps and "version" in self._project().get("dynamic", ()):
-            steps[0] = steps[0].replace("pip", f"{self._known_version()}pip", 1)
+        version = self._known_version() if "version" in self._project().get("dynamic", ()) else ""
+        steps = [f"{install.replace('pip', f'{version}pip')} . {constraints}"] if self._is_installable() else []
         if listed := self._listed():
             # pip accepts no constraints without hashes alongside hashes.
-            steps.append(f"{install} -r {LISTED}" + ("" if "--hash" in listed else f" {constraints}"))
+            steps.append(f"{install} -r {_LISTED}" + ("" if "--hash" in listed else f" {constraints}"))
         return "\n".join(steps)
 
     def _is_installable(self) -> bool:
@@ -170,7 +172,7 @@ class WorkerImage:
         return [*self.requirements, *self._project().get("dependencies", ()), *plain]
 
     def _listed(self) -> str:
-        file = self.root / LISTED
+        file = self.root / _LISTED
         return file.read_text("utf-8") if file.exists() else ""
 
     def _known_version(self) -> str:
@@ -196,7 +198,7 @@ class WorkerImage:
     def _files(self) -> Iterator[tuple[str, Path]]:
         environments = [f"{file.parent.relative_to(self.root).as_posix()}" for file in self.root.glob("*/pyvenv.cfg")]
         ignore = self.root / ".dockerignore"
-        patterns = [*NOT_SENT, *environments, *(ignore.read_text("utf-8").splitlines() if ignore.exists() else ())]
+        patterns = [*_NOT_SENT, *environments, *(ignore.read_text("utf-8").splitlines() if ignore.exists() else ())]
         for name in sorted(exclude_paths(str(self.root), [line for line in patterns if line and line[0] != "#"])):
             path = self.root / name
             if path.is_symlink() or path.is_dir() or path.is_file():
@@ -204,7 +206,7 @@ class WorkerImage:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that the tests use, without those that no index has: local builds."""
+    """Return the versions of the packages that the tests use, without packages that were built locally."""
     found = {}
     for package in metadata.distributions():
         if package.metadata["Name"] and package.read_text("direct_url.json") is None and "+" not in package.version:
@@ -215,7 +217,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def default_requirements(celery_version: str, pytest_celery: str) -> list[str]:
-    """Return what workers need alongside the project: as much of these as the tests have.
+    """Return what workers need alongside the project: the extras and pools that the tests have installed.
 
     Args:
         celery_version: The version of Celery; that of the tests, if empty.

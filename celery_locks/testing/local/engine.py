@@ -7,49 +7,22 @@ pytest-celery itself, and fixtures that a project makes by ``pytest_docker_tools
 
 from __future__ import annotations
 
-import io
-import os
 import secrets
 import shlex
-import shutil
-import signal as signals
-import subprocess
-import tarfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from docker.errors import APIError, ImageNotFound, NotFound
-from docker.models.containers import ExecResult
+from docker.errors import APIError, NotFound
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
-from celery_locks.testing.local.programs import NodeFailed, PostgreSQL, Program, Python, RabbitMQ, Redis
-
-#: Which program an image's name stands for, and which one a command's first word.
-_IMAGES: dict[str, type[Program]] = {"redis": Redis, "valkey": Redis, "rabbitmq": RabbitMQ, "postgres": PostgreSQL}
-_COMMANDS: dict[str, type[Program]] = {
-    "redis-server": Redis,
-    "valkey-server": Redis,
-    "rabbitmq-server": RabbitMQ,
-    "postgres": PostgreSQL,
-    "celery": Python,
-    "python": Python,
-    "python3": Python,
-}
-#: How much of a log an error shows, in characters.
-_LOG_SHOWN = 4000
-#: Seconds between two looks at a program that starts.
-_LOOK_EVERY = 0.005
-#: How Docker's wrapper asks which ports are listened on.
-_LISTENING = "cat /proc/net/tcp"
+from celery_locks.testing.local.container import LocalContainer, variables
 
 
 @dataclass
-class Volume:
+class _Volume:
     """A folder that containers share."""
 
     name: str
@@ -69,7 +42,7 @@ class Volume:
 
 
 @dataclass
-class Network:
+class _Network:
     """A name: all processes of a machine reach each other."""
 
     name: str
@@ -88,284 +61,11 @@ class Network:
 
 
 @dataclass
-class Image:
+class _Image:
     """What a container would be made of. Nothing is built: a worker runs in the environment of the tests."""
 
     id: str
     tags: list[str]
-
-
-class Container:
-    """docker-py's container over a process.
-
-    Args:
-        image: What it was made of.
-        command: Its command line.
-        env: Its environment.
-        binds: Folders of this machine, by where the container has them.
-        labels: Of the container.
-        name: Of the container.
-        working_dir: Where a worker runs, in the container's terms; else the outermost of its folders.
-    """
-
-    def __init__(
-        self,
-        image: str,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        binds: Mapping[str, Path],
-        labels: Mapping[str, str],
-        name: str | None,
-        working_dir: str | None,
-    ) -> None:
-        self.id = secrets.token_hex(32)
-        self.image = image
-        self.labels = dict(labels)
-        self.folder = processes.make_folder()
-        self.log_file = self.folder / "log"
-        self.log_file.touch()
-        self._binds = dict(binds)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._group_is_gone = True
-        self._paused = False
-        self._logged_before = 0
-        # The host's name is the container's, as in Docker: two workers of one machine need different names.
-        words = [self._here(word).replace("%h", self.id[:12]) for word in command]
-        variables = {key: os.pathsep.join(map(self._here, value.split(os.pathsep))) for key, value in env.items()}
-        folder = Path(self._here(working_dir)) if working_dir else next(reversed(self._binds.values()), self.folder)
-        kind = _kind(image, words)
-        if kind is Python:  # a container has its own: what a killed worker leaves there goes with it
-            variables.setdefault("TMPDIR", str(self.folder))
-        self.program = kind(words, variables, folder if kind is Python else self.folder)
-        self.name = name or f"{kind.__name__.lower()}-{self.id[:12]}"
-
-    # --- What it is and does ---
-
-    @property
-    def short_id(self) -> str:
-        return self.id[:12]
-
-    @property
-    def status(self) -> str:
-        if self._process is None:
-            return "created"
-        if self._process.poll() is not None:
-            return "exited"
-        return "paused" if self._paused else "running"
-
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """What docker-py reports, as far as pytest-celery and its users read it."""
-        program, process = self.program, self._process
-        ports: dict[str, Any] = {}
-        host = self.short_id
-        if program.port_name is not None:
-            listens = program.port and self.status == "running"
-            ports[program.port_name] = [{"HostIp": "127.0.0.1", "HostPort": str(program.port)}] if listens else None
-            host = f"127.0.0.1:{program.port}"  # under which other containers reach it: they share this machine's ports
-        status = process.poll() if process is not None else None
-        return {
-            "Id": self.id,
-            "Name": f"/{self.name}",
-            "Config": {
-                "Hostname": host,
-                "Env": [f"{name}={value}" for name, value in program.given_env.items()],
-                "Cmd": list(program.command),
-                "Image": self.image,
-                "Labels": dict(self.labels),
-            },
-            "HostConfig": {"PortBindings": dict.fromkeys(ports)},
-            "NetworkSettings": {"Networks": {"local": {"IPAddress": "127.0.0.1"}}, "Ports": ports},
-            "State": {
-                "Status": self.status,
-                "Running": self.status in ("running", "paused"),
-                "Paused": self._paused,
-                "Pid": process.pid if process is not None and status is None else 0,
-                "ExitCode": _exit_code(status),
-            },
-            "Mounts": [],
-        }
-
-    def logs(self, **_: Any) -> bytes:
-        """Return all that it has logged and printed."""
-        return self.log_file.read_bytes()
-
-    def reload(self) -> None:
-        """Nothing is kept that could be old."""
-
-    def exec_run(self, cmd: str | Sequence[str], environment: Any = None, workdir: str | None = None, **_: Any) -> Any:
-        """Run a command where the program runs, with its environment."""
-        if isinstance(cmd, str) and cmd.startswith(_LISTENING):
-            return ExecResult(0, self._listening())
-        words = [self._here(word) for word in (shlex.split(cmd) if isinstance(cmd, str) else cmd)]
-        variables = {**self.program.env(), **_variables(environment)}
-        folder = self._here(workdir) if workdir else self.program.folder
-        argv = [shutil.which(words[0], path=variables.get("PATH")) or words[0], *words[1:]]
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=variables,
-                cwd=folder,
-                check=False,
-            )
-        except OSError as error:
-            return ExecResult(127, str(error).encode())
-        return ExecResult(_exit_code(done.returncode), done.stdout)
-
-    # --- Its life ---
-
-    def start(self) -> None:
-        """Start the program, and wait until it is ready.
-
-        Raises:
-            NodeFailed: It ended with an error, or is not ready in time. Shows its log.
-        """
-        if self.status in ("running", "paused"):
-            return
-        program = self.program
-        self._end(grace=0)  # what is left of its last start
-        try:
-            if self._process is None:
-                program.prepare()
-            for _ in range(1 if program.port else 20):
-                if self._start_on(program.port or (free_port() if program.port_name else 0)):
-                    return
-            raise self._failed("found no free port")
-        except BaseException:
-            self._end(grace=0)
-            raise
-
-    def _start_on(self, port: int) -> bool:
-        """Return whether it is ready; False when another process took the port first."""
-        program, first = self.program, not self.program.port
-        program.port = port
-        self._logged_before = self.log_file.stat().st_size
-        program.before_start(self.log_file)
-        with self.log_file.open("ab") as log:
-            self._process = processes.start(
-                program.argv(), output=log, env=program.env(), cwd=program.folder, user=program.user
-            )
-        self._group_is_gone = False
-        deadline = time.monotonic() + program.start_timeout
-        while not program.is_ready(self._log_of_this_start()):
-            if (status := self._process.poll()) is not None:
-                if first and program.port_name and program.port_was_taken(self._log_of_this_start()):
-                    self._end(grace=0)
-                    program.port = 0
-                    return False
-                if status == 0:
-                    return True  # it has done what it was to do
-                raise self._failed(f"ended with {_ended(status)} before it was ready")
-            if time.monotonic() >= deadline:
-                raise self._failed(f"was not ready within {program.start_timeout:g} s ({program.ready_means})")
-            time.sleep(_LOOK_EVERY)
-        return True
-
-    def kill(self, signal: str | int | None = None) -> None:
-        """Send a signal to the program. SIGKILL ends all that it has started too, as it ends a container."""
-        if self.status not in ("running", "paused"):
-            raise APIError(f"the container {self.name} is not running")
-        assert self._process is not None
-        number = _signal(signal)
-        if number == signals.SIGKILL:
-            self._end(grace=0)
-        else:
-            self._process.send_signal(number)
-
-    def stop(self, timeout: float = 10, **_: Any) -> None:
-        """Ask the program to end, and kill it after the timeout, in seconds."""
-        self._end(grace=timeout)
-
-    def restart(self, timeout: float = 10, **_: Any) -> None:
-        """Stop the program and start it again, on the same port."""
-        self.stop(timeout)
-        self.start()
-
-    def pause(self) -> None:
-        """Stop all its processes where they are. Connections stay open, and nothing is answered."""
-        self._signal_all(signals.SIGSTOP)
-        self._paused = True
-
-    def unpause(self) -> None:
-        if self._paused:
-            self._signal_all(signals.SIGCONT)
-            self._paused = False
-
-    def wait(self, timeout: float | None = None, **_: Any) -> dict[str, Any]:
-        """Wait until it has ended; return its exit status as Docker does."""
-        status = self._process.wait(timeout) if self._process is not None else 0
-        return {"StatusCode": _exit_code(status), "Error": None}
-
-    def remove(self, force: bool = False, **_: Any) -> None:
-        """Remove it with its files. Killed first if it runs and ``force`` is set."""
-        if self.status in ("running", "paused") and not force:
-            raise APIError(f"the container {self.name} is running: stop it, or remove it by force")
-        self._end(grace=0)
-        processes.remove_folder(self.folder)
-
-    # --- Its files ---
-
-    def put_archive(self, path: str, data: bytes | IO[bytes]) -> bool:
-        """Unpack a tar archive into one of its folders."""
-        stream = io.BytesIO(data) if isinstance(data, bytes) else data
-        with tarfile.open(fileobj=stream) as archive:
-            if hasattr(tarfile, "data_filter"):  # from Python 3.10.12 on
-                archive.extraction_filter = tarfile.data_filter
-            archive.extractall(self._here(path))
-        return True
-
-    def get_archive(self, path: str, **_: Any) -> tuple[Iterator[bytes], dict[str, Any]]:
-        """Return a file or folder of it as a tar archive."""
-        found, stream = Path(self._here(path)), io.BytesIO()
-        if not found.exists():
-            raise NotFound(f"the container {self.name} has no {path}")
-        with tarfile.open(fileobj=stream, mode="w") as archive:
-            archive.add(found, arcname=found.name)
-        return iter([stream.getvalue()]), {"name": found.name, "size": found.stat().st_size}
-
-    # --- Inside ---
-
-    def _here(self, text: str) -> str:
-        """Return a path of the container as one of this machine; other text as it is."""
-        for bind, folder in self._binds.items():
-            if text == bind or text.startswith(bind.rstrip("/") + "/"):
-                return str(folder) + text[len(bind.rstrip("/")) :]
-        return text
-
-    def _listening(self) -> bytes:
-        """Return what ``/proc/net/tcp`` would hold of the container's port."""
-        name = self.program.port_name
-        if name is None or self.status != "running":
-            return b""
-        return f"0: 00000000:{int(name.partition('/')[0]):04X} 00000000:0000 0A\n".encode()
-
-    def _log_of_this_start(self) -> str:
-        with self.log_file.open("rb") as log:
-            log.seek(self._logged_before)
-            return log.read().decode(errors="replace")
-
-    def _signal_all(self, number: int) -> None:
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, number)
-
-    def _failed(self, what: str) -> NodeFailed:
-        log = self.logs().decode(errors="replace")[-_LOG_SHOWN:].strip() or "(it logged nothing)"
-        return NodeFailed(
-            f"{self.name} {what}: correct what its log reports. "
-            f"It ran `{shlex.join(self.program.command) or self.image}`. The end of its log:\n{log}"
-        )
-
-    def _end(self, *, grace: float) -> None:
-        if self._process is not None and not self._group_is_gone:
-            self.unpause()
-            processes.end(self._process, grace=grace, sig=self.program.stop_signal)
-            self._group_is_gone = True
-        for companion in self.program.companions:
-            processes.end(companion)
-        self.program.companions = []
 
 
 class LocalEngine:
@@ -399,7 +99,7 @@ class LocalEngine:
 class _Containers:
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
-        self._made: dict[str, Container] = {}
+        self._made: dict[str, LocalContainer] = {}
 
     def create(
         self,
@@ -411,17 +111,25 @@ class _Containers:
         labels: Mapping[str, str] | None = None,
         name: str | None = None,
         working_dir: str | None = None,
+        entrypoint: object = None,
         **_: Any,
-    ) -> Container:
-        """Make a container, without starting it. Networks, ports and limits need nothing here."""
+    ) -> LocalContainer:
+        """Make a container, without starting it. Networks, ports, users and limits change nothing here.
+
+        Raises:
+            APIError: It has an entrypoint.
+            ImageNotFound: No program of this machine stands for its image.
+        """
+        if entrypoint is not None:
+            raise APIError(f"local nodes run no entrypoint={entrypoint!r}: give the whole command line as command=")
         words = shlex.split(command) if isinstance(command, str) else list(command or ())
         binds = self._engine.volumes.binds(volumes or {})
         image = str(getattr(image, "id", image))
-        container = Container(image, words, _variables(environment), binds, labels or {}, name, working_dir)
+        container = LocalContainer(image, words, variables(environment), binds, labels or {}, name, working_dir)
         self._made[container.id] = container
         return container
 
-    def run(self, image: Any, command: str | Sequence[str] | None = None, **options: Any) -> Container:
+    def run(self, image: Any, command: str | Sequence[str] | None = None, **options: Any) -> LocalContainer:
         """Make a container and start it; return it when it is ready.
 
         Raises:
@@ -435,49 +143,49 @@ class _Containers:
             raise
         return container
 
-    def get(self, id_or_name: str) -> Container:
+    def get(self, id_or_name: str) -> LocalContainer:
         for container in self.list(all=True):
             if container.name == id_or_name or container.id.startswith(id_or_name):
                 return container
         raise NotFound(f"there is no container {id_or_name}")
 
-    def list(self, all: bool = False, **_: Any) -> list[Container]:
+    def list(self, all: bool = False, **_: Any) -> list[LocalContainer]:
         return [each for each in self._made.values() if each.folder.exists() and (all or each.status == "running")]
 
-    def forget(self, container: Container) -> None:
+    def forget(self, container: LocalContainer) -> None:
         self._made.pop(container.id, None)
         container.remove(force=True)
 
 
 class _Images:
-    def build(self, *, tag: str | None = None, **_: Any) -> tuple[Image, Iterator[dict[str, str]]]:
-        return Image(f"sha256:{secrets.token_hex(32)}", [tag] if tag else []), iter(())
+    def build(self, *, tag: str | None = None, **_: Any) -> tuple[_Image, Iterator[dict[str, str]]]:
+        return _Image(f"sha256:{secrets.token_hex(32)}", [tag] if tag else []), iter(())
 
-    def get(self, name: str) -> Image:
-        return Image(name, [name])
+    def get(self, name: str) -> _Image:
+        return _Image(name, [name])
 
-    def pull(self, repository: str, tag: str | None = None, **_: Any) -> Image:
+    def pull(self, repository: str, tag: str | None = None, **_: Any) -> _Image:
         return self.get(f"{repository}:{tag}" if tag else repository)
 
 
 class _Networks:
-    def create(self, name: str, labels: Mapping[str, str] | None = None, **_: Any) -> Network:
-        return Network(name, labels or {})
+    def create(self, name: str, labels: Mapping[str, str] | None = None, **_: Any) -> _Network:
+        return _Network(name, labels or {})
 
-    def get(self, name: str) -> Network:
+    def get(self, name: str) -> _Network:
         raise NotFound(f"there is no network {name}")
 
 
 class _Volumes:
     def __init__(self) -> None:
-        self._made: dict[str, Volume] = {}
+        self._made: dict[str, _Volume] = {}
 
-    def create(self, name: str | None = None, labels: Mapping[str, str] | None = None, **_: Any) -> Volume:
-        volume = Volume(name or secrets.token_hex(16), processes.make_folder(), labels or {})
+    def create(self, name: str | None = None, labels: Mapping[str, str] | None = None, **_: Any) -> _Volume:
+        volume = _Volume(name or secrets.token_hex(16), processes.make_folder(), labels or {})
         self._made[volume.name] = volume
         return volume
 
-    def get(self, name: str) -> Volume:
+    def get(self, name: str) -> _Volume:
         if name not in self._made:
             raise NotFound(f"there is no volume {name}")
         return self._made[name]
@@ -506,42 +214,3 @@ class _Volumes:
     def close(self) -> None:
         for volume in self._made.values():
             volume.remove()
-
-
-def _kind(image: str, command: Sequence[str]) -> type[Program]:
-    """Return the program that an image or a command stands for."""
-    if command and (kind := _COMMANDS.get(Path(command[0]).name)):
-        return kind
-    repository = image.rpartition("/")[2].partition(":")[0].partition("@")[0]
-    for name, kind in _IMAGES.items():
-        if name in repository:
-            return kind
-    if image.startswith("sha256"):  # built by the tests: a worker, or the empty one that fills a volume
-        return Python
-    known = ", ".join(sorted(_IMAGES))
-    raise ImageNotFound(
-        f"no program of this machine stands for the image {image!r}: local nodes know {known} and Celery's worker. "
-        "Run these tests in containers: pytest -p no:celery_locks.testing.local -p celery_locks.testing.docker"
-    )
-
-
-def _variables(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, str]:
-    pairs = given.items() if isinstance(given, Mapping) else (text.split("=", 1) for text in given or ())
-    return {name: str(value) for name, value in pairs}
-
-
-def _signal(given: str | int | None) -> int:
-    if given is None:
-        return signals.SIGKILL
-    if isinstance(given, int):
-        return int(given)
-    return signals.Signals[given if given.startswith("SIG") else f"SIG{given}"]
-
-
-def _exit_code(status: int | None) -> int:
-    """Return an exit status as Docker and shells have it: 137 for SIGKILL."""
-    return 0 if status is None else 128 - status if status < 0 else status
-
-
-def _ended(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"signal {signals.Signals(-status).name}"

@@ -8,12 +8,12 @@ from typing import Any
 
 import psutil
 import pytest
-from celery import Celery
-from pytest_celery import ALL_CELERY_BROKERS, CELERY_RABBITMQ_BROKER, CeleryTestBroker, CeleryTestWorker
+from pytest_celery import ALL_CELERY_BROKERS, CELERY_RABBITMQ_BROKER, CeleryTestWorker
 
 from celery_locks.testing.local import processes
 from celery_locks.testing.local.engine import LocalEngine
-from celery_locks.testing.local.programs import NodeFailed, rabbitmq_server
+from celery_locks.testing.local.executables import NodeFailed, rabbitmq_server
+from celery_locks.testing.nodes.fixtures import broker
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ class LocalWorker(CeleryTestWorker):
     def get_running_processes_info(
         self, columns: list[str] | None = None, filters: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Return what psutil knows of the worker's processes. A container would list all of its own, and no others."""
+        """Return psutil's facts on the worker's processes, and no others."""
         main = psutil.Process(self.container.attrs["State"]["Pid"])
         processes = [main, *main.children(recursive=True)]
         rows = [process.as_dict(columns or _COLUMNS) for process in processes]
@@ -46,37 +46,24 @@ def default_worker_cls() -> type[CeleryTestWorker]:
 
 
 @pytest.fixture(scope="session")
-def local_workers_folder() -> Iterator[Path]:
-    """Return the folder in which the workers write down what they hold: their usual one outlives a killed worker."""
+def _worker_records_folder() -> Iterator[Path]:
     folder = processes.make_folder()
     yield folder
     processes.remove_folder(folder)
 
 
 @pytest.fixture
-def default_worker_initial_content(
-    default_worker_initial_content: dict[str, bytes], default_worker_app: Celery, local_workers_folder: Path
-) -> dict[str, bytes]:
-    """Return the workers' files. Their app has `local_workers_folder`, unless the project has set another one."""
-    if default_worker_app.conf.get("locks_folder") is None:
-        default_worker_initial_content["app.py"] += (
-            f"\napp.conf.locks_folder = {str(local_workers_folder)!r}\n".encode()
-        )
-    return default_worker_initial_content
+def default_worker_env(default_worker_env: dict[str, str], _worker_records_folder: Path) -> dict[str, str]:
+    """Return the workers' environment. The folder of their records goes with the tests, also that of a killed one."""
+    return {"CELERY_LOCKS_FOLDER": str(_worker_records_folder), **default_worker_env}
 
 
-def _brokers() -> list[str]:
-    """Return the brokers that tests run with unless they choose: those whose server is on this machine."""
+def _installed_brokers() -> set[str]:
     try:
         rabbitmq_server()
     except NodeFailed:
-        return sorted(ALL_CELERY_BROKERS - {CELERY_RABBITMQ_BROKER})
-    return sorted(ALL_CELERY_BROKERS)
+        return set(ALL_CELERY_BROKERS) - {CELERY_RABBITMQ_BROKER}
+    return set(ALL_CELERY_BROKERS)
 
 
-@pytest.fixture(params=_brokers())
-def celery_broker(request: pytest.FixtureRequest) -> Iterator[CeleryTestBroker]:
-    """Return the broker: each whose server this machine has, one after the other."""
-    broker: CeleryTestBroker = request.getfixturevalue(request.param)
-    yield broker
-    broker.teardown()
+celery_broker = broker(_installed_brokers())

@@ -1,7 +1,7 @@
 """Subprocesses that end with the tests, whatever ends those.
 
-Each process gets a group of its own. A *reaper*, one small process beside the tests, reads the groups' numbers from a
-pipe. Its end of file means that the test process is gone, by SIGKILL too: then the reaper kills what is left. Unlike
+Each process gets a group of its own. A *reaper*, one small process alongside the tests, reads the groups' numbers from
+a pipe. Its end of file means that the test process is gone, by SIGKILL too: then the reaper kills what is left. Unlike
 Linux's death signal for children this doesn't depend on which thread started a process, and works on macOS.
 """
 
@@ -41,7 +41,7 @@ _lock = threading.Lock()
 _reaper: subprocess.Popen[str] | None = None
 
 
-def _tell_reaper(message: str) -> None:
+def _notify_reaper(message: str) -> None:
     global _reaper
     with _lock:
         if _reaper is None:
@@ -74,7 +74,7 @@ def start(
     cwd: Path | None = None,
     user: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in a group of its own, with no input; it is killed, with its group, when the tests end."""
+    """Start a process in a group of its own, with no input; it is killed, with its group, when the tests end."""
     process = subprocess.Popen(
         [str(part) for part in argv],
         stdin=subprocess.DEVNULL,
@@ -87,16 +87,16 @@ def start(
         group=user,
         extra_groups=None if user is None else (),
     )
-    _tell_reaper(f"add-group {process.pid}")
+    _notify_reaper(f"add-group {process.pid}")
     return process
 
 
 def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal.SIGTERM) -> int:
-    """Ends a process and all of its group; returns its exit status.
+    """End a process and all of its group; return its exit status.
 
     Args:
-        process: One that `start` gave.
-        grace: Seconds that it gets to end by itself after `sig`; 0 kills at once.
+        process: One that `start` returned.
+        grace: Seconds that it gets to end by itself after `sig`; 0 kills immediately.
         sig: The signal that asks it to end.
     """
     if grace and process.poll() is None:
@@ -106,25 +106,25 @@ def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: no permission for a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
     status = process.wait()
-    _tell_reaper(f"drop-group {process.pid}")
+    _notify_reaper(f"drop-group {process.pid}")
     return status
 
 
 def make_folder() -> Path:
-    """A temporary folder that goes with the tests, with a path short enough for a Unix socket in it (104 bytes)."""
+    """Make a folder that goes with the tests, with a path short enough for a Unix socket in it (104 bytes)."""
     parent = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="cl-", dir="/tmp" if len(parent) > 60 else parent)
-    _tell_reaper(f"add-folder {folder}")
+    _notify_reaper(f"add-folder {folder}")
     return Path(folder)
 
 
 def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    _tell_reaper(f"drop-folder {folder}")
+    _notify_reaper(f"drop-folder {folder}")
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs. A zombie doesn't."""
+    """Return whether a process runs. A zombie doesn't."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -132,5 +132,5 @@ def alive(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The numbers of the processes that a process started, without zombies."""
+    """Return the numbers of the processes that a process started, without zombies."""
     return sorted(child.pid for child in psutil.Process(pid).children() if alive(child.pid))

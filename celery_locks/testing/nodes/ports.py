@@ -12,7 +12,7 @@ _random = random.SystemRandom()  # hypothesis and others seed the global one: pa
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now. Others may be faster: be ready to ask for another one."""
+    """Return a TCP port of 127.0.0.1 that is free now. Another process may take it first: retry with a new one."""
     while True:
         port = _random.choice(_PORTS)
         with socket.socket() as probe:

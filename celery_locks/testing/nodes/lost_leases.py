@@ -1,33 +1,35 @@
-"""Leases that are lost while a worker in another process runs under them."""
+"""Leases that are deleted while a worker in another process runs under them."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
 from contextlib import suppress
+
+from celery import Celery
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Holder
+from celery_locks.tasks.freeing import free
 
 #: Seconds between two looks at the store.
 _LOOK_EVERY = 0.02
 
 
-class LeaseLostAfter:
-    """Has runs lose their leases in a store that other processes use.
+class LeaseDeletedAfter:
+    """Deletes the leases of runs, in a store that other processes use.
 
     Args:
         locks: The locks of the store.
+        app: The app that dispatches parked tasks whose turn it is then.
     """
 
-    def __init__(self, locks: Locks) -> None:
-        self._locks = locks
+    def __init__(self, locks: Locks, app: Celery) -> None:
+        self._locks, self._app = locks, app
         self._losses: list[_Loss] = []
 
     def __call__(self, seconds: float, *, key: str, calls: int | None = None, reason: str = "deleted") -> None:
-        """Have the next run that acquires this key lose its lease.
+        """Make the next run that acquires this key lose its lease.
 
         The store forgets the lease. The worker notices when it next renews, at most a third of the lease's ttl later:
         test with a short ``ttl``. Call it twice, and the run after that loses its lease too.
@@ -47,9 +49,9 @@ class LeaseLostAfter:
                 "tasks that run in the process of the tests"
             )
         if not seconds >= 0:
-            raise LockConfigError(f"seconds={seconds!r} is negative: give seconds from 0 on")
+            raise LockConfigError(f"seconds={seconds!r} is negative: give 0 or more")
         earlier = [loss for loss in self._losses if loss.key == key]
-        self._losses.append(_Loss(self._locks, key, seconds, earlier))
+        self._losses.append(_Loss(self._locks, self._app, key, seconds, earlier))
 
     def close(self) -> None:
         """Stop looking.
@@ -62,19 +64,18 @@ class LeaseLostAfter:
         for loss in self._losses:
             if not loss.happened:
                 why = "no run acquired it" if loss.token is None else "the run ended before"
-                raise AssertionError(
-                    f"lock_lost_after({loss.seconds:g}, key={loss.key!r}): no lease was lost, since {why}"
-                )
+                call = f"lock_lost_after(seconds={loss.seconds:g}, key={loss.key!r})"
+                raise AssertionError(f"{call}: no lease was lost, since {why}")
 
 
 class _Loss:
     """One lease that is to be lost; a thread waits for it."""
 
-    def __init__(self, locks: Locks, key: str, seconds: float, earlier: list[_Loss]) -> None:
+    def __init__(self, locks: Locks, app: Celery, key: str, seconds: float, earlier: list[_Loss]) -> None:
         self.key, self.seconds, self.happened = key, seconds, False
         self.token: str | None = None
-        self._locks, self._earlier = locks, earlier
-        self._before = {holder.token for holder in self._holders()}
+        self._locks, self._app, self._earlier = locks, app, earlier
+        self._before = {holder.token for holder in self._locks.lock(key).holders()}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lock_lost_after {key}", daemon=True)
         self._thread.start()
@@ -84,26 +85,27 @@ class _Loss:
         self._thread.join()
 
     def _run(self) -> None:
-        for holder in self._new_runs():
-            since = time.monotonic() - holder.held_for
-            self.token = holder.token
-            if self._stopped.wait(max(0.0, since + self.seconds - time.monotonic())):
+        holder = None
+        while holder is None:
+            if self._stopped.wait(_LOOK_EVERY):
                 return
-            while not self._stopped.is_set():
-                with suppress(StoreUnavailable):
-                    self.happened = self._locks.store.release(self._locks.name(self.key), holder.token)
-                    return
+            holder = self._next_run()
+        self.token = holder.token
+        if self._stopped.wait(max(0.0, self.seconds - holder.held_for)):
+            return
+        while not self._stopped.is_set():
+            with suppress(StoreUnavailable):
+                self.happened = free(self._locks, self._app, self.key, holder)
+                return
+            self._stopped.wait(_LOOK_EVERY)
 
-    def _new_runs(self) -> Iterator[Holder]:
-        """Yield the first run that has the key since, and that no earlier loss waits for."""
-        while not self._stopped.wait(_LOOK_EVERY):
-            taken = self._before | {loss.token for loss in self._earlier}
-            for holder in self._holders():
-                if holder.state == "running" and holder.token not in taken:
-                    yield holder
-                    return
-
-    def _holders(self) -> list[Holder]:
+    def _next_run(self) -> Holder | None:
+        """Return the first run that acquired the key since, after those that earlier losses wait for."""
+        if any(loss.token is None for loss in self._earlier):
+            return None
+        taken = self._before | {loss.token for loss in self._earlier}
         with suppress(StoreUnavailable):
-            return list(self._locks.lock(self.key).holders())
-        return []
+            for holder in self._locks.lock(self.key).holders():
+                if holder.state == "running" and holder.token not in taken:
+                    return holder
+        return None

@@ -1,0 +1,67 @@
+"""Nodes of pytest-celery for tests of locked tasks: what processes and containers have in common."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+if find_spec("pytest_celery") is None:
+    raise ImportError(f"{__name__} needs pytest-celery: pip install 'celery-locks[pytest-celery]'")
+
+__all__ = ["worker_container"]
+
+#: How much of a log an error shows.
+_LOG_SHOWN_CHARACTERS = 4000
+
+
+def register(config: pytest.Config, fixtures: ModuleType) -> None:
+    """Register the shared fixtures and a plugin's own. pytest-celery's are there by now: these take precedence.
+
+    Args:
+        config: pytest's configuration.
+        fixtures: The plugin's own.
+    """
+    from pytest_docker_tools.wrappers import container
+
+    from celery_locks.testing.nodes import fixtures as shared
+
+    patch = pytest.MonkeyPatch()
+    # Tests that run in a container would reach nodes by addresses of Docker's network. pytest-celery makes addresses at
+    # localhost, where only published ports answer; local nodes have no other address.
+    patch.setattr(container, "tests_inside_container", lambda: False)
+    config.add_cleanup(patch.undo)
+    for module in (shared, fixtures):
+        if not config.pluginmanager.is_registered(module):
+            config.pluginmanager.register(module, module.__name__)
+
+
+def failure(node: str, what: str, command: str, log: str) -> str:
+    """Return the message for a node that does not start."""
+    end = log[-_LOG_SHOWN_CHARACTERS:].strip() or "(it logged nothing)"
+    return f"{node} {what}: correct what its log reports. It ran `{command}`. The end of its log:\n{end}"
+
+
+def worker_container(**options: Any) -> Any:
+    """Make a fixture with one more worker: the container of pytest-celery's default worker.
+
+    Args:
+        options: Those of ``pytest_docker_tools.container``, in place of the default worker's.
+    """
+    from pytest_celery import DEFAULT_WORKER_CONTAINER_TIMEOUT, CeleryWorkerContainer
+    from pytest_docker_tools import container, fxtr
+
+    defaults = {
+        "image": "{celery_base_worker_image.id}",
+        "ports": fxtr("default_worker_ports"),
+        "environment": fxtr("default_worker_env"),
+        "network": "{default_pytest_celery_network.name}",
+        "volumes": fxtr("default_worker_volumes"),
+        "user": fxtr("default_worker_user"),
+        "wrapper_class": CeleryWorkerContainer,
+        "timeout": DEFAULT_WORKER_CONTAINER_TIMEOUT,
+        "command": fxtr("default_worker_command"),
+    }
+    return container(**{**defaults, **options})
