@@ -73,10 +73,11 @@ def celery_locks_sqlite_store(default_locks_sqlite_store: SQLiteFile) -> Iterato
 
 
 # Each publishes a port that it keeps over a restart: a published port that the engine chooses is another one then.
+# pytest-docker-tools makes None of an empty text in a list, but not in what a function returns.
 default_locks_redis_store = container(
     image=REDIS_IMAGE,
     ports=lambda: {"6379/tcp": free_port()},
-    command=RedisContainer.command(),
+    command=lambda: RedisContainer.command(),
     network="{default_pytest_celery_network.name}",
     wrapper_class=RedisContainer,
     timeout=CONTAINER_TIMEOUT,
