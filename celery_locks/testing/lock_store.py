@@ -24,6 +24,7 @@ from pytest_docker_tools import container
 
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Store
+from celery_locks.tasks import options
 from celery_locks.testing.harness import LockHistory, LockLostAfter
 from celery_locks.testing.lost_leases import LeaseLostAfter
 
@@ -48,6 +49,7 @@ class CeleryLockStore(CeleryTestNode):
         """Have the calls that the tests make by this app use this store."""
         self._app, self._locks = app, None
         app.conf.locks_url = self.config()["host_url"]
+        options._locks.pop(app, None)  # made once a process, by the address that it had
 
     def restart(self, reload_container: bool = True, force: bool = False) -> None:
         """Restart it, and tell the tests' app its address: a container gets a new port."""
