@@ -23,6 +23,7 @@ from pytest_celery import (
 from pytest_docker_tools import container
 
 from celery_locks.locks import Locks
+from celery_locks.renewal import keeper
 from celery_locks.stores.base import Store
 from celery_locks.tasks import options
 from celery_locks.testing.harness import LockHistory, LockLostAfter
@@ -58,9 +59,12 @@ class CeleryLockStore(CeleryTestNode):
             self.use_in(self.app)
 
     def teardown(self) -> None:
-        """Close the tests' connections to it."""
-        if self._locks is not None:
-            self._locks.close()
+        """Close the tests' connections to it, and renew no lease of theirs in a store that is gone."""
+        of_calls = options._locks.pop(self.app, None) if self.app is not None else None
+        for locks in (self._locks, of_calls):
+            if locks is not None:
+                keeper().drop(locks.store)
+                locks.close()
         super().teardown()
 
 
