@@ -9,7 +9,7 @@ import pytest
 from pytest_celery import CeleryTestSetup, CeleryTestWorker, CeleryWorkerCluster
 
 from tests.acceptance.runs import SOON, fences_grow, most_at_once, runs_of
-from tests.acceptance.tasks import dies, parks, retries
+from tests.acceptance.tasks import dies, once_called, parks, retries
 from tests.support.waiting import eventually
 
 
@@ -66,11 +66,12 @@ def test_a_warm_shutdown_finishes_the_run_and_releases_its_lease(
 
 
 def test_a_lock_store_that_restarts_empty(celery_setup: CeleryTestSetup, celery_locks_store: Any, key: str) -> None:
-    before = retries.delay(key).get(timeout=SOON)
+    before = once_called.delay(key).get(timeout=SOON)
     celery_locks_store.restart()
     after = runs_of([retries.delay(key, seconds=0.02) for _ in range(4)])
     assert most_at_once(after) == 1
     assert fences_grow([before, *after]), "the store forgot its tokens"
+    assert once_called.delay(key).get(timeout=SOON)["fence"] > after[-1]["fence"], "the call's lease is older"
 
 
 @pytest.mark.slow

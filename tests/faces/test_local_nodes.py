@@ -140,6 +140,7 @@ def greet(sender, **_):
         test_nodes=ON_REDIS
         + """
 import greetings
+from celery_locks.renewal import keeper
 from pytest_celery import DEFAULT_WORKER_CONTAINER_TIMEOUT, DEFAULT_WORKER_VOLUME
 from pytest_celery import CeleryTestWorker, CeleryWorkerCluster, CeleryWorkerContainer
 from pytest_docker_tools import container, fxtr
@@ -199,9 +200,13 @@ def test_a_cluster(celery_setup, celery_worker_cluster, celery_locks, assert_fre
     assert tasks.sync.delay(7).get(timeout=60)
     first.kill("SIGTERM")
     first.wait_for_log("Warm shutdown")
+    assert celery_locks.lock("left", ttl=60).try_acquire() and keeper().leases()
+
+def test_no_lease_is_renewed_in_a_store_that_is_gone():
+    assert not keeper().leases()
 """,
     )
-    project.run(passed=1)
+    project.run(passed=2)
 
 
 def test_what_a_project_makes_itself(project: Project) -> None:

@@ -9,6 +9,8 @@ from celery import Celery
 from pytest_celery import CeleryTestContainer, CeleryTestNode
 
 from celery_locks.locks import Locks
+from celery_locks.renewal import keeper
+from celery_locks.tasks import options
 
 POSTGRESQL_IMAGE = "postgres:17"
 POSTGRESQL_ENV = {"POSTGRES_USER": "locks", "POSTGRES_PASSWORD": "locks", "POSTGRES_DB": "locks"}
@@ -32,10 +34,12 @@ class CeleryLockStore(CeleryTestNode):
         return {}
 
     def teardown(self) -> None:
-        """Close the tests' connections to it."""
-        if self._locks is not None:
-            self._locks.close()
-            self._locks = None
+        """Close the tests' connections to it, and renew no lease of theirs in a store that is gone."""
+        of_calls = None if self.app is None else options._locks.pop(self.app, None)
+        for locks in filter(None, (self._locks, of_calls)):
+            keeper().drop(locks.store)
+            locks.close()
+        self._locks = None
         super().teardown()
 
     def _use_in(self, app: Celery) -> None:
