@@ -162,7 +162,7 @@ def prepare(server: PostgresServer, address: str) -> None:
 
 
 def unsaid(text: str, before: str = "") -> Iterator[str]:
-    """What a reader of a page needs and is not told, neither there nor on the page before."""
+    """Yield what a reader of a page needs, and neither this page nor the page before names."""
     for fence in pages.fences(text):
         if fence.language in ("bash", "sh", "shell", "zsh", "pycon"):
             yield f"line {fence.line}: {fence.language}: commands that are typed are `console`"
