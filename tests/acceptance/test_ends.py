@@ -18,6 +18,7 @@ def has_ended(worker: CeleryTestWorker) -> bool:
     return bool(worker.container.status == "exited")
 
 
+@pytest.mark.slow
 class TestKilled:
     @pytest.fixture
     def celery_worker_cluster(self, two_workers: CeleryWorkerCluster) -> CeleryWorkerCluster:
@@ -72,6 +73,7 @@ def test_a_lock_store_that_restarts_empty(celery_setup: CeleryTestSetup, celery_
     assert fences_grow([before, *after]), "the store forgot its tokens"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("celery_locks_store", ["celery_locks_postgresql_store"], indirect=True)
 def test_a_lock_store_that_restarts_with_its_data(
     celery_setup: CeleryTestSetup, celery_locks_store: Any, assert_locked: Any, key: str

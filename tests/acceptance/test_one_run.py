@@ -54,11 +54,13 @@ def test_each_store(celery_setup: CeleryTestSetup, check_a_key: Any, key: str) -
     check_a_key(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("celery_broker", [CELERY_RABBITMQ_BROKER], indirect=True)
 def test_rabbitmq(celery_setup: CeleryTestSetup, check_a_key: Any, key: str) -> None:
     check_a_key(key)
 
 
+@pytest.mark.slow
 class TestTwoWorkers:
     @pytest.fixture
     def celery_worker_cluster(self, two_workers: CeleryWorkerCluster) -> CeleryWorkerCluster:

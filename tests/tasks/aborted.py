@@ -86,8 +86,6 @@ def define_aborts(app: Celery, base: type, journal: Journal) -> None:
             return "swallowed"
         return "never stopped"
 
-    app.task(blocks.run.locked_body, name="held_too_long", lock_max_hold=1, **options)
-
     @app.task(name="swallows_all", **options)
     def swallows_all(self: Any, key: str, how: str) -> str:
         try:

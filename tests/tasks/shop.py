@@ -184,7 +184,6 @@ def define_losses(app: Celery) -> None:
 
     app.task(stubborn, name="stubborn", **options)
     app.task(stubborn, name="patient", **{**options, "lock_ttl": 6})
-    app.task(stubborn, name="told_only", **options, lock_on_lost="signal")
     app.task(stubborn, name="not_renewed", **{**options, "lock_ttl": 0.5}, lock_renew=False, lock_on_lost="signal")
 
     @app.task(bind=True, shared=False, name="checks")

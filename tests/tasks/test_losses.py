@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 
 from celery_locks import LockLost
-from celery_locks.testing.harness import AssertFree
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
@@ -21,11 +20,6 @@ LONG = 60
 
 def begun(shop: Shop, key: str) -> None:
     eventually(lambda: shop.lock(key).locked(), SOON)
-
-
-def lost(shop: Shop, key: str) -> dict:
-    entries = eventually(lambda: shop.journal.entries("lost", key=key), SOON)
-    return entries[0]
 
 
 def steal(shop: Shop, key: str) -> None:
@@ -61,25 +55,6 @@ def test_a_loop_may_look_for_itself(any_shop: Shop, key: str) -> None:
     with pytest.raises(LockLost):
         result.get(timeout=SOON)
     assert result.state == "FAILURE"
-
-
-@pytest.mark.slow
-def test_with_signal_the_body_is_told_and_goes_on(any_shop: Shop, key: str) -> None:
-    result = any_shop.send("told_only", key, 2)
-    begun(any_shop, key)
-    any_shop.lock(key).force_release()
-    assert lost(any_shop, key)["reason"] == "deleted"
-    assert result.get(timeout=SOON) == key
-
-
-@pytest.mark.slow
-def test_promise_13_a_long_run_keeps_its_lease(any_shop: Shop, key: str) -> None:
-    result = any_shop.send("stubborn", key, 4.5)
-    begun(any_shop, key)
-    first = any_shop.lock(key).holders()[0]
-    assert result.get(timeout=SOON) == key
-    assert not any_shop.journal.entries("lost", key=key)
-    assert any_shop.journal.stretches(key)[0].fence == first.fencing_token
 
 
 @pytest.mark.slow
@@ -121,15 +96,6 @@ def test_promise_09_a_process_that_was_stopped_knows_at_once(
     assert found["reason"] in ("expired", "unreachable")
     assert (found["lost"], found["held"], found["left"]) == (True, False, 0)
     assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == [found["reason"]]
-
-
-def test_promise_12_max_hold_ends_a_run_that_hangs(any_shop: Shop, key: str, assert_free: AssertFree) -> None:
-    result = any_shop.send("held_too_long", key, "naps")
-    with pytest.raises(LockLost) as caught:
-        result.get(timeout=SOON)
-    assert caught.value.reason == "max_hold"
-    assert lost(any_shop, key)["reason"] == "max_hold"
-    assert_free(key)
 
 
 @pytest.mark.slow

@@ -61,15 +61,6 @@ def order(shop: Shop, key: str) -> list[str]:
     return [stretch.task_id for stretch in shop.journal.stretches(key)]
 
 
-def test_parked_tasks_run_one_at_a_time_in_the_order_of_their_coming(any_shop: Shop, key: str) -> None:
-    with any_shop.lock(key):
-        results = send_parked(any_shop, key, *["park"] * 8)
-    assert [result.get(timeout=SOON) for result in results] == [key] * 8
-    assert order(any_shop, key) == [result.id for result in results]
-    assert any_shop.journal.most_at_once(key) == 1
-    assert waiting(any_shop, key) == 0
-
-
 def test_a_parked_task_costs_two_messages_and_holds_no_slot(shop: Shop, key: str) -> None:
     with shop.lock(key):
         results = send_parked(shop, key, *["park"] * 12)  # three times as many as there are slots

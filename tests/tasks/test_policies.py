@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,47 +21,6 @@ SOON = 100
 @pytest.fixture
 def shop(prefork_shop: Shop) -> Shop:
     return prefork_shop
-
-
-def test_one_run_at_a_time_for_a_key(shop: Shop, key: str) -> None:
-    results = [shop.send("work", key, seconds=0.02) for _ in range(20)]
-    assert [result.get(timeout=SOON) for result in results] == [key] * 20
-    stretches = shop.journal.stretches(key)
-    assert len(stretches) == 20
-    assert shop.journal.most_at_once(key) == 1
-    assert len({stretch.pid for stretch in stretches}) > 1, "all ran in one process: nothing was shown"
-
-
-def test_fencing_tokens_grow_from_run_to_run(shop: Shop, key: str) -> None:
-    for result in [shop.send("work", key) for _ in range(10)]:
-        result.get(timeout=SOON)
-    fences = [stretch.fence for stretch in shop.journal.stretches(key)]
-    assert fences == sorted(set(fences))
-
-
-def test_other_keys_are_not_in_the_way(shop: Shop, key: str, tmp_path: Path) -> None:
-    blocker = shop.send("work", key, until=str(tmp_path / "go"))
-    eventually(lambda: shop.journal.stretches(key), SOON)
-    assert shop.send("work", f"{key}-other").get(timeout=SOON)
-    (tmp_path / "go").touch()
-    assert blocker.get(timeout=SOON) == key
-
-
-def test_skip_gives_a_result_that_names_the_holder(shop: Shop, key: str, held_lock: HeldLock) -> None:
-    with held_lock(key):
-        result = shop.send("skip", key).get(timeout=SOON)
-    skipped = Skipped.of(result)
-    assert skipped is not None
-    assert skipped["key"] == key
-    assert len(skipped["holders"]) == 1
-    assert Skipped.of(shop.send("skip", key).get(timeout=SOON)) is None, "it ran when the key was free"
-
-
-def test_raise_fails_with_lock_contended(shop: Shop, key: str, held_lock: HeldLock) -> None:
-    with held_lock(key), pytest.raises(LockContended) as caught:
-        shop.send("raise", key).get(timeout=SOON)
-    assert caught.value.key == key
-    assert caught.value.holders
 
 
 def test_reject_rejects_the_message(shop: Shop, key: str, held_lock: HeldLock) -> None:
@@ -85,13 +43,6 @@ def test_reject_without_late_acknowledgement_says_that_it_comes_too_late(
 def test_a_callable_is_a_policy(shop: Shop, key: str, held_lock: HeldLock) -> None:
     with held_lock(key):
         assert shop.send("own_policy", key).get(timeout=SOON) == f"{key} belongs to 1"
-
-
-def test_wait_runs_when_the_key_is_released(shop: Shop, key: str, held_lock: HeldLock) -> None:
-    with held_lock(key):
-        result = shop.send("wait", key)
-        eventually(lambda: result.state == "PENDING" and _in_line(shop, key), SOON)
-    assert result.get(timeout=SOON) == key
 
 
 def test_wait_is_served_first_come_first_served(shop: Shop, key: str, held_lock: HeldLock) -> None:
