@@ -7,6 +7,7 @@ How a page is written for that is described in ``transcript.py``. Besides:
 - An app whose broker is a server that the page needs gets a worker, which must become ready.
 - A page of ``docs/how-to`` names what it imports in a ``pip install``, and each server on ``localhost`` as "a Redis
   server at `localhost:6379`". The server is started, and its port replaced.
+- A page that begins with "This page continues [Title](page.md)" has a reader with all files and packages of that page.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ BEFORE = {"celery", "celery_locks", "kombu"}
 BY_EXTRAS = {"celery-locks[pytest-celery]": {"pytest_celery", "pytest_docker_tools"}}
 _ADDRESS = re.compile(r"\b(?P<scheme>\w+)://(?:[^\s\"'/]*@)?localhost\b(?::(?P<port>\d+))?")
 _LIKE_PYTHON = re.compile(r"^(?:>>> |(?:from|import|def|class|with|@\w+|\w+ =) ?)", re.MULTILINE)
+_CONTINUES = re.compile(r"^This page continues \[[^]]+\]\((?P<page>[\w-]+\.md)\)", re.MULTILINE)
 _OF_SERVERS = {"redis": "Redis", "valkey": "Redis", "postgresql": "PostgreSQL", "amqp": "RabbitMQ"}
 
 
@@ -47,6 +49,12 @@ def files(text: str) -> dict[str, str]:
         if isinstance(step, File):
             found[step.name] = (found.get(step.name, "") if step.continued else "") + step.text
     return found
+
+
+def page_before(page: Path) -> str:
+    """Return the text of the page that a page continues; empty for one that stands alone."""
+    found = _CONTINUES.search(page.read_text())
+    return (page.parent / found["page"]).read_text() if found else ""
 
 
 def has_steps(page: Path) -> bool:
@@ -91,12 +99,14 @@ def test_the_store_of_the_how_to_passes_the_compliance_suite(
 
 def follow(page: Path, venv: Path, folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     """Does what a page says, with the servers that it needs; returns what the commands printed."""
-    text = page.read_text()
+    text, before = page.read_text(), page_before(page)
     ports = {port: start(kind, text, request) for port, kind in transcript.servers(text).items()}
     (text,) = transcript.with_free_ports([text], ports)
-    if transcript.installed(text) & BY_EXTRAS.keys():
+    if transcript.installed(before + text) & BY_EXTRAS.keys():
         environments.compile_packages(venv)
     with Reader(folder, environments.variables(venv), unnamed=UNNAMED) as reader:
+        for name, code in files(before).items():
+            reader.follow_step(page.name, File(name, code))
         reader.follow(page.name, text)
         for name, code in files(text).items():
             for step in uses(name, code, text):
@@ -151,8 +161,8 @@ def prepare(server: PostgresServer, address: str) -> None:
 # --- What a page must say ---
 
 
-def unsaid(text: str) -> Iterator[str]:
-    """What a reader of a page needs and is not told."""
+def unsaid(text: str, before: str = "") -> Iterator[str]:
+    """Yield what a reader of a page needs, and neither this page nor the page before names."""
     for fence in pages.fences(text):
         if fence.language in ("bash", "sh", "shell", "zsh", "pycon"):
             yield f"line {fence.line}: {fence.language}: commands that are typed are `console`"
@@ -165,10 +175,10 @@ def unsaid(text: str) -> Iterator[str]:
         for match in _ADDRESS.finditer(code):
             if named.get(match["port"] or "") != _OF_SERVERS.get(match["scheme"], "?"):
                 yield f"{name} uses {match[0]}: say which server is at `localhost:PORT`"
-    installed = transcript.installed(text)
+    installed = transcript.installed(text) | transcript.installed(before)
     packages = {re.split(r"\W", one)[0] for one in installed} | BEFORE | set(sys.stdlib_module_names)
     packages.update(*(BY_EXTRAS.get(one, ()) for one in installed))
-    own = {name.partition(".")[0].partition("/")[0] for name in files(text)}
+    own = {name.partition(".")[0].partition("/")[0] for name in files(before) | files(text)}
     for name, code in files(text).items():
         if name.endswith(".py"):
             yield from (f"{name} imports {one}: name it in a pip install" for one in imports(code) - packages - own)
@@ -187,4 +197,4 @@ def imports(code: str) -> set[str]:
 
 @pytest.mark.parametrize("page", HOW_TO, ids=page_id)
 def test_a_page_says_what_its_code_needs(page: Path) -> None:
-    assert list(unsaid(page.read_text())) == []
+    assert list(unsaid(page.read_text(), page_before(page))) == []
