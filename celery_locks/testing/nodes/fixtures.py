@@ -82,6 +82,7 @@ default_locks_redis_store = container(
     wrapper_class=RedisContainer,
     timeout=CONTAINER_TIMEOUT,
 )
+"""The container of `celery_locks_redis_store`, a Redis without persistence."""
 
 default_locks_postgresql_store = container(
     image=POSTGRESQL_IMAGE,
@@ -91,6 +92,7 @@ default_locks_postgresql_store = container(
     wrapper_class=PostgreSQLContainer,
     timeout=CONTAINER_TIMEOUT,
 )
+"""The container of `celery_locks_postgresql_store`, a PostgreSQL with a database for the locks."""
 
 
 @pytest.fixture
