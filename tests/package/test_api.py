@@ -56,7 +56,7 @@ def test_every_fixture_is_in_the_reference() -> None:
     stores = (ROOT / "celery_locks" / "testing" / "nodes" / "fixtures.py").read_text()
     fixtures = re.findall(r"^@pytest\.fixture.*\ndef (celery_locks_\w+)", stores, re.MULTILINE)
     assert len(fixtures) >= 4
-    assert {f"celery_locks.testing.nodes.lock_store.{name}" for name in fixtures} <= {
+    assert {f"celery_locks.testing.nodes.fixtures.{name}" for name in fixtures} <= {
         entry.name for entry in api.entries()
     }
 
