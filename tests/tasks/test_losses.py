@@ -30,7 +30,7 @@ def lost(shop: Shop, key: str) -> dict:
 
 def steal(shop: Shop, key: str) -> None:
     """Takes the key from its holder and has it oneself."""
-    lock = shop.lock(key)
+    lock = shop.lock(key, renew=False)
     lock.force_release()
     assert lock.try_acquire() is not None
 
