@@ -24,7 +24,7 @@ def begun(shop: Shop, key: str) -> None:
 
 def steal(shop: Shop, key: str) -> None:
     """Takes the key from its holder and has it oneself."""
-    lock = shop.lock(key)
+    lock = shop.lock(key, renew=False)
     lock.force_release()
     assert lock.try_acquire() is not None
 
