@@ -35,6 +35,8 @@ _COMMANDS: dict[str, type[Program]] = {
     "python": Worker,
     "python3": Worker,
 }
+#: What to do where no program of this machine will do.
+IN_CONTAINERS = "run these tests in containers: pytest -p no:celery_locks.testing.local -p celery_locks.testing.docker"
 #: Seconds between two looks at a program that starts.
 _LOOK_EVERY = 0.005
 #: The command by which pytest-docker-tools lists open ports.
@@ -149,6 +151,7 @@ class LocalContainer:
         """Run a command where the program runs, with its environment."""
         if isinstance(cmd, str) and cmd.startswith(_LISTENING):
             return ExecResult(0, self._listening())
+        self._check_running()
         words = [self._here(word) for word in (shlex.split(cmd) if isinstance(cmd, str) else cmd)]
         env = {**self.program.env(), **variables(environment)}
         folder = self._here(workdir) if workdir else self.program.folder
@@ -208,7 +211,7 @@ class LocalContainer:
                     self._end(grace=0)
                     program.port = 0
                     return False
-                if status == 0:
+                if status == 0 and not program.serves:
                     return True  # it has done what it was to do
                 raise self._failed(f"ended with {_ended(status)} before it was ready")
             if time.monotonic() >= deadline:
@@ -218,8 +221,7 @@ class LocalContainer:
 
     def kill(self, signal: str | int | None = None) -> None:
         """Send a signal to the program. SIGKILL ends all that it has started too, as it ends a container."""
-        if self.status not in ("running", "paused"):
-            raise APIError(f"the container {self.name} is not running")
+        self._check_running()
         assert self._process is not None
         number = _signal(signal)
         if number == signals.SIGKILL:
@@ -238,6 +240,7 @@ class LocalContainer:
 
     def pause(self) -> None:
         """Stop all its processes where they are. Connections stay open, and nothing is answered."""
+        self._check_running()
         self._signal_all(signals.SIGSTOP)
         self._paused = True
 
@@ -275,17 +278,24 @@ class LocalContainer:
         if not found.exists():
             raise NotFound(f"the container {self.name} has no {path}")
         with tarfile.open(fileobj=stream, mode="w") as archive:
-            archive.add(found, arcname=found.name)
-        return iter([stream.getvalue()]), {"name": found.name, "size": found.stat().st_size}
+            archive.add(found, arcname=Path(path).name)
+        return iter([stream.getvalue()]), {"name": Path(path).name, "size": found.stat().st_size}
 
     # --- Inside ---
 
     def _here(self, text: str) -> str:
-        """Return a path of the container as one of this machine; other text as it is."""
+        """Return a path of the container as one of this machine, also in ``--option=/path``; other text as it is."""
+        option, equals, path = text.partition("=")
+        if equals and option.startswith("-"):
+            return f"{option}={self._here(path)}"
         for bind, folder in self._binds.items():
             if text == bind or text.startswith(bind.rstrip("/") + "/"):
                 return str(folder) + text[len(bind.rstrip("/")) :]
         return text
+
+    def _check_running(self) -> None:
+        if self.status not in ("running", "paused"):
+            raise APIError(f"the container {self.name} is not running: its status is {self.status}")
 
     def _listening(self) -> bytes:
         """Return what ``/proc/net/tcp`` would hold of the container's port."""
@@ -322,15 +332,13 @@ def _kind(image: str, command: Sequence[str]) -> type[Program]:
     if command and (kind := _COMMANDS.get(Path(command[0]).name)):
         return kind
     repository = image.rpartition("/")[2].partition(":")[0].partition("@")[0]
-    for name, kind in _IMAGES.items():
-        if name in repository:
-            return kind
+    if repository in _IMAGES:
+        return _IMAGES[repository]
     if image.startswith("sha256"):  # built by the tests: a worker, or the empty one that fills a volume
         return Worker
     known = ", ".join(sorted(_IMAGES))
     raise ImageNotFound(
-        f"the image {image!r} has no local program: local nodes run {known} and Celery's worker. "
-        "Run these tests in containers: pytest -p no:celery_locks.testing.local -p celery_locks.testing.docker"
+        f"the image {image!r} has no local program, local nodes run {known} and Celery's worker: {IN_CONTAINERS}"
     )
 
 
@@ -342,9 +350,12 @@ def variables(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, str]
 def _signal(given: str | int | None) -> int:
     if given is None:
         return signals.SIGKILL
-    if isinstance(given, int):
+    if isinstance(given, int) or given.isdigit():
         return int(given)
-    return signals.Signals[given if given.startswith("SIG") else f"SIG{given}"]
+    name = given if given.startswith("SIG") else f"SIG{given}"
+    if name not in signals.Signals.__members__:
+        raise APIError(f"there is no signal {given!r} on this machine")
+    return signals.Signals[name]
 
 
 def _exit_code(status: int | None) -> int:

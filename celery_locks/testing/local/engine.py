@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from docker.errors import APIError, NotFound
 
 from celery_locks.testing.local import processes
-from celery_locks.testing.local.container import LocalContainer, variables
+from celery_locks.testing.local.container import IN_CONTAINERS, LocalContainer, variables
 
 
 @dataclass
@@ -111,13 +110,14 @@ class _Containers:
         labels: Mapping[str, str] | None = None,
         name: str | None = None,
         working_dir: str | None = None,
+        ports: Mapping[str, Any] | None = None,
         entrypoint: object = None,
         **_: Any,
     ) -> LocalContainer:
-        """Make a container, without starting it. Networks, ports, users and limits change nothing here.
+        """Make a container, without starting it. Networks, users and limits change nothing here.
 
         Raises:
-            APIError: It has an entrypoint.
+            APIError: It has an entrypoint, or ports that its program does not serve.
             ImageNotFound: No program of this machine stands for its image.
         """
         if entrypoint is not None:
@@ -126,6 +126,10 @@ class _Containers:
         binds = self._engine.volumes.binds(volumes or {})
         image = str(getattr(image, "id", image))
         container = LocalContainer(image, words, variables(environment), binds, labels or {}, name, working_dir)
+        served = container.program.port_name
+        if served is not None and (others := sorted(set(ports or {}) - {served})):
+            container.remove(force=True)
+            raise APIError(f"the local program for {image} serves {served}, not {', '.join(others)}: {IN_CONTAINERS}")
         self._made[container.id] = container
         return container
 
@@ -186,7 +190,7 @@ class _Volumes:
         return volume
 
     def get(self, name: str) -> _Volume:
-        if name not in self._made:
+        if name not in self._made or not self._made[name].folder.exists():
             raise NotFound(f"there is no volume {name}")
         return self._made[name]
 
@@ -201,14 +205,16 @@ class _Volumes:
             self._link(bind, folder, found)
         return dict(sorted(found.items(), key=lambda item: len(item[0]), reverse=True))
 
-    @staticmethod
-    def _link(bind: str, folder: Path, binds: Mapping[str, Path]) -> None:
-        """Have a folder that is mounted inside another one be found there."""
+    def _link(self, bind: str, folder: Path, binds: Mapping[str, Path]) -> None:
+        """Have a folder that is mounted inside a volume be found there. Nothing is written to a project's folders."""
+        own = {volume.folder for volume in self._made.values()}
         for outer, outside in binds.items():
-            if bind.startswith(outer.rstrip("/") + "/"):
+            if outside in own and bind.startswith(outer.rstrip("/") + "/"):
                 place = outside / bind[len(outer.rstrip("/")) + 1 :]
                 place.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileExistsError):
+                if place.is_symlink():
+                    place.unlink()
+                if not place.exists():
                     place.symlink_to(folder.resolve(), target_is_directory=folder.is_dir())
 
     def close(self) -> None:

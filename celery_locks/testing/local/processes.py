@@ -92,7 +92,7 @@ def start(
 
 
 def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal.SIGTERM) -> int:
-    """End a process and all of its group; return its exit status.
+    """End a process with all of its group and all below it; return its exit status.
 
     Args:
         process: One that `start` returned.
@@ -103,11 +103,26 @@ def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal
         process.send_signal(sig)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
+    others = _in_other_groups(process.pid)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: no permission for a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
+    for other in others:
+        with contextlib.suppress(psutil.Error):
+            other.kill()
     status = process.wait()
     _notify_reaper(f"drop-group {process.pid}")
     return status
+
+
+def _in_other_groups(pid: int) -> list[psutil.Process]:
+    """Return the processes below one that left its group: a task may start them in a session of their own."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(process.pid) != pid:
+                    found.append(process)
+    return found
 
 
 def make_folder() -> Path:

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from celery_locks.testing.local import processes
 from celery_locks.testing.local.executables import NodeFailed, postgresql, rabbitmq_server, redis_server
+from celery_locks.testing.nodes import URL_VARIABLES
 from celery_locks.testing.nodes.ports import free_port
 
 #: The user that runs PostgreSQL when root runs the tests: PostgreSQL refuses to run as root.
@@ -61,6 +62,11 @@ class Program(ABC):
     def before_start(self, log: Path) -> None:
         """Start what has to run alongside it."""
 
+    @property
+    def serves(self) -> bool:
+        """Whether it goes on until it is stopped: it has failed if it ends, whatever its exit status."""
+        return True
+
     @abstractmethod
     def is_ready(self, log: str) -> bool:
         """Return whether it is ready.
@@ -84,7 +90,7 @@ class Program(ABC):
 class Worker(Program):
     """A Celery worker, or another command of Python, in the environment of the tests."""
 
-    ready_means = "a worker logs `ready.`, at the level INFO"
+    ready_means = "a worker logs `ready.` at the level INFO; with debugpy, only once a debugger is attached"
 
     def argv(self) -> list[str]:
         program, *rest = self.command
@@ -95,18 +101,19 @@ class Worker(Program):
         return [program, *rest]
 
     def env(self) -> dict[str, str]:
-        # A setup without a broker or backend has none of these, and must not get the developer's.
-        others = {name: value for name, value in os.environ.items() if name not in _URL_VARIABLES}
+        # A setup without a broker or backend has no such variable, and must not get the developer's.
+        others = {name: value for name, value in os.environ.items() if name not in URL_VARIABLES}
         path = [self.given_env.get("PYTHONPATH", ""), *_own_import_path(), os.environ.get("PYTHONPATH", "")]
         programs = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
         ours = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PATH": os.pathsep.join(programs)}
         return {**others, **self.given_env, **ours}
 
+    @property
+    def serves(self) -> bool:
+        return "worker" in self.command
+
     def is_ready(self, log: str) -> bool:
-        return "worker" not in self.command or " ready." in log
-
-
-_URL_VARIABLES = {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "CELERY_LOCKS_URL"}
+        return not self.serves or " ready." in log
 
 
 def _own_import_path() -> list[str]:
@@ -184,6 +191,8 @@ class RabbitMQ(Program):
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "HOME": str(self.folder),  # where Erlang keeps its cookie
+            # Debian's rabbitmqctl on the PATH changes the user, and with it the cookie.
+            "PATH": os.pathsep.join([str(rabbitmq_server().parent), os.environ.get("PATH", "")]),
         }
 
     def is_ready(self, log: str) -> bool:

@@ -13,6 +13,14 @@ if find_spec("pytest_celery") is None:
 
 __all__ = ["worker_container"]
 
+#: Celery takes these before an app's settings: a developer's own broker would get the tests' tasks.
+URL_VARIABLES = (
+    "CELERY_BROKER_URL",
+    "CELERY_BROKER_READ_URL",
+    "CELERY_BROKER_WRITE_URL",
+    "CELERY_RESULT_BACKEND",
+    "CELERY_LOCKS_URL",
+)
 #: How much of a log an error shows.
 _LOG_SHOWN_CHARACTERS = 4000
 
@@ -23,11 +31,20 @@ def register(config: pytest.Config, fixtures: ModuleType) -> None:
     Args:
         config: pytest's configuration.
         fixtures: The plugin's own.
+
+    Raises:
+        pytest.UsageError: pytest-celery's own plugin is not loaded.
     """
+    import pytest_celery.plugin
     from pytest_docker_tools.wrappers import container
 
     from celery_locks.testing.nodes import fixtures as shared
 
+    if not config.pluginmanager.is_registered(pytest_celery.plugin):
+        raise pytest.UsageError(
+            "pytest-celery's plugin is not loaded: don't switch it off, or add "
+            "-p pytest_docker_tools.plugin -p pytest_celery.plugin to the command"
+        )
     patch = pytest.MonkeyPatch()
     # Tests that run in a container would reach nodes by addresses of Docker's network. pytest-celery makes addresses at
     # localhost, where only published ports answer; local nodes have no other address.

@@ -22,7 +22,7 @@ from pytest_docker_tools import container
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Store
 from celery_locks.testing.harness import LockHistory, LockLostAfter
-from celery_locks.testing.nodes import worker_container
+from celery_locks.testing.nodes import URL_VARIABLES, worker_container
 from celery_locks.testing.nodes.lock_store import (
     POSTGRESQL_ENV,
     POSTGRESQL_IMAGE,
@@ -105,11 +105,14 @@ def default_locks_sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> SQLi
 
 
 @pytest.fixture
-def celery_setup_app(celery_setup_app: Celery, celery_locks_store: CeleryLockStore | None) -> Celery:
-    """Return the tests' app, with its locks in the store of the setup."""
-    if celery_locks_store is not None:
-        celery_locks_store._use_in(celery_setup_app)
-    return celery_setup_app
+def celery_setup_app(celery_setup_app: Celery, celery_locks_store: CeleryLockStore | None) -> Iterator[Celery]:
+    """Return the tests' app. It has its locks in the store of the setup, and no address from this environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in URL_VARIABLES:
+            patch.delenv(name, raising=False)
+        if celery_locks_store is not None:
+            celery_locks_store._use_in(celery_setup_app)
+        yield celery_setup_app
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ class SQLiteFile:
         self.folder = folder
         self.name = self.id = "sqlite"
         self.status = "running"
+        self.attrs: dict[str, Any] = {}
 
     @property
     def celeryconfig(self) -> dict[str, Any]:
@@ -95,6 +96,15 @@ class SQLiteFile:
 
     def logs(self) -> str:
         return ""
+
+    def reload(self) -> None:
+        """Do nothing: there is no process."""
+
+    def restart(self, timeout: float = 0) -> None:
+        """Do nothing: there is no process, and the file stays."""
+
+    def kill(self, signal: str | int | None = None) -> None:
+        raise NotImplementedError("a lock store in a file has no process: kill a Redis or PostgreSQL store instead")
 
     def teardown(self) -> None:
         """Do nothing: pytest removes its temporary folders."""

@@ -28,7 +28,14 @@ class LeaseDeletedAfter:
         self._locks, self._app = locks, app
         self._losses: list[_Loss] = []
 
-    def __call__(self, seconds: float, *, key: str, calls: int | None = None, reason: str = "deleted") -> None:
+    def __call__(
+        self,
+        seconds: float | None = None,
+        *,
+        key: str | None = None,
+        calls: int | None = None,
+        reason: str = "deleted",
+    ) -> None:
         """Make the next run that acquires this key lose its lease.
 
         The store forgets the lease. The worker notices when it next renews, at most a third of the lease's ttl later:
@@ -41,15 +48,16 @@ class LeaseDeletedAfter:
             reason: As ``calls``: a worker in another process finds out by itself that its lease was deleted.
 
         Raises:
-            LockConfigError: ``seconds`` is negative, or ``calls`` or another ``reason`` was given.
+            LockConfigError: ``seconds`` or ``key`` is missing, ``seconds`` is negative, or ``calls`` or another
+                ``reason`` was given.
         """
-        if calls is not None or reason != "deleted":
+        if seconds is None or key is None or calls is not None or reason != "deleted":
             raise LockConfigError(
-                "a worker in another process takes lock_lost_after(seconds=…, key=…): calls= and reason= reach only "
+                "workers in other processes need lock_lost_after(seconds=…, key=…): calls= and reason= reach only "
                 "tasks that run in the process of the tests"
             )
-        if not seconds >= 0:
-            raise LockConfigError(f"seconds={seconds!r} is negative: give 0 or more")
+        if not isinstance(seconds, (int, float)) or not seconds >= 0:
+            raise LockConfigError(f"seconds={seconds!r} is no number of seconds: give 0 or more")
         earlier = [loss for loss in self._losses if loss.key == key]
         self._losses.append(_Loss(self._locks, self._app, key, seconds, earlier))
 
