@@ -113,6 +113,9 @@ def celery_setup_app(celery_setup_app: Celery, celery_locks_store: CeleryLockSto
         if celery_locks_store is not None:
             celery_locks_store._use_in(celery_setup_app)
         yield celery_setup_app
+        # Each test has an app: the connections of those before would stay open until pytest ends.
+        celery_setup_app.amqp.producer_pool.force_close_all()
+        celery_setup_app.pool.force_close_all()
 
 
 @pytest.fixture
