@@ -137,7 +137,7 @@ def start(kind: str, page: str, request: pytest.FixtureRequest) -> int:
         return redis.port
     if kind == "RabbitMQ":
         rabbit: RabbitServer = request.getfixturevalue("rabbit_server")
-        return rabbit.port
+        return int(rabbit.container.port)
     postgres: PostgresServer = request.getfixturevalue("postgresql_server")
     for address in sorted(set(re.findall(r"postgresql://[^\s\"'?]+@localhost:\d+/\w+", page))):
         prepare(postgres, address)

@@ -42,8 +42,7 @@ class RabbitServer(RabbitMQTestBroker):
 
     def ctl(self, *args: str) -> str:
         """What ``rabbitmqctl`` prints."""
-        program = rabbitmq_server().with_name("rabbitmqctl")
-        status, output = self.container.exec_run([str(program), "--quiet", *args])
+        status, output = self.container.exec_run(["rabbitmqctl", "--quiet", *args])
         text: str = output.decode()
         assert status == 0, text
         return text

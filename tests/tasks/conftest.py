@@ -54,6 +54,9 @@ class Address:
     def __init__(self, url: str) -> None:
         self.celeryconfig = {"url": url, "host_url": url}
 
+    def teardown(self) -> None:
+        """The tests end it."""
+
 
 class Shop(CeleryTestSetup):
     """An app, its nodes, and what its workers wrote.
@@ -82,6 +85,7 @@ class Shop(CeleryTestSetup):
         self.journal = Journal(app.conf.shop_journal)
         self.stack = ExitStack()
         self.stack.callback(processes.remove_folder, self.folder)
+        self.stack.callback(self.locks_store.teardown)
 
     def start_worker(self, **options: Any) -> Worker:
         env = {**self.variables, **options.pop("env", {})}
