@@ -350,7 +350,7 @@ def test_sync(how, celery_setup): pass
     output = project.run(errors=2)
     assert "ended with exit status 2 before it was ready: correct what its log reports" in output
     assert "ModuleNotFoundError: No module named 'nothing_of_this_name'" in output
-    assert "was not ready within 8 s (a worker logs `ready.`, at the level INFO): correct what its log" in output
+    assert "was not ready within 8 s (a worker logs `ready.` at the level INFO; with debugpy," in output
     assert "it hangs" in output
 
 
