@@ -299,6 +299,61 @@ def test_in_memory_again(celery_locks, assert_free):
     assert "processes of this machine" in output
 
 
+def test_what_developers_and_tasks_do(project: Project) -> None:
+    project.env |= {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/0"}
+    project.write(
+        tasks=TASKS
+        + """
+import subprocess, sys
+
+@shared_task(base=LockedTask, lock_key="leaves")
+def leaves_a_process():
+    code = "import time; time.sleep(600)"
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True).pid
+""",
+        test_surroundings=ON_REDIS
+        + """
+import psutil
+from celery_locks import LockConfigError, LockLost
+from docker.errors import APIError
+
+@pytest.fixture
+def celery_locks_store(celery_locks_sqlite_store):
+    return celery_locks_sqlite_store
+
+@pytest.fixture
+def default_worker_command(default_worker_command):
+    return [*default_worker_command, "--without-mingle", "--pidfile=/app/worker.pid"]
+
+def test_the_setups_addresses_are_used(celery_setup, celery_worker, celery_locks_store):
+    assert tasks.sync.delay(7).get(timeout=60)
+    celery_locks_store.restart()
+    assert tasks.sync.delay(7).get(timeout=60)
+    assert celery_worker.container.exec_run(["cat", "/app/worker.pid"]).exit_code == 0
+
+def test_a_process_in_a_session_of_its_own_ends_with_the_worker(celery_setup, celery_worker):
+    pid = tasks.leaves_a_process.delay().get(timeout=60)
+    assert psutil.pid_exists(pid)
+    celery_worker.kill()
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    with pytest.raises(APIError, match="is not running"):
+        celery_worker.container._container.pause()
+
+def test_two_runs_lose_their_leases(celery_setup, lock_lost_after):
+    for given in ({"seconds": 0.1}, {"calls": 3, "key": "shop:1"}, {"seconds": "1", "key": "shop:1"}):
+        with pytest.raises(LockConfigError):
+            lock_lost_after(**given)
+    lock_lost_after(seconds=0.1, key="shop:1")
+    lock_lost_after(seconds=0.3, key="shop:1")
+    for _ in range(2):
+        with pytest.raises(LockLost):
+            tasks.sync.delay(1, seconds=100).get(timeout=60)
+""",
+    )
+    project.run(passed=3)
+
+
 # --- Bad input ---
 
 

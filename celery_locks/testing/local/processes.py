@@ -99,11 +99,12 @@ def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal
         grace: Seconds that it gets to end by itself after `sig`; 0 kills immediately.
         sig: The signal that asks it to end.
     """
+    # Looked for before it ends: then they have another parent, and its number may be another process's.
+    others = _in_other_groups(process.pid) if process.poll() is None else []
     if grace and process.poll() is None:
         process.send_signal(sig)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
-    others = _in_other_groups(process.pid)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: no permission for a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
     for other in others:
