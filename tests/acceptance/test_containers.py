@@ -73,7 +73,7 @@ def test_a_worker_that_dies_at_its_start(pytester: pytest.Pytester, engine: dock
     pytester.makepyfile(DIES)
     result = pytester.runpytest_subprocess("-p", "no:valkey", timeout=280)
     result.assert_outcomes(errors=3)
-    ended = "*ContainerFailed: the container * ended with the exit code 2 before it was ready: correct what its log*"
+    ended = "*ContainerFailed: the container * ended with exit status 2 before it was ready: correct what its log*"
     result.stdout.fnmatch_lines([ended, "E *Error: Invalid value for '-P' / '--pool': 'none' *"])
     result.stdout.fnmatch_lines([ended, "E *ModuleNotFoundError: No module named 'no_such_module'"])
     unknown = "the engine can't run a container of the image sha256:*: *no-such-program*not found*"
