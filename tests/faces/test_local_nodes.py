@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 pytest_plugins = ("pytester",)
 pytestmark = pytest.mark.slow
 
-#: Marks all processes of one project's run: they hand it on to those that they start.
+#: The variable that marks all processes of one project's run: children inherit it.
 MARK = "LOCAL_NODES_TEST_RUN"
 
 CONFTEST = """
@@ -313,6 +313,7 @@ def leaves_a_process():
 """,
         test_surroundings=ON_REDIS
         + """
+import os
 import psutil
 from celery_locks import LockConfigError, LockLost
 from docker.errors import APIError
@@ -330,6 +331,7 @@ def test_the_setups_addresses_are_used(celery_setup, celery_worker, celery_locks
     celery_locks_store.restart()
     assert tasks.sync.delay(7).get(timeout=60)
     assert celery_worker.container.exec_run(["cat", "/app/worker.pid"]).exit_code == 0
+    assert os.listdir(celery_worker.container.env["CELERY_LOCKS_FOLDER"]), "its records are elsewhere"
 
 def test_a_process_in_a_session_of_its_own_ends_with_the_worker(celery_setup, celery_worker):
     pid = tasks.leaves_a_process.delay().get(timeout=60)

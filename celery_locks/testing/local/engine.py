@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,12 @@ from celery_locks.testing.local import processes
 from celery_locks.testing.local.container import IN_CONTAINERS, LocalContainer, variables
 
 
-@dataclass
-class _Volume:
-    """A folder that containers share."""
+@dataclass(kw_only=True)
+class _Named:
+    """What docker-py's networks and volumes have in common."""
 
     name: str
-    folder: Path
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        return self.name
-
-    @property
-    def attrs(self) -> dict[str, Any]:
-        return {"Name": self.name, "Labels": dict(self.labels), "Mountpoint": str(self.folder)}
-
-    def remove(self, force: bool = False) -> None:
-        processes.remove_folder(self.folder)
-
-
-@dataclass
-class _Network:
-    """A name: all processes of a machine reach each other."""
-
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str]
 
     @property
     def id(self) -> str:
@@ -54,6 +34,24 @@ class _Network:
     @property
     def attrs(self) -> dict[str, Any]:
         return {"Name": self.name, "Labels": dict(self.labels)}
+
+
+@dataclass(kw_only=True)
+class _Volume(_Named):
+    """A folder that containers share."""
+
+    folder: Path
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {**super().attrs, "Mountpoint": str(self.folder)}
+
+    def remove(self, force: bool = False) -> None:
+        processes.remove_folder(self.folder)
+
+
+class _Network(_Named):
+    """A name: all processes of a machine reach each other."""
 
     def remove(self) -> None:
         """Nothing is left to remove."""
@@ -174,7 +172,7 @@ class _Images:
 
 class _Networks:
     def create(self, name: str, labels: Mapping[str, str] | None = None, **_: Any) -> _Network:
-        return _Network(name, labels or {})
+        return _Network(name=name, labels=labels or {})
 
     def get(self, name: str) -> _Network:
         raise NotFound(f"there is no network {name}")
@@ -185,7 +183,7 @@ class _Volumes:
         self._made: dict[str, _Volume] = {}
 
     def create(self, name: str | None = None, labels: Mapping[str, str] | None = None, **_: Any) -> _Volume:
-        volume = _Volume(name or secrets.token_hex(16), processes.make_folder(), labels or {})
+        volume = _Volume(name=name or secrets.token_hex(16), labels=labels or {}, folder=processes.make_folder())
         self._made[volume.name] = volume
         return volume
 

@@ -26,7 +26,7 @@ class Program(ABC):
     """What a container of an image runs here.
 
     Args:
-        command: The container's command, without the program's own name.
+        command: The container's command.
         env: The container's environment.
         folder: Where it runs, and keeps its files.
     """
@@ -140,9 +140,6 @@ class Redis(Program):
     def is_ready(self, log: str) -> bool:
         return "Ready to accept connections" in log and self._listens()
 
-    def port_was_taken(self, log: str) -> bool:
-        return "Address already in use" in log or "bind: Address" in log
-
 
 class RabbitMQ(Program):
     """A RabbitMQ server with its name server (epmd), under a name and in folders of their own."""
@@ -199,7 +196,7 @@ class RabbitMQ(Program):
         return "Server startup complete" in log and self._listens()
 
     def port_was_taken(self, log: str) -> bool:
-        return "eaddrinuse" in log or "already in use" in log
+        return "eaddrinuse" in log or super().port_was_taken(log)
 
 
 class PostgreSQL(Program):

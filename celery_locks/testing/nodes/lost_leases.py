@@ -108,7 +108,7 @@ class _Loss:
             self._stopped.wait(_LOOK_EVERY)
 
     def _next_run(self) -> Holder | None:
-        """Return the first run that acquired the key since, after those that earlier losses wait for."""
+        """Return the first new run of the key. Each run goes to one loss, in the order of the calls."""
         if any(loss.token is None for loss in self._earlier):
             return None
         taken = self._before | {loss.token for loss in self._earlier}
