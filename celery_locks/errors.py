@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-LossReason = Literal["expired", "stolen", "deleted", "unreachable", "max_hold", "replaced"]
+LossReason = Literal["expired", "stolen", "deleted", "unreachable", "max_hold", "replaced", "force_released"]
 """Why a lease ended before its holder released it.
 
 ``expired``: its time ran out; ``stolen``: someone else has the key; ``deleted``: its record is gone from the store;
 ``unreachable``: the store did not answer in time; ``max_hold``: it was held for as long as it may be; ``replaced``: a
-newcomer took the key over.
+newcomer took the key over; ``force_released``: it was released by force, such as by `Lock.force_release`.
 """
 LOSS_REASONS: tuple[LossReason, ...] = get_args(LossReason)
 """Every `LossReason`."""

@@ -6,6 +6,8 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
 
@@ -18,6 +20,22 @@ _KEYWORD_KINDS = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _POSITIONAL_KINDS = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
+@dataclass(frozen=True)
+class Unresolved:
+    """An annotation with a name that is not known here, such as one that is imported for type checkers only.
+
+    Attributes:
+        text: The annotation.
+        resolve: Returns the type once its names are known, until then ``None``.
+        pydantic: Whether Celery makes models of the task's arguments. Then a model and the mapping that is sent for it
+            could get two keys, so a model is refused.
+    """
+
+    text: str
+    resolve: Callable[[], Any]
+    pydantic: bool = False
+
+
 class KeyMaker:
     """Makes the key of a call of one task.
 
@@ -26,8 +44,9 @@ class KeyMaker:
             name with all arguments.
         signature: The signature of the task's body, without ``self``.
         task_name: The task's name, if it is known already.
-        annotations: The resolved type hints of the body; by default those of the signature. A mapping that is given
-            for a Pydantic model makes the same key as the model.
+        annotations: The resolved type hints of the body; by default those of the signature. A value that is given
+            for a Pydantic model makes the same key as the model. One that can't be resolved is an `Unresolved`.
+        validate: Makes a model of a type and a value; by default the model's ``model_validate()``.
 
     Raises:
         LockKeyError: The key is none of these, or its template is malformed or names no argument of the task.
@@ -39,14 +58,16 @@ class KeyMaker:
         signature: inspect.Signature,
         task_name: str | None = None,
         annotations: Mapping[str, Any] | None = None,
+        validate: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self._task_name = task_name
-        self._arguments = _Arguments(signature, annotations or {})
+        self._arguments = _Arguments(signature, annotations or {}, validate or _validated)
         self._template: Template | None = None
         self._callable: _CallableKey | None = None
         if isinstance(key, str):
             self._template = Template(key)
             self._arguments.check_names(self._template, task_name)
+            self._arguments.check_format(key, self._template)
         elif callable(key):
             self._callable = _CallableKey(key, self._arguments)
         elif key is not None:
@@ -88,6 +109,7 @@ class KeyMaker:
         for name, value in bound.items():
             if name in self._arguments.variadic and not value:
                 continue
+            self._arguments.check_resolved(name, value)
             try:
                 parts.append(f"{name}={canonical(value)}")
             except NoStableText as problem:
@@ -114,7 +136,7 @@ class _CallableKey:
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: dict[str, Any]) -> str:
         positional, named = self._arguments.as_called(args, kwargs, bound)
         taken = self._arguments.positional[: len(args)]
-        named |= {name: bound[name] for name in self._fill if name not in taken}
+        named |= {name: self._arguments.fresh(name, bound[name]) for name in self._fill if name not in taken}
         try:
             key = self._function(*positional, **named)
         except LockKeyError:
@@ -130,7 +152,9 @@ class _CallableKey:
 class _Arguments:
     """Binds calls to a signature, quickly where all its parameters can be given by name."""
 
-    def __init__(self, signature: inspect.Signature, annotations: Mapping[str, Any]) -> None:
+    def __init__(
+        self, signature: inspect.Signature, annotations: Mapping[str, Any], validate: Callable[[Any, Any], Any]
+    ) -> None:
         parameters = signature.parameters.values()
         self._signature = signature
         self._names = tuple(signature.parameters)
@@ -141,17 +165,24 @@ class _Arguments:
         self.positional = tuple(p.name for p in parameters if p.kind in _POSITIONAL_KINDS)
         self.keyword_defaults = self._keywords & self._defaults.keys()
         self.variadic = {name for name in self._names if name not in self._keywords and name not in self.positional}
-        self._models = {
-            p.name: model
-            for p in parameters
-            if p.name not in self.variadic and (model := _model_of(annotations.get(p.name, p.annotation)))
-        }
+        hints = {p.name: annotations.get(p.name, p.annotation) for p in parameters if p.name not in self.variadic}
+        self._unresolved = {name: hint for name, hint in hints.items() if isinstance(hint, Unresolved)}
+        self._models = {name: model for name, hint in hints.items() if (model := _model_of(hint))}
+        self._validate = validate
 
     def check_names(self, template: Template, task_name: str | None) -> None:
         """Raise `LockKeyError` for the first placeholder that can't be an argument."""
         for placeholder in template.placeholders:
             if placeholder.name not in self._names and self._extra is None:
                 raise self._unknown(template, placeholder, task_name)
+
+    def check_format(self, source: str, template: Template) -> None:
+        """Raise `LockKeyError` for an argument in another language's placeholder: all calls would share the key."""
+        found = template.foreign(self._names, self._extra is not None)
+        if found is not None:
+            position, text, name = found
+            remedy = f"write <{name}>" if name else "name the argument, such as <user_id>"
+            raise template.error(f"has {text}, which stands for no argument here; {remedy}", position)
 
     def _unknown(self, template: Template, placeholder: Placeholder, task_name: str | None) -> LockKeyError:
         from difflib import get_close_matches  # for an error only
@@ -174,10 +205,41 @@ class _Arguments:
             full = self._signature.bind(*args, **kwargs)
             full.apply_defaults()
             bound = dict(full.arguments)
+        if self._unresolved:
+            self._resolve()
         for name, model in self._models.items():
-            if isinstance(bound[name], Mapping):
-                bound[name] = _as_model(bound[name], model)
+            value = bound[name]
+            if value is not None and not isinstance(value, model):
+                bound[name] = self._as_model(value, model)
         return bound
+
+    def _resolve(self) -> None:
+        for name, hint in list(self._unresolved.items()):
+            found = hint.resolve()
+            if found is not None:
+                self._unresolved.pop(name, None)
+                model = _model_of(found)
+                if model is not None:
+                    self._models = {**self._models, name: model}
+
+    def _as_model(self, value: Any, model: Any) -> Any:
+        base = model_base()
+        if base is not None and isinstance(value, base):
+            return value
+        try:
+            return self._validate(model, value)
+        except Exception:  # a validator may raise anything; whether the arguments are valid is for the task to decide
+            return value
+
+    def check_resolved(self, name: str, value: Any) -> None:
+        """Raise `LockKeyError` for a model whose mapping, once it was sent, might make another key."""
+        hint, base = self._unresolved.get(name), model_base()
+        if hint is not None and hint.pydantic and base is not None and isinstance(value, base):
+            raise LockKeyError(
+                f"the argument {name} makes no key: its annotation {hint.text} can't be resolved, so Celery would not "
+                f"make a {class_name(type(value))} of what it sends. Import the name at run time, not for type "
+                "checkers only"
+            )
 
     def _bind_quickly(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the same as the signature would, several times faster, or ``None`` where a call doesn't fit."""
@@ -203,11 +265,16 @@ class _Arguments:
             LockKeyError: The call has no such argument.
         """
         if name in self._names:
+            self.check_resolved(name, bound[name])
             return bound[name]
         extra = bound[self._extra] if self._extra is not None else {}
         if name not in extra:
             raise LockKeyError(f"<{name}> makes no key: the call has no argument {name}.")
         return extra[name]
+
+    def fresh(self, name: str, value: Any) -> Any:
+        """Return a default for a user's function, which may change a list or dictionary."""
+        return deepcopy(value) if isinstance(value, (list, dict, set)) and value is self._defaults[name] else value
 
     def as_called(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: dict[str, Any]
@@ -237,15 +304,14 @@ def _keywords_taken(function: Callable[..., Any], names: set[str]) -> set[str]:
 def _model_of(annotation: Any) -> Any:
     """Return the Pydantic model that a parameter is annotated with, as Celery's ``pydantic=True`` finds it."""
     base = model_base()
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         some = [arg for arg in typing.get_args(annotation) if arg is not types.NoneType]
-        annotation = some[0] if len(some) == 1 else None
+        return _model_of(some[0]) if len(some) == 1 else None
     is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
     return annotation if base is not None and is_class and issubclass(annotation, base) else None
 
 
-def _as_model(mapping: Mapping[str, Any], model: Any) -> Any:
-    try:
-        return model.model_validate(mapping)
-    except Exception:  # a validator may raise anything; whether the arguments are valid is for the task to say
-        return mapping
+def _validated(model: Any, value: Any) -> Any:
+    return model.model_validate(value)

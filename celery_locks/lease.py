@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from celery_locks import log, signals, threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockError, LockLost, LossReason, StoreUnavailable
+from celery_locks.nesting import block_here
+from celery_locks.notices import why_lost
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.telling import tell
@@ -21,8 +23,6 @@ from celery_locks.terms import checked_ttl
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from celery_locks.stores.parking import Call, Parking
 
 logger = log.logger(__name__)
 
@@ -35,6 +35,7 @@ _TOLD = {
     "unreachable": "the store did not answer in time",
     "max_hold": "it was held as long as it may be",
     "replaced": "a newcomer took it over",
+    "force_released": "it was released by force",
 }
 
 
@@ -66,15 +67,24 @@ class Holding(ABC):
             raise LockError('a run releases its lease itself: use it without "with"')
         try:
             self.check()
+            self.begin_block()
             return self
         except BaseException:
             release_rest_later(self)
             raise
 
+    def begin_block(self) -> None:
+        """Note that a ``with`` block of this thread or asyncio task holds it: to wait for it there is a deadlock."""
+        here = block_here()
+        for lease in self._members():
+            lease.block = here
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            for lease in self._members():
+                lease.block = None
             held = [release_or_later(lease) for lease in reversed(self._members())]
         except BaseException:
             release_rest_later(self)
@@ -118,10 +128,14 @@ class Lease(Holding):
     _update: tuple[str, float] | None = None
     #: How often it is renewed, in seconds, and when next, on its clock; set by what renews it.
     renew_every = renew_at = 0.0
+    #: What the ``with`` block belongs to that holds it; see `block_here`.
+    block: object = None
     #: Whether all have been told that it was lost.
     told = False
-    #: Sends on those whose turn comes by the release; without it that is left to the sweeper of a worker.
-    send_on: Callable[[Parking, Sequence[Call]], None] | None = None
+    #: Releases it in the store in another way than `Store.release`, as a task's run does.
+    release_in_store: Callable[[Lease], bool] | None = None
+    #: Whether it runs a parked task's ticket.
+    has_ticket = False
 
     def __init__(
         self,
@@ -236,8 +250,14 @@ class Lease(Holding):
             StoreUnavailable: The store can't be reached. It is no longer renewed nor held; call again to release it
                 in the store before its deadline there.
         """
-        with self._releases:
-            return self._release()
+        try:
+            with self._releases:
+                released = self._release()
+            return released  # noqa: RET504 - a call in the return is outside the try
+        except BaseException as error:
+            if not isinstance(error, LockError):  # an interrupt: the holder has no reason to release it again
+                keeper().release_lease_later(self, self.time_left())
+            raise
 
     def _release(self) -> bool:
         if self._state == "released":
@@ -267,42 +287,45 @@ class Lease(Holding):
         Raises:
             StoreUnavailable: The store can't be reached. It is no longer renewed nor held; `release` may be called.
         """
-        with self._releases:
-            if self.lost or not self._move("held", "releasing"):
-                return False
-            self.forget(self)
-            answer = self.store.acquire(claim)
-            if not isinstance(answer, Granted):
-                self.lose("replaced" if answer.replaced else self._why_gone(), "releasing")
-                return False
-            if self._move("releasing", "released"):
-                self._tell_release()
-            return True
+        try:
+            with self._releases:
+                handed = self._hand_over(claim)
+            return handed  # noqa: RET504 - as in `release`
+        except BaseException as error:
+            if not isinstance(error, LockError):  # an interrupt: one of the two has it
+                keeper().release_later(self.store, claim.name, claim.token, claim.ttl)
+                keeper().release_lease_later(self, self.time_left())
+            raise
+
+    def _hand_over(self, claim: Claim) -> bool:
+        if self.lost or not self._move("held", "releasing"):
+            return False
+        self.forget(self)
+        answer = self.store.acquire(claim)
+        if not isinstance(answer, Granted):
+            self.lose("replaced" if answer.replaced else self._why_gone(), "releasing")
+            return False
+        if self._move("releasing", "released"):
+            self._tell_release()
+        return True
 
     def _give_back(self) -> bool:
         # Before, not in one step: as long as the token holds the lock nobody else can write, and what is written is
         # that of a body that has ended. Written again after a lost reply, it is the same.
         if self._update is not None and self._state == "releasing":
             self.store.write(self.claim.name, self.token, *self._update)
-        if self.send_on is None:
-            return self.store.release(self.claim.name, self.token)
-        from celery_locks.stores.parking import tickets_of
-
-        parking = tickets_of(self.store)
-        if parking is None:
-            return self.store.release(self.claim.name, self.token)
-        released, calls = parking.hand_on(self.claim.name, self.token)
-        if calls:
-            self.send_on(parking, calls)
-        return released
+        if self.release_in_store is not None:
+            return self.release_in_store(self)
+        return self.store.release(self.claim.name, self.token)
 
     def _why_gone(self) -> LossReason:
         if self.clock.now() >= self._deadline:
             return self._why_ended("expired")
         try:
-            return "stolen" if self.store.holders(self.claim.name) else "deleted"
+            reasons = why_lost(self.store, [self])
         except StoreUnavailable:
             return "deleted"
+        return reasons[0][1] or "deleted"
 
     @property
     def value(self) -> Any:
@@ -384,6 +407,15 @@ class Lease(Holding):
     def ends_in(self, now: float) -> float:
         """Seconds until its deadline when its clock says ``now``."""
         return self._deadline - now
+
+    def is_of_block(self, here: object) -> bool:
+        """Whether a ``with`` block of this thread or task holds it and only the block's end ends it.
+
+        Args:
+            here: What `block_here` returns.
+        """
+        endless = self.renew_every > 0 and self._hold_end is None
+        return endless and self.block == here and self._state == "held"
 
     def renewal(self, now: float, ttl: float | None = None) -> Renewal:
         """What to ask the store for, ``now`` being when it is asked."""
@@ -508,6 +540,14 @@ def release_rest_later(holding: Holding) -> None:
     for lease in holding._members():
         if lease._state in ("held", "releasing"):
             keeper().release_lease_later(lease, lease.time_left())
+
+
+def release_kept_later(token: str) -> Lease | None:
+    """Release in the background the lease with this owner token, if it is watched, and return it."""
+    lease = keeper().kept(token)
+    if lease is not None:
+        release_rest_later(lease)
+    return lease
 
 
 def _nothing(*args: Any) -> None:

@@ -12,13 +12,14 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import log, signals, threads, waiting
-from celery_locks.errors import LockTimeout, StoreUnavailable
-from celery_locks.lease import Lease, release_or_later, release_rest_later
+from celery_locks import log, nesting, signals, threads, waiting
+from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
+from celery_locks.lease import Lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.renewal import keeper
 from celery_locks.steps import Abandoned, Steps, run
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
 from celery_locks.terms import Terms, seconds_of
+from celery_locks.tokens import new_token
 from celery_locks.waiting import wait_in_line
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Lock:
 
         Raises:
             LockTimeout: It was still held by others when the time was over.
+            LockError: The current run, or a ``with`` block of this thread, holds it already and would wait for itself.
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
@@ -71,22 +73,28 @@ class Lock:
         until = None if timeout is None else begun + timeout
         claim = claim or self.claim()
         try:
-            answer = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT, sent=begun)
+            answer: Lease | Refused = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT, sent=begun)
+            if not isinstance(answer, Lease):
+                answer = run(self._asking(claim, until, answer, begun))
+            if isinstance(answer, Lease):
+                return answer
         except BaseException:
-            self._undo(claim)
+            self.undo(claim)
             raise
-        if isinstance(answer, Lease):
-            return answer
-        return self._in_time(run(self._asking(claim, until, answer, begun)))
+        return self._in_time(answer, until)
 
     def acquiring(self, timeout: float | None = None) -> Steps[Lease]:
         """The steps of `acquire`."""
-        return self._in_time((yield from self.asking(timeout)))
+        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        return self._in_time((yield from self._asking(self.claim(), until)), until)
 
-    def asking(self, timeout: float | None = None) -> Steps[Lease | Refused]:
+    def asking(self, timeout: float | None, claim: Claim) -> Steps[Lease | Refused]:
         """Return the steps of `acquire` that end with a `Refused`, and send no signal, when the time is over."""
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
-        return self._asking(self.claim(), until)
+        answer = yield from self._asking(claim, until)
+        if isinstance(answer, Refused):
+            self._check_ended(answer, until)
+        return answer
 
     def _asking(
         self, claim: Claim, until: float | None, seen: Refused | None = None, begun: float | None = None
@@ -96,13 +104,36 @@ class Lock:
             if isinstance(answer, Refused) and answer.position is not None:
                 yield partial(self.store.leave, claim.name, claim.token)
         except BaseException as error:
-            self._undo(claim, error)
+            self.undo(claim, error)
             raise
         return answer
 
-    def _in_time(self, answer: Lease | Refused) -> Lease:
+    def refuse_nested(self, refused: Refused, endless: bool = False) -> None:
+        """Raise an error where a wait could never succeed; see `nesting.waits_for_itself`.
+
+        Args:
+            refused: The store's answer.
+            endless: Whether the wait has no timeout.
+
+        Raises:
+            LockError: What the current run holds, or a ``with`` block of this thread or asyncio task, is asked for.
+        """
+        error = nesting.waits_for_itself(self, refused, endless)
+        if error is not None:
+            raise error
+
+    def _check_ended(self, answer: Lease | Refused | Granted, until: float | None) -> None:
+        """Raise the error of a wait that ended before its time was over."""
+        if isinstance(answer, Refused) and (until is None or self._locks.clock.now() < until):
+            self.refuse_nested(answer, until is None)
+
+    def _is_hopeless(self, until: float | None) -> Callable[[Refused], bool]:
+        return lambda refused: nesting.waits_for_itself(self, refused, until is None) is not None
+
+    def _in_time(self, answer: Lease | Refused, until: float | None) -> Lease:
         if isinstance(answer, Lease):
             return answer
+        self._check_ended(answer, until)
         raise self.timed_out(answer)
 
     def enqueue(self) -> LockTicket:
@@ -112,18 +143,33 @@ class Lock:
             LockConfigError: The store has no line.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        return run(self.lining_up())
+        claim = self.claim()
+        try:
+            ticket = self.enqueue_claim(claim)
+            return ticket  # noqa: RET504 - a call in the return is outside the try
+        except BaseException as error:
+            self.undo_interrupted(claim, error)
+            raise
 
-    def lining_up(self) -> Steps[LockTicket]:
+    def enqueue_claim(self, claim: Claim) -> LockTicket:
+        """`enqueue`, for callers that must know the owner token beforehand."""
+        try:
+            ticket = run(self.lining_up(claim))
+            return ticket  # noqa: RET504 - a call in the return is outside the try
+        except BaseException as error:
+            self.undo_interrupted(claim, error)
+            raise
+
+    def lining_up(self, claim: Claim | None = None) -> Steps[LockTicket]:
         """The steps of `enqueue`."""
         from celery_locks.ticket import LockTicket
 
         self._locks.require("fair", "lock.enqueue()", self.key)
-        ticket = LockTicket(self)
+        ticket = LockTicket(self, claim or self.claim())
         try:
             yield from ticket.looking()
         except BaseException as error:
-            self._undo(ticket.claim, error)
+            self.undo(ticket.claim, error)
             raise
         return ticket
 
@@ -137,6 +183,7 @@ class Lock:
             Whether it came free in time.
 
         Raises:
+            LockError: The current run, or a ``with`` block of this thread, holds it: that would wait for itself.
             StoreUnavailable: The store can't be reached.
         """
         return run(self.awaiting(timeout))
@@ -148,12 +195,15 @@ class Lock:
         # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
         claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=waiting.PLACE_KEPT)
         try:
-            line = wait_in_line(self.store, self._locks.clock, claim, until, self.store.acquire, _nobody)
-            answer = yield from line
+            look, hopeless = self.store.acquire, self._is_hopeless(until)
+            answer = yield from wait_in_line(
+                self.store, self._locks.clock, claim, until, look, _nobody, hopeless=hopeless
+            )
             yield partial(self.leave, claim)
         except BaseException as error:
-            self._undo(claim, error)
+            self.undo(claim, error)
             raise
+        self._check_ended(answer, until)
         return isinstance(answer, Granted)
 
     def standing(self, claim: Claim, timeout: float | None, place: float) -> Steps[Lease | Refused]:
@@ -164,12 +214,14 @@ class Lock:
         """
         until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         try:
-            return (yield from self._in_line(claim, until, place, stay=True))
+            answer = yield from self._in_line(claim, until, place, stay=True)
         except StoreUnavailable:
             raise
         except BaseException as error:
-            self._undo(claim, error)
+            self.undo(claim, error)
             raise
+        self._check_ended(answer, until)
+        return answer
 
     def leave(self, claim: Claim) -> None:
         """Gives up a place in line, and what the store granted while nobody heard its answer."""
@@ -177,7 +229,7 @@ class Lock:
             self.store.leave(claim.name, claim.token)
             self.store.release(claim.name, claim.token)
         except BaseException as error:
-            self._undo(claim)
+            self.undo(claim)
             if not isinstance(error, StoreUnavailable):
                 raise
 
@@ -187,8 +239,13 @@ class Lock:
         Raises:
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        answer = self.attempt()
-        return answer if isinstance(answer, Lease) else None
+        claim = self.claim()
+        try:
+            answer = self.attempt(claim)
+            return answer if isinstance(answer, Lease) else None
+        except BaseException as error:
+            self.undo_interrupted(claim, error)
+            raise
 
     def trying(self) -> Steps[Lease | None]:
         """The steps of `try_acquire`."""
@@ -196,7 +253,7 @@ class Lock:
         try:
             answer = yield from self._in_line(claim, self._locks.clock.now())
         except BaseException as error:
-            self._undo(claim, error)
+            self.undo(claim, error)
             raise
         return answer if isinstance(answer, Lease) else None
 
@@ -210,11 +267,12 @@ class Lock:
         claim = claim or self.claim()
         try:
             answer = self._look(claim, keep=keep)
+            if isinstance(answer, Lease):
+                return answer
         except BaseException:
-            self._undo(claim)
+            self.undo(claim)
             raise
-        if not isinstance(answer, Lease):
-            self.contended(answer)
+        self.contended(answer)
         return answer
 
     def enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
@@ -223,7 +281,9 @@ class Lock:
         try:
             answer = parking.enter(claim, ticket)
             if isinstance(answer, Granted):
-                return self._granted(claim, answer, sent)
+                granted = self._granted(claim, answer, sent)
+                granted.has_ticket = answer.has_ticket
+                return granted
         except BaseException:
             if (lease := keeper().kept(claim.token)) is not None:
                 lease.forget(lease)
@@ -247,12 +307,12 @@ class Lock:
             LockTimeout: The key was not to be had in time.
             LockLost: The lease was lost while the function ran.
         """
-        lease = self.acquire(timeout)
+        claim = self.claim()
         try:
-            with lease:
+            with self.acquire(timeout, claim):
                 return function(*args, **kwargs)
         except BaseException:  # an interrupt may have come before the block, or at its end
-            release_rest_later(lease)
+            release_kept_later(claim.token)
             raise
 
     def locked(self) -> bool:
@@ -264,31 +324,52 @@ class Lock:
         return self.store.holders(self.name)
 
     def force_release(self) -> tuple[Holder, ...]:
-        """Takes the key from whoever holds it; they learn it at their next renewal.
+        """Release the key by force. Its holders lose their leases with the reason ``force_released``.
+
+        They notice within 100 ms on Redis and PostgreSQL, and at their next renewal on other stores.
 
         Returns:
-            Those who held it.
+            The holders, at most 100.
         """
         return self.store.force_release(self.name)
 
     def __enter__(self) -> Lease:
-        lease = self.acquire()
+        claim = self.claim()
         try:
+            lease = self.enter_block(claim)
+            return lease  # noqa: RET504 - a call in the return is outside the try
+        except BaseException:
+            self.undo_block(claim)
+            raise
+
+    def enter_block(self, claim: Claim) -> Lease:
+        """Begin a ``with`` block under a lease of this claim."""
+        try:
+            lease = self.acquire(None, claim)
             self._entered.setdefault(threading.get_ident(), []).append(lease)
+            lease.begin_block()
             return lease
         except BaseException:
-            release_rest_later(lease)
-            self._leave(lease)
+            self.undo_block(claim)
             raise
+
+    def undo_block(self, claim: Claim) -> None:
+        """Release what a block has acquired that was interrupted at its beginning."""
+        lease = release_kept_later(claim.token)
+        if lease is not None:
+            self._leave(lease)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._entered[threading.get_ident()][-1]
+        lease: Lease | None = None
         try:
+            lease = self._entered[threading.get_ident()][-1]
             self._leave(lease)
             lease.__exit__(kind, error, trace)
         except BaseException:
+            if lease is None:
+                lease = self._entered[threading.get_ident()].pop()
             release_rest_later(lease)
             raise
 
@@ -311,7 +392,9 @@ class Lock:
     ) -> Steps[Lease | Refused]:
         clock = self._locks.clock
         look = partial(self._look, begun=clock.now() if begun is None else begun)
-        return wait_in_line(self.store, clock, claim, until, look, self.contended, place, stay, seen)
+        return wait_in_line(
+            self.store, clock, claim, until, look, self.contended, place, stay, seen, hopeless=self._is_hopeless(until)
+        )
 
     def _look(
         self,
@@ -345,9 +428,11 @@ class Lock:
 
     def claim(self) -> Claim:
         """What one acquisition of this lock asks for, with an owner token of its own."""
-        terms = self.terms
-        owner = self._owner or this_process()
-        token = os.urandom(16).hex()  # as `secrets` does, which takes 4 ms to import
+        terms, owner, token = self.terms, self._owner, new_token()
+        scope = nesting.current_scope()
+        if scope is not None:
+            owner, token = owner or scope.owner, token + nesting.mark_of_run(scope.lease.token)
+        owner = owner or this_process()
         return Claim(self.name, token, owner, terms.first_ttl, terms.limit, terms.permits)
 
     def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
@@ -376,7 +461,12 @@ class Lock:
             signals.on_lock_acquired.send(self._sender, lease=lease)
         return lease
 
-    def _undo(self, claim: Claim, error: BaseException | None = None) -> None:
+    def undo_interrupted(self, claim: Claim, error: BaseException) -> None:
+        """`undo`, unless the error is one of ours: what raised it has left nothing behind."""
+        if not isinstance(error, LockError):
+            self.undo(claim, error)
+
+    def undo(self, claim: Claim, error: BaseException | None = None) -> None:
         """Gives back what an acquisition that failed may have got all the same."""
         # The store may have said yes while the reply was lost, or while this thread was interrupted.
         lease = keeper().kept(claim.token)

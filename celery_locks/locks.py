@@ -346,7 +346,8 @@ class Locks:
             require(self.store, capability, feature, key)
 
     def close(self) -> None:
-        """Gives back connections and files."""
+        """Close connections and files, and end the thread that reads notices of lost leases."""
+        keeper().end_notices(self.store)
         self.store.close()
 
     def name(self, key: str, part: str = "") -> str:

@@ -10,17 +10,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import threads
-from celery_locks.errors import LockLost, LossReason, StoreUnavailable
-from celery_locks.lease import Holding, Lease, release_or_later, release_rest_later
+from celery_locks.errors import LockError, LockLost, LossReason, StoreUnavailable
+from celery_locks.lease import Holding, Lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.lock import Lock, checked_timeout
 from celery_locks.renewal import keeper
 from celery_locks.steps import Pause, Steps, run
-from celery_locks.stores.base import Refused
+from celery_locks.stores.base import Claim, Refused
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+#: What a call asks for: written down before, so that all of it can be released.
+Claims = list[tuple[Lock, Claim]]
 
 #: Who holds some of the keys waits for the next one for so many seconds, then gives all of them back and begins anew.
 PATIENCE = 0.5
@@ -104,6 +108,14 @@ class MultiLease(Holding):
         Raises:
             StoreUnavailable: The store can't be reached. None is renewed any more; call again to release the rest.
         """
+        try:
+            return self._release()
+        except BaseException as error:
+            if not isinstance(error, LockError):  # an interrupt: the holder has no reason to release them again
+                release_rest_later(self)
+            raise
+
+    def _release(self) -> bool:
         with self._mutex:
             self._releasing = True
         answers = [_release(lease) for lease in reversed(self.leases)]
@@ -197,25 +209,26 @@ class MultiLock:
             LockTimeout: One was still held by others when the time was over; none was acquired.
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        return run(self.acquiring(timeout))
+        return self._settled(lambda claims: self.acquiring(timeout, claims))
 
-    def acquiring(self, timeout: float | None = None) -> Steps[MultiLease]:
+    def acquiring(self, timeout: float | None = None, claims: Claims | None = None) -> Steps[MultiLease]:
         """The steps of `acquire`."""
-        had = yield from self._acquiring(None if timeout is None else self._now() + checked_timeout(timeout))
+        until = None if timeout is None else self._now() + checked_timeout(timeout)
+        had = yield from self._acquiring(until, [] if claims is None else claims)
         if isinstance(had, MultiLease):
             return had
         blocked, refused = had
         raise blocked.timed_out(refused)
 
-    def trying(self) -> Steps[MultiLease | None]:
+    def trying(self, claims: Claims | None = None) -> Steps[MultiLease | None]:
         """The steps of `try_acquire`."""
-        had = yield from self._acquiring(self._now())
+        had = yield from self._acquiring(self._now(), [] if claims is None else claims)
         return had if isinstance(had, MultiLease) else None
 
-    def _acquiring(self, until: float | None) -> Steps[MultiLease | tuple[Lock, Refused]]:
+    def _acquiring(self, until: float | None, claims: Claims) -> Steps[MultiLease | tuple[Lock, Refused]]:
         """Return the lease of all keys, or the lock that was not available when the time was over."""
         while True:
-            had = yield from self._try(until)
+            had = yield from self._try(until, claims)
             if isinstance(had, MultiLease):
                 try:
                     if had.held:
@@ -238,7 +251,7 @@ class MultiLock:
         Raises:
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        return run(self.trying())
+        return self._settled(self.trying)
 
     def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
         """Calls the function while it holds all keys, and returns what it returns.
@@ -247,33 +260,49 @@ class MultiLock:
             LockTimeout: The keys were not to be had in time.
             LockLost: A lease was lost while the function ran.
         """
-        lease = self.acquire(timeout)
+        claims: Claims = []
         try:
-            with lease:
+            with run(self.acquiring(timeout, claims)):
                 return function(*args, **kwargs)
         except BaseException:  # an interrupt may have come before the block, or at its end
-            release_rest_later(lease)
+            _release_kept_later(claims)
+            raise
+
+    def _settled(self, steps: Callable[[Claims], Steps[R]]) -> R:
+        """Take steps; when they are interrupted, release all that they asked for."""
+        claims: Claims = []
+        try:
+            answer = run(steps(claims))
+            return answer  # noqa: RET504 - a call in the return is outside the try
+        except BaseException as error:
+            for lock, claim in claims:
+                lock.undo_interrupted(claim, error)
             raise
 
     def __enter__(self) -> MultiLease:
-        lease = self.acquire()
+        claims: Claims = []
         try:
+            lease = run(self.acquiring(None, claims))
             vars(self._entered).setdefault("leases", []).append(lease)
+            lease.begin_block()
             return lease
         except BaseException:
-            release_rest_later(lease)
-            self._leave(lease)
+            _release_kept_later(claims)
+            leases = vars(self._entered).get("leases", [])
+            while leases and not leases[-1].held:
+                leases.pop()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._entered.leases[-1]
+        lease: MultiLease | None = None
         try:
+            lease = self._entered.leases[-1]
             self._leave(lease)
             lease.__exit__(kind, error, trace)
         except BaseException:
-            release_rest_later(lease)
+            release_rest_later(self._entered.leases.pop() if lease is None else lease)
             raise
 
     def _leave(self, lease: MultiLease) -> None:
@@ -281,20 +310,24 @@ class MultiLock:
         if lease in leases:
             leases.remove(lease)
 
-    def _try(self, until: float | None) -> Steps[MultiLease | tuple[Lock, Refused]]:
+    def _try(self, until: float | None, claims: Claims) -> Steps[MultiLease | tuple[Lock, Refused]]:
         """Takes all of them, or none: then says which was not to be had."""
         leases: list[Lease] = []
         try:
             for lock in self._members:
+                claim = lock.claim()
+                claims.append((lock, claim))
                 # With empty hands it waits for the first one for as long as it takes.
-                answer = yield from lock.asking(self._left(until, PATIENCE if leases else None))
+                answer = yield from lock.asking(self._left(until, PATIENCE if leases else None), claim)
                 if isinstance(answer, Refused):
                     yield partial(self._give_back, leases)
+                    claims.clear()
                     return lock, answer
                 leases.append(answer)
             return MultiLease(leases)
         except BaseException:
             self._give_back(leases)
+            _release_kept_later(claims)
             raise
 
     @staticmethod
@@ -308,6 +341,12 @@ class MultiLock:
 
     def _now(self) -> float:
         return self._locks.clock.now()
+
+
+def _release_kept_later(claims: Claims) -> None:
+    """Release in the background what was granted: this thread was interrupted."""
+    for _, claim in claims:
+        release_kept_later(claim.token)
 
 
 def _release(lease: Lease) -> bool | StoreUnavailable:

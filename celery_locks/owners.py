@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple, cast
 
-#: Where a task is: it runs on a worker, was called by a process, or is parked, and its message goes to a queue. The
-#: last one is where a lease began that is not tied to a run.
-Where = Literal["on", "called by", "via queue", "until expiry from"]
+#: Where a task is: it runs on a worker, and may have acquired the lease in its body; was called by a process; or is
+#: parked, and its message goes to a queue. The last one is where a lease began that is not tied to a run.
+Where = Literal["on", "in its body on", "called by", "via queue", "until expiry from"]
 _UNKNOWN = "(unknown)"
 
 #: The task's name, its id, and where it is.
-_OWNER = re.compile(r"([^\[\]]*)\[([^\[\]]*)\] (on|called by|via queue|until expiry from) (.*)", re.DOTALL)
+_OWNER = re.compile(
+    r"([^\[\]]*)\[([^\[\]]*)\] (on|in its body on|called by|via queue|until expiry from) (.*)", re.DOTALL
+)
 #: Escaped, so that no name or id can look like another's.
 _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
 _TABLE = str.maketrans(_ESCAPES)
@@ -35,7 +37,7 @@ class TaskOwner(NamedTuple):
     @property
     def worker(self) -> str | None:
         """The worker on which the task runs, ``None`` when none runs."""
-        return self.place if self.where == "on" else None
+        return self.place if self.where in ("on", "in its body on") else None
 
     @property
     def queue(self) -> str | None:
@@ -46,6 +48,16 @@ class TaskOwner(NamedTuple):
 def running(name: str, task_id: str, worker: str) -> str:
     """Return the owner's name of a run."""
     return f"{_escaped(name)}[{_escaped(task_id)}] on {worker}"
+
+
+def in_body(run: str) -> str:
+    """Return the owner's name of a lock that the body of a run acquires by itself.
+
+    Args:
+        run: The owner's name of the run, or of such a lock.
+    """
+    task = read(run)
+    return run if task is None else f"{_escaped(task.name)}[{_escaped(task.id)}] in its body on {task.place}"
 
 
 def called(name: str, task_id: str, process: str) -> str:
@@ -79,15 +91,15 @@ def read(owner: str) -> TaskOwner | None:
 
 
 def task_of(owner: str) -> tuple[str, str] | None:
-    """Return name and id of the task that an owner's name stands for, ``None`` when it is no task's."""
+    """Return name and id of the task whose own lease this is, ``None`` for a lock of its body and for other owners."""
     task = read(owner)
-    return None if task is None else (task.name, task.id)
+    return None if task is None or task.where == "in its body on" else (task.name, task.id)
 
 
 def task_id_of(owner: str) -> str | None:
-    """Return the id of the task that an owner's name stands for, ``None`` when it is no task's."""
-    task = read(owner)
-    return None if task is None else task.id
+    """Return the id of the task whose own lease this is; see `task_of`."""
+    task = task_of(owner)
+    return None if task is None else task[1]
 
 
 def _escaped(text: str) -> str:

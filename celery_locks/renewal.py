@@ -4,9 +4,10 @@ Kinds of thread, made at the first lease and made anew in a forked child, never 
 
 * a *renewer* for each store talks to it, and may hang as long as the store does;
 * the *watch* talks to nobody, and loses the leases whose deadline has passed;
-* a *releaser* for each store, made when a lease could not be released at once.
+* a *releaser* for each store, made when a lease could not be released at once;
+* a *loss reader* for each store that notifies, which waits there for leases that are taken by force.
 
-The first two are real threads also in a process of greenlets, and call nothing that users wrote.
+All but the releaser are real threads also in a process of greenlets, and call nothing that users wrote.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from celery_locks import log, threads
 from celery_locks.clock import Clock
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
+from celery_locks.notices import LossReader
 from celery_locks.stores.base import Renewal, Store
 from celery_locks.telling import tell
 from celery_locks.ticker import TRY_AGAIN, Ticker
@@ -218,6 +220,8 @@ class Keeper:
         self._watch = Watch()
         self._renewers: dict[int, Renewer] = {}
         self._releasers: dict[int, Releaser] = {}
+        #: By the store that notifies, and by prefix.
+        self._readers: dict[tuple[int, str], LossReader] = {}
 
     def keep(self, lease: Lease, interval: float | None) -> None:
         """Watches a lease's deadline and, with an ``interval`` in seconds, renews it that often."""
@@ -226,6 +230,8 @@ class Keeper:
         self._watch.add(lease, now)
         if interval is not None:
             self._renewer(lease.store).add(lease, interval, now)
+        if lease.store.notices:
+            self._reader(lease.store, lease.claim.name).keep(lease)
 
     def forget(self, lease: Lease) -> None:
         """Neither watches nor renews it any more."""
@@ -250,7 +256,7 @@ class Keeper:
 
         Whose turn comes by it is sent on by the sweeper of a worker.
         """
-        self._releaser(cast(Store, parking)).add(token, lambda: parking.died(name, token), within)
+        self._releaser(cast(Store, parking)).add(token, lambda: cast(Store, parking).release(name, token), within)
 
     def release_lease_later(self, lease: Lease, within: float) -> None:
         """Releases a lease in the background, trying for so many seconds."""
@@ -258,12 +264,19 @@ class Keeper:
 
     def drop(self, store: Store) -> None:
         """Forgets all leases in a store that is given up, and ends the threads that served it."""
+        self.end_notices(store)
         for lease in self.leases():
             if lease.store is store:
                 self.forget(lease)
         for part in (self._renewers.pop(id(store), None), self._releasers.pop(id(store), None)):
             if part is not None:
                 part.end()
+
+    def end_notices(self, store: Store) -> None:
+        """End the threads that read a store's notices. The next lease that is kept in it starts them anew."""
+        for place, reader in list(self._readers.items()):
+            if reader.store is store and self._readers.pop(place, None) is not None:
+                reader.end()
 
     def tick(self) -> None:
         """Does now what is due, in this thread (for tests with a clock that they move)."""
@@ -281,6 +294,11 @@ class Keeper:
         # By the store's identity, and kept: a process has few stores.
         renewer = self._renewers.get(id(store))
         return self._renewers.setdefault(id(store), Renewer()) if renewer is None else renewer
+
+    def _reader(self, store: Store, name: str) -> LossReader:
+        place = id(store.serving(name)), name.partition("{")[0]
+        reader = self._readers.get(place)
+        return self._readers.setdefault(place, LossReader(store, name, self.leases)) if reader is None else reader
 
     def _releaser(self, store: Store) -> Releaser:
         releaser = self._releasers.get(id(store))

@@ -57,6 +57,15 @@ def run(steps: Steps[T], error: BaseException | None = None) -> T:
         What they return; raises what they raise.
     """
     try:
+        # In a function of its own: where a loop jumps back, an interrupt is outside of every `try` of that function.
+        answer = _run(steps, error)
+        return answer  # noqa: RET504 - a call in the return is outside the try
+    finally:
+        steps.close()  # this thread may have been interrupted between two steps
+
+
+def _run(steps: Steps[T], error: BaseException | None) -> T:
+    try:
         step = next(steps) if error is None else steps.throw(error)
         while True:
             try:
@@ -68,5 +77,3 @@ def run(steps: Steps[T], error: BaseException | None = None) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
-    finally:
-        steps.close()  # this thread may have been interrupted between two steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ _NAME = r"[^\W\d]\w*"
 _STEP = rf"\.{_NAME}|\[[^\s\[\]<>]+\]"
 _PLACE = re.compile(rf"({_NAME})((?:{_STEP})*)")
 _STEPS = re.compile(rf"\.({_NAME})|\[([^\]]+)\]")
+
+#: Placeholders of ``str.format``, ``%`` and ``string.Template``, with the argument's name if they have one.
+_FOREIGN = re.compile(
+    rf"\{{\s*({_NAME})?(?:\d+)?(?:{_STEP})*(?:![rsa])?(?::[^{{}}]*)?\s*\}}|%\(({_NAME})\)|%[sdr](?!\w)|\$({_NAME})"
+)
 
 #: What values show as it is, beside letters and digits.
 _SHOWN = "-_.@+"
@@ -88,6 +93,22 @@ class Template:
             value = placeholder.text(argument(placeholder.name))
             key += (value if value.isalnum() else self._escape(value)) + literal
         return key
+
+    def foreign(self, names: Collection[str], any_name: bool) -> tuple[int, str, str] | None:
+        """Return the first placeholder of another language that stands for an argument.
+
+        Args:
+            names: The arguments.
+            any_name: Whether the task takes others too.
+
+        Returns:
+            Its position, its text, and the argument's name, which is empty for ``{}`` and ``%s``.
+        """
+        for match in _FOREIGN.finditer(self._source) if names else ():
+            name = match[1] or match[2] or match[3] or ""
+            if name in names or not name or (any_name and not match[3]):
+                return match.start(), match[0], name
+        return None
 
     def error(self, what: str, position: int) -> LockKeyError:
         return LockKeyError(f"The key template {self._source!r} {what} (at position {position}).")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from celery_locks.errors import LockNotOwned
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.steps import Steps, run
-from celery_locks.stores.base import Refused
+from celery_locks.stores.base import Claim, Refused
 from celery_locks.waiting import PLACE_KEPT
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ class LockTicket:
         >>> lease = ticket.wait(timeout=10)
     """
 
-    def __init__(self, lock: Lock) -> None:
+    def __init__(self, lock: Lock, claim: Claim) -> None:
         self._lock = lock
-        self.claim = lock.claim()
+        self.claim = claim
         self._place = max(PLACE_KEPT, lock.terms.ttl)
         self._lease: Lease | None = None
         self._cancelled = False
@@ -58,7 +58,12 @@ class LockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        return run(self.looking())
+        try:
+            position = run(self.looking())
+            return position  # noqa: RET504 - a call in the return is outside the try
+        except BaseException as error:
+            self._lock.undo_interrupted(self.claim, error)
+            raise
 
     def looking(self) -> Steps[int | None]:
         """The steps of `position`."""
@@ -76,7 +81,12 @@ class LockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        return run(self.waiting(timeout))
+        try:
+            lease = run(self.waiting(timeout))
+            return lease  # noqa: RET504 - a call in the return is outside the try
+        except BaseException as error:
+            self._lock.undo_interrupted(self.claim, error)
+            raise
 
     def waiting(self, timeout: float | None = None) -> Steps[Lease]:
         """The steps of `wait`."""

@@ -26,6 +26,7 @@ def wait_in_line(
     place: float | None = None,
     stay: bool = False,
     seen: Refused | None = None,
+    hopeless: Callable[[Refused], bool] = lambda refused: False,
 ) -> Steps[R | Refused]:
     """Waits in line until the claim is granted or it is too late; its place, if it has one, is kept.
 
@@ -39,6 +40,7 @@ def wait_in_line(
         place: For how many seconds the place is kept after each look; `PLACE_KEPT` by default.
         stay: Stand in line also when it is too late already.
         seen: The answer to a first look, where that was taken already.
+        hopeless: Whether no time is long enough; asked once, before it waits. Then it ends with that answer.
 
     Returns:
         Steps that return the last answer.
@@ -51,10 +53,10 @@ def wait_in_line(
             answer = yield partial(look, claim, place if left > 0 or stay else None)
         if not isinstance(answer, Refused):
             return answer
-        if not contended:
-            contended = True
+        first, contended = not contended, True
+        if first:
             refused(answer)
-        if left <= 0:
+        if left <= 0 or (first and hopeless(answer)):
             return answer
         seen = None
         yield Turn(store, claim.name, claim.token, max(0.0, min(answer.retry_in, left, place / 3)))

@@ -116,10 +116,10 @@ class AsyncLock:
         return await self._driver.call(self.plain.holders)
 
     async def force_release(self) -> tuple[Holder, ...]:
-        """Takes the key from whoever holds it; they learn it at their next renewal.
+        """Release the key by force; see `Lock.force_release`.
 
         Returns:
-            Those who held it.
+            The holders, at most 100.
         """
         return await self._driver.call(self.plain.force_release)
 

@@ -128,7 +128,7 @@ class AsyncSemaphore:
         return await self._one.holders()
 
     async def force_release(self) -> tuple[Holder, ...]:
-        """Takes the permits from all who hold some; they learn it at their next renewal.
+        """Release all permits by force; see `Semaphore.force_release`.
 
         Returns:
             Those who held them; at most 100 are named.

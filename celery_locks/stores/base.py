@@ -29,9 +29,14 @@ from celery_locks.stores.check_results import is_warning
 
 if TYPE_CHECKING:
     from celery_locks.stores.listing import Figures, Names, State
+    from celery_locks.stores.loss_feed import LossFeed
 
 #: How many holders a refusal or `Store.holders` names at most.
 MOST_HOLDERS = 100
+#: Of how many holders that one call takes a lock from by force the reason is kept at most.
+MOST_TAKEN = 1_000
+#: For how many seconds beyond its deadline it is known why a lease was taken by force.
+TAKEN_KNOWN_SECONDS = 3_900.0
 #: How the owner token begins that holds the permits of a dispatched ticket, and stands for a parked one in line.
 TICKET = "ticket:"
 
@@ -39,6 +44,7 @@ TICKET = "ticket:"
 HolderState = Literal["running", "dispatched", "called", "lasting", "held"]
 _STATES: dict[Where, HolderState] = {
     "on": "running",
+    "in its body on": "held",
     "called by": "called",
     "via queue": "dispatched",
     "until expiry from": "lasting",
@@ -61,7 +67,7 @@ class Claim:
             record goes and this one comes, whoever stands in line. Of two claims that adopt one lease, one gets it;
             to the other it is as if it had named none.
         replaces: Take the permits from those who hold them, earliest acquisition first, as many as are needed,
-            whoever stands in line. Their next renewal hears ``replaced``.
+            whoever stands in line. They are notified as `Store.force_release` does, with the reason ``replaced``.
         task_id: The task on whose behalf a lease is taken before it runs: `Store.withdraw` finds the lease by it.
     """
 
@@ -117,7 +123,7 @@ class Holder:
         ``"running"``: a task's run. ``"dispatched"``: a parked task whose turn has come; its message waits in a queue.
         ``"called"``: a task that was called, or retries, and has not started; its message waits.
         ``"lasting"``: the lease lasts until it expires, whether its task has run or not (``until_expired``).
-        ``"held"``: no task.
+        ``"held"``: no task, or a lock that the body of a run acquired by itself.
         """
         task = self._task
         if self.token.startswith(TICKET):
@@ -146,9 +152,12 @@ class Granted(NamedTuple):
 
     Attributes:
         fencing_token: Greater than that of every earlier lease of the lock.
+        has_ticket: Whether the lease runs a ticket that the store knows, see `Parking.enter`: the ticket is to be
+            settled when the run has ended.
     """
 
     fencing_token: int
+    has_ticket: bool = False
 
 
 class Refused(NamedTuple):
@@ -203,6 +212,8 @@ class Store(ABC):
     semaphores = True
     #: Whether waiters that line up are served first come, first served (promise 6).
     fair = True
+    #: Whether a process is notified promptly of leases that were taken from it by force: `loss_feed`.
+    notices = False
     #: Whether a value can be kept with a lock: `write`, `value` and `delete`.
     values = False
     #: Whether it keeps a list of what is held: `page` and `stats`.
@@ -257,7 +268,8 @@ class Store(ABC):
         Returns:
             For each, in order: ``None`` when it was prolonged, else why it no longer can be: ``expired`` (its
             deadline has passed), ``stolen`` (its record is gone and others hold the lock), ``deleted`` (its record
-            is gone), ``replaced`` (a newcomer took it by `Claim.replaces`). Or ``unreachable`` where a store of many
+            is gone), ``replaced`` (a newcomer took it by `Claim.replaces`), ``force_released`` (by `force_release`).
+            The last two are known for an hour at least. Or ``unreachable`` where a store of many
             servers could not ask this lease's: nothing is known of it, and it is tried again.
         """
 
@@ -271,12 +283,33 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def force_release(self, name: str) -> tuple[Holder, ...]:
-        """Takes the lease from all holders (at most `MOST_HOLDERS` are named) and wakes the next in line.
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        """Release a lock by force, and wake the next in line. A parked task's ticket stays as it is.
+
+        The reason ``force_released`` is kept for `renew`, of `MOST_TAKEN` holders at most. They are notified where the
+        store does so.
+
+        Args:
+            name: The lock's full name.
+            token: The owner token of the only holder to release; all holders without it.
 
         Returns:
-            Those who held it.
+            The holders that were released, at most `MOST_HOLDERS`. A call whose reply is lost may be repeated by the
+            store itself; it still counts as one call.
         """
+
+    def serving(self, name: str) -> Store:
+        """Return the store that a lock is in. For a store of several stores to override."""
+        return self
+
+    def loss_feed(self, name: str, process: str) -> LossFeed:
+        """Return the notices for a process about leases that are taken by force. For a store with `notices`.
+
+        Args:
+            name: The full name of a lock: of all that share its prefix.
+            process: The first digits of the process's owner tokens; see `celery_locks.tokens`.
+        """
+        raise LockConfigError(f"{type(self).__name__} sends no notices: losses are noticed at the next renewal")
 
     @abstractmethod
     def holders(self, name: str) -> tuple[Holder, ...]:

@@ -19,6 +19,7 @@ CAPABILITIES = {
     "parks": "a line for tasks",
     "lists": "a list of what is held",
     "values": "values kept with keys",
+    "notices": "holders notified within 100 ms of a forced release or a replacement",
 }
 
 #: Address → module and class.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from celery_locks.stores.base import Holder
 
@@ -24,10 +24,12 @@ class Waiter:
     Attributes:
         owner: The holder's name that it is to have.
         task_id: The task's id.
+        token: Its owner token. Whoever has it can take the place in line: never show it.
     """
 
     owner: str = ""
     task_id: str = ""
+    token: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,24 @@ from dataclasses import dataclass, field
 from celery_locks import threads
 from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import MOST_HOLDERS, TICKET, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.base import (
+    MOST_HOLDERS,
+    MOST_TAKEN,
+    TAKEN_KNOWN_SECONDS,
+    TICKET,
+    Claim,
+    Granted,
+    Holder,
+    Refused,
+    Renewal,
+    Store,
+)
+from celery_locks.stores.loss_feed import LocalFeed, LossFeed
 from celery_locks.stores.memory_listing import MemoryListing
 from celery_locks.stores.memory_tickets import MemoryParking
+from celery_locks.stores.parking import RunEndName
 from celery_locks.stores.tickets import Record
-
-#: Seconds that it is known, beyond its deadline, that a lease was replaced.
-REPLACED_KNOWN = 3_900.0
+from celery_locks.tokens import process_number, process_of
 
 
 @dataclass
@@ -37,8 +48,8 @@ class Lock:
     numbers: dict[str, int] = field(default_factory=dict)
     #: tokens whose turn it may be and who have not noticed yet
     called: set[str] = field(default_factory=set)
-    #: token → until when it is known that its lease was replaced
-    replaced: dict[str, float] = field(default_factory=dict)
+    #: token → why its lease was taken by force, and until when that is known
+    taken: dict[str, tuple[LossReason, float]] = field(default_factory=dict)
     tickets: dict[str, Record] = field(default_factory=dict)
 
     def used(self) -> int:
@@ -61,6 +72,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
     wakes = True
     waits_for = 1_000
     values = True
+    notices = True
     shared = False
     machines = False
 
@@ -73,6 +85,8 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
         #: name → text, and until when it is kept
         self._values: dict[str, tuple[str, float]] = {}
         self._changed = threading.Condition(threads.RLock())
+        #: This process's notices by its number, which a fork changes, and by the prefix of names.
+        self._feeds: dict[tuple[str, str], LocalFeed] = {}
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         with self._changed:
@@ -80,12 +94,13 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
             if (mine := lock.held.get(claim.token)) is not None:
                 mine.deadline = max(mine.deadline, now + claim.ttl)
                 return Granted(mine.fencing_token)
-            if claim.adopts in lock.replaced:
+            if claim.adopts in lock.taken and lock.taken[claim.adopts][0] == "replaced":
                 refused = self.refused(lock, claim.token, now)._replace(replaced=True)
                 self.forget(claim.name)
                 return refused
             if lock.held.pop(claim.adopts, None) is not None:
-                return self.grant(lock, claim)
+                granted = self.grant(lock, claim)
+                return granted  # noqa: RET504 - a call in the return would be outside of what an interrupt unwinds
             if claim.replaces and claim.permits <= claim.limit:
                 self._replace(lock, claim)
             free = claim.limit - lock.used()
@@ -110,13 +125,24 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
             self._tasks[claim.task_id] = (claim.name, claim.token)
         return Granted(self._last_fencing_token)
 
-    @staticmethod
-    def _replace(lock: Lock, claim: Claim) -> None:
-        for token, held in list(lock.held.items()):
+    def _replace(self, lock: Lock, claim: Claim) -> None:
+        for token in list(lock.held):
             if lock.used() + claim.permits <= claim.limit:
                 return
-            del lock.held[token]
-            lock.replaced[token] = held.deadline + REPLACED_KNOWN
+            self._take_away(lock, claim.name, token, "replaced")
+
+    def _take_away(self, lock: Lock, name: str, token: str, reason: LossReason) -> None:
+        """End a lease by force, and notify its process."""
+        lock.taken[token] = reason, lock.held.pop(token).deadline + TAKEN_KNOWN_SECONDS
+        if process_of(token) == process_number():
+            self._feed(name).put(token)
+
+    def loss_feed(self, name: str, process: str) -> LossFeed:
+        return self._feed(name)
+
+    def _feed(self, name: str) -> LocalFeed:
+        place = process_number(), name.partition("{")[0]
+        return self._feeds.setdefault(place, LocalFeed()) if place not in self._feeds else self._feeds[place]
 
     def next_number(self) -> int:
         """A place in line behind all before it."""
@@ -153,7 +179,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
 
     def _may_go(self, name: str, token: str) -> bool:
         lock = self._locks.get(name)
-        # A lock that is free stays known for its tickets and for leases that were replaced.
+        # A lock that is free stays known for its tickets and for leases that were taken by force.
         return lock is None or token in lock.called or not (lock.held or lock.line)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
@@ -167,30 +193,34 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
         if held is not None:
             held.deadline = max(held.deadline, now + renewal.ttl)
             return None
-        stolen, replaced = bool(lock.held), renewal.token in lock.replaced
+        stolen, taken = bool(lock.held), lock.taken.get(renewal.token)
         self.forget(renewal.name)
-        if replaced:
-            return "replaced"
+        if taken is not None:
+            return taken[0]
         return "expired" if expired else "stolen" if stolen else "deleted"
 
     def release(self, name: str, token: str) -> bool:
         with self._changed:
             lock = self.current(name)
-            released = self.give_back(lock, name, token)
+            released = self.end_lease(lock, name, token, "again")
             self._call_next(lock)
             self.forget(name)
             return released
 
-    def give_back(self, lock: Lock, name: str, token: str) -> bool:
-        """Ends a lease, and the ticket that ran under it."""
-        self._tickets_of(lock, name).released(token)
+    def end_lease(self, lock: Lock, name: str, token: str, end: RunEndName) -> bool:
+        """Release a lease, and settle the ticket that ran under it."""
+        self._tickets_of(lock, name).end_run(token, end)
         return lock.held.pop(token, None) is not None
 
-    def force_release(self, name: str) -> tuple[Holder, ...]:
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
         with self._changed:
             lock = self.current(name)
-            holders = self.holders_of(lock, self._clock.now())
-            lock.held.clear()
+            holders = self.holders_of(lock, self._clock.now(), token)
+            for each in [token] if token else list(lock.held)[:MOST_TAKEN]:
+                if each in lock.held:
+                    self._take_away(lock, name, each, "force_released")
+            if not token:
+                lock.held.clear()
             self._call_next(lock)
             self.forget(name)
             return holders
@@ -235,7 +265,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
         lock.held = {token: held for token, held in lock.held.items() if held.deadline > now}
         for token in [token for token, deadline in lock.line.items() if deadline <= now]:
             lock.leave(token)
-        lock.replaced = {token: deadline for token, deadline in lock.replaced.items() if deadline > now}
+        lock.taken = {token: taken for token, taken in lock.taken.items() if taken[1] > now}
         lock.tickets = {id: record for id, record in lock.tickets.items() if record.deadline > now}
         lock.called &= lock.line.keys()
         return lock
@@ -258,7 +288,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
     def forget(self, name: str) -> None:
         """Forgets a lock that nothing is known of."""
         lock = self._locks.get(name, Lock())
-        if not (lock.held or lock.line or lock.replaced or lock.tickets):
+        if not (lock.held or lock.line or lock.taken or lock.tickets):
             self._locks.pop(name, None)
 
     @staticmethod
@@ -276,8 +306,8 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
         return Refused(holders, retry_in, position)
 
     @staticmethod
-    def holders_of(lock: Lock, now: float) -> tuple[Holder, ...]:
-        """Those who hold a lock."""
+    def holders_of(lock: Lock, now: float, only: str = "") -> tuple[Holder, ...]:
+        """Return the holders of a lock, or only the one with a token."""
         return tuple(
             Holder(
                 held.claim.owner,
@@ -288,7 +318,8 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
                 token,
                 held.claim.limit,
             )
-            for token, held in list(lock.held.items())[:MOST_HOLDERS]
+            for token, held in list(lock.held.items())[: None if only else MOST_HOLDERS]
+            if only in ("", token)
         )
 
 

@@ -65,4 +65,4 @@ class MemoryListing:
 
 def _waiter(lock: Lock, token: str) -> Waiter:
     ticket = lock.tickets.get(token.removeprefix(TICKET)) if token.startswith(TICKET) else None
-    return Waiter() if ticket is None else Waiter(ticket.owner, ticket.task_id)
+    return Waiter(token=token) if ticket is None else Waiter(ticket.owner, ticket.task_id, token)

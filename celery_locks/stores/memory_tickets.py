@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from celery_locks.clock import Clock
 from celery_locks.stores.base import TICKET, Claim, Granted, Refused
-from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket, retention
+from celery_locks.stores.parking import (
+    Dispatch,
+    Dropped,
+    Full,
+    Out,
+    Parked,
+    Parking,
+    RunEndName,
+    Ticket,
+    may_dispatch,
+    retention,
+)
 from celery_locks.stores.tickets import Record, Table, Tickets
 
 if TYPE_CHECKING:
@@ -76,13 +88,16 @@ class MemoryTable(Table):
 
     def put(self, record: Record) -> None:
         self._lock.tickets[record.id] = record
+        if record.due is not None:
+            self._store.wake_sweepers()
 
     def running(self, token: str) -> Record | None:
         records = self._lock.tickets.values()
         return next((record for record in records if record.state == "running" and record.token == token), None)
 
-    def due(self, most: int) -> list[Record]:
-        due = [record for record in self._lock.tickets.values() if record.due is not None and record.due <= self.now]
+    def due(self, broker: str, most: int) -> list[Record]:
+        mine = (record for record in self._lock.tickets.values() if may_dispatch(record.broker, broker))
+        due = [record for record in mine if record.due is not None and record.due <= self.now]
         return sorted(due, key=lambda record: record.due or 0.0)[:most]
 
 
@@ -102,49 +117,52 @@ class MemoryParking(Parking):
         with self._at(claim.name) as (_, tickets):
             return tickets.park(claim, ticket)
 
-    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
         with self._at(name) as (lock, tickets):
-            released = self._store.give_back(lock, name, token)
-            calls = tickets.hand_on()
+            released = self._store.end_lease(lock, name, token, end)
+            dispatches = tickets.dispatch(broker)
             self._store.call_waiter(lock)
-            return released, calls
+            return released, dispatches
 
-    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+    def published(self, dispatch: Dispatch, within: float) -> None:
+        with self._at(dispatch.name) as (_, tickets):
+            tickets.published(dispatch.id, within)
+
+    def finish(self, name: str, ticket_id: str, token: str = "", *, running: bool = True) -> None:
         with self._at(name) as (_, tickets):
-            tickets.died(token)
-            return self.hand_on(name, token)
+            tickets.finish(ticket_id, token, running)
 
-    def sent(self, call: Call, within: float) -> None:
-        with self._at(call.name) as (_, tickets):
-            tickets.sent(call.id, within)
-
-    def settle(self, name: str, ticket_id: str) -> None:
-        with self._at(name) as (_, tickets):
-            tickets.settle(ticket_id)
-
-    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
+    def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
         with self._changed:
-            calls: list[Call] = []
-            for name in self._due(prefix)[:most]:
+            dispatches: list[Dispatch] = []
+            for name in self._due(prefix, broker)[:most]:
                 with self._at(name) as (lock, tickets):
-                    calls += tickets.sweep()
+                    dispatches += tickets.sweep(broker)
                     self._store.call_waiter(lock)
-            return tuple(calls)
+            return tuple(dispatches)
 
-    def await_due(self, prefix: str, timeout: float) -> None:
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
+        give_up = time.monotonic() + timeout
         with self._changed:
-            moments = [record.due - self._clock.now() for record in self._records(prefix) if record.due is not None]
-            self._changed.wait_for(lambda: self._due(prefix), max(0.0, min([timeout, *moments])))
+            while not self._due(prefix, broker) and (left := give_up - time.monotonic()) > 0:
+                records = self._records(prefix, broker)
+                moments = [record.due - self._clock.now() for record in records if record.due is not None]
+                self._changed.wait(max(0.001, min([left, *moments])))
 
-    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
+    def wake_sweepers(self) -> None:
+        """Have each sweeper that waits look again: a ticket may be due earlier than what it waits for."""
+        self._changed.notify_all()
+
+    def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
         with self._changed:
             for name, lock in list(self._locks.items()):
                 for record in list(lock.tickets.values()):
                     if record.task_id == task_id and record.state == "parked" and name.startswith(f"{prefix}:"):
                         with self._at(name) as (_, tickets):
-                            return tickets.withdraw(record.id)
+                            if dispatches := tickets.withdraw(record.id, broker):
+                                return dispatches
             name, token = self._tasks.pop(task_id, ("", ""))
-            return self.hand_on(name, token)[1] if name.startswith(f"{prefix}:") else ()
+            return self.end_run(name, token, "again", broker=broker)[1] if name.startswith(f"{prefix}:") else ()
 
     def waiting(self, name: str) -> int:
         with self._at(name) as (lock, _):
@@ -154,17 +172,22 @@ class MemoryParking(Parking):
     def _store(self) -> MemoryStore:
         return self  # type: ignore[return-value]
 
-    def _records(self, prefix: str) -> list[Record]:
+    def _records(self, prefix: str, broker: str) -> list[Record]:
         locks = (lock for name, lock in self._locks.items() if name.startswith(f"{prefix}:"))
-        return [record for lock in locks for record in lock.tickets.values()]
+        records = (record for lock in locks for record in lock.tickets.values())
+        return [record for record in records if may_dispatch(record.broker, broker)]
 
-    def _due(self, prefix: str) -> list[str]:
+    def _due(self, prefix: str, broker: str) -> list[str]:
+        """Return the names of locks in which something is due for a broker."""
         now = self._clock.now()
         return [
             name
             for name, lock in self._locks.items()
             if name.startswith(f"{prefix}:")
-            and any(record.due is not None and record.due <= now for record in lock.tickets.values())
+            and any(
+                record.due is not None and record.due <= now and may_dispatch(record.broker, broker)
+                for record in lock.tickets.values()
+            )
         ]
 
     def _tickets_of(self, lock: Lock, name: str) -> Tickets:

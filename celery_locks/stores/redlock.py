@@ -222,8 +222,8 @@ class Redlock(Store):
     def _settled(self, answers: Sequence[Any]) -> bool:
         return max(answers.count(True), answers.count(False)) >= self._quorum
 
-    def force_release(self, name: str) -> tuple[Holder, ...]:
-        return self._by_most(lambda member: member.force_release(name))
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        return self._by_most(lambda member: member.force_release(name, token))
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         """Who holds it at a majority; while servers are away, also who may."""

@@ -21,7 +21,7 @@ from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, S
 from celery_locks.stores.capabilities import CAPABILITIES
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.listing import Figures, Names, State, figures_together
-from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
 from celery_locks.stores.redis.pages import merged
 from celery_locks.stores.together import ask
 from celery_locks.stores.trial import all_of
@@ -99,8 +99,11 @@ class Sharded(Store):
     def release(self, name: str, token: str) -> bool:
         return self.store_of(name).release(name, token)
 
-    def force_release(self, name: str) -> tuple[Holder, ...]:
-        return self.store_of(name).force_release(name)
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        return self.store_of(name).force_release(name, token)
+
+    def serving(self, name: str) -> Store:
+        return self.store_of(name).serving(name)
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         return self.store_of(name).holders(name)
@@ -197,30 +200,27 @@ class ShardedParking(Sharded, Parking):
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
         return self._of(claim.name).park(claim, ticket)
 
-    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        return self._of(name).hand_on(name, token)
+    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+        return self._of(name).end_run(name, token, end, broker=broker)
 
-    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        return self._of(name).died(name, token)
+    def published(self, dispatch: Dispatch, within: float) -> None:
+        self._of(dispatch.name).published(dispatch, within)
 
-    def sent(self, call: Call, within: float) -> None:
-        self._of(call.name).sent(call, within)
-
-    def settle(self, name: str, ticket_id: str) -> None:
-        self._of(name).settle(name, ticket_id)
+    def finish(self, name: str, ticket_id: str, token: str = "", *, running: bool = True) -> None:
+        self._of(name).finish(name, ticket_id, token, running=running)
 
     def waiting(self, name: str) -> int:
         return self._of(name).waiting(name)
 
-    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
-        """Where some stores can't be reached, what is due in the others is done all the same."""
-        return self._calls(lambda store: store.sweep(prefix, most))
+    def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
+        """Do what is due in the stores that can be reached."""
+        return self._dispatches(lambda store: store.sweep(prefix, broker, most))
 
-    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
-        return self._calls(lambda store: store.withdraw(prefix, task_id))
+    def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
+        return self._dispatches(lambda store: store.withdraw(prefix, broker, task_id))
 
-    def await_due(self, prefix: str, timeout: float) -> None:
-        """Looks at each store in turn: waiting for one of them must not swallow what another tells."""
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
+        """Look at each store in turn: a wait for one of them must not miss what is due in another."""
         until = time.monotonic() + timeout
         share = LOOK / len(self._stores)
         while (left := until - time.monotonic()) > 0:
@@ -228,18 +228,18 @@ class ShardedParking(Sharded, Parking):
                 begun, share = time.monotonic(), min(share, left)
                 with suppress(StoreUnavailable):
                     assert isinstance(store, Parking)
-                    store.await_due(prefix, share)
+                    store.await_due(prefix, broker, share)
                     if time.monotonic() - begun < 0.9 * share:
                         return
                 time.sleep(max(0.0, share - (time.monotonic() - begun)))
 
-    def _calls(self, step: Callable[[Parking], tuple[Call, ...]]) -> tuple[Call, ...]:
-        """All calls of several steps. When one fails, those of the others must be sent on nevertheless."""
+    def _dispatches(self, step: Callable[[Parking], tuple[Dispatch, ...]]) -> tuple[Dispatch, ...]:
+        """Return the dispatches of several steps: where one fails, those of the others."""
         answers = self._asked(step)
-        calls = tuple(call for answer in answers if isinstance(answer, tuple) for call in answer)
-        if not calls and not all(isinstance(answer, tuple) for answer in answers):
+        dispatches = tuple(dispatch for answer in answers if isinstance(answer, tuple) for dispatch in answer)
+        if not dispatches and not all(isinstance(answer, tuple) for answer in answers):
             raise _failure(answers)
-        return calls
+        return dispatches
 
 
 def open_sharded(url: str) -> Sharded:

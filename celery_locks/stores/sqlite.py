@@ -17,10 +17,10 @@ from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.stores import sqlite_clock
 from celery_locks.stores.addresses import mask
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
-from celery_locks.stores.parking import Call
+from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql.base import TableStore
 from celery_locks.stores.sql.leases import Leases
-from celery_locks.stores.sql.schema import TABLES, TableSchema, Types, statements
+from celery_locks.stores.sql.schema import TABLES, TableSchema, Types, added_columns, index_statements, table_statement
 from celery_locks.stores.sql.session import Answer, Session, microseconds
 from celery_locks.stores.sqlite_clock import AS_SET, FileClock
 from celery_locks.stores.sqlite_file import SQLiteFile
@@ -29,13 +29,27 @@ T = TypeVar("T")
 
 #: Seconds between two looks of a waiter: the first, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
-#: Seconds between two looks for something due: the first, and the longest.
-FIRST_DUE_LOOK, LONGEST_DUE_LOOK = 0.02, 0.25
+#: Seconds between two looks for something due: the first, the longest, and the shortest before a known moment.
+FIRST_DUE_LOOK, LONGEST_DUE_LOOK, SHORTEST_DUE_LOOK = 0.02, 0.25, 0.001
 #: One write in so many takes away up to so many expired rows of one table: of each in turn. A write adds one at most.
 EVERY, SWEEP = 8, 100
 
 TYPES = Types(key="TEXT", text="TEXT", int="INTEGER", end=" WITHOUT ROWID")
-SCHEMA = [*sqlite_clock.SCHEMA, *statements(TABLES, TYPES), sqlite_clock.TRIGGER]
+
+
+def make_tables(db: sqlite3.Connection) -> None:
+    """Make the tables where they are missing, and add the columns that those of older versions lack."""
+    for statement in sqlite_clock.SCHEMA:
+        db.execute(statement)
+    for table in TABLES:
+        db.execute(table_statement(table, TYPES))
+        known = {row[1] for row in db.execute(f"PRAGMA table_info(celery_locks_{table.name})")}
+        for column, changes in added_columns(table, TYPES).items():
+            for change in changes if column not in known else ():
+                db.execute(f"ALTER TABLE celery_locks_{table.name} {change}")
+        for statement in index_statements(table, TYPES):
+            db.execute(statement)
+    db.execute(sqlite_clock.TRIGGER)
 
 
 # A free lock is taken, and given back, by one statement each, which changes nothing where there is more to look after.
@@ -117,7 +131,7 @@ class SQLiteStore(TableStore):
         wall: Callable[[], float] = time.time,
         boot: str | None = None,
     ) -> None:
-        self._file = SQLiteFile(path, SCHEMA, timeout)
+        self._file = SQLiteFile(path, make_tables, timeout)
         self._clock = FileClock(clock, wall, boot)
         # Not always from the first one on: a process may write but once or twice.
         self._sweeps = islice(cycle(_SWEEPS), random.randrange(len(_SWEEPS)), None)
@@ -131,10 +145,10 @@ class SQLiteStore(TableStore):
     def release(self, name: str, token: str) -> bool:
         return self._at_once(lambda db: self._give_back(db, name, token)) or super().release(name, token)
 
-    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
         if self._at_once(lambda db: self._give_back(db, name, token)):
             return True, ()
-        return super().hand_on(name, token)
+        return super().end_run(name, token, end, broker=broker)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         self.wait_any([(name, token)], timeout)
@@ -152,13 +166,13 @@ class SQLiteStore(TableStore):
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         return self._write("", lambda session: [Leases(session).renew(renewal) for renewal in renewals])
 
-    def await_due(self, prefix: str, timeout: float) -> None:
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
         give_up, pause = time.monotonic() + timeout, FIRST_DUE_LOOK
-        while not self._look(prefix, 1):
+        while (due_in := self._due_in(prefix, broker)) > 0:
             left = give_up - time.monotonic()
             if left <= 0:
                 return
-            time.sleep(min(pause, left))
+            time.sleep(min(pause, left, max(due_in, SHORTEST_DUE_LOOK)))
             pause = min(pause * 1.5, LONGEST_DUE_LOOK)
 
     def about(self) -> str:

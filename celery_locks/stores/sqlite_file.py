@@ -6,7 +6,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -30,14 +30,14 @@ class SQLiteFile:
 
     Args:
         path: The file; made when it is missing.
-        schema: Statements that make the tables, safe to run again.
+        make_tables: Makes the tables; safe to run again.
         timeout: Seconds to wait for a file that others are writing.
     """
 
-    def __init__(self, path: str, schema: Sequence[str], timeout: float) -> None:
+    def __init__(self, path: str, make_tables: Work[Any], timeout: float) -> None:
         # Celery changes the folder when it becomes a daemon; the file must stay where it was meant to be.
         self.path = os.path.abspath(path)
-        self._schema = list(schema)
+        self._make_tables = make_tables
         self._timeout = timeout
         self._mutex = threads.new_lock()
         self._db: sqlite3.Connection | None = None
@@ -117,7 +117,7 @@ class SQLiteFile:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; each time the disk is waited for
-        _in_transaction(db, lambda db: [db.execute(statement) for statement in self._schema])
+        _in_transaction(db, self._make_tables)
 
     def _identity(self) -> tuple[int, int, int] | None:
         """This process and the file that the path names now: somebody may have deleted the one that was opened."""

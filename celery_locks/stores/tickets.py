@@ -8,22 +8,25 @@ from typing import Literal, cast
 
 from celery_locks.stores.base import TICKET, Claim, Granted, Refused
 from celery_locks.stores.parking import (
-    FIRST_CALL,
+    FIRST_DISPATCH,
+    STORE_GRACE,
     TOMBSTONE,
-    Call,
+    Dispatch,
     Dropped,
     Full,
     Out,
     OutReason,
     Parked,
+    RunEndName,
     Ticket,
     is_trial,
+    may_dispatch,
     retention,
 )
 
-State = Literal["parked", "called", "running", "out", "done"]
+State = Literal["parked", "dispatched", "running", "ended", "out", "done"]
 
-#: How many tickets one step calls or looks at, at most.
+#: How many tickets one step dispatches or looks at, at most.
 MOST = 100
 
 
@@ -33,10 +36,12 @@ class Record:
 
     Attributes:
         until: When it has waited for as long as it may.
-        token: Of the run; of a done one, who was told that it is out.
+        count: How often it was dispatched.
+        token: Of the run.
         why: It is out.
-        due: When to look at it again; ``None`` for a running one of which no copy was dropped, and for done ones.
+        due: When to look at it again; ``None`` for a running or ended one that is not owed, and for done ones.
         deadline: When it may be forgotten.
+        broker: The one that its message belongs to; empty for tickets of older versions.
     """
 
     id: str
@@ -48,11 +53,17 @@ class Record:
     permits: int
     limit: int
     until: float | None
-    calls: int = 0
+    count: int = 0
     token: str = ""
     why: str = ""
     due: float | None = None
     deadline: float = 0
+    broker: str = ""
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether its run is owed: it is parked again if that run does not end for good."""
+        return self.state in ("running", "ended") and self.due is not None
 
 
 class Table(ABC):
@@ -126,8 +137,8 @@ class Table(ABC):
         """The ticket that runs under a token."""
 
     @abstractmethod
-    def due(self, most: int) -> list[Record]:
-        """Tickets that are due."""
+    def due(self, broker: str, most: int) -> list[Record]:
+        """Return tickets of a broker, and those without one, that are due: the earliest first."""
 
 
 class Tickets:
@@ -143,7 +154,7 @@ class Tickets:
         if record is not None and (answer := self._not_needed(claim, record)):
             return answer
         if table.deadline(claim.token) is not None:
-            return table.grant(claim)  # the same once more: its reply was lost
+            return table.grant(claim)._replace(has_ticket=record is not None)  # the same once more: its reply was lost
         table.drop(me)  # what is kept for it, it takes or gives back now
         head = table.head()
         first = head is None or head[0] == me or (record is not None and record.number < head[1])
@@ -151,9 +162,10 @@ class Tickets:
             granted = table.grant(claim)
             if record is not None:
                 table.leave(me)
-                self._put(replace(record, state="running", token=claim.token, due=None, deadline=self._kept()))
+                due = table.after(claim.ttl) if self._will_be_owed(record, ticket) else None
+                self._put(replace(record, state="running", token=claim.token, due=due, deadline=self._kept()))
                 self._look_at_first()
-            return granted
+            return granted._replace(has_ticket=record is not None)
         return self._line_up(claim, ticket, record)
 
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
@@ -164,75 +176,80 @@ class Tickets:
         answer = self._line_up(claim, ticket, None)
         return answer if isinstance(answer, Parked) else None
 
-    def hand_on(self) -> tuple[Call, ...]:
-        calls = self._call()
+    def dispatch(self, broker: str) -> tuple[Dispatch, ...]:
+        """Dispatch the tickets of a broker whose turn it is; see that the next one is looked at in time."""
+        dispatches = self._dispatch(broker)
         self._look_at_first()
-        return calls
+        return dispatches
 
-    def released(self, token: str) -> None:
-        """The run under a token has ended."""
-        record = self._table.running(token)
-        if record is not None:
-            self._finish(record)
-
-    def died(self, token: str) -> None:
-        """The run under a token has died; its lease is given back next."""
-        record = self._table.running(token)
+    def end_run(self, token: str, end: RunEndName) -> None:
+        """Settle the ticket that ran under a token; its lease is released next."""
+        table, record = self._table, self._table.running(token)
         if record is None:
             return
-        if record.due is None:  # nobody's now: a copy that comes takes it over
-            self._put(replace(record, token=""))
-        else:  # a copy was dropped because it ran
+        if end == "final":
+            self._finish(record)
+        elif end == "rejected" or not record.is_owed:
+            deadline = table.after(min(TOMBSTONE, self._retention))
+            self._put(replace(record, state="ended", due=None, deadline=deadline))
+        elif end == "stored":
+            self._put(replace(record, state="ended", due=table.after(STORE_GRACE), deadline=self._kept()))
+        else:
             self._park(record)
 
     def look_at_first(self) -> None:
-        """Somebody changed the lock who can't send: the first ticket in line may be due."""
+        """See that the first ticket in line is looked at in time, after a change by a process that does not publish."""
         self._look_at_first()
 
-    def sent(self, id: str, within: float) -> None:
+    def published(self, id: str, within: float) -> None:
         table, record = self._table, self._table.get(id)
         if record is None:
             return
         deadline = table.after(within)
-        if record.state == "called" and table.deadline(TICKET + id) is not None:
+        if record.state == "dispatched" and table.deadline(TICKET + id) is not None:
             table.grant(self._own_claim(record, within))
             self._put(replace(record, due=deadline))
         elif record.state == "out":
             self._put(replace(record, due=deadline))
 
-    def settle(self, id: str) -> None:
+    def finish(self, id: str, token: str, running: bool) -> None:
         record = self._table.get(id)
-        if record is not None and record.state != "done":
+        if record is None or record.state == "done":
+            return
+        lives = record.state == "running" and self._table.deadline(record.token) is not None
+        if not token and (running or not lives):
             self._table.leave(TICKET + id)
             self._table.drop(TICKET + id)
             self._finish(record)
             self._look_at_first()
+        elif token and record.state in ("running", "ended") and record.token == token:
+            self._finish(record)
 
-    def withdraw(self, id: str) -> tuple[Call, ...]:
+    def withdraw(self, id: str, broker: str) -> tuple[Dispatch, ...]:
         record = self._table.get(id)
-        if record is None or record.state != "parked":
+        if record is None or record.state != "parked" or not may_dispatch(record.broker, broker):
             return ()
-        calls = (self._put_out(record, "revoked"), *self._call())
+        dispatches = (self._put_out(record, "revoked"), *self._dispatch(broker))
         self._look_at_first()
-        return calls
+        return dispatches
 
-    def sweep(self) -> tuple[Call, ...]:
-        table, calls = self._table, []
-        for record in table.due(MOST):
+    def sweep(self, broker: str) -> tuple[Dispatch, ...]:
+        table, dispatches = self._table, []
+        for record in table.due(broker, MOST):
             if record.state == "parked" and record.until is not None and record.until <= table.now:
-                calls.append(self._put_out(record, "timeout"))
-            elif record.state in ("parked", "called"):  # in line for long: kept for longer; or its call was lost
+                dispatches.append(self._put_out(record, "timeout"))
+            elif record.state in ("parked", "dispatched"):  # kept for longer in line; or its message did not arrive
                 table.drop(TICKET + record.id)
                 self._park(record)
             elif record.state == "out":
-                calls.append(self._send_on(record))
-            elif (deadline := table.deadline(record.token)) is not None:
+                dispatches.append(self._publish(record))
+            elif record.state == "running" and (deadline := table.deadline(record.token)) is not None:
                 self._put(replace(record, due=deadline))
-            else:  # a copy was dropped because it ran; it died since
+            else:  # it is owed, and its lease has expired, or its result was not stored in time
                 self._park(record)
-        calls += self._call()
+        dispatches += self._dispatch(broker)
         self._look_at_first()
-        return tuple(calls)
+        return tuple(dispatches)
 
     # ------------------------------------------------------------------ steps
 
@@ -250,27 +267,29 @@ class Tickets:
                 return Full(waiters)
             record = self._new(claim, ticket)
         self._park(record)
-        calls = self._call()
+        dispatches = self._dispatch(ticket.broker)
         self._look_at_first()
-        return Parked(table.refused(me), calls)
+        return Parked(table.refused(me), dispatches)
+
+    @staticmethod
+    def _will_be_owed(record: Record, ticket: Ticket) -> bool:
+        """Return whether the run that a copy of a ticket's message begins is owed from its start."""
+        # A copy that came by the last dispatch comes again by the broker, unless it was acknowledged for another one.
+        last_dispatch = record.state != "parked" and record.count == ticket.count
+        return record.is_owed or (ticket.late and not last_dispatch)
 
     def _not_needed(self, claim: Claim, record: Record) -> Dropped | Out | None:
         table = self._table
         if record.state == "done":
-            told_before = record.why and record.token == claim.token
-            return self._out(record) if told_before else Dropped("done")
+            return Dropped("done")
         if record.state == "out":
-            self._finish(record, record.why, claim.token)
-            return self._out(record)
+            return Out(cast(OutReason, record.why), table.refused(TICKET + record.id))
         if record.state == "running" and record.token != claim.token:
             deadline = table.deadline(record.token)
             if deadline is not None:
                 self._put(replace(record, due=deadline))
                 return Dropped("running")
         return None
-
-    def _out(self, record: Record) -> Out:
-        return Out(cast(OutReason, record.why), self._table.refused(TICKET + record.id))
 
     def _new(self, claim: Claim, ticket: Ticket) -> Record:
         table = self._table
@@ -284,6 +303,7 @@ class Tickets:
             claim.permits,
             claim.limit,
             None if ticket.wait is None else table.after(ticket.wait),
+            broker=ticket.broker,
         )
 
     def _kept(self) -> float:
@@ -299,9 +319,9 @@ class Tickets:
     def _own_claim(self, record: Record, within: float) -> Claim:
         return Claim(self._table.name, TICKET + record.id, record.owner, within, record.limit, record.permits)
 
-    def _call(self) -> tuple[Call, ...]:
-        """Calls tickets for as long as the first in line is one and finds room."""
-        table, calls = self._table, []
+    def _dispatch(self, broker: str) -> tuple[Dispatch, ...]:
+        """Dispatch tickets for as long as the first in line is one of this broker and finds room."""
+        table, dispatches = self._table, []
         for _ in range(MOST):
             head = table.head()
             if head is None or not head[0].startswith(TICKET):
@@ -309,28 +329,33 @@ class Tickets:
             record = table.get(head[0].removeprefix(TICKET))
             if record is not None and table.used() + record.permits > record.limit:
                 break
+            if record is not None and not may_dispatch(record.broker, broker):
+                break
             table.leave(head[0])
             if record is not None:
-                table.grant(self._own_claim(record, FIRST_CALL))
-                calls.append(self._send_on(replace(record, state="called")))
-        return tuple(calls)
+                table.grant(self._own_claim(record, FIRST_DISPATCH))
+                dispatches.append(self._publish(replace(record, state="dispatched")))
+        return tuple(dispatches)
 
-    def _send_on(self, record: Record) -> Call:
-        record = replace(record, calls=record.calls + 1, due=self._table.after(FIRST_CALL))
+    def _publish(self, record: Record) -> Dispatch:
+        record = replace(record, count=record.count + 1, due=self._table.after(FIRST_DISPATCH))
         self._put(record)
-        return Call(self._table.name, record.id, record.message, record.calls)
+        return Dispatch(self._table.name, record.id, record.message, record.count)
 
-    def _put_out(self, record: Record, why: OutReason) -> Call:
+    def _put_out(self, record: Record, why: OutReason) -> Dispatch:
         self._table.leave(TICKET + record.id)
-        return self._send_on(replace(record, state="out", why=why))
+        return self._publish(replace(record, state="out", why=why))
 
-    def _finish(self, record: Record, why: str = "", told: str = "") -> None:
+    def _finish(self, record: Record) -> None:
         deadline = self._table.after(min(TOMBSTONE, self._retention))
-        done = replace(record, state="done", message="", why=why, token=told, due=None, deadline=deadline)
-        self._put(done)
+        self._put(replace(record, state="done", message="", why="", token="", due=None, deadline=deadline))
 
     def _look_at_first(self) -> None:
-        """Who is first in line is called by whoever makes room; unless that one dies. A waiter may have died itself."""
+        """Have the first ticket in line looked at in time: its broker's sweeper finds it due.
+
+        A step that makes room dispatches the first in line. The process that should make room may die, a waiter before
+        the first ticket may die, and the step may be of another broker.
+        """
         table, head = self._table, self._table.head()
         id = None if head is None else table.first_ticket()
         record = None if id is None else table.get(id)

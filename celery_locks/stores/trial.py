@@ -126,22 +126,22 @@ class Trial:
                 self._expect(isinstance(store.park(run, ticket) or store.enter(run, ticket), Parked), True)
                 self._expect(store.waiting(run.name), 1)
             with self.step("a parked task can't be dispatched"):
-                released, calls = store.hand_on(holder.name, holder.token)
-                self._expect((released, [call.id for call in calls]), (True, [ticket.id]))
-                store.sent(calls[0], TTL_SECONDS)
+                released, dispatches = store.end_run(holder.name, holder.token, "final", broker="")
+                self._expect((released, [dispatch.id for dispatch in dispatches]), (True, [ticket.id]))
+                store.published(dispatches[0], TTL_SECONDS)
             with self.step("a parked task can't run"):
                 self._expect(isinstance(store.enter(run, ticket), Granted), True)
-                self._expect(store.hand_on(run.name, run.token)[0], True)
-                store.settle(run.name, ticket.id)
+                self._expect(store.end_run(run.name, run.token, "stored", broker="")[0], True)
+                store.finish(run.name, ticket.id, run.token)
             with self.step("the sweeper can't look for parked tasks"):
                 nowhere = f"{self._prefix}:{secrets.token_hex(16)}"  # so it sweeps no task of the site
-                self._expect(store.sweep(nowhere), ())
-                self._expect(store.withdraw(self._prefix, ticket.task_id), ())
-                store.await_due(nowhere, 0.01)
+                self._expect(store.sweep(nowhere, ""), ())
+                self._expect(store.withdraw(self._prefix, "", ticket.task_id), ())
+                store.await_due(nowhere, "", 0.01)
         except BaseException:
             self._release_after_failure(holder, run)
             with suppress(StoreUnavailable):
-                store.settle(run.name, ticket.id)
+                store.finish(run.name, ticket.id)
             raise
 
     def claim(self) -> Claim:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from celery_locks.testing.limits import Limits
 from celery_locks.testing.line import Line
 from celery_locks.testing.listing import ListingCompliance
+from celery_locks.testing.losses import Losses
 from celery_locks.testing.owners import Owners
 from celery_locks.testing.parking import ParkingCompliance
 from celery_locks.testing.renewals import Renewals
@@ -32,5 +33,5 @@ from celery_locks.testing.waking import Waking
 __all__ = ["ListingCompliance", "MovableClock", "ParkingCompliance", "StoreCompliance", "StoreTests", "ValueCompliance"]
 
 
-class StoreCompliance(Limits, Semaphores, Owners, Renewals, Line, Waking, Told):
+class StoreCompliance(Limits, Semaphores, Owners, Renewals, Losses, Line, Waking, Told):
     """What every store promises, as tests."""

@@ -66,14 +66,14 @@ class HandedOver(TicketTests):
         self, store: Store, parking: Parking, prefix: str, name: str
     ) -> None:
         self.granted(store, replace(self.claim(name), task_id="the task"))
-        assert parking.withdraw(prefix, "another task") == ()
+        assert parking.withdraw(prefix, "", "another task") == ()
         assert len(store.holders(name)) == 1
-        assert parking.withdraw(prefix, "the task") == ()
+        assert parking.withdraw(prefix, "", "the task") == ()
         assert store.holders(name) == ()
 
     def test_an_adopted_lease_is_not_withdrawn(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
         called = replace(self.claim(name), task_id="the task")
         self.granted(store, called)
         self.granted(store, replace(self.claim(name), adopts=called.token))
-        parking.withdraw(prefix, "the task")
+        parking.withdraw(prefix, "", "the task")
         assert len(store.holders(name)) == 1

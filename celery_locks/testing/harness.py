@@ -29,7 +29,6 @@ from celery_locks.stores import memory
 from celery_locks.stores.base import Holder
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.tasks import options
-from celery_locks.tasks.freeing import free
 
 #: Seconds between two looks at a key.
 LOOK_EVERY = 0.01
@@ -187,11 +186,9 @@ class LockLostAfter:
         if not lease.held:
             return
         loss.happened = True
-        locks = options.locks_for(task.app)
         try:
-            for holder in self._store.holders(lease.claim.name):
-                if holder.token == lease.token:
-                    free(locks, task.app, lease.key, holder)
+            # Not by force: that would leave a reason of its own.
+            self._store.release(lease.claim.name, lease.token)
         finally:
             lease.lose(loss.reason)
 

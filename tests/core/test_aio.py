@@ -106,7 +106,7 @@ class TestOneKey:
         lease = await lock.acquire()
         assert [holder.owner for holder in await lock.force_release()] == [lease.owner]
         assert await lease.release() is False
-        assert lease.lost_reason == "deleted"
+        assert lease.lost_reason == "force_released"
 
     @on_a_loop
     async def test_a_block_may_be_left_by_another_task(self, lock: AsyncLock) -> None:

@@ -65,14 +65,15 @@ class TestCancelled:
 
     @on_a_loop
     async def test_a_timeout_of_asyncio_does_too(self, store: FaultyStore, lock: AsyncLock) -> None:
-        async with lock:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(lock.acquire(), 0.02)
-            if sys.version_info >= (3, 11):
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.02), lock:
-                        pytest.fail("it was held")
-            await soon(lambda: store.in_line(lock.plain.name) == 0)
+        lease = await lock.acquire()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(lock.acquire(), 0.02)
+        if sys.version_info >= (3, 11):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02), lock:
+                    pytest.fail("it was held")
+        await soon(lambda: store.in_line(lock.plain.name) == 0)
+        await lease.release()
 
     @pytest.mark.parametrize("way", ["acquire", "try_acquire", "enqueue", "multi"])
     @on_a_loop
@@ -180,9 +181,9 @@ class TestLost:
         lease.on_lost(lambda *_: told.append(("disconnected", *_)))()
         await lock.force_release()
         await soon(lambda: len(told) == 2)
-        assert told == [("function", lease, "deleted"), ("coroutine", lease, "deleted")]
+        assert told == [("function", lease, "force_released"), ("coroutine", lease, "force_released")]
         lease.on_lost(by_function)
-        assert told[2:] == [("function", lease, "deleted")]
+        assert told[2:] == [("function", lease, "force_released")]
         with pytest.raises(LockLost):
             lease.check()
 
@@ -227,7 +228,7 @@ class TestLost:
             async with aborting:
                 await aborting.force_release()
                 await asyncio.sleep(60)
-        assert caught.value.reason == "deleted"
+        assert caught.value.reason == "force_released"
         assert asked_to_end() == 0
         await asyncio.sleep(0)
 
@@ -330,7 +331,7 @@ class TestBlockedLoop:
         assert told == []
         with pytest.raises(LockLost):
             lease.check()
-        await soon(lambda: told == ["deleted"])
+        await soon(lambda: told == ["force_released"])
 
     def test_a_loss_after_the_loop_has_ended_is_told_to_the_log(
         self, lock: AsyncLock, caplog: pytest.LogCaptureFixture

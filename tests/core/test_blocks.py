@@ -98,7 +98,7 @@ class TestEachKind:
     def test_a_loss_that_only_the_release_finds_is_raised(self, locks: Locks, kind: str) -> None:
         with pytest.raises(LockLost) as caught, KINDS[kind](locks):
             locks.lock("k").force_release()
-        assert caught.value.reason == "deleted"
+        assert caught.value.reason == "force_released"
 
     def test_it_may_be_released_within(self, locks: Locks, kind: str) -> None:
         with KINDS[kind](locks) as lease:
@@ -208,7 +208,7 @@ async def test_a_block_of_each_kind_is_aborted(store: FaultyStore, kind: str) ->
     locks = AsyncLocks(Locks(store))
     with pytest.raises(LockLost) as caught:
         await work()
-    assert (caught.value.key, caught.value.reason) == ("k", "deleted")
+    assert (caught.value.key, caught.value.reason) == ("k", "force_released")
     assert isinstance(caught.value.__context__, asyncio.CancelledError)
     await asyncio.sleep(0)
 

@@ -124,7 +124,7 @@ def test_repr_shows_no_owner_token(lock: Lock) -> None:
 # --- Reasons ---
 
 
-@pytest.mark.parametrize("reason", ["stolen", "deleted", "expired", "replaced"])
+@pytest.mark.parametrize("reason", ["stolen", "deleted", "expired", "replaced", "force_released"])
 def test_the_stores_reason_is_told(lock: Lock, reason: LossReason) -> None:
     lease = lock.acquire()
     heard = reasons(lease)
@@ -137,7 +137,7 @@ def test_the_stores_reason_is_told(lock: Lock, reason: LossReason) -> None:
 
 def test_promise_09_a_stolen_key_is_noticed_by_extend(lock: Lock) -> None:
     lease = lock.acquire()
-    lock.force_release()
+    lock.store.release(lock.name, lease.token)
     lock.acquire()
     with pytest.raises(LockLost) as caught:
         lease.extend()
@@ -147,7 +147,7 @@ def test_promise_09_a_stolen_key_is_noticed_by_extend(lock: Lock) -> None:
 def test_promise_09_a_deleted_key_is_noticed_by_release(lock: Lock) -> None:
     lease = lock.acquire()
     heard = reasons(lease)
-    lock.force_release()
+    lock.store.release(lock.name, lease.token)
     assert lease.release() is False
     assert heard == ["deleted"]
 
@@ -158,7 +158,7 @@ def test_promise_09_a_loss_that_release_finds_is_told_though_the_store_goes_away
     lease = lock.acquire()
     heard = reasons(lease)
     lock.force_release()
-    store.before["holders"] = fail
+    store.before["renew"] = fail
     assert lease.release() is False
     assert heard == ["deleted"]
 
@@ -178,7 +178,7 @@ def test_promise_03_release_leaves_the_next_holder_alone_and_tells_once(lock: Lo
 
 def test_promise_03_release_of_a_stolen_lease_leaves_the_thief_alone(lock: Lock) -> None:
     first = lock.acquire()
-    lock.force_release()
+    lock.store.release(lock.name, first.token)
     second = lock.acquire()
     assert first.release() is False
     assert first.lost_reason == "stolen"

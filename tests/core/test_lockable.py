@@ -78,7 +78,7 @@ class TestAudit:
         assert (told[0].owner, told[0].fencing_token, told[0].sender) == (lease.owner, lease.fencing_token, lock)
         assert told[2].holders == (lease.owner,)
         assert told[2].owner is None
-        assert told[-1].reason == "deleted"
+        assert told[-1].reason == "force_released"
         stop()
         lock.acquire()
         assert len(told) == 7

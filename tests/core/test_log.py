@@ -55,12 +55,14 @@ def test_what_becomes_of_a_lease_is_a_line_each(lines: list[logging.LogRecord]) 
         "task_id": "id-1",
         "owner": "shop.sync[id-1] on celery@web1",
         "fencing_token": lost.fencing_token,
-        "reason": "deleted",
+        "reason": "force_released",
     }
     assert 0 <= record.seconds < 60  # type: ignore[attr-defined]
     text = record.getMessage()
-    assert text.startswith("lost the lease of 'user:7': deleted [event=lost key=user:7 task=shop.sync task_id=id-1 ")
-    assert f"fencing_token={lost.fencing_token} reason=deleted seconds=" in text
+    assert text.startswith(
+        "lost the lease of 'user:7': force_released [event=lost key=user:7 task=shop.sync task_id=id-1 "
+    )
+    assert f"fencing_token={lost.fencing_token} reason=force_released seconds=" in text
     assert not any(lost.token in str(vars(record)) for record in lines)
     assert lines[1].holders == [lease.owner]  # type: ignore[attr-defined]
 

@@ -90,17 +90,17 @@ class TestMulti:
         locks.lock("b").force_release()
         with pytest.raises(LockLost):
             leases.extend()
-        assert told == [("b", "deleted")]
+        assert told == [("b", "force_released")]
         assert leases.lost
         assert not leases.held
-        assert leases.lost_reason == "deleted"
+        assert leases.lost_reason == "force_released"
         assert leases.remaining() == 0
         with pytest.raises(LockLost) as caught:
             leases.check()
         assert caught.value.key == "b"
         eventually(lambda: held(locks, "a") == [False], 30)
         leases.on_lost(lambda whole, lease, reason: told.append(("late", reason)))
-        assert told[1:] == [("late", "deleted")]
+        assert told[1:] == [("late", "force_released")]
         assert leases.release() is False
 
     def test_a_loss_within_is_told_at_the_end(self, locks: Locks, both: MultiLock) -> None:
@@ -126,11 +126,12 @@ class TestMulti:
         assert leases.release() is False
 
     def test_a_store_that_fails_midway_leaves_nothing(self, locks: Locks, both: MultiLock, store: FaultyStore) -> None:
-        with locks.lock("b"):
-            store.before["wait"] = fail
-            with pytest.raises(StoreUnavailable):
-                both.acquire()
-            store.come_back()
+        lease = locks.lock("b").acquire()
+        store.before["wait"] = fail
+        with pytest.raises(StoreUnavailable):
+            both.acquire()
+        store.come_back()
+        lease.release()
         eventually(lambda: held(locks, "a", "b") == [False, False], 30)
 
     def test_a_release_that_failed_may_be_repeated(self, locks: Locks, both: MultiLock, store: FaultyStore) -> None:

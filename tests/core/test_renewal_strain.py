@@ -139,7 +139,7 @@ def receiver(lease, reason):
 lease.on_lost(receiver)
 lock.force_release()
 until(lambda: told)
-assert told == [("deleted", original("get_ident")(), False)], told
+assert told == [("force_released", original("get_ident")(), False)], told
 """,
         )
 

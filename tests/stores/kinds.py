@@ -10,6 +10,9 @@ import pytest
 
 from celery_locks.stores.base import Store
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.parking import STORE_GRACE
+from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import MovableClock
@@ -42,6 +45,20 @@ class OnSQLite(OnAMovableClock):
     @pytest.fixture
     def another(self, store: Store, clock: MovableClock, tmp_path: Path) -> Store:
         return SQLiteStore(str(tmp_path / "locks.db"), clock=clock)
+
+
+class WithShortGrace:
+    """Parking in Redis in real time, where `STORE_GRACE` lasts this many seconds."""
+
+    store_grace = 1.5
+
+    @pytest.fixture(autouse=True)
+    def _short_grace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        long, short = (f"local STORE_GRACE = {seconds * 1e6:.0f}" for seconds in (STORE_GRACE, self.store_grace))
+        assert long in scripts.END_RUN.text
+        for name, script in vars(scripts).items():
+            if isinstance(script, Script) and long in script.text:
+                monkeypatch.setattr(scripts, name, Script(script.text.replace(long, short)))
 
 
 class OnRedis:

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from celery_locks.stores.base import TICKET, Claim, Granted, Holder, Refused, Renewal, Store
 from celery_locks.stores.listing import Names, State
-from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Ticket
+from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, RunEndName, Ticket
 from tests.stores.model import Answer, Lock, Model
 
 #: Whether to look for longer, each time elsewhere.
@@ -42,6 +42,10 @@ permits = st.sampled_from([1, 1, 1, 2, 3])
 most = st.sampled_from([None, None, None, 1, 2])
 picks = st.integers(0, 9)
 tasks = st.integers(1, 2)
+ends = st.sampled_from(["final", "stored", "stored", "again", "rejected"])
+#: A ticket has always the same one of them, by its number; most steps are made for the first.
+BROKERS = ("", "mail", "billing")
+brokers = st.sampled_from(["mail"] * 4 + ["billing"] * 2 + [""])
 
 
 class Stores(Protocol):
@@ -76,7 +80,7 @@ class Machine(RuleBasedStateMachine):
         self.tokens: dict[str, list[str]] = {BUSY: [], OTHER: []}
         #: Fencing tokens of the model and what the store gave instead.
         self.fences: dict[str, dict[int, int]] = {BUSY: {}, OTHER: {}}
-        self.calls: list[Call] = []
+        self.dispatches: list[Dispatch] = []
         self.made = 0
 
     def teardown(self) -> None:
@@ -93,8 +97,8 @@ class Machine(RuleBasedStateMachine):
         life: list[Callable[[], object]] = [
             lambda: self.acquire(BUSY, 60.0, limit, None),
             lambda: self.enter(BUSY, 1, 60.0, None, None),
-            lambda: self.hand_on(BUSY, 0),
-            lambda: self.the_message_of_a_call_comes(0, 10.0),
+            lambda: self.end_run(BUSY, 0, "final", BROKERS[1]),
+            lambda: self.a_dispatched_message_arrives(0, 10.0, True),
             lambda: self.enter(BUSY, 1, 60.0, None, None),  # a copy
         ]
         for step in life[:steps]:
@@ -152,21 +156,30 @@ class Machine(RuleBasedStateMachine):
     def force_release(self, name: str) -> None:
         assert {holder.token for holder in self.store.force_release(name)} == self.model.force_release(name)
 
+    @rule(name=names, pick=picks)
+    def force_release_one(self, name: str, pick: int) -> None:
+        token = self.some_token(name, pick)
+        assert {holder.token for holder in self.store.force_release(name, token)} == self.model.force_release(
+            name, token
+        )
+
     # ------------------------------------------------------------------ tickets
 
-    @rule(name=names, number=tickets, ttl=ttls, wait=waits, most=most)
-    def enter(self, name: str, number: int, ttl: float, wait: float | None, most: int | None) -> None:
-        """A message comes, for the first time or once more."""
+    @rule(name=names, number=tickets, ttl=ttls, wait=waits, most=most, late=st.booleans())
+    def enter(
+        self, name: str, number: int, ttl: float, wait: float | None, most: int | None, late: bool = True
+    ) -> None:
+        """A message arrives, for the first time or once more."""
         claim = self.claim(name, self.new_token(name), ttl, 1 + number // 4)
-        self._enter(claim, self.ticket(name, number, wait, most))
+        self._enter(claim, replace(self.ticket(name, number, wait, most), late=late))
 
-    @rule(pick=picks, ttl=ttls)
-    def the_message_of_a_call_comes(self, pick: int, ttl: float) -> None:
-        if self.calls:
-            call = self.calls[-1 - pick % min(3, len(self.calls))]
-            number = int(call.id.rpartition(" ")[2])
-            claim = self.claim(call.name, self.new_token(call.name), ttl, 1 + number // 4)
-            self._enter(claim, self.ticket(call.name, number))
+    @rule(pick=picks, ttl=ttls, late=st.booleans())
+    def a_dispatched_message_arrives(self, pick: int, ttl: float, late: bool) -> None:
+        if self.dispatches:
+            dispatch = self.dispatches[-1 - pick % min(3, len(self.dispatches))]
+            number = int(dispatch.id.rpartition(" ")[2])
+            claim = self.claim(dispatch.name, self.new_token(dispatch.name), ttl, 1 + number // 4)
+            self._enter(claim, replace(self.ticket(dispatch.name, number), late=late, count=dispatch.count))
 
     @rule(name=names, number=tickets, ttl=ttls, pick=picks)
     def enter_again(self, name: str, number: int, ttl: float, pick: int) -> None:
@@ -184,44 +197,44 @@ class Machine(RuleBasedStateMachine):
         ticket = self.ticket(name, number, wait, most, message=pick < 8)
         self.compare(claim, self.store.park(claim, ticket), self.model.park(claim, ticket))
 
-    @rule(name=names, pick=picks)
-    def hand_on(self, name: str, pick: int) -> None:
+    @rule(name=names, pick=picks, end=ends, broker=brokers)
+    def end_run(self, name: str, pick: int, end: RunEndName, broker: str) -> None:
         token = self.some_token(name, pick)
-        self.compare_ends(self.store.hand_on(name, token), self.model.hand_on(name, token))
-
-    @rule(name=names, pick=picks)
-    def died(self, name: str, pick: int) -> None:
-        token = self.some_token(name, pick)
-        self.compare_ends(self.store.died(name, token), self.model.died(name, token))
+        ended = self.store.end_run(name, token, end, broker=broker)
+        self.compare_ends(ended, self.model.end_run(name, token, end, broker))
 
     @rule(pick=picks, within=ttls)
-    def sent(self, pick: int, within: float) -> None:
-        if self.calls:
-            call = self.calls[-1 - pick % len(self.calls)]
-            self.store.sent(call, within)
-            self.model.sent(call, within)
+    def published(self, pick: int, within: float) -> None:
+        if self.dispatches:
+            dispatch = self.dispatches[-1 - pick % len(self.dispatches)]
+            self.store.published(dispatch, within)
+            self.model.published(dispatch, within)
 
-    @rule(name=names, number=tickets)
-    def settle(self, name: str, number: int) -> None:
-        self.store.settle(name, f"{name} {number}")
-        self.model.settle(name, f"{name} {number}")
+    @rule(name=names, number=tickets, pick=picks, running=st.booleans())
+    def finish(self, name: str, number: int, pick: int, running: bool) -> None:
+        """A task ended without a run; or the run of a ticket, most often the last one, has ended for good after all."""
+        id = f"{name} {number}"
+        known = self.model.lock(name).tickets.get(id)
+        token = "" if pick < 4 else known.token if known and pick < 8 else self.some_token(name, pick)
+        self.store.finish(name, id, token, running=running)
+        self.model.finish(name, id, token, running)
 
-    @rule()
-    def sweep(self) -> None:
-        self.compare_calls(self.store.sweep(PREFIX), self.model.sweep())
+    @rule(broker=brokers)
+    def sweep(self, broker: str) -> None:
+        self.compare_dispatches(self.store.sweep(PREFIX, broker), self.model.sweep(broker))
 
-    @rule(name=names, number=tickets)
-    def withdraw(self, name: str, number: int) -> None:
+    @rule(name=names, number=tickets, broker=brokers)
+    def withdraw(self, name: str, number: int, broker: str) -> None:
         task = f"task {name} {number}"
-        self.compare_calls(self.store.withdraw(PREFIX, task), self.model.withdraw(task))
+        self.compare_dispatches(self.store.withdraw(PREFIX, broker, task), self.model.withdraw(task, broker))
 
-    @rule(task=tasks)
-    def withdraw_lease(self, task: int) -> None:
+    @rule(task=tasks, broker=brokers)
+    def withdraw_lease(self, task: int, broker: str) -> None:
         id = f"lease's task {task}"
         name, token, until = self.model.tasks.get(id, ("", "", 0.0))
         if name and (self.model.now >= until or token not in self.model.lock(name).leases):
             return  # what became of that lease, a store may or may not know: nothing comes of it but a sweep
-        self.compare_calls(self.store.withdraw(PREFIX, id), self.model.withdraw(id))
+        self.compare_dispatches(self.store.withdraw(PREFIX, broker, id), self.model.withdraw(id, broker))
 
     # ------------------------------------------------------------------ fate
 
@@ -282,13 +295,14 @@ class Machine(RuleBasedStateMachine):
         lock = self.model.lock(claim.name)
         if right.kind == "granted":
             assert isinstance(told, Granted), f"{told}, not {right}"
+            assert told.has_ticket == right.has_ticket
             self.compare_fences(claim.name, {right.fence: told.fencing_token})
         elif right.kind in ("refused", "parked", "out"):
             kinds = {"refused": Refused, "parked": Parked, "out": Out}
             assert isinstance(told, kinds[right.kind]), f"{told}, not {right}"
             self.compare_refusal(lock, told if isinstance(told, Refused) else told.refused, right)
             assert not isinstance(told, Out) or told.reason == right.more
-            self.compare_calls(getattr(told, "calls", ()), right.calls)
+            self.compare_dispatches(getattr(told, "dispatches", ()), right.dispatches)
         else:
             assert told == {"none": None, "dropped": Dropped(right.more), "full": Full(right.more)}[right.kind]
 
@@ -305,14 +319,14 @@ class Machine(RuleBasedStateMachine):
             latest = min(events) - self.model.now
             assert told.retry_in <= latest + TOLERANCE, f"looks again in {told.retry_in} s, {latest} s would be right"
 
-    def compare_ends(self, told: tuple[bool, tuple[Call, ...]], right: tuple[bool, tuple[Call, ...]]) -> None:
+    def compare_ends(self, told: tuple[bool, tuple[Dispatch, ...]], right: tuple[bool, tuple[Dispatch, ...]]) -> None:
         assert told[0] == right[0]
-        self.compare_calls(told[1], right[1])
+        self.compare_dispatches(told[1], right[1])
 
-    def compare_calls(self, told: tuple[Call, ...], right: tuple[Call, ...]) -> None:
-        """Each ticket is called when it is its turn, and as often as it should be."""
-        assert sorted(told, key=by_ticket) == sorted(right, key=by_ticket), f"called {told}, not {right}"
-        self.calls += told
+    def compare_dispatches(self, told: tuple[Dispatch, ...], right: tuple[Dispatch, ...]) -> None:
+        """Each ticket is dispatched when it is its turn, and as often as it should be."""
+        assert sorted(told, key=by_ticket) == sorted(right, key=by_ticket), f"dispatched {told}, not {right}"
+        self.dispatches += told
 
     def compare_state(self, state: State) -> None:
         lock, limit = self.model.lock(state.name), self.limits[state.name]
@@ -365,11 +379,11 @@ class Machine(RuleBasedStateMachine):
         self, name: str, number: int, wait: float | None = None, most: int | None = None, message: bool = True
     ) -> Ticket:
         text = f"message of {name} {number}" if message else ""
-        return Ticket(f"{name} {number}", text, f"task {name} {number}", wait, most)
+        return Ticket(f"{name} {number}", text, f"task {name} {number}", wait, most, broker=BROKERS[number % 3])
 
 
-def by_ticket(call: Call) -> tuple[str, str]:
-    return call.name, call.id
+def by_ticket(dispatch: Dispatch) -> tuple[str, str]:
+    return dispatch.name, dispatch.id
 
 
 def run(stores: Stores) -> None:

@@ -10,9 +10,16 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from celery_locks.stores.base import TICKET, Claim
-from celery_locks.stores.memory import REPLACED_KNOWN
-from celery_locks.stores.parking import FIRST_CALL, RETENTION, TOMBSTONE, Call, Ticket
+from celery_locks.stores.base import TAKEN_KNOWN_SECONDS, TICKET, Claim
+from celery_locks.stores.parking import (
+    FIRST_DISPATCH,
+    RETENTION,
+    STORE_GRACE,
+    TOMBSTONE,
+    Dispatch,
+    Ticket,
+    may_dispatch,
+)
 
 
 @dataclass
@@ -31,14 +38,14 @@ class Place:
 
 @dataclass
 class Known:
-    """A ticket that is known: `owed` is a running one of which a copy was dropped."""
+    """A ticket that is known. An `owed` one, running or ended, is parked again if its run does not end for good."""
 
     ticket: Ticket
     claim: Claim
     number: int
     until: float
     state: str = "parked"
-    calls: int = 0
+    count: int = 0
     token: str = ""
     why: str = ""
     owed: bool = False
@@ -52,9 +59,10 @@ class Answer:
 
     kind: str
     fence: int = 0
+    has_ticket: bool = False
     position: int | None = None
     holders: tuple[str, ...] = ()
-    calls: tuple[Call, ...] = ()
+    dispatches: tuple[Dispatch, ...] = ()
     more: Any = None
 
 
@@ -63,7 +71,8 @@ class Lock:
     leases: dict[str, Lease] = field(default_factory=dict)
     line: dict[str, Place] = field(default_factory=dict)
     tickets: dict[str, Known] = field(default_factory=dict)
-    replaced: dict[str, float] = field(default_factory=dict)
+    #: Why a lease was taken by force, and until when that is known.
+    taken: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def forget(self, now: float) -> None:
         """Whatever ends, ends at its deadline."""
@@ -71,7 +80,10 @@ class Lock:
         line = sorted(self.line.items(), key=lambda item: item[1].number)
         self.line = {token: place for token, place in line if place.deadline > now}
         self.tickets = {id: known for id, known in self.tickets.items() if known.kept > now}
-        self.replaced = {token: until for token, until in self.replaced.items() if until > now}
+        self.taken = {token: taken for token, taken in self.taken.items() if taken[1] > now}
+
+    def take_away(self, token: str, why: str) -> None:
+        self.taken[token] = why, self.leases.pop(token).deadline + TAKEN_KNOWN_SECONDS
 
     def head(self) -> str | None:
         return min(self.line, key=lambda token: self.line[token].number, default=None)
@@ -109,14 +121,14 @@ class Model:
         lock = self.lock(claim.name)
         if claim.token in lock.leases:
             return self._grant(lock, claim)
-        if claim.adopts in lock.replaced:
+        if lock.taken.get(claim.adopts, ("", 0.0))[0] == "replaced":
             return replace(self._answer(lock, "refused", claim.token), position=None, more="replaced")
         if lock.leases.pop(claim.adopts, None):
             return self._grant(lock, claim)
         if claim.replaces:
             for token in sorted(lock.leases, key=lambda token: lock.leases[token].fence):
                 if not lock.fits(claim):
-                    lock.replaced[token] = lock.leases.pop(token).deadline + REPLACED_KNOWN
+                    lock.take_away(token, "replaced")
         if lock.fits(claim) and (claim.replaces or lock.head() in (None, claim.token)):
             return self._grant(lock, claim)
         if line_up is not None:
@@ -133,20 +145,19 @@ class Model:
         if token in lock.leases:
             lock.leases[token].deadline = max(lock.leases[token].deadline, self.now + ttl)
             return {None}
-        if token in lock.replaced:
-            return {"replaced"}
+        if token in lock.taken:
+            return {lock.taken[token][0]}
         return {"expired", "stolen" if lock.leases else "deleted"}
 
     def release(self, name: str, token: str) -> bool:
         lock = self.lock(name)
-        for known in lock.tickets.values():
-            if known.state == "running" and known.token == token:
-                self._finish(known)
-        return lock.leases.pop(token, None) is not None
+        return self._end(lock, token, "again")
 
-    def force_release(self, name: str) -> set[str]:
+    def force_release(self, name: str, token: str = "") -> set[str]:
         lock = self.lock(name)
-        tokens, lock.leases = set(lock.leases), {}
+        tokens = {token} & lock.leases.keys() if token else set(lock.leases)
+        for each in tokens:
+            lock.take_away(each, "force_released")
         return tokens
 
     # ------------------------------------------------------------------ tickets
@@ -155,16 +166,14 @@ class Model:
         lock, me = self.lock(claim.name), TICKET + ticket.id
         known = lock.tickets.get(ticket.id)
         if known and known.state == "done":
-            told = known.why and known.token == claim.token
-            return self._answer(lock, "out", me, known.why) if told else Answer("dropped", more="done")
+            return Answer("dropped", more="done")
         if known and known.state == "out":
-            self._finish(known, known.why, claim.token)
             return self._answer(lock, "out", me, known.why)
         if known and known.state == "running" and known.token != claim.token and known.token in lock.leases:
             known.owed, known.due = True, lock.leases[known.token].deadline
             return Answer("dropped", more="running")
         if claim.token in lock.leases:
-            return self._grant(lock, claim)
+            return replace(self._grant(lock, claim), has_ticket=known is not None)
         lock.leases.pop(me, None)
         head = lock.head()
         first = head in (None, me) or (known is not None and known.number < lock.line[head].number)
@@ -172,8 +181,11 @@ class Model:
             return self._line_up(lock, claim, ticket, known)
         if known:
             lock.line.pop(me, None)
-            known.state, known.token, known.owed, known.kept = "running", claim.token, False, self.now + 2 * RETENTION
-        return self._grant(lock, claim)
+            by_last_dispatch = known.state != "parked" and known.count == ticket.count
+            known.owed = known.owed or (ticket.late and not by_last_dispatch)
+            known.state, known.token, known.kept = "running", claim.token, self.now + 2 * RETENTION
+            known.due = self.now + claim.ttl
+        return replace(self._grant(lock, claim), has_ticket=known is not None)
 
     def park(self, claim: Claim, ticket: Ticket) -> Answer:
         lock = self.lock(claim.name)
@@ -182,45 +194,42 @@ class Model:
         answer = self._line_up(lock, claim, ticket, None)
         return Answer("none") if answer.kind == "full" else answer
 
-    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        return self.release(name, token), self._call(self.lock(name), name)
-
-    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
+    def end_run(self, name: str, token: str, end: str, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
         lock = self.lock(name)
-        for known in lock.tickets.values():
-            if known.state == "running" and known.token == token:
-                known.token = ""  # nobody's now
-                if known.owed:
-                    self._park(lock, known)
-        return lock.leases.pop(token, None) is not None, self._call(lock, name)
+        return self._end(lock, token, end), self._dispatch(lock, name, broker)
 
-    def sent(self, call: Call, within: float) -> None:
-        lock = self.lock(call.name)
-        known, lease = lock.tickets.get(call.id), lock.leases.get(TICKET + call.id)
-        if known and known.state == "called" and lease:
+    def published(self, dispatch: Dispatch, within: float) -> None:
+        lock = self.lock(dispatch.name)
+        known, lease = lock.tickets.get(dispatch.id), lock.leases.get(TICKET + dispatch.id)
+        if known and known.state == "dispatched" and lease:
             lease.deadline = max(lease.deadline, self.now + within)
             known.due = self.now + within
         elif known and known.state == "out":
             known.due = self.now + within
 
-    def settle(self, name: str, id: str) -> None:
+    def finish(self, name: str, id: str, token: str, running: bool) -> None:
         lock = self.lock(name)
-        if id in lock.tickets and lock.tickets[id].state != "done":
+        known = lock.tickets.get(id)
+        if known is None or known.state == "done":
+            return
+        lives = known.state == "running" and known.token in lock.leases
+        if self._has_run(known, token) if token else running or not lives:
             lock.line.pop(TICKET + id, None)
             lock.leases.pop(TICKET + id, None)
-            self._finish(lock.tickets[id])
+            self._finish(known)
 
-    def sweep(self) -> tuple[Call, ...]:
-        return tuple(call for name in self.locks for call in self._sweep(self.lock(name), name))
+    def sweep(self, broker: str) -> tuple[Dispatch, ...]:
+        return tuple(dispatch for name in self.locks for dispatch in self._sweep(self.lock(name), name, broker))
 
-    def withdraw(self, task: str) -> tuple[Call, ...]:
+    def withdraw(self, task: str, broker: str) -> tuple[Dispatch, ...]:
         for name in self.locks:
             lock = self.lock(name)
             for known in lock.tickets.values():
-                if known.ticket.task_id == task and known.state == "parked":
-                    return (self._put_out(lock, known, "revoked"), *self._call(lock, name))
+                mine = known.ticket.task_id == task and may_dispatch(known.ticket.broker, broker)
+                if mine and known.state == "parked":
+                    return (self._put_out(lock, known, "revoked"), *self._dispatch(lock, name, broker))
         name, token, _ = self.tasks.pop(task, ("", "", 0.0))
-        return self.hand_on(name, token)[1] if name else ()
+        return self.end_run(name, token, "again", broker)[1] if name else ()
 
     # ------------------------------------------------------------------ steps
 
@@ -235,8 +244,8 @@ class Model:
         return Answer("granted", lease.fence)
 
     @staticmethod
-    def _answer(lock: Lock, kind: str, token: str, more: Any = None, calls: tuple[Call, ...] = ()) -> Answer:
-        return Answer(kind, 0, lock.position(token), tuple(sorted(lock.leases)), calls, more)
+    def _answer(lock: Lock, kind: str, token: str, more: Any = None, dispatches: tuple[Dispatch, ...] = ()) -> Answer:
+        return Answer(kind, 0, False, lock.position(token), tuple(sorted(lock.leases)), dispatches, more)
 
     def _line_up(self, lock: Lock, claim: Claim, ticket: Ticket, known: Known | None) -> Answer:
         if known is None:
@@ -247,52 +256,73 @@ class Model:
             until = float("inf") if ticket.wait is None else self.now + ticket.wait
             known = lock.tickets[ticket.id] = Known(ticket, claim, next(self._count), until)
         self._park(lock, known)
-        calls = self._call(lock, claim.name)
-        return self._answer(lock, "parked", TICKET + ticket.id, calls=calls)
+        dispatches = self._dispatch(lock, claim.name, ticket.broker)
+        return self._answer(lock, "parked", TICKET + ticket.id, dispatches=dispatches)
+
+    @staticmethod
+    def _has_run(known: Known, token: str) -> bool:
+        return known.state in ("running", "ended") and known.token == token
+
+    def _end(self, lock: Lock, token: str, end: str) -> bool:
+        for known in lock.tickets.values():
+            if (known.state, known.token) == ("running", token):
+                if end == "final":
+                    self._finish(known)
+                elif end == "rejected" or not known.owed:
+                    known.state, known.owed, known.kept = "ended", False, self.now + TOMBSTONE
+                elif end == "stored":
+                    known.state, known.kept = "ended", self.now + 2 * RETENTION
+                    known.due = self.now + STORE_GRACE
+                else:
+                    self._park(lock, known)
+        return lock.leases.pop(token, None) is not None
 
     def _park(self, lock: Lock, known: Known) -> None:
         known.state, known.owed, known.kept = "parked", False, self.now + 2 * RETENTION
         known.due = min(known.until, self.now + RETENTION / 2)
         lock.line[TICKET + known.ticket.id] = Place(known.number, self.now + RETENTION)
 
-    def _call(self, lock: Lock, name: str) -> tuple[Call, ...]:
-        """Calls tickets for as long as the first in line is one and finds room."""
-        calls = []
+    def _dispatch(self, lock: Lock, name: str, broker: str) -> tuple[Dispatch, ...]:
+        """Dispatch tickets for as long as the first in line is one of this broker and finds room."""
+        dispatches = []
         while (head := lock.head()) and head.startswith(TICKET):
             known = lock.tickets[head.removeprefix(TICKET)]
-            if not lock.fits(known.claim):
+            if not (lock.fits(known.claim) and may_dispatch(known.ticket.broker, broker)):
                 break
             del lock.line[head]
-            self._grant(lock, Claim(name, head, known.claim.owner, FIRST_CALL, known.claim.limit, known.claim.permits))
-            calls.append(self._send(known, "called"))
-        return tuple(calls)
+            terms = (known.claim.limit, known.claim.permits)
+            self._grant(lock, Claim(name, head, known.claim.owner, FIRST_DISPATCH, *terms))
+            dispatches.append(self._publish(known, "dispatched"))
+        return tuple(dispatches)
 
-    def _send(self, known: Known, state: str) -> Call:
-        known.state, known.calls, known.due = state, known.calls + 1, self.now + FIRST_CALL
-        return Call(known.claim.name, known.ticket.id, known.ticket.message, known.calls)
+    def _publish(self, known: Known, state: str) -> Dispatch:
+        known.state, known.count, known.due = state, known.count + 1, self.now + FIRST_DISPATCH
+        return Dispatch(known.claim.name, known.ticket.id, known.ticket.message, known.count)
 
-    def _put_out(self, lock: Lock, known: Known, why: str) -> Call:
+    def _put_out(self, lock: Lock, known: Known, why: str) -> Dispatch:
         known.why = why
         lock.line.pop(TICKET + known.ticket.id, None)
-        return self._send(known, "out")
+        return self._publish(known, "out")
 
-    def _finish(self, known: Known, why: str = "", told: str = "") -> None:
-        known.state, known.why, known.token, known.owed = "done", why, told, False
+    def _finish(self, known: Known) -> None:
+        known.state, known.token, known.owed = "done", "", False
         known.kept = self.now + TOMBSTONE
 
-    def _sweep(self, lock: Lock, name: str) -> tuple[Call, ...]:
-        calls = []
+    def _sweep(self, lock: Lock, name: str, broker: str) -> tuple[Dispatch, ...]:
+        dispatches = []
         for known in lock.tickets.values():
+            if not may_dispatch(known.ticket.broker, broker):
+                continue
             due = known.due <= self.now
             if known.state == "parked" and known.until <= self.now:
-                calls.append(self._put_out(lock, known, "timeout"))
-            elif due and known.state in ("parked", "called"):
+                dispatches.append(self._put_out(lock, known, "timeout"))
+            elif due and known.state in ("parked", "dispatched"):
                 lock.leases.pop(TICKET + known.ticket.id, None)
                 self._park(lock, known)
             elif due and known.state == "out":
-                calls.append(self._send(known, "out"))
-            elif due and known.owed and known.token in lock.leases:
+                dispatches.append(self._publish(known, "out"))
+            elif due and known.owed and known.state == "running" and known.token in lock.leases:
                 known.due = lock.leases[known.token].deadline
             elif due and known.owed:
                 self._park(lock, known)
-        return (*calls, *self._call(lock, name))
+        return (*dispatches, *self._dispatch(lock, name, broker))

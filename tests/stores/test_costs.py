@@ -51,7 +51,7 @@ def warm(store: RedisStore) -> None:
     store.acquire(other)
     store.enter(other, Ticket("t", "message", "t"))
     store.renew([Renewal(other.name, other.token, 60)])
-    store.hand_on(other.name, other.token)
+    store.end_run(other.name, other.token, "final", broker="")
     store.acquire(other)
     store.release(other.name, other.token)
 
@@ -62,7 +62,7 @@ def test_commands(store: RedisStore, asked: Callable[[Callable[[], object]], int
     assert asked(lambda: store.acquire(Claim(MINE.name, "c" * 32, "web2", 60), line_up=60)) == 1
     assert asked(lambda: store.enter(Claim(MINE.name, "d" * 32, "web2", 60), Ticket("d", "m", "d"))) == 1
     assert asked(lambda: store.renew([Renewal(MINE.name, MINE.token, 60)])) == 1
-    assert asked(lambda: store.hand_on(MINE.name, MINE.token)) == 1
+    assert asked(lambda: store.end_run(MINE.name, MINE.token, "final", broker="")) == 1
 
 
 def test_a_lock_outside_tasks(server: RedisServer, asked: Callable[[Callable[[], object]], int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_locks.testing import ParkingCompliance
-from tests.stores.kinds import InMemory, OnRedis, OnSQLite
+from tests.stores.kinds import InMemory, OnRedis, OnSQLite, WithShortGrace
 
 
 class TestMemory(InMemory, ParkingCompliance):
@@ -17,5 +17,5 @@ class TestSQLite(OnSQLite, ParkingCompliance):
 
 
 @pytest.mark.slow
-class TestRedis(OnRedis, ParkingCompliance):
-    """In real time: some wait for `FIRST_CALL`."""
+class TestRedis(OnRedis, WithShortGrace, ParkingCompliance):
+    """In real time: some wait for `FIRST_DISPATCH`."""

@@ -21,6 +21,7 @@ from celery_locks.stores.redis.remedies import RIGHTS
 from celery_locks.stores.redis.scripts import FENCE_KEPT
 from celery_locks.stores.redis.store import TOGETHER, RedisStore
 from celery_locks.testing import StoreCompliance
+from tests.stores.kinds import OnRedis
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.servers import Binary, RedisServer, all_binaries
 from tests.support.waiting import eventually
@@ -46,10 +47,8 @@ class OnARedis(StoreCompliance):
         return RedisStore(each_redis_url)
 
 
-class TestByUrl(OnARedis):
-    @pytest.fixture
-    def store(self, each_redis_url: str) -> Store:
-        return RedisStore(each_redis_url)
+class TestByUrl(OnRedis, StoreCompliance):
+    pass
 
 
 @pytest.mark.slow
@@ -272,7 +271,7 @@ class TestPromise23HalfDoneCalls:
         lock, ticket = Locks(proxied, prefix="p").lock("k", ttl=60), Ticket("t", "message", "t")
         assert isinstance(store.acquire(claim("a")), Granted)
         assert isinstance(store.enter(claim("b"), ticket), Parked)
-        assert [call.id for call in store.hand_on("p:{k}", "a")[1]] == ["t"]
+        assert [call.id for call in store.end_run("p:{k}", "a", "final", broker="")[1]] == ["t"]
         proxy.drop_reply(2, command="EVALSHA")
         with pytest.raises(StoreUnavailable):
             lock.enter(proxied, claim("c"), ticket)

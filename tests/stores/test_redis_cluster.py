@@ -19,12 +19,13 @@ from celery_locks.names import key_and_part
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.listing import Names
-from celery_locks.stores.parking import Call, Parked, Ticket
+from celery_locks.stores.parking import Dispatch, Parked, Ticket
 from celery_locks.stores.redis import parts
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 from celery_locks.testing.store import ODD_NAMES
+from tests.stores.kinds import WithShortGrace
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
 from tests.support.loop import on_a_loop, soon
@@ -49,7 +50,7 @@ class TestStore(OnACluster, StoreCompliance):
     pass
 
 
-class TestParkingByAClientThatDecodesProtocol3(ParkingCompliance):
+class TestParkingByAClientThatDecodesProtocol3(WithShortGrace, ParkingCompliance):
     @pytest.fixture
     def store(self, redis_cluster: Cluster) -> Iterator[Store]:
         port = redis_cluster.masters[1].port
@@ -434,10 +435,10 @@ def test_parked_tasks_are_found_by_their_moment(store: RedisClusterStore) -> Non
     answer = store.enter(claim("b"), Ticket("t:0", "message", "t", wait=0.3))
     assert isinstance(answer, Parked)
     start = time.monotonic()
-    calls: tuple[Call, ...] = ()
+    calls: tuple[Dispatch, ...] = ()
     while not calls and time.monotonic() < start + 30:
-        store.await_due("p", 5.0)
-        calls = store.sweep("p")
+        store.await_due("p", "", 5.0)
+        calls = store.sweep("p", "")
     assert [call.id for call in calls] == ["t:0"]
     assert calls[0].name == "p:{k}"
     assert isinstance(store.acquire(claim("c")), Refused)

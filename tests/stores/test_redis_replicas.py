@@ -110,13 +110,13 @@ def test_a_parked_task_whose_turn_falls_short_is_not_done(store: RedisStore, rep
     """Undone like any other release, its ticket would be: its message, sent again, would be dropped."""
     store.acquire(claim("a", ttl=60))
     assert isinstance(store.enter(claim("b"), TICKET), Parked)
-    assert store.hand_on(NAME, "a")[1][0].id == "t:0"
+    assert store.end_run(NAME, "a", "final", broker="")[1][0].id == "t:0"
     with replica.paused(), pytest.raises(StoreUnavailable, match="0 of the 1 replicas"):
         store.enter(claim("b"), TICKET)
     assert store.held(NAME) == 0
     assert not store.release(NAME, "b"), "as the lock does in the background, after an error"
     assert isinstance(store.enter(claim("b"), TICKET), Granted)
-    assert store.hand_on(NAME, "b") == (True, ())
+    assert store.end_run(NAME, "b", "final", broker="") == (True, ())
     assert store.enter(claim("c"), TICKET) == Dropped("done")
 
 

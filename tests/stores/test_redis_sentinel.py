@@ -19,6 +19,7 @@ from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.parking import Parking, Ticket
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import ParkingCompliance, StoreCompliance
+from tests.stores.kinds import WithShortGrace
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import SERVICE, Sentinels
 from tests.support.servers import RedisServer
@@ -27,7 +28,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 
-class TestParking(ParkingCompliance):
+class TestParking(WithShortGrace, ParkingCompliance):
     @pytest.fixture
     def store(self, sentinels: Sentinels) -> Store:
         return open_store(sentinels.url())
@@ -129,7 +130,7 @@ class TestFailover:
     def test_parked_tasks_and_waiters_go_on(self, failed_over: Before) -> None:
         name, store = failed_over.held.claim.name, failed_over.locks.store
         assert failed_over.parking.waiting(name) == 1
-        released, (call,) = failed_over.parking.hand_on(name, failed_over.held.token)
+        released, (call,) = failed_over.parking.end_run(name, failed_over.held.token, "final", broker="")
         assert (released, call.id, call.message) == (True, "t:0", "message")
         assert isinstance(failed_over.parking.enter(Claim(name, "run", "run", 300), Ticket("t:0", "m", "t")), Granted)
         got: list[Lease] = []

@@ -190,7 +190,7 @@ def test_what_is_due_in_any_store_is_found(sharded: Sharded, proxies: list[Proxy
     for name in parked:
         sharded.acquire(claim(name))
         assert isinstance(sharded.enter(claim(name, "next"), Ticket(name, "message", name)), Parked)
-        waiting = threading.Thread(target=sharded.await_due, args=("p", 60.0), daemon=True)
+        waiting = threading.Thread(target=sharded.await_due, args=("p", "", 60.0), daemon=True)
         waiting.start()
         sharded.release(name, "t")
         waiting.join(40)
@@ -199,17 +199,17 @@ def test_what_is_due_in_any_store_is_found(sharded: Sharded, proxies: list[Proxy
             proxies[1].refuse()  # from now on one is away
         (call,) = _swept(sharded)
         assert call.name == name
-        sharded.sent(call, 60)
+        sharded.published(call, 60)
     with pytest.raises(StoreUnavailable):  # the one that is away may have it
-        sharded.withdraw("p", "nobody")
+        sharded.withdraw("p", "", "nobody")
     proxies[1].heal()
-    assert sharded.withdraw("p", "nobody") == ()
+    assert sharded.withdraw("p", "", "nobody") == ()
 
 
 def _swept(store: Parking) -> tuple[object, ...]:
     until = time.monotonic() + 30
     while time.monotonic() < until:
         with suppress(StoreUnavailable):
-            if calls := store.sweep("p"):
+            if calls := store.sweep("p", ""):
                 return calls
     return ()

@@ -220,9 +220,9 @@ class TestTrouble:
         store, mine = open_(url), claim()
         granted(store, mine)
         with lost_replies(store) as lost:
-            assert store.died("lock", mine.token) == (True, ())
+            assert store.end_run("lock", mine.token, "again", broker="") == (True, ())
         assert lost
-        assert store.died("lock", mine.token) == (False, ())
+        assert store.end_run("lock", mine.token, "again", broker="") == (False, ())
 
     def test_nobody_gets_what_is_free_too_late_for_it(self, postgresql: str, open_: Any) -> None:
         """Held up by another's transaction, the server gives up before its client does."""

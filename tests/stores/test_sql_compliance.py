@@ -13,19 +13,20 @@ from celery_locks.stores.sql.store import ServerStore
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 from tests.stores.test_sql import lost_replies
 
-#: Seconds that `FIRST_CALL` lasts here, for tests that wait for its end.
-FIRST_CALL = 1.5
+#: Seconds that `FIRST_DISPATCH` and `STORE_GRACE` last here, for tests that wait for their end.
+FIRST_DISPATCH = STORE_GRACE = 1.5
 
 
 class Briefly:
     """On servers that many tests share, each call some statements: no more of them than shows something."""
 
     threads, rounds = 4, 6
-    first_call = FIRST_CALL
+    first_dispatch, store_grace = FIRST_DISPATCH, STORE_GRACE
 
     @pytest.fixture(autouse=True)
     def _called_briefly(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("celery_locks.stores.tickets.FIRST_CALL", FIRST_CALL)
+        monkeypatch.setattr("celery_locks.stores.tickets.FIRST_DISPATCH", FIRST_DISPATCH)
+        monkeypatch.setattr("celery_locks.stores.tickets.STORE_GRACE", STORE_GRACE)
 
     @contextmanager
     def losing_a_reply(self, store: ServerStore) -> Iterator[Store]:

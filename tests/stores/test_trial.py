@@ -29,11 +29,11 @@ pytestmark = pytest.mark.timeout(120)
 STEPS = [
     ("park", 1),
     ("waiting", 1),
-    ("hand_on", 1),
-    ("sent", 1),
+    ("end_run", 1),
+    ("published", 1),
     ("enter", 1),
-    ("hand_on", 2),
-    ("settle", 1),
+    ("end_run", 2),
+    ("finish", 1),
     ("sweep", 1),
     ("withdraw", 1),
 ]
@@ -46,8 +46,8 @@ def die_after(url: str, prefix: str, method: str, times: int) -> None:
             store: Any = open_store(url)
             called, calls = getattr(store, method), iter(range(1, times + 1))
 
-            def call(*args: Any) -> Any:
-                answer = called(*args)
+            def call(*args: Any, **options: Any) -> Any:
+                answer = called(*args, **options)
                 if next(calls) == times:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return answer
@@ -65,11 +65,11 @@ def assert_nothing_is_met(url: str, prefix: str) -> None:
     with closing(open_store(url)) as store:
         tickets = tickets_of(store)
         assert tickets is not None
-        assert tickets.sweep(prefix) == ()
+        assert tickets.sweep(prefix, "") == ()
         started = time.monotonic()
-        tickets.await_due(prefix, 0.2)
+        tickets.await_due(prefix, "", 0.2)
         assert time.monotonic() - started > 0.1  # nothing is due that it would return for
-        assert tickets.sweep(prefix) == ()
+        assert tickets.sweep(prefix, "") == ()
 
 
 def assert_no_waiters(url: str, prefix: str) -> None:

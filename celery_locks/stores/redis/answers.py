@@ -49,10 +49,10 @@ def state_of(name: str, answer: Sequence[Any]) -> State:
 
 
 def info_of(name: str, answer: Sequence[Any]) -> State:
-    """A lock with its line: what `state_of` reads, and after the permits owner and task of each who stands in line."""
+    """A lock with its line: what `state_of` reads, and after the permits owner, task and token of each in line."""
     waiting, permits, line, *holders = answer
     texts = [as_text(part) for part in line]
-    waiters = tuple(Waiter(owner, task) for owner, task in zip(texts[::2], texts[1::2], strict=True))
+    waiters = tuple(Waiter(*each) for each in zip(texts[::3], texts[1::3], texts[2::3], strict=True))
     return replace(state_of(name, (waiting, permits, *holders)), line=waiters)
 
 

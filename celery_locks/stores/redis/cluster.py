@@ -23,7 +23,7 @@ from celery_locks.stores.listing import (
     State,
     figures_together,
 )
-from celery_locks.stores.parking import Call
+from celery_locks.stores.parking import Dispatch
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of, reason_of
 from celery_locks.stores.redis.calls import Send, call_of, command_of, evalsha
@@ -32,6 +32,7 @@ from celery_locks.stores.redis.driver import driver_of
 from celery_locks.stores.redis.fan_out import FanOut, TooFewError
 from celery_locks.stores.redis.nodes import Nodes
 from celery_locks.stores.redis.pages import FIRST_LOOK, merged, to_ask_again
+from celery_locks.stores.redis.parking import of_broker, task_places
 from celery_locks.stores.redis.parts import SLOT_OF, TAGS, slot_of, tag_of, untagged
 from celery_locks.stores.redis.protocol import Command, packed
 from celery_locks.stores.redis.remedies import code_of
@@ -59,6 +60,8 @@ class RedisClusterStore(RedisStore):
     Raises:
         LockConfigError: A setting is wrong.
     """
+
+    notices = False  # a process would have to read a list on each master
 
     def __init__(self, server: str | redis.RedisCluster, *, min_replicas: int | None = None) -> None:
         if isinstance(server, str):
@@ -101,8 +104,8 @@ class RedisClusterStore(RedisStore):
     def _call(self, script: Script, key: str, command: Command, ttl: float | None = None, send: Send = evalsha) -> Any:
         return self._served(key, lambda client: send(client, script, command), ttl)
 
-    def _single(self, command: str, key: str) -> Any:
-        return self._served(key, lambda client: client.call(command, key))
+    def _single(self, command: str, *keys: str) -> Any:
+        return self._served(keys[0], lambda client: client.call(command, *keys))
 
     def _served(self, key: str, call: Callable[[Any], Any], ttl: float | None = None) -> Any:
         try:
@@ -173,7 +176,7 @@ class RedisClusterStore(RedisStore):
         """The answers of those masters that can be reached; fails where nothing was found and there may be more."""
         answers = FanOut(self._nodes, commands, script).answers()
         known = [answer for answer in answers if not isinstance(answer, Exception)]
-        if len(known) < len(answers) and all(answer in (None, -1, []) for answer in known):
+        if len(known) < len(answers) and not any(map(_tells_of_something, known)):
             self._raise(next(answer for answer in answers if isinstance(answer, Exception)))
         return known
 
@@ -187,42 +190,52 @@ class RedisClusterStore(RedisStore):
     def is_broker(self, settings: Mapping[str, Any]) -> bool:
         return False
 
-    def await_due(self, prefix: str, timeout: float) -> None:
-        """Looks again every half a second."""
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
+        """Look again every half a second."""
         until = time.monotonic() + min(timeout, LONGEST_WAIT)
         while (left := until - time.monotonic()) > 0:
-            dues = [due / MICROSECONDS for due in self._due(prefix, 0) if due >= 0]
+            dues = [due / MICROSECONDS for due in self._due(prefix, broker, 0) if due >= 0]
             if dues and min(dues) <= 0:
                 return
             time.sleep(max(0.001, min(left, LOOK, *dues)))
 
-    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
-        """Where some masters can't be reached, what is due on the others is done all the same."""
-        names = [untagged(as_text(name)) for part in self._due(prefix, most) for name in part]
-        return self._as_far_as_it_goes(self._swept, names[:most])
+    def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
+        """Do what is due on the masters that can be reached."""
+        names = [untagged(as_text(name)) for part in self._due(prefix, broker, most) for name in part]
+        return self._as_far_as_it_goes(lambda name: self._swept(name, broker), names[:most])
 
-    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
-        commands = [(slot, packed(("GET", f"{tag}{prefix}:task:{task_id}"))) for tag, slot in SLOT_OF.items()]
-        return self._as_far_as_it_goes(self._withdraw, [each for each in self._some(commands) if each is not None])
+    def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
+        commands = [
+            (slot, packed(("MGET", *(f"{tag}{place}" for place in task_places(prefix, broker, task_id)))))
+            for tag, slot in SLOT_OF.items()
+        ]
+        found = [each for answer in self._some(commands) for each in answer if each is not None]
+        return self._as_far_as_it_goes(lambda each: self._withdraw(each, broker, task_id), found)
 
-    def _as_far_as_it_goes(self, do: Callable[[Any], tuple[Call, ...]], things: Sequence[Any]) -> tuple[Call, ...]:
-        """All calls of several steps. When one fails, those of the others must be sent on nevertheless."""
+    def _as_far_as_it_goes(
+        self, do: Callable[[Any], tuple[Dispatch, ...]], things: Sequence[Any]
+    ) -> tuple[Dispatch, ...]:
+        """Return the dispatches of several steps. Where one fails, those of the others are published all the same."""
 
-        def tried(thing: Any) -> tuple[Call, ...] | StoreUnavailable:
+        def tried(thing: Any) -> tuple[Dispatch, ...] | StoreUnavailable:
             try:
                 return do(thing)
             except StoreUnavailable as error:
                 return error
 
         results = [tried(thing) for thing in things]
-        calls = tuple(call for result in results if isinstance(result, tuple) for call in result)
+        dispatches = tuple(dispatch for result in results if isinstance(result, tuple) for dispatch in result)
         failed = [result for result in results if isinstance(result, StoreUnavailable)]
-        if failed and not calls:
+        if failed and not dispatches:
             raise failed[0]
-        return calls
+        return dispatches
 
-    def _due(self, prefix: str, most: int) -> list[Any]:
-        commands = [(slot, call_of(scripts.DUE, [f"{tag}{prefix}:parked"], most)) for tag, slot in SLOT_OF.items()]
+    def _due(self, prefix: str, broker: str, most: int) -> list[Any]:
+        records = of_broker("parked", broker)
+        commands = [
+            (slot, call_of(scripts.DUE, [f"{tag}{prefix}:{record}" for record in records], most))
+            for tag, slot in SLOT_OF.items()
+        ]
         return self._some(commands, scripts.DUE)
 
     def _name(self, name: str) -> str:
@@ -272,6 +285,11 @@ class RedisClusterStore(RedisStore):
 def open_cluster(url: str) -> RedisClusterStore:
     """The store at a URL: ``redis+cluster://user:password@host1,host2:6379``; ``rediss+cluster://`` speaks TLS."""
     return RedisClusterStore(url)
+
+
+def _tells_of_something(answer: Any) -> bool:
+    """Return whether something was found: a value, a moment, or names."""
+    return any(each is not None for each in answer) if isinstance(answer, list) else answer not in (None, -1)
 
 
 def _nodes_at(place: Address) -> Nodes:

@@ -54,6 +54,11 @@ class Connections:
         """A client for commands that block up to ``longest`` seconds."""
         return self._with_timeout(longest + BLOCKING_MARGIN)
 
+    def apart(self, longest: float) -> Client:
+        """Return a new client for commands that block up to ``longest`` seconds. The caller closes it."""
+        timeout = longest + BLOCKING_MARGIN
+        return Client(self._derived(timeout), timeout)
+
     def close(self) -> None:
         clients, self._clients = self._clients, {}
         for client in clients.values():

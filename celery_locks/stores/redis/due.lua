@@ -1,9 +1,33 @@
 -- The locks in which something is due; for none to name, the microseconds until something is, or -1 for nothing.
 --
--- KEYS[1] sorted set: lock -> when something is due in it, in microseconds of the server's clock  ARGV[1] most to name
+-- KEYS[1] sorted set: lock -> when something is due in it, in microseconds of the server's clock; KEYS[2], if given, another
+-- one  ARGV[1] most to name
 -- include clock
 if ARGV[1] == '0' then
-  local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-  return first and math.max(0, first - now) or -1
+  local soonest = -1
+  for _, set in ipairs(KEYS) do
+    local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
+    local left = first and math.max(0, first - now)
+    if left and (soonest < 0 or left < soonest) then
+      soonest = left
+    end
+  end
+  return soonest
 end
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
+
+local found = {}
+for _, set in ipairs(KEYS) do
+  local due = redis.call('ZRANGEBYSCORE', set, '-inf', string.format('%.0f', now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+  for i = 1, #due, 2 do
+    found[#found + 1] = {due[i], tonumber(due[i + 1])}
+  end
+end
+table.sort(found, function(one, other) return one[2] < other[2] end)
+local names, named = {}, {}
+for _, lock in ipairs(found) do
+  if not named[lock[1]] and #names < tonumber(ARGV[1]) then
+    named[lock[1]] = true
+    names[#names + 1] = lock[1]
+  end
+end
+return names

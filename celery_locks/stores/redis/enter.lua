@@ -1,10 +1,11 @@
--- A message has come: takes the permits if it is its ticket's turn, else parks.
+-- A message has arrived: takes the permits if it is its ticket's turn, else parks.
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] ticket  ARGV[8] message, '' for not to park
 -- ARGV[9] task  ARGV[10] longest wait, 0 for any  ARGV[11] most in line, 0 for any  ARGV[12] most holders to name
 -- ARGV[13] list of the broker's queue, '' for none  ARGV[14] what to push there  ARGV[15] for how long permits are kept then
--- ARGV[16] owner while it is parked and dispatched, '' for ARGV[6]
--- Returns the fencing token, {'parked', number of calls, ticket, message, calls, …, refusal …}, {'dropped', state},
+-- ARGV[16] owner while it is parked and dispatched, '' for ARGV[6]  ARGV[17] broker of the ticket
+-- ARGV[18] where its task acknowledges late, the dispatch that published this copy of the message, else ''
+-- Returns the fencing token, {'granted', fencing token} for a ticket that was known, {'parked', number of dispatches, ticket, message, count, …, refusal …}, {'dropped', state},
 -- {'full', waiters}, {'out', why, refusal …}, or {'refused', refusal …}
 
 local limit, permits, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + ARGV[3]
@@ -20,37 +21,36 @@ end
 -- include tickets
 
 local id, me, most = ARGV[7], TICKET .. ARGV[7], tonumber(ARGV[12])
-local mine = redis.call('HMGET', ticket(id), 'state', 'number', 'token', 'why', 'until', 'permits')
+local mine = redis.call('HMGET', ticket(id), 'state', 'number', 'token', 'why', 'until', 'permits', 'broker', 'calls')
 local state, number = mine[1], tonumber(mine[2])
 local _, head = tidy()
 local lock = redis.call('HMGET', LOCK, 'fence', 'held', token, me)
 local held = tonumber(lock[2] or 0)
+if state and not lock[4] then -- a known ticket goes on; where permits are kept for it, `drop` is the first write
+  -- include when_full
+end
 
 -- include line_up
 
 if state == 'done' then
-  if mine[4] ~= '' and mine[3] == token then -- the reply was lost that said so
-    return answer('out', mine[4])
-  end
   return {'dropped', 'done'}
 end
 if state == 'out' then
-  finish(id, mine[4], token)
-  index()
   return answer('out', mine[4])
 end
 if lock[3] then -- the same once more: its reply was lost
-  return prolong(token, lock[3], deadline)
+  local fence = prolong(token, lock[3], deadline)
+  return state and {'granted', fence} or fence
 end
 if state == 'running' and redis.call('HEXISTS', LOCK, mine[3]) == 1 then
-  look_at(id, redis.call('ZSCORE', UNTIL, mine[3]))
+  look_at(id, mine[7], redis.call('ZSCORE', UNTIL, mine[3]))
   index()
   return {'dropped', 'running'}
 end
 
-if lock[4] then -- what is kept for it, it takes or gives back now
+if lock[4] then -- what is kept for it, it takes or leaves now
   drop(me)
-  held = held - mine[6]
+  held = held - string.match(lock[4], '^%d+')
 end
 local first = not head or head == me or (number and number < tonumber(redis.call('ZSCORE', LINE, head)))
 if held + permits <= limit and first then
@@ -58,12 +58,21 @@ if held + permits <= limit and first then
   keep(held == 0 and deadline or last(UNTIL))
   if state then
     if state == 'parked' then
-      leave_line(id, ARGV[9])
+      leave_line(id, ARGV[9], mine[7])
     end
-    redis.call('ZREM', DUE, id)
+    local owed = is_owed(id, state, mine[7])
+    if ARGV[18] ~= '' and not (state ~= 'parked' and mine[8] == ARGV[18]) then
+      owed = true
+    end
+    not_due(id, mine[7])
+    if owed then
+      look_at(id, mine[7], deadline)
+    end
     redis.call('HSET', ticket(id), 'state', 'running', 'token', token)
+    redis.call('PEXPIRE', ticket(id), 2 * KEPT / 1000)
     redis.call('SET', LOCK .. ':runs:' .. token, id, 'PX', KEPT / 1000)
-    redis.call('ZADD', INDEX .. 'parked', 'XX', 'LT', deadline, LOCK)
+    index()
+    return {'granted', fence}
   end
   return fence
 end

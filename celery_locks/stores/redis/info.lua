@@ -1,7 +1,7 @@
 -- What is known of a lock. Changes nothing.
 --
 -- ARGV[3] most holders to name  ARGV[4] most of those in line to look at
--- Returns {waiting, permits held, {owner and task of who stands in line, '' where not known, …}, holders …}
+-- Returns {waiting, permits held, {owner, task and token of who stands in line, '' where not known, …}, holders …}
 
 -- include records
 -- include library
@@ -16,6 +16,7 @@ for _, waiter in ipairs(redis.call('ZRANGE', LINE, 0, tonumber(ARGV[4]) - 1)) do
     end
     line[#line + 1] = known[1] or ''
     line[#line + 1] = known[2] or ''
+    line[#line + 1] = waiter
   end
 end
 local waiting = redis.call('ZCOUNT', ALIVE, string.format('(%.0f', now), '+inf')

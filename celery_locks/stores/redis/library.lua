@@ -60,7 +60,7 @@ end
 -- Leaves nothing of the lock but its fence.
 local function forget_holders()
   local fence = redis.call('HGET', LOCK, 'fence')
-  redis.call('DEL', LOCK, UNTIL)
+  redis.call('UNLINK', LOCK, UNTIL) -- however many they are
   if fence then
     redis.call('HSET', LOCK, 'fence', fence)
     if redis.call('EXISTS', LINE) == 1 then
@@ -122,13 +122,36 @@ local function keep_line()
   keep_list()
 end
 
--- Tells the sweeper that this lock is due: somebody who can't send messages changed it.
-local function due_now()
-  redis.call('ZADD', INDEX .. 'parked', now, LOCK)
-  redis.call('PEXPIRE', INDEX .. 'parked', KEPT / 1000)
-  redis.call('LPUSH', INDEX .. 'sweep', 1)
-  redis.call('LTRIM', INDEX .. 'sweep', 0, 0)
-  redis.call('PEXPIRE', INDEX .. 'sweep', math.min(60000, KEPT / 1000))
+-- The name of a record that each broker has for itself. Without a broker it is that of the version before.
+local function of_broker(name, broker)
+  return (broker or '') == '' and name or name .. ':' .. broker
+end
+
+local function wake_sweeper(broker)
+  local sweep = INDEX .. of_broker('sweep', broker)
+  redis.call('LPUSH', sweep, 1)
+  redis.call('LTRIM', sweep, 0, 0)
+  redis.call('PEXPIRE', sweep, math.min(60000, KEPT / 1000))
+end
+
+-- Writes down for a broker's sweeper when something is due in this lock; nil for nothing.
+local function look_at_lock(broker, moment)
+  local parked = INDEX .. of_broker('parked', broker)
+  if not moment then
+    redis.call('ZREM', parked, LOCK)
+    return
+  end
+  if moment <= now then
+    moment = now
+    wake_sweeper(broker)
+  elseif moment < now + LONGEST_SLEEP then -- the sweeper may wait for a later moment
+    local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')[2]
+    if not first or moment < tonumber(first) then
+      wake_sweeper(broker)
+    end
+  end
+  redis.call('ZADD', parked, moment, LOCK)
+  redis.call('PEXPIRE', parked, 2 * KEPT / 1000)
 end
 
 -- Tells the first in line that it may be its turn. It looks for itself: the wake-up grants nothing.
@@ -138,7 +161,7 @@ local function wake()
     return
   end
   if string.sub(head, 1, #TICKET) == TICKET then
-    due_now()
+    look_at_lock(redis.call('HGET', LOCK .. ':ticket:' .. string.sub(head, #TICKET + 1), 'broker'), now)
     return
   end
   redis.call('RPUSH', WAKE .. head, 1)

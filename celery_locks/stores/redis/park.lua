@@ -1,4 +1,4 @@
--- A message has come to a worker's parent: parks it if it can't run now. Takes no permits.
+-- A message has arrived at a worker's parent: parks it if it can't run now. Takes no permits.
 --
 -- Arguments as those of `enter`.
 -- Returns 0 when nothing was changed, or what `enter` returns: {'parked', …}, {'refused', …}, {'full', …}

@@ -1,4 +1,4 @@
-"""Parking in Redis; see the scripts ``enter``, ``hand_on``, ``sweep`` and ``tickets``."""
+"""Parking in Redis; see the scripts ``enter``, ``end_run``, ``sweep`` and ``tickets``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
-from celery_locks.stores.parking import Call, Dropped, Full, Out, OutReason, Parked, Parking, Push, Ticket
+from celery_locks.stores.parking import (
+    Dispatch,
+    Dropped,
+    Full,
+    Out,
+    OutReason,
+    Parked,
+    Parking,
+    Push,
+    RunEndName,
+    Ticket,
+)
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
 from celery_locks.stores.redis.calls import call_of
 from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.protocol import Command, arguments
-from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.scripts import LONGEST_SLEEP, Script
 
-#: The longest that the sweeper blocks on the server, in seconds.
-LONGEST_WAIT = 5.0
 #: What says which database of which server redis-py is connected to, and what it takes when that isn't said.
 _PLACE = {"host": "localhost", "port": 6379, "path": None, "db": 0}
 
@@ -32,6 +41,8 @@ class RedisParking(Parking):
             return Granted(int(answer))
         kind, *rest = answer
         kind = as_text(kind)
+        if kind == "granted":
+            return Granted(int(rest[0]), has_ticket=True)
         if kind in ("parked", "refused"):
             return _parked(claim.name, kind, rest)
         if kind == "dropped":
@@ -52,57 +63,55 @@ class RedisParking(Parking):
             return False
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
-    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        answer = self._give_back(scripts.HAND_ON, name, token)
-        if isinstance(answer, int):  # nobody is called
+    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+        answer = self._release(scripts.END_RUN, name, token, 2, arguments(end, broker))
+        if isinstance(answer, int):  # no ticket and no line
             return answer == 1, ()
-        released, *calls = answer
-        return released == 1, _calls(name, calls)
+        released, *rest = answer
+        return released == 1, _dispatches(name, rest)
 
-    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        released, *calls = self._give_back(scripts.DIED, name, token)
-        return released == 1, _calls(name, calls)
+    def published(self, dispatch: Dispatch, within: float) -> None:
+        self._run(scripts.PUBLISHED, dispatch.name, "", dispatch.id, round(within * MICROSECONDS))
 
-    def sent(self, call: Call, within: float) -> None:
-        self._run(scripts.SENT, call.name, "", call.id, round(within * MICROSECONDS))
+    def finish(self, name: str, ticket_id: str, token: str = "", *, running: bool = True) -> None:
+        self._run(scripts.FINISH, name, "", ticket_id, token, int(running))
 
-    def settle(self, name: str, ticket_id: str) -> None:
-        self._run(scripts.SETTLE, name, "", ticket_id)
+    def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
+        names = [as_text(name) for name in self._due(prefix, broker, most)]
+        return tuple(dispatch for name in names for dispatch in self._swept(name, broker))
 
-    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
-        names = [as_text(name) for name in self._due(prefix, most)]
-        return tuple(call for name in names for call in self._swept(name))
+    def _swept(self, name: str, broker: str) -> tuple[Dispatch, ...]:
+        return _dispatches(name, self._run(scripts.SWEEP, name, "", broker))
 
-    def _swept(self, name: str) -> tuple[Call, ...]:
-        return _calls(name, self._run(scripts.SWEEP, name, ""))
-
-    def await_due(self, prefix: str, timeout: float) -> None:
-        due_in = self._due(prefix, 0)
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
+        due_in = self._due(prefix, broker, 0)
         if due_in >= 0:
             timeout = min(timeout, due_in / MICROSECONDS)
-        longest = max(0.001, min(timeout, LONGEST_WAIT))  # 0 would block for ever
-        client = self._connections.for_blocking(LONGEST_WAIT)
+        longest = max(0.001, min(timeout, LONGEST_SLEEP))  # 0 would block for ever
+        client = self._connections.for_blocking(LONGEST_SLEEP)
+        lists = [f"{prefix}:{record}" for record in of_broker("sweep", broker)]
         try:
-            client.call("BLPOP", f"{prefix}:sweep", f"{longest:.3f}")
+            client.call("BLPOP", *lists, f"{longest:.3f}")
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
-    def _due(self, prefix: str, most: int) -> Any:
-        key = f"{prefix}:parked"
-        return self._call(scripts.DUE, key, call_of(scripts.DUE, [key], most))
+    def _due(self, prefix: str, broker: str, most: int) -> Any:
+        keys = [f"{prefix}:{record}" for record in of_broker("parked", broker)]
+        return self._call(scripts.DUE, keys[0], call_of(scripts.DUE, keys, most))
 
-    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
-        found = self._single("GET", f"{prefix}:task:{task_id}")
-        return () if found is None else self._withdraw(found)
+    def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
+        places = self._single("MGET", *task_places(prefix, broker, task_id))
+        found = [self._withdraw(place, broker, task_id) for place in places if place is not None]
+        return tuple(dispatch for dispatches in found for dispatch in dispatches)
 
-    def _withdraw(self, found: Any) -> tuple[Call, ...]:
-        """Withdraws what a task has, as the script ``park`` or ``take`` wrote it down."""
+    def _withdraw(self, found: Any, broker: str, task_id: str) -> tuple[Dispatch, ...]:
+        """Withdraw what a task has, as the script ``park`` or ``take`` wrote it down."""
         # The length is in bytes, since a name may hold anything.
         kind, length, rest = (found if isinstance(found, bytes) else str(found).encode()).split(b" ", 2)
         name, what = self._name(rest[: int(length)].decode()), rest[int(length) :].decode()
         if kind == b"ticket":
-            return _calls(name, self._run(scripts.WITHDRAW, name, "", what))
-        return self.hand_on(name, what)[1]
+            return _dispatches(name, self._run(scripts.WITHDRAW, name, "", what, task_id, broker))
+        return self.end_run(name, what, "again", broker=broker)[1]
 
     def _name(self, name: str) -> str:
         """The name of a lock from that of its key."""
@@ -115,7 +124,7 @@ class RedisParking(Parking):
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _give_back(self, script: Script, name: str, token: str) -> Any: ...
+    def _release(self, script: Script, name: str, token: str, count: int = 0, rest: str = "") -> Any: ...
 
     @abstractmethod
     def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any: ...
@@ -124,27 +133,38 @@ class RedisParking(Parking):
     def _call(self, script: Script, key: str, command: Command, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _single(self, command: str, key: str) -> Any: ...
+    def _single(self, command: str, *keys: str) -> Any: ...
+
+
+def of_broker(name: str, broker: str) -> list[str]:
+    """Return the names of the records in which a broker's sweeper looks: its own, and the one without a broker."""
+    return [f"{name}:{broker}", name] if broker else [name]
+
+
+def task_places(prefix: str, broker: str, task_id: str) -> list[str]:
+    """Return the keys that may name the ticket or the lease of a task."""
+    return [f"{prefix}:{place}" for place in of_broker(f"task:{task_id}", broker)]
 
 
 def _of(ticket: Ticket) -> tuple[int, str]:
-    """A ticket as the scripts get it: so many arguments."""
+    """Return a ticket as the scripts get it: how many arguments, and the arguments."""
     wait = 0 if ticket.wait is None else max(1, round(ticket.wait * MICROSECONDS))
     push = ticket.push or Push("", "", 0)
     terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
-    return 10, arguments(*terms, push.queue, push.element, round(push.within * MICROSECONDS), ticket.owner)
+    more = (push.queue, push.element, round(push.within * MICROSECONDS), ticket.owner, ticket.broker)
+    return 12, arguments(*terms, *more, ticket.count if ticket.late else "")
 
 
 def _parked(name: str, kind: str, rest: Sequence[Any]) -> Parked:
     if kind == "refused":
         return Parked(refused(rest))
-    calls = int(rest[0]) * 3
-    return Parked(refused(rest[1 + calls :]), _calls(name, rest[1 : 1 + calls]))
+    parts = int(rest[0]) * 3
+    return Parked(refused(rest[1 + parts :]), _dispatches(name, rest[1 : 1 + parts]))
 
 
-def _calls(name: str, answer: Sequence[Any]) -> tuple[Call, ...]:
-    """The calls of an answer: ticket, message, how often, …."""
-    return tuple(Call(name, as_text(id), as_text(message), int(calls)) for id, message, calls in _threes(answer))
+def _dispatches(name: str, answer: Sequence[Any]) -> tuple[Dispatch, ...]:
+    """Return the dispatches of an answer: ticket, message, how often, …."""
+    return tuple(Dispatch(name, as_text(id), as_text(message), int(count)) for id, message, count in _threes(answer))
 
 
 def _threes(answer: Sequence[Any]) -> Iterable[tuple[Any, Any, Any]]:

@@ -1,7 +1,7 @@
--- Gives the permits back and wakes the first in line.
+-- Releases a lease and wakes the first in line. A ticket that ran under it may not have ended for good.
 --
--- ARGV[3] a name for this call: repeated after a lost reply, it gets the same answer
--- Returns 1 when this call gave up a lease that had not passed its deadline, else 0
+-- ARGV[3] a name for this request: repeated after a lost reply, it gets the same answer
+-- Returns 1 when this request released a lease that had not passed its deadline, else 0
 
 -- include release_sole
 -- include give_back
@@ -12,7 +12,8 @@ if id then
   -- include grant
   -- include library
   -- include tickets
-  finish_run(id)
+  tidy()
+  end_run(id, 'again')
   index()
 end
 if lined then

@@ -1,5 +1,5 @@
 -- Prolongs a lease by `ttl`, if its deadline has not passed; never shortens it. Returns 'renewed', or why it can't be:
--- 'expired', 'replaced', 'stolen', 'deleted'. Needs LOCK, token, PREFIX, NAME and now, which may change between calls.
+-- 'expired', 'replaced', 'force_released', 'stolen', 'deleted'. Needs LOCK, token, PREFIX, NAME and now, which may change between calls.
 
 -- include marks
 
@@ -21,9 +21,9 @@ local function renewed(ttl)
     end
     local deadline = math.max(before + 0, now + ttl)
     local ends = string.format('%.0f', deadline)
+    redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000)) -- first, for a full server; see when_full
     redis.call('HSET', LOCK, 'terms', ends .. permits .. fence .. rest)
     relist(before, fence, ends)
-    redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000))
     return 'renewed'
   end
 
@@ -34,19 +34,21 @@ local function renewed(ttl)
   local deadline = tonumber(before)
   local record = deadline > now and redis.call('HGET', LOCK, token)
   if record then
-    local fence, ends = string.match(record, '^%d+ (%d+)'), string.format('%.0f', math.max(deadline, now + ttl))
+    deadline = math.max(deadline, now + ttl)
+    local fence, ends = string.match(record, '^%d+ (%d+)'), string.format('%.0f', deadline)
+    local latest = math.max(deadline, redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2])
+    redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000)) -- first, for a full server; see when_full
+    redis.call('PEXPIREAT', LOCK, math.ceil((latest + FENCE_KEPT) / 1000))
     redis.call('ZADD', UNTIL, ends, token)
     relist(before, fence, ends)
-    local latest = redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2]
-    redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000))
-    redis.call('PEXPIREAT', LOCK, math.ceil((latest + FENCE_KEPT) / 1000))
     return 'renewed'
   end
   if deadline > 0 then
     return 'expired'
   end
-  if redis.call('EXISTS', LOCK .. ':replaced:' .. token) == 1 then
-    return 'replaced'
+  local why = redis.call('GET', LOCK .. ':replaced:' .. token)
+  if why then
+    return why == 'force_released' and why or 'replaced' -- an older release wrote 1
   end
 
   -- include library

@@ -7,13 +7,17 @@ import hashlib
 import re
 from importlib.resources import files
 
-from celery_locks.stores.base import TICKET
-from celery_locks.stores.parking import FIRST_CALL, RETENTION, TOMBSTONE, TRIAL, TRIAL_RETENTION
+from celery_locks.stores.base import MOST_TAKEN, TAKEN_KNOWN_SECONDS, TICKET
+from celery_locks.stores.loss_feed import MOST_NOTICES
+from celery_locks.stores.parking import FIRST_DISPATCH, RETENTION, STORE_GRACE, TOMBSTONE, TRIAL, TRIAL_RETENTION
 from celery_locks.stores.redis.protocol import arguments
+from celery_locks.tokens import PROCESS_DIGITS
 
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
 #: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
 FENCE_KEPT = 3_900
+#: The longest that a sweeper blocks on the server, in seconds: it need not be woken for what is due later.
+LONGEST_SLEEP = 5.0
 
 
 class Script:
@@ -37,8 +41,14 @@ _CONSTANTS = {
     "RETENTION_MS": f"'{RETENTION * 1e3:.0f}'",
     "FENCE_KEPT": round(FENCE_KEPT * 1e6),
     "TOMBSTONE": round(TOMBSTONE * 1e6),
-    "FIRST_CALL": round(FIRST_CALL * 1e6),
+    "FIRST_DISPATCH": round(FIRST_DISPATCH * 1e6),
+    "STORE_GRACE": round(STORE_GRACE * 1e6),
+    "LONGEST_SLEEP": round(LONGEST_SLEEP * 1e6),
     "TICKET": f"'{TICKET}'",
+    "MOST_TAKEN": MOST_TAKEN,
+    "MOST_NOTICES": MOST_NOTICES,
+    "PROCESS_DIGITS": PROCESS_DIGITS,
+    "TAKEN_KNOWN": round(TAKEN_KNOWN_SECONDS * 1e6),
     "TRIAL": f"'{TRIAL}'",
     "TRIAL_RETENTION": round(TRIAL_RETENTION * 1e6),
 }
@@ -88,10 +98,9 @@ INFO = _load("info")
 WRITE = _load("write")
 ENTER = _load("enter")
 PARK = _load("park")
-HAND_ON = _load("hand_on")
-DIED = _load("died")
-SENT = _load("sent")
-SETTLE = _load("settle")
+END_RUN = _load("end_run")
+PUBLISHED = _load("published")
+FINISH = _load("finish")
 SWEEP = _load("sweep")
 WITHDRAW = _load("withdraw")
 WAITING = _load("waiting")

@@ -3,7 +3,8 @@
 local sole = redis.call('HMGET', LOCK, 'sole', 'terms', 'owner')
 if sole[1] and sole[1] ~= '' then
   local ends, terms = string.match(sole[2], '^(%d+) (.*)$')
-  redis.call('HSET', LOCK, 'sole', '', 'terms', '', 'owner', '', sole[1], terms .. ' ' .. sole[3])
+  redis.call('HDEL', LOCK, 'sole', 'terms', 'owner') -- first: a full server lets a script write after it; see when_full
+  redis.call('HSET', LOCK, sole[1], terms .. ' ' .. sole[3])
   redis.call('ZADD', UNTIL, ends, sole[1])
   redis.call('PEXPIREAT', UNTIL, math.ceil((ends + LINGER) / 1000))
 end

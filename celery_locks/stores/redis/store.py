@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.loss_feed import LossFeed
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of, reason_of
 from celery_locks.stores.redis.calls import (
@@ -27,6 +28,7 @@ from celery_locks.stores.redis.calls import (
 from celery_locks.stores.redis.client import Client
 from celery_locks.stores.redis.connections import Connections, as_text, connections
 from celery_locks.stores.redis.listing import RedisListing
+from celery_locks.stores.redis.loss_list import LossList
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.protocol import Command, arguments, text_argument, text_arguments
 from celery_locks.stores.redis.scripts import Script
@@ -61,6 +63,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     wakes = True
     waits_for = 100
+    notices = True
 
     def __init__(self, server: str | redis.Redis, *, min_replicas: int | None = None) -> None:
         if isinstance(server, str):
@@ -98,10 +101,13 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return answers
 
     def release(self, name: str, token: str) -> bool:
-        return bool(self._give_back(scripts.RELEASE, name, token) == 1)
+        return bool(self._release(scripts.RELEASE, name, token) == 1)
 
-    def force_release(self, name: str) -> tuple[Holder, ...]:
-        return holders_of(self._run(scripts.FORCE_RELEASE, name, "", MOST_HOLDERS))
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        return holders_of(self._run(scripts.FORCE_RELEASE, name, token, MOST_HOLDERS, call_name(token)))
+
+    def loss_feed(self, name: str, process: str) -> LossFeed:
+        return LossList(self._connections, f"{name.partition('{')[0]}lost:{process}", LONGEST_WAIT)
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         return holders_of(self._run(scripts.HOLDERS, name, "", MOST_HOLDERS))
@@ -144,7 +150,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return self._call(script, tag + name, command, claim.ttl)
 
     def _claim_on_replicas(self, script: Script, claim: Claim, command: Command) -> Any:
-        """Claims, and gives back what was granted and is on too few replicas.
+        """Claim, and release what was granted and is on too few replicas.
 
         Raises:
             StoreUnavailable: It is on too few.
@@ -158,15 +164,14 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         answer, confirmed = self._call(script, self._tag(claim.name) + claim.name, command, claim.ttl, send)
         if isinstance(answer, Sequence) or confirmed >= wanted:
             return answer
-        undo = scripts.DIED if script is scripts.ENTER else scripts.RELEASE  # a ticket that did not run is not done
         with suppress(StoreUnavailable):
-            self._run(undo, claim.name, claim.token, call_name(claim.token), ttl=claim.ttl)
+            self._run(scripts.RELEASE, claim.name, claim.token, call_name(claim.token), ttl=claim.ttl)
         raise self._connections.too_few(confirmed, wanted)
 
-    def _give_back(self, script: Script, name: str, token: str) -> Any:
-        """As `_run`, with a name for this call."""
+    def _release(self, script: Script, name: str, token: str, count: int = 0, rest: str = "") -> Any:
+        """As `_run`, with a name for this request, and ``count`` more arguments."""
         tag = self._tag(name)
-        command = command_with(script, name, token, 1, text_argument(call_name(token)), tag)
+        command = command_with(script, name, token, 1 + count, text_argument(call_name(token)) + rest, tag)
         return self._call(script, tag + name, command)
 
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
@@ -181,8 +186,8 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         """Sends what calls a script to where a key is."""
         return self._twice(ttl, send, script, command)
 
-    def _single(self, command: str, key: str) -> Any:
-        return self._twice(None, Client.call, command, key)
+    def _single(self, command: str, *keys: str) -> Any:
+        return self._twice(None, Client.call, command, *keys)
 
     def _renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         shortest, wanted = min([renewal.ttl for renewal in renewals]), self._min_replicas

@@ -1,6 +1,7 @@
--- Does what is due in this lock.
+-- Does what is due in this lock for a broker.
 --
--- Returns {ticket, message, calls, …}: those to be sent on
+-- ARGV[3] broker
+-- Returns {ticket, message, count, …}: those to be published
 
 -- include records
 -- include spread
@@ -8,26 +9,43 @@
 -- include library
 -- include tickets
 
-local answer = {}
-tidy()
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, MOST)) do
-  local known = redis.call('HMGET', ticket(id), 'state', 'number', 'until', 'token', 'task', 'why')
+local answer, broker = {}, ARGV[3]
+
+local function look(id)
+  local known = redis.call('HMGET', ticket(id), 'state', 'number', 'until', 'token', 'task', 'why', 'broker')
   local state, wait_until = known[1], tonumber(known[3] or 0)
   if state == 'parked' and wait_until > 0 and wait_until <= now then
-    put_out(answer, id, known[5], 'timeout')
-  elseif state == 'parked' or state == 'called' then -- in line for long: kept for longer; or its call was lost
+    put_out(answer, id, known[5], 'timeout', known[7])
+  elseif state == 'parked' or is_dispatched(state) then -- kept for longer in line; or its message did not arrive
     drop(TICKET .. id)
-    park(id, known[2], wait_until, known[5])
+    park(id, known[2], wait_until, known[5], known[7])
   elseif state == 'out' then
-    send_on(answer, id, 'out', known[6])
+    publish(answer, id, 'out', known[6])
   elseif state == 'running' and redis.call('HEXISTS', LOCK, known[4]) == 1 then
-    look_at(id, redis.call('ZSCORE', UNTIL, known[4]))
-  elseif state == 'running' then -- a copy was dropped because it ran; it died since
-    park(id, known[2], wait_until, known[5])
+    look_at(id, known[7], redis.call('ZSCORE', UNTIL, known[4]))
+  elseif state == 'running' or state == 'ended' then -- it is owed; its lease has expired, or its result was not stored in time
+    park(id, known[2], wait_until, known[5], known[7])
   else
-    redis.call('ZREM', DUE, id)
+    not_due(id, known[7])
   end
 end
-call_or_wake(answer)
+
+-- include when_full
+tidy()
+touched[''], touched[broker] = true, true
+for _, id in ipairs(due('')) do
+  local own = redis.call('HGET', ticket(id), 'broker')
+  if own and own ~= '' then -- the version before, which knows no brokers, put it here
+    move_due(id, own)
+  else
+    look(id)
+  end
+end
+if broker ~= '' then
+  for _, id in ipairs(due(broker)) do
+    look(id)
+  end
+end
+dispatch_or_wake(answer, broker)
 index()
 return answer

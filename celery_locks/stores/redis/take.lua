@@ -8,6 +8,7 @@
 -- include spread
 -- include grant
 -- include library
+-- include take_away
 
 local limit, permits, adopts, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7], now + ARGV[3]
 local held, head = tidy()
@@ -32,19 +33,13 @@ local function granted()
   return fence
 end
 
--- Takes a holder's permits away; what remains tells it why.
-local function replace(holder)
-  local left = redis.call('ZSCORE', UNTIL, holder) - now
-  drop(holder)
-  redis.call('SET', LOCK .. ':replaced:' .. holder, 1, 'PX', math.ceil((left + FENCE_KEPT) / 1000))
-end
-
 local record = redis.call('HGET', LOCK, token)
 if record then -- the same claim once more: its reply was lost
   return prolong(token, record, deadline)
 end
 
-if adopts ~= '' and redis.call('EXISTS', LOCK .. ':replaced:' .. adopts) == 1 then
+local why = adopts ~= '' and redis.call('GET', LOCK .. ':replaced:' .. adopts)
+if why and why ~= 'force_released' then -- 'replaced', or 1 as an older release wrote it
   return refusal(2, nil, tonumber(ARGV[10]))
 end
 
@@ -64,7 +59,7 @@ if ARGV[8] == '1' and permits <= limit and held + permits > limit then
     if held + permits <= limit then
       break
     end
-    replace(holder[1])
+    take_away(holder[1], 'replaced')
     held = held - holder[2]
   end
 end

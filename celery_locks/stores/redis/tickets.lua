@@ -1,132 +1,184 @@
 -- Tickets of parked tasks; see parking.py. Needs grant and library.
 --
--- LOCK:ticket:<id>   hash: state, number, message, task, owner, permits, limit, until (0: no bound), calls, token (of the
---                    run), why (it is out); and queue, element, within: see Push
--- LOCK:due           sorted set: ticket that is parked, called, out, or owed -> when to look at it again. Owed is a
---                    running one of which a copy was dropped.
--- LOCK:runs:<token>  the ticket that runs under a token
--- <index>parked      sorted set: lock with such tickets -> when to look at it again; see library for the index
--- <prefix>task:<id>  where the parked ticket of a task is, or the lease that was taken for it
+-- LOCK:ticket:<id>     hash: state, number, message, task, owner, permits, limit, until (0: no bound), calls (how often it was
+--                      dispatched), token (of the run), why (it is out), broker; and queue, element, within: see Push
+-- LOCK:due:<broker>    sorted set: ticket that is parked, dispatched, out, or owed -> when to look at it again. Without a
+--                      broker it is LOCK:due.
+-- LOCK:runs:<token>    the ticket that runs under a token
+-- <index>parked:<broker>  sorted set: lock with such tickets -> when to look at it again; see library for the index
+-- <prefix>task:<id>    where the parked ticket of a task is, or the lease that was taken for it; after the id, the ticket's
+--                      broker
 
-local DUE = LOCK .. ':due'
--- How many tickets one script calls or looks at, at most.
+-- How many tickets one script dispatches or looks at, at most.
 local MOST = 100
+-- The brokers of tickets of which this script changed when they are due.
+local touched = {}
 
 local function ticket(id)
   return LOCK .. ':ticket:' .. id
+end
+
+local function due_set(broker)
+  return LOCK .. of_broker(':due', broker)
 end
 
 local function is_ticket(waiter)
   return waiter and string.sub(waiter, 1, #TICKET) == TICKET
 end
 
-local function look_at(id, moment)
-  redis.call('ZADD', DUE, moment, id)
-  redis.call('PEXPIRE', DUE, 2 * KEPT / 1000)
+-- The version before wrote "called"; see `publish`.
+local function is_dispatched(state)
+  return state == 'dispatched' or state == 'called'
 end
 
--- Writes down when something is next due here, and tells the sweeper if that is now.
-local function index()
-  local due = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-  if not due[1] then
-    redis.call('ZREM', INDEX .. 'parked', LOCK)
-    return
+local function may_dispatch(owned_by, broker)
+  return not owned_by or owned_by == '' or owned_by == broker
+end
+
+-- Where the parked ticket of a task is written down. Two brokers may have tasks of the same id.
+local function task_place(task, broker)
+  return PREFIX .. of_broker('task:' .. task, broker)
+end
+
+-- At most MOST tickets of a broker that are due.
+local function due(broker)
+  return redis.call('ZRANGEBYSCORE', due_set(broker), '-inf', now, 'LIMIT', 0, MOST)
+end
+
+local function look_at(id, broker, moment)
+  touched[broker or ''] = true
+  redis.call('ZADD', due_set(broker), moment, id)
+  redis.call('PEXPIRE', due_set(broker), 2 * KEPT / 1000)
+end
+
+local function not_due(id, broker)
+  touched[broker or ''] = true
+  redis.call('ZREM', due_set(broker), id)
+  if broker and broker ~= '' then
+    redis.call('ZREM', due_set(''), id) -- where the version before put it
   end
-  -- Who is first in line is called by whoever makes room; unless that one dies. A waiter may have died itself.
-  -- (To a waiter room means nothing here: it looks for itself.)
-  local moment, head = tonumber(due[2]), redis.call('ZRANGE', LINE, 0, 0)[1]
+end
+
+-- Moves a ticket from those without a broker to those of its own. The earlier moment counts: the version before wrote one
+-- of them, and a look too early changes nothing but the number of messages.
+local function move_due(id, broker)
+  local moment = redis.call('ZSCORE', due_set(''), id)
+  redis.call('ZREM', due_set(''), id)
+  local known = redis.call('ZSCORE', due_set(broker), id)
+  look_at(id, broker, math.min(tonumber(moment), tonumber(known or moment)))
+end
+
+-- Whether the run of a ticket is owed: the ticket is parked again if that run does not end for good.
+local function is_owed(id, state, broker)
+  if state ~= 'running' and state ~= 'ended' then
+    return false
+  end
+  return (redis.call('ZSCORE', due_set(broker), id) or redis.call('ZSCORE', due_set(''), id)) and true or false
+end
+
+-- Writes down when something is next due here, for the sweepers of the brokers concerned. Wakes those for whom it is now.
+local function index()
+  -- A step that makes room dispatches the first in line, unless it is of another broker. The process that should make room
+  -- may die, and a waiter before the first ticket may die. (To a waiter room means nothing here: it looks for itself.)
+  local head, head_broker, moment = redis.call('ZRANGE', LINE, 0, 0)[1], nil, nil
   if is_ticket(head) then
-    -- There may be room already: more than one script calls, or somebody made it who can't send.
-    local terms = redis.call('HMGET', ticket(string.sub(head, #TICKET + 1)), 'permits', 'limit')
+    -- There may be room already: a step dispatches a limited number, and only tickets of its broker.
+    local terms = redis.call('HMGET', ticket(string.sub(head, #TICKET + 1)), 'permits', 'limit', 'broker')
     local free = not terms[1] or (redis.call('HGET', LOCK, 'held') or 0) + terms[1] <= tonumber(terms[2])
     local first = redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2]
-    moment = (free or not first) and now or math.min(moment, tonumber(first))
+    head_broker, moment = terms[3] or '', (free or not first) and now or tonumber(first)
+    touched[head_broker] = true
   elseif head then
-    moment = math.min(moment, tonumber(redis.call('ZSCORE', ALIVE, head) or now))
+    moment = tonumber(redis.call('ZSCORE', ALIVE, head) or now)
   end
-  if moment <= now then
-    due_now()
-  else
-    redis.call('ZADD', INDEX .. 'parked', moment, LOCK)
-    redis.call('PEXPIRE', INDEX .. 'parked', 2 * KEPT / 1000)
+  for broker in pairs(touched) do
+    local due = tonumber(redis.call('ZRANGE', due_set(broker), 0, 0, 'WITHSCORES')[2])
+    if moment and (head_broker == broker or (not head_broker and due)) then
+      due = math.min(due or moment, moment)
+    end
+    look_at_lock(broker, due)
   end
 end
 
 -- Puts a ticket in line at its place, for the first time or again. What is due here is to be written down after it.
-local function park(id, number, wait_until, task)
+local function park(id, number, wait_until, task, broker)
   redis.call('HSET', ticket(id), 'state', 'parked')
   redis.call('PEXPIRE', ticket(id), 2 * KEPT / 1000)
   redis.call('ZADD', LINE, number, TICKET .. id)
   redis.call('ZADD', ALIVE, now + KEPT, TICKET .. id)
   keep_line()
-  look_at(id, math.min(wait_until > 0 and wait_until or math.huge, now + KEPT / 2))
+  look_at(id, broker, math.min(wait_until > 0 and wait_until or math.huge, now + KEPT / 2))
   local place = string.format('ticket %d ', #LOCK) .. LOCK .. id -- the length, since a name may hold anything
-  redis.call('SET', PREFIX .. 'task:' .. task, place, 'PX', KEPT / 1000)
+  redis.call('SET', task_place(task, broker), place, 'PX', KEPT / 1000)
 end
 
-local function leave_line(id, task)
+local function leave_line(id, task, broker)
   redis.call('ZREM', LINE, TICKET .. id)
   redis.call('ZREM', ALIVE, TICKET .. id)
   unlist_idle()
   if task then
-    redis.call('DEL', PREFIX .. 'task:' .. task)
+    redis.call('DEL', task_place(task, broker))
   end
 end
 
--- Sends a ticket's message, where the broker's queue is a list here, or appends it to those that are to be sent on.
+-- Publishes a ticket's message, where the broker's queue is a list here, or appends it to those that are to be published.
 -- Returns when to look at it again.
-local function send_on(answer, id, state, why)
-  local known = redis.call('HMGET', ticket(id), 'message', 'queue', 'element', 'within', 'calls')
-  local calls = tonumber(known[5] or 0) + 1
-  redis.call('HSET', ticket(id), 'state', state, 'why', why or '', 'calls', calls)
-  local moment = now + FIRST_CALL
+local function publish(answer, id, state, why)
+  local known = redis.call('HMGET', ticket(id), 'message', 'queue', 'element', 'within', 'calls', 'broker')
+  local count = tonumber(known[5] or 0) + 1
+  if state == 'dispatched' and (known[6] or '') == '' then
+    state = 'called' -- sweepers of the version before look at tickets without a broker, and know this word only
+  end
+  redis.call('HSET', ticket(id), 'state', state, 'why', why or '', 'calls', count)
+  local moment = now + FIRST_DISPATCH
   -- Once: it has a number of its own, by which the broker tells deliveries apart. And only if this user may.
-  if calls == 1 and known[2] and type(redis.pcall('RPUSH', known[2], known[3])) == 'number' then
+  if count == 1 and known[2] and type(redis.pcall('RPUSH', known[2], known[3])) == 'number' then
     moment = now + known[4]
   else
     answer[#answer + 1] = id
     answer[#answer + 1] = known[1]
-    answer[#answer + 1] = calls
+    answer[#answer + 1] = count
   end
-  look_at(id, moment)
+  look_at(id, known[6], moment)
   return moment
 end
 
-local function put_out(answer, id, task, why)
-  leave_line(id, task)
-  send_on(answer, id, 'out', why)
+local function put_out(answer, id, task, why, broker)
+  leave_line(id, task, broker)
+  publish(answer, id, 'out', why)
 end
 
--- Calls tickets for as long as the first in line is one and finds room: the permits are kept for it from now on.
-local function call(answer)
+-- Dispatches tickets for as long as the first in line is one of this broker and finds room. From now on the permits are
+-- kept for it.
+local function dispatch(answer, broker)
   local known = redis.call('HMGET', LOCK, 'fence', 'held')
-  local fence, held, called = known[1], tonumber(known[2] or 0), false
+  local fence, held, dispatched = known[1], tonumber(known[2] or 0), false
   for _ = 1, MOST do
     local head = redis.call('ZRANGE', LINE, 0, 0)[1]
     if not is_ticket(head) then
       break
     end
     local id = string.sub(head, #TICKET + 1)
-    local terms = redis.call('HMGET', ticket(id), 'permits', 'limit', 'owner', 'task')
-    if terms[1] and held + terms[1] > tonumber(terms[2]) then
+    local terms = redis.call('HMGET', ticket(id), 'permits', 'limit', 'owner', 'task', 'broker')
+    if terms[1] and (held + terms[1] > tonumber(terms[2]) or not may_dispatch(terms[5], broker)) then
       break
     end
-    leave_line(id, terms[4])
+    leave_line(id, terms[4], terms[5])
     if terms[1] then -- else it was evicted
-      local kept_until = send_on(answer, id, 'called')
+      local kept_until = publish(answer, id, 'dispatched')
       fence = grant(head, tonumber(terms[1]), terms[3], kept_until, fence, held, terms[2])
-      held, called = held + terms[1], true
+      held, dispatched = held + terms[1], true
     end
   end
-  if called then
+  if dispatched then
     keep(last(UNTIL))
   end
   return answer
 end
 
--- Calls, and wakes the waiter that is first in line then.
-local function call_or_wake(answer)
-  call(answer)
+-- Dispatches, and wakes the waiter that is first in line then.
+local function dispatch_or_wake(answer, broker)
+  dispatch(answer, broker)
   local head = redis.call('ZRANGE', LINE, 0, 0)[1]
   if head and not is_ticket(head) then
     wake()
@@ -134,19 +186,40 @@ local function call_or_wake(answer)
   return answer
 end
 
--- Leaves a tombstone of a ticket. `who` got the answer why it was out.
-local function finish(id, why, who)
-  redis.call('ZREM', DUE, id)
+-- Leaves a tombstone of a ticket.
+local function finish(id, broker)
+  not_due(id, broker)
   redis.call('DEL', ticket(id))
-  redis.call('HSET', ticket(id), 'state', 'done', 'why', why or '', 'token', who or '')
+  redis.call('HSET', ticket(id), 'state', 'done')
   redis.call('PEXPIRE', ticket(id), math.min(TOMBSTONE, KEPT) / 1000)
 end
 
--- Leaves a tombstone of a ticket whose run under this token has ended; unless it was parked again or runs elsewhere,
--- since this run's lease had ended before.
-local function finish_run(id)
-  local run = redis.call('HMGET', ticket(id), 'state', 'token')
-  if run[1] == 'running' and run[2] == token then
-    finish(id)
+-- Settles a ticket whose run under this token has ended; unless it was parked again or runs elsewhere, since this run's
+-- lease had expired before.
+local function end_run(id, how)
+  local run = redis.call('HMGET', ticket(id), 'state', 'token', 'number', 'until', 'task', 'broker')
+  if run[1] ~= 'running' or run[2] ~= token then
+    return
+  end
+  if how == 'final' then
+    finish(id, run[6])
+    return
+  end
+  local owed = is_owed(id, run[1], run[6])
+  if owed and how == 'again' then
+    park(id, run[3], tonumber(run[4] or 0), run[5], run[6])
+    return
+  end
+  redis.call('HSET', ticket(id), 'state', 'ended')
+  if owed and how == 'rejected' then -- only a dead-letter queue can bring its message again
+    not_due(id, run[6])
+    owed = false
+  end
+  if owed then -- the ticket outlives a time without a sweeper
+    not_due(id, run[6])
+    look_at(id, run[6], now + STORE_GRACE)
+    redis.call('PEXPIRE', ticket(id), 2 * KEPT / 1000)
+  else
+    redis.call('PEXPIRE', ticket(id), math.min(TOMBSTONE, KEPT) / 1000)
   end
 end

@@ -1,7 +1,7 @@
--- Takes a parked ticket out of line.
+-- Takes a parked ticket of a task out of line.
 --
--- ARGV[3] ticket
--- Returns {ticket, message, calls, …}: its own, and those whose turn has come by it
+-- ARGV[3] ticket  ARGV[4] task  ARGV[5] broker
+-- Returns {ticket, message, count, …}: its own, and those whose turn has come by it
 
 -- include records
 -- include spread
@@ -11,10 +11,10 @@
 
 local answer = {}
 tidy()
-local known = redis.call('HMGET', ticket(ARGV[3]), 'state', 'task')
-if known[1] == 'parked' then
-  put_out(answer, ARGV[3], known[2], 'revoked')
-  call_or_wake(answer)
+local known = redis.call('HMGET', ticket(ARGV[3]), 'state', 'task', 'broker')
+if known[1] == 'parked' and known[2] == ARGV[4] and may_dispatch(known[3], ARGV[5]) then
+  put_out(answer, ARGV[3], known[2], 'revoked', known[3])
+  dispatch_or_wake(answer, ARGV[5])
   index()
 end
 return answer

@@ -11,5 +11,6 @@ local deadline = tonumber(redis.call('ZSCORE', UNTIL, token) or 0)
 if deadline <= now or redis.call('HEXISTS', LOCK, token) == 0 then
   return 0
 end
+-- include when_full
 redis.call('SET', LOCK .. ':value', ARGV[3], 'PX', math.ceil(ARGV[4] / 1000))
 return 1

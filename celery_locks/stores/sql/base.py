@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from typing import TypeVar
 
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store
 from celery_locks.stores.listing import Figures, Names, State
-from celery_locks.stores.parking import Call, Dropped, Full, Out, Parked, Parking, Ticket
+from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
 from celery_locks.stores.sql import listing, values
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session
@@ -49,20 +50,15 @@ class TableStore(Parking, Store):
     def leave(self, name: str, token: str) -> None:
         def work(session: Session) -> None:
             Leases(session).leave(name, token)
-            tidy_up(session, name, "")  # a run that was granted meanwhile goes on
+            look_at_first(session, name)
 
         self._write(name, work)
 
     def release(self, name: str, token: str) -> bool:
-        return self._write(name, lambda session: give_back(session, name, token))
+        return self._write(name, lambda session: release(session, name, token))
 
-    def force_release(self, name: str) -> tuple[Holder, ...]:
-        def work(session: Session) -> tuple[Holder, ...]:
-            holders = Leases(session).force_release(name)
-            tidy_up(session, name, "")
-            return holders
-
-        return self._write(name, work)
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        return self._write(name, lambda session: force_release(session, name, token))
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         return self._read(name, lambda session: Leases(session).holders(name))
@@ -114,27 +110,25 @@ class TableStore(Parking, Store):
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
         return self._tickets(claim.name, lambda tickets: tickets.park(claim, ticket), claim.ttl)
 
-    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        return self._write(name, lambda session: give_back_and_call(session, name, token))
+    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+        return self._write(name, lambda session: end_run(session, name, token, end, broker))
 
-    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        return self._write(name, lambda session: take_back_and_call(session, name, token))
+    def published(self, dispatch: Dispatch, within: float) -> None:
+        self._tickets(dispatch.name, lambda tickets: tickets.published(dispatch.id, within))
 
-    def sent(self, call: Call, within: float) -> None:
-        self._tickets(call.name, lambda tickets: tickets.sent(call.id, within))
+    def finish(self, name: str, ticket_id: str, token: str = "", *, running: bool = True) -> None:
+        self._tickets(name, lambda tickets: tickets.finish(ticket_id, token, running))
 
-    def settle(self, name: str, ticket_id: str) -> None:
-        self._tickets(name, lambda tickets: tickets.settle(ticket_id))
+    def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
+        names = self._look(prefix, broker, most)
+        swept = (self._tickets(name, lambda tickets: tickets.sweep(broker)) for name in names)
+        return tuple(dispatch for dispatches in swept for dispatch in dispatches)
 
-    def sweep(self, prefix: str, most: int = 100) -> tuple[Call, ...]:
-        names = self._look(prefix, most)
-        return tuple(call for name in names for call in self._tickets(name, lambda tickets: tickets.sweep()))
-
-    def withdraw(self, prefix: str, task_id: str) -> tuple[Call, ...]:
-        kind, name, what = self._find_task(prefix, task_id)
+    def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
+        kind, name, what = self._find_task(prefix, broker, task_id)
         if kind == "ticket":
-            return self._tickets(name, lambda tickets: tickets.withdraw(what))
-        return self.hand_on(name, what)[1] if kind == "lease" else ()
+            return self._tickets(name, lambda tickets: tickets.withdraw(what, broker))
+        return self.end_run(name, what, "again", broker=broker)[1] if kind == "lease" else ()
 
     def waiting(self, name: str) -> int:
         return self._read(name, lambda session: SQLTable(session, name).waiters())
@@ -150,24 +144,41 @@ class TableStore(Parking, Store):
 
         return self._read("", look)
 
-    def _look(self, prefix: str, most: int) -> list[str]:
-        """The names of locks in which something is due."""
-        query = "SELECT DISTINCT name FROM celery_locks_ticket WHERE due <= ? AND substr(name, 1, ?) = ? LIMIT ?"
+    def _look(self, prefix: str, broker: str, most: int) -> list[str]:
+        """Return the names of locks in which something is due for a broker."""
+        query = (
+            "SELECT DISTINCT name FROM celery_locks_ticket "
+            "WHERE broker IN (?, '') AND due <= ? AND substr(name, 1, ?) = ? LIMIT ?"
+        )
 
         def work(session: Session) -> list[str]:
-            values = (session.now, len(prefix) + 1, f"{prefix}:", most)
+            values = (broker, session.now, len(prefix) + 1, f"{prefix}:", most)
             return [name for (name,) in session.execute(query, values)]
 
         return self._read("", work)
 
-    def _find_task(self, prefix: str, task_id: str) -> tuple[str, str, str]:
-        """Whether a task has a parked ticket or a lease, in which lock, and the ticket's id or the lease's token."""
+    def _due_in(self, prefix: str, broker: str) -> float:
+        """Return the seconds until something is due for a broker: 0 if it is now, infinity if nothing will be."""
+        query = (
+            "SELECT due FROM celery_locks_ticket WHERE broker = ? AND due IS NOT NULL AND substr(name, 1, ?) = ? "
+            "ORDER BY due LIMIT 1"
+        )
+
+        def work(session: Session) -> float:
+            rows = [session.execute(query, (each, len(prefix) + 1, f"{prefix}:")).fetchone() for each in {broker, ""}]
+            return max(0.0, min([(row[0] - session.now) / 1e6 for row in rows if row], default=inf))
+
+        return self._read("", work)
+
+    def _find_task(self, prefix: str, broker: str, task_id: str) -> tuple[str, str, str]:
+        """Return whether a task has a parked ticket or a lease, in which lock, and the ticket's id or lease's token."""
         query = (
             "SELECT 'ticket', name, id FROM celery_locks_ticket "
-            "WHERE task = ? AND state = 'parked' AND substr(name, 1, ?) = ? "
+            "WHERE task = ? AND state = 'parked' AND broker IN (?, '') AND substr(name, 1, ?) = ? "
             "UNION ALL SELECT 'lease', name, token FROM celery_locks_task WHERE task = ? AND substr(name, 1, ?) = ?"
         )
-        values = (task_id, len(prefix) + 1, f"{prefix}:") * 2
+        place = (len(prefix) + 1, f"{prefix}:")
+        values = (task_id, broker, *place, task_id, *place)
         row = self._read("", lambda session: session.execute(query, values).fetchone())
         return row or ("", "", "")
 
@@ -175,30 +186,28 @@ class TableStore(Parking, Store):
         return self._write(name, lambda session: work(Tickets(SQLTable(session, name))), ttl)
 
 
-def give_back(session: Session, name: str, token: str) -> bool:
+def force_release(session: Session, name: str, token: str) -> tuple[Holder, ...]:
+    """`Store.force_release` within a transaction."""
+    holders = Leases(session).force_release(name, token)
+    look_at_first(session, name)
+    return holders
+
+
+def release(session: Session, name: str, token: str) -> bool:
     """`Store.release` within a transaction."""
+    Tickets(SQLTable(session, name)).end_run(token, "again")
     released = Leases(session).release(name, token)
-    tidy_up(session, name, token)
+    look_at_first(session, name)
     return released
 
 
-def give_back_and_call(session: Session, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-    """`Parking.hand_on` within a transaction."""
+def end_run(session: Session, name: str, token: str, end: RunEndName, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+    """`Parking.end_run` within a transaction."""
     tickets = Tickets(SQLTable(session, name))
-    tickets.released(token)
-    return Leases(session).release(name, token), tickets.hand_on()
+    tickets.end_run(token, end)
+    return Leases(session).release(name, token), tickets.dispatch(broker)
 
 
-def take_back_and_call(session: Session, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-    """`Parking.died` within a transaction."""
-    tickets = Tickets(SQLTable(session, name))
-    tickets.died(token)
-    return Leases(session).release(name, token), tickets.hand_on()
-
-
-def tidy_up(session: Session, name: str, token: str) -> None:
-    """What a release means to tickets, when it is made by somebody who can't send."""
-    tickets = Tickets(SQLTable(session, name))
-    if token:  # a ticket whose run has died has none
-        tickets.released(token)
-    tickets.look_at_first()
+def look_at_first(session: Session, name: str) -> None:
+    """Have the sweeper look at the first ticket in line in time, after a change that dispatches none."""
+    Tickets(SQLTable(session, name)).look_at_first()

@@ -8,7 +8,14 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from celery_locks.stores.sql import remedies, stored
-from celery_locks.stores.sql.schema import SERVER_TABLES, TableSchema, Types, statements
+from celery_locks.stores.sql.schema import (
+    SERVER_TABLES,
+    TableSchema,
+    Types,
+    added_columns,
+    index_statements,
+    table_statement,
+)
 
 #: The bits of a moment in microseconds that `forget_at` leaves out, some 72 minutes: it changes so seldom, and on
 #: PostgreSQL a row whose indexed columns stay as they are is written without its indexes.
@@ -68,6 +75,10 @@ class Dialect(ABC):
         """Where it is told who may go."""
         return self.prefix.rstrip("_")
 
+    def loss_channel(self, process: str) -> str:
+        """Return where a process is notified that leases were taken from it by force."""
+        return f"{self.channel}_lost_{process}"
+
     def _text(self, query: str) -> str:
         """A statement in the driver's form, with the names of this store's tables."""
         return query.replace("CLOCK", self.clock).replace("?", "%s").replace(PREFIX, self.prefix)
@@ -120,7 +131,20 @@ class Dialect(ABC):
             run(statement)
 
     def _table(self, table: TableSchema) -> list[str]:
-        return [self._text(statement) for statement in statements((table,), self.types)]
+        made, indexes = table_statement(table, self.types), index_statements(table, self.types)
+        return [self._text(made), *self._additions(table), *map(self._text, indexes)]
+
+    def _additions(self, table: TableSchema) -> list[str]:
+        """Return the statements that add columns to a table of an older version, where they are missing."""
+        return [
+            self._text(statement)
+            for column, changes in added_columns(table, self.types).items()
+            for statement in self._addition(f"{PREFIX}{table.name}", column, changes)
+        ]
+
+    @abstractmethod
+    def _addition(self, table: str, column: str, changes: Sequence[str]) -> list[str]:
+        """Return the statements that change a table where it lacks a column."""
 
     def _functions(self) -> list[str]:
         return []
@@ -139,7 +163,7 @@ class PostgreSQL(Dialect):
     )  # rows change all the time
     clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
-    missing = frozenset({"42P01", "42883"})
+    missing = frozenset({"42P01", "42883", "42703"})
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
     forbidden = frozenset({"42501"})
@@ -183,6 +207,10 @@ class PostgreSQL(Dialect):
             return value.replace("\1" + "0", "\0").replace("\1" + "1", "\1")
         return value
 
+    def _addition(self, table: str, column: str, changes: Sequence[str]) -> list[str]:
+        changes = [change.replace("ADD COLUMN", "ADD COLUMN IF NOT EXISTS") for change in changes]
+        return [f"ALTER TABLE {table} {', '.join(changes)}"]
+
     def _functions(self) -> list[str]:
         return stored.texts(self.prefix, self.clock, self.forget_at)
 
@@ -198,8 +226,8 @@ class PostgreSQL(Dialect):
         # Without it "IF NOT EXISTS" fails now and then where two do it at once.
         run(f"SELECT pg_advisory_xact_lock(hashtext('{self.prefix}'))")
         for table in SERVER_TABLES:
-            # An index takes its table from all who write, also one that is there already: others may write by now.
-            if run(f"SELECT to_regclass('{self.prefix}{table.name}')").fetchone()[0] is None:
+            # Even where nothing is missing, these statements take the table from all who write.
+            if self._lacks(table, run):
                 for statement in self._table(table):
                     run(statement)
         for name, statement in zip(stored.NAMES, self._functions(), strict=True):
@@ -207,6 +235,17 @@ class PostgreSQL(Dialect):
                 run(statement)
         for statement in self._first_rows():
             run(statement)
+
+    def _lacks(self, table: TableSchema, run: Callable[[str], Any]) -> bool:
+        """Return whether a table is missing, or one of the columns that an older version of it lacks."""
+        name = f"{self.prefix}{table.name}"
+        columns = ", ".join(f"'{column}'" for column in table.added) or "NULL"
+        query = (
+            f"SELECT to_regclass('{name}'), (SELECT count(*) FROM pg_attribute "
+            f"WHERE attrelid = to_regclass('{name}') AND attname IN ({columns}) AND NOT attisdropped)"
+        )
+        there, known = run(query).fetchone()
+        return there is None or known < len(table.added)
 
 
 class MySQL(Dialect):
@@ -221,8 +260,8 @@ class MySQL(Dialect):
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
     insert_new, or_nothing = "INSERT IGNORE", ""
-    missing = frozenset({1146})
-    collisions = frozenset({1020, 1213})
+    missing = frozenset({1146, 1054})
+    collisions = frozenset({1020, 1213, 1060})  # the last: another process has added the same column
     read_only = frozenset({1290, 1792, 1836})
     forbidden = frozenset({1044, 1142, 1143, 1370})
     of_account = frozenset({1142, 1143, 1370})
@@ -245,6 +284,20 @@ class MySQL(Dialect):
         return self._text(
             f"DELETE FROM {PREFIX}{table.name} WHERE deadline <= CLOCK - {table.kept} ORDER BY deadline LIMIT {most}"
         )
+
+    def _addition(self, table: str, column: str, changes: Sequence[str]) -> list[str]:
+        # MySQL has no "ADD COLUMN IF NOT EXISTS".
+        change = f"ALTER TABLE {table} {', '.join(changes)}".replace("'", "''")
+        known = (
+            "SELECT 1 FROM information_schema.columns "
+            f"WHERE table_schema = DATABASE() AND table_name = '{table}' AND column_name = '{column}'"
+        )
+        return [
+            f"SET @{PREFIX}change = IF(EXISTS ({known}), 'DO 0', '{change}')",
+            f"PREPARE {PREFIX}change FROM @{PREFIX}change",
+            f"EXECUTE {PREFIX}change",
+            f"DEALLOCATE PREPARE {PREFIX}change",
+        ]
 
     def encode(self, value: Any) -> Any:
         return value.encode() if isinstance(value, str) else value

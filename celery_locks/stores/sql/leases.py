@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal
-from celery_locks.stores.sql.session import Session
-
-#: Microseconds that it is known, beyond its deadline, that a lease was replaced.
-REPLACED_KNOWN = 3_900_000_000
+from celery_locks.stores.base import (
+    MOST_HOLDERS,
+    MOST_TAKEN,
+    TAKEN_KNOWN_SECONDS,
+    Claim,
+    Granted,
+    Holder,
+    Refused,
+    Renewal,
+)
+from celery_locks.stores.sql.session import Session, microseconds
 
 # All that decides about a claim, as a rule: its token's fencing token, the permits in use, the first in line.
 _LOOK = (
@@ -48,7 +54,7 @@ class Leases:
     def _take(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
         """For a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
         name = claim.name
-        if claim.adopts and self._was_replaced(name, claim.adopts):
+        if claim.adopts and self._why_taken(name, claim.adopts) == "replaced":
             return self.refused(name, claim.token, claim.ttl)._replace(replaced=True)
         query = "DELETE FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
         if claim.adopts and self._db.execute(query, (name, claim.adopts, self._now)).rowcount:
@@ -72,13 +78,21 @@ class Leases:
         for token, _, deadline in self._db.execute(query, (claim.name, self._now)).fetchall():
             if self.used(claim.name) + claim.permits <= claim.limit:
                 return
-            self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND token = ?", (claim.name, token))
-            row = {"name": claim.name, "token": token, "deadline": deadline + REPLACED_KNOWN}
-            self._db.put("replaced", ("name", "token"), row)
+            self._take_away(claim.name, token, deadline, "replaced")
 
-    def _was_replaced(self, name: str, token: str) -> bool:
-        query = "SELECT 1 FROM celery_locks_replaced WHERE name = ? AND token = ? AND deadline > ?"
-        return self._db.execute(query, (name, token, self._now)).fetchone() is not None
+    def _take_away(self, name: str, token: str, deadline: int, why: LossReason) -> None:
+        """End a lease by force, and notify its process."""
+        self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND token = ?", (name, token))
+        row = {"name": name, "token": token, "why": why, "deadline": deadline + microseconds(TAKEN_KNOWN_SECONDS)}
+        self._db.put("taken", ("name", "token"), row)
+        self._db.notify_lost([token])
+
+    def _why_taken(self, name: str, token: str) -> LossReason | None:
+        """Return why a lease was taken by force, ``None`` when it was not."""
+        query = "SELECT why FROM celery_locks_taken WHERE name = ? AND token = ? AND deadline > ?"
+        row = self._db.execute(query, (name, token, self._now)).fetchone()
+        why: LossReason | None = None if row is None else row[0]
+        return why
 
     def leave(self, name: str, token: str) -> None:
         self._db.execute("DELETE FROM celery_locks_waiter WHERE name = ? AND token = ?", (name, token))
@@ -107,26 +121,44 @@ class Leases:
         query = "SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ?"
         if self._db.execute(query, (name, token)).fetchone():
             return "expired"
-        if self._was_replaced(name, token):
-            return "replaced"
-        return "stolen" if self.used(name) else "deleted"
+        return self._why_taken(name, token) or ("stolen" if self.used(name) else "deleted")
 
     def release(self, name: str, token: str) -> bool:
         query = "DELETE FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
         return self._db.execute(query, (name, token, self._now)).rowcount > 0
 
-    def force_release(self, name: str) -> tuple[Holder, ...]:
-        holders = self.holders(name)
-        self._db.execute("DELETE FROM celery_locks_holder WHERE name = ?", (name,))
+    def force_release(self, name: str, token: str) -> tuple[Holder, ...]:
+        holders = self.holders(name, token)
+        if token:
+            for holder in holders:
+                deadline = self._now + microseconds(holder.expires_in)
+                self._take_away(name, token, deadline, "force_released")
+        elif holders:
+            self._take_all(name)
         return holders
 
-    def holders(self, name: str) -> tuple[Holder, ...]:
+    def _take_all(self, name: str) -> None:
+        """End all leases of a lock by force. The reason is kept of the first ones."""
+        living = "celery_locks_holder h WHERE h.name = ? AND h.deadline > ?"
+        order = "ORDER BY h.fencing_token LIMIT ?"
+        self._db.execute(
+            "INSERT INTO celery_locks_taken (name, token, why, deadline) "
+            f"SELECT h.name, h.token, ?, h.deadline + ? FROM {living} AND NOT EXISTS "
+            f"(SELECT 1 FROM celery_locks_taken t WHERE t.name = h.name AND t.token = h.token) {order}",
+            ("force_released", microseconds(TAKEN_KNOWN_SECONDS), name, self._now, MOST_TAKEN),
+        )
+        first = self._db.execute(f"SELECT h.token FROM {living} {order}", (name, self._now, MOST_TAKEN))
+        self._db.notify_lost([token for (token,) in first])
+        self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND deadline > ?", (name, self._now))
+
+    def holders(self, name: str, only: str = "") -> tuple[Holder, ...]:
+        """Return the holders of a lock, or only the one with a token."""
         query = (
             "SELECT owner, fencing_token, permits, since, deadline, token, most FROM celery_locks_holder "
-            "WHERE name = ? AND deadline > ? ORDER BY fencing_token LIMIT ?"
+            f"WHERE name = ? {'AND token = ? ' if only else ''}AND deadline > ? ORDER BY fencing_token LIMIT ?"
         )
         now = self._now
-        rows = self._db.execute(query, (name, now, MOST_HOLDERS))
+        rows = self._db.execute(query, (name, *([only] if only else []), now, MOST_HOLDERS))
         return tuple(
             Holder(owner, fencing_token, permits, (now - since) / 1e6, (deadline - now) / 1e6, token, most)
             for owner, fencing_token, permits, since, deadline, token, most in rows

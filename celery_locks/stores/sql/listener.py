@@ -22,8 +22,10 @@ from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions
 
 logger = log.logger(__name__)
 
-#: What a sweeper listens for.
+#: The notice for the sweepers of a broker, and the kind of it: see `notice`.
 DUE = "due"
+#: Seconds between two looks of a sweeper. What is due sooner than that is notified.
+DUE_LOOK = 1.0
 #: Seconds within which the first notice must have come.
 PROBED = 2.0
 #: Seconds before it is tried again: after a broken connection, and where notices don't come.

@@ -43,8 +43,8 @@ def line(session: Session, name: str) -> tuple[Waiter, ...]:
     ids = [token.removeprefix(TICKET) for token in tokens if token.startswith(TICKET)]
     query = f"SELECT id, owner, task FROM celery_locks_ticket WHERE name = ? AND id IN ({', '.join('?' * len(ids))})"
     rows = session.execute(query, (name, *ids)).fetchall() if ids else ()
-    known = {TICKET + id: Waiter(owner, task) for id, owner, task in rows}
-    return tuple(known.get(token, Waiter()) for token in tokens)
+    known = {TICKET + id: Waiter(owner, task, TICKET + id) for id, owner, task in rows}
+    return tuple(known.get(token) or Waiter(token=token) for token in tokens)
 
 
 def page(session: Session, names: Names) -> tuple[tuple[State, ...], str | None]:

@@ -9,7 +9,10 @@ from typing import Any
 from celery_locks.stores.sql import stored
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.dialects import Dialect, MySQL
+from celery_locks.stores.sql.listener import DUE, DUE_LOOK
 from celery_locks.stores.sql.session import Answer, Session
+from celery_locks.stores.sql.subscriptions import notice
+from celery_locks.tokens import process_of
 
 # The row's clock never goes back, also when the server's does, and nobody can have looked at the server's clock before
 # waiting for the row and act on it afterwards.
@@ -76,13 +79,31 @@ class LockedSession(ServerSession, ABC):
 
 
 class PostgreSQLLock(LockedSession):
+    """It notifies the sweepers of brokers of which a ticket is due before they look again by themselves."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        super().__init__(connection, name)
+        self._notices = set[str]()
+
+    def note_due(self, broker: str, moment: int) -> None:
+        if moment < self.after(DUE_LOOK):
+            self._notices.add(notice(DUE, self._connection.dialect.encode(broker)))
+
     def _open(self, connection: Connection, name: str) -> tuple[int, int, str]:
         query = _OPEN.format(forget=connection.dialect.forget_at)
         return connection.execute(query, (name,)).fetchone()  # type: ignore[no-any-return]
 
+    def notify_lost(self, tokens: Sequence[str]) -> None:
+        dialect = self._connection.dialect
+        lost = [(process, token) for token in tokens if (process := process_of(token)) is not None]
+        if lost:  # a token may be known to all who listen: its lease has ended
+            channels = [dialect.loss_channel(process) for process, _ in lost]
+            query = "SELECT pg_notify(n.channel, n.token) FROM unnest(?::text[], ?::text[]) AS n (channel, token)"
+            self.execute(query, (channels, [token for _, token in lost]))
+
     def finish(self) -> None:
-        """Tells who may go, too."""
-        stored.finish(self._connection, self.name, self.fence, self.released)
+        """Write the row, and notify."""
+        stored.finish(self._connection, self.name, self.fence, self.released, self._notices)
 
 
 class MySQLLock(LockedSession):

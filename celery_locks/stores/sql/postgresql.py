@@ -10,18 +10,16 @@ from math import inf
 
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
-from celery_locks.stores.parking import Call
+from celery_locks.stores.loss_feed import LossFeed
+from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import stored
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.database import TIMEOUT
-from celery_locks.stores.sql.leases import Leases
-from celery_locks.stores.sql.listener import DUE, Listener
+from celery_locks.stores.sql.listener import DUE, DUE_LOOK, Listener
+from celery_locks.stores.sql.loss_channel import LossChannel
 from celery_locks.stores.sql.session import microseconds
-from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, ServerStore, timeout_for
+from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, SHORTEST_DUE_LOOK, ServerStore, timeout_for
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions, notice
-
-#: Seconds between two looks for something due that nobody tells: the end of a deadline that was set meanwhile.
-DUE_LOOK = 1.0
 
 # All that decides whether places may go, in one state of the tables: whether it is one's turn, when it may be
 # without a notice, and whether one stands in line.
@@ -42,6 +40,20 @@ CROSS JOIN LATERAL (
   WHERE name = place.name AND deadline > now
 ) held
 """
+# As `Leases.why_lost`, for many in one round trip.
+_WHY_LOST = """
+SELECT lost.name, lost.token, CASE
+  WHEN EXISTS (SELECT FROM celery_locks_holder WHERE name = lost.name AND token = lost.token) THEN 'expired'
+  ELSE coalesce(
+    (SELECT why FROM celery_locks_taken WHERE name = lost.name AND token = lost.token AND deadline > now),
+    CASE WHEN EXISTS (SELECT FROM celery_locks_holder WHERE name = lost.name AND deadline > now)
+      THEN 'stolen' ELSE 'deleted' END
+  ) END
+FROM (
+  SELECT w.name, w.token, greatest(l.touched, CLOCK) AS now
+  FROM unnest(?::text[], ?::text[]) AS w (name, token) LEFT JOIN celery_locks_lock l ON l.name = w.name
+) lost
+"""
 _WATCH = "UPDATE celery_locks_lock SET watched = greatest(watched, CLOCK + ?) WHERE name = ANY(?)"
 
 
@@ -52,13 +64,13 @@ class PostgreSQLStore(ServerStore):
         address: Where.
     """
 
-    wakes = True
+    wakes = notices = True
     batch = 200  # by one statement
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
         self._listens_at = address.listener()
-        self.wakes = self._listens_at is not None
+        self.wakes = self.notices = self._listens_at is not None
         self._listening: tuple[int, Listener] | None = None
 
     # --- In one round trip ---
@@ -87,21 +99,27 @@ class PostgreSQLStore(ServerStore):
         if not self._database.single(lambda db: stored.leave(db, name, token, TIMEOUT)):
             super().leave(name, token)
 
-    def _give_back(self, name: str, token: str, call: str) -> bool:
-        released = self._database.single(lambda db: stored.release(db, name, token, call, TIMEOUT))
-        return super()._give_back(name, token, call) if released is None else released
+    def _release(self, name: str, token: str, request: str) -> bool:
+        released = self._database.single(lambda db: stored.release(db, name, token, request, TIMEOUT))
+        return super()._release(name, token, request) if released is None else released
 
-    def _give_back_and_call(self, name: str, token: str, call: str) -> tuple[bool, tuple[Call, ...]]:
-        released = self._database.single(lambda db: stored.release(db, name, token, call, TIMEOUT))
-        return super()._give_back_and_call(name, token, call) if released is None else (released, ())
+    def _end_run(
+        self, name: str, token: str, end: RunEndName, broker: str, request: str
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        released = self._database.single(lambda db: stored.release(db, name, token, request, TIMEOUT))
+        return super()._end_run(name, token, end, broker, request) if released is None else (released, ())
 
     def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | None]:
         prolonged = self._database.single(lambda db: stored.renew(db, renewals, timeout), timeout)
-        return [None if (each.name, each.token) in prolonged else self._why_lost(each) for each in renewals]
+        lost = [each for each in renewals if (each.name, each.token) not in prolonged]
+        reasons = self._why_lost(lost, timeout) if lost else {}
+        return [reasons.get((each.name, each.token)) for each in renewals]
 
-    def _why_lost(self, renewal: Renewal) -> LossReason:
-        name, token = renewal.name, renewal.token
-        return self._read(name, lambda session: Leases(session).why_lost(name, token))
+    def _why_lost(self, lost: Sequence[Renewal], timeout: float) -> dict[tuple[str, str], LossReason]:
+        encode = self._database.dialect.encode
+        values = ([encode(each.name) for each in lost], [encode(each.token) for each in lost])
+        rows = self._database.single(lambda db: db.execute(_WHY_LOST, values).fetchall(), timeout)
+        return {(name, token): reason for name, token, reason in rows}
 
     # --- Waiting ---
 
@@ -129,15 +147,17 @@ class PostgreSQLStore(ServerStore):
                     event.wait(min(left, random.uniform(pause / 2, pause)))
                     pause = min(pause * 1.5, LONGEST_LOOK)
 
-    def await_due(self, prefix: str, timeout: float) -> None:
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
         listener = self._listener()
         if listener is None:
-            super().await_due(prefix, timeout)
+            super().await_due(prefix, broker, timeout)
             return
-        give_up, due = time.monotonic() + timeout, Subscription(DUE)
-        with listener.expecting([due]) as event:
-            while not self._look(prefix, 1) and (left := give_up - time.monotonic()) > 0:
-                event.wait(min(left, DUE_LOOK if listener.working else LONGEST_LOOK))
+        give_up = time.monotonic() + timeout
+        notices = {DUE, *(self._notice(DUE, each) for each in (broker, ""))}  # one without a broker: of older versions
+        with listener.expecting([Subscription(*notices)]) as event:
+            while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - time.monotonic()) > 0:
+                longest = DUE_LOOK if listener.working else LONGEST_LOOK
+                event.wait(min(left, longest, max(due_in, SHORTEST_DUE_LOOK)))
                 event.clear()
 
     def _turns(
@@ -169,6 +189,11 @@ class PostgreSQLStore(ServerStore):
         values = ([encode(name) for name, _ in places], [encode(token) for _, token in places])
         rows = self._looking(lambda: self._database.single(lambda db: db.execute(_LOOK, values).fetchall()))
         return {token: (turn, inf if left is None else left / 1e6, in_line) for token, turn, left, in_line in rows}
+
+    def loss_feed(self, name: str, process: str) -> LossFeed:
+        if self._listens_at is None:
+            return super().loss_feed(name, process)
+        return LossChannel(self._listens_at, self._database.dialect.loss_channel(process))
 
     # --- Being told ---
 

@@ -159,8 +159,8 @@ def mysql_grant(text: str, account: str, database: str) -> str:
     if denied := _COMMAND_DENIED.search(text):
         if denied[1].upper() in _CHANGES.split(", "):
             place = _in_backticks(re.split(r"[.`']+", denied[2].strip("`'"))[-1])
-        else:  # no right can be given on a table that is not there yet
-            rights = f"CREATE, {_CHANGES}"
+        else:  # to make or change a table; no right can be given on one that is not there yet
+            rights = f"{denied[1].upper()}, {_CHANGES}"
     elif _ROUTINE_DENIED.search(text):
         rights = "EXECUTE"
     return f"GRANT {rights} ON {_in_backticks(database)}.{place} TO {who}"

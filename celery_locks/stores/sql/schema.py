@@ -15,10 +15,12 @@ class TableSchema:
 
     Attributes:
         name: Without ``celery_locks_``.
-        columns: ``name kind`` of each, kinds being those of `Types`; one that ends in ``?`` may be NULL.
+        columns: ``name kind`` of each, kinds being those of `Types`; one that ends in ``?`` may be NULL, one that ends
+            in ``=`` is an empty text by default.
         key: The columns of the primary key.
         indexes: The columns of each further index.
         kept: Microseconds that a row is kept beyond its deadline.
+        added: Names of columns that tables of older versions lack. They have a default: older versions write none.
     """
 
     name: str
@@ -26,6 +28,7 @@ class TableSchema:
     key: tuple[str, ...]
     indexes: tuple[tuple[str, ...], ...] = (("deadline",),)
     kept: int = 0
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,16 @@ TABLES = (
         ("name", "token"),
         (("name", "id"), ("deadline",)),
     ),
-    TableSchema("replaced", "name key, token key, deadline int", ("name", "token")),
+    TableSchema("taken", "name key, token key, why key, deadline int", ("name", "token")),
     TableSchema("task", "task key, name key, token key, deadline int", ("task",)),
     TableSchema("value", "name key, text text, deadline int", ("name",)),
     TableSchema(
         "ticket",
         "name key, id key, state key, number int, message text, task key, owner text, permits int, most int, "
-        "until int?, calls int, token key, why key, due int?, deadline int",
+        "until int?, calls int, token key, why key, due int?, deadline int, broker key=",
         ("name", "id"),
-        (("name", "number"), ("due",), ("token",), ("task",), ("deadline",)),
+        (("name", "number"), ("broker", "due"), ("token",), ("task",), ("deadline",)),
+        added=("broker",),
     ),
 )
 
@@ -91,26 +95,43 @@ SERVER_TABLES = (
 )
 
 
-def statements(tables: tuple[TableSchema, ...], types: Types) -> list[str]:
-    """The statements that make the tables where they are missing."""
-    return [statement for table in tables for statement in _table(table, types)]
-
-
-def _table(table: TableSchema, types: Types) -> list[str]:
-    name = f"celery_locks_{table.name}"
+def table_statement(table: TableSchema, types: Types) -> str:
+    """Return the statement that makes a table where it is missing."""
     parts = [_column(column, types) for column in table.columns.split(", ")]
     parts.append(f"PRIMARY KEY ({', '.join(table.key)})")
-    indexes = [(f"{name}_{'_'.join(columns)}", ", ".join(columns)) for columns in table.indexes]
     if types.inline:
-        parts += [f"INDEX {index} ({columns})" for index, columns in indexes]
+        parts += [f"INDEX {index} ({columns})" for index, columns in _indexes(table)]
     body = ",\n    ".join(parts)
-    made = [f"CREATE TABLE IF NOT EXISTS {name} (\n    {body}\n){types.end}"]
-    if not types.inline:
-        made += [f"CREATE INDEX IF NOT EXISTS {index} ON {name} ({columns})" for index, columns in indexes]
-    return made
+    return f"CREATE TABLE IF NOT EXISTS celery_locks_{table.name} (\n    {body}\n){types.end}"
+
+
+def index_statements(table: TableSchema, types: Types) -> list[str]:
+    """Return the statements that make the indexes of a table where they are missing, unless its own statement does."""
+    if types.inline:
+        return []
+    name = f"celery_locks_{table.name}"
+    return [f"CREATE INDEX IF NOT EXISTS {index} ON {name} ({columns})" for index, columns in _indexes(table)]
+
+
+def added_columns(table: TableSchema, types: Types) -> dict[str, list[str]]:
+    """Return what an ``ALTER TABLE`` adds to a table of an older version, by the name of the column that it lacks."""
+    columns = {column.split()[0]: _column(column, types) for column in table.columns.split(", ")}
+    found = {name: [f"ADD COLUMN {columns[name]}"] for name in table.added}
+    if types.inline:
+        for index, indexed in _indexes(table):
+            first = indexed.split(", ")[0]
+            if first in found:
+                found[first].append(f"ADD INDEX {index} ({indexed})")
+    return found
+
+
+def _indexes(table: TableSchema) -> list[tuple[str, str]]:
+    """Return the names of a table's indexes, and their columns."""
+    return [(f"celery_locks_{table.name}_{'_'.join(columns)}", ", ".join(columns)) for columns in table.indexes]
 
 
 def _column(column: str, types: Types) -> str:
     name, kind = column.split()
     null = "" if kind.endswith("?") else " NOT NULL"
-    return f"{name} {getattr(types, kind.rstrip('?'))}{null}"
+    default = " DEFAULT ''" if kind.endswith("=") else ""
+    return f"{name} {getattr(types, kind.rstrip('?='))}{null}{default}"

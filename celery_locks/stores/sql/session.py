@@ -55,6 +55,12 @@ class Session(ABC):
     def next_fencing_token(self) -> int:
         """Greater than all that were given for this lock; noted before the transaction ends."""
 
+    def note_due(self, broker: str, moment: int) -> None:
+        """Note that a ticket of a broker is due at a moment, for a store that wakes sweepers."""
+
+    def notify_lost(self, tokens: Sequence[str]) -> None:
+        """Notify the processes of leases that were taken by force, where the database does that."""
+
     def after(self, seconds: float) -> int:
         """The moment so many seconds from now."""
         return self.now + microseconds(seconds)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import Renewal
-from celery_locks.stores.parking import Call
+from celery_locks.stores.base import Holder, Renewal
+from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import values
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.base import TableStore, give_back, give_back_and_call, take_back_and_call
+from celery_locks.stores.sql.base import TableStore, end_run, force_release, release
 from celery_locks.stores.sql.database import SHORTEST_TIMEOUT, TIMEOUT, Connection
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.locked import LockedSession, lock_of, read_session
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks of a waiter that is not told: the first, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
+#: Seconds before the moment at which something is due is looked for again, at least.
+SHORTEST_DUE_LOOK = 0.001
 #: How many threads of a process look at once whether it is their turn: however many wait, others need connections, too.
 LOOKERS = 2
 
@@ -53,8 +55,11 @@ class ServerStore(TableStore):
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
         return _look_again_until(lambda: self._looking(lambda: self._turns_of(places)), timeout)
 
-    def await_due(self, prefix: str, timeout: float) -> None:
-        _look_again_until(lambda: self._look(prefix, 1), timeout)
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
+        give_up, pause = time.monotonic() + timeout, FIRST_LOOK
+        while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - time.monotonic()) > 0:
+            time.sleep(min(random.uniform(pause / 2, pause), left, max(due_in, SHORTEST_DUE_LOOK)))
+            pause = min(pause * 1.5, LONGEST_LOOK)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         order = sorted(range(len(renewals)), key=lambda number: renewals[number].name)
@@ -76,26 +81,37 @@ class ServerStore(TableStore):
         return self._database.transaction(lambda db: [one(db, renewal) for renewal in renewals], timeout)
 
     def release(self, name: str, token: str) -> bool:
-        return self._give_back(name, token, secrets.token_hex(8))
+        return self._release(name, token, secrets.token_hex(8))
 
-    def _give_back(self, name: str, token: str, call: str) -> bool:
-        return self._write(name, lambda session: _once(session, call, lambda: give_back(session, name, token), True))
+    def _release(self, name: str, token: str, request: str) -> bool:
+        return self._write(name, lambda session: _once(session, request, lambda: release(session, name, token), True))
 
-    def hand_on(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        return self._give_back_and_call(name, token, secrets.token_hex(8))
+    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+        return self._end_run(name, token, end, broker, secrets.token_hex(8))
 
-    def _give_back_and_call(self, name: str, token: str, call: str) -> tuple[bool, tuple[Call, ...]]:
-        before: tuple[bool, tuple[Call, ...]] = True, ()  # whom it called then, the sweeper calls again
-        return self._write(
-            name, lambda session: _once(session, call, lambda: give_back_and_call(session, name, token), before)
-        )
+    def _end_run(
+        self, name: str, token: str, end: RunEndName, broker: str, request: str
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        before: tuple[bool, tuple[Dispatch, ...]] = True, ()  # the sweeper dispatches those again
 
-    def died(self, name: str, token: str) -> tuple[bool, tuple[Call, ...]]:
-        before: tuple[bool, tuple[Call, ...]] = True, ()
-        call = secrets.token_hex(8)
-        return self._write(
-            name, lambda session: _once(session, call, lambda: take_back_and_call(session, name, token), before)
-        )
+        def work(session: Session) -> tuple[bool, tuple[Dispatch, ...]]:
+            return _once(session, request, lambda: end_run(session, name, token, end, broker), before)
+
+        return self._write(name, work)
+
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        call, seen = secrets.token_hex(8), list[tuple[Holder, ...]]()
+
+        def work(session: Session) -> tuple[Holder, ...]:
+            assert isinstance(session, LockedSession)
+            if session.released == call:  # only the reply of the last try was lost
+                return seen[-1]
+            seen.append(force_release(session, name, token))
+            if seen[-1]:
+                session.released = call
+            return seen[-1]
+
+        return self._write(name, work)
 
     def delete(self, name: str) -> bool:
         call = secrets.token_hex(8)
@@ -146,21 +162,21 @@ def _look_again_until(look: Callable[[], list[str]], timeout: float) -> list[str
     return found
 
 
-def _once(session: Session, call: str, give_back: Callable[[], T], before: T) -> T:
-    """Gives a lease back, and knows it when that was done already, and only the reply was lost.
+def _once(session: Session, request: str, release: Callable[[], T], before: T) -> T:
+    """Release a lease, or recognize that this request released it before and only its reply was lost.
 
     Args:
         session: The transaction.
-        call: What this call is called, however often it is tried.
-        give_back: Does it; what it returns says, maybe first of several things, whether this call did it.
-        before: What is returned where it was done before.
+        request: A name for this request, the same each time that it is tried.
+        release: Releases the lease. Its answer, or the first part of it, states whether this request did so.
+        before: The answer where it was released before.
     """
     assert isinstance(session, LockedSession)
-    if session.released == call:
+    if session.released == request:
         return before
-    answer = give_back()
+    answer = release()
     if answer[0] if isinstance(answer, tuple) else answer:
-        session.released = call
+        session.released = request
     return answer
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -60,9 +60,9 @@ def leave(connection: Connection, name: str, token: str, timeout: float) -> bool
     return bool(connection.execute(_call("leave", 4), values).fetchone()[0])
 
 
-def finish(connection: Connection, name: str, fence: int, released: str) -> None:
-    """Ends a transaction that had a lock to itself: writes the lock's row, and tells who may go."""
-    connection.execute(_call("finish", 4), (name, fence, released, connection.dialect.channel))
+def finish(connection: Connection, name: str, fence: int, released: str, notices: Collection[str]) -> None:
+    """End a transaction that had a lock to itself: write the lock's row, and notify the first in line and sweepers."""
+    connection.execute(_call("finish", 5), (name, fence, released, connection.dialect.channel, list(notices)))
 
 
 def renew(connection: Connection, renewals: Sequence[Renewal], timeout: float) -> set[tuple[str, str]]:

@@ -77,7 +77,7 @@ class Sweeper:
     def _idle(self, connection: Connection) -> list[str]:
         unknown = " AND NOT EXISTS ".join(
             f"(SELECT 1 FROM celery_locks_{name} t WHERE t.name = l.name)"
-            for name in ("holder", "waiter", "replaced", "ticket")
+            for name in ("holder", "waiter", "taken", "ticket")
         )
         query = f"SELECT name FROM celery_locks_lock l WHERE forget_at <= CLOCK AND NOT EXISTS {unknown} LIMIT {MOST}"
         return [name for (name,) in connection.execute(query)]

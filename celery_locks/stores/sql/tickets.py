@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
+from collections.abc import Sequence
+from dataclasses import astuple, fields, replace
 from typing import Any, TypeVar, cast
 
 from celery_locks.stores.base import TICKET, Claim, Granted, Refused
@@ -13,7 +14,7 @@ from celery_locks.stores.tickets import Record, Table
 
 T = TypeVar("T")
 
-_COLUMNS = "id, state, number, message, task, owner, permits, most, until, calls, token, why, due, deadline"
+_COLUMNS = "id, state, number, message, task, owner, permits, most, until, calls, token, why, due, deadline, broker"
 _ROW = ("name", *_COLUMNS.split(", "))
 assert len(fields(Record)) == len(_ROW) - 1
 
@@ -81,18 +82,28 @@ class SQLTable(Table):
 
     def get(self, id: str) -> Record | None:
         query = f"SELECT {_COLUMNS} FROM celery_locks_ticket WHERE name = ? AND id = ? AND deadline > ?"
-        return _record(self._db.execute(query, (self.name, id, self.now)).fetchone())
+        return self._first(query, (self.name, id, self.now))
 
     def put(self, record: Record) -> None:
+        if record.due is not None:
+            self._db.note_due(record.broker, int(record.due))
         self._db.put("ticket", ("name", "id"), dict(zip(_ROW, (self.name, *astuple(record)), strict=True)))
 
     def running(self, token: str) -> Record | None:
         query = f"SELECT {_COLUMNS} FROM celery_locks_ticket WHERE token = ? AND state = 'running' AND name = ?"
-        return _record(self._db.execute(query, (token, self.name)).fetchone())
+        return self._first(query, (token, self.name))
 
-    def due(self, most: int) -> list[Record]:
-        query = f"SELECT {_COLUMNS} FROM celery_locks_ticket WHERE name = ? AND due <= ? ORDER BY due LIMIT ?"
-        return [Record(*row) for row in self._db.execute(query, (self.name, self.now, most))]
+    def due(self, broker: str, most: int) -> list[Record]:
+        query = (
+            f"SELECT {_COLUMNS} FROM celery_locks_ticket "
+            "WHERE name = ? AND broker IN (?, '') AND due <= ? ORDER BY due LIMIT ?"
+        )
+        rows = self._db.execute(query, (self.name, broker, self.now, most))
+        return [_record(row) for row in rows]
+
+    def _first(self, query: str, values: Sequence[Any]) -> Record | None:
+        row = self._db.execute(query, values).fetchone()
+        return None if row is None else _record(row)
 
     def _one(self, query: str, *more: Any) -> Any:
         """The one value of a query for this lock, what has ended left out."""
@@ -100,5 +111,7 @@ class SQLTable(Table):
         return None if row is None else row[0]
 
 
-def _record(row: tuple[Any, ...] | None) -> Record | None:
-    return None if row is None else Record(*row)
+def _record(row: Sequence[Any]) -> Record:
+    record = Record(*row)
+    # The version before had another word for it.
+    return replace(record, state="dispatched") if record.state == "called" else record  # type: ignore[comparison-overlap]

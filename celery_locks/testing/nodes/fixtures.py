@@ -224,7 +224,7 @@ def lock_lost_after(request: pytest.FixtureRequest) -> Iterator[LockLostAfter | 
     if locks is None:
         yield request.getfixturevalue("lock_lost_after")
         return
-    losses = LeaseDeletedAfter(locks, request.getfixturevalue("celery_setup_app"))
+    losses = LeaseDeletedAfter(locks)
     yield losses
     losses.close()
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from celery import Celery
-
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Holder
-from celery_locks.tasks.freeing import free
 
 #: Seconds between two looks at the store.
 _LOOK_EVERY = 0.02
@@ -21,11 +18,10 @@ class LeaseDeletedAfter:
 
     Args:
         locks: The locks of the store.
-        app: The app that dispatches parked tasks whose turn it is then.
     """
 
-    def __init__(self, locks: Locks, app: Celery) -> None:
-        self._locks, self._app = locks, app
+    def __init__(self, locks: Locks) -> None:
+        self._locks = locks
         self._losses: list[_Loss] = []
 
     def __call__(
@@ -59,7 +55,7 @@ class LeaseDeletedAfter:
         if not isinstance(seconds, (int, float)) or not seconds >= 0:
             raise LockConfigError(f"seconds={seconds!r} is no number of seconds: give 0 or more")
         earlier = [loss for loss in self._losses if loss.key == key]
-        self._losses.append(_Loss(self._locks, self._app, key, seconds, earlier))
+        self._losses.append(_Loss(self._locks, key, seconds, earlier))
 
     def close(self) -> None:
         """Stop looking.
@@ -79,10 +75,10 @@ class LeaseDeletedAfter:
 class _Loss:
     """One lease that is to be lost; a thread waits for it."""
 
-    def __init__(self, locks: Locks, app: Celery, key: str, seconds: float, earlier: list[_Loss]) -> None:
+    def __init__(self, locks: Locks, key: str, seconds: float, earlier: list[_Loss]) -> None:
         self.key, self.seconds, self.happened = key, seconds, False
         self.token: str | None = None
-        self._locks, self._app, self._earlier = locks, app, earlier
+        self._locks, self._earlier = locks, earlier
         self._before = {holder.token for holder in self._locks.lock(key).holders()}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lock_lost_after {key}", daemon=True)
@@ -103,7 +99,8 @@ class _Loss:
             return
         while not self._stopped.is_set():
             with suppress(StoreUnavailable):
-                self.happened = free(self._locks, self._app, self.key, holder)
+                # Not by force: that would leave a reason of its own.
+                self.happened = self._locks.store.release(self._locks.name(self.key), holder.token)
                 return
             self._stopped.wait(_LOOK_EVERY)
 

@@ -2,8 +2,8 @@
 --
 -- mine: the lock's row, as `celery_locks_open` gave it. channel: where it is told.
 --
--- A waiter hears its own token and a watcher the lock's name, as `notice` in listener.py puts them; a sweeper that a
--- ticket's turn has come.
+-- A waiter hears its own token, a watcher the lock's name, and the sweepers of a broker that the turn of one of its tickets
+-- has come: each as `notice` in subscriptions.py puts it.
 CREATE OR REPLACE FUNCTION celery_locks_tell(mine celery_locks_lock, channel text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -12,7 +12,10 @@ BEGIN
     SELECT token, permits, most INTO head FROM celery_locks_waiter
     WHERE name = mine.name AND deadline > mine.touched ORDER BY id LIMIT 1;
     IF FOUND THEN
-        PERFORM pg_notify(channel, CASE WHEN starts_with(head.token, 'ticket:') THEN 'due'
+        PERFORM pg_notify(channel, CASE WHEN starts_with(head.token, 'ticket:')
+            THEN 'due:' || left(encode(sha256(convert_to(coalesce((
+                SELECT broker FROM celery_locks_ticket WHERE name = mine.name AND id = substr(head.token, 8)
+            ), ''), 'UTF8')), 'hex'), 32)
             ELSE 'token:' || left(encode(sha256(convert_to(head.token, 'UTF8')), 'hex'), 32) END)
         WHERE head.permits + (SELECT coalesce(sum(permits), 0) FROM celery_locks_holder
             WHERE name = mine.name AND deadline > mine.touched) <= head.most;
