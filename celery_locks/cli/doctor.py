@@ -14,6 +14,7 @@ import click
 import celery_locks
 from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
+from celery_locks.cli.deadlocks import Place, Runs, deadlocks
 from celery_locks.cli.finding import Finding, line_of
 from celery_locks.cli.output import Seconds, locks_of, named, print_json
 from celery_locks.cli.seeing import MOST_PAGES
@@ -141,6 +142,7 @@ def _of_store(locks: Locks, tasks: list[Any], patience: float, lines: Lines) -> 
     yield from _guarded("store settings", lambda: _of_store_settings(store, parks))
     if store.lists and works:  # a look at the list takes what has expired from it
         yield from _guarded("waiters", lambda: [_of_waiters(locks, patience, lines)])
+        yield from _guarded("deadlock", lambda: deadlocks(locks, lines.contended, lines.runs))
 
 
 def _of_store_settings(store: Store, parks: bool) -> Iterator[Finding]:
@@ -181,11 +183,15 @@ class Lines:
     Attributes:
         idle: Keys, with their parts, that are free while a waiter or a parked task is in line.
         dispatched: For each queue in which messages of dispatched tasks wait, the keys that are kept for them.
+        contended: Keys, with their parts, that are held while a waiter or a parked task is in line.
+        runs: The runs that hold keys.
         complete: Whether all keys were looked at.
     """
 
-    idle: list[tuple[str, str]] = field(default_factory=list)
+    idle: list[Place] = field(default_factory=list)
     dispatched: dict[str, list[str]] = field(default_factory=dict)
+    contended: list[Place] = field(default_factory=list)
+    runs: Runs = field(default_factory=Runs)
     complete: bool = True
 
     def look(self, locks: Locks) -> None:
@@ -196,7 +202,11 @@ class Lines:
             for item in page.items:
                 if _is_idle(item):
                     self.idle.append((item.key, item.part))
-                for holder in with_all_holders(locks, item).holders:  # a page names the earliest ones alone
+                elif item.waiting:
+                    self.contended.append((item.key, item.part))
+                holders = with_all_holders(locks, item).holders  # a page names the earliest ones alone
+                self.runs.add(holders)
+                for holder in holders:
                     if holder.state == "dispatched" and holder.queue:
                         self.dispatched.setdefault(holder.queue, []).append(named(item.key, item.part))
             after = page.next

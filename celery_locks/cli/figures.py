@@ -11,7 +11,8 @@ from celery_locks.cli.broker import error_text
 from celery_locks.cli.output import Seconds, locks_of, named, print_json
 from celery_locks.durations import duration
 from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks.sending import send_on
+from celery_locks.tasks.brokers import broker_id
+from celery_locks.tasks.dispatch import publish_dispatched
 
 #: How many locks one look of a sweep passes, and how many looks it takes at most.
 LOCKS, LOOKS = 1_000, 100
@@ -53,9 +54,9 @@ def stats_command(ctx: click.Context, near: float, as_json: bool) -> None:
 @click.command("sweep", short_help="Send on parked tasks that are stuck.")
 @click.pass_context
 def sweep_command(ctx: click.Context) -> None:
-    """Does at once what workers do every few seconds: parked tasks whose turn has come are sent on.
+    """Dispatch at once what workers dispatch every few seconds: parked tasks that are overdue.
 
-    Nothing that is held is touched, and no task runs twice by it, whatever workers do meanwhile.
+    Only tasks of this app's broker are dispatched. No lease is touched, and no task runs twice by it.
 
     \b
     Example:
@@ -75,11 +76,11 @@ def sweep_command(ctx: click.Context) -> None:
         raise click.ClickException(f"the broker can't be reached: {error_text(app, connection, error)}") from None
     with connection:
         for _ in range(LOOKS):
-            calls = parking.sweep(locks.prefix, LOCKS)
-            send_on(app, parking, calls, connection)
-            # A store that is the broker as well has sent them on itself.
+            dispatches = parking.sweep(locks.prefix, broker_id(app), LOCKS)
+            publish_dispatched(app, parking, dispatches, connection)
+            # A store that is the broker as well has published them itself.
             earlier, now = now, _waiting(locks)
-            if not calls and now == earlier:
+            if not dispatches and now == earlier:
                 break
     click.echo(f"Swept. In line: {before} before, {now} now.")
 

@@ -86,7 +86,7 @@ class Panel:
         """
 
         def work() -> Holder | None:
-            holder = free_one(self.locks(), self._app, key, fencing_token, part)
+            holder = free_one(self.locks(), key, fencing_token, part)
             if holder is not None:
                 which = described(key, part)
                 logger.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, by)

@@ -20,12 +20,12 @@ from celery_locks.lease import Lease, release_or_later
 from celery_locks.lock import Lock, holder_names, this_process, who_holds
 from celery_locks.names import CALL
 from celery_locks.tasks.contention import Skipped
-from celery_locks.tasks.header import ours_in, with_ours
+from celery_locks.tasks.header import fields_in, with_fields
 from celery_locks.tasks.options import locks_for
-from celery_locks.tasks.policies import call_policy
 from celery_locks.terms import LONGEST_TTL
 
 if TYPE_CHECKING:
+    from celery_locks.tasks.spec import TaskLock
     from celery_locks.tasks.task import LockedTask
 
 logger = log.logger(__name__)
@@ -48,14 +48,16 @@ def is_new_call(task: LockedTask, options: Mapping[str, Any]) -> bool:
     task_id = options.get("task_id")
     # Such as ``self.retry()``; its parent process retries for a worker that died.
     once_more = options.get("retries") or (task_id is not None and task_id == task.request.id)
-    return not once_more and not ours_in(options.get("headers"), task_id)
+    known = fields_in(options.get("headers"), task_id)
+    return not once_more and not known.keys() - {"id", "options", "publication"}
 
 
-def call(task: LockedTask, key: str, send: Send, options: dict[str, Any]) -> Any:
+def call(task: LockedTask, spec: TaskLock, key: str, send: Send, options: dict[str, Any]) -> Any:
     """Takes the lease for a call and sends its message.
 
     Args:
         task: The task.
+        spec: Its lock, with the options of this call.
         key: The key of its arguments.
         send: Sends the message with these options.
         options: The options of ``apply_async``.
@@ -68,12 +70,12 @@ def call(task: LockedTask, key: str, send: Send, options: dict[str, Any]) -> Any
         StoreUnavailable: The store is away; nothing was sent.
     """
     options = {**options, "task_id": options.get("task_id") or uuid()}
-    named = owners.lasting if task.lock_in_scope.lasting else owners.called
+    named = owners.lasting if spec.scope.lasting else owners.called
     owner = named(task.name, options["task_id"], this_process())
-    lock = lock_of_call(task, key, owner)
-    policy, ttl = call_policy(task.lock_options), ttl_at_call(task, options)
+    lock = lock_of_call(task, spec, key, owner)
+    policy, ttl = spec.call_policy, ttl_at_call(task, spec, options)
     # Under its task's id a revoke finds it, which is to leave a lasting one alone.
-    task_id = "" if task.lock_in_scope.lasting else options["task_id"]
+    task_id = "" if spec.scope.lasting else options["task_id"]
     claim = replace(lock.claim(), ttl=ttl, task_id=task_id, replaces=policy == "replace")
     try:
         answer = lock.attempt(claim, keep=False)
@@ -84,25 +86,25 @@ def call(task: LockedTask, key: str, send: Send, options: dict[str, Any]) -> Any
         logger.warning("%s; %s[%s] is sent without a lease", error, task.name, options["task_id"])
         return send(options)
     if isinstance(answer, Lease):
-        return _send_under(answer, task, lock, send, options)
+        return _send_under(answer, spec, lock, send, options)
     return _refused(task, key, policy, holder_names(answer), send, options)
 
 
-def lock_of_call(task: LockedTask, key: str, owner: str) -> Lock:
+def lock_of_call(task: LockedTask, spec: TaskLock, key: str, owner: str) -> Lock:
     """The lock on which a call takes its lease."""
     locks = locks_for(task.app)
-    lock = Lock(locks, key, task.lock_terms, owner, sender=task)
-    if task.lock_in_scope.apart:
+    lock = Lock(locks, key, spec.terms, owner, sender=task)
+    if spec.scope.apart:
         lock.name = locks.name(lock.key, CALL)
     return lock
 
 
-def ttl_at_call(task: LockedTask, options: Mapping[str, Any]) -> float:
+def ttl_at_call(task: LockedTask, spec: TaskLock, options: Mapping[str, Any]) -> float:
     """For how long the lease of a call is taken, in seconds: the ttl counts from when the message may be run."""
     options = {**task._get_exec_options(), **options}
-    ttl = task.lock_options.ttl + max(0.0, pause_of(task.app, options.get("eta"), options.get("countdown")))
+    ttl = spec.options.ttl + max(0.0, pause_of(task.app, options.get("eta"), options.get("countdown")))
     expires = options.get("expires")
-    if expires is not None and not task.lock_in_scope.lasting:
+    if expires is not None and not spec.scope.lasting:
         ttl = min(ttl, max(_seconds_until(task.app, expires), min(ttl, SHORTEST)))
     return min(ttl, LONGEST_TTL)
 
@@ -121,12 +123,12 @@ def _seconds_until(app: Any, moment: Any) -> float:
     return float(moment)
 
 
-def _send_under(lease: Lease, task: LockedTask, lock: Lock, send: Send, options: dict[str, Any]) -> Any:
+def _send_under(lease: Lease, spec: TaskLock, lock: Lock, send: Send, options: dict[str, Any]) -> Any:
     ours = {"id": options["task_id"], "key": lock.key, "lock": lock.name, "token": lease.token}
-    if task.lock_in_scope.lasting:
+    if spec.scope.lasting:
         ours["lasting"] = True
     try:
-        return send({**options, "headers": with_ours(options.get("headers"), **ours)})
+        return send({**options, "headers": with_fields(options.get("headers"), **ours)})
     except BaseException:
         release_or_later(lease)
         raise
@@ -134,14 +136,14 @@ def _send_under(lease: Lease, task: LockedTask, lock: Lock, send: Send, options:
 
 def _refused(task: LockedTask, key: str, policy: str, holders: list[str], send: Send, options: dict[str, Any]) -> Any:
     task_id = options["task_id"]
-    error = LockContended(f"{key!r} is not to be had now: {who_holds(holders)}", key, holders)
+    error = LockContended(f"{key!r} is not available: {who_holds(holders)}", key, holders)
     said = f"{task.name}[{task_id}] was refused at its call: {error}"
     log.line(logger, logging.INFO, "refused", said, key=key, task=task.name, task_id=task_id, holders=holders)
     if _awaited(options):
         if task_id in map(owners.task_id_of, holders):  # ``self.replace()``: the task gives way to this one
             return send(options)
         ours = {"id": task_id, "key": key, "refused": policy, "holders": holders}
-        return send({**options, "headers": with_ours(options.get("headers"), **ours)})
+        return send({**options, "headers": with_fields(options.get("headers"), **ours)})
     if policy == "skip":
         return _skipped(task, task_id, Skipped(key, holders), options)
     if policy == "existing":

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from celery_locks.errors import LockConfigError
+from celery_locks.locks import Locks
 from celery_locks.stores.base import Store
-from celery_locks.tasks.contention import Retry, Wait
+from celery_locks.tasks.contention import Park, Retry, Wait
+from celery_locks.tasks.deferral import SAFE_SHARE, longest_pause
 from celery_locks.tasks.options import is_celerys_own
-from celery_locks.tasks.park import SAFETY_COPY, Park
-from celery_locks.tasks.resend import SAFE_SHARE, longest_pause
+from celery_locks.tasks.park import SAFETY_COPY
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -32,9 +34,41 @@ def locked_names(app: Any) -> list[str]:
     return [name for name, task in list(app.tasks.items()) if hasattr(type(task), "lock_options") and task.locks_runs()]
 
 
+def check_start(worker: Any, locks: Locks) -> None:
+    """Check that the tasks of a worker that starts are locked.
+
+    Raises:
+        LockConfigError: One can't be, or each process of the pool would have locks of its own.
+    """
+    tasks = locked_tasks(worker.app)
+    if tasks and not locks.store.shared and _processes(worker) > 1:
+        raise LockConfigError(
+            f"the store {locks.url} is in the memory of one process, and the pool has {_processes(worker)}, so "
+            f"nothing would be locked ({tasks[0].name}): set locks_url to a store that processes share, such as "
+            "sqlite:////path, or use --pool=threads or --pool=solo"
+        )
+
+
+def _processes(worker: Any) -> int:
+    """Return how many processes run a worker's tasks at most."""
+    pool = worker.pool_cls
+    if not (isinstance(pool, type) and issubclass(pool, _process_pool())):
+        return 1
+    autoscale = getattr(worker, "autoscale", None) or ""
+    most = autoscale.split(",")[0] if isinstance(autoscale, str) else next(iter(autoscale), 0)
+    return max(int(worker.concurrency or 0), int(most or 0))
+
+
+def _process_pool() -> type:
+    from celery.concurrency.prefork import TaskPool  # imports billiard, which only workers need
+
+    pool: type = TaskPool
+    return pool
+
+
 def parks(task: LockedTask) -> bool:
     """Whether runs of a task park where their key is held."""
-    return isinstance(task.lock_run_policy, Park)
+    return isinstance(task.lock_spec.run_policy, Park)
 
 
 def warnings(app: Any, store: Store, tasks: Iterable[LockedTask]) -> list[str]:
@@ -77,12 +111,12 @@ def _pause(task: LockedTask) -> float:
     if parks(task):
         copy = options.park_safety_copy
         return SAFETY_COPY if copy is True else float(copy)
-    return options.backoff.cap if isinstance(task.lock_run_policy, Retry) else 0.0
+    return options.backoff.cap if isinstance(task.lock_spec.run_policy, Retry) else 0.0
 
 
 def _wait(task: LockedTask) -> float:
     """For how long, in seconds, a run may wait while its message is not acknowledged."""
     options = task.lock_options
-    if not (isinstance(task.lock_run_policy, Wait) and task.acks_late):
+    if not (isinstance(task.lock_spec.run_policy, Wait) and task.acks_late):
         return 0.0
     return float("inf") if options.max_wait is None else options.max_wait

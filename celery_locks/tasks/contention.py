@@ -1,23 +1,21 @@
-"""What happens to a run that finds its key held."""
+"""What happens to a run that finds its key held: what it knows, and the policies that decide."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Reject
 
 from celery_locks import log
-from celery_locks.errors import LockContended, StoreUnavailable
+from celery_locks.errors import LockConfigError, LockContended
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.settings import LockOptions
-from celery_locks.stores.base import Claim, Refused, Renewal
-from celery_locks.tasks.header import ours_of
-from celery_locks.tasks.resend import counter_of, send_again
+from celery_locks.stores.base import Claim, Refused
+from celery_locks.tasks.deferral import counter_of, defer, keep_call
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -37,6 +35,8 @@ class Contention:
         args: The arguments of the call.
         kwargs: Its keyword arguments.
         refused: The store's answer.
+        ticket: The id of the ticket by which the lease was acquired, or which left the line; empty for none.
+        out: Whether the ticket left the line: the run ends the task, and then the ticket.
     """
 
     task: LockedTask
@@ -46,6 +46,8 @@ class Contention:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     refused: Refused = field(default_factory=lambda: Refused((), 0.0))
+    ticket: str = ""
+    out: bool = False
 
     @property
     def key(self) -> str:
@@ -59,43 +61,125 @@ class Contention:
 
     @property
     def deferrals(self) -> int:
-        """How often the message was sent again already."""
+        """How often the message was deferred already."""
         return counter_of(self.task.request)[0]
 
     @property
     def waited(self) -> float:
-        """The seconds that the message waited so."""
+        """The seconds that the message waited while it was deferred."""
         return counter_of(self.task.request)[1]
 
     @property
     def local(self) -> bool:
-        """Whether there is no message that could be sent again: an eager run, or an item of a map."""
+        """Whether there is no message that could be published again: an eager run, or an item of a map."""
         return bool(self.task.request.is_eager or self.task.request.called_directly)
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What a line of the log says of it."""
+        """The fields of a line in the log."""
         return {"key": self.key, "owner": self.claim.owner, "holders": self.holder_names}
 
     def error(self) -> LockContended:
-        """The error that says so."""
+        """Return the error that names the holders."""
         names = self.holder_names
-        return LockContended(f"{self.key!r} is not to be had now: {who_holds(names)}", self.key, names)
+        return LockContended(f"{self.key!r} is not available: {who_holds(names)}", self.key, names)
 
     def keep_call(self, pause: float) -> None:
-        """Has the lease of the task's call live on while its message waits so many seconds more."""
-        ours = ours_of(self.task.request)
-        if "token" in ours and "lasting" not in ours:
-            with suppress(StoreUnavailable):
-                self.lock.store.renew([Renewal(ours["lock"], ours["token"], self.options.ttl + pause)])
+        """Keep the lease of the task's call while its message waits so many seconds more."""
+        keep_call(self, pause)
+
+    def attempt(self) -> Lease | Refused:
+        """Ask for the lease once."""
+        answer = self.lock.attempt(self.claim)
+        if isinstance(answer, Refused):
+            self.refused = answer
+        return answer
+
+    # The outcomes that a policy may choose.
 
     def wait(self) -> Lease:
-        """Waits in line for the key, at most ``max_wait`` seconds.
+        """Wait in line for the key, at most ``max_wait`` seconds.
 
         Raises:
             LockTimeout: It was still held by others then.
         """
         return self.lock.acquire(self.options.max_wait, self.claim)
+
+    def retry(self) -> Lease:
+        """Publish the message again, to come after the backoff's pause. An eager run waits instead.
+
+        Raises:
+            Ignore: It was published; the run ends without its body.
+            LockTimeout: It has waited for ``max_wait``.
+        """
+        if self.local:
+            return self.wait_locally()
+        return defer(self, self.error())
+
+    def park(self) -> Lease:
+        """Put the task in line in the store. An eager run waits instead.
+
+        Returns:
+            The lease, if the key became free meanwhile.
+
+        Raises:
+            Ignore: It is parked; the run ends without its body.
+            LockTimeout: It has waited for ``max_wait``.
+            LockQueueFull: ``max_waiters`` are in line already.
+            LockConfigError: No task can park in this store.
+        """
+        from celery_locks.tasks.park import park
+
+        return self.wait_locally() if self.local else park(self)
+
+    def skip(self) -> Skipped:
+        """End the run without its body.
+
+        Returns:
+            The result of the run.
+        """
+        said = f"{self.task.name} skipped: {self.error()}"
+        log.line(logger, logging.INFO, "skipped", said, key=self.key, owner=self.claim.owner)
+        return Skipped(self.key, self.holder_names)
+
+    def reject(self) -> NoReturn:
+        """Reject the message, for a dead-letter queue.
+
+        With early acknowledgement the message is acknowledged already, so that no queue gets it.
+
+        Raises:
+            Reject: In any case.
+        """
+        if not self.task.acks_late:
+            logger.warning(
+                '%s has on_contention="reject" without acks_late=True: its message was acknowledged already, so no '
+                "dead-letter queue gets it",
+                self.task.name,
+            )
+        raise Reject(self.error(), requeue=False)
+
+    def superseded(self) -> Skipped:
+        """End the run without its body, since a later call replaced the lease of its call.
+
+        Returns:
+            The result of the run.
+        """
+        said = f"{self.task.name}[{self.task.request.id}] skipped: a later call replaced it"
+        log.line(logger, logging.INFO, "skipped", said, **self.fields, reason="replaced")
+        return Skipped(self.key, self.holder_names)
+
+    def wait_locally(self) -> Lease:
+        """Wait up to ``max_wait``, and not at all without one: in this process there may be no one to release.
+
+        Raises:
+            LockContended: The task has no ``max_wait``.
+            LockError: The run that this eager task is nested in holds the key.
+            LockTimeout: The key was still held by others after ``max_wait``.
+        """
+        self.lock.refuse_nested(self.refused)
+        if not self.options.max_wait:
+            raise self.error()
+        return self.wait()
 
 
 class Skipped(dict[str, Any]):
@@ -122,12 +206,46 @@ class Skipped(dict[str, Any]):
 class ContentionPolicy(ABC):
     """What happens to a run that finds its key held. Subclass it for a policy of your own."""
 
-    @abstractmethod
-    def contended(self, contention: Contention) -> Any:
-        """Decides.
+    def enter(self, contention: Contention) -> Lease | Skipped:
+        """Acquire the lease for a run, or decide what becomes of the run.
 
         Returns:
-            A `Lease` (of ``contention.wait()``) to run the body under it, or else the result of the run.
+            The lease under which the body runs, or the result of the run.
+
+        Raises:
+            Exception: As if the body had raised it.
+        """
+        answer = contention.attempt()
+        if isinstance(answer, Lease):
+            return answer
+        return contention.superseded() if answer.replaced else self.decide(contention)
+
+    def decide(self, contention: Contention) -> Lease | Skipped:
+        """Return what `contended` decides, checked.
+
+        Raises:
+            LockConfigError: It is no lease and no outcome.
+        """
+        decided = self.contended(contention)
+        if isinstance(decided, (Lease, Skipped)):
+            return decided
+        raise LockConfigError(
+            f"{contention.task.name}: the policy {self.name} returned {decided!r}, so its body would never run: return "
+            "contention.wait(), .retry(), .skip(), .park() or .reject(), or raise an error"
+        )
+
+    @property
+    def name(self) -> str:
+        """The name of the policy, for an error."""
+        return type(self).__qualname__
+
+    @abstractmethod
+    def contended(self, contention: Contention) -> Any:
+        """Decide.
+
+        Returns:
+            A `Lease` (of ``contention.wait()``) under which the body runs, or an outcome of the contention:
+            ``contention.retry()``, ``.skip()``, ``.park()``, ``.reject()``.
 
         Raises:
             Exception: As if the body had raised it.
@@ -135,43 +253,45 @@ class ContentionPolicy(ABC):
 
 
 class Retry(ContentionPolicy):
-    """The message is sent again, with exponential backoff. Where there is no message it waits up to ``max_wait``."""
+    """The message is published again, with exponential backoff."""
 
     def contended(self, contention: Contention) -> Any:
-        if contention.local:
-            return wait_locally(contention)
-        return send_again(contention, contention.error())
+        return contention.retry()
+
+
+class Park(ContentionPolicy):
+    """The task waits in line in the store, first come first served."""
+
+    def enter(self, contention: Contention) -> Lease | Skipped:
+        from celery_locks.tasks.park import park
+
+        if contention.local or contention.claim.adopts:
+            return super().enter(contention)
+        return park(contention)
+
+    def contended(self, contention: Contention) -> Any:
+        return contention.park()
 
 
 class Wait(ContentionPolicy):
     """The worker slot waits, woken by the release, up to ``max_wait``."""
 
     def contended(self, contention: Contention) -> Any:
-        return wait_locally(contention) if contention.local else contention.wait()
+        return contention.wait_locally() if contention.local else contention.wait()
 
 
 class Skip(ContentionPolicy):
-    """The run ends without running the body; its result is a `Skipped`."""
+    """The run ends without its body; its result is a `Skipped`."""
 
     def contended(self, contention: Contention) -> Any:
-        said = f"{contention.task.name} skipped: {contention.error()}"
-        log.line(logger, logging.INFO, "skipped", said, **contention.fields)
-        return Skipped(contention.key, contention.holder_names)
+        return contention.skip()
 
 
 class RejectMessage(ContentionPolicy):
-    """The message is rejected, for a dead-letter queue. With late acknowledgement only: else it is gone already."""
+    """The message is rejected, for a dead-letter queue. With late acknowledgement only."""
 
     def contended(self, contention: Contention) -> Any:
-        if contention.local:
-            return wait_locally(contention)
-        if not contention.task.acks_late:
-            logger.warning(
-                '%s has on_contention="reject" without acks_late=True: its message was acknowledged already, so no '
-                "dead-letter queue gets it",
-                contention.task.name,
-            )
-        raise Reject(contention.error(), requeue=False)
+        return contention.wait_locally() if contention.local else contention.reject()
 
 
 class Raise(ContentionPolicy):
@@ -182,18 +302,12 @@ class Raise(ContentionPolicy):
 
 
 class Replace(ContentionPolicy):
-    """The run takes the key from those who hold it; their leases are lost, reason ``replaced``."""
+    """The run takes the key from its holders; their leases are lost, reason ``replaced``."""
 
     def contended(self, contention: Contention) -> Any:
+        contention.lock.refuse_nested(contention.refused)
         answer = contention.lock.attempt(replace(contention.claim, replaces=True))
         if isinstance(answer, Lease):
             return answer
         contention.refused = answer
         raise contention.error()
-
-
-def wait_locally(contention: Contention) -> Lease:
-    """Waits up to ``max_wait``, and not at all without one: in this process nobody else may be there to release."""
-    if not contention.options.max_wait:
-        raise contention.error()
-    return contention.wait()

@@ -7,7 +7,6 @@ ordinary way, and is parked by its run if need be.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,13 +17,16 @@ from celery.worker.strategy import default
 
 from celery_locks import log, owners
 from celery_locks.errors import StoreUnavailable
-from celery_locks.lock import Lock, holder_names, who_holds
-from celery_locks.stores.parking import Parked, Parking, Ticket, tickets_of
-from celery_locks.tasks.message import HEADER, pack_message
+from celery_locks.lock import Lock
+from celery_locks.stores.parking import Parking, Ticket, tickets_of
+from celery_locks.tasks.brokers import broker_id
+from celery_locks.tasks.contention import Contention, Park
+from celery_locks.tasks.dispatch import publish_dispatched
+from celery_locks.tasks.header import fields_in
 from celery_locks.tasks.options import PARK_BEFORE_POOL, locks_for
-from celery_locks.tasks.park import LATE, WAITING, Park, header_of, longest_wait, push_of, ticket_id
+from celery_locks.tasks.pack import pack_message
+from celery_locks.tasks.park import LATE, WAITING, log_parked, longest_wait, push_of, ticket_fields, ticket_id
 from celery_locks.tasks.queues import queue_of
-from celery_locks.tasks.sending import send_on
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -54,9 +56,14 @@ def strategy(task: LockedTask, app: Any, consumer: Any, **options: Any) -> Calla
 
 
 def _parks_early(task: LockedTask) -> bool:
-    """Whether its runs take their lease by the line alone, and leave nothing at the broker."""
-    copies = task.lock_options.park_safety_copy
-    return isinstance(task.lock_run_policy, Park) and not task.lock_in_scope.call and not copies
+    """Return whether the parent may park messages of a task.
+
+    Its runs must take their lease by the line alone, and leave nothing at the broker. Its key must be a template or the
+    default: a function may read what is set for the run only, such as a tenant.
+    """
+    spec = task.lock_spec
+    by_line = isinstance(spec.run_policy, Park) and not spec.scope.call and not spec.options.park_safety_copy
+    return by_line and not callable(spec.options.key)
 
 
 class EarlyParking:
@@ -77,8 +84,9 @@ class EarlyParking:
     def parks(self, message: Any) -> bool:
         """Parks a message of protocol 2 if its key is held. Returns whether it did."""
         headers = message.headers
-        # One that has a header of ours was in line already. One that waits for its eta has its turn by then.
-        if headers.get(HEADER) or headers.get("eta") or not self._task.locks_runs():
+        # One that was in line already enters by its ticket. One that waits for its eta has its turn by then.
+        ours = fields_in(headers, headers["id"])
+        if "ticket" in ours or "options" in ours or headers.get("eta") or not self._task.locks_runs():
             return False
         if headers["id"] in self._consumer.controller.state.revoked or time.monotonic() < self._left_alone_until:
             return False
@@ -99,21 +107,24 @@ class EarlyParking:
             return False
         task_id = headers["id"]
         owner = owners.running(task.name, task_id, self._consumer.hostname)
-        lock = Lock(locks_for(app), task.lock_key_for(*args, **kwargs), task.lock_terms, owner, sender=task)
-        claim, id = lock.claim(), ticket_id(task_id, headers.get("retries"))
-        ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters)
+        lock = Lock(locks_for(app), task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
+        claim = lock.claim()
+        id = ticket_id(headers, task_id, headers.get("retries"), headers.get("replaced_task_nesting"))
+        ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters, broker=broker_id(app))
         if self._parking.park(claim, ticket) is None:
             return False
-        # Told before it parks: afterwards another worker may have run it already, and told so.
-        self._tell_waiting(message, lock)
-        text = pack_message(app, message, header_of(lock.key, ticket, time.time()))
+        # Reported before it parks: afterwards another worker may have run it already, and reported that.
+        self._report_waiting(message, lock)
+        text = pack_message(app, message, ticket_fields(lock.key, ticket, time.time()))
         push = push_of(app, text, self._parking) if self._virtual else None
         parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
         ticket = replace(ticket, message=text, push=push, owner=parked_owner)
         parked = self._parking.park(claim, ticket)
         if parked is None:
             return False
-        self._after(lock, task_id, parked)
+        log_parked(task.name, task_id, Contention(task, lock, claim, task.lock_options, refused=parked.refused))
+        lock.contended(parked.refused)
+        publish_dispatched(app, self._parking, parked.dispatches)
         return True
 
     @property
@@ -121,15 +132,7 @@ class EarlyParking:
         """Whether the broker may be the store: another one is not worth a connection of the parent's."""
         return bool(self._consumer.connection.transport.driver_type == "redis")
 
-    def _after(self, lock: Lock, task_id: str, parked: Parked) -> None:
-        holders = holder_names(parked.refused)
-        said = f"Task {self._task.name}[{task_id}] parked: {lock.key!r} is not to be had now: {who_holds(holders)}"
-        named = {"task": self._task.name, "task_id": task_id}
-        log.line(logger, logging.INFO, "parked", said, key=lock.key, holders=holders, **named)
-        lock.contended(parked.refused)
-        send_on(self._task.app, self._parking, parked.calls)
-
-    def _tell_waiting(self, message: Any, lock: Lock) -> None:
+    def _report_waiting(self, message: Any, lock: Lock) -> None:
         task, headers, dispatcher = self._task, message.headers, self._consumer.event_dispatcher
         stored = not (task.ignore_result or headers.get("ignore_result"))
         told = bool(dispatcher and dispatcher.enabled and task.send_events)

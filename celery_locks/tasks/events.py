@@ -11,7 +11,7 @@ from typing import Any
 from celery import bootsteps
 
 from celery_locks import log
-from celery_locks.tasks.message import HEADER
+from celery_locks.tasks.header import fields_of
 
 logger = log.logger(__name__)
 
@@ -49,14 +49,19 @@ def enabled(app: Any) -> bool:
 
 
 def waiting(task: Any, meta: Mapping[str, Any]) -> None:
-    """Says that the task's present request was parked."""
+    """Report that the task's present request was parked."""
     _send(task, "task-waiting", **meta)
 
 
 def running(task: Any) -> None:
-    """Says that the turn of the task's present request has come, if it was parked."""
-    if enabled(task.app) and "ticket" in ((task.request.headers or {}).get(HEADER) or {}):
+    """Report that the turn of the task's present request has come, if it was parked."""
+    if enabled(task.app) and "ticket" in fields_of(task.request):
         _send(task, "task-running")
+
+
+def retried(task: Any, error: BaseException) -> None:
+    """Report that the task's present request was deferred, as Celery reports a retry."""
+    _send(task, "task-retried", exception=repr(error), traceback="")
 
 
 def _send(task: Any, kind: str, **fields: Any) -> None:

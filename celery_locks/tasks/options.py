@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from os import PathLike
-from types import MemberDescriptorType
+from types import MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
-from celery_locks.settings import OPTION_NAMES, LockOptions
+from celery_locks.settings import OPTION_NAMES, LockOptions, checked
 from celery_locks.tasks import telemetry
+from celery_locks.tasks.brokers import BROKER
+from celery_locks.tasks.contention import Park
+from celery_locks.tasks.dispatch import CALL_TTL
 from celery_locks.tasks.lives import FOLDER
-from celery_locks.tasks.policies import check_call_side, check_policies
-from celery_locks.tasks.sending import CALL_TTL
+from celery_locks.tasks.policies import POLICIES, check_call_side, check_policies, run_policy
 from celery_locks.tasks.sweeper import SWEEP_INTERVAL
 from celery_locks.terms import checked_ttl, did_you_mean
 
@@ -25,7 +29,13 @@ if TYPE_CHECKING:
 TASK_PREFIX = "lock_"
 APP_PREFIX = "locks_"
 #: Attributes of `LockedTask` that are no options.
-_NO_OPTIONS = {"key_for", "options", "terms", "in_scope", "run_policy"}
+_NO_OPTIONS = {"key_for", "options", "spec"}
+#: A class that the decorator made has the one that it decorates here.
+DECORATED = "__celery_locks_decorated__"
+#: The classes of the policies that have names.
+NAMED_POLICIES = tuple(type(policy) for policy in POLICIES.values())
+#: What only a policy with a line reads.
+_LINE_OPTIONS = {"max_waiters", "park_safety_copy"}
 #: Options that mean something only for one task.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
@@ -37,11 +47,13 @@ _APP_SETTINGS = (
     "locks_prefix",
     SWEEP_INTERVAL,
     CALL_TTL,
+    BROKER,
     FOLDER,
     PARK_BEFORE_POOL,
     *telemetry.SETTINGS,
 )
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _locks: WeakKeyDictionary[Any, Locks] = WeakKeyDictionary()
 
 
@@ -60,17 +72,23 @@ def is_celerys_own(name: str) -> bool:
     return name.startswith("celery.")
 
 
-def options_of(task: type[LockedTask], conf: Mapping[str, Any]) -> LockOptions:
+def options_of(task: type[LockedTask], conf: Mapping[str, Any], instance: Mapping[str, Any] = _NOTHING) -> LockOptions:
     """Return all options of a task.
 
+    Args:
+        task: Its class.
+        conf: The settings of its app.
+        instance: Attributes of the task itself.
+
     Raises:
-        LockConfigError: A setting is wrong, or an option has no effect in the task's scope.
+        LockConfigError: A setting is wrong, or an option of the task has no effect.
     """
-    own = options_of_class(task)
+    own = options_of_class(task) | _own_values(instance)
     options = checked_options({**_options_of_app(conf), **own})
     # Both sides as a setting of the app are for tasks of all scopes.
-    if "on_contention" in own or not isinstance(options.on_contention, Mapping):
+    if "on_contention" not in own and not isinstance(options.on_contention, Mapping):
         check_call_side(options.on_contention, options.scope, task.name)
+    check_effects(options, _set_with_policy(task, own, instance), task.name)
     return options
 
 
@@ -85,13 +103,43 @@ def checked_options(values: Mapping[str, Any]) -> LockOptions:
     return options
 
 
-def options_of_class(cls: type) -> dict[str, Any]:
-    """The options that a task class sets by its ``lock_…`` attributes.
+def check_effects(options: LockOptions, given: Iterable[str], task: str | None = None) -> None:
+    """Check that each option that is given has an effect together with the others.
+
+    ``backoff`` and ``max_wait`` always have one: under every policy they count for a run whose store is away.
+
+    Args:
+        options: All options.
+        given: The names of those that the task or the call sets itself.
+        task: The task's name, for the error.
 
     Raises:
-        LockConfigError: An attribute with this prefix is no option's.
+        LockConfigError: One has none.
+    """
+    given = set(given)
+    if "on_contention" in given or ("scope" in given and isinstance(options.on_contention, str)):
+        check_call_side(options.on_contention, options.scope, task)
+    policy = run_policy(options)
+    if type(policy) is Park or type(policy) not in NAMED_POLICIES:
+        return  # a policy of the user's own may read every option
+    for name in sorted(_LINE_OPTIONS & given):
+        if getattr(options, name) not in (None, False):
+            raise LockConfigError(
+                f"{f'{task}: ' if task else ''}{name}={getattr(options, name)!r} has no effect with "
+                f"on_contention={options.on_contention!r}, under which no task stands in line: set "
+                f'on_contention="park", or leave {name} out'
+            )
+
+
+def options_of_class(cls: type) -> dict[str, Any]:
+    """Return the options that a task class sets by its ``lock_…`` attributes.
+
+    Raises:
+        LockConfigError: An attribute with this prefix is no option's. Classes that are no `LockedTask` by themselves
+            may have such attributes for purposes of their own.
     """
     values: dict[str, Any] = {}
+    foreign = _foreign_bases(cls)
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
             name = attribute.removeprefix(TASK_PREFIX)
@@ -99,12 +147,100 @@ def options_of_class(cls: type) -> dict[str, Any]:
                 continue
             if name in OPTION_NAMES:
                 values[name] = _plain(value)
-            elif not _is_method(value):
-                raise LockConfigError(
-                    f"{cls.__name__}.{attribute} is no lock option"
-                    f"{did_you_mean(attribute, [TASK_PREFIX + known for known in OPTION_NAMES])}"
-                )
+            elif not (base in foreign and _is_anothers(base, attribute)) and not _is_method(value):
+                raise _no_option(f"{cls.__name__}.{attribute}", attribute)
     return values
+
+
+def call_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the lock options of one call out of the options of ``apply_async``, and return them by their names.
+
+    Raises:
+        LockConfigError: There is no such option, its value is wrong, or a message can't carry it.
+    """
+    values = {}
+    for attribute in [name for name in options if name.startswith(TASK_PREFIX)]:
+        name = attribute.removeprefix(TASK_PREFIX)
+        if name not in OPTION_NAMES:
+            raise _no_option(attribute, attribute)
+        values[name] = _portable(attribute, checked(name, options.pop(attribute)))
+    return values
+
+
+def is_option(attribute: str) -> bool:
+    """Return whether the attribute of a task is an option of ours."""
+    return attribute.removeprefix(TASK_PREFIX) in OPTION_NAMES and attribute.startswith(TASK_PREFIX)
+
+
+def check_attribute(task: Any, attribute: str, value: Any) -> None:
+    """Check the value of an attribute ``lock_…`` of a task.
+
+    Raises:
+        LockConfigError: It is wrong, or there is no such option and the task's class has no such attribute.
+    """
+    if is_option(attribute):
+        checked_options({attribute.removeprefix(TASK_PREFIX): value})
+    elif not hasattr(type(task), attribute) and not _foreign_bases(type(task)):
+        raise _no_option(f"{task.name}.{attribute}", attribute)
+
+
+def _no_option(shown: str, attribute: str) -> LockConfigError:
+    known = [TASK_PREFIX + name for name in OPTION_NAMES]
+    return LockConfigError(f"{shown} is no lock option{did_you_mean(attribute, known)}")
+
+
+def _portable(attribute: str, value: Any) -> Any:
+    """Return an option's value in a form that every serializer takes."""
+    if isinstance(value, Backoff):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {side: _portable(attribute, policy) for side, policy in value.items()}
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise LockConfigError(
+        f"{attribute}={value!r} can't be set for one call, because its message carries names and numbers only: set it "
+        "on the task, or give a text"
+    )
+
+
+def _foreign_bases(cls: type) -> set[type]:
+    """Return the classes that the decorator has made a locked task of: their attributes are the user's."""
+    return {each for base in cls.__mro__ if len(base.__bases__) > 1 for each in _decorated(base).__mro__}
+
+
+def _decorated(cls: type) -> type:
+    decorated: type = vars(cls).get(DECORATED, object)
+    return decorated
+
+
+def _is_anothers(base: type, attribute: str) -> bool:
+    """Return whether a foreign class has the attribute for its own use, and not as an option of ``@app.task``."""
+    return "_decorated" not in vars(base) or any(hasattr(each, attribute) for each in base.__bases__)
+
+
+def _own_values(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(TASK_PREFIX): _plain(value) for name, value in attributes.items() if is_option(name)}
+
+
+def _set_with_policy(cls: type, own: Iterable[str], instance: Mapping[str, Any]) -> list[str]:
+    """Return the task's options without those that a base set before a nearer class chose the policy.
+
+    A base may bound the line for those of its tasks that park, and leave the policy to each.
+    """
+    nearest = {name: _distance(cls, name, instance) for name in own}
+    policy = nearest.get("on_contention", float("inf"))
+    return [name for name, distance in nearest.items() if name not in _LINE_OPTIONS or distance <= policy]
+
+
+def _distance(cls: type, name: str, instance: Mapping[str, Any]) -> int:
+    """Return how far from a task an option is set: 0 for the task and its decorators, more for its bases."""
+    attribute, layers, decorated = TASK_PREFIX + name, 0, _decorated(cls)
+    if attribute in instance:
+        return 0
+    while decorated is not object:
+        layers, decorated = layers + 1, _decorated(decorated)
+    found = next(number for number, base in enumerate(cls.__mro__) if attribute in vars(base))
+    return max(0, found - layers)
 
 
 def check_settings(conf: Mapping[str, Any]) -> None:
@@ -113,18 +249,33 @@ def check_settings(conf: Mapping[str, Any]) -> None:
     Raises:
         LockConfigError: One is wrong, or is no setting of ours.
     """
-    for name in conf:
-        if name.startswith(APP_PREFIX) and name not in _APP_SETTINGS:
-            raise LockConfigError(f"there is no setting {name}{did_you_mean(name, _APP_SETTINGS)}")
+    _check_names(conf)
     checked_options(_options_of_app(conf))
     for name in (SWEEP_INTERVAL, CALL_TTL):
         if name in conf:
             checked_ttl(conf[name], name)
     if not isinstance(conf.get(FOLDER), (str, PathLike, type(None))):
         raise LockConfigError(f"{FOLDER} is a folder's path, not {conf[FOLDER]!r}")
+    if not isinstance(conf.get(BROKER), (str, type(None))):
+        raise LockConfigError(f"{BROKER} is a name for the broker, not {conf[BROKER]!r}")
     telemetry.check(conf)
     if not isinstance(conf.get(PARK_BEFORE_POOL, False), bool):
         raise LockConfigError(f"{PARK_BEFORE_POOL} is True or False, not {conf[PARK_BEFORE_POOL]!r}")
+
+
+def _check_names(conf: Mapping[str, Any]) -> None:
+    namespace = getattr(conf, "prefix", None) or ""
+    for written in map(str, conf):
+        # With a namespace Celery reads the names that begin with it, in capitals if it is; and those that are set by
+        # ``app.conf``, which have none.
+        name = written[len(namespace) :].lower() if namespace and written.startswith(namespace) else written
+        if name.startswith(APP_PREFIX) and name not in _APP_SETTINGS:
+            known = [namespace + (each.upper() if namespace.isupper() else each) for each in _APP_SETTINGS]
+            if written == name:
+                known = list(_APP_SETTINGS)
+            raise LockConfigError(f"there is no setting {written}{did_you_mean(written, known)}")
+        if not namespace and written != written.lower() and written.lower() in _APP_SETTINGS:
+            raise LockConfigError(f"the setting {written} is not read: write {written.lower()}")
 
 
 def _options_of_app(conf: Mapping[str, Any]) -> dict[str, Any]:

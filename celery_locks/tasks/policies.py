@@ -10,6 +10,7 @@ from celery_locks.settings import SCOPES, LockOptions
 from celery_locks.tasks.contention import (
     Contention,
     ContentionPolicy,
+    Park,
     Raise,
     RejectMessage,
     Replace,
@@ -18,7 +19,6 @@ from celery_locks.tasks.contention import (
     Wait,
 )
 from celery_locks.tasks.option_types import CallPolicyName
-from celery_locks.tasks.park import Park
 from celery_locks.tasks.scopes import scope_named
 from celery_locks.terms import did_you_mean
 
@@ -28,6 +28,10 @@ class CallablePolicy(ContentionPolicy):
 
     def __init__(self, function: Callable[[Contention], Any]) -> None:
         self._function = function
+
+    @property
+    def name(self) -> str:
+        return getattr(self._function, "__qualname__", repr(self._function))
 
     def contended(self, contention: Contention) -> Any:
         return self._function(contention)

@@ -14,8 +14,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery.utils.quorum_queues import detect_quorum_queues
-from kombu.entity import Exchange, Queue
-from kombu.transport.native_delayed_delivery import CELERY_DELAYED_DELIVERY_EXCHANGE, MAX_NUMBER_OF_BITS_TO_USE
+from kombu.transport.native_delayed_delivery import (
+    CELERY_DELAYED_DELIVERY_EXCHANGE,
+    MAX_NUMBER_OF_BITS_TO_USE,
+    calculate_routing_key,
+    level_name,
+)
+
+#: The exchange at which a message that is kept back begins.
+FIRST_RUNG = level_name(MAX_NUMBER_OF_BITS_TO_USE - 1)
 
 #: The seconds of a delay in binary, which stand before the routing key of a message that came by the ladder.
 _DELAY = re.compile(rf"(?:[01]\.){{{MAX_NUMBER_OF_BITS_TO_USE}}}")
@@ -41,29 +48,32 @@ def address_of(delivery_info: Mapping[str, Any] | None) -> tuple[str, str]:
     return exchange, routing_key
 
 
-def later_by(app: Any, delivery_info: Mapping[str, Any] | None, pause: float) -> tuple[float, dict[str, Any]]:
-    """How a message is sent once more, to come after a pause to where it came from.
+def later_by(app: Any, delivery_info: Mapping[str, Any] | None, pause: float) -> tuple[float, tuple[str, str] | None]:
+    """Return how a message is published once more, to come to where it came from after a pause.
 
     Args:
         app: The app.
-        delivery_info: By what the message came.
+        delivery_info: The address that the message came by.
         pause: Seconds.
 
     Returns:
-        The pause that the broker can keep, never a shorter one, and the options to send the message with.
+        The pause that the broker can keep, never a shorter one; and the exchange and routing key of the ladder, or
+        ``None`` for those that the message came by, where a worker waits for the moment.
     """
     if not delays_natively(app):
-        return pause, {}
+        return pause, None
     exchange, routing_key = address_of(delivery_info)
-    kind = _type_of(app, exchange, routing_key)
-    if not exchange:  # the queue's own name: Celery finds the queue by it
-        return (pause if kind == "direct" else math.ceil(pause)), {}
-    # Celery keeps a message back by its ladder unless the exchange is a direct one.
-    kept_back = kind == "topic" and bool(routing_key)
-    origin = Exchange(exchange, "topic" if kept_back else "direct")  # type: ignore[no-untyped-call]
-    queue = Queue("", origin, routing_key=routing_key)  # type: ignore[no-untyped-call]
-    options = {"queue": queue, "exchange": exchange, "routing_key": routing_key, "declare": ()}
-    return (math.ceil(pause) if kept_back else pause), options
+    if exchange:
+        kept_back = bool(routing_key) and _type_of(app, exchange, routing_key) == "topic"
+    else:  # the queue's own name
+        queue = app.amqp.queues.get(routing_key)
+        kept_back = queue is not None and queue.exchange.type != "direct"
+        if kept_back:
+            routing_key = queue.routing_key or routing_key
+    seconds = math.ceil(pause)
+    if not kept_back or seconds < 1:
+        return pause, None
+    return seconds, (FIRST_RUNG, calculate_routing_key(seconds, routing_key))
 
 
 def delays_natively(app: Any) -> bool:

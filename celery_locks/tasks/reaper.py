@@ -17,12 +17,13 @@ from typing import Any
 from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.locks import Locks
-from celery_locks.stores.parking import Call, Parking, tickets_of
+from celery_locks.stores.parking import Dispatch, Parking, tickets_of
 from celery_locks.tasks import records
+from celery_locks.tasks.brokers import broker_id
+from celery_locks.tasks.dispatch import publish_dispatched
 from celery_locks.tasks.lives import Life, Member
 from celery_locks.tasks.records import Written
 from celery_locks.tasks.remains import remove_remains
-from celery_locks.tasks.sending import send_on
 
 logger = log.logger(__name__)
 
@@ -142,9 +143,9 @@ class Reaper:
         parking = tickets_of(store)
         if parking is None:
             freed = store.release(name, token)
-        else:  # not `hand_on`: that would say that the run has ended well
-            freed, calls = parking.died(name, token)
-            self._send_on(parking, calls)
+        else:
+            freed, dispatches = parking.end_run(name, token, "again", broker=broker_id(self._app))
+            self._publish(parking, dispatches)
         if freed:
             who = f"{written.task}[{written.task_id}]"
             said = f"process {member.process.pid} died; {written.key!r} is free, which its {who} held"
@@ -152,8 +153,8 @@ class Reaper:
             held = time.time() - written.since if written.since else None
             log.line(logger, logging.WARNING, "freed", said, **fields, reason="died", seconds=held)
 
-    def _send_on(self, parking: Parking, calls: tuple[Call, ...]) -> None:
-        if calls:
+    def _publish(self, parking: Parking, dispatches: tuple[Dispatch, ...]) -> None:
+        if dispatches:
             # A connection of its own: those of the app's pool belong to the worker's other threads and children.
             with self._app.connection_for_write() as connection:
-                send_on(self._app, parking, calls, connection)
+                publish_dispatched(self._app, parking, dispatches, connection)

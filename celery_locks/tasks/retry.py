@@ -17,11 +17,12 @@ from celery_locks import owners
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.tasks.header import ours_of, with_ours
+from celery_locks.tasks.header import fields_of, with_fields
 from celery_locks.tasks.options import locks_for
 from celery_locks.terms import LONGEST_TTL
 
 if TYPE_CHECKING:
+    from celery_locks.tasks.spec import TaskLock
     from celery_locks.tasks.task import LockedTask
 
 
@@ -49,14 +50,14 @@ class PostponedRetry(Retry):
         self.published = self._send()
 
 
-def hand_to_retry(task: LockedTask, lease: Lease, pause: float) -> bool:
-    """Hands the lease of a run to the retry whose message is about to be sent, which may run after a pause in seconds.
+def hand_to_retry(task: LockedTask, spec: TaskLock, lease: Lease, pause: float) -> bool:
+    """Hand the lease of a run to the retry whose message is about to be published, to run after a pause in seconds.
 
     Returns:
         Whether it was held until now.
     """
-    request, options = task.request, task.lock_options
-    ttl = min(options.ttl + pause, LONGEST_TTL)
+    request = task.request
+    ttl = min(spec.options.ttl + pause, LONGEST_TTL)
     claim = replace(
         lease.claim,
         token=secrets.token_hex(16),
@@ -72,13 +73,13 @@ def hand_to_retry(task: LockedTask, lease: Lease, pause: float) -> bool:
         return release_or_later(lease)
     if handed:
         ours = {"id": request.id, "key": lease.key, "lock": claim.name, "token": claim.token}
-        request.headers = with_ours(request.headers, **ours)
+        request.headers = with_fields(request.headers, **ours)
     return handed
 
 
-def take_from_retry(task: LockedTask) -> None:
-    """Gives back what was handed to a retry whose message could not be sent."""
-    ours = ours_of(task.request)
+def take_from_retry(task: LockedTask, spec: TaskLock) -> None:
+    """Release what was handed to a retry whose message could not be published."""
+    ours = fields_of(task.request)
     if "token" in ours:
         store = locks_for(task.app).store
-        keeper().release_later(store, ours["lock"], ours["token"], task.lock_options.ttl)
+        keeper().release_later(store, ours["lock"], ours["token"], spec.options.ttl)

@@ -1,7 +1,7 @@
-"""Messages that will never run: what was taken for them at their call is given back at once.
+"""Messages that will never run: what was acquired for them at their call is released at once.
 
-A worker that has the message tells by Celery's signals. One that still waits at the broker nobody has: the ``revoke``
-command, which every worker hears, looks in the store for what its task has there.
+A worker that has the message reports it by Celery's signals. No worker has one that waits at the broker: for
+that, the command ``revoke``, which every worker receives, looks in the store.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
+from billiard.exceptions import WorkerLostError
 from celery import signals
 from celery.utils.functional import maybe_list
 
 from celery_locks import log
 from celery_locks.errors import LockError
-from celery_locks.stores.parking import Call, Parking, tickets_of
-from celery_locks.tasks.header import ours_in
+from celery_locks.stores.parking import Dispatch, Parking, tickets_of
+from celery_locks.tasks.brokers import broker_id
+from celery_locks.tasks.dispatch import publish_dispatched
+from celery_locks.tasks.ends import RunEnd, end_of
+from celery_locks.tasks.header import fields_in
 from celery_locks.tasks.options import locks_for
-from celery_locks.tasks.sending import send_on
 
 logger = log.logger(__name__)
 
@@ -26,48 +29,68 @@ logger = log.logger(__name__)
 COMMANDS = ("revoke", "terminate")
 _HEARD = "__celery_locks__"
 
-SendOn = Callable[[Any, Parking, Sequence[Call]], object]
+Publish = Callable[[Any, Parking, Sequence[Dispatch]], object]
 
 
-def withdraw(app: Any, task_ids: Iterable[str], send: SendOn = send_on) -> None:
-    """Takes out of the store what tasks have there that wait and were revoked.
+def withdraw(app: Any, task_ids: Iterable[str], publish: Publish = publish_dispatched) -> None:
+    """Take out of the store what tasks have there that wait and were revoked.
 
     Args:
         app: The app.
         task_ids: The tasks.
-        send: Sends on the messages of those whose turn comes by it.
+        publish: Publishes the messages of those whose turn comes by it.
     """
     locks = locks_for(app)
     parking = tickets_of(locks.store)
     if parking is None:
         return
     for task_id in task_ids:
-        calls = parking.withdraw(locks.prefix, task_id)
-        if calls:
-            send(app, parking, calls)
+        dispatches = parking.withdraw(locks.prefix, broker_id(app), task_id)
+        if dispatches:
+            publish(app, parking, dispatches)
 
 
-def give_back(app: Any, headers: Any, task_id: str | None, send: SendOn = send_on) -> None:
-    """Gives back the lease that was taken at the call of a message that will never run, and ends its ticket."""
-    ours = ours_in(headers, task_id)
+def settle_message(
+    app: Any, headers: Any, task_id: str | None, publish: Publish = publish_dispatched, *, running: bool = False
+) -> None:
+    """Release the lease that was acquired at the call of a message, and end its ticket: its task needs neither.
+
+    Args:
+        app: The app.
+        headers: The message's headers.
+        task_id: The task's id.
+        publish: Publishes the messages of those whose turn comes by it.
+        running: Whether the run of the ticket has ended too. Otherwise a copy of the message may run elsewhere.
+    """
+    ours = fields_in(headers, task_id)
+    if not ours.keys() & {"ticket", "token"}:
+        return
     locks = locks_for(app)
     store = locks.store
     parking = tickets_of(store)
     if parking is not None and "ticket" in ours:
-        parking.settle(locks.name(ours["key"]), ours["ticket"])
+        parking.finish(locks.name(ours["key"]), ours["ticket"], running=running)
     if "token" not in ours or "lasting" in ours:
         return
     if parking is None:
         store.release(ours["lock"], ours["token"])
         return
-    _, calls = parking.hand_on(ours["lock"], ours["token"])
-    if calls:
-        send(app, parking, calls)
+    _, dispatches = parking.end_run(ours["lock"], ours["token"], "final", broker=broker_id(app))
+    if dispatches:
+        publish(app, parking, dispatches)
 
 
-def give_back_safely(app: Any, headers: Any, task_id: str | None) -> None:
-    """`give_back`, and a line in the log where the store is away."""
-    _safely(lambda: give_back(app, headers, task_id))
+def finish_safely(app: Any, key: str, ticket: str, token: str) -> None:
+    """End the ticket of a run whose result is stored; log where the store is away."""
+    locks = locks_for(app)
+    parking = tickets_of(locks.store)
+    if parking is not None:
+        _safely(lambda: parking.finish(locks.name(key), ticket, token))
+
+
+def settle_message_safely(app: Any, headers: Any, task_id: str | None, *, running: bool = False) -> None:
+    """Call `settle_message`; log where the store is away."""
+    _safely(lambda: settle_message(app, headers, task_id, running=running))
 
 
 def hear_revokes() -> None:
@@ -93,30 +116,34 @@ def _hearing(command: Callable[..., Any], position: int) -> Callable[..., Any]:
 
 
 def _on_revoked(sender: Any, request: Any, **kwargs: Any) -> None:
-    if hasattr(sender, "lock_options"):
-        give_back_safely(sender.app, request.headers, request.id)
+    settle_message_safely(sender.app, request.headers, request.id, running=bool(kwargs.get("terminated")))
 
 
-def _on_failure(sender: Any, task_id: str, **kwargs: Any) -> None:
-    """The task failed before its body: ``before_start`` raised. Else its message's header has been taken off."""
+def _on_failure(sender: Any, task_id: str, exception: Any = None, **kwargs: Any) -> None:
+    """The task failed before its body, as ``before_start`` raised; or in the worker's parent, as its process died.
+
+    Other messages have lost our header by then.
+    """
     request = getattr(sender, "request", None)
-    if hasattr(sender, "lock_options") and request is not None and request.id == task_id:
-        give_back_safely(sender.app, request.headers, task_id)
+    if request is None or request.id != task_id or not hasattr(type(sender), "lock_options"):
+        return
+    if end_of(sender, exception) in (RunEnd.FINAL, RunEnd.STORED):
+        settle_message_safely(sender.app, request.headers, task_id, running=isinstance(exception, WorkerLostError))
 
 
 def _on_refused(sender: Any, message: Any, **kwargs: Any) -> None:
     """The worker knows no such task, or can't read the message."""
     headers = message.headers or {}
-    give_back_safely(sender.app, headers, headers.get("id"))
+    settle_message_safely(sender.app, headers, headers.get("id"))
 
 
 def _safely(do: Callable[[], None]) -> None:
     try:
         do()
     except LockError as error:
-        logger.warning("%s; what a revoked task has there ends with its ttl", error)
+        logger.warning("%s; what the task has there ends with its ttl", error)
     except Exception:
-        logger.exception("what a revoked task has in the store could not be given back: it ends with its ttl")
+        logger.exception("what a task has in the store could not be released: it ends with its ttl")
 
 
 for _signal, _receiver in (

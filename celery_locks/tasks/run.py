@@ -1,7 +1,8 @@
-"""The one wrapper of ``run``: takes the lease, runs the body under it, gives it back."""
+"""The one wrapper of ``run``: it acquires the lease, runs the body under it, and releases it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -10,18 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry
+from celery.signals import task_postrun, task_prerun
 
 from celery_locks import log
-from celery_locks.errors import LossReason
-from celery_locks.lease import Lease, release_or_later
+from celery_locks.errors import LockError, LockTimeout, LossReason
+from celery_locks.lease import Lease, release_kept_later, release_or_later
+from celery_locks.nesting import RunScope
 from celery_locks.renewal import keeper
+from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import records
 from celery_locks.tasks.abort import guard_here, lost
+from celery_locks.tasks.brokers import broker_id
+from celery_locks.tasks.deferral import Deferred
+from celery_locks.tasks.dispatch import publish_dispatched
+from celery_locks.tasks.ends import RunEnd, end_of
 from celery_locks.tasks.entry import Entered, Entry
+from celery_locks.tasks.header import fields_of
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
-from celery_locks.tasks.revoked import give_back_safely
+from celery_locks.tasks.revoked import finish_safely, settle_message_safely
 
 if TYPE_CHECKING:
+    from celery_locks.tasks.spec import TaskLock
     from celery_locks.tasks.task import LockedTask
 
 logger = log.logger(__name__)
@@ -34,11 +44,12 @@ MAPS = ("celery.map", "celery.starmap")
 class Run:
     """A run of a locked task.
 
-    It is open before it takes its lease and until it has sent its retries: around Celery's autoretry, which is around
-    the body.
+    It is open before it acquires its lease and until it has published its retries: around Celery's autoretry, which is
+    around the body.
     """
 
     task: LockedTask
+    spec: TaskLock
     request: Any
     outer: Run | None
     #: What is asked of the store; set when the run begins.
@@ -47,14 +58,95 @@ class Run:
     lease: Lease | None = None
     #: The lease without which the body must not go on.
     guard: Lease | None = None
-    #: Retries that the body asked for: sent when the lease is given back, or they would meet it.
+    #: Retries that the body asked for: published when the lease is released, or they would meet it.
     postponed: list[PostponedRetry] = field(default_factory=list)
+    #: How it ended; ``None`` until that is known.
+    end: RunEnd | None = None
+    #: Whether it ended without its body, so that nothing of its message is needed any more.
+    refused: bool = False
+    #: Whether the ticket of its message is done.
+    _finished: bool = False
 
     def is_of(self, task: LockedTask) -> bool:
         """Whether this is the run of the task's present request, of which a plain call within it has a copy."""
         request = task.request
         same = request is self.request if request.id is None else request.id == self.request.id
         return self.task is task and same
+
+    def bind_release(self, lease: Lease) -> Lease:
+        """Have the release of a lease state how the run ended, and publish the tasks whose turn comes by it."""
+        lease.release_in_store = self._release
+        return lease
+
+    def _release(self, lease: Lease) -> bool:
+        parking = tickets_of(lease.store)
+        if parking is None:
+            return lease.store.release(lease.claim.name, lease.token)
+        app = self.task.app
+        name, token = lease.claim.name, lease.token
+        end = self.end or RunEnd.STORED  # the body goes on without the key: the ticket ends with the run
+        released, dispatches = parking.end_run(name, token, end.value, broker=broker_id(app))
+        is_final = self.end is RunEnd.FINAL
+        self._finished |= is_final and self.entry is not None and lease.token == self.entry.ticket_token
+        if dispatches:
+            publish_dispatched(app, parking, dispatches)
+        return released
+
+    def close(self) -> bool:
+        """Release what the run has. May be called again after it was interrupted.
+
+        Returns:
+            Whether it held its lease until now.
+        """
+        try:
+            if self.guard is None:
+                return True
+            if self.postponed and self.spec.scope.to_the_end:
+                return hand_to_retry(self.task, self.spec, self.guard, max(retry.pause for retry in self.postponed))
+            return release_or_later(self.guard)
+        finally:
+            self._release_claims()
+
+    def _release_claims(self) -> None:
+        # A signal (a soft time limit) may have struck between the store's yes and the line that took note of it.
+        for claim in self.entry.claims if self.entry is not None else ():
+            forgotten = keeper().kept(claim.token)
+            if forgotten is not None:
+                release_or_later(self.bind_release(forgotten))
+            records.strike(claim.token)
+
+    def settle(self) -> None:
+        """End the ticket of the run's message, and the lease of its call where the body did not run."""
+        if self.end not in (RunEnd.FINAL, RunEnd.STORED):
+            return
+        if self.refused:
+            settle_message_safely(self.task.app, self.request.headers, self.request.id)
+        if self.entry is not None and self.entry.ticket and not self._finished:
+            finish_safely(self.task.app, self.entry.key, self.entry.ticket, self.entry.ticket_token)
+
+
+#: Runs that are open, or whose ticket ends when their result is stored, by the id of their request.
+_unsettled: dict[int, Run] = {}
+
+
+@task_postrun.connect(weak=False, dispatch_uid="celery-locks-run")
+def _after_result(sender: Any = None, **kwargs: Any) -> None:
+    """Celery has stored the result: settle what the run left for now, or what an interrupt made it leave."""
+    run = _unsettled.pop(id(sender.request), None) if _unsettled else None
+    if run is None:
+        return
+    run.end = run.end or RunEnd.AGAIN
+    run._release_claims()
+    # Celery sends this in a ``finally``: an error on its way means that nothing is acknowledged.
+    if sys.exc_info()[0] is None:
+        run.settle()
+
+
+@task_prerun.connect(weak=False, dispatch_uid="celery-locks-no-lock")
+def _before_run(sender: Any = None, **kwargs: Any) -> None:
+    """Settle the message of a task that a deploy made one without a lock: it may have a ticket, or a call's lease."""
+    if not hasattr(type(sender), "lock_options") and fields_of(sender.request):
+        settle_message_safely(sender.app, sender.request.headers, sender.request.id)
 
 
 _current: ContextVar[Run | None] = ContextVar("celery_locks_run", default=None)
@@ -105,36 +197,72 @@ def run_around(task: LockedTask, inner: Callable[..., Any], args: tuple[Any, ...
 
 def _takes_lease(task: LockedTask, request: Any) -> bool:
     """Whether this call is a run: by a worker, eager, or as an item of a map; not a plain call ``task(…)``."""
-    if not task.locks_runs():
-        return False
     if request.called_directly:
         stack = _task_stack.stack
-        return len(stack) > 1 and stack[-2].name in MAPS
-    return True
+        return len(stack) > 1 and stack[-2].name in MAPS and task.locks_runs()
+    ours = fields_of(request)
+    # With locking off, what a message brings is settled all the same: a lease of its call, a ticket.
+    return "key" in ours or bool(ours.get("options", {}).get("enabled", task.locks_runs()))
 
 
 def _open(task: LockedTask, request: Any, inner: Callable[[Run], Any]) -> Any:
-    run = Run(task, request, _current.get())
-    entered = _current.set(run)
+    run = Run(task, _spec_of(task, request), request, _current.get())
+    _unsettled[id(request)] = run
     try:
         try:
-            result = inner(run)
-        finally:
-            _current.reset(entered)
-            held = _close(run)
-            _publish(run)
+            result, held = _run_and_close(run, inner)
+        except BaseException:
+            # A signal may have struck while the run was closed, too: what is still renewed is released all the same.
+            for claim in run.entry.claims if run.entry is not None else ():
+                release_kept_later(claim.token)
+            raise
     except PostponedRetry as retry:
         raise (retry.published or retry).with_traceback(None) from None
     except (Ignore, Reject, Retry) as ending:
-        # Celery formats the traceback of each, though nobody sees it: that takes 2 ms a frame.
+        # Celery formats the traceback of each, though it shows none: that takes 2 ms a frame.
         raise ending.with_traceback(None) from ending.__cause__
     _check(run, held)
     return result
 
 
+def _run_and_close(run: Run, inner: Callable[[Run], Any]) -> tuple[Any, bool]:
+    """Return the result of a run, and whether it held its lease until its end."""
+    entered = _current.set(run)
+    try:
+        result = inner(run)
+        run.end = end_of(run.task, None)
+    except _PastAutoretry as carried:
+        run.end = _end_of(run, carried.error)
+        raise carried.error from carried.error.__cause__
+    except BaseException as error:
+        run.end = _end_of(run, error)
+        raise
+    finally:
+        _current.reset(entered)
+        held = run.close()
+        _publish(run)
+        if run.end is not RunEnd.STORED or run.request.called_directly:
+            _unsettled.pop(id(run.request), None)
+            run.settle()
+    return result, held
+
+
+def _end_of(run: Run, error: BaseException) -> RunEnd:
+    end = end_of(run.task, error)
+    out = run.entry is not None and run.entry.out
+    # Though its message may come again, from a dead-letter queue: the ticket left the line, and no wait follows.
+    return RunEnd.STORED if end is RunEnd.REJECTED and out and isinstance(error, LockTimeout) else end
+
+
+def _spec_of(task: LockedTask, request: Any) -> TaskLock:
+    """The task's lock, with the options of this call."""
+    options = fields_of(request).get("options")
+    return task.lock_spec.with_options_of_message(options) if options else task.lock_spec
+
+
 def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     task = run.task
-    run.entry = Entry(task, run.request, args, kwargs)
+    run.entry = Entry(task, run.spec, run.request, args, kwargs, run.bind_release)
     entered = _enter(run, run.entry)
     if not isinstance(entered, Entered):
         return entered
@@ -144,8 +272,10 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     run.guard.of_run = True
     run.guard.on_lost(lambda lease, reason: _tell(task, lease, reason))
     called = partial(body, *args, **kwargs)
-    result = guard_here(run.guard).run(called) if _aborts(task) else called()
-    if not (run.postponed and task.lock_in_scope.to_the_end):
+    with RunScope(run.guard):
+        result = guard_here(run.guard).run(called) if _aborts(run) else called()
+    if not (run.postponed and run.spec.scope.to_the_end):
+        run.end = end_of(task, None)
         _check(run, release_or_later(run.guard))  # here, so that autoretry sees a loss
         run.guard = None
     return result
@@ -154,39 +284,45 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 def _enter(run: Run, entry: Entry) -> Any:
     try:
         result = entry.enter()
-    except (Ignore, Retry):  # the message comes once more
+    except (Deferred, Retry):  # the message comes once more, unless its ticket left the line
+        run.refused = entry.out
+        raise
+    except Reject:  # a dead-letter queue may lead back, to a call that holds nothing
+        settle_message_safely(run.task.app, run.request.headers, run.request.id)
+        raise
+    except LockTimeout as error:
+        run.refused = True
+        if _retries_automatically(run.task):
+            raise _PastAutoretry(error) from error
         raise
     except BaseException:
-        give_back_safely(run.task.app, run.request.headers, run.request.id)
+        run.refused = True
         raise
-    if not isinstance(result, Entered):
-        give_back_safely(run.task.app, run.request.headers, run.request.id)
+    run.refused = not isinstance(result, Entered)
     return result
 
 
-def _close(run: Run) -> bool:
-    """Gives back what the run has. Returns whether it held its lease until now."""
-    try:
-        if run.guard is None:
-            return True
-        if run.postponed and run.task.lock_in_scope.to_the_end:
-            return hand_to_retry(run.task, run.guard, max(retry.pause for retry in run.postponed))
-        return release_or_later(run.guard)
-    finally:
-        # A signal (a soft time limit) may have struck between the store's yes and the line that took note of it.
-        for claim in run.entry.claims if run.entry is not None else ():
-            forgotten = keeper().kept(claim.token)
-            if forgotten is not None:
-                release_or_later(forgotten)
-            records.strike(claim.token)
+class _PastAutoretry(Ignore):
+    """Carries an error past Celery's autoretry: ``max_wait`` is the longest wait over all attempts."""
+
+    def __init__(self, error: LockTimeout) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _retries_automatically(task: LockedTask) -> bool:
+    """Whether autoretry is around the body, and was not asked to retry errors of locks."""
+    asked = getattr(task, "autoretry_for", ()) or ()
+    return "_orig_run" in vars(task) and not any(issubclass(kind, LockError) for kind in asked)
 
 
 def _check(run: Run, held: bool) -> None:
-    """Raises `LockLost` where the run's lease was lost; not where the body gave it back itself."""
+    """Raise `LockLost` where the run's lease was lost; not where the body released it itself."""
     if held or run.guard is None or not run.guard.lost:
         return
-    error = lost(run.guard)  # waits for those who are being told, also where they are all that happens
-    if _aborts(run.task):
+    error = lost(run.guard)  # waits until all callbacks have been called, also where they are all that happens
+    if _aborts(run):
+        run.end = end_of(run.task, error)
         raise error
 
 
@@ -195,12 +331,13 @@ def _publish(run: Run) -> None:
         for retry in run.postponed:
             retry.publish()
     except BaseException:
-        take_from_retry(run.task)
+        run.end = RunEnd.REJECTED  # Celery rejects the message
+        take_from_retry(run.task, run.spec)
         raise
 
 
-def _aborts(task: LockedTask) -> bool:
-    return task.lock_options.on_lost == "abort"
+def _aborts(run: Run) -> bool:
+    return run.spec.options.on_lost == "abort"
 
 
 def _tell(task: LockedTask, lease: Lease, reason: LossReason) -> None:

@@ -1,4 +1,8 @@
-"""The sweeper: a thread in every worker that sends on what is stuck. One acts at a time, the others stand by."""
+"""The sweeper: a thread in every worker that dispatches what is overdue.
+
+Of the workers of one broker one sweeps at a time, the others stand by. It runs wherever tasks can park in the store,
+since tasks may be parked there from before a deploy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from celery_locks.lock import this_process
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Claim, Granted
 from celery_locks.stores.parking import Parking
-from celery_locks.tasks.sending import send_on
+from celery_locks.tasks.brokers import broker_id
+from celery_locks.tasks.dispatch import publish_dispatched
 
 logger = log.logger(__name__)
 
@@ -38,8 +43,9 @@ class Sweeper:
         self._interval = float(app.conf.get(SWEEP_INTERVAL, DEFAULT_SWEEP_INTERVAL))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-locks-sweeper", daemon=True)
-        # The same token each time: a claim that is repeated prolongs. No key makes this name, which lies beside theirs.
-        name = f"{locks.prefix}:sweeper:{{1}}"
+        self._broker = broker_id(app)
+        # The same token each time: a claim that is repeated prolongs. No key makes this name.
+        name = f"{locks.prefix}:sweeper:{{{self._broker}}}"
         self._claim = Claim(name, secrets.token_hex(16), this_process(), max(2 * self._interval, 1.0))
 
     def start(self) -> None:
@@ -60,7 +66,7 @@ class Sweeper:
         try:
             self._look()
         except StoreUnavailable as error:
-            logger.warning("%s; parked tasks are sent on when it is back", error)
+            logger.warning("%s; parked tasks are dispatched when it is back", error)
             self._stopped.wait(min(1.0, self._interval))
         except Exception:
             logger.exception("the sweeper failed; it goes on")
@@ -70,10 +76,10 @@ class Sweeper:
         if not isinstance(self._locks.store.acquire(self._claim), Granted):
             self._stopped.wait(self._interval)
             return
-        calls = self._parking.sweep(self._locks.prefix)
-        if calls:
+        dispatches = self._parking.sweep(self._locks.prefix, self._broker)
+        if dispatches:
             # A connection of its own: those of the app's pool belong to the worker's other threads and children.
             with self._app.connection_for_write() as connection:
-                send_on(self._app, self._parking, calls, connection)
+                publish_dispatched(self._app, self._parking, dispatches, connection)
         elif not self._stopped.is_set():
-            self._parking.await_due(self._locks.prefix, self._interval)
+            self._parking.await_due(self._locks.prefix, self._broker, self._interval)

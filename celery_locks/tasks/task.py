@@ -5,31 +5,41 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from functools import cached_property, partial, wraps
+from functools import cached_property, wraps
 from importlib import import_module
+from types import CoroutineType
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Retry
+from celery.utils import uuid
 from kombu.exceptions import EncodeError
 
 from celery_locks.backoff import Backoff
-from celery_locks.errors import LockConfigError, LockKeyError, LossReason
-from celery_locks.keys import KeyMaker
+from celery_locks.errors import LockConfigError, LockError, LockKeyError, LossReason
 from celery_locks.lease import Lease
-from celery_locks.settings import LockOptions, OnLost, ScopeName
+from celery_locks.settings import OPTION_NAMES, LockOptions, OnLost, ScopeName
 from celery_locks.tasks import calls
-from celery_locks.tasks.contention import ContentionPolicy
 from celery_locks.tasks.events import TaskEventsStep
-from celery_locks.tasks.header import ours_alone
+from celery_locks.tasks.header import fields_in, number_messages_of, ours_alone, with_fields
+from celery_locks.tasks.marks import check_not_marked
 from celery_locks.tasks.option_types import Duration, Key, OnContention
-from celery_locks.tasks.options import checked_options, is_celerys_own, options_of, options_of_class
-from celery_locks.tasks.policies import run_policy
+from celery_locks.tasks.options import (
+    TASK_PREFIX,
+    call_options,
+    check_attribute,
+    checked_options,
+    is_celerys_own,
+    is_option,
+    options_of,
+    options_of_class,
+)
 from celery_locks.tasks.retry import PostponedRetry
 from celery_locks.tasks.run import run_around, run_locked, run_of
-from celery_locks.tasks.scopes import Scope, scope_named
+from celery_locks.tasks.scopes import scope_named
+from celery_locks.tasks.signatures import CallSignature, call_signature, is_async
+from celery_locks.tasks.spec import TaskLock
 from celery_locks.tasks.worker import LocksStep
-from celery_locks.terms import Terms
 
 if "celery.worker.control" in sys.modules:  # in the ``celery`` command, which asks workers what it knows itself
     import_module("celery_locks.tasks.inspection")
@@ -72,61 +82,80 @@ class LockedTask(Task):
 
     abstract = True
     Strategy = "celery_locks.tasks.early:strategy"
-    _key_maker: KeyMaker | None = None
-    #: Whether the task itself says that it is locked or not.
-    _enabled: bool | None = None
+    #: How callers call the task; ``None`` without a ``run()``.
+    _locks_signature: CallSignature | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        values = options_of_class(cls)
-        options = checked_options(values)
-        cls._enabled = values.get("enabled")
-        if "run" in vars(cls):
-            cls.run = _locked(cls, vars(cls)["run"])
-        body = getattr(cls.run, "locked_body", None)
-        if body is not None:
-            name = getattr(cls, "name", None)
-            cls._key_maker = KeyMaker(options.key, _signature(body), name)
+        prepare(cls)
 
     @classmethod
     def bind(cls, app: Any) -> Any:
         """Connect the task to its app (Celery calls it).
 
         Raises:
-            LockConfigError: A policy has no effect in the task's scope.
+            LockConfigError: The task can't be locked, or an option has no effect.
         """
         app.steps["worker"].add(LocksStep)
         app.steps["consumer"].add(TaskEventsStep)
         bound = super().bind(app)
-        # The scope may be a setting of the app.
-        if "on_contention" in options_of_class(cls) and not is_celerys_own(cls.name):
-            options_of(cls, app.conf)
+        prepare(cls)  # once more: the setting task_annotations sets attributes and may wrap run()
+        if not is_celerys_own(cls.name):
+            number_messages_of(cls.name)
+            check_lockable(cls)
+            if options_of_class(cls):  # the scope and the policy may be settings of the app
+                check_calls(cls, options_of(cls, app.conf))
         return bound
 
-    @cached_property
+    @property
+    def lock_spec(self) -> TaskLock:
+        """Everything about the lock of this task. Made once, and once more when an option has been set since.
+
+        Raises:
+            LockConfigError: A setting is wrong.
+            LockKeyError: The key names no argument of the task.
+        """
+        cls = type(self)
+        present = [getattr(self, name, None) for name in _ATTRIBUTES]
+        made: tuple[list[Any], TaskLock] | None = vars(self).get("_locks_spec")
+        if made is not None and all(map(_is_same, made[0], present)):
+            return made[1]
+        check_lockable(cls)
+        options = options_of(cls, self.app.conf, vars(self))
+        check_calls(cls, options)
+        spec = TaskLock(self.name, options, self._locks_signature).checked()
+        self.__dict__["_locks_spec"] = present, spec
+        return spec
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith(TASK_PREFIX):
+            super().__setattr__(name, value)
+            return
+        check_attribute(self, name, value)
+        before = dict(vars(self))
+        self.__dict__.pop("_locks_spec", None)
+        super().__setattr__(name, value)
+        if self.__bound__ and is_option(name) and not is_celerys_own(self.name):
+            try:
+                _ = self.lock_spec
+            except LockError:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                raise
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name.startswith(TASK_PREFIX):
+            self.__dict__.pop("_locks_spec", None)
+
+    @property
     def lock_options(self) -> LockOptions:
-        """The options of this task: its own, the app's, the defaults. Read once.
+        """The options of this task: its own, the app's, the defaults.
 
         Raises:
             LockConfigError: A setting is wrong.
         """
-        return options_of(type(self), self.app.conf)
-
-    @cached_property
-    def lock_terms(self) -> Terms:
-        """The terms of this task's leases."""
-        options = self.lock_options
-        return Terms(options.ttl, options.renew, options.max_hold, options.limit, options.permits)
-
-    @cached_property
-    def lock_run_policy(self) -> ContentionPolicy:
-        """What happens to a run that finds its key held."""
-        return run_policy(self.lock_options)
-
-    @cached_property
-    def lock_in_scope(self) -> Scope:
-        """When this task's leases are held."""
-        return scope_named(self.lock_options.scope)
+        return self.lock_spec.options
 
     @property
     def lease(self) -> Lease | None:
@@ -141,23 +170,21 @@ class LockedTask(Task):
             LockKeyError: They make none.
             TypeError: The task does not take them.
         """
-        if self._key_maker is None:
-            raise LockConfigError(f"{self.name} has no run() that could be locked")
-        return self._key_maker.key(args, kwargs, self.name)
+        return self.lock_spec.key_for(args, kwargs)
 
     def locks_runs(self) -> bool:
         """Whether runs of this task take a lease: not Celery's own tasks, and not with ``enabled`` off."""
-        enabled = self._enabled
+        enabled = getattr(self, "lock_enabled", None)
         if enabled is None:
             # What is set now is read each time, so that tests can switch all locking off and on again. A lookup in all
             # of the settings would take longer than the rest of a run together.
             enabled = self.app.conf.changes.get("locks_enabled")
             if enabled is None:  # read, and kept, only where nothing is changed: a change may be taken back
-                enabled = self._configured_enabled
+                enabled = self._locks_configured_enabled
         return enabled and not is_celerys_own(self.name)
 
     @cached_property
-    def _configured_enabled(self) -> bool:
+    def _locks_configured_enabled(self) -> bool:
         return bool(self.app.conf.get("locks_enabled", True))
 
     def on_lock_lost(self, lease: Lease, reason: LossReason) -> None:
@@ -169,30 +196,54 @@ class LockedTask(Task):
         """
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-        """Sends the task, as Celery does; in a scope that begins at the call it takes the lease first.
+        """Send the task, as Celery does; in a scope that begins at the call, take the lease first.
+
+        Options with the prefix ``lock_``, such as ``lock_ttl=5``, replace those of the task for this call and its run.
+        The message carries them, so they can't be functions or objects.
 
         Returns:
             The result of the task, or of the one that holds the key.
 
         Raises:
+            LockConfigError: An option is wrong or has no effect; no message was sent.
             LockKeyError: Its arguments make no key; no message was sent.
             LockContended: Others hold the key.
             StoreUnavailable: The lock store is away; no message was sent.
         """
         options = {**dict(zip(calls.POSITIONAL, rest, strict=False)), **options}
-        key = self._key_of_call(args, kwargs)
-        if key is not None and self.lock_in_scope.call and calls.is_new_call(self, options):
-            send = partial(super().apply_async, args, kwargs)
-            return calls.call(self, key, lambda options: send(**options), options)
-        return super().apply_async(args, kwargs, **options)
+        own = call_options(options)
+        # A message that is sent once more has the options of its call.
+        given = {**fields_in(options.get("headers"), options.get("task_id")).get("options", {}), **own}
+        publish = super().apply_async
 
-    def _key_of_call(self, args: Any, kwargs: Any) -> str | None:
-        if not self.locks_runs():
-            return None
+        def send(**options: Any) -> Any:
+            return publish(args, kwargs, **(_with_call_options(options, given) if own else options))
+
+        locked = given.get("enabled", self.locks_runs()) and not is_celerys_own(self.name)
+        spec = self.lock_spec.with_options(given) if locked or own else None
+        key = self._key_of_call(spec, args, kwargs) if spec is not None and locked else None
+        if spec is not None and key is not None and spec.scope.call and calls.is_new_call(self, options):
+            return calls.call(self, spec, key, lambda options: send(**options), options)
+        return send(**options)
+
+    def apply(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Run the task here and now, as Celery does; options with the prefix ``lock_`` replace those of the task.
+
+        Raises:
+            LockConfigError: An option is wrong or has no effect.
+        """
+        options = {**dict(zip(_POSITIONAL_OF_APPLY, rest, strict=False)), **options}
+        own = call_options(options)
+        if own:
+            self.lock_spec.with_options(own)
+            options = _with_call_options(options, own)
+        return super().apply(args, kwargs, **options)
+
+    def _key_of_call(self, spec: TaskLock, args: Any, kwargs: Any) -> str | None:
         try:
-            return self.lock_key_for(*(args or ()), **(kwargs or {}))
+            return spec.key_for(args or (), kwargs or {})
         except TypeError:
-            return None  # Celery's own check says it better, or the task does without.
+            return None  # Celery's own check has the better message, or the task runs without one.
         except LockKeyError as error:
             raise UnkeyableArguments(error.message, error.key) from error
 
@@ -229,25 +280,130 @@ class LockedTask(Task):
         return postponed
 
 
+#: The attributes that are options.
+_ATTRIBUTES = tuple(TASK_PREFIX + name for name in OPTION_NAMES)
+#: What `Task.apply` takes by position, after the arguments of the task.
+_POSITIONAL_OF_APPLY = ("link", "link_error", "task_id", "retries", "throw", "logfile", "loglevel", "headers")
+
+
+def prepare(cls: type[LockedTask]) -> None:
+    """Lock the ``run()`` of a class and check its options. May be done again.
+
+    Raises:
+        LockConfigError: An option is wrong, or the body is async or decorated by itself.
+        LockKeyError: The key names no argument of the task.
+    """
+    options = checked_options(options_of_class(cls))
+    if not hasattr(cls.run, "locked_body") and cls.run is not Task.run:
+        body = inspect.getattr_static(cls, "run")
+        owner = next(base for base in cls.__mro__ if "run" in vars(base))
+        if "_decorated" not in vars(owner):  # Celery makes a class of a function, which may well be marked
+            check_not_marked(body, cls.__qualname__)
+        cls.run = _locked(cls, body)
+    body = getattr(cls.run, "locked_body", None)
+    if body is not None:
+        cls._locks_signature = call_signature(body, bound=_takes_task(body))
+        cls._locks_signature.key_maker(options.key, getattr(cls, "name", None))
+
+
+def _takes_task(body: Any) -> bool:
+    """Return whether the first argument of a body, as it stands in its class, is the task."""
+    return hasattr(type(body), "__get__") and not isinstance(body, staticmethod)
+
+
+def check_lockable(cls: type[Task]) -> None:
+    """Check that each run of a class's tasks takes a lease.
+
+    Raises:
+        LockConfigError: It has a ``__call__()`` that Celery runs in place of ``run()``.
+    """
+    if getattr(cls, "lock_enabled", None) is False:
+        return
+    call: Any = inspect.getattr_static(cls, "__call__")
+    if call is not Task.__call__ and not (cls.run is not Task.run and _mentions(call, {"run", "__call__", "super"})):
+        raise LockConfigError(
+            f"{cls.__qualname__}: Celery runs __call__() in place of run(), so no lease would be taken: name the body "
+            "run(), or have __call__() call super().__call__()"
+        )
+
+
+def check_calls(cls: type[Task], options: LockOptions) -> None:
+    """Check that calls of a class's tasks take a lease where their scope asks for one.
+
+    Raises:
+        LockConfigError: Its ``apply_async()`` passes `LockedTask.apply_async` by.
+    """
+    if not scope_named(options.scope).call:
+        return
+    for base in cls.__mro__[: cls.__mro__.index(LockedTask)]:
+        override = vars(base).get("apply_async")
+        if override is not None and not _mentions(override, {"super"}):
+            raise LockConfigError(
+                f"{base.__qualname__}.apply_async() does not call super().apply_async(), so calls of "
+                f"{cls.__qualname__} would take no lease with scope={options.scope!r}"
+            )
+
+
+def _mentions(function: Any, names: set[str]) -> bool:
+    """Return whether the code of a function uses one of the names; ``True`` where it can't be read."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    todo = [code] if code is not None else []
+    while todo:
+        code = todo.pop()
+        if names & {*code.co_names, *code.co_freevars}:
+            return True
+        todo += [each for each in code.co_consts if inspect.iscode(each)]
+    return not hasattr(inspect.unwrap(function), "__code__")
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (inspect.ismethod(one) and one == other)  # a function is bound anew each time
+
+
+def _with_call_options(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a call with the lock options of this call in the header of its message."""
+    task_id = options.get("task_id") or uuid()
+    headers = with_fields(options.get("headers"), id=task_id, options=given)
+    return {**options, "task_id": task_id, "headers": headers}
+
+
 def _locked(cls: type, body: Any) -> Callable[..., Any]:
     """The ``run`` of a class, wrapped; ``body`` is as it stands in the class."""
     function = getattr(body, "__func__", body)
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if is_async(function):
         raise LockConfigError(
             f"{cls.__name__} is an async function: Celery doesn't run those, so it can't be locked. "
             "Make it a plain function, that may call asyncio.run()"
         )
 
+    def bind(task: LockedTask) -> Any:
+        return body.__get__(task, type(task)) if hasattr(type(body), "__get__") else body
+
     @wraps(function)
     def run(self: LockedTask, /, *args: Any, **kwargs: Any) -> Any:
-        return run_locked(self, body.__get__(self, type(self)), args, kwargs)
+        return _checked_result(run_locked(self, bind(self), args, kwargs))
 
     me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    signature = _signature(body)
+    signature = call_signature(function, bound=_takes_task(body)).signature
     parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
     run.__signature__ = signature.replace(parameters=[me, *parameters])  # type: ignore[attr-defined]
     run.locked_body = body  # type: ignore[attr-defined]
     return run
+
+
+def _checked_result(result: Any) -> Any:
+    """Return the result of a run.
+
+    Raises:
+        LockConfigError: It is a coroutine, which Celery does not run.
+    """
+    if isinstance(result, CoroutineType):
+        result.close()
+        raise LockConfigError(
+            f"{result.__qualname__}() is async and was not run: Celery doesn't run coroutines. Make the body a plain "
+            "function, that may call asyncio.run()"
+        )
+    return result
 
 
 def lock_around_autoretry(task: LockedTask) -> None:
@@ -262,11 +418,3 @@ def lock_around_autoretry(task: LockedTask) -> None:
 
     task._orig_run = type(task).run.__get__(task)
     task.run = run
-
-
-def _signature(body: Any) -> inspect.Signature:
-    """The signature of a body without ``self``."""
-    if isinstance(body, staticmethod):
-        return inspect.signature(body.__func__)
-    signature = inspect.signature(body)
-    return signature.replace(parameters=list(signature.parameters.values())[1:])

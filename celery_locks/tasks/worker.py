@@ -42,6 +42,7 @@ class LocksStep(bootsteps.StartStopStep):
         app = worker.app
         check_settings(app.conf)
         locks = locks_for(app)
+        checks.check_start(worker, locks)
         self._telemetry = telemetry.begin(worker, locks)
         if not locks.store.shared:
             return
@@ -64,7 +65,7 @@ class LocksStep(bootsteps.StartStopStep):
         hear_revokes()
         parking = tickets_of(locks.store)
         tasks = checks.locked_tasks(app)
-        if parking is not None and any(map(checks.parks, tasks)):
+        if parking is not None:
             self._sweeper = Sweeper(app, locks, parking)
             self._sweeper.start()
         if self._reaper is not None:

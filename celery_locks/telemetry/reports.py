@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from celery_locks import Outcome, audit, owners
-from celery_locks.tasks.message import HEADER
+from celery_locks.tasks.header import fields_of
 
 #: What is told where text was cut.
 CUT = "…"
@@ -89,11 +89,11 @@ def report_of(outcome: Outcome) -> Report:
 
 
 def waited_before(task: Any) -> float:
-    """For how many seconds the message of the task's present request was put off or parked because of its lock."""
-    headers = getattr(getattr(task, "request", None), "headers", None)
-    ours = headers.get(HEADER) if isinstance(headers, Mapping) else None
-    if not isinstance(ours, Mapping):
+    """Return for how many seconds the message of the task's present request was deferred or parked."""
+    request = getattr(task, "request", None)
+    if request is None:
         return 0.0
+    ours = fields_of(request)
     since = float(ours.get("since", 0.0))
     # By two machines' clocks: a parked message may have come from another.
     return float(ours.get("waited", 0.0)) + (max(0.0, time.time() - since) if since else 0.0)

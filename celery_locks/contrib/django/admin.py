@@ -135,9 +135,9 @@ class LockAdmin(admin.ModelAdmin):
 
     def _release(self, request: HttpRequest, lease: LeaseReference) -> None:
         """Release a lease, record who did it, and report the outcome to the user."""
-        app, key = current_app._get_current_object(), shown.key_html(lease.key, lease.part)
+        key = shown.key_html(lease.key, lease.part)
         try:
-            holder = free_one(locks_for(app), app, lease.key, lease.fencing_token, lease.part)
+            holder = free_one(_locks(), lease.key, lease.fencing_token, lease.part)
         except StoreUnavailable as failed:
             message = f"{failed.message.rstrip('.')}. It may have been released all the same: look at the key again."
             raise StoreUnavailable(message, lease.key) from failed

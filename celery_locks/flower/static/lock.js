@@ -158,7 +158,7 @@ function releaseButton(holder) {
 }
 
 const EFFECT =
-  "The next in line gets the key immediately. The holder learns that it lost its lease at its next renewal, and is stopped then: " +
+  "The next in line gets the key immediately. The holder loses its lease and is stopped: within 100 ms on Redis and PostgreSQL, at its next renewal on other stores; " +
   "until that moment both may be at work.";
 const EFFECT_ON_WAITING =
   "The next in line gets the key immediately. The task's message stays in its queue: when a worker takes it, the task asks for the key again.";

@@ -1,7 +1,7 @@
-"""A task's message as text, to be kept in a store and sent later by any process, also one that doesn't know the task.
+"""A task's message as text, which any process can publish later, also one that does not know the task.
 
-It is made of the request that a run sees: what is sent is the message that came, with all its headers, links, chord
-and group, to the exchange and routing key that it came by.
+All messages that are published once more go through here: parked ones, deferred ones, safety copies. What is published
+is the message that came, with all its headers, links, chord and group, to the exchange and routing key that it came by.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.utils import json as kombu_json
 
 from celery_locks.stores.parking import Parking, Push
+from celery_locks.tasks.header import with_fields
 from celery_locks.tasks.rabbitmq import address_of, without_deaths
 
-#: The message header of ours: a dictionary.
-HEADER = "celery_locks"
 #: Headers of Celery's message protocol 2 that a request keeps as attributes.
 _HEADERS = (
     "shadow",
@@ -51,12 +50,12 @@ _PERSISTENT = 2
 
 
 def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
-    """The message of the task's present request.
+    """Return the message of the task's present request.
 
     Args:
         task: The task.
-        ours: What to add to our own header.
-        **headers: Other headers to set.
+        ours: The fields to add to our own header.
+        **headers: Other headers to set, such as ``eta``.
 
     Raises:
         EncodeError: The arguments can't be encoded by any serializer that the app accepts.
@@ -81,17 +80,21 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
         "priority": delivery.get("priority"),
     }
     return _packed(
-        task.app, (body, content_type, encoding), {**all_headers, **_ours_in(all_headers, ours)}, properties, delivery
+        task.app,
+        (body, content_type, encoding),
+        with_fields(all_headers, **{**ours, "id": request.id}),
+        properties,
+        delivery,
     )
 
 
 def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
-    """A task's message of protocol 2 as it came.
+    """Return a task's message of protocol 2 as it came.
 
     Args:
         app: The app.
         message: kombu's ``Message``.
-        ours: What to add to our own header.
+        ours: The fields to add to our own header.
     """
     body = bytes(message.body) if isinstance(message.body, memoryview) else message.body
     if isinstance(body, bytes) and message.content_encoding == "utf-8":
@@ -99,13 +102,8 @@ def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
     encoded = (body, message.content_type, message.content_encoding)
     names = (*_PROPERTIES, "correlation_id", "reply_to", "priority")
     properties = {name: message.properties.get(name) for name in names}
-    return _packed(
-        app, encoded, {**message.headers, **_ours_in(message.headers, ours)}, properties, message.delivery_info
-    )
-
-
-def _ours_in(headers: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    return {HEADER: {**(headers.get(HEADER) or {}), **ours}}
+    headers = with_fields(message.headers, **{**ours, "id": message.headers["id"]})
+    return _packed(app, encoded, headers, properties, message.delivery_info)
 
 
 def _packed(
@@ -133,12 +131,16 @@ def _packed(
     return str(kombu_json.dumps(packed))  # type: ignore[no-untyped-call]
 
 
-def publish(producer: Any, text: str, **policy: Any) -> None:
-    """Sends a message that was packed.
+def publish(
+    producer: Any, text: str, to: tuple[str, str] | None = None, *, count: int | None = None, **policy: Any
+) -> None:
+    """Publish a message that was packed.
 
     Args:
         producer: A kombu ``Producer``.
         text: The message.
+        to: Exchange and routing key; those that it came by, by default.
+        count: The dispatch of its ticket that publishes it, for our header.
         **policy: Options of ``Producer.publish``, such as ``retry``.
     """
     packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
@@ -146,23 +148,27 @@ def publish(producer: Any, text: str, **policy: Any) -> None:
     properties = {name: value for name, value in packed["properties"].items() if value is not None}
     properties.setdefault("delivery_mode", _PERSISTENT)
     properties["expiration"] = _expiration(properties.get("expiration"), packed.get("expires_at"))
+    exchange, routing_key = to or (packed["exchange"], packed["routing_key"])
+    headers = packed["headers"]
+    if count is not None:
+        headers = with_fields(headers, id=headers["id"], count=count)
     producer.publish(
         body,
-        exchange=packed["exchange"],
-        routing_key=packed["routing_key"],
+        exchange=exchange,
+        routing_key=routing_key,
         content_type=packed["content_type"],
         content_encoding=packed["content_encoding"],
         compression=packed.get("compression"),
-        headers=packed["headers"],
+        headers=headers,
         **properties,
         **policy,
     )
 
 
 def pushed(app: Any, producer: Any, text: str, parking: Parking, within: float) -> Push | None:
-    """What `publish` would push to which list, where the broker is the very Redis that the store is; else ``None``.
+    """Return what `publish` would push to which list, ``None`` unless the broker is the Redis that the store is.
 
-    kombu prepares all of it; only its last step, the push, is left to the store.
+    kombu prepares all of it. Only its last step, the push, is left to the store.
     """
     channel = producer.channel
     if not isinstance(channel, VirtualChannel) or not hasattr(channel, "conn_or_acquire"):

@@ -1,0 +1,42 @@
+"""The identity of an app's broker. A parked task is dispatched by workers of its own broker only."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+from weakref import WeakKeyDictionary
+
+#: Setting: a name for the broker, where its services reach it under several addresses.
+BROKER = "locks_broker"
+_LOCAL = {"", "127.0.0.1", "::1", "localhost"}
+
+_ids: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def broker_id(app: Any) -> str:
+    """Return what parked tasks know the app's broker by: the same for all apps whose messages meet there.
+
+    It is made of the address without user, password and options. Of several addresses the first one counts.
+    """
+    known = _ids.get(app)
+    return _ids.setdefault(app, _made(app)) if known is None else known
+
+
+def _made(app: Any) -> str:
+    name = app.conf.get(BROKER)
+    if name is None:
+        connection = app.connection_for_write()  # connects to nothing
+        info = connection.info()
+        host = str(info.get("hostname") or "").lower()
+        options = info.get("transport_options") or {}
+        driver, database = connection.transport.driver_type, str(info.get("virtual_host") or "").strip("/")
+        parts = (
+            driver,
+            "localhost" if host in _LOCAL else host,
+            info.get("port") or "",
+            database or ("0" if driver == "redis" else ""),
+            options.get("global_keyprefix", ""),
+            options.get("master_name", ""),
+        )
+        name = "\n".join(map(str, parts))
+    return hashlib.sha256(str(name).encode()).hexdigest()[:12]

@@ -1,0 +1,118 @@
+"""Everything about the lock of a task, made once and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from celery_locks import log
+from celery_locks.errors import LockConfigError, LockError
+from celery_locks.keys import KeyMaker
+from celery_locks.settings import LockOptions
+from celery_locks.tasks.contention import ContentionPolicy
+from celery_locks.tasks.options import check_effects
+from celery_locks.tasks.policies import call_policy, check_policies, run_policy
+from celery_locks.tasks.scopes import Scope, scope_named
+from celery_locks.tasks.signatures import CallSignature
+from celery_locks.terms import Terms
+
+logger = log.logger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskLock:
+    """The lock of one task, with all its options.
+
+    Attributes:
+        task_name: The task's name.
+        options: The task's own options, then those of the app, then the defaults.
+        call_signature: How callers call the task; ``None`` for a task without a ``run()``.
+    """
+
+    task_name: str
+    options: LockOptions
+    call_signature: CallSignature | None
+
+    @cached_property
+    def key_maker(self) -> KeyMaker | None:
+        """What makes the keys of calls; ``None`` for a task without a ``run()``.
+
+        Raises:
+            LockKeyError: The key names no argument of the task.
+        """
+        call = self.call_signature
+        return None if call is None else call.key_maker(self.options.key, self.task_name)
+
+    @cached_property
+    def terms(self) -> Terms:
+        """The terms of each lease."""
+        options = self.options
+        return Terms(options.ttl, options.renew, options.max_hold, options.limit, options.permits)
+
+    @cached_property
+    def scope(self) -> Scope:
+        """When leases are held."""
+        return scope_named(self.options.scope)
+
+    @cached_property
+    def run_policy(self) -> ContentionPolicy:
+        """What happens to a run that finds its key held."""
+        return run_policy(self.options)
+
+    @cached_property
+    def call_policy(self) -> str:
+        """What happens to a call that finds its key held."""
+        return call_policy(self.options)
+
+    def with_options(self, values: Mapping[str, Any]) -> TaskLock:
+        """Return the lock of the same task with other values for some options, all checked.
+
+        Args:
+            values: The options of one call by name, such as ``{"ttl": 5}``; as a message has them, too.
+
+        Raises:
+            LockConfigError: A value is wrong or has no effect, or a name is no option's.
+            LockKeyError: The key names no argument of the task.
+        """
+        if not values:
+            return self
+        options = self.options.with_values(values)
+        check_policies(options.on_contention)
+        check_effects(options, values, self.task_name)
+        made = TaskLock(self.task_name, options, self.call_signature)
+        if "key" not in values:
+            vars(made)["key_maker"] = self.key_maker
+        return made.checked()
+
+    def with_options_of_message(self, values: Mapping[str, Any]) -> TaskLock:
+        """Return `with_options` of what a message brings. A value that no longer fits, after a deploy, is left out."""
+        made, kept = self, dict[str, Any]()
+        for name, value in values.items():
+            try:
+                made = self.with_options({**kept, name: value})
+                kept[name] = value
+            except LockError as error:  # noqa: PERF203 - few options, and only those of a message
+                logger.warning("a message of %s has an option that no longer fits: %s", self.task_name, error)
+        return made
+
+    def checked(self) -> TaskLock:
+        """Return this lock, once its key is known to be right.
+
+        Raises:
+            LockKeyError: The key names no argument of the task.
+        """
+        _ = self.key_maker
+        return self
+
+    def key_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Return the key of a call.
+
+        Raises:
+            LockKeyError: The arguments make none.
+            TypeError: The task does not take them.
+        """
+        if self.key_maker is None:
+            raise LockConfigError(f"{self.task_name} has no run() that could be locked")
+        return self.key_maker.key(args, kwargs, self.task_name)
