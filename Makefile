@@ -21,7 +21,7 @@ UPGRADE ?= --upgrade
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop test test-fast test-docker coverage chaos exclusion matrix bench bench-quick lint format types api docs dist lock diagrams environment clean
+.PHONY: help demo shop test test-fast test-docker coverage chaos exclusion matrix bench bench-quick model lint format types api docs dist lock diagrams environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench: $(VENV)/.bench ## Compare it with other locks: some ten minutes
 
 bench-quick: $(VENV)/.bench ## Run a part of that, in under a minute
 	@$(BIN) -m benchmarks --quick $(ARGS)
+
+model: $(VENV)/.made ## Check the model of a ticket's life with Spin: takes three minutes; needs Spin and gcc
+	@$(BIN) docs/model/check.py $(ARGS)
 
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .
