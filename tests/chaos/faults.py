@@ -25,7 +25,7 @@ DROPS = 6
 _SCRIPTS = {
     "acquire": (scripts.ACQUIRE, scripts.TAKE, scripts.ENTER, scripts.PARK),
     "renew": (scripts.RENEW, scripts.RENEW_MANY),
-    "release": (scripts.RELEASE, scripts.HAND_ON),
+    "release": (scripts.RELEASE, scripts.END_RUN),
 }
 
 

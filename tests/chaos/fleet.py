@@ -37,16 +37,27 @@ class Fleet:
         history: Is told before a process is killed.
         env: Variables of all workers.
         logs: The folder that gets the logs of workers that have ended.
+        module: The app's module.
     """
 
-    def __init__(self, posts: list[Post], history: History, env: Mapping[str, str], logs: Path) -> None:
+    def __init__(
+        self,
+        posts: list[Post],
+        history: History,
+        env: Mapping[str, str],
+        logs: Path,
+        module: str = "tests.chaos.app",
+    ) -> None:
         self._posts = {post.name: post for post in posts}
+        self._module = module
         self._history = history
         self._env = env
         self._logs = logs
         self._executor = ThreadPoolExecutor(len(posts))
         self._workers: dict[str, Future[Worker]] = {}
         self._ended = 0
+        #: The posts of workers that did not end when they were told to.
+        self.hung: list[str] = []
         for post in posts:
             self.start(post.name)
 
@@ -80,7 +91,7 @@ class Fleet:
         post = self._posts[name]
         options = {"timeout": 120, **post.options}
         env = {**self._env, **post.env}
-        self._workers[name] = self._executor.submit(lambda: Worker("tests.chaos.app", env=env, **options))
+        self._workers[name] = self._executor.submit(lambda: Worker(self._module, env=env, **options))
 
     def kill(self, *pids: int) -> None:
         """Kills processes, and writes down that they are about to die."""
@@ -96,14 +107,26 @@ class Fleet:
             self._history.write("quit", pid=pid)
         return pids
 
-    def end(self, name: str, sig: signal.Signals) -> Worker:
-        """Tells a worker to end, waits for it, and returns what is left of it."""
+    def end(self, name: str, sig: signal.Signals, grace: float = GRACE) -> Worker:
+        """Tells a worker to end, waits for it, and returns what is left of it.
+
+        Args:
+            name: Its post.
+            sig: The signal.
+            grace: Seconds that it gets. Then it is aborted, and writes the stacks of its threads to its log where
+                Python's ``faulthandler`` is on.
+        """
         worker = self.worker(name)
         if sig is signal.SIGQUIT:
             self.say_quit(worker)
         worker.kill(sig)
-        with suppress(subprocess.TimeoutExpired):
-            worker.container.wait(GRACE)
+        try:
+            worker.container.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.hung.append(name)
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.kill(worker.pid, signal.SIGABRT)
+                worker.container.wait(5)
         return worker
 
     def bury(self, name: str, worker: Worker, pids: list[int] | None = None) -> None:

@@ -69,8 +69,8 @@ def test_every_key_and_table_in_a_store_is_documented() -> None:
 
     page = (ROOT / "docs" / "reference" / "layout.md").read_text()
     scripts = "".join(path.read_text() for path in (ROOT / "celery_locks" / "stores" / "redis").glob("*.lua"))
-    of_locks = set(re.findall(r"LOCK \.\. ':(\w+)", scripts)) | {"until", "line", "alive", "wake"}
-    of_all = set(re.findall(r"(?:PREFIX|INDEX) \.\. '(\w+)", scripts))
+    of_locks = set(re.findall(r"LOCK \.\. (?:of_broker\()?':(\w+)", scripts)) | {"until", "line", "alive", "wake"}
+    of_all = set(re.findall(r"(?:PREFIX|INDEX) \.\. (?:of_broker\()?'(\w+)", scripts))
     assert {"value", "runs", "due"} < of_locks
     assert {"parked", "locks", "task"} < of_all
     assert [name for name in of_locks if f"| `<name>:{name}" not in page] == []

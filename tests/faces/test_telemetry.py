@@ -268,9 +268,9 @@ def test_a_loss_is_told_with_its_reason(site: Site, heard: list[dict[str, Any]])
     site.send("held", "f", str(until))
     eventually(lambda: site.locks.lock("f").locked(), SOON)
     site.locks.lock("f").force_release()
-    eventually(lambda: site.metrics().get(("lost_total", "held", "deleted")) == 1, SOON)
+    eventually(lambda: site.metrics().get(("lost_total", "held", "force_released")) == 1, SOON)
     [lost] = eventually(lambda: [event for event in heard if event["type"] == "lock-lost"], SOON)
-    assert (lost["key"], lost["reason"], lost["task"]) == ("f", "deleted", "held")
+    assert (lost["key"], lost["reason"], lost["task"]) == ("f", "force_released", "held")
 
 
 @pytest.mark.slow
@@ -588,7 +588,7 @@ def test_a_task_that_was_dispatched_and_has_not_started(watched: Any) -> None:
         seen = told()
         assert (seen["store_held", "runs"], seen["store_blocked", "runs"]) == (1, 1)
         assert seen["store_dispatched", "runs"] == 0
-    locks.store.sweep(locks.prefix)
+    locks.store.sweep(locks.prefix, "")
     seen = told()
     assert (seen["store_held", "parked"], seen["store_dispatched", "parked"]) == (1, 1)
     assert 0 < seen["store_dispatched_seconds", "parked"] < SOON

@@ -83,7 +83,7 @@ def test_a_loss_is_an_error_and_contention_an_event(traced: Traced) -> None:
     assert not lease.release()
     spans: dict[str, Any] = {span.name: span for span in traced.spans()}
     assert spans["lock hold"].status.status_code is StatusCode.ERROR
-    assert spans["lock hold"].attributes["celery_locks.lost_reason"] == "deleted"
+    assert spans["lock hold"].attributes["celery_locks.lost_reason"] == "force_released"
     [event] = spans["run"].events
     assert (event.name, event.attributes["celery_locks.key"]) == ("lock contended", "k")
     assert not [span for span in traced.spans() if lease.token in str(span.to_json())]

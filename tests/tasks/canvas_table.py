@@ -28,8 +28,8 @@ AT_CALL = ", at the call"
 UNTIL_EXECUTED = {"scope": "until_executed"}
 
 
-def of_its_own(contention: Contention) -> str:
-    return f"{contention.key} is held"
+def of_its_own(contention: Contention) -> Skipped:
+    return contention.skip()
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Policy:
         """The member's result when its key is, or was, held."""
         if self.value == SKIPPED:
             return dict(Skipped(key, holders))
-        return f"{key} is held" if self.name == "a callable" else key
+        return key
 
 
 POLICIES = (
@@ -93,7 +93,7 @@ POLICIES = (
     Policy("raise", {"on_contention": "raise"}, ends="fails", local="fails"),
     Policy("replace", {"on_contention": "replace"}, ends="takes", local="takes"),
     Policy("reject", {"on_contention": "reject", "acks_late": True}, ends="rejected", local="fails", error=Reject),
-    Policy("a callable", {"on_contention": of_its_own}, "value", "value", value="what the callable returned"),
+    Policy("a callable that skips", {"on_contention": of_its_own}, "value", "value", value=SKIPPED),
     Policy("existing" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "existing"}, "value", "fails", value=SKIPPED),
     Policy("skip" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "skip"}, "value", "fails", value=SKIPPED),
     Policy("raise" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "raise"}, "fails", "fails"),
@@ -155,7 +155,7 @@ class Row:
 
     def cells(self) -> Iterator[str]:
         name, _, rest = self.policy.name.partition(", ")
-        name = f'`"{name}"`' if name != "a callable" else name
+        name = f'`"{name}"`' if name != "a callable that skips" else name
         yield ", ".join(filter(None, (name, rest.replace("max_wait", "`max_wait`"))))
         yield ", ".join(step if " " in step else f"`{step}`" for step in self.runs) or "nothing"
         yield self._gives()

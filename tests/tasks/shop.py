@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
-from celery_locks import Backoff, Contention, Lease, LockedTask, current_lease, single_instance
+from celery_locks import Backoff, Contention, Lease, LockedTask, Skipped, current_lease, single_instance
 from celery_locks.signals import on_lock_contended, on_lock_timed_out
 from tests.support.journal import Journal
 from tests.support.waiting import eventually
@@ -140,8 +140,8 @@ def define_policies(app: Celery) -> None:
         journal_of(app).write("errback", task_id=request.id, error=type(error).__name__)
 
 
-def own_policy(contention: Contention) -> str:
-    return f"{contention.key} belongs to {len(contention.holder_names)}"
+def own_policy(contention: Contention) -> Skipped:
+    return contention.skip()
 
 
 def define_retries(app: Celery) -> None:
@@ -185,6 +185,13 @@ def define_losses(app: Celery) -> None:
     app.task(stubborn, name="stubborn", **options)
     app.task(stubborn, name="patient", **{**options, "lock_ttl": 6})
     app.task(stubborn, name="not_renewed", **{**options, "lock_ttl": 0.5}, lock_renew=False, lock_on_lost="signal")
+
+    @app.task(name="naps", **{**options, "lock_ttl": 60})
+    def naps(self: Any, key: str, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+        return "never noticed"
 
     @app.task(bind=True, shared=False, name="checks")
     @single_instance(key="<key>", ttl=1.5, on_lost="signal")

@@ -40,9 +40,9 @@ def ends_lost(shop: Shop, result: object, key: str) -> None:
     with pytest.raises(LockLost) as caught:
         result.get(timeout=SOON)  # type: ignore[attr-defined]
     assert result.state == "FAILURE"  # type: ignore[attr-defined]
-    assert (caught.value.key, caught.value.reason) == (key, "deleted")
+    assert (caught.value.key, caught.value.reason) == (key, "force_released")
     # Told before the run has ended, though it was stopped first.
-    assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == ["deleted"]
+    assert [entry["reason"] for entry in shop.journal.entries("lost", key=key)] == ["force_released"]
     assert not shop.journal.entries("after", key=key)
 
 

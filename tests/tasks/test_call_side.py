@@ -192,7 +192,7 @@ def test_a_refused_part_of_a_canvas_is_sent_all_the_same(shop: Shop, key: str, p
     member.clone().apply_async(link_error=then.s())
     ours = [message["headers"]["celery_locks"] for message in messages(shop)]
     assert "token" in ours[0]
-    assert [set(each) for each in ours[1:]] == [{"id", "key", "refused", "holders"}] * 6
+    assert [set(each) for each in ours[1:]] == [{"id", "key", "refused", "holders", "publication"}] * 6
     assert all(first.id in each["holders"][0] for each in ours[1:])
 
 

@@ -6,27 +6,70 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from celery_locks import LockLost
+from celery_locks.stores.base import Granted
+from tests.support.cli import Run
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
 SOON = 100
 #: Far longer than any of these tests may take: a body that is aborted never sleeps it out.
 LONG = 60
+#: Seconds until a run is stopped whose lease is taken by force, on a slow machine with greenlets and threads.
+PROMPT = 5.0
 
 
 def begun(shop: Shop, key: str) -> None:
     eventually(lambda: shop.lock(key).locked(), SOON)
 
 
+def delete(shop: Shop, key: str) -> None:
+    """Have the store forget the lease of a key, so that its holder is not notified."""
+    lock = shop.lock(key)
+    assert lock.store.release(lock.name, lock.holders()[0].token)
+
+
 def steal(shop: Shop, key: str) -> None:
-    """Takes the key from its holder and has it oneself."""
+    """Have the store forget the lease of a key, and acquire the key."""
+    delete(shop, key)
+    assert shop.lock(key, renew=False).try_acquire() is not None
+
+
+def release_by_command(shop: Shop, key: str) -> None:
+    """Release a key as an operator does."""
+    assert "Released" in Run(shop.app)("release", key, "--yes").output
+
+
+def replace_holder(shop: Shop, key: str) -> None:
+    """Take the key as a run with the policy ``replace`` does."""
     lock = shop.lock(key, renew=False)
-    lock.force_release()
-    assert lock.try_acquire() is not None
+    assert isinstance(lock.store.acquire(replace(lock.claim(), replaces=True)), Granted)
+
+
+@pytest.mark.parametrize(
+    ("force", "reason"),
+    [(release_by_command, "force_released"), (replace_holder, "replaced")],
+    ids=["release", "replace"],
+)
+def test_promise_34_a_run_whose_lease_is_taken_by_force_is_stopped_promptly(
+    any_shop: Shop, key: str, force: Callable[[Shop, str], object], reason: str
+) -> None:
+    shop = any_shop
+    result = shop.send("naps", key, LONG)
+    begun(shop, key)
+    started = time.monotonic()
+    force(shop, key)
+    with pytest.raises(LockLost) as caught:
+        result.get(timeout=SOON)
+    assert (caught.value.key, caught.value.reason) == (key, reason)
+    told = shop.journal.entries("lost", key=key)
+    assert [entry["reason"] for entry in told] == [reason]
+    # Renewals are 20 s apart. What is above a tenth of a second is the machine's.
+    assert told[0]["time"] - started < PROMPT
 
 
 @pytest.mark.parametrize(("how", "reason"), [("delete", "deleted"), ("steal", "stolen")])
@@ -36,7 +79,7 @@ def test_promise_09_a_lost_lease_is_told_once_and_ends_the_run(any_shop: Shop, k
     begun(shop, key)
     token = shop.lock(key).holders()[0].token
     started = time.monotonic()
-    shop.lock(key).force_release() if how == "delete" else steal(shop, key)
+    delete(shop, key) if how == "delete" else steal(shop, key)
     with pytest.raises(LockLost) as caught:
         result.get(timeout=SOON)
     assert result.state == "FAILURE"

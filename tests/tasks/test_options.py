@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery, Task, _state, shared_task
 
-from celery_locks import LockConfigError, LockContended, LockedTask, single_instance
+from celery_locks import (
+    Backoff,
+    LockConfigError,
+    LockContended,
+    LockedTask,
+    LockError,
+    LockKeyError,
+    Locks,
+    single_instance,
+)
 from celery_locks.settings import SCOPES
+from celery_locks.tasks.header import HEADER
+from celery_locks.tasks.options import check_settings
 from celery_locks.tasks.worker import LocksStep
 from celery_locks.testing.local import NodeFailed
 from tests.support.celery_worker import Worker
@@ -163,8 +176,8 @@ def test_celerys_own_tasks_are_not_asked(app: Celery) -> None:
 
 def test_a_decorator_above_counts_for_a_policy_that_was_looked_at(app: Celery) -> None:
     task = app.task(base=LockedTask, name="one", shared=False)(body)
-    before = task.lock_run_policy
-    assert type(single_instance(on_contention="park")(task).lock_run_policy) is not type(before)
+    before = task.lock_spec.run_policy
+    assert type(single_instance(on_contention="park")(task).lock_spec.run_policy) is not type(before)
 
 
 class TestSharedTasks:
@@ -236,8 +249,8 @@ def assert_refuses(task: Any) -> None:
 
 
 def unlockable(cls: type[Task]) -> type[Task]:
-    """A class of tasks that can't be locked at all: the class of a locked one can't be made of it."""
-    cls.lock_colour = "red"
+    """A class of tasks that can't be locked at all: it has an attribute that this library needs."""
+    cls.lock_spec = "red"
     return cls
 
 
@@ -248,7 +261,7 @@ class TestWhatCantBeLockedRefuses:
         task = app.task(base=unlockable(type("Base", (Task,), {})), name="one", shared=False)(
             single_instance(key="<shop>")(unmarked())
         )
-        with pytest.raises(LockConfigError, match="lock_colour"):
+        with pytest.raises(LockConfigError, match="lock_spec"):
             app.finalize()
         assert_refuses(app.tasks["one"])
         assert_refuses(task)
@@ -257,7 +270,7 @@ class TestWhatCantBeLockedRefuses:
     def test_above(self, app: Celery, options: dict[str, Any]) -> None:
         base = unlockable(type("Base", (Task,), {}))
         task = single_instance(key="<shop>")(app.task(base=base, name="one", shared=False, **options)(unmarked()))
-        with pytest.raises(LockConfigError, match="lock_colour"):
+        with pytest.raises(LockConfigError, match="lock_spec"):
             task.name  # noqa: B018
         assert task.name == "one"
         assert_refuses(task)
@@ -267,14 +280,14 @@ class TestWhatCantBeLockedRefuses:
     def test_above_one_that_exists(self, app: Celery) -> None:
         task = app.task(base=unlockable(type("Base", (Task,), {})), name="one", shared=False)(unmarked())
         app.finalize()
-        with pytest.raises(LockConfigError, match="lock_colour"):
+        with pytest.raises(LockConfigError, match="lock_spec"):
             single_instance(key="<shop>")(task)
         assert_refuses(task)
 
     def test_above_an_instance(self, app: Celery) -> None:
         cls = unlockable(type("One", (Task,), {"name": "one", "run": lambda self, shop: shop}))
         task = app.register_task(cls())
-        with pytest.raises(LockConfigError, match="lock_colour"):
+        with pytest.raises(LockConfigError, match="lock_spec"):
             single_instance(key="<shop>")(task)
         assert_refuses(task)
 
@@ -283,6 +296,245 @@ class TestWhatCantBeLockedRefuses:
         with pytest.raises(LockConfigError, match=REFUSED):
             app.register_task(cls())
         assert_refuses(app.tasks["one"])
+
+
+class TestOptionsOfTheLine:
+    """Under most policies no task stands in line."""
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("policy", ["retry", "wait", "skip", "reject", "raise", "replace", {"run": "skip"}])
+    @pytest.mark.parametrize("option", [{"max_waiters": 5}, {"park_safety_copy": True}], ids=str)
+    def test_they_are_refused_without_a_line(self, app: Celery, way: str, policy: Any, option: dict[str, Any]) -> None:
+        with pytest.raises(LockConfigError, match=rf"^one: {next(iter(option))}=.* no effect with on_contention="):
+            WAYS[way](app, {"on_contention": policy, **option}).name  # noqa: B018
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_they_are_refused_with_the_default_policy(self, app: Celery, way: str) -> None:
+        with pytest.raises(LockConfigError, match="max_waiters=5 has no effect with on_contention='retry'"):
+            WAYS[way](app, {"max_waiters": 5}).name  # noqa: B018
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_they_are_taken_with_a_line_of_the_app(self, app: Celery, way: str) -> None:
+        app.conf.locks_on_contention = "park"
+        assert WAYS[way](app, {"max_waiters": 5}).lock_options.max_waiters == 5
+
+    def test_they_are_taken_with_a_policy_of_the_users_own(self, app: Celery) -> None:
+        def own(contention: Any) -> Any:
+            return contention.wait()
+
+        assert WAYS["below app.task"](app, {"max_waiters": 5, "on_contention": own}).lock_options.max_waiters == 5
+
+    def test_they_are_settings_for_the_tasks_that_park(self, app: Celery) -> None:
+        app.conf.update(locks_max_waiters=5, locks_park_safety_copy=True)
+        assert WAYS["below app.task"](app, {"on_contention": "skip"}).lock_options.max_waiters == 5
+
+    def test_a_base_may_have_them_for_those_of_its_tasks_that_park(self, app: Celery) -> None:
+        base = base_with(lock_max_waiters=5)
+        app.task(base=base, lock_on_contention="park", name="parks", shared=False)(body).name  # noqa: B018
+        skips = app.task(base=base, lock_on_contention="skip", name="skips", shared=False)(unmarked())
+        assert skips.lock_options.on_contention == "skip"
+        with pytest.raises(LockConfigError, match="no effect"):
+            app.task(base=base, name="one", shared=False)(unmarked()).name  # noqa: B018
+
+
+class TestAnnotations:
+    def test_each_option_counts(self, app: Celery) -> None:
+        app.conf.task_annotations = {
+            "one": {"lock_key": "annotated:<shop>", "lock_ttl": 77},
+            "off": {"lock_enabled": False},
+        }
+        one = app.task(base=LockedTask, lock_key="own:<shop>", name="one", shared=False)(body)
+        off = app.task(name="off", shared=False)(single_instance(unmarked()))
+        assert (one.lock_key_for(7), one.lock_options.ttl) == ("annotated:7", 77)
+        assert (one.locks_runs(), off.locks_runs()) == (True, False)
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [({"lock_tll": 5}, "did you mean 'lock_ttl'"), ({"lock_ttl": -1}, "ttl"), ({"lock_key": "<shp>"}, "<shop>")],
+    )
+    def test_a_wrong_one_is_refused(self, app: Celery, options: dict[str, Any], says: str) -> None:
+        app.conf.task_annotations = {"one": options}
+        with pytest.raises(LockError, match=says):
+            app.task(base=LockedTask, name="one", shared=False)(body).name  # noqa: B018
+
+
+class TestAttributesThatAreSetLater:
+    def test_they_take_effect(self, app: Celery) -> None:
+        task = app.task(base=LockedTask, name="one", shared=False)(body)
+        assert task.lock_options.ttl == 30
+        task.lock_ttl, task.lock_key, task.lock_enabled = 5, "later:<shop>", False
+        assert (task.lock_options.ttl, task.lock_spec.terms.ttl, task.lock_key_for(7)) == (5, 5, "later:7")
+        assert not task.locks_runs()
+        del task.lock_ttl
+        assert task.lock_options.ttl == 30
+
+    def test_those_of_the_class_and_its_bases_too(self, app: Celery) -> None:
+        base = base_with(lock_ttl=9)
+        task = app.task(base=base, name="one", shared=False)(body)
+        assert task.lock_options.ttl == 9
+        base.lock_ttl = 10
+        assert task.lock_options.ttl == 10
+        type(task._get_current_object()).lock_key = "later:<shop>"
+        assert task.lock_key_for(7) == "later:7"
+        type(task._get_current_object()).lock_limit = 0
+        with pytest.raises(LockConfigError, match="limit"):
+            _ = task.lock_options
+
+    @pytest.mark.parametrize(
+        ("attribute", "value", "says"),
+        [
+            ("lock_ttl", -1, "ttl"),
+            ("lock_tll", 5, "did you mean 'lock_ttl'"),
+            ("lock_key", "<shp>", "did you mean <shop>"),
+            ("lock_max_waiters", 5, "no effect"),
+            ("lock_renew", 20, "15"),
+        ],
+    )
+    def test_a_wrong_one_is_refused_and_changes_nothing(
+        self, app: Celery, attribute: str, value: Any, says: str
+    ) -> None:
+        task = app.task(base=LockedTask, name="one", shared=False)(body)
+        before = task.lock_options
+        with pytest.raises(LockError, match=says):
+            setattr(task, attribute, value)
+        assert not hasattr(task, attribute)
+        assert task.lock_options == before
+        assert task.lock_key_for(7) == "one(shop=7)"
+
+
+class TestOptionsOfOneCall:
+    @pytest.fixture
+    def task(self, app: Celery) -> Any:
+        app.conf.result_backend = "cache+memory://"
+        return app.task(base=LockedTask, lock_key="s:<shop>", lock_scope="until_executed", name="one", shared=False)(
+            body
+        )
+
+    def ttl(self, app: Celery, key: str) -> float | None:
+        info = Locks.from_app(app).info(key)
+        return info.holders[0].expires_in if info is not None and info.holders else None
+
+    @pytest.mark.parametrize("send", ["apply_async", "set", "chain"])
+    def test_a_ttl(self, app: Celery, task: Any, send: str) -> None:
+        if send == "apply_async":
+            task.apply_async((7,), lock_ttl=timedelta(seconds=5))
+        elif send == "set":
+            task.s(7).set(lock_ttl=5).apply_async()
+        else:
+            (task.si(7).set(lock_ttl=5) | task.si(8)).apply_async()
+        task.delay(9)
+        assert 0 < (self.ttl(app, "s:7") or 0) <= 5
+        assert (self.ttl(app, "s:9") or 0) > 20
+        assert task.lock_options.ttl == 30
+
+    def test_a_key_a_scope_a_policy_and_the_switch(self, app: Celery, task: Any) -> None:
+        first = task.delay(7)
+        assert task.apply_async((7,)).id == first.id
+        assert task.apply_async((7,), lock_key="other:<shop>").id != first.id
+        assert self.ttl(app, "other:7")
+        assert task.apply_async((7,), lock_enabled=False).id != first.id
+        assert task.apply_async((7,), lock_scope="while_executing").id != first.id
+        with pytest.raises(LockContended):
+            task.apply_async((7,), lock_on_contention="raise")
+        task.apply_async((8,), lock_scope="while_executing")
+        assert self.ttl(app, "s:8") is None
+
+    def test_the_message_carries_them(self, app: Celery, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        sent: list[dict[str, Any]] = []
+        monkeypatch.setattr(app, "send_task", lambda *args, **options: sent.append(options))
+        options = {"lock_ttl": timedelta(seconds=5), "lock_backoff": Backoff(cap=9), "lock_scope": "while_executing"}
+        task.apply_async((7,), **options, headers={"mine": 1})
+        [message] = sent
+        ours = message["headers"][HEADER]
+        assert ours["id"] == message["task_id"]
+        assert message["headers"]["mine"] == 1
+        assert not [name for name in message if name.startswith("lock_")]
+        assert ours["options"] == json.loads(json.dumps(ours["options"]))
+        spec = task.lock_spec.with_options(ours["options"])
+        assert (spec.terms.ttl, spec.options.backoff, spec.scope.call) == (5, Backoff(cap=9), False)
+
+    @pytest.mark.parametrize(
+        ("option", "value", "says"),
+        [
+            ("lock_tll", 5, "did you mean 'lock_ttl'"),
+            ("lock_ttl", -1, "ttl"),
+            ("lock_key", str, "can't be set for one call"),
+            ("lock_on_contention", {"run": print}, "can't be set for one call"),
+            ("lock_key", "<shp>", "did you mean <shop>"),
+            ("lock_max_waiters", 5, "no effect"),
+            ("lock_limit", 0, "limit"),
+        ],
+    )
+    @pytest.mark.parametrize("send", ["apply_async", "apply"])
+    def test_a_wrong_one_is_refused(
+        self, app: Celery, task: Any, send: str, option: str, value: Any, says: str
+    ) -> None:
+        with pytest.raises(LockError, match=says):
+            getattr(task, send)((7,), **{option: value})
+        assert self.ttl(app, "s:7") is None
+
+    def test_an_option_that_only_one_side_has(self, app: Celery, task: Any) -> None:
+        with pytest.raises(LockConfigError, match="no effect at the call"):
+            task.apply_async((7,), lock_scope="while_executing", lock_on_contention={"call": "skip"})
+
+
+def test_the_key_may_be_positional(app: Celery) -> None:
+    task = app.task(name="one", shared=False)(single_instance("user:<shop>", limit=3)(unmarked()))
+    assert (task.lock_key_for(7), task.lock_options.limit) == ("user:7", 3)
+    with pytest.raises(LockConfigError, match="two keys"):
+        single_instance("user:<shop>", key="other")
+
+
+FOREIGN_PLACEHOLDERS = [
+    "{shop}",
+    "u:{shop.id}:{x}",
+    "{shop[id]!r:>3}",
+    "{{ shop }}",
+    "%(shop)s",
+    "$shop",
+    "${shop}",
+    "{}",
+    "u:%s",
+]
+
+
+@pytest.mark.parametrize("key", FOREIGN_PLACEHOLDERS)
+@pytest.mark.parametrize("way", ["below app.task", "options of app.task"])
+def test_a_key_in_another_languages_format_is_refused(app: Celery, way: str, key: str) -> None:
+    with pytest.raises(LockKeyError, match="stands for no argument here"):
+        WAYS[way](app, {"key": key}).name  # noqa: B018
+
+
+@pytest.mark.parametrize("key", ["nightly", "{nightly}", "100%", "50%discount", "$5", '{"a": 1}', "%(other)s"])
+def test_a_key_that_is_plain_text_stays(app: Celery, key: str) -> None:
+    assert WAYS["below app.task"](app, {"key": key}).lock_key_for(7) == key
+
+
+class TestNamesOfSettings:
+    @pytest.mark.parametrize("name", ["CELERY_LOCKS_TLL", "CELERY_LOCKS_KEY"])
+    def test_a_misspelt_one_with_a_namespace_is_refused(self, name: str) -> None:
+        app = Celery(set_as_current=False)
+        app.config_from_object(type("Settings", (), {name: 60, "CELERY_LOCKS_TTL": 60}), namespace="CELERY")
+        assert app.conf.locks_ttl == 60
+        with pytest.raises(LockConfigError, match=f"there is no setting {name}"):
+            check_settings(app.conf)
+
+    def test_one_that_is_not_read_is_refused(self) -> None:
+        app = Celery(set_as_current=False)
+        app.config_from_object(type("Settings", (), {"LOCKS_TTL": 60}))
+        with pytest.raises(LockConfigError, match="LOCKS_TTL is not read: write locks_ttl"):
+            check_settings(app.conf)
+
+    def test_right_ones_are_taken(self) -> None:
+        app = Celery(set_as_current=False)
+        app.config_from_object(
+            type("Settings", (), {"CELERY_LOCKS_TTL": 60, "LOCKS_OF_ANOTHER": 1}), namespace="CELERY"
+        )
+        app.conf.locks_prefix = "p"
+        check_settings(app.conf)
+        app.conf.locks_tll = 1
+        with pytest.raises(LockConfigError, match="locks_tll"):
+            check_settings(app.conf)
 
 
 #: One for each place where Celery might swallow the error; the rest is above.

@@ -20,6 +20,7 @@ from celery.result import AsyncResult
 from celery_locks import LockQueueFull, Locks, LockTimeout, owners
 from celery_locks.stores.base import Granted
 from celery_locks.stores.parking import Parking
+from celery_locks.tasks.brokers import broker_id
 from celery_locks.testing.harness import AssertFree
 from tests.support.cli import Run, found
 from tests.support.servers import RedisServer
@@ -136,7 +137,7 @@ def test_max_wait_fails_the_task_and_tells_errback_and_chord(shop: Shop, key: st
         with pytest.raises(LockTimeout) as caught:
             result.get(timeout=SOON)
         assert time.monotonic() - began >= 1
-        with pytest.raises((ChordError, LockTimeout), match="not to be had"):
+        with pytest.raises((ChordError, LockTimeout), match="was not acquired"):
             in_chord.get(timeout=SOON)
         eventually(lambda: shop.journal.entries("errback", task_id=result.id, error="LockTimeout"), SOON)
     assert caught.value.key == key
@@ -275,9 +276,9 @@ def test_a_call_whose_caller_died_before_it_sent_is_made_again(
     first, second = send_parked(shop, key, "park", "park")
     parking = lock.store
     assert isinstance(parking, Parking)
-    released, calls = parking.hand_on(lock.name, lease.token)  # …and here its process dies
+    released, dispatches = parking.end_run(lock.name, lease.token, "final", broker=broker_id(shop.app))
     assert released
-    assert len(calls) == 1
+    assert len(dispatches) == 1
     assert first.get(timeout=SOON) == key
     assert second.get(timeout=SOON) == key
     assert order(shop, key) == [first.id, second.id]

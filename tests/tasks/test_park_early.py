@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from celery import Celery, chord
+from celery.result import AsyncResult
 from kombu import Connection
 
 from celery_locks import LockConfigError
-from celery_locks.tasks.message import pack_message, publish
+from celery_locks.tasks.header import HEADER
 from celery_locks.tasks.options import check_settings
+from celery_locks.tasks.pack import pack_message, publish
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -38,11 +40,20 @@ def test_it_parks_while_every_slot_is_taken(open_shop: Callable[..., Shop], key:
 
 def test_an_error_in_the_parent_leaves_the_message_to_the_pool(early_shop: Shop, key: str) -> None:
     shop = early_shop
-    with shop.lock(key):
-        (result,) = send_parked(shop, key, "park_strange_key")
-        shop.worker.wait_for_log("a message of park_strange_key could not be looked at")
-    assert result.get(timeout=SOON) is not None
+    result = shop.app.send_task("park", (), {"unknown": key})
+    shop.worker.wait_for_log("a message of park could not be looked at")
+    with pytest.raises(TypeError):
+        result.get(timeout=SOON)
     assert shop.send("work", f"{key}-other").get(timeout=SOON), "the worker came to harm"
+
+
+def test_a_key_made_by_a_function_is_left_to_the_run(early_shop: Shop, key: str) -> None:
+    """The parent has not what the function may read, such as the tenant of the run; this one raises an error there."""
+    with early_shop.lock(key):
+        (result,) = send_parked(early_shop, key, "park_strange_key")
+        assert result.state == "WAITING"
+    assert result.get(timeout=SOON) == key
+    assert "a message of park_strange_key could not be looked at" not in early_shop.worker.logs()
 
 
 def test_a_free_key_is_left_to_the_run(early_shop: Shop, key: str) -> None:
@@ -52,11 +63,21 @@ def test_a_free_key_is_left_to_the_run(early_shop: Shop, key: str) -> None:
     assert f"Task park[{result.id}] parked" not in early_shop.worker.logs()
 
 
+def deliver(shop: Shop, key: str) -> AsyncResult:
+    """Put a message into the queue, which is the same one each time."""
+    id, app = f"twice-{key}", shop.app
+    message = app.amqp.as_task_v2(id, "park", (key,), {})
+    headers = {**message.headers, HEADER: {"id": id, "publication": "1"}}
+    with app.producer_or_acquire() as producer:
+        producer.publish(message.body, headers=headers, routing_key="celery", serializer="json", **message.properties)
+    return AsyncResult(id, app=app)
+
+
 def test_a_copy_of_a_parked_message_is_the_same_waiter(early_shop: Shop, key: str) -> None:
     with early_shop.lock(key):
-        first = early_shop.task("park").apply_async((key,), task_id=f"twice-{key}")
+        first = deliver(early_shop, key)
         eventually(lambda: waiting(early_shop, key) == 1, SOON)
-        early_shop.task("park").apply_async((key,), task_id=f"twice-{key}")
+        deliver(early_shop, key)
         (last,) = send_parked(early_shop, key, "park")
     assert first.get(timeout=SOON) == key
     assert last.get(timeout=SOON) == key
@@ -89,7 +110,7 @@ def test_a_message_is_sent_on_as_it_came(serializer: str) -> None:
         publish(queue.producer, pack_message(Celery(set_as_current=False), came, {"ticket": "1:2"}))
         again = queue.get(timeout=SOON)
     assert again.payload == came.payload == [["é"], {}, {}]
-    assert again.headers == {**headers, "celery_locks": {"ticket": "1:2"}}
+    assert again.headers == {**headers, "celery_locks": {"id": "1", "ticket": "1:2"}}
     for name in ("content_type", "content_encoding"):
         assert getattr(again, name) == getattr(came, name)
     for name in ("priority", "correlation_id", "reply_to", "delivery_info"):

@@ -225,7 +225,7 @@ def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_pa
     locks = [shop.lock(f"{key}-{name}").acquire() for name in names]
     with log.open("wb") as output, subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=output) as beat:
         try:
-            eventually(lambda: log.read_text().count("not to be had now") >= 9, SOON)
+            eventually(lambda: log.read_text().count("is not available") >= 9, SOON)
             for lease in locks:
                 lease.release()
             for name in names:

@@ -40,5 +40,5 @@ def test_tasks_run_one_at_a_time_and_parked_ones_in_their_order(
     assert len(fences) == 10
     assert fences == sorted(set(fences))
     assert parking.waiting(locks.name(key)) == 0
-    assert not parking.sweep(locks.prefix)
+    assert not parking.sweep(locks.prefix, "")
     locks.store.close()

@@ -48,7 +48,7 @@ def test_a_body_that_never_yields_can_look_for_itself(request: pytest.FixtureReq
     shop.lock(key).force_release()
     with pytest.raises(LockLost) as caught:
         result.get(timeout=SOON)
-    assert caught.value.reason == "deleted"
+    assert caught.value.reason == "force_released"
     assert len(shop.journal.entries("lost", key=key)) == 1
 
 

@@ -204,7 +204,7 @@ def test_promise_48_a_dispatched_task_is_not_shown_as_running(viewer, celery_loc
     ticket = Ticket("t:0", "a message", "t", owner=owners.parked("shop.sync", "t", "e\nmails"))
     parking.enter(Claim(name, "another", owners.running("shop.sync", "t", "w1"), 60, 1), ticket)
     assert r"via queue e<code>\n</code>mails" in text_of(viewer.get(URL + "key/", {"key": "k"}))
-    parking.hand_on(name, lease.token)
+    parking.end_run(name, lease.token, "final", broker="")
     for address in (URL, URL + "key/?key=k"):
         assert r"dispatched to queue <bdi>e<code>\n</code>mails</bdi>, not started" in text_of(viewer.get(address))
 
