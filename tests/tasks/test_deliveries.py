@@ -300,7 +300,7 @@ def test_options_of_a_call_that_no_longer_fit_after_a_deploy_are_left_out(
     assert_ended(worker)
 
 
-def test_an_expired_message_of_a_task_that_is_locked_no_more_ends_its_ticket(worker: StepWorker) -> None:
+def test_an_expired_message_of_a_task_that_is_no_longer_locked_ends_its_ticket(worker: StepWorker) -> None:
     def work(n: int) -> None:
         raise AssertionError("it has expired")
 
@@ -317,7 +317,7 @@ def test_an_expired_message_of_a_task_that_is_locked_no_more_ends_its_ticket(wor
     assert_ended(worker)
 
 
-def test_the_ticket_of_a_task_that_is_locked_no_more_ends_before_its_body(worker: StepWorker) -> None:
+def test_the_ticket_of_a_task_that_is_no_longer_locked_ends_before_its_body(worker: StepWorker) -> None:
     """A long body would outlive the deadline of its dispatch, and a sweep would dispatch it again."""
     tickets = list[list[str | None]]()
 
