@@ -141,7 +141,7 @@ def test_a_failure_before_the_body_that_is_acknowledged_ends_its_ticket(late_wor
 
 
 def test_a_rejected_message_of_an_owed_run_is_not_parked_again(late_worker: StepWorker) -> None:
-    worker, ends = late_worker, [Reject("bad input", requeue=False), WorkerTerminate(1)]
+    worker, ends = late_worker, [*[Reject("bad input", requeue=False)] * 2, WorkerTerminate(1)]
 
     @worker.app.task(**PARKS)
     def work(n: int) -> None:
@@ -149,7 +149,8 @@ def test_a_rejected_message_of_an_owed_run_is_not_parked_again(late_worker: Step
 
     _, message = worker.dispatch("k:1", lambda: work.delay(1))
     assert worker.execute(message) == ["WorkerTerminate"]
-    # The copy that is delivered again is not the one that was dispatched last: its run is owed.
+    assert worker.execute(worker.receive_older_copy()) == ["reject"]
+    assert worker.tickets("k:1") == ["ended"]
     assert worker.execute(worker.receive_again(message)) == ["reject"]
     assert ends == []
     assert_ended(worker, "ended")
@@ -169,8 +170,9 @@ def test_a_task_that_frees_its_key_when_it_begins_runs_once_for_each_delivery(la
     # By its name: a call of the task itself would acquire a lease, and meet the holder.
     result, message = worker.dispatch("k:1", lambda: worker.app.send_task(work.name, (1,)))
     assert worker.execute(message) == ["WorkerTerminate"]
-    assert worker.execute(worker.receive_again(message)) == ["ack"]
+    assert worker.execute(worker.receive_older_copy()) == ["ack"]
     assert result.get(timeout=SOON) == "worked"
+    assert worker.execute(worker.receive_again(message)) == ["ack"], "it is dropped: its task is done"
     assert runs == [["ended"], ["ended"]], "a ticket that is parked during the body is dispatched for a third run"
     assert_ended(worker)
 
