@@ -25,18 +25,25 @@ def broker_id(app: Any) -> str:
 def _made(app: Any) -> str:
     name = app.conf.get(BROKER)
     if name is None:
-        connection = app.connection_for_write()  # connects to nothing
-        info = connection.info()
-        host = str(info.get("hostname") or "").lower()
-        options = info.get("transport_options") or {}
-        driver, database = connection.transport.driver_type, str(info.get("virtual_host") or "").strip("/")
-        parts = (
-            driver,
-            "localhost" if host in _LOCAL else host,
-            info.get("port") or "",
-            database or ("0" if driver == "redis" else ""),
-            options.get("global_keyprefix", ""),
-            options.get("master_name", ""),
-        )
-        name = "\n".join(map(str, parts))
+        try:
+            name = _address(app)
+        except (KeyError, ImportError):  # of a process that publishes nothing: kombu's transport is not there
+            name = str(app.conf.broker_url).rpartition("@")[2]
     return hashlib.sha256(str(name).encode()).hexdigest()[:12]
+
+
+def _address(app: Any) -> str:
+    connection = app.connection_for_write()  # connects to nothing
+    info, driver = connection.info(), connection.transport.driver_type
+    host = str(info.get("hostname") or "").lower()
+    options = info.get("transport_options") or {}
+    database = str(info.get("virtual_host") or "").strip("/")
+    parts = (
+        driver,
+        "localhost" if host in _LOCAL else host,
+        info.get("port") or "",
+        database or ("0" if driver == "redis" else ""),
+        options.get("global_keyprefix", ""),
+        options.get("master_name", ""),
+    )
+    return "\n".join(map(str, parts))

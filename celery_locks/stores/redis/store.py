@@ -162,7 +162,9 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             return answer, int(confirmed)
 
         answer, confirmed = self._call(script, self._tag(claim.name) + claim.name, command, claim.ttl, send)
-        if isinstance(answer, Sequence) or confirmed >= wanted:
+        # The grant of a known ticket is a list as well; see the script ``enter``.
+        granted = not isinstance(answer, Sequence) or as_text(answer[0]) == "granted"
+        if not granted or confirmed >= wanted:
             return answer
         with suppress(StoreUnavailable):
             self._run(scripts.RELEASE, claim.name, claim.token, call_name(claim.token), ttl=claim.ttl)
