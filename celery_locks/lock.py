@@ -197,7 +197,7 @@ class Lock:
         try:
             look, hopeless = self.store.acquire, self._is_hopeless(until)
             answer = yield from wait_in_line(
-                self.store, self._locks.clock, claim, until, look, _nobody, hopeless=hopeless
+                self.store, self._locks.clock, claim, until, look, _no_signal, hopeless=hopeless
             )
             yield partial(self.leave, claim)
         except BaseException as error:
@@ -489,8 +489,8 @@ class Lock:
         signals.on_lock_contended.send(self._sender, key=self.key, holders=names, owner=self._owner)
 
 
-def _nobody(refused: Refused) -> None:
-    """Tells nobody."""
+def _no_signal(refused: Refused) -> None:
+    """Send no signal."""
 
 
 def checked_timeout(timeout: Any) -> float:

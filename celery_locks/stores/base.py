@@ -67,7 +67,7 @@ class Claim:
             record goes and this one comes, whoever stands in line. Of two claims that adopt one lease, one gets it;
             to the other it is as if it had named none.
         replaces: Take the permits from those who hold them, earliest acquisition first, as many as are needed,
-            whoever stands in line. They are notified as `Store.force_release` does, with the reason ``replaced``.
+            also where others stand in line. The holders are notified as by `Store.force_release`, reason ``replaced``.
         task_id: The task on whose behalf a lease is taken before it runs: `Store.withdraw` finds the lease by it.
     """
 

@@ -24,7 +24,7 @@ class Waiter:
     Attributes:
         owner: The holder's name that it is to have.
         task_id: The task's id.
-        token: Its owner token. Whoever has it can take the place in line: never show it.
+        token: Its owner token. With it a process can take the place in line: never show it.
     """
 
     owner: str = ""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Reject
 
 from celery_locks import log
-from celery_locks.errors import LockConfigError, LockContended
+from celery_locks.errors import LockConfigError, LockContended, StoreUnavailable
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.settings import LockOptions
-from celery_locks.stores.base import Claim, Refused
-from celery_locks.tasks.deferral import counter_of, defer, keep_call
+from celery_locks.stores.base import Claim, Refused, Renewal
+from celery_locks.tasks.deferral import counter_of, defer
+from celery_locks.tasks.header import fields_of
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -72,7 +74,7 @@ class Contention:
     @property
     def local(self) -> bool:
         """Whether there is no message that could be published again: an eager run, or an item of a map."""
-        return bool(self.task.request.is_eager or self.task.request.called_directly)
+        return is_local(self.task.request)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -85,8 +87,11 @@ class Contention:
         return LockContended(f"{self.key!r} is not available: {who_holds(names)}", self.key, names)
 
     def keep_call(self, pause: float) -> None:
-        """Keep the lease of the task's call while its message waits so many seconds more."""
-        keep_call(self, pause)
+        """Renew the lease of the task's call, for while its message waits ``pause`` seconds more."""
+        ours = fields_of(self.task.request)
+        if "token" in ours and "lasting" not in ours:
+            with suppress(StoreUnavailable):
+                self.lock.store.renew([Renewal(ours["lock"], ours["token"], self.options.ttl + pause)])
 
     def attempt(self) -> Lease | Refused:
         """Ask for the lease once."""
@@ -180,6 +185,11 @@ class Contention:
         if not self.options.max_wait:
             raise self.error()
         return self.wait()
+
+
+def is_local(request: Any) -> bool:
+    """Return whether a request has no message that could be published again: an eager run, or an item of a map."""
+    return bool(request.is_eager or request.called_directly)
 
 
 class Skipped(dict[str, Any]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +14,6 @@ from celery.utils.log import get_logger
 from celery_locks import log
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
 from celery_locks.lock import who_holds
-from celery_locks.stores.base import Renewal
 from celery_locks.tasks import events
 from celery_locks.tasks.header import fields_of
 from celery_locks.tasks.pack import pack, publish
@@ -112,14 +110,6 @@ def publish_later(task: Any, pause: float, fields: Any, before: Any = None, **po
     return pause
 
 
-def keep_call(contention: Contention, pause: float) -> None:
-    """Renew the lease of the task's call, for its message waits so many seconds more."""
-    ours = fields_of(contention.task.request)
-    if "token" in ours and "lasting" not in ours:
-        with suppress(StoreUnavailable):
-            contention.lock.store.renew([Renewal(ours["lock"], ours["token"], contention.options.ttl + pause)])
-
-
 def _report(contention: Contention, error: LockError, pause: float) -> None:
     """Log that the run was deferred, once at INFO; store the state and send the event for monitors."""
     task, request = contention.task, contention.task.request
@@ -127,10 +117,7 @@ def _report(contention: Contention, error: LockError, pause: float) -> None:
     level = logging.DEBUG if contention.deferrals else logging.INFO
     log.line(logger, level, "deferred", said, **contention.fields, seconds=round(pause, 3))
     if not (task.ignore_result or request.ignore_result):
-        try:
-            task.backend.mark_as_retry(request.id, error, request=request)
-        except Exception as unstored:  # a state is never worth a task
-            logger.warning("the state %s of %s[%s] was not stored: %s", states.RETRY, task.name, request.id, unstored)
+        events.store_state(task, states.RETRY, lambda: task.backend.mark_as_retry(request.id, error, request=request))
     if events.enabled(task.app):
         events.retried(task, error)
 

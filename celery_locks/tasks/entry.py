@@ -16,7 +16,7 @@ from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim, Refused, Renewal
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import records
-from celery_locks.tasks.contention import Contention, ContentionPolicy, Skipped
+from celery_locks.tasks.contention import Contention, ContentionPolicy, Skipped, is_local
 from celery_locks.tasks.deferral import defer
 from celery_locks.tasks.header import fields_of, for_later
 from celery_locks.tasks.options import locks_for
@@ -91,7 +91,7 @@ class Entry:
         scope = self.spec.scope
         result: Entered | Skipped
         if scope.to_the_end or not scope.call:
-            lease = self._acquire(self._lock(), self._token_for(self._lock().name))
+            lease = self._acquire(self._lock())
             result = self._entered(lease, lease) if isinstance(lease, Lease) else lease
             if isinstance(lease, Lease):
                 self._release_call_unless(lease)
@@ -115,16 +115,17 @@ class Entry:
             keeper().release_later(self.locks.store, str(name), str(token), self.spec.options.ttl)
 
     def _enter_apart(self) -> Entered | Skipped:
-        token = self._token_for(self._lock().name)  # of a call that was made under another scope
-        lease = self._acquire(self._lock(), token)
+        lock = self._lock()
+        lease = self._acquire(lock)
         if not isinstance(lease, Lease):
             return lease
-        return (None if token else self._settle_call()) or self._entered(lease, lease)
+        adopted = self._token_for(lock.name)  # of a call that was made under another scope
+        return (None if adopted else self._settle_call()) or self._entered(lease, lease)
 
     def _enter_once_for_a_message(self, settle: Callable[[], Skipped | None]) -> Entered | Skipped:
         """The key is not this run's, but a second copy of its message must not run alongside it."""
         guard = None
-        if not self.local:
+        if not is_local(self.request):
             guard = self._acquire_of_message()
         if "started" not in self.ours:
             refused = settle()
@@ -145,7 +146,7 @@ class Entry:
         return answer
 
     def _free_the_key(self) -> Skipped | None:
-        lease = self._acquire(self._lock(), self._token_for(self._lock().name))
+        lease = self._acquire(self._lock())
         if not isinstance(lease, Lease):
             return lease
         release_or_later(self.bind_release(lease))
@@ -161,7 +162,8 @@ class Entry:
             keeper().forget(lease)
             records.strike(lease.token)
             return None
-        contention = self._contention(self._lock(), self._lock().claim())
+        lock = self._lock()
+        contention = self._contention(lock, lock.claim())
         try:
             # Asks what became of it; the lease is not prolonged by this.
             probe = Renewal(self.ours["lock"], self.ours["token"], SHORTEST_TTL)
@@ -189,13 +191,13 @@ class Entry:
             return contention.superseded()
         return None  # its time ran out before the run began, or a copy of the message was here before
 
-    def _acquire(self, lock: Lock, adopts: str = "") -> Lease | Skipped:
-        """The lease, or what the policy decides."""
-        contention = self._contention(lock, self._claim(lock, adopts))
+    def _acquire(self, lock: Lock) -> Lease | Skipped:
+        """The lease, or what the policy decides. A lease of the call on this lock is adopted."""
+        contention = self._contention(lock, self._claim(lock, self._token_for(lock.name)))
         try:
             result = self._policy(contention).enter(contention)
         except StoreUnavailable as error:
-            if self.local:
+            if is_local(self.request):
                 raise
             defer(contention, error)
         finally:
@@ -208,15 +210,10 @@ class Entry:
 
     def _policy(self, contention: Contention) -> ContentionPolicy:
         """A message that was dispatched from the line enters by its ticket, whatever the policy is now."""
-        if "ticket" in self.ours and not self.local and tickets_of(self.locks.store) is not None:
+        if "ticket" in self.ours and not is_local(self.request) and tickets_of(self.locks.store) is not None:
             contention.claim.adopts = ""
             return POLICIES["park"]
         return self.spec.run_policy
-
-    @property
-    def local(self) -> bool:
-        """Whether there is no message that could be published again: an eager run, or an item of a map."""
-        return bool(self.request.is_eager or self.request.called_directly)
 
     def _contention(self, lock: Lock, claim: Claim) -> Contention:
         return Contention(self.task, lock, claim, self.spec.options, self.args, self.kwargs)

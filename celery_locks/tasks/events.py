@@ -5,7 +5,7 @@ ends or the next such state comes, so its own ``task-started`` would not show)."
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import bootsteps
@@ -62,6 +62,20 @@ def running(task: Any) -> None:
 def retried(task: Any, error: BaseException) -> None:
     """Report that the task's present request was deferred, as Celery reports a retry."""
     _send(task, "task-retried", exception=repr(error), traceback="")
+
+
+def store_state(task: Any, state: str, store: Callable[[], object]) -> None:
+    """Store the state of the task's present request. An error is logged: a state is not worth a task.
+
+    Args:
+        task: The task.
+        state: The state.
+        store: Stores it.
+    """
+    try:
+        store()
+    except Exception as error:
+        logger.warning("the state %s of %s[%s] was not stored: %s", state, task.name, task.request.id, error)
 
 
 def _send(task: Any, kind: str, **fields: Any) -> None:

@@ -54,7 +54,7 @@ def fields_of(request: Any) -> Mapping[str, Any]:
 
 
 def with_fields(headers: Any, **fields: Any) -> dict[str, Any]:
-    """Return headers with these fields in ours, next to those that are there for the same task."""
+    """Return headers with these fields added to ours. Fields of another task's message are dropped."""
     known = fields_in(headers, fields.get("id"))
     return {**(headers if isinstance(headers, Mapping) else {}), HEADER: {**known, **fields}}
 
@@ -81,7 +81,7 @@ def new_publication() -> str:
 
 
 def number_messages_of(task_name: str) -> None:
-    """Give each message of a task a number, whoever publishes it in this process."""
+    """Give each message of a task a number, also where it is sent by its name in this process."""
     _locked.add(task_name)
 
 

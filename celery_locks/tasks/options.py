@@ -110,7 +110,7 @@ def check_effects(options: LockOptions, given: Iterable[str], task: str | None =
 
     Args:
         options: All options.
-        given: The names of those that the task or the call sets itself.
+        given: The names of the options that the task or the call sets itself.
         task: The task's name, for the error.
 
     Raises:
@@ -223,7 +223,7 @@ def _own_values(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _set_with_policy(cls: type, own: Iterable[str], instance: Mapping[str, Any]) -> list[str]:
-    """Return the task's options without those that a base set before a nearer class chose the policy.
+    """Return the task's options, except line options of a base where a nearer class chose the policy.
 
     A base may bound the line for those of its tasks that park, and leave the policy to each.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import states
@@ -102,10 +103,8 @@ def _end_without_run(
         contention.out = True
         raise timed_out(contention, contention.error())
     stored = not (task.ignore_result or request.ignore_result)
-    try:
-        task.backend.mark_as_revoked(request.id, "revoked", request=request, store_result=stored)
-    except Exception as error:  # a state is never worth a task
-        logger.warning("the state %s of %s[%s] was not stored: %s", states.REVOKED, task.name, request.id, error)
+    revoke = partial(task.backend.mark_as_revoked, request.id, "revoked", request=request, store_result=stored)
+    events.store_state(task, states.REVOKED, revoke)
     contention.out = True
     raise Deferred("revoked while it was parked")
 
@@ -207,10 +206,7 @@ def _report_waiting(contention: Contention, parking: Parking) -> None:
         return
     meta = {"key": contention.key, "position": parking.waiting(contention.claim.name)}
     if stored:
-        try:
-            task.update_state(state=WAITING, meta=meta)
-        except Exception as error:  # a state is never worth a task
-            logger.warning("the state %s of %s[%s] was not stored: %s", WAITING, task.name, request.id, error)
+        events.store_state(task, WAITING, partial(task.update_state, state=WAITING, meta=meta))
     if sent:
         events.waiting(task, meta)
 

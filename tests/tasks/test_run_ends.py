@@ -421,6 +421,7 @@ def work(): return "ran"
             eventually(lambda: worker.logs().count(f"[{result.id}] received") >= 5, SOON)
             assert result.state == "RETRY"
         assert result.get(timeout=SOON) == "ran"
+        worker.wait_for_log(f"[{result.id}] succeeded", timeout=SOON)  # logged after the result is stored
         lines = [line for line in worker.logs().splitlines() if result.id in line and "received" not in line]
         assert ["deferred for" in line for line in lines] == [True, False], lines
         assert "'k'" in lines[0]

@@ -3,7 +3,7 @@
 -- LOCK:replaced:<token>      why the lease of this token was taken
 -- <prefix>lost:<process>     list: tokens that were taken from a process, which reads it; see tokens.py
 
--- Leaves the reason with a token, and notifies its process. Each process gets so many notices at most; in a cluster no
+-- Leaves the reason with a token, and notifies its process. Each process gets MOST_NOTICES at most; in a cluster no
 -- one reads any.
 local function mark_taken(holder, why, ends)
   redis.call('SET', LOCK .. ':replaced:' .. holder, why, 'PX', math.ceil((math.max(ends - now, 0) + TAKEN_KNOWN) / 1000))

@@ -121,7 +121,7 @@ local function leave_line(id, task, broker)
   end
 end
 
--- Publishes a ticket's message, where the broker's queue is a list here, or appends it to those that are to be published.
+-- Publishes a ticket's message, where the broker's queue is a list here, or appends it to the messages to publish.
 -- Returns when to look at it again.
 local function publish(answer, id, state, why)
   local known = redis.call('HMGET', ticket(id), 'message', 'queue', 'element', 'within', 'calls', 'broker')
