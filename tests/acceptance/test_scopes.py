@@ -20,7 +20,7 @@ def test_as_many_runs_as_the_limit(
         results = [two_at_once.delay(key, gate="gate") for _ in range(2)]
         eventually(lambda: celery_locks.semaphore(key, limit=2).available() == 0, SOON)
         results += [two_at_once.delay(key, seconds=0.05) for _ in range(4)]
-        celery_setup.worker.wait_for_log("] retry: ")
+        celery_setup.worker.wait_for_log("] deferred for ")
         assert not any(result.ready() for result in results)
     runs = runs_of(results)
     assert most_at_once(runs) == 2
