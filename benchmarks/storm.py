@@ -174,7 +174,8 @@ def storm(
             sender.result()
             app.control.add_consumer("celery")
         storm_over(client, tasks, sender)
-        messages = len(re.findall(rf"Task {re.escape(task.name)}\[[^]]+\] (?:received|parked)", worker.logs()))
+        arrived = rf"MainProcess\] Task {re.escape(task.name)}\[[^]]+\] (?:received|parked)"
+        messages = len(re.findall(arrived, worker.logs()))
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     calls = sender.result() / tasks

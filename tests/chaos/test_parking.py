@@ -74,8 +74,8 @@ def line(shop: Shop, key: str) -> list[str]:
     import redis
 
     name = Locks.from_app(shop.app).name(key)
-    tickets = redis.Redis.from_url(shop.variables["SHOP_URL"]).zrange(f"{name}:line", 0, -1)
-    return [ticket.decode().removeprefix("ticket:").rpartition(":")[0] for ticket in tickets]
+    server = redis.Redis.from_url(shop.variables["SHOP_URL"], decode_responses=True)
+    return [server.hget(f"{name}:{ticket}", "task") for ticket in server.zrange(f"{name}:line", 0, -1)]
 
 
 def kill_at_random(shop: Shop, workers: list[Worker], chance: random.Random) -> dict[int, float]:

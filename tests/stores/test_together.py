@@ -59,19 +59,23 @@ def test_a_server_that_hangs_holds_so_many_threads_and_no_more(start_redis: Call
     member = Member(server.url())
     member.ping()
     with server.paused():
-        threads = [threading.Thread(target=_held, args=(member,), daemon=True) for _ in range(MOST_UNDER_WAY)]
+        refused = threading.Event()
+        threads = [threading.Thread(target=_ask, args=(member, refused), daemon=True) for _ in range(MOST_UNDER_WAY)]
         for thread in threads:
             thread.start()
-        eventually(lambda: _refuses(member), 30)
+        eventually(lambda: _refuses(member), 60)
+        refused.set()
     for thread in threads:
         thread.join(30)
     assert member.held("p:{k}") == 0
     member.close()
 
 
-def _held(member: Member) -> None:
-    with contextlib.suppress(StoreUnavailable):
-        member.held("p:{k}")
+def _ask(member: Member, refused: threading.Event) -> None:
+    """Ask until one was refused: the first requests may be given up before the last thread has started."""
+    while not refused.is_set():
+        with contextlib.suppress(StoreUnavailable):
+            member.held("p:{k}")
 
 
 def _refuses(member: Member) -> bool:

@@ -21,7 +21,7 @@ class SkipAloud(ContentionPolicy):
 
     def contended(self, contention: Contention) -> Any:
         logger.warning("%s is left out: still at work is %s", contention.task.name, ", ".join(contention.holder_names))
-        return None  # the result of the run
+        return contention.skip()
 
 
 # A policy of its own, with an end: a count that takes longer than the time between two is left out once, aloud; one
