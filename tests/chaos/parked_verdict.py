@@ -32,7 +32,8 @@ class Rules:
 
     Attributes:
         late: Messages are acknowledged after the run. Otherwise a task whose process dies in its run is lost.
-        broker_loses: The broker may lose a message that it was delivering when a worker died or its connection was cut.
+        broker_loses: The broker may lose a message that it was delivering, for the first time or again, when a worker
+            died or its connection was cut.
     """
 
     late: bool
@@ -86,7 +87,9 @@ def judge(events: Sequence[Event], states: Mapping[str, str], tickets: Iterable[
     _check_holders(verdict, events)
     bodies = bodies_in(events, deaths)
     _check_bodies(verdict, bodies, events)
-    _check_ends(verdict, states, events, bodies, deaths, rules)
+    tickets = list(tickets)
+    returning = {ticket.task_id for ticket in tickets if ticket.state == "ended"}
+    _check_ends(verdict, states, events, bodies, deaths, rules, returning)
     for ticket in tickets:
         verdict.figures[f"tickets left {ticket.state}"] += 1
         if ticket.task_id not in verdict.lost:
@@ -180,11 +183,13 @@ def _check_ends(
     bodies: Sequence[Body],
     deaths: Mapping[int, float],
     rules: Rules,
+    returning: set[str],
 ) -> None:
     finished = Counter(body.task_id for body in bodies if body.finished)
     begun = {body.task_id: body for body in bodies}  # the last body of each
     died = {task_id for task_id, body in begun.items() if body.pid in deaths}
     runs = _runs(events)
+    cuts = [event.at for event in events if event.kind == "fault" and event.reason == "cut broker"]
     verdict.figures["runs of messages"] = sum(len(of_task) for of_task in runs.values())
     verdict.figures["tasks delivered more often than parking needs"] = sum(len(each) > 2 for each in runs.values())
     verdict.figures["tasks whose body began more than once"] = sum(
@@ -192,7 +197,10 @@ def _check_ends(
     )
     verdict.figures["tasks whose body finished more than once"] = sum(count > 1 for count in finished.values())
     for task_id, state in states.items():
-        excuse = _excuse(state, runs[task_id], task_id in begun, task_id in died, rules, deaths)
+        of_task = runs[task_id]
+        excuse = _excuse(state, of_task, task_id in begun, task_id in died, rules, deaths)
+        if not excuse and task_id in returning and rules.broker_loses and _lost_on_return(of_task, deaths, cuts):
+            excuse = "lost by the broker"
         if state == "SUCCESS":
             verdict.ends["SUCCESS"] += 1
             if not finished[task_id]:
@@ -252,6 +260,15 @@ def _excuse(
     died_last = bool(runs) and runs[-1].state is None and runs[-1].pid in deaths
     unseen = not runs and state.startswith("FAILURE WorkerLost")
     return "lost before its body" if died_last or unseen else ""
+
+
+def _lost_on_return(runs: Sequence[_Run], deaths: Mapping[int, float], cuts: Sequence[float]) -> bool:
+    """Whether the broker had the message to deliver again after its last run died, and a connection was cut then.
+
+    kombu's Redis transport takes a message from its list before it notes it down: a cut in between loses it.
+    """
+    died = deaths.get(runs[-1].pid) if runs and runs[-1].state is None else None
+    return died is not None and any(cut >= died for cut in cuts)
 
 
 def _course(

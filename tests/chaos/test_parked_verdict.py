@@ -126,6 +126,20 @@ def test_only_a_broker_that_loses_messages_excuses_a_task_that_no_worker_got() -
     assert judged(parking("x", 1), loses, x="WAITING").stuck == {"x"}
 
 
+def test_a_message_that_the_broker_had_to_deliver_again_may_be_lost_by_a_cut() -> None:
+    loses, cut = Rules(late=True, broker_loses=True), [Event("fault", 4, 9, reason="cut broker")]
+    died = [*parking("x", 1), *running("x", 2), *killed(3)]
+    ended = [Ticket("x", "ended")]
+    assert judged([*died, *cut], loses, ended, x="WAITING").violations == []
+    for events, rules, tickets in [
+        (died, loses, ended),  # nothing was cut
+        ([*died, *cut], LATE, ended),
+        ([*died, *cut], loses, [Ticket("x", "parked")]),  # the store has to dispatch it
+        ([*died, *cut, *parking("x", 5, pid=2)], loses, ended),  # it was delivered
+    ]:
+        assert judged(events, rules, tickets, x="WAITING").stuck == {"x"}
+
+
 def test_a_failure_and_a_success_without_a_body_are_found() -> None:
     verdict = judged([*parking("x", 1)], x="SUCCESS", y="FAILURE LockLost")
     assert len(verdict.violations) == 2
