@@ -15,7 +15,10 @@ from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sqlite import SQLiteStore
-from celery_locks.testing import MovableClock
+from celery_locks.testing import MovableClock, ValueCompliance
+from celery_locks.testing.renewals import Renewals
+from celery_locks.testing.told import Told
+from celery_locks.testing.waking import Waking
 from tests.support.proxy import Proxy
 
 
@@ -59,6 +62,10 @@ class WithShortGrace:
         for name, script in vars(scripts).items():
             if isinstance(script, Script) and long in script.text:
                 monkeypatch.setattr(scripts, name, Script(script.text.replace(long, short)))
+
+
+class AnswersOfEachKind(Renewals, Waking, Told, ValueCompliance):
+    """The part of the compliance suite that gets every form of answer, for settings of a client."""
 
 
 class OnRedis:

@@ -14,7 +14,7 @@ import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.listing import Names
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.remedies import RIGHTS
@@ -41,35 +41,8 @@ HARMFUL = (
 )
 
 
-class OnARedis(StoreCompliance):
-    @pytest.fixture
-    def another(self, store: Store, each_redis_url: str) -> Store:
-        return RedisStore(each_redis_url)
-
-
 class TestByUrl(OnRedis, StoreCompliance):
     pass
-
-
-@pytest.mark.slow
-class TestByAClientThatDecodes(OnARedis):
-    @pytest.fixture
-    def store(self, each_redis_url: str) -> Store:
-        return RedisStore(redis.Redis.from_url(each_redis_url, decode_responses=True, protocol=2))
-
-
-@pytest.mark.slow
-class TestByProtocol3(OnARedis):
-    @pytest.fixture
-    def store(self, each_redis_url: str) -> Store:
-        return RedisStore(redis.Redis.from_url(each_redis_url, protocol=3))
-
-
-@pytest.mark.slow
-class TestByProtocol3ThatDecodes(OnARedis):
-    @pytest.fixture
-    def store(self, each_redis_url: str) -> Store:
-        return RedisStore(redis.Redis.from_url(each_redis_url, protocol=3, decode_responses=True))
 
 
 def claim(token: str, name: str = "p:{k}", ttl: float = 60, **options: Any) -> Claim:

@@ -18,8 +18,8 @@ from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.parking import Parking, Ticket
 from celery_locks.stores.redis.store import RedisStore
-from celery_locks.testing import ParkingCompliance, StoreCompliance
-from tests.stores.kinds import WithShortGrace
+from celery_locks.testing import ParkingCompliance
+from tests.stores.kinds import AnswersOfEachKind, WithShortGrace
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import SERVICE, Sentinels
 from tests.support.servers import RedisServer
@@ -38,7 +38,7 @@ class TestParking(WithShortGrace, ParkingCompliance):
         return open_store(sentinels.url())
 
 
-class TestByAClientThatDecodesProtocol3(StoreCompliance):
+class TestByAClientThatDecodesProtocol3(AnswersOfEachKind):
     @pytest.fixture
     def store(self, sentinels: Sentinels) -> Store:
         asked = Sentinel([("127.0.0.1", port) for port in sentinels.ports])

@@ -12,7 +12,6 @@ from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.stores.redis import driver
 from celery_locks.stores.redis.store import RedisStore
-from celery_locks.testing import StoreCompliance
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 
@@ -20,17 +19,6 @@ from tests.support.servers import RedisServer
 def library(store: Store) -> str:
     assert isinstance(store, RedisStore)
     return type(store._connections.for_ttl().redis).__module__.partition(".")[0]
-
-
-@pytest.mark.slow
-class TestStore(StoreCompliance):
-    @pytest.fixture
-    def store(self, each_redis_url: str) -> Store:
-        return RedisStore(valkey.Valkey.from_url(each_redis_url, protocol=3, decode_responses=True))
-
-    @pytest.fixture
-    def another(self, store: Store, each_redis_url: str) -> Store:
-        return open_store(each_redis_url.replace("redis://", "valkey://"))
 
 
 @pytest.mark.parametrize(
