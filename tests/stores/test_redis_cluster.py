@@ -398,8 +398,8 @@ class TestAddresses:
         allow("+ping", "+cluster|slots")
         with pytest.raises(StoreUnavailable) as caught:
             Locks(url).lock("k").try_acquire()
-        named = str(caught.value).partition("allow this user ")[2].partition(" and the keys ")
-        allow(*named[0].split(), named[2].replace("PREFIX", "celery-locks"))
+        keys, _, named = str(caught.value).partition("give it the keys ")[2].partition(", and allow this user ")
+        allow(*named.split(), keys)
         locks = Locks(url)
         with locks.lock("k") as lease:
             lease.update([1])

@@ -171,7 +171,7 @@ def test_a_demoted_master_is_unavailable_and_not_asked_again(pair: tuple[RedisSe
     with pytest.raises(StoreUnavailable, match="replica now"):
         store.renew([Renewal("p:{k}", "a", 60), Renewal("p:{j}", "a", 60)])
     # The connections were given up: they would lead to it for ever, whatever the address stands for by now.
-    assert store._connections.for_ttl(60)._idle == []
+    assert not store._connections.for_ttl(60).connected
     with server.client() as client:
         client.execute_command("REPLICAOF", "NO", "ONE")
     assert isinstance(store.acquire(Claim("p:{j}", "b", "b", 60)), Granted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,17 +13,21 @@ from celery_locks.stores.listing import Figures, State, Waiter
 from celery_locks.stores.redis.connections import as_text
 
 MICROSECONDS = 1_000_000
+#: The ttl in a holder's record; the version before wrote none.
+_TTL = re.compile(r"^(\d+ \d+ \d+ \d+ )t\d+ ")
 
 
 def granted_or_refused(answer: Any) -> Granted | Refused:
-    """A fencing token, or a refusal: 2 where it was replaced, else 0, and what `refused` reads."""
-    return Granted(answer) if isinstance(answer, int) else refused(answer, replaced=answer[0] == 2)
+    """A fencing token, or a refusal: 2 where it was replaced, 3 where the line is full, and what `refused` reads."""
+    if isinstance(answer, int):
+        return Granted(answer)
+    return refused(answer, replaced=answer[0] == 2, full=answer[0] == 3)
 
 
-def refused(answer: Sequence[Any], replaced: bool = False) -> Refused:
+def refused(answer: Sequence[Any], replaced: bool = False, full: bool = False) -> Refused:
     """A refusal: its kind, retry in, position, holders …."""
     position = None if answer[2] == -1 else int(answer[2])
-    return Refused(holders_of(answer[3:]), int(answer[1]) / MICROSECONDS, position, replaced)
+    return Refused(holders_of(answer[3:]), int(answer[1]) / MICROSECONDS, position, replaced, full)
 
 
 def holders_of(answer: Sequence[Any]) -> tuple[Holder, ...]:
@@ -30,7 +35,7 @@ def holders_of(answer: Sequence[Any]) -> tuple[Holder, ...]:
     *parts, now = (as_text(part) for part in answer)
     holders = []
     for token, record, deadline in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        permits, fence, since, limit, owner = record.split(" ", 4)
+        permits, fence, since, limit, owner = _TTL.sub(r"\1", record, count=1).split(" ", 4)
         held_for, expires_in = (int(now) - int(since)) / MICROSECONDS, (float(deadline) - int(now)) / MICROSECONDS
         holders.append(Holder(owner, int(fence), int(permits), held_for, expires_in, token, int(limit)))
     return tuple(sorted(holders, key=lambda holder: holder.fencing_token))

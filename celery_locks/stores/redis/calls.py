@@ -1,4 +1,8 @@
-"""How scripts are called: by their digest, and loaded where the server doesn't know them."""
+"""How scripts are called: by their digest, and loaded where the server doesn't know them.
+
+A call is repeated at most once, when its connection broke or its answer did not come. Then its last argument is
+``repeat``: what the first copy did, and whether it is still to come, is not known.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from itertools import count
 from typing import Any, Protocol
 
 from celery_locks.stores.redis.driver import Driver
-from celery_locks.stores.redis.protocol import LENGTHS, Command, arguments, packed
+from celery_locks.stores.redis.parts import lock_keys
+from celery_locks.stores.redis.protocol import LENGTHS, Command, arguments, packed, repeated
 from celery_locks.stores.redis.scripts import Script
 
 #: The answer to a script with its command.
@@ -19,6 +24,8 @@ class Sender(Protocol):
     """What sends commands: a `Client`, or one that is asked first."""
 
     timeout: float
+    #: Whether a request is a repeat.
+    repeats: bool
 
     @property
     def driver(self) -> Driver: ...
@@ -59,12 +66,9 @@ def command_with(script: Script, name: str, token: str, more: int, rest: str, ta
         if not own or not own.isascii():
             own = arguments(name, token, prefix)
         return f"*{6 + more}\r\n{script.called}{own}{rest}".encode()
-    lock = tag + name
-    # The scripts make the names of a lock's other records when they need them. But in a cluster all are named: while
-    # their slot moves, the server lets no script run that would find some of them here and not the others.
-    keys = (lock, f"{lock}:until", f"{lock}:line", f"{lock}:alive")
+    keys = lock_keys(tag, name, prefix)  # on a single server, the scripts make these names when they need them
     own = arguments("EVALSHA", script.sha, len(keys), *keys, token, tag + prefix)
-    return f"*{9 + more}\r\n{own}{rest}".encode()
+    return f"*{5 + len(keys) + more}\r\n{own}{rest}".encode()
 
 
 def call_name(token: str) -> str:
@@ -85,6 +89,8 @@ os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def evalsha(client: Sender, script: Script, command: Command) -> Any:
+    if client.repeats:
+        command = repeated(command)
     try:
         return client.ask(command)
     except client.driver.no_script:  # the server is new, or forgot its scripts
@@ -104,6 +110,8 @@ def evalsha_all(client: Sender, script: Script, commands: Sequence[Command], rep
     Returns:
         The answers; and, with ``replicas``, how many have it after half of the client's timeout at most.
     """
+    if client.repeats:
+        commands = [repeated(command) for command in commands]
     batch = [*commands, *waiting(replicas, client.timeout)]
     answers = client.ask_all(batch)
     if any(isinstance(answer, client.driver.no_script) for answer in answers):

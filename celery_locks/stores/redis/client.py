@@ -1,50 +1,120 @@
-"""A client of redis-py with a short way for commands."""
+"""Requests to a Redis or Valkey server, over connections that are kept for the next ones."""
 
 from __future__ import annotations
 
-import socket
-import struct
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery_locks import threads
-from celery_locks.stores.redis.driver import driver_of
+from celery_locks.stores.redis.connection import Connection
+from celery_locks.stores.redis.driver import Driver
 from celery_locks.stores.redis.protocol import Command, packed
 
 if TYPE_CHECKING:
     import redis
 
-#: The longest a command may take, in seconds.
+#: The longest that a request takes by default, in seconds.
 TIMEOUT = 2.0
+#: How many idle connections are kept at most.
+MOST_IDLE = 50
+#: A connection that was not used for this long is closed: firewalls and servers forget idle ones.
+LONGEST_IDLE_SECONDS = 30.0
 
 
-class Client:
-    """A ``redis.Redis`` with a short way for commands.
-
-    The way of redis-py's own ``execute_command`` (retries, metrics, callbacks, a pool with a lock) costs more than half
-    of what a lock costs on the client; nothing of it is needed here.
+class Pool:
+    """The idle connections to one server, the one that was used last at the end.
 
     Args:
-        redis_client: The client whose connections it uses.
-        timeout: How long each of them waits for an answer, in seconds.
+        longest_idle: For how long a connection is kept, in seconds.
     """
 
-    def __init__(self, redis_client: redis.Redis, timeout: float = TIMEOUT) -> None:
-        self.redis = redis_client
-        self.timeout = timeout
-        self.driver = driver_of(redis_client)
-        self._pool: Any = redis_client.connection_pool
-        self._idle: list[Any] = []
+    def __init__(self, longest_idle: float = LONGEST_IDLE_SECONDS) -> None:
+        self._longest_idle = longest_idle
+        self._idle: list[Connection] = []
         self._fork = threads.forks
 
     @property
+    def idle(self) -> int:
+        """How many connections no request uses."""
+        return len(self._idle) if self._fork == threads.forks else 0
+
+    def take(self, now: float) -> Connection | None:
+        """Return a connection that was used lately, if there is one."""
+        if self._fork != threads.forks:  # sockets that a fork doubled are the parent's
+            self._idle, self._fork = [], threads.forks
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return None
+        if now - connection.used_at <= self._longest_idle:
+            return connection
+        connection.disconnect()
+        self.close()  # the others have been idle for longer
+        return None
+
+    def put(self, connection: Connection, now: float) -> None:
+        """Keep a connection whose answers have all been read."""
+        connection.used_at = now
+        self._idle.append(connection)
+        if len(self._idle) > 1:
+            self._trim(now)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.disconnect()
+
+    def _trim(self, now: float) -> None:
+        idle, oldest = self._idle, now - self._longest_idle
+        with suppress(IndexError):  # another thread took the last one
+            while len(idle) > MOST_IDLE or idle[0].used_at < oldest:
+                idle.pop(0).disconnect()
+
+
+class Client:
+    """What sends commands to one server, and waits for each answer for the same time.
+
+    redis-py's own ``execute_command`` (retries, metrics, callbacks, a pool with a lock) costs more than half of what a
+    lock costs on the client. Nothing of it is needed here.
+
+    Args:
+        redis_client: The client of the library that makes the connections.
+        timeout: How long an answer is awaited, in seconds, including the time to connect.
+        pool: The connections that may be used.
+        driver: The library.
+
+    Attributes:
+        repeats: Whether a request is the repeat of one whose answer was lost; see `anew`.
+    """
+
+    def __init__(self, redis_client: redis.Redis, timeout: float, pool: Pool, driver: Driver) -> None:
+        self.redis = redis_client
+        self.timeout = timeout
+        self.driver = driver
+        self.repeats = False
+        self._connects = False
+        self._pool = pool
+
+    @property
     def connected(self) -> bool:
-        """Whether there is a connection that nobody uses."""
-        return bool(self._idle) and self._fork == threads.forks
+        """Whether there is a connection that no request uses."""
+        return self._pool.idle > 0
+
+    def within(self, timeout: float) -> Client:
+        """Return a client that waits for another time."""
+        return Client(self.redis, timeout, self._pool, self.driver)
+
+    def anew(self) -> Client:
+        """Return a client to repeat a request with, whose connection broke. It begins with a new connection."""
+        client = self.within(self.timeout)
+        client.repeats = client._connects = True
+        return client
 
     def call(self, *command: Any) -> Any:
-        """Sends a command and returns the answer.
+        """Send a command and return the answer.
 
         Raises:
             redis.RedisError: As the library raises it.
@@ -53,129 +123,90 @@ class Client:
 
     def ask(self, command: Command) -> Any:
         """As `call`, with a command that is packed already."""
-        connection = self._take()
+        now = monotonic()
+        connection = self._take(now)
         try:
-            sock = connection._sock
-            if type(sock) is socket.socket and not connection.health_check_interval:
-                answer = self._asked(sock, command)
-            else:  # TLS can't look ahead; and a connection is looked after by the library, if it is to be
-                connection.send_packed_command([command])
-                answer = None
-            if answer is None:
-                answer = self._read(connection)
-        except self.driver.response_error as error:  # an answer too: the connection is as good as before
-            self._give_back(connection, [error])
-            raise
+            connection.send(command)
+            answer = connection.receive()
         except BaseException as error:
-            # Also where this thread was interrupted: the answer that is still to come is nobody else's.
+            # Also where this thread was interrupted: the answer that is still to come is no one else's.
             self._drop(connection, error)
             raise
-        self._idle.append(connection)
+        if isinstance(answer, Exception):
+            self._give_back(connection, (answer,))
+            raise answer
+        self._pool.put(connection, now)
         return answer
 
-    def _asked(self, sock: socket.socket, command: Command) -> int | None:
-        """Sends a command, and returns the answer if it is a number, as most are, in a quarter of the library's time.
-
-        It is looked at before it is taken, so that all else is left to the library: other answers, and half an answer.
-        """
-        try:
-            sock.sendall(command)
-            seen = sock.recv(32, socket.MSG_PEEK)
-            # In bytes: 58 is a colon, 10 the end of a line.
-            if not seen or seen[0] != 58 or seen[-1] != 10:
-                return None
-            return int(sock.recv(len(seen))[1:])
-        except (TimeoutError, BlockingIOError) as error:
-            raise self.driver.timeout_error("Timeout while talking to the server") from error
-        except OSError as error:
-            raise self.driver.connection_error(f"Error while talking to the server: {error}") from error
-
     def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Sends commands in one round trip, over one connection, and returns the answers; an error is an answer too."""
+        """Send commands in one round trip, over one connection, and return the answers; an error is an answer too."""
         return self.receive(self.send(commands), len(commands))
 
-    def send(self, commands: Sequence[Command]) -> Any:
-        """Sends commands, and returns the connection that their answers will come by: give it to `receive`."""
-        connection = self._take()
+    def send(self, commands: Sequence[Command]) -> Connection:
+        """Send commands, and return the connection that their answers will come by: give it to `receive`."""
+        connection = self._take(monotonic())
         try:
-            connection.send_packed_command([b"".join(commands)])
+            connection.send(b"".join(commands))
         except BaseException as error:
             self._drop(connection, error)
             raise
         return connection
 
-    def receive(self, connection: Any, count: int) -> list[Any]:
-        """The answers to so many commands that were sent; an error is an answer too."""
-        answers: list[Any] = []
+    def receive(self, connection: Connection, count: int) -> list[Any]:
+        """Return the answers to commands that were sent; an error is an answer too."""
         try:
-            while len(answers) < count:
-                answers.append(self._answer(connection))
+            answers = []
+            for _ in range(count):
+                connection.set_timeout(connection.until - monotonic())
+                answers.append(connection.receive())
         except BaseException as error:
             self._drop(connection, error)
             raise
         self._give_back(connection, [answer for answer in answers if isinstance(answer, Exception)])
         return answers
 
-    def _answer(self, connection: Any) -> Any:
-        try:
-            return self._read(connection)
-        except self.driver.response_error as error:
-            return error
-
-    def _read(self, connection: Any) -> Any:
-        try:
-            return connection.read_response()
-        except self.driver.connection_error as error:
-            if isinstance(error.__context__, BlockingIOError):  # so the kernel ends what took too long
-                raise self.driver.timeout_error("Timeout reading from socket") from error
-            raise
-
-    def close(self) -> None:
-        self._forget_idle()
-        self._pool.disconnect()
-
-    def _take(self) -> Any:
-        if self._fork != threads.forks:  # sockets that a fork doubled are the parent's
-            self._idle, self._fork = [], threads.forks
-        try:
-            return self._idle.pop()
-        except IndexError:
-            connection = self._pool.make_connection()
-        connection.connect()  # only so are Sentinels asked where to
-        _wait_in_kernel(connection._sock, self.timeout)
+    def _take(self, now: float) -> Connection:
+        connection = None if self._connects else self._pool.take(now)
+        if connection is None:
+            connection = self._connect()
+            connection.set_timeout(now + self.timeout - monotonic())
+        elif connection.timeout != self.timeout:
+            connection.set_timeout(self.timeout)
+        connection.until = now + self.timeout
         return connection
 
-    def _give_back(self, connection: Any, errors: Sequence[Exception]) -> None:
-        """Keeps a connection, unless its server is a master no more: then the next one may lead to the new master."""
-        demoted = next((error for error in errors if _demoted(error)), None)
-        if demoted is None:
-            self._idle.append(connection)
-            return
-        broken = self.driver.connection_error(f"this server is a replica now: {demoted}")
-        self._drop(connection, broken)
-        raise broken from demoted
+    def _connect(self) -> Connection:
+        made: Any = self.redis.connection_pool.make_connection()
+        try:
+            made.connect()  # this asks Sentinels for the master
+            connection = Connection(made, self.driver)
+        except OSError as error:  # this process has no file left
+            made.disconnect()
+            raise self.driver.connection_error(f"Error while connecting to the server: {error}") from error
+        except BaseException as error:
+            made.disconnect()
+            if isinstance(error, self.driver.broken):
+                self._pool.close()
+            raise
+        self._connects = False
+        return connection
 
-    def _drop(self, connection: Any, error: BaseException) -> None:
+    def _give_back(self, connection: Connection, errors: Sequence[Exception]) -> None:
+        """Keep a connection, unless its server is not the master any more: a new one may lead to the new master."""
+        for error in errors:
+            if _demoted(error):
+                broken = self.driver.connection_error(f"this server is a replica now: {error}")
+                self._drop(connection, broken)
+                raise broken from error
+            if not isinstance(error, self.driver.response_error):  # the server is loading, or full of connections
+                self._drop(connection, error)
+                raise error
+        self._pool.put(connection, monotonic())
+
+    def _drop(self, connection: Connection, error: BaseException) -> None:
         connection.disconnect()
-        if isinstance(error, self.driver.connection_error):
-            self._forget_idle()  # they lead to the same server, which has gone
-
-    def _forget_idle(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.disconnect()
-
-
-def _wait_in_kernel(sock: Any, seconds: float) -> None:
-    """Has the kernel end what takes longer, in place of Python, which asks it before each step whether it may go on.
-
-    That halves the system calls of a command; in a process of many threads each of them is a chance to lose the
-    interpreter's lock.
-    """
-    if sys.platform == "linux" and type(sock) is socket.socket and not threads.greenlets():
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
-        sock.settimeout(None)
+        if isinstance(error, self.driver.broken):
+            self._pool.close()  # the others lead to the same server, by the same way
 
 
 def _demoted(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
+from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.stores.base import Renewal
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.listing import (
@@ -33,12 +33,12 @@ from celery_locks.stores.redis.fan_out import FanOut, TooFewError
 from celery_locks.stores.redis.nodes import Nodes
 from celery_locks.stores.redis.pages import FIRST_LOOK, merged, to_ask_again
 from celery_locks.stores.redis.parking import of_broker, task_places
-from celery_locks.stores.redis.parts import SLOT_OF, TAGS, slot_of, tag_of, untagged
+from celery_locks.stores.redis.parts import SLOT_OF, TAGS, never, slot_of, tag_of, untagged
 from celery_locks.stores.redis.protocol import Command, packed
 from celery_locks.stores.redis.remedies import code_of
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import LONGEST_WAIT, RedisStore, first_woken
-from celery_locks.stores.redis.urls import Address, address, checked_replicas
+from celery_locks.stores.redis.urls import Address, Timeouts, address, checked_replicas, checked_timeouts
 from celery_locks.stores.trial import throwaway_name, try_writes
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class RedisClusterStore(RedisStore):
     Args:
         server: A URL, or a ``RedisCluster`` (``ValkeyCluster``) whose settings are used; it is not used itself.
         min_replicas: How many replicas of its master must have a lease before it is granted or renewed.
+        connect_timeout: How long a connection may take, in seconds; see `RedisStore`.
+        request_timeout: How long a request may take, in seconds; see `RedisStore`.
 
     Raises:
         LockConfigError: A setting is wrong.
@@ -63,23 +65,31 @@ class RedisClusterStore(RedisStore):
 
     notices = False  # a process would have to read a list on each master
 
-    def __init__(self, server: str | redis.RedisCluster, *, min_replicas: int | None = None) -> None:
+    def __init__(
+        self,
+        server: str | redis.RedisCluster,
+        *,
+        min_replicas: int | None = None,
+        connect_timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> None:
+        timeouts = checked_timeouts(connect_timeout, request_timeout)
         if isinstance(server, str):
             place = address(server)
             self._nodes = _nodes_at(place)
             min_replicas = place.min_replicas if min_replicas is None else min_replicas
         else:
-            self._nodes = _nodes_of(server)
+            self._nodes = _nodes_of(server, timeouts)
         self._connections = self._nodes.anyone()  # for what it means when something fails
         self._min_replicas = checked_replicas(min_replicas or 0)
+        self._unclear = {}
 
     # One lock
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
         tag = tag_of(places[0][0])
         try:
-            client = self._nodes.of(SLOT_OF[tag]).for_blocking(LONGEST_WAIT)
-            return first_woken(client, places, timeout, tag)
+            return first_woken(self._nodes.of(SLOT_OF[tag]), places, timeout, tag)
         except self._nodes.driver.response_error as error:
             if code_of(error) == "NOPERM":
                 raise self._connections.unavailable(error) from error
@@ -161,7 +171,7 @@ class RedisClusterStore(RedisStore):
         """What a script over the list answers for each of some parts."""
         commands = []
         for tag, own in args.items():
-            keys = (f"{tag}{prefix}:locks", f"{tag}{prefix}:lines")
+            keys = (f"{tag}{prefix}:locks", f"{tag}{prefix}:lines", never(f"{tag}{prefix}:"))
             commands.append((SLOT_OF[tag], call_of(script, keys, *own)))
         return dict(zip(args, self._all(commands, script), strict=True))
 
@@ -212,28 +222,15 @@ class RedisClusterStore(RedisStore):
         found = [each for answer in self._some(commands) for each in answer if each is not None]
         return self._as_far_as_it_goes(lambda each: self._withdraw(each, broker, task_id), found)
 
-    def _as_far_as_it_goes(
-        self, do: Callable[[Any], tuple[Dispatch, ...]], things: Sequence[Any]
-    ) -> tuple[Dispatch, ...]:
-        """Return the dispatches of several steps. Where one fails, those of the others are published all the same."""
-
-        def tried(thing: Any) -> tuple[Dispatch, ...] | StoreUnavailable:
-            try:
-                return do(thing)
-            except StoreUnavailable as error:
-                return error
-
-        results = [tried(thing) for thing in things]
-        dispatches = tuple(dispatch for result in results if isinstance(result, tuple) for dispatch in result)
-        failed = [result for result in results if isinstance(result, StoreUnavailable)]
-        if failed and not dispatches:
-            raise failed[0]
-        return dispatches
-
     def _due(self, prefix: str, broker: str, most: int) -> list[Any]:
         records = of_broker("parked", broker)
         commands = [
-            (slot, call_of(scripts.DUE, [f"{tag}{prefix}:{record}" for record in records], most))
+            (
+                slot,
+                call_of(
+                    scripts.DUE, [*(f"{tag}{prefix}:{record}" for record in records), never(f"{tag}{prefix}:")], most
+                ),
+            )
             for tag, slot in SLOT_OF.items()
         ]
         return self._some(commands, scripts.DUE)
@@ -274,7 +271,7 @@ class RedisClusterStore(RedisStore):
 
     def _ask_all(self, question: Callable[[Callable[..., Any]], Any]) -> list[Any]:
         try:
-            return [question(node.for_ttl().call) for node in self._nodes.masters()]
+            return [node.twice(None, lambda client: question(client.call)) for node in self._nodes.masters()]
         except self._nodes.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
@@ -297,14 +294,14 @@ def _nodes_at(place: Address) -> Nodes:
         raise LockConfigError(f"{place.masked} is no address of a cluster: write redis+cluster://host1,host2")
     if place.path not in ("", "0"):
         raise LockConfigError(f"{place.masked} names a database, and a cluster has only one: leave it out")
-    return Nodes(place.driver, place.settings(), place.hosts, place.masked)
+    return Nodes(place.driver, place.settings(), place.hosts, place.masked, place.timeouts)
 
 
-def _nodes_of(cluster: Any) -> Nodes:
+def _nodes_of(cluster: Any, timeouts: Timeouts) -> Nodes:
     chosen = driver_of(cluster)
     pool = getattr(cluster, f"get_{chosen.name}_connection")(cluster.get_default_node()).connection_pool
     settings = {**cluster.get_connection_kwargs(), "connection_class": pool.connection_class}
     for name in ("host", "port", "db", "ssl", f"{chosen.name}_connect_func", "retry"):
         settings.pop(name, None)
     places: Iterable[Any] = cluster.get_nodes()
-    return Nodes(chosen, settings, [(node.host, node.port) for node in places], type(cluster).__name__)
+    return Nodes(chosen, settings, [(node.host, node.port) for node in places], type(cluster).__name__, timeouts)

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery_locks import threads
 from celery_locks.errors import LockConfigError, StoreUnavailable
-from celery_locks.stores.redis.client import TIMEOUT, Client
+from celery_locks.stores.redis.client import LONGEST_IDLE_SECONDS, TIMEOUT, Client, Pool
 from celery_locks.stores.redis.driver import driver_of
 from celery_locks.stores.redis.remedies import KEYS, RIGHTS, explained
 from celery_locks.stores.redis.sentinel import Asked, master
-from celery_locks.stores.redis.urls import Address
+from celery_locks.stores.redis.urls import DEFAULT_TIMEOUTS, Address, Timeouts
 
 if TYPE_CHECKING:
     import redis
 
+    from celery_locks.stores.base import Claim
+
+T = TypeVar("T")
+
 #: The shortest time that a server is given to answer, however short the lease.
 SHORTEST_TIMEOUT = 0.05
-#: How much longer than a blocking command its connection waits for the answer.
-BLOCKING_MARGIN = 5.0
+#: The shortest time that a server is given to answer, however little its caller waits, where the lease allows it.
+SHORTEST_PATIENCE_SECONDS = 0.25
+#: How long a waiter pauses whose connection broke, in seconds: where each one breaks immediately, it must not spin.
+BROKEN_WAIT_PAUSE_SECONDS = 0.05
 
 
 class Connections:
-    """Clients of one server, that differ in how long they wait for an answer.
+    """Clients of one server, that differ in how long they wait for an answer. They share the connections.
 
     Args:
         client: A client whose settings (address, TLS, user, …) all of them share. One of a Sentinel's will do: then
             they go where the master is.
         name: The address without its password, for errors.
+        timeouts: The longest times to connect, and for a request.
     """
 
     #: The commands and the keys that a user must be allowed.
     rights, keys = RIGHTS, KEYS
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
+    def __init__(self, client: redis.Redis, name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         self.name = name
         self.driver = driver_of(client)
         self._client = client
+        self._timeouts = timeouts
         self._clients: dict[tuple[float, int], Client] = {}
+        #: By the threads that may share connections.
+        self._pools: dict[int, Pool] = {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -48,35 +58,50 @@ class Connections:
 
     def for_ttl(self, ttl: float | None = None) -> Client:
         """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again."""
-        return self._with_timeout(timeout_for(ttl))
+        which = (timeout_for(ttl, self._timeouts.request), threads.apart())
+        return self._clients.get(which) or self._new_client(*which)
 
     def for_blocking(self, longest: float) -> Client:
-        """A client for commands that block up to ``longest`` seconds."""
-        return self._with_timeout(longest + BLOCKING_MARGIN)
+        """A client for commands that block up to ``longest`` seconds.
 
-    def apart(self, longest: float) -> Client:
-        """Return a new client for commands that block up to ``longest`` seconds. The caller closes it."""
-        timeout = longest + BLOCKING_MARGIN
-        return Client(self._derived(timeout), timeout)
+        It waits little longer than the command does, so that no caller waits for much longer than it asked for.
+        """
+        margin = min(self._timeouts.request, max(longest, SHORTEST_PATIENCE_SECONDS))
+        return self.for_ttl().within(longest + margin)
+
+    def twice(self, ttl: float | None, call: Callable[..., T], *args: Any) -> T:
+        """Call with a client for a ttl; once more, over a new connection, if that broke or the answer did not come."""
+        client = self.for_ttl(ttl)
+        try:
+            return call(client, *args)
+        except self.driver.broken:
+            return call(client.anew(), *args)
+
+    def close_idle(self) -> None:
+        """Close the connections that no request uses."""
+        for pool in list(self._pools.values()):
+            pool.close()
 
     def close(self) -> None:
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            client.close()
+        self.close_idle()
+        self._clients, self._pools = {}, {}
 
-    def _with_timeout(self, timeout: float) -> Client:
-        which = (timeout, threads.apart())
-        return self._clients.get(which) or self._clients.setdefault(which, Client(self._derived(timeout), timeout))
+    def _new_client(self, timeout: float, apart: int) -> Client:
+        longest_idle = min(self.settings.get("health_check_interval") or LONGEST_IDLE_SECONDS, LONGEST_IDLE_SECONDS)
+        pool = self._pools.setdefault(apart, Pool(longest_idle))
+        client = Client(self._derived(timeout), timeout, pool, self.driver)
+        return self._clients.setdefault((timeout, apart), client)
 
     def _derived(self, timeout: float) -> redis.Redis:
         pool: Any = self._client.connection_pool
         settings = {
             **pool.connection_kwargs,
             "socket_timeout": timeout,
-            "socket_connect_timeout": min(timeout, TIMEOUT),
+            "socket_connect_timeout": min(timeout, self._timeouts.connect),
             "retry": self.driver.no_retry(),
         }
         settings.pop("retry_on_error", None)
+        settings.pop("health_check_interval", None)  # idle connections are not checked, but closed
         if hasattr(pool, "sentinel_manager"):
             return self._by_sentinel(pool, settings)
         made = self.driver.pool(connection_class=pool.connection_class, max_connections=2**31, **settings)
@@ -117,14 +142,21 @@ class Connections:
         )
 
 
-def timeout_for(ttl: float | None) -> float:
-    """How long a command about a lease of ``ttl`` seconds may take, in seconds.
+def timeout_for(ttl: float | None, longest: float = TIMEOUT) -> float:
+    """How long a command about a lease of ``ttl`` seconds may take, in seconds: at most ``longest``.
 
     Rounded down to a power of two, so that leases of all kinds of ttl share a few clients.
     """
-    if ttl is None or ttl >= 4 * TIMEOUT:
-        return TIMEOUT
+    if ttl is None or ttl >= 4 * longest:
+        return longest
     return float(max(SHORTEST_TIMEOUT, 2.0 ** math.floor(math.log2(ttl / 4))))
+
+
+def patient_ttl(claim: Claim) -> float:
+    """The ttl by which `timeout_for` finds the timeout of a claim: both tries of it end before its caller gives up."""
+    if claim.patience is None:
+        return claim.ttl
+    return min(claim.ttl, max(4 * SHORTEST_PATIENCE_SECONDS, 2 * claim.patience))
 
 
 def connections(address: Address) -> Connections:
@@ -139,9 +171,8 @@ def connections(address: Address) -> Connections:
     """
     if address.ways == "cluster":
         raise LockConfigError(f"{address.masked} is a cluster's address: use RedisClusterStore, or Locks(url)")
-    if address.ways == "sentinel":
-        return Connections(master(address), address.masked)
-    return Connections(address.driver.client.from_url(address.url), address.masked)
+    client = master(address) if address.ways == "sentinel" else address.driver.client.from_url(address.url)
+    return Connections(client, address.masked, address.timeouts)
 
 
 def as_text(value: Any) -> str:

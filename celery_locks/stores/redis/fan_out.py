@@ -9,6 +9,7 @@ from typing import Any
 
 from celery_locks.stores.redis.calls import Sender, evalsha, evalsha_all, waiting
 from celery_locks.stores.redis.client import Client
+from celery_locks.stores.redis.connection import Connection
 from celery_locks.stores.redis.connections import timeout_for
 from celery_locks.stores.redis.nodes import Node, Nodes, redirection
 from celery_locks.stores.redis.protocol import Command, packed
@@ -16,8 +17,8 @@ from celery_locks.stores.redis.scripts import Script
 
 #: The number of a command among all.
 Number = int
-#: What was sent to one master: by which connection, and until when the answers should be there.
-_Sent = tuple[Client, Any, Sequence[Number], float]
+#: What was sent to one master, and by which connection.
+_Sent = tuple[Client, Connection, Sequence[Number]]
 
 
 class TooFewError(Exception):
@@ -59,20 +60,25 @@ class FanOut:
     def answers(self) -> list[Any]:
         """The answers in order; an error is an answer too."""
         driver = self._nodes.driver
-        self._round(range(len(self._commands)), ())
+        self._round(range(len(self._commands)))
         if broken := self._answered_by(driver.broken):
+            self._nodes.close_idle()
             self._look_again(broken[0])
         if again := self._again():
-            self._round(again, () if self._script is None else (packed(("SCRIPT", "LOAD", self._script.text)),))
+            load = () if self._script is None else (packed(("SCRIPT", "LOAD", self._script.text)),)
+            self._round(again, load, anew=bool(broken))
         refused = self._answered_by((driver.response_error,))
         self._follow([number for number in refused if redirection(self._answers[number], ("", 0))[0]])
         return self._answers
 
     def _again(self) -> list[Number]:
-        """What to send once more: what did not know the script; where there is time, what was cut off."""
+        """What to send once more: what did not know the script, and what broke.
+
+        A renewal is sent once more only while there is time: it is tried again soon, by whoever renews.
+        """
         driver = self._nodes.driver
-        in_time = self._elapsed() < timeout_for(self._ttl)
-        return self._answered_by((driver.no_script, driver.connection_error) if in_time else (driver.no_script,))
+        in_time = self._ttl is None or self._elapsed() < timeout_for(self._ttl, self._nodes.timeouts.request)
+        return self._answered_by((driver.no_script, *driver.broken) if in_time else (driver.no_script,))
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -84,15 +90,15 @@ class FanOut:
     def _answered_by(self, errors: tuple[type[Exception], ...]) -> list[Number]:
         return [number for number, answer in enumerate(self._answers) if isinstance(answer, errors)]
 
-    def _round(self, numbers: Sequence[Number], before: Sequence[Command]) -> None:
+    def _round(self, numbers: Sequence[Number], before: Sequence[Command] = (), anew: bool = False) -> None:
         sent: list[_Sent] = []
         try:
             for client, own in self._by_client(numbers):
-                self._send(sent, client, own, before)
+                self._send(sent, client.anew() if anew else client, own, before)
             while sent:
                 self._receive(sent.pop(0), len(before))
         finally:
-            for _, connection, *_ in sent:  # this thread was interrupted: these answers are nobody's
+            for _, connection, _ in sent:  # this thread was interrupted: these answers are nobody's
                 connection.disconnect()
 
     def _by_client(self, numbers: Sequence[Number]) -> list[tuple[Client, list[Number]]]:
@@ -119,25 +125,17 @@ class FanOut:
             return
         batch = [*before, *(self._commands[number][1] for number in own), *waiting(self._replicas, client.timeout)]
         try:
-            sent.append((client, client.send(batch), own, time.monotonic() + client.timeout))
+            sent.append((client, client.send(batch), own))
         except self._nodes.driver.errors as error:
             self._failed(own, error)
 
     def _receive(self, sent: _Sent, before: int) -> None:
-        client, connection, own, until = sent
+        client, connection, own = sent
         try:
-            if not connection.can_read(timeout=max(0.0, until - time.monotonic())):
-                connection.disconnect()
-                self._failed(own, self._too_late())
-                return
             answers = client.receive(connection, before + len(own) + (1 if self._replicas else 0))[before:]
         except self._nodes.driver.errors as error:
-            connection.disconnect()
             self._failed(own, error)
             return
-        except BaseException:
-            connection.disconnect()
-            raise
         if self._replicas:
             confirmed = answers.pop()
             if not isinstance(confirmed, int) or confirmed < self._replicas:

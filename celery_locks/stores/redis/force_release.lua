@@ -1,7 +1,7 @@
 -- Takes the lease from one holder or from all, and wakes the first in line.
 --
 -- ARGV[3] most holders to name  ARGV[4] a name for this call: repeated after a lost reply, it gets the same answer
--- LOCK:forced:<call>  the answer
+-- LOCK:forced:<call>  list: the answer, also to a first copy that comes late
 -- Returns {holders …}; of the token's lease alone, where a token is given
 
 local again = redis.call('LRANGE', LOCK .. ':forced:' .. ARGV[4], 0, -1)
@@ -34,8 +34,6 @@ else
 end
 unlist_idle()
 wake()
-if #answer > 1 then
-  redis.call('RPUSH', LOCK .. ':forced:' .. ARGV[4], unpack(answer))
-  redis.call('PEXPIRE', LOCK .. ':forced:' .. ARGV[4], 60000)
-end
+redis.call('RPUSH', LOCK .. ':forced:' .. ARGV[4], unpack(answer))
+redis.call('PEXPIRE', LOCK .. ':forced:' .. ARGV[4], 600000)
 return answer

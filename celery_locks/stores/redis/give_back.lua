@@ -1,27 +1,39 @@
 -- Gives the permits of a token back. Returns 1 when it gave up a lease that had not passed its deadline, else 0; and
--- whether anybody stands in line. Needs records and spread.
+-- whether anybody stands in line. Needs records and spread, REPEAT, value and keep_value.
+--
+-- A repeat that finds no lease can't know whether its first copy gave it up: it returns 1, unless it was taken by force.
+
+-- include expiry
+-- include forget
+
 local function give_back()
   local lined = redis.call('EXISTS', LINE) == 1
-  local known = redis.call('HMGET', LOCK, token, 'held', 'released')
+  local known = redis.call('HMGET', LOCK, token, 'held')
   if not known[1] then
-    return known[3] == ARGV[3] and 1 or 0, lined
+    return REPEAT and redis.call('EXISTS', LOCK .. ':replaced:' .. token) == 0 and 1 or 0, lined
   end
   local ends = redis.call('ZSCORE', UNTIL, token) or '0'
   local deadline = tonumber(ends)
   redis.call('HDEL', LOCK, token)
   redis.call('ZREM', UNTIL, token)
   local permits, fence = string.match(known[1], '^(%d+) (%d+)')
-  local left = known[2] - permits
+  local left = (known[2] or 0) - permits -- a lone holder's release leaves no `held`, and holders of no permits may be there
   local mark = fence .. ' ' .. NAME
   local name = left == 0 and not lined and 'n' .. NAME or 's' .. mark
   redis.call('ZREM', PREFIX .. 'locks', 's' .. mark, 'u' .. ends .. ' ' .. mark, name)
-  if deadline > now then
-    redis.call('HSET', LOCK, 'held', left, 'released', ARGV[3])
+  if left == 0 and not lined and redis.call('EXISTS', UNTIL) == 0 then -- there may be holders of no permits, which only wait
+    forget_holders()
   else
-    redis.call('HSET', LOCK, 'held', left)
+    redis.call('HSET', LOCK, 'held', string.format('%.0f', left))
+    if deadline - now > FENCE_KEPT then -- a long lease, given back early
+      keep(last(UNTIL) or now)
+    end
   end
-  if deadline - now > FENCE_KEPT and left == 0 then -- a long lease, given back early
-    redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
+  if deadline <= now then
+    return 0, lined
   end
-  return deadline > now and 1 or 0, lined
+  if keep_value then
+    redis.call('SET', LOCK .. ':value', value, 'PX', math.ceil(keep_value / 1000))
+  end
+  return 1, lined
 end

@@ -8,12 +8,11 @@ if string.sub(NAME, 1, #TRIAL) == TRIAL then
   INDEX, KEPT = LOCK .. ':', TRIAL_RETENTION
 end
 
--- Score of the last member of a sorted set.
-local function last(set)
-  return tonumber(redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2])
-end
-
+-- include expiry
+-- include forget
 -- include marks
+-- include record
+-- include sole
 
 -- Takes a holder from the list.
 local function unlist(record, deadline)
@@ -34,40 +33,31 @@ end
 
 -- Takes a holder's record away.
 local function drop(holder)
-  local record = redis.call('HGET', LOCK, holder)
+  local record, ends = redis.call('HGET', LOCK, holder), redis.call('ZSCORE', UNTIL, holder)
   if record then
-    unlist(record, redis.call('ZSCORE', UNTIL, holder))
+    unlist(record, ends)
   end
   redis.call('ZREM', UNTIL, holder)
+  if ends and ends - now > FENCE_KEPT then -- a long lease, given back early
+    keep(last(UNTIL) or now)
+  end
   if record then
     redis.call('HDEL', LOCK, holder)
-    redis.call('HINCRBY', LOCK, 'held', -tonumber(string.match(record, '^%d+')))
+    redis.call('HINCRBY', LOCK, 'held', '-' .. string.match(record, '^%d+'))
   end
 end
 
--- Prolongs a holder's lease, never shortens it. Returns its fencing token. Needs grant.
+-- Prolongs a holder's lease, never shortens it. Returns its fencing token.
 local function prolong(holder, record, deadline)
   local fence, before = string.match(record, '^%d+ (%d+)'), redis.call('ZSCORE', UNTIL, holder) or '0'
   if deadline > tonumber(before) then
     unlist(record, before)
     redis.call('ZADD', UNTIL, deadline, holder)
+    redis.call('HSET', LOCK, holder, with_ttl(record, deadline - now))
     list(fence, string.format('%.0f', deadline))
   end
   keep(last(UNTIL))
   return tonumber(fence)
-end
-
--- Leaves nothing of the lock but its fence.
-local function forget_holders()
-  local fence = redis.call('HGET', LOCK, 'fence')
-  redis.call('UNLINK', LOCK, UNTIL) -- however many they are
-  if fence then
-    redis.call('HSET', LOCK, 'fence', fence)
-    if redis.call('EXISTS', LINE) == 1 then
-      redis.call('HSET', LOCK, 'lined', 1)
-    end
-    redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
-  end
 end
 
 -- Passes over the holders and waiters whose deadline has passed: at most 100 a call, the rest wait for the next.
@@ -91,10 +81,16 @@ local function tidy()
       any = true
     end
     head = redis.call('ZRANGE', LINE, 0, 0)[1]
-    if head and string.sub(head, 1, #TICKET) ~= TICKET and not redis.call('ZSCORE', ALIVE, head) then
-      redis.call('ZREM', LINE, head) -- its deadline was evicted
-      any = true
-      head = redis.call('ZRANGE', LINE, 0, 0)[1]
+    if head and string.sub(head, 1, #TICKET) ~= TICKET then
+      local ends = redis.call('ZSCORE', ALIVE, head)
+      if not ends then
+        redis.call('ZREM', LINE, head) -- its deadline was evicted
+        any = true
+        head = redis.call('ZRANGE', LINE, 0, 0)[1]
+      elseif ends - now > 60000000 and redis.call('ZSCORE', LINE, head) - now > 1000000 then
+        -- The clock was set back since it lined up. If it lives, it soon asks again.
+        redis.call('ZADD', ALIVE, now + 60000000, head)
+      end
     end
   end
   if any or not head then
@@ -108,13 +104,14 @@ local function next_number()
   return math.max((last(LINE) or 0) + 1, now)
 end
 
--- Keeps the line until the last place in it ends.
-local function keep_line()
+-- Keeps the line until the last place in it ends. `limit` is that of the last waiter.
+local function keep_line(limit)
   local expiry = math.ceil((last(ALIVE) or now) / 1000)
   redis.call('PEXPIREAT', LINE, expiry)
   redis.call('PEXPIREAT', ALIVE, expiry)
-  if redis.call('HEXISTS', LOCK, 'fence') == 1 then
-    redis.call('HSET', LOCK, 'lined', 1)
+  local known = redis.call('HMGET', LOCK, 'fence', 'lined')
+  if known[1] then
+    redis.call('HSET', LOCK, 'lined', string.format('%.0f', math.max(1, limit or 1, tonumber(known[2] or 1))))
   end
   redis.call('ZADD', PREFIX .. 'lines', expiry * 1000, NAME)
   redis.call('PEXPIRE', PREFIX .. 'lines', 2 * RETENTION / 1000)
@@ -168,22 +165,36 @@ local function wake()
   redis.call('PEXPIRE', WAKE .. head, 60000)
 end
 
--- Appends at most so many holders to an answer: token, record, deadline, …, and the time.
-local function name_holders(answer, most)
-  local known = redis.call('HMGET', LOCK, 'sole', 'terms', 'owner')
-  if known[1] and known[1] ~= '' then
-    local ends, terms = string.match(known[2], '^(%d+) (.*)$')
+-- The deadline of a holder. Where it is later than its ttl allows, the clock was set back: then it ends after its ttl.
+local function in_time(holder, record, ends)
+  local ttl = tonumber(string.match(record, '^%d+ %d+ %d+ %d+ t(%d+) ') or '')
+  if not ttl or ends - now <= ttl then
+    return ends
+  end
+  local deadline = string.format('%.0f', now + ttl)
+  unlist(record, ends)
+  redis.call('ZADD', UNTIL, deadline, holder)
+  list(string.match(record, '^%d+ (%d+)'), deadline)
+  return deadline
+end
+
+-- Appends at most so many holders to an answer: token, record, deadline, …, and the time. `corrects` late deadlines.
+local function name_holders(answer, most, corrects)
+  local sole = sole_fields(LOCK)
+  if sole then
+    local ends, record = sole_record(sole)
     if ends - now > 0 then
-      answer[#answer + 1] = known[1]
-      answer[#answer + 1] = terms .. ' ' .. known[3]
+      answer[#answer + 1] = sole[1]
+      answer[#answer + 1] = record
       answer[#answer + 1] = ends
     end
   end
   local holders = redis.call('ZRANGEBYSCORE', UNTIL, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #holders, 2 do
+    local record, ends = redis.call('HGET', LOCK, holders[i]) or '1 0 0 0 ', holders[i + 1]
     answer[#answer + 1] = holders[i]
-    answer[#answer + 1] = redis.call('HGET', LOCK, holders[i]) or '1 0 0 '
-    answer[#answer + 1] = holders[i + 1]
+    answer[#answer + 1] = record
+    answer[#answer + 1] = corrects and in_time(holders[i], record, ends) or ends
   end
   answer[#answer + 1] = string.format('%.0f', now)
   return answer
@@ -191,6 +202,7 @@ end
 
 -- The answer to a claim that was not granted: {kind, retry in, position or -1, holders …}.
 local function refusal(kind, place, most)
+  local answer = name_holders({kind, 0, place or -1}, most, true)
   -- The next event of which nobody is told: the place before ends, or a holder's deadline, or that of the first in line.
   local event
   if place and place > 0 then
@@ -199,5 +211,6 @@ local function refusal(kind, place, most)
     event = redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2] or redis.call('ZRANGE', ALIVE, 0, 0, 'WITHSCORES')[2]
   end
   -- With no event at all more permits were asked for than there are: no moment is better than another.
-  return name_holders({kind, math.max(0, (event or now + 1000000) - now), place or -1}, most)
+  answer[2] = math.max(0, (event or now + 1000000) - now)
+  return answer
 end

@@ -21,13 +21,13 @@ local function line_up()
     number = next_number()
     mine[5] = tonumber(ARGV[10]) > 0 and string.format('%.0f', now + ARGV[10]) or '0'
     redis.call('HSET', ticket(id), 'number', number, 'message', ARGV[8], 'task', ARGV[9], 'owner', ARGV[16] ~= '' and ARGV[16] or ARGV[6],
-      'permits', permits, 'limit', limit, 'until', mine[5], 'calls', 0, 'broker', ARGV[17])
+      'permits', ARGV[5], 'limit', ARGV[4], 'until', mine[5], 'calls', 0, 'broker', ARGV[17])
     mine[7] = ARGV[17]
     if ARGV[13] ~= '' then
       redis.call('HSET', ticket(id), 'queue', ARGV[13], 'element', ARGV[14], 'within', ARGV[15])
     end
   end
-  park(id, number, tonumber(mine[5]), ARGV[9], mine[7])
+  park(id, number, tonumber(mine[5]), ARGV[9], mine[7], limit)
   local dispatches = dispatch({}, ARGV[17])
   index()
   return answer('parked', #dispatches / 3, unpack(dispatches))

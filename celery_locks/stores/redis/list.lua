@@ -15,14 +15,16 @@ end
 local from, to = string.sub(ARGV[1], 1, 2) .. short(string.sub(ARGV[1], 3)), '(n' .. short(ARGV[2]) .. '\255'
 local count, looks, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
+-- include sole
+
 -- What is known of a lock, nil when nobody holds it or waits.
 local function look(name)
   local waiting = redis.call('ZCOUNT', name .. ':alive', living, '+inf')
-  local sole = redis.call('HMGET', name, 'sole', 'terms', 'owner')
-  if sole[1] and sole[1] ~= '' then
-    local ends, terms, permits = string.match(sole[2], '^(%d+) ((%d+) .*)$')
+  local sole = sole_fields(name)
+  if sole then
+    local ends, record = sole_record(sole)
     if ends - now > 0 then
-      return {name, waiting, tonumber(permits), sole[1], terms .. ' ' .. sole[3], ends}
+      return {name, waiting, tonumber(string.match(record, '^%d+')), sole[1], record, ends}
     end
   end
   local holders = redis.call('ZRANGEBYSCORE', name .. ':until', living, '+inf', 'WITHSCORES', 'LIMIT', 0, most + 1)
@@ -51,8 +53,8 @@ while more and #answer - 2 < count and looks > 0 do
   more = #marks > room
   for i = 1, math.min(#marks, room) do
     last = string.sub(marks[i], 2)
-    local known = look(PREFIX .. last)
-    if known then
+    local readable, known = pcall(look, PREFIX .. last) -- not where there are records of a foreign type
+    if readable and known then
       answer[#answer + 1] = known
     else
       redis.call('ZREM', KEYS[1], marks[i])

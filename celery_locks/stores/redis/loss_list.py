@@ -7,6 +7,7 @@ from typing import Any
 
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.loss_feed import MOST_NOTICES, LossFeed, cut
+from celery_locks.stores.redis.connection import Connection
 from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.protocol import packed
 
@@ -23,10 +24,10 @@ class LossList(LossFeed):
     def __init__(self, connections: Connections, key: str, longest: float) -> None:
         self._connections = connections
         self._key = key
-        self._client = connections.apart(longest)
+        self._longest = longest
         self._closed = False
         #: The one that waits for an answer now.
-        self._connection: Any = None
+        self._connection: Connection | None = None
 
     def wait(self, timeout: float) -> Collection[str]:
         try:
@@ -41,21 +42,19 @@ class LossList(LossFeed):
     def close(self) -> None:
         self._closed = True
         connection = self._connection
-        if connection is None:
-            self._client.close()
-        elif (sock := connection._sock) is not None:
-            cut(sock.fileno())
+        if connection is not None:
+            cut(connection.fileno())
 
     def _ask(self, *command: Any) -> Any:
-        self._connection = connection = self._client.send([packed(command)])
+        client = self._connections.for_blocking(self._longest)  # of the thread that waits
+        self._connection = connection = client.send([packed(command)])
         try:
             if self._closed:
-                cut(connection._sock.fileno())
-            (answer,) = self._client.receive(connection, 1)
+                cut(connection.fileno())
+            (answer,) = client.receive(connection, 1)
         finally:
             self._connection = None
         if self._closed:
-            self._client.close()
             raise StoreUnavailable(f"the notices of {self._connections.name} are closed")
         if isinstance(answer, Exception):
             raise answer

@@ -8,9 +8,9 @@ from typing import Any
 
 from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import Granted
+from celery_locks.stores.base import TAKEN_KNOWN_SECONDS, Claim, Granted, Holder
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.calls import call_name, command_of, evalsha
+from celery_locks.stores.redis.calls import command_of, evalsha
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.trial import TTL_SECONDS, Trial, throwaway_name
 
@@ -65,6 +65,24 @@ class Member(RedisStore):
                 self.release(claim.name, claim.token)
         return []
 
+    def put_back(self, name: str, holder: Holder, token: str, ttl: float) -> None:
+        """Give a lease back to the holder that a claim took it from, in one step, if the claim has it.
+
+        Args:
+            name: The lock's full name.
+            holder: The holder before.
+            token: The claim's owner token.
+            ttl: How long the lease still lives.
+        """
+        claim = Claim(name, holder.token, holder.owner, ttl, holder.limit, holder.permits, adopts=token)
+        if isinstance(self.acquire(claim), Granted):
+            self.confirm(name, holder.token, holder.fencing_token, 0, ttl)
+
+    def note_replaced(self, name: str, holder: Holder) -> None:
+        """Leave the reason with the token of a lease that was replaced; see the script ``take_away``."""
+        known = round(1000 * (holder.expires_in + TAKEN_KNOWN_SECONDS))
+        self._single("SET", f"{name}:replaced:{holder.token}", "replaced", "PX", str(known))
+
     def take_back(self, name: str, token: str, ttl: float) -> None:
         """Releases by one request that is never sent twice: no copy of it can come late, and end a later try's lease.
 
@@ -72,7 +90,7 @@ class Member(RedisStore):
             StoreUnavailable: Whether it was done, or will be, is not known.
         """
         client = self._connections.for_ttl(ttl)
-        command = command_of(scripts.RELEASE, name, token, call_name(token))
+        command = command_of(scripts.RELEASE, name, token, "")  # a later try of this token is not to be void
         try:
             with self._counted():
                 evalsha(client, scripts.RELEASE, command)
@@ -82,6 +100,10 @@ class Member(RedisStore):
     def _twice(self, ttl: float | None, call: Callable[..., Any], *args: Any) -> Any:
         with self._counted():
             return super()._twice(ttl, call, *args)
+
+    def in_forked_child(self) -> None:
+        """Forget the calls of the parent's threads."""
+        self._under_way, self._counting = 0, threads.RLock()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.driver import Driver
 from celery_locks.stores.redis.protocol import Command, packed
 from celery_locks.stores.redis.remedies import KEYS, RIGHTS
+from celery_locks.stores.redis.urls import DEFAULT_TIMEOUTS, Timeouts
 
 T = TypeVar("T")
 Place = tuple[str, int]
@@ -38,8 +39,8 @@ class Node(Connections):
     rights = f"{RIGHTS} +cluster|slots +asking"
     keys = KEYS.replace("~", "~{*}")
 
-    def __init__(self, client: Any, name: str, place: Place) -> None:
-        super().__init__(client, name)
+    def __init__(self, client: Any, name: str, place: Place, timeouts: Timeouts) -> None:
+        super().__init__(client, name, timeouts)
         self.place = place
 
 
@@ -48,7 +49,7 @@ class Asking:
 
     def __init__(self, client: Sender) -> None:
         self._client = client
-        self.timeout, self.driver = client.timeout, client.driver
+        self.timeout, self.repeats, self.driver = client.timeout, client.repeats, client.driver
 
     def call(self, *command: Any) -> Any:
         return self.ask(packed(command))
@@ -72,13 +73,22 @@ class Nodes:
         settings: Its settings of a connection, without host and port.
         places: Where to ask first.
         name: The cluster's address without its password, for errors.
+        timeouts: The longest times to connect, and for a request.
     """
 
-    def __init__(self, driver: Driver, settings: Mapping[str, Any], places: Iterable[Place], name: str) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        settings: Mapping[str, Any],
+        places: Iterable[Place],
+        name: str,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
         self.driver = driver
         self._settings = dict(settings)
         self._first = tuple(places)
         self._name = name
+        self.timeouts = timeouts
         self._nodes: dict[Place, Node] = {}
         #: Slot → its master: what each command looks into, and nobody waits for.
         self._serving: dict[int, Node] = {}
@@ -134,9 +144,22 @@ class Nodes:
             if ranges is not None:
                 masters = [(self.at(master), slots) for master, slots in ranges]
                 self._serving = {slot: node for node, slots in masters for slot in slots}
+                self._forget_others()
                 return
         assert error is not None
         raise error
+
+    def _forget_others(self) -> None:
+        """Close the connections to nodes that serve nothing: with each one that is replaced there would be more."""
+        needed = {node.place for node in list(self._serving.values())}.union(self._first)
+        for place in set(self._nodes) - needed:
+            if node := self._nodes.pop(place, None):
+                node.close()
+
+    def close_idle(self) -> None:
+        """Close the connections that no request uses: what cut one off, or let it hang, may have met all."""
+        for node in list(self._nodes.values()):
+            node.close_idle()
 
     def close(self) -> None:
         for node in list(self._nodes.values()):
@@ -155,11 +178,14 @@ class Nodes:
         until: float | None = None
         while True:
             client = node.for_ttl(ttl)
+            if broken:
+                client = client.anew()
             try:
                 return call(Asking(client) if asking else client)
             except self.driver.broken:
                 if broken:
                     raise
+                self.close_idle()
                 self.refresh(node, ttl)
                 node, asking, broken = self.of(slot, ttl), False, True
             except self.driver.response_error as error:
@@ -179,7 +205,7 @@ class Nodes:
     def _ask(self, place: Place, ttl: float | None) -> tuple[list[tuple[Place, range]] | None, Exception | None]:
         """Ranges of slots with their masters; or why they are not to be had."""
         try:
-            answer = self.at(place).for_ttl(ttl).call("CLUSTER", "SLOTS")
+            answer = self.at(place).for_ttl(ttl).anew().call("CLUSTER", "SLOTS")
         except self.driver.errors as error:
             return None, error
         # A node that doesn't know its own address tells none: it is the one that was reached.
@@ -190,7 +216,7 @@ class Nodes:
 
     def _connect(self, place: Place) -> Node:
         settings = {"connection_class": self.driver.connection, **self._settings, "host": place[0], "port": place[1]}
-        return Node(self.driver.client(connection_pool=self.driver.pool(**settings)), self._name, place)
+        return Node(self.driver.client(connection_pool=self.driver.pool(**settings)), self._name, place, self.timeouts)
 
 
 def redirection(error: Exception, asked: Place) -> tuple[str, Place | None]:

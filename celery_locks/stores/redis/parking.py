@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted
+from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Value
 from celery_locks.stores.parking import (
     Dispatch,
     Dropped,
@@ -22,7 +24,7 @@ from celery_locks.stores.parking import (
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
 from celery_locks.stores.redis.calls import call_of
-from celery_locks.stores.redis.connections import Connections, as_text
+from celery_locks.stores.redis.connections import BROKEN_WAIT_PAUSE_SECONDS, Connections, as_text
 from celery_locks.stores.redis.protocol import Command, arguments
 from celery_locks.stores.redis.scripts import LONGEST_SLEEP, Script
 
@@ -63,8 +65,10 @@ class RedisParking(Parking):
             return False
         return all(mine.get(name, default) == settings.get(name, default) for name, default in _PLACE.items())
 
-    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
-        answer = self._release(scripts.END_RUN, name, token, 2, arguments(end, broker))
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        answer = self._release(scripts.END_RUN, name, token, 2, arguments(end, broker), value)
         if isinstance(answer, int):  # no ticket and no line
             return answer == 1, ()
         released, *rest = answer
@@ -78,7 +82,25 @@ class RedisParking(Parking):
 
     def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
         names = [as_text(name) for name in self._due(prefix, broker, most)]
-        return tuple(dispatch for name in names for dispatch in self._swept(name, broker))
+        return self._as_far_as_it_goes(lambda name: self._swept(name, broker), names)
+
+    def _as_far_as_it_goes(
+        self, do: Callable[[Any], tuple[Dispatch, ...]], things: Sequence[Any]
+    ) -> tuple[Dispatch, ...]:
+        """Return the dispatches of several steps. Where one fails, those of the others are published all the same."""
+
+        def tried(thing: Any) -> tuple[Dispatch, ...] | StoreUnavailable:
+            try:
+                return do(thing)
+            except StoreUnavailable as error:
+                return error
+
+        results = [tried(thing) for thing in things]
+        dispatches = tuple(dispatch for result in results if isinstance(result, tuple) for dispatch in result)
+        failed = [result for result in results if isinstance(result, StoreUnavailable)]
+        if failed and not dispatches:
+            raise failed[0]
+        return dispatches
 
     def _swept(self, name: str, broker: str) -> tuple[Dispatch, ...]:
         return _dispatches(name, self._run(scripts.SWEEP, name, "", broker))
@@ -88,10 +110,12 @@ class RedisParking(Parking):
         if due_in >= 0:
             timeout = min(timeout, due_in / MICROSECONDS)
         longest = max(0.001, min(timeout, LONGEST_SLEEP))  # 0 would block for ever
-        client = self._connections.for_blocking(LONGEST_SLEEP)
+        client = self._connections.for_blocking(longest)
         lists = [f"{prefix}:{record}" for record in of_broker("sweep", broker)]
         try:
             client.call("BLPOP", *lists, f"{longest:.3f}")
+        except client.driver.broken:  # who sweeps next finds out whether the server is there
+            time.sleep(min(longest, BROKEN_WAIT_PAUSE_SECONDS))
         except client.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
@@ -101,8 +125,8 @@ class RedisParking(Parking):
 
     def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
         places = self._single("MGET", *task_places(prefix, broker, task_id))
-        found = [self._withdraw(place, broker, task_id) for place in places if place is not None]
-        return tuple(dispatch for dispatches in found for dispatch in dispatches)
+        found = [place for place in places if place is not None]
+        return self._as_far_as_it_goes(lambda place: self._withdraw(place, broker, task_id), found)
 
     def _withdraw(self, found: Any, broker: str, task_id: str) -> tuple[Dispatch, ...]:
         """Withdraw what a task has, as the script ``park`` or ``take`` wrote it down."""
@@ -124,7 +148,7 @@ class RedisParking(Parking):
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
 
     @abstractmethod
-    def _release(self, script: Script, name: str, token: str, count: int = 0, rest: str = "") -> Any: ...
+    def _release(self, script: Script, name: str, token: str, count: int, rest: str, value: Value | None) -> Any: ...
 
     @abstractmethod
     def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any: ...

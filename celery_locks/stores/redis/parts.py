@@ -46,6 +46,32 @@ def tag_of(name: str) -> str:
     return TAGS[zlib.crc32(name.encode()) % PARTS]
 
 
+def never(lists: str) -> str:
+    """The key of a part that never exists: while the part's slot moves, no script runs that declares it.
+
+    Of a slot that moves, some keys are here and some there. A server runs no script of which it lacks a key then; it
+    answers ``TRYAGAIN`` until the move is over. Not all keys that a script touches can be declared, since some are only
+    found on the way, such as the wake-up of the first in line. With this one a script runs in full or not at all.
+
+    Args:
+        lists: What the names of the lists over all locks of a part begin with: its tag, the prefix and a colon.
+    """
+    return f"{lists}never"
+
+
+def lock_keys(tag: str, name: str, prefix: str) -> tuple[str, ...]:
+    """The keys that a script of a lock declares: the lock itself, its records, and the lists over all locks of a part.
+
+    Args:
+        tag: The part's.
+        name: The lock's full name.
+        prefix: What the names of all locks begin with, the colon included.
+    """
+    lock, lists = tag + name, tag + prefix
+    records = (lock, *(f"{lock}:{record}" for record in ("until", "line", "alive", "void", "value", "due")))
+    return (*records, *(f"{lists}{record}" for record in ("locks", "lines", "parked", "sweep")), never(lists))
+
+
 def untagged(name: str) -> str:
     """A name as it was before its tag was put before it."""
     return name.partition("}")[2]

@@ -14,6 +14,12 @@ def packed(command: Sequence[Any]) -> Command:
     return f"*{len(command)}\r\n{arguments(*command)}".encode()
 
 
+def repeated(command: Command) -> Command:
+    """A command with one more argument, ``repeat``, by which a script knows that it may have run before."""
+    count, end, rest = command.partition(b"\r\n")
+    return b"*%d%s%s$6%srepeat%s" % (int(count[1:]) + 1, end, rest, end, end)
+
+
 def arguments(*values: Any) -> str:
     """A part of a command, to be encoded as UTF-8."""
     texts = [value if type(value) is str else str(value) for value in values]

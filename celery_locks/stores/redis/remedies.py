@@ -112,7 +112,7 @@ def explained(error: BaseException, rights: str, keys: str) -> str:
         lacks, user, command = missing_right(text)
         if command and not _names(rights, command):
             rights = f"{rights} +{command}"
-        remedy = f"{lacks}: by ACL SETUSER {user}, allow this user {rights} and the keys {keys}"
+        remedy = f"{lacks}: by ACL SETUSER {user}, give it the keys {keys}, and allow this user {rights}"
     else:
         remedy = remedy_of(code)
     return f"{type(error).__name__}: {shown}{remedy and '; '}{remedy}"

@@ -5,4 +5,5 @@
 
 -- include renewed
 
-return renewed(ARGV[3])
+local said, error = tried(ARGV[3])
+return error and error_of(error) or said

@@ -2,6 +2,7 @@
 -- 'expired', 'replaced', 'force_released', 'stolen', 'deleted'. Needs LOCK, token, PREFIX, NAME and now, which may change between calls.
 
 -- include marks
+-- include record
 
 -- Moves a holder's deadline on the list, and adds what the list may have lost.
 local function relist(before, fence, ends)
@@ -15,14 +16,16 @@ end
 local function renewed(ttl)
   local known = redis.call('HMGET', LOCK, 'sole', 'terms')
   if known[1] == token then
-    local before, permits, fence, rest = string.match(known[2], '^(%d+)( %d+ )(%d+)(.*)$')
+    local before, permits, fence, rest, last_ttl = string.match(known[2], '^(%d+)( %d+ )(%d+)( %d+ %d+) ?(%d*)$')
     if before - now <= 0 then
       return 'expired'
     end
-    local deadline = math.max(before + 0, now + ttl)
+    -- Where more is left than the last ttl, the clock was set back.
+    local deadline = math.max(math.min(before, now + (tonumber(last_ttl) or math.huge)), now + ttl)
     local ends = string.format('%.0f', deadline)
+    local new_ttl = deadline == now + ttl and ttl or last_ttl
     redis.call('PEXPIREAT', LOCK, math.ceil((deadline + FENCE_KEPT) / 1000)) -- first, for a full server; see when_full
-    redis.call('HSET', LOCK, 'terms', ends .. permits .. fence .. rest)
+    redis.call('HSET', LOCK, 'terms', ends .. permits .. fence .. rest .. (new_ttl == '' and '' or ' ' .. new_ttl))
     relist(before, fence, ends)
     return 'renewed'
   end
@@ -34,12 +37,16 @@ local function renewed(ttl)
   local deadline = tonumber(before)
   local record = deadline > now and redis.call('HGET', LOCK, token)
   if record then
-    deadline = math.max(deadline, now + ttl)
+    local last_ttl = string.match(record, '^%d+ %d+ %d+ %d+ t(%d+) ')
+    deadline = math.max(math.min(deadline, now + (last_ttl or math.huge)), now + ttl)
     local fence, ends = string.match(record, '^%d+ (%d+)'), string.format('%.0f', deadline)
     local latest = math.max(deadline, redis.call('ZRANGE', UNTIL, -1, -1, 'WITHSCORES')[2])
     redis.call('PEXPIREAT', UNTIL, math.ceil((latest + LINGER) / 1000)) -- first, for a full server; see when_full
     redis.call('PEXPIREAT', LOCK, math.ceil((latest + FENCE_KEPT) / 1000))
     redis.call('ZADD', UNTIL, ends, token)
+    if last_ttl ~= ttl and deadline == now + ttl then
+      redis.call('HSET', LOCK, token, with_ttl(record, tonumber(ttl)))
+    end
     relist(before, fence, ends)
     return 'renewed'
   end
@@ -54,4 +61,17 @@ local function renewed(ttl)
   -- include library
 
   return tidy() > 0 and 'stolen' or 'deleted'
+end
+
+-- include trouble
+
+-- As `renewed`; 'unreachable' where there was an error, and the error, unless it is a record of a foreign type: that is
+-- the trouble of this lock alone.
+local function tried(ttl)
+  local done, said = pcall(renewed, ttl)
+  if done then
+    return said
+  end
+  local text = text_of(said)
+  return 'unreachable', not string.find(text, 'WRONGTYPE', 1, true) and text or nil
 end

@@ -18,6 +18,10 @@ from celery_locks.tokens import PROCESS_DIGITS
 FENCE_KEPT = 3_900
 #: The longest that a sweeper blocks on the server, in seconds: it need not be woken for what is due later.
 LONGEST_SLEEP = 5.0
+#: How many requests and owner tokens of a lock are remembered at most of which copies may still be under way.
+MOST_VOID = 1_000
+#: Seconds until a sweeper looks again at a lock that it could not read.
+TROUBLE_PAUSE = 60.0
 
 
 class Script:
@@ -47,6 +51,8 @@ _CONSTANTS = {
     "TICKET": f"'{TICKET}'",
     "MOST_TAKEN": MOST_TAKEN,
     "MOST_NOTICES": MOST_NOTICES,
+    "MOST_VOID": MOST_VOID,
+    "TROUBLE_PAUSE": round(TROUBLE_PAUSE * 1e6),
     "PROCESS_DIGITS": PROCESS_DIGITS,
     "TAKEN_KNOWN": round(TAKEN_KNOWN_SECONDS * 1e6),
     "TRIAL": f"'{TRIAL}'",
@@ -90,6 +96,7 @@ TAKE = _load("take")
 RENEW = _load("renew")
 CONFIRM = _load("confirm")
 RELEASE = _load("release")
+SHRINK = _load("shrink")
 LEAVE = _load("leave")
 FORCE_RELEASE = _load("force_release")
 HOLDERS = _load("holders")

@@ -57,6 +57,9 @@ class Asked:
             return self._client.sentinel_masters()
         except self._driver.broken as error:
             raise _told(self._driver.connection_error, f"{type(error).__name__}: {error}") from error
+        finally:
+            # The next question is far off, and an idle connection may die. Other threads may be asking.
+            self._client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _told(kind: type[Exception], text: str) -> Exception:

@@ -17,7 +17,8 @@ local near = redis.call('ZLEXCOUNT', KEYS[1], mark(now), mark(now + ARGV[1]))
 local waiting, most = 0, tonumber(ARGV[2])
 local lines = redis.call('ZRANGEBYSCORE', KEYS[2], living, '+inf', 'LIMIT', 0, most)
 for _, name in ipairs(lines) do
-  waiting = waiting + redis.call('ZCOUNT', PREFIX .. name .. ':alive', living, '+inf')
+  local count = redis.pcall('ZCOUNT', PREFIX .. name .. ':alive', living, '+inf')
+  waiting = waiting + (type(count) == 'number' and count or 0) -- no number where there is a record of a foreign type
 end
 
 local first = redis.call('ZRANGEBYLEX', KEYS[1], '[s', '(t', 'LIMIT', 0, 1)[1] or ''

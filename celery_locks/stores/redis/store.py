@@ -1,18 +1,21 @@
 """``redis://``: leases in a Redis 6.2+ or Valkey server.
 
 Each change is one script (see the ``.lua`` files), so it is atomic and made by the server's clock. A command whose
-reply was lost is sent once more: scripts know a repeated call by its owner token.
+reply was lost is sent once more. Both copies together change what one would: scripts recognize a request by its owner
+token. A repeated claim carries a mark, so that its first copy changes nothing if it comes later; see ``void.lua``.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.errors import LossReason, StoreUnavailable
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store, Value
 from celery_locks.stores.loss_feed import LossFeed
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of, reason_of
@@ -26,13 +29,19 @@ from celery_locks.stores.redis.calls import (
     evalsha_all,
 )
 from celery_locks.stores.redis.client import Client
-from celery_locks.stores.redis.connections import Connections, as_text, connections
+from celery_locks.stores.redis.connections import (
+    BROKEN_WAIT_PAUSE_SECONDS,
+    Connections,
+    as_text,
+    connections,
+    patient_ttl,
+)
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.loss_list import LossList
 from celery_locks.stores.redis.parking import RedisParking
 from celery_locks.stores.redis.protocol import Command, arguments, text_argument, text_arguments
 from celery_locks.stores.redis.scripts import Script
-from celery_locks.stores.redis.urls import address, checked_replicas
+from celery_locks.stores.redis.urls import address, checked_replicas, checked_timeouts
 from celery_locks.stores.redis.values import RedisValues
 
 if TYPE_CHECKING:
@@ -46,6 +55,11 @@ LONGEST_WAIT = 5.0
 BATCH = 1_000
 #: How many of them one script renews: it takes some milliseconds, in which the server does nothing else.
 TOGETHER = 100
+#: How many owner tokens a store remembers of which a claim failed, and how many claims of each.
+MOST_UNCLEAR, MOST_CLAIMS_UNCLEAR = 10_000, 20
+
+#: Numbers of claims: they distinguish the claims of one owner token.
+_numbers = count(1)
 
 
 class RedisStore(RedisParking, RedisListing, RedisValues, Store):
@@ -56,6 +70,9 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             a Sentinel's ``master_for`` will do.
         min_replicas: How many replicas must have a lease before it is granted or renewed; in a URL the parameter
             ``min_replicas``.
+        connect_timeout: How long a connection may take, in seconds; 2 by default. In a URL the parameter of this name.
+        request_timeout: How long a request may take, in seconds; 2 by default. In a URL the parameter of this name.
+            Where a lease is short, or a caller waits for less, it is less.
 
     Raises:
         LockConfigError: A setting is wrong.
@@ -65,14 +82,24 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     waits_for = 100
     notices = True
 
-    def __init__(self, server: str | redis.Redis, *, min_replicas: int | None = None) -> None:
+    def __init__(
+        self,
+        server: str | redis.Redis,
+        *,
+        min_replicas: int | None = None,
+        connect_timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> None:
+        timeouts = checked_timeouts(connect_timeout, request_timeout)
         if isinstance(server, str):
             place = address(server)
             self._connections = connections(place)
             min_replicas = place.min_replicas if min_replicas is None else min_replicas
         else:
-            self._connections = Connections(server, type(server).__name__)
+            self._connections = Connections(server, type(server).__name__, timeouts)
         self._min_replicas = checked_replicas(min_replicas or 0)
+        #: Owner token → numbers of its claims that failed: copies of these may still be under way.
+        self._unclear: dict[str, list[str]] = {}
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         if claim.adopts or claim.replaces or claim.task_id:
@@ -80,7 +107,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             taken = granted_or_refused(self._claim(scripts.TAKE, claim, 4, special))
             if line_up is None or isinstance(taken, Granted) or taken.replaced:
                 return taken
-        return granted_or_refused(self._claim(scripts.ACQUIRE, claim, 2, _line_up(line_up or 0)))
+        return granted_or_refused(self._claim(scripts.ACQUIRE, claim, 3, _line_up(line_up or 0, claim.max_waiters)))
 
     def leave(self, name: str, token: str) -> None:
         self._run(scripts.LEAVE, name, token)
@@ -90,7 +117,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
         try:
-            return first_woken(self._connections.for_blocking(LONGEST_WAIT), places, timeout)
+            return first_woken(self._connections, places, timeout)
         except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
@@ -100,8 +127,16 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             answers += self._renew(renewals[start : start + BATCH])
         return answers
 
-    def release(self, name: str, token: str) -> bool:
-        return bool(self._release(scripts.RELEASE, name, token) == 1)
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        unclear = self._unclear.get(token)
+        void = _NONE_VOID if unclear is None else arguments(" ".join(unclear))
+        released = self._release(scripts.RELEASE, name, token, 1, void, value)
+        if unclear is not None:
+            self._unclear.pop(token, None)
+        return bool(released == 1)
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        return bool(self._run(scripts.SHRINK, name, token, permits) == 1)
 
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
         return holders_of(self._run(scripts.FORCE_RELEASE, name, token, MOST_HOLDERS, call_name(token)))
@@ -116,10 +151,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return int(self._run(scripts.HELD, name, ""))
 
     def ping(self) -> None:
-        try:
-            self._connections.for_ttl().call("PING")
-        except self._connections.driver.errors as error:
-            raise self._connections.unavailable(error) from error
+        self._twice(None, Client.call, "PING")
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
         return self._ask(lambda call: checks.checks(call, parks))
@@ -132,22 +164,32 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return self._ask(checks.about)
 
     def _ask(self, question: Callable[[Callable[..., Any]], T]) -> T:
-        try:
-            return question(self._connections.for_ttl().call)
-        except self._connections.driver.errors as error:
-            raise self._connections.unavailable(error) from error
+        answer: T = self._twice(None, lambda client: question(client.call))
+        return answer
 
     def close(self) -> None:
         self._connections.close()
 
     def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any:
-        """Calls a script with a claim, and so many more arguments."""
-        name, tag = claim.name, self._tag(claim.name)
-        rest = f"{_terms(claim.ttl, claim.limit, claim.permits)}{text_argument(claim.owner)}{rest}"
-        command = command_with(script, name, claim.token, 4 + count, rest, tag)
-        if self._min_replicas and script is not scripts.PARK:
-            return self._claim_on_replicas(script, claim, command)
-        return self._call(script, tag + name, command, claim.ttl)
+        """Calls a script with a claim, so many more arguments, and the number of the request."""
+        name, tag, number = claim.name, self._tag(claim.name), str(next(_numbers))
+        terms = f"{_terms(claim.ttl, claim.limit, claim.permits)}{text_argument(claim.owner)}"
+        rest = f"{terms}{rest}{text_argument(number)}"
+        command = command_with(script, name, claim.token, 5 + count, rest, tag)
+        try:
+            if self._min_replicas and script is not scripts.PARK:
+                return self._claim_on_replicas(script, claim, command)
+            return self._call(script, tag + name, command, patient_ttl(claim))
+        except BaseException:
+            self._is_unclear(claim.token, number)
+            raise
+
+    def _is_unclear(self, token: str, number: str) -> None:
+        """Note that copies of a claim may be under way."""
+        if len(self._unclear) >= MOST_UNCLEAR:
+            with suppress(RuntimeError, StopIteration):  # another thread changes it meanwhile
+                self._unclear.pop(next(iter(self._unclear)), None)
+        self._unclear[token] = [*self._unclear.get(token, ()), number][-MOST_CLAIMS_UNCLEAR:]
 
     def _claim_on_replicas(self, script: Script, claim: Claim, command: Command) -> Any:
         """Claim, and release what was granted and is on too few replicas.
@@ -161,20 +203,21 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             answer, confirmed = evalsha_all(client, script, [command], wanted)
             return answer, int(confirmed)
 
-        answer, confirmed = self._call(script, self._tag(claim.name) + claim.name, command, claim.ttl, send)
+        answer, confirmed = self._call(script, self._tag(claim.name) + claim.name, command, patient_ttl(claim), send)
         # The grant of a known ticket is a list as well; see the script ``enter``.
         granted = not isinstance(answer, Sequence) or as_text(answer[0]) == "granted"
         if not granted or confirmed >= wanted:
             return answer
         with suppress(StoreUnavailable):
-            self._run(scripts.RELEASE, claim.name, claim.token, call_name(claim.token), ttl=claim.ttl)
+            self._run(scripts.RELEASE, claim.name, claim.token, "", ttl=claim.ttl)
         raise self._connections.too_few(confirmed, wanted)
 
-    def _release(self, script: Script, name: str, token: str, count: int = 0, rest: str = "") -> Any:
-        """As `_run`, with a name for this request, and ``count`` more arguments."""
+    def _release(self, script: Script, name: str, token: str, count: int, rest: str, value: Value | None) -> Any:
+        """As `_run` with ``count`` arguments, which are packed already, and the value to keep if there is one."""
         tag = self._tag(name)
-        command = command_with(script, name, token, 1 + count, text_argument(call_name(token)) + rest, tag)
-        return self._call(script, tag + name, command)
+        if value is not None:
+            count, rest = count + 2, rest + arguments(value.text, max(1, _micro(value.keep)))
+        return self._call(script, tag + name, command_with(script, name, token, count, rest, tag))
 
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any:
         tag = self._tag(name)
@@ -204,29 +247,34 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return [said for part, lost in zip(parts, answers, strict=True) for said in _said(part, lost)]
 
     def _twice(self, ttl: float | None, call: Callable[..., Any], *args: Any) -> Any:
-        """Calls with a client; once more when the connection broke, which may have been old, or lost the reply."""
-        client = self._connections.for_ttl(ttl)
+        """`Connections.twice`, with our error."""
         try:
-            try:
-                return call(client, *args)
-            except client.driver.broken:
-                return call(client, *args)
-        except client.driver.errors as error:
+            return self._connections.twice(ttl, call, *args)
+        except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
 
-def first_woken(client: Sender, places: Sequence[tuple[str, str]], timeout: float, tag: str = "") -> Collection[str]:
+def first_woken(
+    connections: Connections, places: Sequence[tuple[str, str]], timeout: float, tag: str = ""
+) -> Collection[str]:
     """Waits for the wake-ups of some tokens; see `Store.wait_any`.
 
+    Where the connection breaks, a wake-up may be lost with it: so it may be the turn of each of them. They look at
+    their locks next, which shows whether the server is there.
+
     Args:
-        client: Blocks meanwhile.
+        connections: To the server.
         places: Names and tokens.
         timeout: For how many seconds, at most `LONGEST_WAIT`.
         tag: Comes before all names.
     """
     longest = max(0.001, min(timeout, LONGEST_WAIT))  # 0 would block for ever
     tokens = {f"{tag}{name}:wake:{token}": token for name, token in places}
-    woken = client.call("BLPOP", *tokens, f"{longest:.3f}")
+    try:
+        woken = connections.for_blocking(longest).call("BLPOP", *tokens, f"{longest:.3f}")
+    except connections.driver.broken:
+        time.sleep(min(longest, BROKEN_WAIT_PAUSE_SECONDS))
+        return tuple(tokens.values())
     return () if woken is None else (tokens[as_text(woken[0])],)
 
 
@@ -260,9 +308,13 @@ def _terms(ttl: float, limit: int, permits: int) -> str:
 
 
 @lru_cache(256)
-def _line_up(seconds: float) -> str:
-    return arguments(_micro(seconds), MOST_HOLDERS)
+def _line_up(seconds: float, max_waiters: int) -> str:
+    return arguments(_micro(seconds), MOST_HOLDERS, max_waiters)
 
 
 def _micro(seconds: float) -> int:
     return round(seconds * MICROSECONDS)
+
+
+#: The first argument of a release of a token of which no claim failed.
+_NONE_VOID = arguments("")

@@ -4,10 +4,10 @@
 -- Returns {ticket, message, count, …}: those to be published
 
 -- include records
--- include spread
 -- include grant
 -- include library
 -- include tickets
+-- include trouble
 
 local answer, broker = {}, ARGV[3]
 
@@ -30,22 +30,34 @@ local function look(id)
   end
 end
 
--- include when_full
-tidy()
-touched[''], touched[broker] = true, true
-for _, id in ipairs(due('')) do
-  local own = redis.call('HGET', ticket(id), 'broker')
-  if own and own ~= '' then -- the version before, which knows no brokers, put it here
-    move_due(id, own)
-  else
-    look(id)
+local function look_at_all()
+  -- include spread
+  -- include when_full
+  tidy()
+  touched[''], touched[broker] = true, true
+  for _, id in ipairs(due('')) do
+    local own = redis.call('HGET', ticket(id), 'broker')
+    if own and own ~= '' then -- the version before, which knows no brokers, put it here
+      move_due(id, own)
+    else
+      look(id)
+    end
   end
-end
-if broker ~= '' then
-  for _, id in ipairs(due(broker)) do
-    look(id)
+  if broker ~= '' then
+    for _, id in ipairs(due(broker)) do
+      look(id)
+    end
   end
+  dispatch_or_wake(answer, broker)
+  index()
 end
-dispatch_or_wake(answer, broker)
-index()
-return answer
+
+local done, problem = pcall(look_at_all)
+if done or #answer > 0 then
+  return answer
+end
+-- A record of a foreign type is in the way each time: the locks behind this one come first for a while.
+for _, parked in ipairs({INDEX .. 'parked', INDEX .. of_broker('parked', broker)}) do
+  redis.pcall('ZADD', parked, 'XX', now + TROUBLE_PAUSE, LOCK)
+end
+return error_of(text_of(problem))

@@ -1,8 +1,16 @@
 -- Takes permits for a claim that adopts a lease, replaces the holders, or can be withdrawn by its task. Nobody lines up.
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace
--- ARGV[9] task or ''  ARGV[10] most holders to name
--- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced
+-- ARGV[9] task or ''  ARGV[10] most holders to name  ARGV[11] number of this request  and 'repeat', see prelude
+-- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced, or
+-- that of an earlier copy of this claim
+--
+-- LOCK:replaced:<token>  why the lease of this token was taken; see take_away
+
+local REPEAT = ARGV[#ARGV] == 'repeat'
+if REPEAT or redis.call('HEXISTS', LOCK, 'void') == 1 then
+  -- include late
+end
 
 -- include records
 -- include spread
@@ -38,17 +46,20 @@ if record then -- the same claim once more: its reply was lost
   return prolong(token, record, deadline)
 end
 
-local why = adopts ~= '' and redis.call('GET', LOCK .. ':replaced:' .. adopts)
-if why and why ~= 'force_released' then -- 'replaced', or 1 as an older release wrote it
+-- 'replaced', or 1 as an older release wrote it. A claim that was replaced takes nothing back from the newer one.
+local taken = redis.call('MGET', LOCK .. ':replaced:' .. token, LOCK .. ':replaced:' .. (adopts ~= '' and adopts or token))
+if (taken[1] or 'force_released') ~= 'force_released' or (taken[2] or 'force_released') ~= 'force_released' then
   return refusal(2, nil, tonumber(ARGV[10]))
 end
 
-if adopts ~= '' and redis.call('HEXISTS', LOCK, adopts) == 1 then
+local adopted = adopts ~= '' and redis.call('HGET', LOCK, adopts)
+local before = adopted and tonumber(string.match(adopted, '^%d+'))
+if before and (permits <= before or permits <= limit - (held - before)) then
   drop(adopts)
   return granted()
 end
 
-if ARGV[8] == '1' and permits <= limit and held + permits > limit then
+if ARGV[8] == '1' and permits <= limit and permits > limit - held then
   local holders = {}
   for _, holder in ipairs(redis.call('ZRANGEBYSCORE', UNTIL, string.format('(%.0f', now), '+inf', 'LIMIT', 0, 1000)) do
     local taken, fence = string.match(redis.call('HGET', LOCK, holder) or '', '^(%d+) (%d+)')
@@ -56,7 +67,7 @@ if ARGV[8] == '1' and permits <= limit and held + permits > limit then
   end
   table.sort(holders, function(one, other) return one[3] < other[3] end)
   for _, holder in ipairs(holders) do
-    if held + permits <= limit then
+    if permits <= limit - held then
       break
     end
     take_away(holder[1], 'replaced')
@@ -64,7 +75,7 @@ if ARGV[8] == '1' and permits <= limit and held + permits > limit then
   end
 end
 
-if held + permits <= limit and (not head or head == token or ARGV[8] == '1') then
+if permits <= limit - held and (not head or head == token or ARGV[8] == '1') then
   return granted()
 end
 return refusal(0, redis.call('ZRANK', LINE, token), tonumber(ARGV[10]))

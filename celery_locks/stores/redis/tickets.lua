@@ -84,7 +84,7 @@ local function index()
   if is_ticket(head) then
     -- There may be room already: a step dispatches a limited number, and only tickets of its broker.
     local terms = redis.call('HMGET', ticket(string.sub(head, #TICKET + 1)), 'permits', 'limit', 'broker')
-    local free = not terms[1] or (redis.call('HGET', LOCK, 'held') or 0) + terms[1] <= tonumber(terms[2])
+    local free = not terms[1] or tonumber(terms[1]) <= terms[2] - (redis.call('HGET', LOCK, 'held') or 0)
     local first = redis.call('ZRANGE', UNTIL, 0, 0, 'WITHSCORES')[2]
     head_broker, moment = terms[3] or '', (free or not first) and now or tonumber(first)
     touched[head_broker] = true
@@ -101,12 +101,12 @@ local function index()
 end
 
 -- Puts a ticket in line at its place, for the first time or again. What is due here is to be written down after it.
-local function park(id, number, wait_until, task, broker)
+local function park(id, number, wait_until, task, broker, limit)
   redis.call('HSET', ticket(id), 'state', 'parked')
   redis.call('PEXPIRE', ticket(id), 2 * KEPT / 1000)
   redis.call('ZADD', LINE, number, TICKET .. id)
   redis.call('ZADD', ALIVE, now + KEPT, TICKET .. id)
-  keep_line()
+  keep_line(limit or tonumber(redis.call('HGET', ticket(id), 'limit') or '1'))
   look_at(id, broker, math.min(wait_until > 0 and wait_until or math.huge, now + KEPT / 2))
   local place = string.format('ticket %d ', #LOCK) .. LOCK .. id -- the length, since a name may hold anything
   redis.call('SET', task_place(task, broker), place, 'PX', KEPT / 1000)
@@ -160,7 +160,7 @@ local function dispatch(answer, broker)
     end
     local id = string.sub(head, #TICKET + 1)
     local terms = redis.call('HMGET', ticket(id), 'permits', 'limit', 'owner', 'task', 'broker')
-    if terms[1] and (held + terms[1] > tonumber(terms[2]) or not may_dispatch(terms[5], broker)) then
+    if terms[1] and (tonumber(terms[1]) > terms[2] - held or not may_dispatch(terms[5], broker)) then
       break
     end
     leave_line(id, terms[4], terms[5])

@@ -8,17 +8,22 @@ local function unlist_expired(most)
     end
     return redis.call('ZCOUNT', PREFIX .. name .. ':until', string.format('(%.0f', now), '+inf') > 0
   end
+  -- Not where it has records of a foreign type, either.
+  local function is_held(name)
+    local readable, holds = pcall(held, name)
+    return readable and holds
+  end
   local before = string.format('(u%.0f', now)
   for _, ended in ipairs(redis.call('ZRANGEBYLEX', PREFIX .. 'locks', '[u', before, 'LIMIT', 0, most)) do
     local mark, name = string.match(ended, '^u%d+ (%d+ (.*))$')
     redis.call('ZREM', PREFIX .. 'locks', ended, 's' .. mark)
-    if not held(name) and redis.call('EXISTS', PREFIX .. name .. ':line') == 0 then
+    if not is_held(name) and redis.call('EXISTS', PREFIX .. name .. ':line') == 0 then
       redis.call('ZREM', PREFIX .. 'locks', 'n' .. name)
     end
   end
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'lines', '-inf', now, 'LIMIT', 0, most)) do
     redis.call('ZREM', PREFIX .. 'lines', name)
-    if not held(name) then
+    if not is_held(name) then
       redis.call('ZREM', PREFIX .. 'locks', 'n' .. name)
     end
   end

@@ -5,17 +5,39 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.addresses import ENCODE, UnreadableError, is_ambiguous, mask, reads_address
+from celery_locks.stores.redis.client import TIMEOUT
 from celery_locks.stores.redis.driver import Driver, driver, driver_for
 
 SENTINEL_PORT, SERVER_PORT = 26379, 6379
 _TLS = ("rediss", "valkeys")
+#: Parameters that the library does not know.
+_OWN = ("client", "min_replicas", "connect_timeout", "request_timeout")
 #: What the library reports of a parameter that it knows.
 _WRONG_PARAMETER = re.compile(r"Invalid value for ['`](\w+)['`]")
+
+
+#: The longest timeout, in seconds.
+_LONGEST_TIMEOUT_SECONDS = 3_600.0
+
+
+class Timeouts(NamedTuple):
+    """How long a server is waited for, in seconds. A short lease or an impatient caller makes it less.
+
+    Attributes:
+        connect: Until a connection is made.
+        request: Until a request is answered.
+    """
+
+    connect: float = TIMEOUT
+    request: float = TIMEOUT
+
+
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,10 @@ class Address:
     @property
     def min_replicas(self) -> int:
         return checked_replicas(self.own.get("min_replicas", "0"))
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return checked_timeouts(self.own.get("connect_timeout"), self.own.get("request_timeout"))
 
     def settings(self) -> dict[str, Any]:
         """The library's settings of a connection, without the server's address."""
@@ -158,7 +184,7 @@ def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:
     if not mark:
         return rest, {}
     pairs = parse_qsl(query, keep_blank_values=True)
-    own = {name: value for name, value in pairs if name in ("client", "min_replicas") or name.startswith("sentinel_")}
+    own = {name: value for name, value in pairs if name in _OWN or name.startswith("sentinel_")}
     if not own:
         return rest, {}
     others = urlencode([(name, value) for name, value in pairs if name not in own])
@@ -204,3 +230,24 @@ def checked_replicas(value: Any) -> int:
     if replicas < 0 or isinstance(value, (bool, float)):
         raise LockConfigError(f"min_replicas must be a whole number of 0 or more, not {value!r}")
     return replicas
+
+
+def checked_timeouts(connect: Any, request: Any) -> Timeouts:
+    """How long to wait for a server: each a number of seconds or its text, ``None`` for the default.
+
+    Raises:
+        LockConfigError: One is no number of seconds above 0.
+    """
+    return Timeouts(_timeout("connect_timeout", connect), _timeout("request_timeout", request))
+
+
+def _timeout(name: str, value: Any) -> float:
+    if value is None:
+        return TIMEOUT
+    try:
+        seconds = 0.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_TIMEOUT_SECONDS:
+        raise LockConfigError(f"{name}={value} is not a timeout: give seconds above 0, such as {name}=2")
+    return seconds
