@@ -11,18 +11,21 @@ from celery_locks.stores import schema_sql
 
 @click.command("sql", short_help="The statements that make the tables of a database store.")
 @click.argument("url", required=False)
+@click.option("--upgrade", is_flag=True, help="Only those that bring tables of an older version up to date.")
 @click.pass_context
-def sql_command(ctx: click.Context, url: str | None) -> None:
-    """The statements that make the tables of the store at URL, or of the app's, for a migration.
+def sql_command(ctx: click.Context, url: str | None, upgrade: bool) -> None:
+    """Print the statements that make the tables of the store at URL, or of the app's, for a migration.
 
-    Nothing is connected, and they are safe to run again. Stores make their tables by themselves where their user may.
+    Nothing is connected, and they are safe to run again. Stores make their tables, and bring older ones up to date, by
+    themselves where their user may.
 
     \b
     Examples:
       celery -A proj locks sql | psql shop
       celery locks sql postgresql://localhost/shop?table_prefix=shop_locks_
+      celery -A proj locks sql --upgrade | psql shop
     """
     store = url or app_store(ctx.obj.app.conf)
     if not isinstance(store, str):
         raise LockConfigError(f"locks_url is a {type(store).__name__}: give the address of a database")
-    click.echo(schema_sql(store).rstrip())
+    click.echo(schema_sql(store, upgrade=upgrade).rstrip())

@@ -291,8 +291,13 @@ def pass_the_lock_on(store: ServerStore, mine: Claim, waiter: Claim) -> None:
 
 
 @contextmanager
-def lost_replies(store: ServerStore) -> Iterator[list[str]]:
-    """The next change is made, and the connection ends before its answer has come."""
+def lost_replies(store: ServerStore, meanwhile: Callable[[], object] = lambda: None) -> Iterator[list[str]]:
+    """The next change is made, and the connection ends before its answer has come.
+
+    Args:
+        store: Where.
+        meanwhile: Called before the request can be repeated.
+    """
     lost: list[str] = []
     run = Connection.run
     functions = store._database.dialect.text(r"COMMIT|SELECT \* FROM celery_locks_(acquire|release|leave|renew)_")
@@ -302,6 +307,7 @@ def lost_replies(store: ServerStore) -> Iterator[list[str]]:
         if not lost and re.match(functions, statement):
             lost.append(statement)
             self.dbapi.close()
+            meanwhile()
             raise _gone(store)
         return answer
 
@@ -592,11 +598,12 @@ class TestTables:
         long_ago = int(1e6 * (time.time() - 3600))
         for table in ("holder", "waiter", "value"):
             tell(store, f"UPDATE celery_locks_{table} SET deadline = ? WHERE name <> 'living'", long_ago)
-        tell(store, "UPDATE celery_locks_lock SET forget_at = ?", long_ago)
         sweeps = 0
-        while store._sweeper.sweep():
-            sweeps += 1
-            assert sweeps < 10
+        for _ in range(2):  # a lock's row whose other rows are still there is looked at again later
+            tell(store, "UPDATE celery_locks_lock SET forget_at = ? WHERE name <> 'living'", long_ago)
+            while store._sweeper.sweep():
+                sweeps += 1
+                assert sweeps < 20
         assert sweeps >= 1
         for table in ("holder", "lock", "value"):
             assert ask(store, f"SELECT name FROM celery_locks_{table}") == [("living",)]

@@ -19,6 +19,7 @@ import pytest
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores import open_store, sqlite_file
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
+from celery_locks.stores.parking import Ticket
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sqlite import EVERY, SWEEP, SQLiteStore, open_sqlite
 from celery_locks.stores.sqlite_clock import boot_id
@@ -509,3 +510,15 @@ def test_holders_are_those_of_one_moment(tmp_path: Path) -> None:
         clock.advance(1.0)
     reader.close()
     writer.close()
+
+
+def test_promise_45_a_file_of_another_release_says_what_to_do(tmp_path: Path) -> None:
+    path = str(tmp_path / "locks.db")
+    with closing(SQLiteStore(path)) as store:
+        store.ping()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE celery_locks_ticket DROP COLUMN why")
+    with closing(SQLiteStore(path)) as store:
+        store.acquire(Claim("p:{k}", "holder", "o", 60))
+        with pytest.raises(StoreUnavailable, match="another release of celery-locks"):
+            store.enter(Claim("p:{k}", "parked", "o", 60), Ticket("id", "message", "task"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import ceil, inf, nan
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -10,8 +11,8 @@ import sqlalchemy as sa
 
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.addresses import ENCODE, UnreadableError, login_of, mask
-from celery_locks.stores.sql.database import TIMEOUT, Database
-from celery_locks.stores.sql.dialects import PREFIX, Dialect, MySQL, PostgreSQL
+from celery_locks.stores.sql.database import CONNECT_TIMEOUT, REQUEST_TIMEOUT, Database
+from celery_locks.stores.sql.dialects import MYSQL_IDLE_SECONDS, PREFIX, Dialect, MySQL, PostgreSQL
 
 #: The most characters of a table prefix: what PostgreSQL cuts off must not be what tells two names apart.
 LONGEST_PREFIX = 30
@@ -29,8 +30,8 @@ class Address:
     """A URL, read.
 
     Args:
-        text: ``postgresql://user:password@host/database?table_prefix=…&listen=host:port&prepare=yes``; what else is in
-            its query is told to the driver.
+        text: ``postgresql://user:password@host/database?table_prefix=…&listen=host:port&prepare=yes`` with
+            ``connect_timeout=`` and ``request_timeout=`` in seconds; the driver gets all else that is in its query.
 
     Raises:
         LockConfigError: It can't be read.
@@ -52,6 +53,9 @@ class Address:
         prefix, listen = str(query.pop("table_prefix", PREFIX)), query.pop("listen", "")
         #: Whether sessions may keep prepared statements. A pooler gives each transaction another session.
         self.prepares = query.pop("prepare", "no") == "yes"
+        #: Seconds that connecting, and a transaction, may take.
+        self.connect_timeout = self._seconds("connect_timeout", query.pop("connect_timeout", ""), CONNECT_TIMEOUT)
+        self.request_timeout = self._seconds("request_timeout", query.pop("request_timeout", ""), REQUEST_TIMEOUT)
         if not _PREFIX.match(prefix):
             raise LockConfigError(
                 f"{self.name} has table_prefix={prefix}; write up to {LONGEST_PREFIX} lowercase letters, digits and _"
@@ -67,64 +71,64 @@ class Address:
             self.listen = self.url.set(host=place.hostname, port=place.port)
 
     def database(self) -> Database:
-        """The server there; nothing is connected yet."""
+        """Return the server there; nothing is connected yet."""
         if isinstance(self.dialect, PostgreSQL):
-            arguments = {**self._without_given(_POSTGRESQL), "prepare_threshold": 2 if self.prepares else None}
-            return Database(self.url, self.name, self.dialect, arguments, use_native_hstore=False)
-        arguments, recycle = self._without_given(_MYSQL), _MYSQL_IDLE // 2
-        return Database(self.url, self.name, self.dialect, arguments, _prepare_mysql, pool_recycle=recycle)
+            return self._postgresql(self.url, self.name, {"prepare_threshold": 2 if self.prepares else None})
+        arguments: dict[str, Any] = {
+            "autocommit": True,
+            "charset": "utf8mb4",
+            "connect_timeout": ceil(self.connect_timeout),
+            "read_timeout": ceil(4 * self.request_timeout),
+            "write_timeout": ceil(4 * self.request_timeout),
+        }
+        options = {"timeout": self.request_timeout, "pool_recycle": MYSQL_IDLE_SECONDS // 2}
+        return Database(self.url, self.name, self.dialect, self._without_given(arguments), **options)
 
     def listener(self) -> Database | None:
-        """The server to listen at."""
+        """Return the server to listen at."""
         if self.listen is None:
             return None
         name = mask(self.listen.render_as_string(hide_password=True))
         alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-        arguments = {**self._without_given(_POSTGRESQL), **alive}
-        return Database(self.listen, name, self.dialect, arguments, use_native_hstore=False)
+        return self._postgresql(self.listen, name, alive)
+
+    def _postgresql(self, url: sa.URL, name: str, more: dict[str, Any]) -> Database:
+        arguments = {
+            "autocommit": True,
+            "connect_timeout": ceil(self.connect_timeout),
+            "application_name": "celery-locks",
+            "client_encoding": "utf8",  # else a database without an encoding gives bytes
+            **more,
+        }
+        options = {"timeout": self.request_timeout, "use_native_hstore": False}
+        return Database(url, name, self.dialect, self._without_given(arguments), **options)
 
     def _without_given(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """What the URL says itself goes before."""
         return {name: value for name, value in arguments.items() if name not in self.url.query}
 
+    def _seconds(self, name: str, text: object, otherwise: float) -> float:
+        """Return a timeout of the address.
 
-_POSTGRESQL = {
-    "autocommit": True,
-    "connect_timeout": int(TIMEOUT),
-    "application_name": "celery-locks",
-    "client_encoding": "utf8",  # else a database without an encoding gives bytes
-}
-
-
-#: Seconds after which MySQL ends a session that does nothing: also one whose client stopped within a transaction.
-_MYSQL_IDLE = 60
-_MYSQL = {
-    "autocommit": True,
-    "charset": "utf8mb4",
-    "connect_timeout": int(TIMEOUT),
-    "read_timeout": int(4 * TIMEOUT),
-    "write_timeout": int(4 * TIMEOUT),
-}
+        Raises:
+            LockConfigError: It is no number of seconds above 0.
+        """
+        if text == "":
+            return otherwise
+        try:
+            seconds = float(str(text))
+        except ValueError:
+            seconds = nan
+        if not 0 < seconds < inf:
+            raise LockConfigError(f"{self.name} has {name}={text}: give seconds above 0, such as {name}=2")
+        return seconds
 
 
 def _login_in(url: sa.URL) -> str:
     return (url.username or "") + (f":{url.password}" if url.password is not None else "")
 
 
-def _prepare_mysql(connection: Any) -> None:
-    settings = [
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-        "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # cutting off a name would make one of two locks
-        f"SET SESSION wait_timeout = {_MYSQL_IDLE}",
-        f"SET SESSION innodb_lock_wait_timeout = {int(TIMEOUT)}",
-    ]
-    if "MariaDB" in connection.get_server_info():
-        settings.append(f"SET SESSION idle_transaction_timeout = {int(2 * TIMEOUT)}")
-    with connection.cursor() as cursor:
-        for setting in settings:
-            cursor.execute(setting)
-
-
-def schema_of(url: str) -> str:
+def schema_of(url: str, upgrade: bool = False) -> str:
     """See `celery_locks.stores.schema_sql`."""
-    return "".join(f"{statement};\n" for statement in Address(url).dialect.schema())
+    dialect = Address(url).dialect
+    return "".join(f"{statement};\n" for statement in (dialect.upgrade() if upgrade else dialect.schema()))

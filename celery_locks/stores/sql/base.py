@@ -8,7 +8,8 @@ from dataclasses import replace
 from math import inf
 from typing import TypeVar
 
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store
+from celery_locks.errors import LockConfigError
+from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store, Value
 from celery_locks.stores.listing import Figures, Names, State
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
 from celery_locks.stores.sql import listing, values
@@ -18,6 +19,9 @@ from celery_locks.stores.sql.tickets import SQLTable
 from celery_locks.stores.tickets import Tickets
 
 T = TypeVar("T")
+
+#: The greatest limit, and number of permits: as many as a store counts exactly that has only floats.
+MOST_PERMITS = 2**53
 
 
 class TableStore(Parking, Store):
@@ -45,6 +49,7 @@ class TableStore(Parking, Store):
         """
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        check_numbers(claim)
         return self._write(claim.name, lambda session: Leases(session).acquire(claim, line_up), claim.ttl)
 
     def leave(self, name: str, token: str) -> None:
@@ -54,11 +59,30 @@ class TableStore(Parking, Store):
 
         self._write(name, work)
 
-    def release(self, name: str, token: str) -> bool:
-        return self._write(name, lambda session: release(session, name, token))
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        return self._write(name, lambda session: release(session, name, token, value))
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        def work(session: Session) -> bool:
+            held = Leases(session).shrink(name, token, permits)
+            look_at_first(session, name)
+            return held
+
+        return self._write(name, work)
 
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
-        return self._write(name, lambda session: force_release(session, name, token))
+        seen: list[tuple[int, tuple[Holder, ...]]] = []
+
+        def work(session: Session) -> tuple[Holder, ...]:
+            leases = Leases(session)
+            last, before = seen[0] if seen else (leases.last_fencing_token(name), ())
+            holders = leases.force_release(name, token, last)  # a repeat spares who came after the first try
+            if not seen:
+                seen.append((last, holders))
+            look_at_first(session, name)
+            return holders or before
+
+        return self._write(name, work)
 
     def holders(self, name: str) -> tuple[Holder, ...]:
         return self._read(name, lambda session: Leases(session).holders(name))
@@ -93,7 +117,16 @@ class TableStore(Parking, Store):
         return self._read(name, lambda session: values.read(session, name))
 
     def delete(self, name: str) -> bool:
-        return self._write(name, lambda session: values.delete(session, name))
+        seen: list[int] = []
+
+        def work(session: Session) -> bool:
+            if not seen and (deadline := values.written(session, name)) is not None:
+                seen.append(deadline)
+            if seen:  # a repeat spares a later value
+                values.delete(session, name, seen[0])
+            return bool(seen)
+
+        return self._write(name, work)
 
     def _forget_trial(self, name: str, ticket_id: str) -> None:
         def work(session: Session) -> None:
@@ -105,13 +138,17 @@ class TableStore(Parking, Store):
     # --- Parking ---
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
+        check_numbers(claim)
         return self._tickets(claim.name, lambda tickets: tickets.enter(claim, ticket), claim.ttl)
 
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        check_numbers(claim)
         return self._tickets(claim.name, lambda tickets: tickets.park(claim, ticket), claim.ttl)
 
-    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
-        return self._write(name, lambda session: end_run(session, name, token, end, broker))
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        return self._write(name, lambda session: end_run(session, name, token, end, broker, value))
 
     def published(self, dispatch: Dispatch, within: float) -> None:
         self._tickets(dispatch.name, lambda tickets: tickets.published(dispatch.id, within))
@@ -148,11 +185,11 @@ class TableStore(Parking, Store):
         """Return the names of locks in which something is due for a broker."""
         query = (
             "SELECT DISTINCT name FROM celery_locks_ticket "
-            "WHERE broker IN (?, '') AND due <= ? AND substr(name, 1, ?) = ? LIMIT ?"
+            "WHERE broker IN (?, '') AND due <= ? AND name >= ? AND name < ? LIMIT ?"
         )
 
         def work(session: Session) -> list[str]:
-            values = (broker, session.now, len(prefix) + 1, f"{prefix}:", most)
+            values = (broker, session.now, *names_of(prefix), most)
             return [name for (name,) in session.execute(query, values)]
 
         return self._read("", work)
@@ -160,12 +197,12 @@ class TableStore(Parking, Store):
     def _due_in(self, prefix: str, broker: str) -> float:
         """Return the seconds until something is due for a broker: 0 if it is now, infinity if nothing will be."""
         query = (
-            "SELECT due FROM celery_locks_ticket WHERE broker = ? AND due IS NOT NULL AND substr(name, 1, ?) = ? "
+            "SELECT due FROM celery_locks_ticket WHERE broker = ? AND due IS NOT NULL AND name >= ? AND name < ? "
             "ORDER BY due LIMIT 1"
         )
 
         def work(session: Session) -> float:
-            rows = [session.execute(query, (each, len(prefix) + 1, f"{prefix}:")).fetchone() for each in {broker, ""}]
+            rows = [session.execute(query, (each, *names_of(prefix))).fetchone() for each in {broker, ""}]
             return max(0.0, min([(row[0] - session.now) / 1e6 for row in rows if row], default=inf))
 
         return self._read("", work)
@@ -174,11 +211,11 @@ class TableStore(Parking, Store):
         """Return whether a task has a parked ticket or a lease, in which lock, and the ticket's id or lease's token."""
         query = (
             "SELECT 'ticket', name, id FROM celery_locks_ticket "
-            "WHERE task = ? AND state = 'parked' AND broker IN (?, '') AND substr(name, 1, ?) = ? "
-            "UNION ALL SELECT 'lease', name, token FROM celery_locks_task WHERE task = ? AND substr(name, 1, ?) = ?"
+            "WHERE task = ? AND state = 'parked' AND broker IN (?, '') AND name >= ? AND name < ? "
+            "UNION ALL SELECT 'lease', name, token FROM celery_locks_task WHERE task = ? AND name >= ? AND name < ?"
         )
-        place = (len(prefix) + 1, f"{prefix}:")
-        values = (task_id, broker, *place, task_id, *place)
+        names = names_of(prefix)
+        values = (task_id, broker, *names, task_id, *names)
         row = self._read("", lambda session: session.execute(query, values).fetchone())
         return row or ("", "", "")
 
@@ -186,26 +223,46 @@ class TableStore(Parking, Store):
         return self._write(name, lambda session: work(Tickets(SQLTable(session, name))), ttl)
 
 
-def force_release(session: Session, name: str, token: str) -> tuple[Holder, ...]:
-    """`Store.force_release` within a transaction."""
-    holders = Leases(session).force_release(name, token)
-    look_at_first(session, name)
-    return holders
+def check_numbers(claim: Claim) -> None:
+    """Refuse numbers that are beyond what every store counts exactly.
+
+    Raises:
+        LockConfigError: The limit or the permits are.
+    """
+    if max(claim.limit, claim.permits) > MOST_PERMITS:
+        raise LockConfigError(
+            f"limit={claim.limit} with permits={claim.permits} is too many: give at most {MOST_PERMITS} (2^53)"
+        )
 
 
-def release(session: Session, name: str, token: str) -> bool:
+def names_of(prefix: str) -> tuple[str, str]:
+    """Return the first name with a prefix, and the first text behind all of them."""
+    return f"{prefix}:", f"{prefix};"  # the next character
+
+
+def release(session: Session, name: str, token: str, value: Value | None) -> bool:
     """`Store.release` within a transaction."""
     Tickets(SQLTable(session, name)).end_run(token, "again")
-    released = Leases(session).release(name, token)
+    released = _release(session, name, token, value)
     look_at_first(session, name)
     return released
 
 
-def end_run(session: Session, name: str, token: str, end: RunEndName, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+def end_run(
+    session: Session, name: str, token: str, end: RunEndName, broker: str, value: Value | None
+) -> tuple[bool, tuple[Dispatch, ...]]:
     """`Parking.end_run` within a transaction."""
     tickets = Tickets(SQLTable(session, name))
     tickets.end_run(token, end)
-    return Leases(session).release(name, token), tickets.dispatch(broker)
+    return _release(session, name, token, value), tickets.dispatch(broker)
+
+
+def _release(session: Session, name: str, token: str, value: Value | None) -> bool:
+    if value is not None:
+        values.write(session, name, token, value.text, value.keep)
+    leases = Leases(session)
+    # A repeat that finds no lease can't know whether the first request released it, unless the reason is known.
+    return leases.release(name, token) or (session.repeated and leases.why_lost(name, token) in ("stolen", "deleted"))
 
 
 def look_at_first(session: Session, name: str) -> None:

@@ -14,24 +14,34 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.dialects import Dialect
-from celery_locks.stores.sql.guard import Guard
-from celery_locks.stores.sql.remedies import remedy_for
+from celery_locks.stores.sql.guard import Guard, Watched
+from celery_locks.stores.sql.pool import SteadyPool
+from celery_locks.stores.sql.remedies import newer_tables, remedy_for
+from celery_locks.stores.sql.schema import VERSION
 
 T = TypeVar("T")
 
-#: The longest a transaction or connecting may take, in seconds.
-TIMEOUT = 2.0
+#: The longest that connecting, or a transaction, may take in seconds, if the address gives no other.
+CONNECT_TIMEOUT = REQUEST_TIMEOUT = 2.0
 #: The shortest time that a transaction is given, however short the lease.
 SHORTEST_TIMEOUT = 0.25
 #: Seconds that making the tables may take.
 SCHEMA_TIMEOUT = 30.0
 #: How often a transaction is tried that collides with others, and the longest pause before the second try.
 TRIES, FIRST_PAUSE = 10, 0.005
-#: Connections that are kept, and how many more there may be at once.
-KEPT, MORE = 10, 10
+#: Seconds without use after which a connection may be dead: a firewall may have dropped it.
+DOUBTFUL_AFTER = 1.0
 
 #: Connections of a parent process. Closing one would say goodbye in the parent's name, so they are kept, unused.
 _inherited: list[object] = []
+
+
+class StoreFull(StoreUnavailable):
+    """The server has no room for what was to be written. Nothing was done."""
+
+
+class _Cut(Exception):
+    """A call was not answered in time."""
 
 
 class Answer:
@@ -57,11 +67,20 @@ class Answer:
 
 
 class Connection:
-    """A connection within a transaction, or one for a single statement."""
+    """A connection within a transaction, or one for a single statement.
 
-    def __init__(self, dbapi: Any, dialect: Dialect) -> None:
+    Attributes:
+        info: What is known of its session, for as long as that lasts.
+        timeout: Seconds that the call may take.
+        repeated: Whether an earlier try may have been carried out, and only its reply was lost.
+    """
+
+    def __init__(self, dbapi: Any, dialect: Dialect, info: dict[str, Any], timeout: float, repeated: bool) -> None:
         self.dbapi = dbapi
         self.dialect = dialect
+        self.info = info
+        self.timeout = timeout
+        self.repeated = repeated
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
         """Runs a statement as `Session.execute` takes them."""
@@ -84,8 +103,8 @@ class Database:
         url: SQLAlchemy's.
         name: The address without its password, for errors.
         dialect: The database's words.
-        connect_args: What its driver is told beside the URL.
-        prepare: Run on each new connection.
+        connect_args: Arguments of the driver besides the URL.
+        timeout: The longest that a transaction may take, in seconds.
     """
 
     def __init__(
@@ -94,59 +113,70 @@ class Database:
         name: str,
         dialect: Dialect,
         connect_args: Mapping[str, Any],
-        prepare: Callable[[Any], None] | None = None,
+        timeout: float = REQUEST_TIMEOUT,
         **options: Any,
     ) -> None:
         self.name = name
         self.dialect = dialect
-        self._make: Callable[[], sa.Engine] = lambda: make_engine(url, dict(connect_args), prepare, options)
+        self.timeout = timeout
+        self._make: Callable[[], sa.Engine] = lambda: make_engine(url, dict(connect_args), timeout, options)
         self._here: tuple[int, sa.Engine, Guard] | None = None
+        #: That of the process in which the version of the tables was looked at.
+        self._checked: Guard | None = None
         self._secret = str(url.password or "")
         self._user, self._database = str(url.username or ""), str(url.database or "")
 
+    def timeout_for(self, ttl: float | None) -> float:
+        """Return the seconds that a transaction about a lease may take: it ends well before the next renewal.
+
+        Args:
+            ttl: The lease's, in seconds; ``None`` for a transaction about no lease.
+        """
+        return self.timeout if ttl is None else min(self.timeout, max(SHORTEST_TIMEOUT, ttl / 4))
+
     def transaction(
-        self, work: Callable[[Connection], T], timeout: float = TIMEOUT, begin: Sequence[str] | None = None
+        self, work: Callable[[Connection], T], timeout: float | None = None, begin: Sequence[str] | None = None
     ) -> T:
-        """Runs a transaction; where it collides with others, again."""
-        begin = self.dialect.begin(timeout) if begin is None else begin
+        """Run a transaction; where it collides with others, again."""
+        seconds = timeout or self.timeout
+        return self._patiently(self._within(work, self.dialect.begin(seconds) if begin is None else begin), seconds)
 
-        def whole(connection: Connection) -> T:
-            for statement in begin:
-                connection.run(statement)
-            result = work(connection)
-            connection.run(self.dialect.commit)
-            return result
+    def single(self, work: Callable[[Connection], T], timeout: float | None = None) -> T:
+        """Run statements that are each a transaction of their own."""
 
-        return self._patiently(whole, timeout)
+        def alone(connection: Connection) -> T:
+            if self.dialect.isolates(connection):
+                return work(connection)
+            return self._within(work, self.dialect.begin(seconds))(connection)
 
-    def single(self, work: Callable[[Connection], T], timeout: float = TIMEOUT) -> T:
-        """Runs statements that are each a transaction of their own."""
-        return self._patiently(work, timeout)
+        seconds = timeout or self.timeout
+        return self._patiently(alone, seconds)
 
     def connect(self) -> Any:
-        """A connection of the driver that belongs to no pool.
+        """Return a connection of the driver that belongs to no pool.
 
         Raises:
-            StoreUnavailable: There is none to be had.
+            StoreUnavailable: None is available.
         """
         proxied = self._connection(self._engine())
         proxied.detach()
         return proxied.dbapi_connection
 
     def close(self) -> None:
-        """Gives back the connections; the next use opens others."""
+        """Close the connections; the next use opens others."""
         if self._here is not None and self._here[0] == os.getpid():
             self._here[1].dispose()
 
     def make_schema(self) -> None:
-        """Makes tables and functions where they are missing."""
+        """Make tables and functions where they are missing, and bring those of an older version up to date."""
 
         def work(connection: Connection) -> None:
             connection.run("BEGIN")
             self.dialect.make(connection.run)
             connection.run("COMMIT")
 
-        self._patiently(work, SCHEMA_TIMEOUT)
+        with self._explained():
+            self._repeat(work, SCHEMA_TIMEOUT, {"disconnected"})
 
     # --- Inside ---
 
@@ -160,37 +190,92 @@ class Database:
             here = self._here = (os.getpid(), self._make(), Guard())
         return here
 
+    def _within(self, work: Callable[[Connection], T], begin: Sequence[str]) -> Callable[[Connection], T]:
+        """Return the work within a transaction."""
+
+        def whole(connection: Connection) -> T:
+            for statement in begin:
+                connection.run(statement)
+            result = work(connection)
+            connection.run(self.dialect.commit)
+            return result
+
+        return whole
+
     def _patiently(self, work: Callable[[Connection], T], timeout: float) -> T:
-        collisions, again = 0, {"disconnected", "schema"}
+        self._check_version()
         with self._explained():
-            while True:
-                try:
-                    return self._once(work, timeout)
-                except Exception as error:  # noqa: PERF203 - a transaction costs more
-                    kind = self._kind(error)
-                    if kind == "collision" and collisions < TRIES:
-                        time.sleep(random.uniform(0, FIRST_PAUSE * 2**collisions))
-                        collisions += 1
-                        continue
-                    if kind not in again:
-                        raise
+            return self._repeat(work, timeout, {"disconnected", "schema"})
+
+    def _repeat(self, work: Callable[[Connection], T], timeout: float, again: set[str]) -> T:
+        """Run some work, and repeat it where that changes nothing twice: after a collision, and once for each kind."""
+        collisions, repeated, give_up = 0, False, time.monotonic() + timeout
+        while True:
+            try:
+                return self._try_once(work, give_up - time.monotonic(), repeated)
+            except Exception as error:  # noqa: PERF203 - a transaction costs more
+                kind = self._kind(error)
+                if kind == "collision" and collisions < TRIES:
+                    time.sleep(random.uniform(0, FIRST_PAUSE * 2**collisions))
+                    collisions += 1
+                elif kind in again:
                     again.discard(kind)
+                    repeated = repeated or kind == "disconnected"
                     if kind == "schema":
                         self.make_schema()
+                        give_up = time.monotonic() + timeout
+                else:
+                    raise
+                if time.monotonic() >= give_up:
+                    raise
 
-    def _once(self, work: Callable[[Connection], T], timeout: float) -> T:
+    def _check_version(self) -> None:
+        """See once in each process that its release may use the tables; bring older ones up to date.
+
+        Raises:
+            StoreUnavailable: A newer release has made the tables.
+        """
+        guard = self._of_this_process()[2]
+        if self._checked is guard:
+            return
+        query = self.dialect.text("SELECT version, oldest FROM celery_locks_meta")
+        with self._explained():
+            try:
+                row = self._repeat(lambda db: db.run(query).fetchone(), self.timeout, {"disconnected"})
+                version, oldest = row or (0, 0)
+            except Exception as error:
+                if self._kind(error) != "schema":
+                    raise
+                version, oldest = 0, 0
+        if oldest > VERSION:
+            raise StoreUnavailable(f"the lock store {self.name} failed: {newer_tables(version)}")
+        if version < VERSION:
+            self.make_schema()
+        self._checked = guard
+
+    def _try_once(self, work: Callable[[Connection], T], timeout: float, repeated: bool) -> T:
         _, engine, guard = self._of_this_process()
         proxied = self._connection(engine)
+        # A dead connection shows only by its silence. What is left of the time is for a fresh one.
+        info, now = proxied.info, time.monotonic()
+        doubtful = not repeated and info.get("used", now) < now - DOUBTFUL_AFTER
+        call = Watched(proxied.dbapi_connection, timeout / 2 if doubtful else timeout)
         try:
-            with guard.within(_file_number(proxied.dbapi_connection), timeout) as call:
-                result = work(Connection(proxied.dbapi_connection, self.dialect))
+            guard.add(call)
+            connection = Connection(proxied.dbapi_connection, self.dialect, info, timeout, repeated)
+            if "used" not in info:
+                self.dialect.prepare(connection, self.timeout)
+            result = work(connection)
         except BaseException as error:
-            self._undo(proxied, guard, error)
-            if call.cut:
-                raise StoreUnavailable(f"the lock store {self.name} did not answer within {timeout:g} s") from error
+            guard.remove(call)
+            self._undo(proxied, error, call)
+            if call.cut and isinstance(error, Exception):
+                raise _Cut(doubtful, timeout) from error
             raise
+        guard.remove(call)
         if call.cut:  # at the last moment: the result is there, the connection is not
             proxied.invalidate()
+        info["used"] = time.monotonic()
         proxied.close()
         return result
 
@@ -201,23 +286,27 @@ class Database:
         except (sa.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
             raise self._unavailable(getattr(error, "orig", None) or error) from error
 
-    def _undo(self, proxied: PoolProxiedConnection, guard: Guard, error: BaseException) -> None:
-        """Leaves nothing of a transaction that failed. A connection that may hold an answer still to come is closed."""
+    def _undo(self, proxied: PoolProxiedConnection, error: BaseException, call: Watched) -> None:
+        """Leave nothing of a transaction that failed. A connection that may hold an answer still to come is closed."""
         kind = self._kind(error) if isinstance(error, Exception) else "foreign"
         with suppress(Exception):
-            if kind in ("collision", "schema", "other"):
-                with guard.within(_file_number(proxied.dbapi_connection), TIMEOUT) as call:
-                    proxied.rollback()
-                if not call.cut:
+            if kind in ("collision", "schema", "other") and not call.cut:
+                guard, undoing = self._of_this_process()[2], Watched(proxied.dbapi_connection, self.timeout)
+                guard.add(undoing)
+                proxied.rollback()
+                guard.remove(undoing)
+                if not undoing.cut:
                     proxied.close()
                     return
         with suppress(Exception):
             proxied.invalidate()
-        if kind == "disconnected":  # the others in the pool have ended with the server, too
+        if kind == "disconnected" or call.cut:  # the unused ones may have ended, too
             self._engine().dispose()
 
     def _kind(self, error: Exception) -> str:
         """What to do about an error: ``collision``, ``schema``, ``disconnected``, or ``other``."""
+        if isinstance(error, _Cut):
+            return "disconnected" if error.args[0] else "foreign"
         engine = self._engine()
         if not isinstance(error, engine.dialect.loaded_dbapi.Error):
             return "foreign"
@@ -234,13 +323,16 @@ class Database:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except _Cut as error:
+            seconds = error.args[1]
+            raise StoreUnavailable(f"the lock store {self.name} did not answer within {seconds:g} s") from error
         except self._engine().dialect.loaded_dbapi.Error as error:
             raise self._unavailable(error) from error
 
     def _account(self) -> str:
         """The account that rights are granted to; empty if the server does not answer."""
         with suppress(Exception):
-            return str(self._once(lambda db: db.run(self.dialect.account).fetchone()[0], TIMEOUT))
+            return str(self._try_once(lambda db: db.run(self.dialect.account).fetchone()[0], self.timeout, False))
         return ""
 
     def _unavailable(self, error: BaseException) -> StoreUnavailable:
@@ -256,35 +348,23 @@ class Database:
             code in self.dialect.forbidden,
             lambda text: self.dialect.grant(text, self._user, account, self._database),
         )
-        return StoreUnavailable(
-            f"the lock store {self.name} failed: {type(error).__name__}: {said}{remedy and '; '}{remedy}"
-        )
+        kind = StoreFull if code in self.dialect.full else StoreUnavailable
+        return kind(f"the lock store {self.name} failed: {type(error).__name__}: {said}{remedy and '; '}{remedy}")
 
 
 def make_engine(
-    url: sa.URL, connect_args: dict[str, Any], prepare: Callable[[Any], None] | None, options: dict[str, Any]
+    url: sa.URL,
+    connect_args: dict[str, Any],
+    timeout: float,
+    options: dict[str, Any],
 ) -> sa.Engine:
-    """A pool of connections, none of which is made yet."""
-    engine = sa.create_engine(
+    """Return a pool of connections, none of which is made yet."""
+    return sa.create_engine(
         url,
         connect_args=connect_args,
-        pool_size=KEPT,
-        max_overflow=MORE,
-        pool_timeout=TIMEOUT,
-        pool_use_lifo=True,
+        poolclass=SteadyPool,
+        pool_timeout=timeout,
         pool_reset_on_return=None,  # no transaction outlives its call
         hide_parameters=True,  # owner tokens are among them
         **options,
     )
-    if prepare is not None:
-        sa.event.listen(engine, "connect", lambda dbapi, _: prepare(dbapi))
-    return engine
-
-
-def _file_number(dbapi: Any) -> int:
-    """The socket's, of a connection of psycopg or PyMySQL."""
-    if hasattr(dbapi, "fileno"):
-        return int(dbapi.fileno())
-    if dbapi._sock is None:
-        raise dbapi.InterfaceError(0, "the connection is closed")
-    return int(dbapi._sock.fileno())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import lru_cache
+from math import ceil
+from typing import TYPE_CHECKING, Any
 
 from celery_locks.stores.sql import remedies, stored
 from celery_locks.stores.sql.schema import (
@@ -15,11 +16,14 @@ from celery_locks.stores.sql.schema import (
     added_columns,
     index_statements,
     table_statement,
+    version_row,
 )
 
-#: The bits of a moment in microseconds that `forget_at` leaves out, some 72 minutes: it changes so seldom, and on
-#: PostgreSQL a row whose indexed columns stay as they are is written without its indexes.
-COARSE = 32
+if TYPE_CHECKING:
+    from celery_locks.stores.sql.database import Connection
+
+#: Seconds after which MySQL ends a session that does nothing: also one whose client stopped within a transaction.
+MYSQL_IDLE_SECONDS = 60
 #: What all names of tables begin with, unless the URL says otherwise.
 PREFIX = "celery_locks_"
 
@@ -34,19 +38,19 @@ class Dialect(ABC):
     #: SQLAlchemy's name of database and driver.
     driver: str
     types: Types
-    #: Now in microseconds since 1970.
+    #: The server's time, and the store's moment, in microseconds since 1970.
+    server_time: str
     clock: str
     #: Begins a transaction whose queries all see one state.
     begin_reading: Sequence[str]
     commit = "COMMIT"
-    #: Around an insert that does nothing where there is such a row.
-    insert_new, or_nothing = "INSERT", "ON CONFLICT DO NOTHING"
     #: Error codes: a table or function is missing; try again; this server can't write, another may; the user has no
-    #: right to.
+    #: right to; there is no room.
     missing: frozenset[Any]
     collisions: frozenset[Any]
     read_only: frozenset[Any]
     forbidden: frozenset[Any]
+    full: frozenset[Any]
     #: Error code → what to do.
     remedies: Mapping[Any, str]
 
@@ -83,10 +87,17 @@ class Dialect(ABC):
         """A statement in the driver's form, with the names of this store's tables."""
         return query.replace("CLOCK", self.clock).replace("?", "%s").replace(PREFIX, self.prefix)
 
-    @cached_property
-    def forget_at(self) -> str:
-        """Until when a lock's row is kept at least if nothing happens: 72 minutes and up to 72 more."""
-        return f"(((CLOCK >> {COARSE}) + 2) << {COARSE})"  # as the functions write it, too
+    def prepare(self, connection: Connection, timeout: float) -> None:
+        """Prepare a new connection.
+
+        Args:
+            connection: The connection.
+            timeout: The longest that a transaction may take, in seconds.
+        """
+
+    def isolates(self, connection: Connection) -> bool:
+        """Return whether a statement alone sees all that was committed before it, without a transaction around it."""
+        return True
 
     @abstractmethod
     def begin(self, timeout: float) -> Sequence[str]:
@@ -97,8 +108,16 @@ class Dialect(ABC):
         """See `Session.put`."""
 
     @abstractmethod
-    def delete_some(self, table: TableSchema, most: int) -> str:
-        """Takes away rows whose time is over, but for those that somebody else has in hand."""
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
+        """Take away rows whose deadline has passed, but for those that another transaction has. Returns how many."""
+
+    @abstractmethod
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
+        """Take away the rows of locks, which this transaction has."""
+
+    @abstractmethod
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
+        """Keep the rows of locks, which this transaction has, until a moment at least."""
 
     @abstractmethod
     def encode(self, value: Any) -> Any:
@@ -119,7 +138,12 @@ class Dialect(ABC):
     def schema(self) -> list[str]:
         """The statements that make tables and functions where they are missing; safe to run again."""
         tables = [statement for table in SERVER_TABLES for statement in self._table(table)]
-        return [*tables, *self._functions(), *self._first_rows()]
+        return [*tables, *self._functions(), self._version_row()]
+
+    def upgrade(self) -> list[str]:
+        """Return the statements that bring the tables of an older version up to date; safe to run again."""
+        changes = [statement for table in SERVER_TABLES for statement in self._additions(table)]
+        return [*changes, *self._functions(), self._version_row()]
 
     def make(self, run: Callable[[str], Any]) -> None:
         """Makes tables and functions within a transaction, where many may do so at once.
@@ -149,9 +173,9 @@ class Dialect(ABC):
     def _functions(self) -> list[str]:
         return []
 
-    def _first_rows(self) -> list[str]:
-        first = f"{self.insert_new} INTO {PREFIX}meta (id, last_fencing_token) VALUES (1, 0) {self.or_nothing}"
-        return [self._text(first.rstrip())]
+    @abstractmethod
+    def _version_row(self) -> str:
+        """Return the statement that makes the one row of ``meta``, or raises its version."""
 
 
 class PostgreSQL(Dialect):
@@ -161,16 +185,25 @@ class PostgreSQL(Dialect):
     types = Types(
         key='text COLLATE "C"', text="text", int="bigint", end=" WITH (fillfactor = 50)"
     )  # rows change all the time
-    clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    server_time, clock = stored.SERVER_TIME, stored.CLOCK
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     missing = frozenset({"42P01", "42883", "42703"})
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
     forbidden = frozenset({"42501"})
+    full = frozenset({"53100"})
     remedies = remedies.POSTGRESQL
 
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.postgresql_grant(text, user)
+
+    def prepare(self, connection: Connection, timeout: float) -> None:
+        # Nothing may be set for a session: behind a pooler it is another client's next. So it is only asked for.
+        setting = connection.run("SELECT current_setting('default_transaction_isolation')").fetchone()[0]
+        connection.info["isolates"] = setting == "read committed"
+
+    def isolates(self, connection: Connection) -> bool:
+        return bool(connection.info["isolates"])
 
     def begin(self, timeout: float) -> Sequence[str]:
         limit = max(1, int(timeout * 1000))
@@ -190,12 +223,20 @@ class PostgreSQL(Dialect):
             f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
         )
 
-    def delete_some(self, table: TableSchema, most: int) -> str:
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
         key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
-        return self._text(
-            f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} WHERE deadline <= CLOCK - {table.kept} "
-            f"ORDER BY deadline LIMIT {most} FOR UPDATE SKIP LOCKED)"
+        query = (
+            f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} WHERE deadline <= ? "
+            "ORDER BY deadline LIMIT ? FOR UPDATE SKIP LOCKED)"
         )
+        return connection.execute(query, (until, most)).rowcount
+
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
+        connection.execute(f"DELETE FROM {PREFIX}lock WHERE name = ANY (?)", (list(map(self.encode, names)),))
+
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
+        query = f"UPDATE {PREFIX}lock SET forget_at = ? WHERE name = ANY (?)"
+        connection.execute(query, (forget_at, list(map(self.encode, names))))
 
     def encode(self, value: Any) -> Any:
         if isinstance(value, str) and ("\0" in value or "\1" in value):
@@ -212,7 +253,11 @@ class PostgreSQL(Dialect):
         return [f"ALTER TABLE {table} {', '.join(changes)}"]
 
     def _functions(self) -> list[str]:
-        return stored.texts(self.prefix, self.clock, self.forget_at)
+        return stored.texts(self.prefix)
+
+    def _version_row(self) -> str:
+        insert, changes = version_row()
+        return self._text(f"{insert} ON CONFLICT (id) DO UPDATE SET {changes}")
 
     def code(self, error: BaseException) -> Any:
         return getattr(error, "sqlstate", None)
@@ -233,8 +278,7 @@ class PostgreSQL(Dialect):
         for name, statement in zip(stored.NAMES, self._functions(), strict=True):
             if run(f"SELECT to_regproc('{self._text(stored.name(name))}')").fetchone()[0] is None:
                 run(statement)
-        for statement in self._first_rows():
-            run(statement)
+        run(self._version_row())
 
     def _lacks(self, table: TableSchema, run: Callable[[str], Any]) -> bool:
         """Return whether a table is missing, or one of the columns that an older version of it lacks."""
@@ -248,30 +292,58 @@ class PostgreSQL(Dialect):
         return there is None or known < len(table.added)
 
 
+def rows_of(table: str, key: Sequence[str], count: int) -> str:
+    """Return a join of MySQL with some rows of a table ``t``, by question marks for their keys.
+
+    Each is found by its key. With ``IN`` MariaDB reads the whole of a small table, and waits for rows that others have.
+    """
+    first, rest = ", ".join(f"? AS {column}" for column in key), ", ".join("?" * len(key))
+    keys = " UNION ALL ".join([f"SELECT {first}", *[f"SELECT {rest}"] * (count - 1)])
+    same = " AND ".join(f"t.{column} = w.{column}" for column in key)
+    return f"({keys}) w STRAIGHT_JOIN {table} t FORCE INDEX (PRIMARY) ON {same}"
+
+
 class MySQL(Dialect):
     """MySQL and MariaDB by PyMySQL. Text is kept as bytes: their text ignores case and trailing spaces."""
 
     driver = "mysql+pymysql"
     types = Types(key="varbinary(512)", text="longblob", int="bigint", inline=True, end=" ENGINE=InnoDB")
-    # The beginning of the statement. What is older than the lock's row is put right by that.
-    clock = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
+    # The beginning of the statement: it is read by one that begins when the lock's row is there.
+    server_time = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
+    clock = f"({server_time} + (SELECT coalesce(max(ahead), 0) FROM {PREFIX}meta))"
     begin_reading = (
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
-    insert_new, or_nothing = "INSERT IGNORE", ""
     missing = frozenset({1146, 1054})
     collisions = frozenset({1020, 1213, 1060})  # the last: another process has added the same column
     read_only = frozenset({1290, 1792, 1836})
     forbidden = frozenset({1044, 1142, 1143, 1370})
+    full = frozenset({1021, 1114})
     of_account = frozenset({1142, 1143, 1370})
     remedies = remedies.MYSQL
 
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.mysql_grant(text, account, database)
 
+    def prepare(self, connection: Connection, timeout: float) -> None:
+        settings = [
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # cutting off a name would make one of two locks
+            f"SET SESSION wait_timeout = {MYSQL_IDLE_SECONDS}",
+            f"SET SESSION innodb_lock_wait_timeout = {max(1, int(timeout * stored.PATIENCE))}",
+        ]
+        if "MariaDB" in connection.dbapi.get_server_info():
+            settings.append(f"SET SESSION idle_transaction_timeout = {ceil(2 * timeout)}")
+        for setting in settings:
+            connection.run(setting)
+
     def begin(self, timeout: float) -> Sequence[str]:
         return ("START TRANSACTION",)
+
+    def _version_row(self) -> str:
+        insert, changes = version_row()
+        return self._text(f"{insert} ON DUPLICATE KEY UPDATE {changes}".replace(" AS m", "").replace("m.", ""))
 
     def _upsert(self, table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tuple[str, ...]) -> str:
         changed = ", ".join(f"{name} = VALUES({name})" for name in columns if name not in key + keep)
@@ -280,10 +352,22 @@ class MySQL(Dialect):
             f"INSERT INTO {PREFIX}{table} ({', '.join(columns)}) VALUES ({marks}) ON DUPLICATE KEY UPDATE {changed}"
         )
 
-    def delete_some(self, table: TableSchema, most: int) -> str:
-        return self._text(
-            f"DELETE FROM {PREFIX}{table.name} WHERE deadline <= CLOCK - {table.kept} ORDER BY deadline LIMIT {most}"
-        )
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
+        key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
+        query = f"SELECT {key} FROM {name} WHERE deadline <= ? ORDER BY deadline LIMIT ? FOR UPDATE SKIP LOCKED"
+        rows = connection.execute(query, (until, most)).fetchall()
+        if rows:
+            which = rows_of(name, table.key, len(rows))
+            connection.execute(f"DELETE t FROM {which}", [value for row in rows for value in row])
+        return len(rows)
+
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
+        which = rows_of(f"{PREFIX}lock", ("name",), len(names))
+        connection.execute(f"DELETE t FROM {which}", names)
+
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
+        which = rows_of(f"{PREFIX}lock", ("name",), len(names))
+        connection.execute(f"UPDATE {which} SET t.forget_at = ?", (*names, forget_at))
 
     def _addition(self, table: str, column: str, changes: Sequence[str]) -> list[str]:
         # MySQL has no "ADD COLUMN IF NOT EXISTS".

@@ -9,8 +9,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet, ref
 
 #: Seconds between two looks at the calls under way.
 TICK = 0.05
@@ -19,12 +20,25 @@ REST = 5.0
 
 
 class Watched:
-    """A call that is under way on a socket until a moment."""
+    """A call that is under way on a connection until a moment.
 
-    def __init__(self, file: int, until: float) -> None:
-        self.file = file
-        self.until = until
+    Args:
+        connection: The driver's.
+        seconds: How long the call may take.
+    """
+
+    def __init__(self, connection: Any, seconds: float) -> None:
+        self._connection = ref(connection)
+        self.until = time.monotonic() + seconds
         self.cut = False
+
+    def end(self) -> None:
+        """Shut the connection's socket down."""
+        self.cut = True
+        connection = self._connection()
+        # One that is closed by now has no number: the number that it had may be another file's.
+        with suppress(Exception), socket.socket(fileno=os.dup(_file_number(connection))) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
 
 
 class Guard:
@@ -32,28 +46,24 @@ class Guard:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._calls: set[Watched] = set()
+        #: Weak: a call that an exception ended between two lines is forgotten, too.
+        self._calls: WeakSet[Watched] = WeakSet()
         self._something = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def within(self, file: int, seconds: float) -> Iterator[Watched]:
-        """Cuts the connection of this file number when the block takes longer."""
-        call = Watched(file, time.monotonic() + seconds)
-        self._add(call)
-        try:
-            yield call
-        finally:
-            with self._mutex:
-                self._calls.discard(call)
-
-    def _add(self, call: Watched) -> None:
+    def add(self, call: Watched) -> None:
+        """Cut the connection of a call when its time is over."""
         with self._mutex:
             self._calls.add(call)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="celery-locks-sql-guard", daemon=True)
                 self._thread.start()
         self._something.set()
+
+    def remove(self, call: Watched) -> None:
+        """Leave the connection of a call alone."""
+        with self._mutex:
+            self._calls.discard(call)
 
     def _run(self) -> None:
         idle_since = time.monotonic()
@@ -65,8 +75,7 @@ class Guard:
                     idle_since = now
                 for call in self._calls:
                     if not call.cut and call.until <= now:
-                        call.cut = True
-                        _cut(call.file)
+                        call.end()
                 rest = not self._calls and now > idle_since + REST
                 if rest:
                     self._something.clear()
@@ -75,6 +84,6 @@ class Guard:
                 idle_since = time.monotonic()
 
 
-def _cut(file: int) -> None:
-    with suppress(OSError), socket.socket(fileno=os.dup(file)) as connection:
-        connection.shutdown(socket.SHUT_RDWR)
+def _file_number(connection: Any) -> int:
+    """Return the number of the socket of a connection of psycopg or PyMySQL."""
+    return int(connection.fileno() if hasattr(connection, "fileno") else connection._sock.fileno())

@@ -15,7 +15,7 @@ from celery_locks.stores.base import (
     Refused,
     Renewal,
 )
-from celery_locks.stores.sql.session import Session, microseconds
+from celery_locks.stores.sql.session import MOST_BEFORE, Session, microseconds
 
 # All that decides about a claim, as a rule: its token's fencing token, the permits in use, the first in line.
 _LOOK = (
@@ -38,6 +38,9 @@ class Leases:
         if mine is not None:
             self.renew(Renewal(claim.name, claim.token, claim.ttl))
             return Granted(int(mine))
+        if claim.token == self._db.released and not self._db.repeated:  # it arrived late: its lease has ended
+            replaced = self._why_taken(claim.name, claim.token) == "replaced"
+            return self.refused(claim.name, claim.token, claim.ttl)._replace(replaced=replaced)
         if claim.adopts or claim.replaces or claim.task_id:
             return self._take(claim, line_up, int(used), head)
         return self._acquire(claim, line_up, int(used), head)
@@ -47,17 +50,17 @@ class Leases:
             if head is not None:
                 self.leave(claim.name, claim.token)
             return self.grant(claim)
-        if line_up is not None:
-            self._line_up(claim, line_up)
-        return self.refused(claim.name, claim.token, claim.ttl)
+        full = line_up is not None and not self._line_up(claim, line_up)
+        return self.refused(claim.name, claim.token, claim.ttl)._replace(full=full)
 
     def _take(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
         """For a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
         name = claim.name
-        if claim.adopts and self._why_taken(name, claim.adopts) == "replaced":
+        # A repeated acquire that replaced the holders, and was replaced by a newer one meanwhile, takes nothing back.
+        taken = (claim.adopts, claim.token if claim.replaces else "")
+        if any(token and self._why_taken(name, token) == "replaced" for token in taken):
             return self.refused(name, claim.token, claim.ttl)._replace(replaced=True)
-        query = "DELETE FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
-        if claim.adopts and self._db.execute(query, (name, claim.adopts, self._now)).rowcount:
+        if claim.adopts and self._adopt(claim, used):
             answer: Granted | Refused = self.grant(claim)
         elif claim.replaces and claim.permits <= claim.limit:
             self._replace(claim)
@@ -68,6 +71,16 @@ class Leases:
             row = {"task": claim.task_id, "name": name, "token": claim.token, "deadline": self._db.after(claim.ttl)}
             self._db.put("task", ("task",), row)
         return answer
+
+    def _adopt(self, claim: Claim, used: int) -> bool:
+        """End the lease that a claim adopts, if it lives, and what the claim asks for more is within the limit."""
+        query = "SELECT permits FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
+        row = self._db.execute(query, (claim.name, claim.adopts, self._now)).fetchone()
+        if row is None or (claim.permits > row[0] and used - row[0] + claim.permits > claim.limit):
+            return False
+        self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND token = ?", (claim.name, claim.adopts))
+        self.leave(claim.name, claim.token)
+        return True
 
     def _replace(self, claim: Claim) -> None:
         """Takes permits from the earliest holders, until there are enough."""
@@ -83,6 +96,7 @@ class Leases:
     def _take_away(self, name: str, token: str, deadline: int, why: LossReason) -> None:
         """End a lease by force, and notify its process."""
         self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND token = ?", (name, token))
+        self._db.released = token
         row = {"name": name, "token": token, "why": why, "deadline": deadline + microseconds(TAKEN_KNOWN_SECONDS)}
         self._db.put("taken", ("name", "token"), row)
         self._db.notify_lost([token])
@@ -108,6 +122,7 @@ class Leases:
     def renew(self, renewal: Renewal) -> LossReason | None:
         name, token = renewal.name, renewal.token
         deadline = self._db.after(renewal.ttl)
+        self._db.need_until(deadline)
         query = (
             "UPDATE celery_locks_holder SET deadline = CASE WHEN deadline > ? THEN deadline ELSE ? END "
             "WHERE name = ? AND token = ? AND deadline > ?"
@@ -125,31 +140,52 @@ class Leases:
 
     def release(self, name: str, token: str) -> bool:
         query = "DELETE FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
-        return self._db.execute(query, (name, token, self._now)).rowcount > 0
+        released = self._db.execute(query, (name, token, self._now)).rowcount > 0
+        if released:
+            self._db.released = token
+        return released
 
-    def force_release(self, name: str, token: str) -> tuple[Holder, ...]:
-        holders = self.holders(name, token)
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        """`Store.shrink`."""
+        query = (
+            "UPDATE celery_locks_holder SET permits = CASE WHEN permits > ? THEN ? ELSE permits END "
+            "WHERE name = ? AND token = ? AND deadline > ?"
+        )
+        return self._db.execute(query, (permits, permits, name, token, self._now)).rowcount > 0
+
+    def last_fencing_token(self, name: str) -> int:
+        """Return the fencing token of the latest holder, 0 if there is none."""
+        query = "SELECT coalesce(max(fencing_token), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?"
+        return int(self._db.execute(query, (name, self._now)).fetchone()[0])
+
+    def force_release(self, name: str, token: str, last: int) -> tuple[Holder, ...]:
+        """`Store.force_release` of the holders whose fencing token is at most the last one."""
+        holders = tuple(holder for holder in self.holders(name, token) if holder.fencing_token <= last)
         if token:
             for holder in holders:
                 deadline = self._now + microseconds(holder.expires_in)
                 self._take_away(name, token, deadline, "force_released")
         elif holders:
-            self._take_all(name)
+            self._take_all(name, last)
         return holders
 
-    def _take_all(self, name: str) -> None:
-        """End all leases of a lock by force. The reason is kept of the first ones."""
-        living = "celery_locks_holder h WHERE h.name = ? AND h.deadline > ?"
+    def _take_all(self, name: str, last: int) -> None:
+        """End leases of a lock by force. The reason is kept of the first ones."""
+        living = "celery_locks_holder h WHERE h.name = ? AND h.fencing_token <= ? AND h.deadline > ?"
+        which = (name, last, self._now)
         order = "ORDER BY h.fencing_token LIMIT ?"
         self._db.execute(
             "INSERT INTO celery_locks_taken (name, token, why, deadline) "
             f"SELECT h.name, h.token, ?, h.deadline + ? FROM {living} AND NOT EXISTS "
             f"(SELECT 1 FROM celery_locks_taken t WHERE t.name = h.name AND t.token = h.token) {order}",
-            ("force_released", microseconds(TAKEN_KNOWN_SECONDS), name, self._now, MOST_TAKEN),
+            ("force_released", microseconds(TAKEN_KNOWN_SECONDS), *which, MOST_TAKEN),
         )
-        first = self._db.execute(f"SELECT h.token FROM {living} {order}", (name, self._now, MOST_TAKEN))
-        self._db.notify_lost([token for (token,) in first])
-        self._db.execute("DELETE FROM celery_locks_holder WHERE name = ? AND deadline > ?", (name, self._now))
+        first = self._db.execute(f"SELECT h.token FROM {living} {order}", (*which, MOST_TAKEN))
+        tokens = [token for (token,) in first]
+        self._db.notify_lost(tokens)
+        self._db.released = tokens[-1]
+        query = "DELETE FROM celery_locks_holder WHERE name = ? AND fencing_token <= ? AND deadline > ?"
+        self._db.execute(query, which)
 
     def holders(self, name: str, only: str = "") -> tuple[Holder, ...]:
         """Return the holders of a lock, or only the one with a token."""
@@ -186,6 +222,7 @@ class Leases:
 
     def grant(self, claim: Claim) -> Granted:
         fencing_token = self._db.next_fencing_token()
+        self._db.need_until(self._db.after(claim.ttl))
         row = {
             "name": claim.name,
             "token": claim.token,
@@ -199,15 +236,24 @@ class Leases:
         self._db.put("holder", ("name", "token"), row)  # an expired row of the same token may still be there
         return Granted(fencing_token)
 
-    def _line_up(self, claim: Claim, seconds: float) -> None:
+    def _line_up(self, claim: Claim, seconds: float) -> bool:
+        """Put a token in line, or keep its place for longer. Returns whether there is room."""
         self._db.execute(  # a place that has ended is lost: the token comes in anew, at the end
             "DELETE FROM celery_locks_waiter WHERE name = ? AND token = ? AND deadline <= ?",
             (claim.name, claim.token, self._now),
         )
         query = "SELECT deadline FROM celery_locks_waiter WHERE name = ? AND token = ?"
         known = self._db.execute(query, (claim.name, claim.token)).fetchone()
+        if known is None and claim.max_waiters and self.waiters(claim.name, claim.max_waiters) >= claim.max_waiters:
+            return False
         deadline = self._db.after(seconds)  # one who asks again for less keeps what it has
         self.stand(self.next_number(claim.name), claim, max(deadline, known[0]) if known else deadline, keep=("id",))
+        return True
+
+    def waiters(self, name: str, most: int) -> int:
+        """Return how many stand in line; at most so many are counted."""
+        line = "SELECT 1 AS one FROM celery_locks_waiter WHERE name = ? AND deadline > ? LIMIT ?"
+        return int(self._db.execute(f"SELECT count(*) FROM ({line}) w", (name, self._now, most)).fetchone()[0])
 
     def stand(self, number: int, claim: Claim, deadline: int, keep: Sequence[str] = ()) -> None:
         """Puts a token in line at a place; or keeps the one that it has, if told to."""
@@ -237,21 +283,24 @@ class Leases:
         return Refused(self.holders(name), (deadline - self._now) / 1e6, position)
 
     def _place(self, name: str, token: str) -> tuple[int | None, int | None]:
-        """How many stand before this token in line, and when the place right before it ends."""
+        """How many stand before this token in line, `MOST_BEFORE` at most, and when the place right before it ends."""
         line = "FROM celery_locks_waiter WHERE name = ? AND deadline > ?"
         mine = self._db.execute(f"SELECT id {line} AND token = ?", (name, self._now, token)).fetchone()
         if mine is None:
             return None, None
         before = (name, self._now, mine[0])
-        position = self._db.execute(f"SELECT count(*) {line} AND id < ?", before).fetchone()[0]
+        first = f"SELECT 1 AS one {line} AND id < ? ORDER BY id DESC LIMIT {MOST_BEFORE}"
+        position = self._db.execute(f"SELECT count(*) FROM ({first}) w", before).fetchone()[0]
         last = self._db.execute(f"SELECT deadline {line} AND id < ? ORDER BY id DESC LIMIT 1", before).fetchone()
         return position, last and last[0]
 
     def next_deadline(self, name: str) -> int | None:
         """When the first holder ends; without holders, when the first place in line does."""
-        for table in ("holder", "waiter"):
-            query = f"SELECT min(deadline) FROM celery_locks_{table} WHERE name = ? AND deadline > ?"
-            deadline: int | None = self._db.execute(query, (name, self._now)).fetchone()[0]
-            if deadline is not None:
-                return deadline
+        for query in (
+            "SELECT min(deadline) FROM celery_locks_holder WHERE name = ? AND deadline > ?",
+            "SELECT deadline FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1",
+        ):
+            row = self._db.execute(query, (name, self._now)).fetchone()
+            if row is not None and row[0] is not None:
+                return int(row[0])
         return None

@@ -12,8 +12,8 @@ from celery_locks.stores.sql.session import Session, microseconds
 
 #: How many leases, and how many places in line, `figures` counts at most.
 MOST_COUNTED = 100_000
-#: Greater than what a name goes on with: this is no character.
-_END = chr(0x10FFFF)
+#: The last character, and those that no text holds: surrogates.
+_LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
 # One seek a name, also where a lock has many holders.
 _NAMES = """
@@ -26,6 +26,13 @@ WITH RECURSIVE seek(name) AS (
 SELECT name FROM seek WHERE name IS NOT NULL LIMIT ?
 """
 _LIVING = f"FROM celery_locks_{{}} WHERE name >= ? AND name < ? AND deadline > ? LIMIT {MOST_COUNTED}"
+
+
+def end_of(start: str) -> str:
+    """Return the first text behind all that begin with some text, in the order of their UTF-8 text."""
+    rest = start.rstrip(chr(_LAST))
+    following = ord(rest[-1]) + 1
+    return rest[:-1] + chr(_SURROGATES.stop if following in _SURROGATES else following)
 
 
 def state(session: Session, name: str) -> State:
@@ -50,7 +57,7 @@ def line(session: Session, name: str) -> tuple[Waiter, ...]:
 def page(session: Session, names: Names) -> tuple[tuple[State, ...], str | None]:
     """`Store.page`."""
     # What has expired stays for a while in the tables: so many names are looked at, and no more.
-    most, end = names.count + MOST_PASSED_OVER, names.start + _END
+    most, end = names.count + MOST_PASSED_OVER, end_of(names.start)
     values = (names.start, names.after, end, end, most)
     found = {row[0] for table in ("holder", "waiter") for row in session.execute(_NAMES.format(table=table), values)}
     first = sorted(found)[:most]
@@ -66,7 +73,7 @@ def page(session: Session, names: Names) -> tuple[tuple[State, ...], str | None]
 
 def figures(session: Session, start: str, near: float) -> Figures:
     """`Store.stats` of those names that begin with ``start``."""
-    living, now = (start, start + _END, session.now), session.now
+    living, now = (start, end_of(start), session.now), session.now
 
     def one(query: str, *values: Any) -> Any:
         return session.execute(query.format(holder=_LIVING.format("holder"), waiter=_LIVING.format("waiter")), values)

@@ -10,24 +10,18 @@ from celery_locks.stores.sql import stored
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.dialects import Dialect, MySQL
 from celery_locks.stores.sql.listener import DUE, DUE_LOOK
-from celery_locks.stores.sql.session import Answer, Session
+from celery_locks.stores.sql.session import SET_BACK, Answer, Session, forget_at
 from celery_locks.stores.sql.subscriptions import notice
 from celery_locks.tokens import process_of
 
 # The row's clock never goes back, also when the server's does, and nobody can have looked at the server's clock before
 # waiting for the row and act on it afterwards.
-_OPEN = (
-    "INSERT INTO celery_locks_lock AS l (name, touched, fence, watched, released, forget_at) "
-    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, '', {forget}) "
-    "ON CONFLICT (name) DO UPDATE SET touched = greatest(l.touched, CLOCK), forget_at = {forget} "
-    "RETURNING touched, fence, released"
-)
 _OPEN_MYSQL = (
     "INSERT INTO celery_locks_lock (name, touched, fence, watched, released, forget_at) "
-    "VALUES (?, CLOCK, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, '', {forget}) "
-    "ON DUPLICATE KEY UPDATE touched = greatest(touched, CLOCK), forget_at = {forget}"
+    "VALUES (?, 0, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, '', ?) "
+    "ON DUPLICATE KEY UPDATE touched = touched"
 )
-_OPENED = "SELECT touched, fence, released FROM celery_locks_lock WHERE name = ?"
+_OPENED = "SELECT touched, CLOCK, fence, released, forget_at FROM celery_locks_lock WHERE name = ?"
 
 
 class ServerSession(Session):
@@ -41,6 +35,7 @@ class ServerSession(Session):
     def __init__(self, connection: Connection, now: int) -> None:
         self._connection = connection
         self.now = now
+        self.repeated = connection.repeated
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
         return self._connection.execute(query, values)
@@ -54,14 +49,10 @@ class ServerSession(Session):
 
 
 class LockedSession(ServerSession, ABC):
-    """A transaction that has the row of a lock.
-
-    Attributes:
-        released: What the last release was called.
-    """
+    """A transaction that has the row of a lock."""
 
     def __init__(self, connection: Connection, name: str) -> None:
-        now, self.fence, self.released = self._open(connection, name)
+        now, self.fence, self.released, self._forget_at = self._open(connection, name)
         super().__init__(connection, now)
         self.name = name
 
@@ -69,13 +60,16 @@ class LockedSession(ServerSession, ABC):
         self.fence = max(self.fence + 1, self.now)
         return int(self.fence)
 
+    def need_until(self, moment: int) -> None:
+        self._forget_at = max(self._forget_at, forget_at(moment))
+
     @abstractmethod
-    def _open(self, connection: Connection, name: str) -> tuple[int, int, str]:
-        """Takes the lock's row: its moment, last fencing token and last release."""
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
+        """Take the lock's row: its moment, last fencing token, whose lease ended last, and when it is forgotten."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Writes to the lock's row what has changed."""
+        """Write to the lock's row what has changed."""
 
 
 class PostgreSQLLock(LockedSession):
@@ -89,9 +83,8 @@ class PostgreSQLLock(LockedSession):
         if moment < self.after(DUE_LOOK):
             self._notices.add(notice(DUE, self._connection.dialect.encode(broker)))
 
-    def _open(self, connection: Connection, name: str) -> tuple[int, int, str]:
-        query = _OPEN.format(forget=connection.dialect.forget_at)
-        return connection.execute(query, (name,)).fetchone()  # type: ignore[no-any-return]
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
+        return stored.open_lock(connection, name)
 
     def notify_lost(self, tokens: Sequence[str]) -> None:
         dialect = self._connection.dialect
@@ -103,17 +96,38 @@ class PostgreSQLLock(LockedSession):
 
     def finish(self) -> None:
         """Write the row, and notify."""
-        stored.finish(self._connection, self.name, self.fence, self.released, self._notices)
+        row = (self.now, self.fence, self.released, self._forget_at)
+        stored.finish(self._connection, self.name, row, self._notices)
 
 
 class MySQLLock(LockedSession):
-    def _open(self, connection: Connection, name: str) -> tuple[int, int, str]:
-        connection.execute(_OPEN_MYSQL.format(forget=connection.dialect.forget_at), (name,))
-        return connection.execute(_OPENED, (name,)).fetchone()  # type: ignore[no-any-return]
+    def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
+        connection.execute(_OPEN_MYSQL, (name, 0))
+        touched, clock, *row = connection.execute(_OPENED, (name,)).fetchone()
+        return moment_of(connection, touched, clock), *row
 
     def finish(self) -> None:
-        query = "UPDATE celery_locks_lock SET fence = ?, released = ? WHERE name = ?"
-        self.execute(query, (self.fence, self.released, self.name))
+        query = "UPDATE celery_locks_lock SET touched = ?, fence = ?, released = ?, forget_at = ? WHERE name = ?"
+        self.need_until(self.now)
+        self.execute(query, (self.now, self.fence, self.released, self._forget_at, self.name))
+
+
+def moment_of(connection: Connection, seen: int, clock: int) -> int:
+    """Return the store's moment, which goes on where the server's clock was set back.
+
+    Args:
+        connection: A transaction.
+        seen: A moment that has passed.
+        clock: What the store's clock shows.
+    """
+    if seen > clock + SET_BACK:
+        ahead = f"? - {connection.dialect.server_time}"
+        query = f"UPDATE celery_locks_meta SET ahead = {ahead} WHERE ahead < {ahead} - ?"
+        if connection.execute(query, (seen, seen, SET_BACK)).rowcount:
+            # What was acquired by the clock that was set back lasts as long as it should.
+            query = "UPDATE celery_locks_holder SET deadline = deadline + ? WHERE since <= ? AND deadline > ?"
+            connection.execute(query, (seen - clock, clock, clock))
+    return max(seen, clock)
 
 
 def lock_of(dialect: Dialect) -> type[LockedSession]:

@@ -7,18 +7,19 @@ import random
 import time
 from collections.abc import Collection, Sequence
 from math import inf
+from typing import Literal
 
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.loss_feed import LossFeed
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import stored
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.database import TIMEOUT
+from celery_locks.stores.sql.base import check_numbers
 from celery_locks.stores.sql.listener import DUE, DUE_LOOK, Listener
 from celery_locks.stores.sql.loss_channel import LossChannel
 from celery_locks.stores.sql.session import microseconds
-from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, SHORTEST_DUE_LOOK, ServerStore, timeout_for
+from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, SHORTEST_DUE_LOOK, ServerStore
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions, notice
 
 # All that decides whether places may go, in one state of the tables: whether it is one's turn, when it may be
@@ -26,14 +27,15 @@ from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions, n
 _LOOK = """
 SELECT place.token,
   CASE WHEN head.token IS NULL THEN used = 0 ELSE head.token = place.token AND used + head.permits <= head.most END,
-  coalesce(ends, (SELECT min(deadline) FROM celery_locks_waiter WHERE name = place.name AND deadline > now)) - now,
+  coalesce(ends, head.deadline) - now,
   EXISTS (SELECT FROM celery_locks_waiter WHERE name = place.name AND token = place.token AND deadline > now)
 FROM (
   SELECT w.name, w.token, greatest(l.touched, CLOCK) AS now
   FROM unnest(?::text[], ?::text[]) AS w (name, token) LEFT JOIN celery_locks_lock l ON l.name = w.name
 ) place
 LEFT JOIN LATERAL (
-  SELECT token, permits, most FROM celery_locks_waiter WHERE name = place.name AND deadline > now ORDER BY id LIMIT 1
+  SELECT token, permits, most, deadline FROM celery_locks_waiter
+  WHERE name = place.name AND deadline > now ORDER BY id LIMIT 1
 ) head ON true
 CROSS JOIN LATERAL (
   SELECT coalesce(sum(permits), 0) AS used, min(deadline) AS ends FROM celery_locks_holder
@@ -65,7 +67,6 @@ class PostgreSQLStore(ServerStore):
     """
 
     wakes = notices = True
-    batch = 200  # by one statement
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
@@ -91,29 +92,36 @@ class PostgreSQLStore(ServerStore):
         return answer
 
     def _acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
-        timeout = timeout_for(claim.ttl)
-        return self._database.single(lambda db: stored.acquire(db, claim, line_up, timeout), timeout)
+        check_numbers(claim)
+        timeout = self._database.timeout_for(claim.ttl)
+        return self._database.single(lambda db: stored.acquire(db, claim, line_up), timeout)
 
     def leave(self, name: str, token: str) -> None:
         self._unsubscribe(token)
-        if not self._database.single(lambda db: stored.leave(db, name, token, TIMEOUT)):
+        if not self._database.single(lambda db: stored.leave(db, name, token)):
             super().leave(name, token)
 
-    def _release(self, name: str, token: str, request: str) -> bool:
-        released = self._database.single(lambda db: stored.release(db, name, token, request, TIMEOUT))
-        return super()._release(name, token, request) if released is None else released
+    def _release(self, name: str, token: str, value: Value | None) -> bool:
+        released = self._database.single(lambda db: stored.release(db, name, token, value))
+        return super()._release(name, token, value) if released is None else released
 
     def _end_run(
-        self, name: str, token: str, end: RunEndName, broker: str, request: str
+        self, name: str, token: str, end: RunEndName, broker: str, value: Value | None
     ) -> tuple[bool, tuple[Dispatch, ...]]:
-        released = self._database.single(lambda db: stored.release(db, name, token, request, TIMEOUT))
-        return super()._end_run(name, token, end, broker, request) if released is None else (released, ())
+        released = self._database.single(lambda db: stored.release(db, name, token, value))
+        return super()._end_run(name, token, end, broker, value) if released is None else (released, ())
 
-    def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | None]:
-        prolonged = self._database.single(lambda db: stored.renew(db, renewals, timeout), timeout)
-        lost = [each for each in renewals if (each.name, each.token) not in prolonged]
-        reasons = self._why_lost(lost, timeout) if lost else {}
-        return [reasons.get((each.name, each.token)) for each in renewals]
+    def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | Literal["blocked"] | None]:
+        renewed, blocked = self._database.single(lambda db: stored.renew(db, renewals, 0.0), timeout)
+        lost = [each for each in renewals if (each.name, each.token) not in renewed | blocked]
+        answers: dict[tuple[str, str], LossReason | Literal["blocked"] | None] = dict.fromkeys(blocked, "blocked")
+        answers.update(self._why_lost(lost, timeout) if lost else {})
+        return [answers.get((each.name, each.token)) for each in renewals]
+
+    def _renew_waiting(self, renewal: Renewal, timeout: float) -> LossReason | None:
+        patience = timeout * stored.PATIENCE
+        renewed, _ = self._database.single(lambda db: stored.renew(db, [renewal], patience), timeout)
+        return None if renewed else self._why_lost([renewal], timeout)[renewal.name, renewal.token]
 
     def _why_lost(self, lost: Sequence[Renewal], timeout: float) -> dict[tuple[str, str], LossReason]:
         encode = self._database.dialect.encode

@@ -23,9 +23,13 @@ _PREPARED = (
     "a pooler of transactions, such as PgBouncer, stands between, which keeps no prepared statements. "
     "Take prepare=yes out of the address, or set max_prepared_statements in PgBouncer"
 )
+_UPGRADE = (
+    "`celery -A … locks sql --upgrade` prints the statements that bring tables of an older version up to date. "
+    "Run them as the owner of the tables"
+)
 _OLDER = (
-    "a table was made by another version. Compare its columns with what `celery -A … locks sql` prints, "
-    "and add the missing ones"
+    f"a table was made by another version. {_UPGRADE}. If that does not help, compare its columns with what "
+    "`celery -A … locks sql` prints"
 )
 
 #: PostgreSQL's code → what to do. `_PERMISSION` distinguishes missing rights.
@@ -106,8 +110,17 @@ def _right(grant: str) -> str:
     given = f". Run this as a user that may grant it: {grant}" if grant else ""
     return (
         f"the user lacks a right{given}; where tables are missing, and this user may make none: {_TABLES}; "
-        "schema_sql(url) gives the same"
+        f"schema_sql(url) gives the same; {_UPGRADE}"
     )
+
+
+def newer_tables(version: int) -> str:
+    """Return why a release may not use tables of a newer one, and what to do.
+
+    Args:
+        version: That of the tables.
+    """
+    return f"its tables have version {version}, for newer releases than this one. Upgrade celery-locks"
 
 
 # --- PostgreSQL ---

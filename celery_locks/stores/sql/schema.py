@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed; and the mark of a
-#: deleted value, so that the same call hears the same once more.
+#: The version of the tables; and the oldest version whose releases may use them, alongside this one. A change that
+#: older releases must not meet raises both.
+VERSION, OLDEST = 1, 0
+#: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed.
 REMEMBERED = 60_000_000
 
 
@@ -16,7 +18,7 @@ class TableSchema:
     Attributes:
         name: Without ``celery_locks_``.
         columns: ``name kind`` of each, kinds being those of `Types`; one that ends in ``?`` may be NULL, one that ends
-            in ``=`` is an empty text by default.
+            in ``=`` is an empty text or 0 by default.
         key: The columns of the primary key.
         indexes: The columns of each further index.
         kept: Microseconds that a row is kept beyond its deadline.
@@ -62,7 +64,7 @@ TABLES = (
         "waiter",
         "id int, name key, token key, permits int, most int, deadline int",
         ("name", "token"),
-        (("name", "id"), ("deadline",)),
+        (("name", "id", "deadline"), ("deadline",)),  # places are counted by the first alone
     ),
     TableSchema("taken", "name key, token key, why key, deadline int", ("name", "token")),
     TableSchema("task", "task key, name key, token key, deadline int", ("task",)),
@@ -81,8 +83,11 @@ TABLES = (
 #: greatest fencing token of locks whose row was taken away.
 #:
 #: touched: the last moment at which it was changed; the lock's clock never goes back behind it.
-#: watched: until when somebody wants to be told who is not in line.
-#: released: the last release, so that one whose reply was lost is known when it is repeated.
+#: watched: until when a process wants to be notified that is not in line.
+#: released: the owner token whose lease ended last: an acquire of it that arrives late is granted nothing.
+#: forget_at: when to see whether the row is still needed.
+#: ahead: by how much the store's clock is ahead of the server's, which was set back.
+#: version, oldest: see `VERSION` and `OLDEST`.
 SERVER_TABLES = (
     *TABLES,
     TableSchema(
@@ -91,7 +96,13 @@ SERVER_TABLES = (
         ("name",),
         (("forget_at",),),
     ),
-    TableSchema("meta", "id int, last_fencing_token int", ("id",), ()),
+    TableSchema(
+        "meta",
+        "id int, last_fencing_token int, ahead int=, version int=, oldest int=",
+        ("id",),
+        (),
+        added=("ahead", "version", "oldest"),
+    ),
 )
 
 
@@ -125,6 +136,13 @@ def added_columns(table: TableSchema, types: Types) -> dict[str, list[str]]:
     return found
 
 
+def version_row() -> tuple[str, str]:
+    """Return the insert of the one row of ``meta``, and what is changed where that is there."""
+    columns = "(id, last_fencing_token, version, oldest)"
+    changes = f"version = greatest(m.version, {VERSION}), oldest = greatest(m.oldest, {OLDEST})"
+    return f"INSERT INTO celery_locks_meta AS m {columns} VALUES (1, 0, {VERSION}, {OLDEST})", changes
+
+
 def _indexes(table: TableSchema) -> list[tuple[str, str]]:
     """Return the names of a table's indexes, and their columns."""
     return [(f"celery_locks_{table.name}_{'_'.join(columns)}", ", ".join(columns)) for columns in table.indexes]
@@ -133,5 +151,5 @@ def _indexes(table: TableSchema) -> list[tuple[str, str]]:
 def _column(column: str, types: Types) -> str:
     name, kind = column.split()
     null = "" if kind.endswith("?") else " NOT NULL"
-    default = " DEFAULT ''" if kind.endswith("=") else ""
+    default = (" DEFAULT 0" if kind == "int=" else " DEFAULT ''") if kind.endswith("=") else ""
     return f"{name} {getattr(types, kind.rstrip('?='))}{null}{default}"

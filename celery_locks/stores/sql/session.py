@@ -8,10 +8,22 @@ from typing import Any, Protocol
 
 #: Seconds; a longer time is as good as forever, and this much still fits into 64 bits of microseconds.
 FOREVER = 1e12
+#: Microseconds by which the server's clock must be behind a moment that has passed to count as set back.
+SET_BACK = 1_000_000
+#: The bits of a moment in microseconds that `forget_at` leaves out, some 72 minutes: it changes so seldom, and on
+#: PostgreSQL a row whose indexed columns stay as they are is written without its indexes.
+COARSE_BITS = 32
+#: How many places before one in line are counted at most.
+MOST_BEFORE = 1_000
 
 
 def microseconds(seconds: float) -> int:
     return int(min(seconds, FOREVER) * 1_000_000)
+
+
+def forget_at(moment: int) -> int:
+    """Return until when a lock's row is kept at least if it is needed until a moment: 72 minutes, and up to 72 more."""
+    return ((moment >> COARSE_BITS) + 2) << COARSE_BITS
 
 
 class Answer(Protocol):
@@ -32,9 +44,13 @@ class Session(ABC):
 
     Attributes:
         now: The moment, in microseconds of the store's clock.
+        released: The owner token whose lease ended last, as far as that is known.
+        repeated: Whether an earlier try may have been carried out, and only its reply was lost.
     """
 
     now: int
+    released: str = ""
+    repeated: bool = False
 
     @abstractmethod
     def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
@@ -54,6 +70,9 @@ class Session(ABC):
     @abstractmethod
     def next_fencing_token(self) -> int:
         """Greater than all that were given for this lock; noted before the transaction ends."""
+
+    def need_until(self, moment: int) -> None:
+        """Keep what is known of the lock until a moment at least, for a store that forgets idle locks."""
 
     def note_due(self, broker: str, moment: int) -> None:
         """Note that a ticket of a broker is due at a moment, for a store that wakes sweepers."""

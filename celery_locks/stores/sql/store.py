@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from celery_locks.errors import LossReason
-from celery_locks.stores.base import Holder, Renewal
+from celery_locks.errors import LossReason, StoreUnavailable
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dispatch, RunEndName
-from celery_locks.stores.sql import values
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.base import TableStore, end_run, force_release, release
-from celery_locks.stores.sql.database import SHORTEST_TIMEOUT, TIMEOUT, Connection
+from celery_locks.stores.sql.base import TableStore
+from celery_locks.stores.sql.checks import checks
+from celery_locks.stores.sql.database import Connection, StoreFull
 from celery_locks.stores.sql.leases import Leases
-from celery_locks.stores.sql.locked import LockedSession, lock_of, read_session
+from celery_locks.stores.sql.locked import ServerSession, lock_of, read_session
+from celery_locks.stores.sql.renewing import renew_many
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.sql.sweeper import Sweeper
 
@@ -30,6 +30,8 @@ FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
 SHORTEST_DUE_LOOK = 0.001
 #: How many threads of a process look at once whether it is their turn: however many wait, others need connections, too.
 LOOKERS = 2
+#: The shortest time that is worth waiting for a row, in seconds.
+SHORTEST_SHARE = 0.005
 
 
 class ServerStore(TableStore):
@@ -39,8 +41,8 @@ class ServerStore(TableStore):
         address: Where.
     """
 
-    #: How many leases one transaction renews: four statements each here, which must not take as long as it may last.
-    batch = 20
+    #: How many leases one transaction renews.
+    batch = 200
 
     def __init__(self, address: Address) -> None:
         self.name = address.name
@@ -48,6 +50,47 @@ class ServerStore(TableStore):
         self._lock = lock_of(address.dialect)
         self._sweeper = Sweeper(self._database)
         self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
+        #: Tokens that had a place in line when they asked last.
+        self._in_line: set[str] = set()
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        plain = not (claim.adopts or claim.replaces)
+        in_line = line_up is not None and plain and claim.token in self._in_line
+        answer: Granted | Refused | None = self._keep_place(claim, line_up) if line_up and in_line else None
+        if answer is None:
+            answer = super().acquire(claim, line_up)
+            if isinstance(answer, Refused) and answer.position is not None:
+                self._in_line.add(claim.token)
+            else:
+                self._in_line.discard(claim.token)
+        return answer
+
+    def _keep_place(self, claim: Claim, line_up: float) -> Refused | None:
+        """Keep a place in line for longer, if it is not the first one.
+
+        It takes the lock's row from no one: a crowd that keeps its places must not hold up those whose turn it is.
+        """
+        query = (
+            "SELECT greatest(l.touched, CLOCK), w.deadline FROM celery_locks_lock l "
+            "JOIN celery_locks_waiter w ON w.name = l.name AND w.token = ? WHERE l.name = ?"
+        )
+        change = "UPDATE celery_locks_waiter SET deadline = ? WHERE name = ? AND token = ? AND deadline < ?"
+
+        def work(connection: Connection) -> Refused | None:
+            now, deadline = connection.execute(query, (claim.token, claim.name)).fetchone() or (0, 0)
+            session = ServerSession(connection, now)
+            head = Leases(session).head(claim.name) if deadline > now else None
+            if head is None or head[0] == claim.token:
+                return None
+            until = session.after(line_up)
+            connection.execute(change, (until, claim.name, claim.token, until))
+            return Leases(session).refused(claim.name, claim.token, claim.ttl)
+
+        return self._database.single(work, self._database.timeout_for(claim.ttl))
+
+    def leave(self, name: str, token: str) -> None:
+        self._in_line.discard(token)
+        super().leave(name, token)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         self.wait_any([(name, token)], timeout)
@@ -63,59 +106,83 @@ class ServerStore(TableStore):
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         order = sorted(range(len(renewals)), key=lambda number: renewals[number].name)
-        reasons: dict[int, LossReason | None] = {}
-        for start in range(0, len(order), self.batch):
-            some = order[start : start + self.batch]
-            batch = [renewals[number] for number in some]
-            timeout = timeout_for(min(renewal.ttl for renewal in batch))
-            answers = self._renew(batch, timeout)
-            reasons.update(zip(some, answers, strict=True))
-        return [reasons[number] for number in range(len(renewals))]
+        timeout = self._database.timeout_for(min((renewal.ttl for renewal in renewals), default=None))
+        answers: dict[int, LossReason | None] = {}
+        try:
+            blocked: list[int] = []
+            for start in range(0, len(order), self.batch):
+                some = order[start : start + self.batch]
+                for number, answer in zip(some, self._renew([renewals[each] for each in some], timeout), strict=True):
+                    if answer == "blocked":
+                        blocked.append(number)
+                    else:
+                        answers[number] = answer
+            self._renew_blocked([(number, renewals[number]) for number in blocked], timeout, answers)
+        except StoreUnavailable:
+            if not answers:
+                raise
+        return [answers.get(number, "unreachable") for number in range(len(renewals))]
 
-    def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | None]:
-        """Renews leases in the order of their locks' names: two that need the same rows wait instead of colliding."""
+    def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | Literal["blocked"] | None]:
+        """Renew leases, but for those whose lock's row another transaction has."""
+        return self._database.transaction(lambda db: renew_many(db, renewals), timeout)
 
-        def one(connection: Connection, renewal: Renewal) -> LossReason | None:
+    def _renew_blocked(
+        self, blocked: Sequence[tuple[int, Renewal]], timeout: float, answers: dict[int, LossReason | None]
+    ) -> None:
+        """Renew leases one by one, waiting for the transactions that are in the way; all within one timeout.
+
+        Args:
+            blocked: Each with its number.
+            timeout: Seconds.
+            answers: By number; one that is still blocked gets none.
+
+        Raises:
+            StoreUnavailable: There is no answer at all.
+        """
+        give_up, problem = time.monotonic() + timeout, None
+        for done, (number, renewal) in enumerate(blocked):
+            share = (give_up - time.monotonic()) / (len(blocked) - done)
+            if share < SHORTEST_SHARE:
+                continue
+            try:
+                answers[number] = self._renew_waiting(renewal, share)
+            except StoreUnavailable as error:
+                problem = error
+        if problem is not None and not answers:
+            raise problem
+
+    def _renew_waiting(self, renewal: Renewal, timeout: float) -> LossReason | None:
+        def work(connection: Connection) -> LossReason | None:
             return self._in_lock(connection, renewal.name, lambda session: Leases(session).renew(renewal))
 
-        return self._database.transaction(lambda db: [one(db, renewal) for renewal in renewals], timeout)
+        return self._database.transaction(work, timeout)
 
-    def release(self, name: str, token: str) -> bool:
-        return self._release(name, token, secrets.token_hex(8))
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        return self._without_value_if_full(lambda value: self._release(name, token, value), value)
 
-    def _release(self, name: str, token: str, request: str) -> bool:
-        return self._write(name, lambda session: _once(session, request, lambda: release(session, name, token), True))
+    def _release(self, name: str, token: str, value: Value | None) -> bool:
+        return super().release(name, token, value)
 
-    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
-        return self._end_run(name, token, end, broker, secrets.token_hex(8))
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        return self._without_value_if_full(lambda value: self._end_run(name, token, end, broker, value), value)
 
     def _end_run(
-        self, name: str, token: str, end: RunEndName, broker: str, request: str
+        self, name: str, token: str, end: RunEndName, broker: str, value: Value | None
     ) -> tuple[bool, tuple[Dispatch, ...]]:
-        before: tuple[bool, tuple[Dispatch, ...]] = True, ()  # the sweeper dispatches those again
+        return super().end_run(name, token, end, broker=broker, value=value)
 
-        def work(session: Session) -> tuple[bool, tuple[Dispatch, ...]]:
-            return _once(session, request, lambda: end_run(session, name, token, end, broker), before)
-
-        return self._write(name, work)
-
-    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
-        call, seen = secrets.token_hex(8), list[tuple[Holder, ...]]()
-
-        def work(session: Session) -> tuple[Holder, ...]:
-            assert isinstance(session, LockedSession)
-            if session.released == call:  # only the reply of the last try was lost
-                return seen[-1]
-            seen.append(force_release(session, name, token))
-            if seen[-1]:
-                session.released = call
-            return seen[-1]
-
-        return self._write(name, work)
-
-    def delete(self, name: str) -> bool:
-        call = secrets.token_hex(8)
-        return self._write(name, lambda session: values.delete_once(session, name, call))
+    @staticmethod
+    def _without_value_if_full(release: Callable[[Value | None], T], value: Value | None) -> T:
+        """Release a lease. A server that has no room for the value keeps the one that was there."""
+        try:
+            return release(value)
+        except StoreFull:
+            if value is None:
+                raise
+            return release(None)
 
     def ping(self) -> None:
         self._write("", lambda session: None)
@@ -125,6 +192,9 @@ class ServerStore(TableStore):
         if version.startswith("PostgreSQL"):
             return version.partition(" on ")[0]
         return f"{'MariaDB' if 'MariaDB' in version else 'MySQL'} {version.partition('-')[0]}"
+
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        return checks(self._database)
 
     def close(self) -> None:
         self._database.close()
@@ -137,10 +207,11 @@ class ServerStore(TableStore):
 
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
         begin = self._database.dialect.begin_reading
-        return self._database.transaction(lambda connection: work(read_session(connection, name)), TIMEOUT, begin)
+        return self._database.transaction(lambda connection: work(read_session(connection, name)), begin=begin)
 
     def _write(self, name: str, work: Callable[[Session], T], ttl: float | None = None) -> T:
-        result = self._database.transaction(lambda connection: self._in_lock(connection, name, work), timeout_for(ttl))
+        timeout = self._database.timeout_for(ttl)
+        result = self._database.transaction(lambda connection: self._in_lock(connection, name, work), timeout)
         self._sweeper.now_and_then()
         return result
 
@@ -160,26 +231,3 @@ def _look_again_until(look: Callable[[], list[str]], timeout: float) -> list[str
         time.sleep(min(random.uniform(pause / 2, pause), left))
         pause = min(pause * 1.5, LONGEST_LOOK)
     return found
-
-
-def _once(session: Session, request: str, release: Callable[[], T], before: T) -> T:
-    """Release a lease, or recognize that this request released it before and only its reply was lost.
-
-    Args:
-        session: The transaction.
-        request: A name for this request, the same each time that it is tried.
-        release: Releases the lease. Its answer, or the first part of it, states whether this request did so.
-        before: The answer where it was released before.
-    """
-    assert isinstance(session, LockedSession)
-    if session.released == request:
-        return before
-    answer = release()
-    if answer[0] if isinstance(answer, tuple) else answer:
-        session.released = request
-    return answer
-
-
-def timeout_for(ttl: float | None) -> float:
-    """Seconds that a transaction about a lease of so many seconds may take: it fails well before the next renewal."""
-    return TIMEOUT if ttl is None else min(TIMEOUT, max(SHORTEST_TIMEOUT, ttl / 4))

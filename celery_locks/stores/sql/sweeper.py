@@ -10,16 +10,20 @@ import time
 from celery_locks import log
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Connection, Database
+from celery_locks.stores.sql.renewing import marks
 from celery_locks.stores.sql.schema import TABLES
+from celery_locks.stores.sql.session import forget_at
 
 logger = log.logger(__name__)
 
 #: Seconds between two sweeps of a process, and after one that left something.
 EVERY, SOON = 10.0, 0.1
-#: How many rows of a table one sweep takes away at most.
+#: How many rows of a table one sweep takes away, or looks at, at most.
 MOST = 500
-#: Seconds that a statement of it may take: somebody waits for its end.
+#: Seconds that a part of it may take: the caller of a user's request waits for its end.
 TIMEOUT = 1.0
+#: Tables that tell whether a lock's row is still needed.
+NEEDED_FOR = ("holder", "waiter", "taken", "ticket")
 
 
 class Sweeper:
@@ -53,50 +57,55 @@ class Sweeper:
             mutex.release()
 
     def sweep(self) -> bool:
-        """Takes away a few rows of each table.
+        """Take away a few rows of each table, but for those that another transaction has.
 
         Returns:
             Whether there are more.
         """
-        dialect = self._database.dialect
-        most = 0
-        for table in TABLES:
-            statement = dialect.delete_some(table, MOST)
-            most = max(most, self._database.single(lambda db, s=statement: db.run(s).rowcount, TIMEOUT))  # type: ignore[misc]
-        return max(most, self._locks()) >= MOST
+        timeout = min(TIMEOUT, self._database.timeout)
+        now = self._database.single(lambda db: int(db.execute("SELECT CLOCK").fetchone()[0]), timeout)
+        most = self._database.transaction(lambda db: self._expired(db, now), timeout)
+        return max(most, self._locks(now, timeout)) >= MOST
 
-    def _locks(self) -> int:
-        """Takes away the rows of locks that nothing was heard of for long, and nothing is known of."""
-        names = self._database.single(self._idle, TIMEOUT)
-        if names:
+    def _expired(self, connection: Connection, now: int) -> int:
+        return max(connection.dialect.delete_some(connection, table, now - table.kept, MOST) for table in TABLES)
+
+    def _locks(self, now: int, timeout: float) -> int:
+        """Take away the rows of idle locks of which nothing is known; look at the others again later."""
+        due = self._database.single(lambda db: self._due(db, now), timeout)
+        if due:
             # Two steps: the greatest token is noted for all to see before the first row goes.
-            self._database.single(lambda db: self._note_fence(db, names), TIMEOUT)
-            self._database.single(lambda db: self._forget(db, names), TIMEOUT)
-        return len(names)
+            self._database.single(lambda db: self._note_fence(db, due), timeout)
+            self._database.transaction(lambda db: self._forget(db, due, now), timeout)
+        return len(due)
 
-    def _idle(self, connection: Connection) -> list[str]:
-        unknown = " AND NOT EXISTS ".join(
-            f"(SELECT 1 FROM celery_locks_{name} t WHERE t.name = l.name)"
-            for name in ("holder", "waiter", "taken", "ticket")
-        )
-        query = f"SELECT name FROM celery_locks_lock l WHERE forget_at <= CLOCK AND NOT EXISTS {unknown} LIMIT {MOST}"
-        return [name for (name,) in connection.execute(query)]
+    def _due(self, connection: Connection, now: int) -> list[str]:
+        query = f"SELECT name FROM celery_locks_lock WHERE forget_at <= ? ORDER BY forget_at LIMIT {MOST}"
+        return [name for (name,) in connection.execute(query, (now,))]
 
     def _note_fence(self, connection: Connection, names: list[str]) -> None:
         query = (
             "UPDATE celery_locks_meta SET last_fencing_token = greatest(last_fencing_token, "
-            f"(SELECT coalesce(max(fence), 0) FROM celery_locks_lock WHERE name IN ({_marks(names)})))"
+            f"(SELECT coalesce(max(fence), 0) FROM celery_locks_lock WHERE name IN ({marks(names)})))"
         )
         connection.execute(query, names)
 
-    def _forget(self, connection: Connection, names: list[str]) -> None:
-        """Whoever does anything to a lock moves `forget_at` of its row first: what is still due is still idle."""
+    def _forget(self, connection: Connection, names: list[str], now: int) -> None:
+        """A change to a lock moves `forget_at` of its row first: what is still due is still idle."""
         query = (
-            f"DELETE FROM celery_locks_lock WHERE name IN ({_marks(names)}) AND forget_at <= CLOCK "
-            "AND fence <= (SELECT last_fencing_token FROM celery_locks_meta)"
+            f"SELECT name FROM celery_locks_lock WHERE name IN ({marks(names)}) AND forget_at <= ? "
+            "AND fence <= (SELECT last_fencing_token FROM celery_locks_meta) ORDER BY name FOR UPDATE SKIP LOCKED"
         )
-        connection.execute(query, names)
-
-
-def _marks(values: list[str]) -> str:
-    return ", ".join("?" * len(values))
+        mine = [name for (name,) in connection.execute(query, (*names, now))]
+        if not mine:
+            return
+        known = " OR ".join(
+            f"EXISTS (SELECT 1 FROM celery_locks_{table} t WHERE t.name = l.name)" for table in NEEDED_FOR
+        )
+        query = f"SELECT name FROM celery_locks_lock l WHERE name IN ({marks(mine)}) AND ({known})"
+        needed = [name for (name,) in connection.execute(query, mine)]
+        idle = sorted(set(mine) - set(needed))
+        if needed:
+            connection.dialect.keep_locks(connection, needed, forget_at(now))
+        if idle:
+            connection.dialect.delete_locks(connection, idle)

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 _COLUMNS = "id, state, number, message, task, owner, permits, most, until, calls, token, why, due, deadline, broker"
 _ROW = ("name", *_COLUMNS.split(", "))
+#: The first text behind all that begin with `TICKET`.
+_AFTER = TICKET[:-1] + chr(ord(TICKET[-1]) + 1)
 assert len(fields(Record)) == len(_ROW) - 1
 
 
@@ -65,8 +67,8 @@ class SQLTable(Table):
 
     def first_ticket(self) -> str | None:
         query = (
-            "SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? "
-            f"AND substr(token, 1, {len(TICKET)}) = '{TICKET}' ORDER BY id LIMIT 1"
+            f"SELECT token FROM celery_locks_waiter WHERE name = ? AND token >= '{TICKET}' AND token < '{_AFTER}' "
+            "AND deadline > ? ORDER BY id + 0 LIMIT 1"  # by the primary key: not past all who wait and are no tickets
         )
         token = self._one(query)
         return None if token is None else str(token).removeprefix(TICKET)
@@ -76,6 +78,12 @@ class SQLTable(Table):
 
     def waiters(self) -> int:
         return int(self._one("SELECT count(*) FROM celery_locks_waiter WHERE name = ? AND deadline > ?"))
+
+    def has_room(self, most: int) -> bool:
+        return self._leases.waiters(self.name, most) < most
+
+    def has_ended(self, token: str) -> bool:
+        return token == self._db.released and not self._db.repeated
 
     def refused(self, token: str) -> Refused:
         return self._leases.refused(self.name, token, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from celery_locks.stores.sql.schema import REMEMBERED
 from celery_locks.stores.sql.session import Session
 
 
@@ -22,24 +21,13 @@ def read(session: Session, name: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def delete(session: Session, name: str) -> bool:
-    """`Store.delete`."""
-    query = "DELETE FROM celery_locks_value WHERE name = ? AND deadline > ?"
-    return session.execute(query, (name, session.now)).rowcount > 0
+def written(session: Session, name: str) -> int | None:
+    """Return what tells the value that a lock has from a later one: its deadline. ``None`` where there is no value."""
+    query = "SELECT deadline FROM celery_locks_value WHERE name = ? AND deadline > ?"
+    row = session.execute(query, (name, session.now)).fetchone()
+    return None if row is None else int(row[0])
 
 
-def delete_once(session: Session, name: str, call: str) -> bool:
-    """`Store.delete`, which knows it when this call has done it already, and only the reply was lost.
-
-    Args:
-        session: The transaction.
-        name: The lock's full name.
-        call: What this call is called, however often it is tried.
-    """
-    mark = f"deleted:{call}"  # the name of no lock
-    if read(session, mark) is not None:
-        return True
-    there = delete(session, name)
-    if there:
-        session.put("value", ("name",), {"name": mark, "text": "", "deadline": session.now + REMEMBERED})
-    return there
+def delete(session: Session, name: str, deadline: int) -> None:
+    """Delete the value with a deadline."""
+    session.execute("DELETE FROM celery_locks_value WHERE name = ? AND deadline = ?", (name, deadline))

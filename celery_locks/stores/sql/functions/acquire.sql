@@ -2,15 +2,16 @@
 --
 -- key, claimant, called: the lock, the owner token, the owner's name. ttl: microseconds. room: the lock's limit.
 -- wanted: permits. line_up: for how many microseconds to stand in line when refused; NULL for not at all.
--- patience: see `celery_locks_open`. channel: see `celery_locks_tell`.
+-- longest: how many may stand in line; 0 for any number. patience: see `celery_locks_open`. channel: see `celery_locks_tell`.
+-- again: whether the request is sent once more, since the reply to the first was lost.
 --
 -- Gives one row with the fencing token where it is granted; where it isn't, one for each holder, or one without:
--- the lock's moment, when another try may succeed, how many stand before it in line, and the holder.
+-- the lock's moment, when another try may succeed, how many stand before it in line, whether the line is full, the holder.
 CREATE OR REPLACE FUNCTION celery_locks_acquire(
-    key text, claimant text, called text, ttl bigint, room bigint, wanted bigint, line_up bigint, patience bigint,
-    channel text
+    key text, claimant text, called text, ttl bigint, room bigint, wanted bigint, line_up bigint, longest bigint,
+    patience bigint, channel text, again boolean
 ) RETURNS TABLE (
-    granted bigint, moment bigint, again_at bigint, place bigint,
+    granted bigint, moment bigint, again_at bigint, place bigint, is_full boolean,
     owner text, fencing_token bigint, permits bigint, since bigint, deadline bigint, token text, most bigint
 )
 LANGUAGE plpgsql AS $$
@@ -23,16 +24,19 @@ DECLARE
     head text;
     head_wants bigint;
     head_room bigint;
+    head_until bigint;
+    needed_until bigint;
 BEGIN
     SELECT * INTO mine FROM celery_locks_open(key, patience);
     moment := mine.touched;
+    is_full := false;
     SELECT coalesce(sum(h.permits), 0), max(h.fencing_token) FILTER (WHERE h.token = claimant) INTO used, granted
     FROM celery_locks_holder h WHERE h.name = key AND h.deadline > moment;
     IF granted IS NOT NULL THEN  -- the same acquire once more
         UPDATE celery_locks_holder h SET deadline = greatest(h.deadline, moment + ttl)
         WHERE h.name = key AND h.token = claimant;
-    ELSE
-        SELECT w.token, w.permits, w.most INTO head, head_wants, head_room
+    ELSIF again OR mine.released <> claimant THEN  -- otherwise it arrived late: its lease has ended
+        SELECT w.token, w.permits, w.most, w.deadline INTO head, head_wants, head_room, head_until
         FROM celery_locks_waiter w WHERE w.name = key AND w.deadline > moment ORDER BY w.id LIMIT 1;
         IF used + wanted <= room AND (head IS NULL OR head = claimant) THEN
             granted := greatest(mine.fence + 1, moment);
@@ -46,7 +50,12 @@ BEGIN
             SET permits = wanted, most = room, deadline = greatest(w.deadline, moment + line_up)
             WHERE w.name = key AND w.token = claimant AND w.deadline > moment;
             is_new := NOT FOUND;
-            IF is_new THEN
+            is_full := is_new AND longest > 0 AND longest <= (
+                SELECT count(*) FROM (
+                    SELECT FROM celery_locks_waiter w WHERE w.name = key AND w.deadline > moment LIMIT longest
+                ) w
+            );
+            IF is_new AND NOT is_full THEN
                 -- Behind all before it, also behind tickets that are not in line now. A place that ended is lost.
                 SELECT greatest(moment, coalesce(max(w.id), 0) + 1) INTO its_number
                 FROM celery_locks_waiter w WHERE w.name = key;
@@ -59,7 +68,10 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    UPDATE celery_locks_lock l SET touched = moment, fence = greatest(l.fence, granted), forget_at = FORGET(moment)
+    -- For as long as the lease lives nobody needs to see whether the row is still needed.
+    needed_until := CASE WHEN granted IS NULL THEN moment ELSE moment + ttl END;
+    UPDATE celery_locks_lock l
+    SET touched = moment, fence = greatest(l.fence, granted), forget_at = greatest(l.forget_at, FORGET(needed_until))
     WHERE l.name = key;
     IF granted IS NOT NULL THEN
         IF head IS NOT NULL THEN  -- the next one may find room beside it
@@ -78,17 +90,21 @@ BEGIN
     SELECT w.id INTO its_number FROM celery_locks_waiter w
     WHERE w.name = key AND w.token = claimant AND w.deadline > moment;
     IF FOUND THEN
-        SELECT count(*), (array_agg(w.deadline ORDER BY w.id DESC))[1] INTO place, again_at FROM celery_locks_waiter w
-        WHERE w.name = key AND w.deadline > moment AND w.id < its_number;
+        SELECT w.deadline INTO again_at FROM celery_locks_waiter w
+        WHERE w.name = key AND w.deadline > moment AND w.id < its_number ORDER BY w.id DESC LIMIT 1;
+        SELECT count(*) INTO place FROM (
+            SELECT FROM celery_locks_waiter w
+            WHERE w.name = key AND w.deadline > moment AND w.id < its_number ORDER BY w.id DESC LIMIT MOST_BEFORE
+        ) w;
     END IF;
     again_at := coalesce(
         again_at,
         (SELECT min(h.deadline) FROM celery_locks_holder h WHERE h.name = key AND h.deadline > moment),
-        (SELECT min(w.deadline) FROM celery_locks_waiter w WHERE w.name = key AND w.deadline > moment),
+        head_until,
         moment + ttl
     );
     RETURN QUERY
-    SELECT granted, moment, again_at, place,
+    SELECT granted, moment, again_at, place, is_full,
         h.owner, h.fencing_token, h.permits, h.since, h.deadline, h.token, h.most
     FROM (VALUES (1)) AS always LEFT JOIN (
         SELECT * FROM celery_locks_holder WHERE name = key AND deadline > moment ORDER BY fencing_token LIMIT MOST_HOLDERS

@@ -13,7 +13,7 @@ BEGIN
         RETURN false;
     END IF;
     DELETE FROM celery_locks_waiter WHERE name = key AND token = claimant;
-    UPDATE celery_locks_lock SET touched = mine.touched, forget_at = FORGET(mine.touched) WHERE name = key;
+    UPDATE celery_locks_lock SET touched = mine.touched, forget_at = greatest(forget_at, FORGET(mine.touched)) WHERE name = key;
     PERFORM celery_locks_tell(mine, channel);
     PERFORM set_config('synchronous_commit', 'off', true);
     RETURN true;

@@ -1,6 +1,6 @@
 -- Has a lock to this transaction alone: waits for its row, and makes it where there is none.
 --
--- key: the lock. patience: milliseconds to wait for somebody else's transaction, each time that one is in the way.
+-- key: the lock. patience: milliseconds to wait for another transaction, all in all.
 --
 -- Gives the row; `touched` is the lock's moment. What is looked at afterwards is no older than the row.
 CREATE OR REPLACE FUNCTION celery_locks_open(key text, patience bigint) RETURNS celery_locks_lock
@@ -17,7 +17,11 @@ BEGIN
         ON CONFLICT (name) DO UPDATE SET touched = l.touched
         RETURNING * INTO mine;
     END IF;
-    mine.touched := greatest(mine.touched, CLOCK);
+    -- A row is waited for in steps, and the timeout begins anew with each.
+    IF clock_timestamp() > statement_timestamp() + patience * interval '1 millisecond' THEN
+        RAISE lock_not_available USING MESSAGE = 'other transactions held the row of the lock for too long';
+    END IF;
+    mine.touched := greatest(mine.touched, celery_locks_now(mine.touched));
     RETURN mine;
 END
 $$

@@ -3,6 +3,7 @@
 -- mine: the lock's row, as `celery_locks_open` gave it.
 CREATE OR REPLACE FUNCTION celery_locks_parks(mine celery_locks_lock) RETURNS boolean
 LANGUAGE sql STABLE AS $$
+    -- A range of the primary key, however many wait who are no tickets.
     SELECT EXISTS (SELECT FROM celery_locks_waiter
-        WHERE name = mine.name AND deadline > mine.touched AND starts_with(token, 'ticket:'))
+        WHERE name = mine.name AND token >= 'ticket:' AND token < 'ticket;' AND deadline > mine.touched)
 $$

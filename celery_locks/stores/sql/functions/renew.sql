@@ -1,21 +1,42 @@
--- `Store.renew`: prolongs many leases.
+-- `Store.renew`: renews many leases.
 --
--- names, tokens, ttls: of each lease, the ttl in microseconds. patience: see `celery_locks_open`.
+-- names, tokens, ttls: of each lease, the ttl in microseconds. patience: milliseconds to wait for other transactions; 0 to
+-- leave alone those locks whose row one has.
 --
--- Gives name and token of those that were prolonged.
+-- Gives name and token of those that were renewed, and of those that were left alone.
 CREATE OR REPLACE FUNCTION celery_locks_renew(names text[], tokens text[], ttls bigint[], patience bigint)
-RETURNS TABLE (name text, token text)
+RETURNS TABLE (name text, token text, renewed boolean)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
+DECLARE
+    mine text[];
+    moment bigint;
+    longest bigint := (SELECT max(ttl) FROM unnest(ttls) AS ttl);
 BEGIN
-    PERFORM set_config('lock_timeout', patience::text, true);
     -- In the order of their names: two that need the same rows wait instead of colliding. Holders' rows are changed
     -- only by who has their lock's row.
-    PERFORM FROM celery_locks_lock WHERE name = ANY (names) ORDER BY name FOR NO KEY UPDATE;
-    UPDATE celery_locks_lock SET touched = greatest(touched, CLOCK), forget_at = FORGET(CLOCK) WHERE name = ANY (names);
+    IF patience > 0 THEN
+        PERFORM set_config('lock_timeout', patience::text, true);
+        PERFORM FROM celery_locks_lock WHERE name = ANY (names) ORDER BY name FOR NO KEY UPDATE;
+        mine := names;
+    ELSE
+        mine := ARRAY(
+            SELECT name FROM celery_locks_lock WHERE name = ANY (names) ORDER BY name FOR NO KEY UPDATE SKIP LOCKED
+        );
+    END IF;
+    moment := celery_locks_now((SELECT max(touched) FROM celery_locks_lock WHERE name = ANY (mine)));
+    UPDATE celery_locks_lock
+    SET touched = greatest(touched, moment), forget_at = greatest(forget_at, FORGET(moment + longest))
+    WHERE name = ANY (mine);
     RETURN QUERY
     UPDATE celery_locks_holder h SET deadline = greatest(h.deadline, l.touched + w.ttl)
     FROM unnest(names, tokens, ttls) AS w (name, token, ttl) JOIN celery_locks_lock l ON l.name = w.name
-    WHERE h.name = w.name AND h.token = w.token AND h.deadline > l.touched RETURNING h.name, h.token;
+    WHERE w.name = ANY (mine) AND h.name = w.name AND h.token = w.token AND h.deadline > l.touched
+    RETURNING h.name, h.token, true;
+    IF patience = 0 THEN
+        RETURN QUERY
+        SELECT w.name, w.token, false FROM unnest(names, tokens) AS w (name, token)
+        WHERE w.name <> ALL (mine) AND EXISTS (SELECT FROM celery_locks_lock l WHERE l.name = w.name);
+    END IF;
 END
 $$

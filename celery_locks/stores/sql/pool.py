@@ -1,0 +1,105 @@
+"""The connections that a process keeps to a database server."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from typing import Any
+from weakref import WeakSet
+
+import sqlalchemy as sa
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
+
+#: Connections that are kept while no one uses them, and that there may be at most.
+KEPT, MOST = 10, 20
+#: Seconds that an unused connection is kept, as long as others are used.
+KEPT_SECONDS = 60.0
+#: The longest pause between two attempts to get a connection of a pool in which all are taken.
+LONGEST_PAUSE = 0.01
+
+
+class _Place:
+    """A right to a connection. It is counted for as long as someone refers to it."""
+
+
+class SteadyPool(Pool):
+    """A pool that counts only the connections that still exist.
+
+    An exception that strikes between two lines, such as a soft time limit, may drop a connection before it is returned.
+    A counter would stay wrong then. Here the garbage collector closes the connection, and its place is free again.
+
+    Args:
+        creator: See SQLAlchemy's `Pool`.
+        timeout: Seconds to wait for a connection where all are taken.
+    """
+
+    def __init__(self, creator: Any, timeout: float, **options: Any) -> None:
+        super().__init__(creator, **options)
+        self._timeout = timeout
+        self._mutex = threading.Lock()
+        self._idle: deque[ConnectionPoolEntry] = deque()
+        self._places: WeakSet[_Place] = WeakSet()
+
+    def checkedout(self) -> int:
+        """Return how many connections are in use."""
+        return len(self._places) - len(self._idle)
+
+    def status(self) -> str:
+        return f"{len(self._idle)} idle, {self.checkedout()} in use"
+
+    def recreate(self) -> SteadyPool:
+        return type(self)(
+            self._creator,
+            timeout=self._timeout,
+            recycle=self._recycle,
+            reset_on_return=None,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
+
+    def dispose(self) -> None:
+        while (entry := self._next_idle()) is not None:
+            entry.close()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        give_up = time.monotonic() + self._timeout
+        while True:
+            entry = self._next_idle()
+            if entry is not None:
+                return entry
+            place = self._free_place()
+            if place is not None:
+                entry = self._create_connection()
+                entry.place = place  # type: ignore[attr-defined]
+                return entry
+            if time.monotonic() >= give_up:
+                raise sa.exc.TimeoutError(f"all {MOST} connections of this process are taken")
+            time.sleep(random.uniform(0, LONGEST_PAUSE))
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        now = time.monotonic()
+        record.idle_since = now  # type: ignore[attr-defined]
+        if len(self._idle) >= KEPT:
+            record.close()
+            record.place = None  # type: ignore[attr-defined]
+            return
+        self._idle.append(record)
+        while self._idle and self._idle[0].idle_since < now - KEPT_SECONDS:  # type: ignore[attr-defined]
+            self._idle.popleft().close()
+
+    def _next_idle(self) -> ConnectionPoolEntry | None:
+        """Take the connection that was used last: those that are not needed grow old."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _free_place(self) -> _Place | None:
+        with self._mutex:
+            if len(self._places) >= MOST:
+                return None
+            place = _Place()
+            self._places.add(place)
+            return place
