@@ -68,13 +68,14 @@ def open_store(url: str) -> Store:
     return store
 
 
-def schema_sql(url: str) -> str:
-    """The statements that make the tables of a database store, for a migration; safe to run again.
+def schema_sql(url: str, *, upgrade: bool = False) -> str:
+    """Return the statements that make the tables of a database store, for a migration; safe to run again.
 
     Connects to nothing.
 
     Args:
         url: The store's, ``postgresql://…`` or ``mysql://…``.
+        upgrade: Only those that bring tables of an older version up to date.
 
     Raises:
         LockConfigError: The URL can't be read, its store needs no such statements, or SQLAlchemy is not installed.
@@ -83,7 +84,7 @@ def schema_sql(url: str) -> str:
     if _OPENERS.get(scheme, ("", ""))[1] != "open_server":
         raise LockConfigError(f"{mask(url)} needs no schema: stores of postgresql:// and mysql:// do")
     try:
-        text: str = reads_address(import_module("celery_locks.stores.sql.address").schema_of)(url)
+        text: str = reads_address(import_module("celery_locks.stores.sql.address").schema_of)(url, upgrade)
     except ModuleNotFoundError as error:
         raise _missing(url, scheme, error) from error
     return text

@@ -1,12 +1,15 @@
-"""Addresses of stores and brokers: where their passwords are, and how they are shown without them."""
+"""Addresses of stores and brokers: where their passwords are, how they are shown, and which of them mean one store."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
+from ipaddress import ip_address
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from celery_locks.errors import LockConfigError
 
@@ -74,6 +77,8 @@ def reads_address(function: Callable[..., T]) -> Callable[..., T]:
     def read(url: str, *args: Any) -> T:
         try:
             return function(url, *args)
+        except LockConfigError:  # which is a ValueError too, in our own words
+            raise
         except ValueError as error:
             # A library's own words may quote a password that it took for a port, and so may what caused the error.
             why = error if isinstance(error, UnreadableError) else ENCODE
@@ -195,3 +200,61 @@ def mask_text(text: str) -> str:
 def _mask_in_text(url: str) -> str:
     bare = url.rstrip(_PUNCTUATION if "[" in url else _PUNCTUATION + "]")
     return mask(bare) + url[len(bare) :]
+
+
+# --- Which store an address means; see `place_of` ---
+
+#: Schemes that mean the same kind of store as another.
+_ALIASES = {"valkey": "redis", "valkeys": "rediss", "postgres": "postgresql", "mariadb": "mysql", "redlock": "redis"}
+_PORTS = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "mysql": 3306}
+_SENTINEL_PORT = 26379
+#: Names of the machine itself.
+_LOCAL = ("", "127.0.0.1", "::1")
+
+
+@reads_address
+def place_of(url: str) -> str:
+    """Return what all addresses of a store have in common.
+
+    User, password and options are no part of it. Case, percent-encoding, default ports and databases, slashes at the
+    end, and the order of parameters and of several hosts make no difference.
+    """
+    scheme, _, rest = url.strip().partition("://")
+    kind, _, ways = scheme.lower().partition("+")
+    ways = "redlock" if kind == "redlock" else ways if ways in ("sentinel", "cluster", "redlock", "socket") else ""
+    kind = _ALIASES.get(kind, kind)
+    before, _, query = rest.partition("?")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if kind == "memory":
+        return f"memory://{before}"
+    if kind == "sqlite":
+        return f"sqlite:///{os.path.realpath(unquote(before[1:]))}"
+    if kind == "unix" or ways == "socket":
+        number = parameters.get("db", parameters.get("virtual_host", "0"))
+        return f"unix://{os.path.realpath(unquote(before))}?db={_database(number)}"
+    servers, _, path = before.partition("/")
+    port = _SENTINEL_PORT if ways == "sentinel" else _PORTS.get(kind, 0)
+    hosts = ",".join(sorted(_host(server, port) for server in servers.replace(";", ",").split(",")))
+    parts = [unquote(part) for part in path.split("/") if part]
+    if kind in ("redis", "rediss"):
+        service = parts[:1] if ways == "sentinel" else []
+        number = parameters.get("db") or "".join(parts[len(service) :]) or "0"
+        parts = [*service, *([] if ways == "cluster" else [_database(number)])]
+    prefix = parameters.get("table_prefix", "celery_locks_")
+    own = f"?table_prefix={prefix}" if kind in ("postgresql", "mysql") and prefix != "celery_locks_" else ""
+    return f"{kind}{ways and '+'}{ways}://{hosts}/{'/'.join(parts)}{own}"
+
+
+def _database(number: str) -> str:
+    """Return the number of a database as redis-py reads it, which takes all else for 0."""
+    return str(int(number)) if number.isdecimal() else "0"
+
+
+def _host(server: str, default: int) -> str:
+    """Return a host, with its port where that is not the default one."""
+    parts = urlsplit(f"//{server.rpartition('@')[2]}")
+    host = unquote(parts.hostname or "").lower().rstrip(".")
+    with suppress(ValueError):
+        host = str(ip_address(host))
+    host = "localhost" if host in _LOCAL else f"[{host}]" if ":" in host else host
+    return host if (parts.port or default) == default else f"{host}:{parts.port}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from celery_locks import threads
+from celery_locks.clock import system_clock
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Refused
-from celery_locks.stores.redis.connections import timeout_for
+from celery_locks.stores.base import Claim, Granted, Holder, Refused
+from celery_locks.stores.redis.connections import patient_ttl, timeout_for
 from celery_locks.stores.redis.member import Member
 from celery_locks.stores.together import ask, start
 
@@ -22,19 +25,26 @@ class Attempt:
     A server answers a claim, and only afterwards is asked to take it back, whether anybody still waited for its answer
     or not. Until it has confirmed that, it is ``unclear`` whether it will end a later lease of the same owner token.
 
+    A claim that adopts or replaces takes the lease of the holder that the server named before, and of no other. An
+    attempt that fails puts it back.
+
     Args:
-        members: The servers.
+        members: The servers, and the holder whose lease the claim takes at each.
         claim: What is asked of each.
         up_for: How long a server must be up for its word to count, in seconds.
         unclear: Those servers that still have to take back something of this owner token.
     """
 
-    def __init__(self, members: Sequence[Member], claim: Claim, up_for: float, unclear: set[Member]) -> None:
-        self._members = members
+    def __init__(
+        self, members: Mapping[Member, Holder | None], claim: Claim, up_for: float, unclear: set[Member]
+    ) -> None:
+        self._members = list(members)
+        self._displaced = {member: holder for member, holder in members.items() if holder is not None}
+        self._begun = system_clock.now()
         self._claim = claim
         self._up_for = up_for
         self._unclear = unclear
-        self._timeout = 2 * timeout_for(claim.ttl)  # a server whose connection broke is asked twice
+        self._timeout = 2 * timeout_for(patient_ttl(claim))  # a server whose connection broke is asked twice
         self._mutex = threads.RLock()
         self._said: dict[Member, Said] = {}
         self._fencing_token: int | None = None
@@ -65,6 +75,12 @@ class Attempt:
         calls = [partial(self._confirm_at, member) for member in granted]
         return enough(ask(calls, self._timeout, enough))
 
+    def note_replaced(self) -> None:
+        """Leave the reason with the leases that were replaced, at the servers that have answered."""
+        with self._mutex:
+            granted = [member for member, said in self._said.items() if isinstance(said, Granted)]
+        ask([partial(self._note_replaced_at, member) for member in granted if member in self._displaced], self._timeout)
+
     def take_back(self) -> None:
         """Takes back what was granted, and what will be; waits for those servers that have answered the claim."""
         with self._mutex:
@@ -84,7 +100,7 @@ class Attempt:
     def _claim_at(self, member: Member) -> Granted | Refused:
         said: Said = None
         try:
-            said = member.acquire(self._claim)
+            said = member.acquire(self._claim_for(member))
         except StoreUnavailable as error:
             said = error
         finally:
@@ -99,6 +115,12 @@ class Attempt:
             raise said
         return said
 
+    def _claim_for(self, member: Member) -> Claim:
+        """Return the claim as a server gets it: it names the lease that it takes."""
+        holder = self._displaced.get(member)
+        adopts = self._claim.adopts if holder is None else holder.token
+        return replace(self._claim, adopts=adopts, replaces=False)
+
     def _late(self, member: Member, said: Said) -> None:
         """What was said is of no use any more."""
         if isinstance(said, Refused):
@@ -111,10 +133,23 @@ class Attempt:
         name, token = self._claim.name, self._claim.token
         return member.confirm(name, token, self._fencing_token, self._up_for, self._claim.ttl)
 
+    def _note_replaced_at(self, member: Member) -> None:
+        holder = self._displaced[member]
+        if holder.token != self._claim.adopts:
+            with suppress(StoreUnavailable):
+                member.note_replaced(self._claim.name, holder)
+
     def _take_back_at(self, member: Member) -> bool:
         try:
+            self._put_back_at(member)
             member.take_back(self._claim.name, self._claim.token, self._claim.ttl)
         except StoreUnavailable:
             return False  # it stays unclear
         self._unclear.discard(member)
         return True
+
+    def _put_back_at(self, member: Member) -> None:
+        holder = self._displaced.get(member)
+        left = 0.0 if holder is None else holder.expires_in - (system_clock.now() - self._begun)
+        if holder is not None and left > 0:
+            member.put_back(self._claim.name, holder, self._claim.token, left)

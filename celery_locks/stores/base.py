@@ -69,6 +69,9 @@ class Claim:
         replaces: Take the permits from those who hold them, earliest acquisition first, as many as are needed,
             also where others stand in line. The holders are notified as by `Store.force_release`, reason ``replaced``.
         task_id: The task on whose behalf a lease is taken before it runs: `Store.withdraw` finds the lease by it.
+        max_waiters: Line up only while fewer wait for the lock than this; 0 for any number. See `Refused.full`.
+        patience: For how many seconds the caller waits for the answer; ``None`` for as long as the store takes. The
+            store raises `StoreUnavailable` soon after that.
     """
 
     name: str
@@ -80,6 +83,8 @@ class Claim:
     adopts: str = ""
     replaces: bool = False
     task_id: str = ""
+    max_waiters: int = 0
+    patience: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,15 +172,30 @@ class Refused(NamedTuple):
         holders: Who holds the lock (at most `MOST_HOLDERS`); empty when it is kept for those in line.
         retry_in: Seconds until another try may succeed without a wake-up (a deadline passes, or the place in line
             has to be confirmed).
-        position: How many stand before this token in line; ``None`` when it is not in line.
+        position: How many stand before this token in line; ``None`` when it is not in line. A store may count no
+            further than 1,000.
         replaced: The lease that was to be adopted was taken by a newcomer (`Claim.replaces`); known for an hour at
             least.
+        full: The token was to line up, and `Claim.max_waiters` others wait already: it has no place in line.
     """
 
     holders: tuple[Holder, ...]
     retry_in: float
     position: int | None = None
     replaced: bool = False
+    full: bool = False
+
+
+class Value(NamedTuple):
+    """A value to be kept with a lock.
+
+    Attributes:
+        text: The value as JSON.
+        keep: For how many seconds; the lease may end before.
+    """
+
+    text: str
+    keep: float
 
 
 class Renewal(NamedTuple):
@@ -274,13 +294,34 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def release(self, name: str, token: str) -> bool:
-        """Gives the permits back and wakes the next in line.
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        """Release the lease and wake the next in line.
+
+        Args:
+            name: The lock's full name.
+            token: The owner token.
+            value: What to keep with the lock, written in the same atomic step if the token holds the lock. A store that
+                is full releases the lease, and keeps the value that was there.
 
         Returns:
-            Whether this call gave up a lease that had not passed its deadline. A call whose reply is lost may be
-            repeated by the store itself; it still counts as one call.
+            Whether this call released a lease that had not passed its deadline. A request whose reply was lost is
+            repeated; a repeat that finds no lease can't know whether the first one released it, and counts as released.
         """
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        """Keep only so many permits of a lease, give the others back, and wake the next in line.
+
+        A lease that has no more than these permits stays as it is, so the request may be repeated.
+
+        Args:
+            name: The lock's full name.
+            token: The owner token.
+            permits: How many are kept, at least 1.
+
+        Returns:
+            Whether the token holds the lock, and its deadline has not passed.
+        """
+        raise LockConfigError(f"{type(self).__name__} has no limits above one, so there are no permits to give back")
 
     @abstractmethod
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celery_locks import threads
 from celery_locks.clock import Clock, system_clock
@@ -20,6 +20,7 @@ from celery_locks.stores.base import (
     Refused,
     Renewal,
     Store,
+    Value,
 )
 from celery_locks.stores.loss_feed import LocalFeed, LossFeed
 from celery_locks.stores.memory_listing import MemoryListing
@@ -98,9 +99,14 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
                 refused = self.refused(lock, claim.token, now)._replace(replaced=True)
                 self.forget(claim.name)
                 return refused
-            if lock.held.pop(claim.adopts, None) is not None:
-                granted = self.grant(lock, claim)
-                return granted  # noqa: RET504 - a call in the return would be outside of what an interrupt unwinds
+            adopted = lock.held.get(claim.adopts)
+            if adopted is not None and _fits_instead(lock, claim, adopted.claim.permits):
+                granted = self.grant(lock, claim)  # first: whatever interrupts this, one of the two holds
+                del lock.held[claim.adopts]
+                lock.leave(claim.token)
+                if claim.permits < adopted.claim.permits:
+                    self._call_next(lock)
+                return granted
             if claim.replaces and claim.permits <= claim.limit:
                 self._replace(lock, claim)
             free = claim.limit - lock.used()
@@ -110,11 +116,12 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
                 if free > claim.permits:
                     self._call_next(lock)
                 return granted
-            if line_up is not None:
+            full = claim.token not in lock.line and 0 < claim.max_waiters <= len(lock.line)
+            if line_up is not None and not full:
                 self.stand(lock, claim.token, self.next_number(), now + line_up)
             refused = self.refused(lock, claim.token, now)
             self.forget(claim.name)
-            return refused
+            return refused if line_up is None or not full else refused._replace(full=True)
 
     def grant(self, lock: Lock, claim: Claim) -> Granted:
         """Takes permits, whoever holds them."""
@@ -199,18 +206,31 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
             return taken[0]
         return "expired" if expired else "stolen" if stolen else "deleted"
 
-    def release(self, name: str, token: str) -> bool:
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
         with self._changed:
             lock = self.current(name)
-            released = self.end_lease(lock, name, token, "again")
+            released = self.end_lease(lock, name, token, "again", value)
             self._call_next(lock)
             self.forget(name)
             return released
 
-    def end_lease(self, lock: Lock, name: str, token: str, end: RunEndName) -> bool:
-        """Release a lease, and settle the ticket that ran under it."""
+    def end_lease(self, lock: Lock, name: str, token: str, end: RunEndName, value: Value | None) -> bool:
+        """Release a lease, keep its holder's value, and settle the ticket that ran under it."""
         self._tickets_of(lock, name).end_run(token, end)
-        return lock.held.pop(token, None) is not None
+        held = lock.held.pop(token, None)
+        if held is not None and value is not None:
+            self._values[name] = value.text, self._clock.now() + value.keep
+        return held is not None
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        with self._changed:
+            lock = self.current(name)
+            held = lock.held.get(token)
+            if held is not None and held.claim.permits > permits:
+                held.claim = replace(held.claim, permits=permits)
+                self._call_next(lock)
+            self.forget(name)
+            return held is not None
 
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
         with self._changed:
@@ -321,6 +341,11 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
             for token, held in list(lock.held.items())[: None if only else MOST_HOLDERS]
             if only in ("", token)
         )
+
+
+def _fits_instead(lock: Lock, claim: Claim, permits: int) -> bool:
+    """Return whether a claim's permits fit in the place of these: then no more are held than before, or than may be."""
+    return claim.permits <= permits or lock.used() - permits + claim.permits <= claim.limit
 
 
 _named: dict[str, MemoryStore] = {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from celery_locks.clock import Clock
-from celery_locks.stores.base import TICKET, Claim, Granted, Refused
+from celery_locks.clock import Clock, system_clock
+from celery_locks.stores.base import TICKET, Claim, Granted, Refused, Value
 from celery_locks.stores.parking import (
     Dispatch,
     Dropped,
@@ -117,9 +116,11 @@ class MemoryParking(Parking):
         with self._at(claim.name) as (_, tickets):
             return tickets.park(claim, ticket)
 
-    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
         with self._at(name) as (lock, tickets):
-            released = self._store.end_lease(lock, name, token, end)
+            released = self._store.end_lease(lock, name, token, end, value)
             dispatches = tickets.dispatch(broker)
             self._store.call_waiter(lock)
             return released, dispatches
@@ -142,9 +143,9 @@ class MemoryParking(Parking):
             return tuple(dispatches)
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        give_up = time.monotonic() + timeout
+        give_up = system_clock.now() + timeout
         with self._changed:
-            while not self._due(prefix, broker) and (left := give_up - time.monotonic()) > 0:
+            while not self._due(prefix, broker) and (left := give_up - system_clock.now()) > 0:
                 records = self._records(prefix, broker)
                 moments = [record.due - self._clock.now() for record in records if record.due is not None]
                 self._changed.wait(max(0.001, min([left, *moments])))

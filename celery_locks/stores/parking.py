@@ -44,7 +44,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from celery_locks.stores.base import Claim, Granted, Refused
+from celery_locks.stores.base import Claim, Granted, Refused, Value
 
 #: Seconds for which a dispatched ticket's permits are kept until `Parking.published` confirms that its message was
 #: published.
@@ -158,7 +158,11 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Full:
-    """There are as many in line as may be; nothing was changed."""
+    """There are as many in line as may be; nothing was changed.
+
+    Attributes:
+        waiters: How many wait, or `Ticket.max_waiters` where the store counts no further.
+    """
 
     waiters: int
 
@@ -207,7 +211,9 @@ class Parking(ABC):
         return False
 
     @abstractmethod
-    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
         """Release a run's lease, settle the ticket that ran under it, and dispatch the tickets whose turn it is then.
 
         The ticket is settled also when the lease has expired meanwhile, unless another run took the ticket over or it
@@ -232,6 +238,7 @@ class Parking(ABC):
                 A copy of the message that arrives while the ticket is ``ended`` runs. An ended ticket that is not owed
                 is kept for `TOMBSTONE` seconds.
             broker: Whose tickets are dispatched.
+            value: As that of `Store.release`.
 
         Returns:
             What `Store.release` returns, and the dispatches, for the caller to publish.

@@ -8,12 +8,16 @@ granted it before its time is over, less what clocks may drift; else it is taken
   majority before the lease counts. Every later majority shares a server with that one, which grants only after its
   earlier holder has gone, and then with a greater token.
 - *Mending.* A renewal that a majority confirms puts the lease back onto servers that have lost it.
+- *Nothing is taken by an attempt that fails.* A claim that adopts or replaces a lease first asks who holds the lock. It
+  goes only to servers that answered, if they are a majority. At each it takes the lease of the holder that the server
+  named, and of no other. If the attempt fails, each server that granted it gives that lease back in one step.
 
 There is no line, and nothing over all locks: what one server knows of that is not what a majority agreed on.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
@@ -22,18 +26,19 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 from celery_locks import threads
 from celery_locks.clock import system_clock
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores.attempt import Attempt, Said
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store, Value
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.redis.client import TIMEOUT
-from celery_locks.stores.redis.connections import timeout_for
+from celery_locks.stores.redis.connections import patient_ttl, timeout_for
 from celery_locks.stores.redis.member import Member
 from celery_locks.stores.redis.urls import each_server
-from celery_locks.stores.together import ask, start
+from celery_locks.stores.together import ask, end_idle, start
 from celery_locks.stores.trial import all_of
 
 T = TypeVar("T")
@@ -44,6 +49,8 @@ DRIFT, TICK = 0.01, 0.002
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.1
 #: How long the tried write on one of the servers may take, in seconds.
 TRIAL_TIMEOUT_SECONDS = 5.0
+#: How often a claim that replaces is made where the holder changes meanwhile.
+TRIES = 3
 #: How many tries whose servers have not all answered yet, or that are not all taken back, are kept in mind.
 MOST_KEPT = 10_000
 
@@ -79,6 +86,7 @@ class Redlock(Store):
         #: owner token → servers that have something of it still to take back
         self._unclear: dict[str, set[Member]] = {}
         self._mutex = threads.RLock()
+        _all.add(self)
 
     # Acquiring
 
@@ -90,6 +98,15 @@ class Redlock(Store):
         """
         if claim.limit > 1 or claim.permits > 1:
             raise LockConfigError("a majority of servers keeps locks, and no semaphores: limit and permits are 1")
+        if claim.max_waiters:
+            raise LockConfigError("Redlock has no line, so it can't bound how many wait: leave out max_waiters")
+        for _ in range(TRIES - 1):
+            answer = self._acquire(claim)
+            if isinstance(answer, Granted) or not claim.replaces:
+                return answer
+        return self._acquire(claim)  # others came in between each time
+
+    def _acquire(self, claim: Claim) -> Granted | Refused:
         sent = system_clock.now()
         attempt = self._attempt(claim)
         try:
@@ -114,16 +131,37 @@ class Redlock(Store):
             raise self._unavailable(said, "confirmed the lease")
         if system_clock.now() - sent >= claim.ttl:
             raise StoreUnavailable(f"the servers took longer to answer than the {claim.ttl:g} s that the lease lives")
+        if claim.replaces:
+            attempt.note_replaced()
         return Granted(fencing_token)
 
     def _attempt(self, claim: Claim) -> Attempt:
+        takes = claim.adopts or claim.replaces
+        members = self._displaced(claim) if takes else dict.fromkeys(self._members)
         wanted = replace(claim, ttl=with_drift(claim.ttl), task_id="")
         with self._mutex:
             unclear = self._unclear.setdefault(claim.token, set())
-            clear = [member for member in self._members if member not in unclear]
+            clear = {member: holder for member, holder in members.items() if member not in unclear}
             attempt = Attempt(clear, wanted, self._restart_delay, unclear)
             self._attempts[claim.token] = attempt
         return attempt
+
+    def _displaced(self, claim: Claim) -> dict[Member, Holder | None]:
+        """Return the servers that answer, and at each the holder whose lease the claim is to take.
+
+        Raises:
+            StoreUnavailable: They are no majority.
+        """
+
+        def enough(answers: Sequence[Any]) -> bool:
+            return sum(isinstance(each, tuple) for each in answers) >= self._quorum
+
+        calls = [partial(member.holders, claim.name) for member in self._members]
+        answers = ask(calls, 2 * timeout_for(patient_ttl(claim)), enough)
+        if not enough(answers):
+            raise self._unavailable(answers, "answered")
+        seen = zip(self._members, answers, strict=True)
+        return {member: _to_displace(claim, answer) for member, answer in seen if isinstance(answer, tuple)}
 
     def _forget(self, token: str, attempt: Attempt) -> None:
         with self._mutex:
@@ -164,9 +202,9 @@ class Redlock(Store):
 
         calls = [partial(member.renew, longer) for member in self._members]
         answers = ask(calls, timeout_for(min(each.ttl for each in renewals)), enough)
-        if not any(isinstance(answer, list) for answer in answers):
-            raise self._unavailable(answers, "answered")
         verdicts = self._verdicts(answers, len(longer))
+        if verdicts.count("unreachable") == len(verdicts):
+            raise self._unavailable(answers, "answered")
         for number, verdict in enumerate(verdicts):
             if verdict is None:
                 self._mend(longer[number], [each[number] if isinstance(each, list) else None for each in answers])
@@ -206,7 +244,9 @@ class Redlock(Store):
     def _holding(self, renewal: Renewal) -> Holder | None:
         return next((each for each in self.holders(renewal.name) if each.token == renewal.token), None)
 
-    def release(self, name: str, token: str) -> bool:
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        if value is not None:
+            raise LockConfigError("Redlock keeps no values with its locks")
         with self._mutex:
             attempt = self._attempts.pop(token, None)
             if not self._unclear.get(token):
@@ -295,6 +335,15 @@ class Redlock(Store):
     def close(self) -> None:
         for member in self._members:
             member.close()
+        end_idle()
+
+    def in_forked_child(self) -> None:
+        """Forget what the parent's threads have in hand."""
+        self._mutex = threads.RLock()
+        self._attempts.clear()
+        self._unclear.clear()
+        for member in self._members:
+            member.in_forked_child()
 
     def _everywhere(
         self, call: Callable[[Member], T], enough: Callable[[Sequence[Any]], bool] = lambda answers: False
@@ -325,6 +374,14 @@ def open_redlock(url: str) -> Redlock:
     return Redlock(url)
 
 
+def _to_displace(claim: Claim, holders: Sequence[Holder]) -> Holder | None:
+    """Return the holder whose lease a claim takes, by what one server knows."""
+    if any(holder.token == claim.token for holder in holders):
+        return None
+    adopted = next((holder for holder in holders if holder.token == claim.adopts), None)
+    return next(iter(holders), None) if adopted is None and claim.replaces else adopted
+
+
 def _answers(member: Member) -> bool:
     member.ping()
     return True
@@ -343,3 +400,14 @@ def _checked_delay(value: Any) -> float:
     if not 0 <= delay < float("inf"):
         raise LockConfigError(f"restart_delay must be a number of seconds of 0 or more, not {value!r}")
     return delay
+
+
+_all: WeakSet[Redlock] = WeakSet()
+
+
+def _in_forked_child() -> None:
+    for store in _all:
+        store.in_forked_child()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

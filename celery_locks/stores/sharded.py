@@ -7,31 +7,32 @@ names for which its number is the greatest, and none moves between the others.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from typing import Any, TypeVar
 
+from celery_locks import threads
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
+from celery_locks.names import key_and_part
 from celery_locks.stores import open_store
-from celery_locks.stores.addresses import UnreadableError
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.addresses import UnreadableError, place_of
+from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store, Value
 from celery_locks.stores.capabilities import CAPABILITIES
 from celery_locks.stores.check_results import merge
+from celery_locks.stores.due_waits import DueWaits
 from celery_locks.stores.listing import Figures, Names, State, figures_together
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
 from celery_locks.stores.redis.pages import merged
-from celery_locks.stores.together import ask
+from celery_locks.stores.together import ask, end_idle
 from celery_locks.stores.trial import all_of
 
 T = TypeVar("T")
 
 #: Each store has its own time-outs; one that keeps to none is not waited for any longer, in seconds.
 PATIENCE = 30.0
-#: Seconds between two looks at what is due.
-LOOK = 0.5
+#: Gives the name of the shard that serves a key, out of the names of all.
+Strategy = Callable[[str, Sequence[str]], str]
 
 
 class Sharded(Store):
@@ -43,14 +44,20 @@ class Sharded(Store):
 
     Args:
         stores: Their URLs; or a mapping of names to URLs or stores. The names decide on who serves what, so a store
-            that keeps its name may move to another address. The name of a URL is the URL without user, password and
-            parameters.
+            that keeps its name may move to another address. The name of a URL is what all URLs of that store have in
+            common: ``redis://h1``, ``redis://H1:6379/0`` and ``redis://:password@h1/?db=0`` are one.
+        strategy: Which store serves a key. ``"rendezvous"``, as above. ``"modulo"`` counts the key's hash modulo the
+            number of stores, in their order: quicker with very many stores, but a store more or less moves nearly all
+            keys. Or a function of the key and the names of the stores, that returns one of these names; each process
+            must get the same answer.
 
     Raises:
-        LockConfigError: There is none, one is named twice, or a URL is wrong.
+        LockConfigError: There is none, one is named twice, a URL is wrong, or there is no such strategy.
     """
 
-    def __new__(cls, stores: Sequence[str] | Mapping[str, str | Store]) -> Sharded:
+    def __new__(
+        cls, stores: Sequence[str] | Mapping[str, str | Store], *, strategy: str | Strategy = "rendezvous"
+    ) -> Sharded:
         """Tasks can park in it if they can in all of its stores."""
         opened = _opened(stores)
         parks = cls is Sharded and all(isinstance(store, Parking) for store in opened.values())
@@ -58,9 +65,12 @@ class Sharded(Store):
         made._stores = opened
         return made
 
-    def __init__(self, stores: Sequence[str] | Mapping[str, str | Store]) -> None:
+    def __init__(
+        self, stores: Sequence[str] | Mapping[str, str | Store], *, strategy: str | Strategy = "rendezvous"
+    ) -> None:
         self._stores: dict[str, Store]
-        self._hashes = [(blake2b(f"{name}\0".encode(), digest_size=8), store) for name, store in self._stores.items()]
+        self._shard_of = _shard_of(strategy, list(self._stores))
+        self._due_waits: dict[tuple[int, str, str], DueWaits] = {}
         self.waits_for = min(store.waits_for for store in self._stores.values())
         for capability in CAPABILITIES:
             if capability != "parks":
@@ -68,15 +78,7 @@ class Sharded(Store):
 
     def store_of(self, name: str) -> Store:
         """The store that serves a lock, by its full name."""
-        text, greatest = name.encode("utf-8", "surrogatepass"), b""
-        found: Store | None = None
-        for begun, store in self._hashes:
-            number = begun.copy()
-            number.update(text)
-            if (digest := number.digest()) > greatest:
-                found, greatest = store, digest
-        assert found is not None
-        return found
+        return self._stores[self._shard_of(name)]
 
     # One lock
 
@@ -96,8 +98,11 @@ class Sharded(Store):
         store = self.store_of(name)
         return id(store), store.waits_with(name)
 
-    def release(self, name: str, token: str) -> bool:
-        return self.store_of(name).release(name, token)
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        return self.store_of(name).release(name, token, value)
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        return self.store_of(name).shrink(name, token, permits)
 
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
         return self.store_of(name).force_release(name, token)
@@ -169,6 +174,7 @@ class Sharded(Store):
     def close(self) -> None:
         for store in self._stores.values():
             store.close()
+        end_idle()
 
     def _all(self, call: Callable[[Store], T]) -> list[T]:
         """What all stores answer, in order.
@@ -200,8 +206,10 @@ class ShardedParking(Sharded, Parking):
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
         return self._of(claim.name).park(claim, ticket)
 
-    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
-        return self._of(name).end_run(name, token, end, broker=broker)
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        return self._of(name).end_run(name, token, end, broker=broker, value=value)
 
     def published(self, dispatch: Dispatch, within: float) -> None:
         self._of(dispatch.name).published(dispatch, within)
@@ -220,18 +228,13 @@ class ShardedParking(Sharded, Parking):
         return self._dispatches(lambda store: store.withdraw(prefix, broker, task_id))
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        """Look at each store in turn: a wait for one of them must not miss what is due in another."""
-        until = time.monotonic() + timeout
-        share = LOOK / len(self._stores)
-        while (left := until - time.monotonic()) > 0:
-            for store in self._stores.values():
-                begun, share = time.monotonic(), min(share, left)
-                with suppress(StoreUnavailable):
-                    assert isinstance(store, Parking)
-                    store.await_due(prefix, broker, share)
-                    if time.monotonic() - begun < 0.9 * share:
-                        return
-                time.sleep(max(0.0, share - (time.monotonic() - begun)))
+        """Wait in all stores at once."""
+        place = threads.forks, prefix, broker  # a fork has none of its parent's threads
+        waits = self._due_waits.get(place)
+        if waits is None:
+            stores = [store for store in self._stores.values() if isinstance(store, Parking)]
+            waits = self._due_waits.setdefault(place, DueWaits(stores, prefix, broker))
+        waits.wait(timeout)
 
     def _dispatches(self, step: Callable[[Parking], tuple[Dispatch, ...]]) -> tuple[Dispatch, ...]:
         """Return the dispatches of several steps: where one fails, those of the others."""
@@ -256,7 +259,7 @@ def _opened(stores: Sequence[str] | Mapping[str, str | Store]) -> dict[str, Stor
     if not isinstance(stores, Mapping):
         if not all(isinstance(store, str) for store in stores):
             raise LockConfigError("stores that are no URLs need names: write Sharded({'name': store, …})")
-        named = {_name(url): url for url in stores}
+        named = {place_of(url): url for url in stores}
         if len(named) < len(stores):
             raise LockConfigError("a store is named twice among the shards")
         stores = named
@@ -265,13 +268,42 @@ def _opened(stores: Sequence[str] | Mapping[str, str | Store]) -> dict[str, Stor
     return {name: open_store(store) if isinstance(store, str) else store for name, store in stores.items()}
 
 
-def _name(url: str) -> str:
-    """A URL without user, password and parameters: to change these moves no lock."""
-    scheme, colon, rest = url.partition("://")
-    before, _, _ = rest.partition("?")
-    servers, slash, path = before.partition("/")
-    plain = ",".join(server.rpartition("@")[2] for server in servers.split(","))
-    return f"{scheme.lower()}{colon}{plain}{slash}{path}"
+def _shard_of(strategy: str | Strategy, names: Sequence[str]) -> Callable[[str], str]:
+    """Return what gives the name of the shard that serves a lock, by the lock's full name."""
+    if strategy == "rendezvous":
+        return _rendezvous(names)
+    if strategy == "modulo":
+        return lambda name: names[int.from_bytes(blake2b(_bytes(name), digest_size=8).digest(), "big") % len(names)]
+    if not callable(strategy):
+        raise LockConfigError(f"strategy={strategy!r} is unknown: give 'rendezvous', 'modulo', or a function")
+    return partial(_by_function, strategy, tuple(names))
+
+
+def _rendezvous(names: Sequence[str]) -> Callable[[str], str]:
+    hashes = [(blake2b(f"{name}\0".encode(), digest_size=8), name) for name in names]
+
+    def shard_of(name: str) -> str:
+        text, greatest, found = _bytes(name), b"", names[0]
+        for begun, shard in hashes:
+            number = begun.copy()
+            number.update(text)
+            if (digest := number.digest()) > greatest:
+                found, greatest = shard, digest
+        return found
+
+    return shard_of
+
+
+def _by_function(strategy: Strategy, names: tuple[str, ...], name: str) -> str:
+    key, _ = key_and_part(name.partition(":{")[0], name)
+    shard = strategy(key, names)
+    if shard not in names:
+        raise LockConfigError(f"the strategy gave {shard!r} for the key {key!r}: give one of {', '.join(names)}", key)
+    return shard
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
 
 
 def _answers(store: Store) -> bool:

@@ -16,14 +16,15 @@ from celery_locks.clock import Clock, system_clock
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.stores import sqlite_clock
 from celery_locks.stores.addresses import mask
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dispatch, RunEndName
-from celery_locks.stores.sql.base import TableStore
+from celery_locks.stores.sql.base import TableStore, check_numbers
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.schema import TABLES, TableSchema, Types, added_columns, index_statements, table_statement
 from celery_locks.stores.sql.session import Answer, Session, microseconds
 from celery_locks.stores.sqlite_clock import AS_SET, FileClock
 from celery_locks.stores.sqlite_file import SQLiteFile
+from celery_locks.stores.sqlite_place import MOVE, place_checks
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 #: Seconds between two looks for something due: the first, the longest, and the shortest before a known moment.
 FIRST_DUE_LOOK, LONGEST_DUE_LOOK, SHORTEST_DUE_LOOK = 0.02, 0.25, 0.001
 #: One write in so many takes away up to so many expired rows of one table: of each in turn. A write adds one at most.
-EVERY, SWEEP = 8, 100
+EVERY, SWEEP = 32, 400
 
 TYPES = Types(key="TEXT", text="TEXT", int="INTEGER", end=" WITHOUT ROWID")
 
@@ -138,25 +139,30 @@ class SQLiteStore(TableStore):
         self._turns = islice(cycle(range(EVERY)), random.randrange(EVERY), None)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        check_numbers(claim)
         plain = claim.permits <= claim.limit and not (claim.adopts or claim.replaces or claim.task_id)
         token = self._at_once(lambda db: self._take(db, claim)) if plain else None
         return super().acquire(claim, line_up) if token is None else Granted(token)
 
-    def release(self, name: str, token: str) -> bool:
-        return self._at_once(lambda db: self._give_back(db, name, token)) or super().release(name, token)
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        if value is None and self._at_once(lambda db: self._give_back(db, name, token)):
+            return True
+        return super().release(name, token, value)
 
-    def end_run(self, name: str, token: str, end: RunEndName, *, broker: str) -> tuple[bool, tuple[Dispatch, ...]]:
-        if self._at_once(lambda db: self._give_back(db, name, token)):
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        if value is None and self._at_once(lambda db: self._give_back(db, name, token)):
             return True, ()
-        return super().end_run(name, token, end, broker=broker)
+        return super().end_run(name, token, end, broker=broker, value=value)
 
     def wait(self, name: str, token: str, timeout: float) -> None:
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        give_up, pause = time.monotonic() + timeout, FIRST_LOOK
+        give_up, pause = system_clock.now() + timeout, FIRST_LOOK
         while not (tokens := self._turns_of(places)):
-            left = give_up - time.monotonic()
+            left = give_up - system_clock.now()
             if left <= 0:
                 break
             time.sleep(min(random.uniform(pause / 2, pause), left))
@@ -167,9 +173,9 @@ class SQLiteStore(TableStore):
         return self._write("", lambda session: [Leases(session).renew(renewal) for renewal in renewals])
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        give_up, pause = time.monotonic() + timeout, FIRST_DUE_LOOK
+        give_up, pause = system_clock.now() + timeout, FIRST_DUE_LOOK
         while (due_in := self._due_in(prefix, broker)) > 0:
-            left = give_up - time.monotonic()
+            left = give_up - system_clock.now()
             if left <= 0:
                 return
             time.sleep(min(pause, left, max(due_in, SHORTEST_DUE_LOOK)))
@@ -180,6 +186,14 @@ class SQLiteStore(TableStore):
 
     def ping(self) -> None:
         self._write("", lambda session: None)
+
+    def checks(self, *, parks: bool = False) -> dict[str, str]:
+        """What is wrong with where the file is, and how it is written."""
+        mode = self._file.run(lambda db: db.execute("PRAGMA journal_mode").fetchone()[0])
+        path, journal = self._file.path, ""
+        if mode != "wal":
+            journal = f"{path} has the journal mode {mode}, so those who read wait for those who write: {MOVE}"
+        return {**place_checks(path), "journal": journal}
 
     def close(self) -> None:
         self._file.close()

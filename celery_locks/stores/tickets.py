@@ -120,6 +120,14 @@ class Table(ABC):
     def waiters(self) -> int:
         """How many stand in line."""
 
+    def has_room(self, most: int) -> bool:
+        """Return whether fewer than this stand in line."""
+        return self.waiters() < most
+
+    def has_ended(self, token: str) -> bool:
+        """Return whether the lease of a token has ended, as far as that is known: an acquire of it arrives late."""
+        return False
+
     @abstractmethod
     def refused(self, token: str) -> Refused:
         """The refusal of a token."""
@@ -155,6 +163,8 @@ class Tickets:
             return answer
         if table.deadline(claim.token) is not None:
             return table.grant(claim)._replace(has_ticket=record is not None)  # the same once more: its reply was lost
+        if table.has_ended(claim.token):
+            return Parked(table.refused(me))
         table.drop(me)  # what is kept for it, it takes or gives back now
         head = table.head()
         first = head is None or head[0] == me or (record is not None and record.number < head[1])
@@ -262,9 +272,8 @@ class Tickets:
         if record is None:
             if not ticket.message:
                 return Parked(table.refused(me))
-            waiters = table.waiters()
-            if ticket.max_waiters is not None and waiters >= ticket.max_waiters:
-                return Full(waiters)
+            if ticket.max_waiters is not None and not table.has_room(ticket.max_waiters):
+                return Full(ticket.max_waiters)
             record = self._new(claim, ticket)
         self._park(record)
         dispatches = self._dispatch(ticket.broker)
@@ -357,11 +366,14 @@ class Tickets:
         the first ticket may die, and the step may be of another broker.
         """
         table, head = self._table, self._table.head()
-        id = None if head is None else table.first_ticket()
-        record = None if id is None else table.get(id)
-        if head is None or record is None:
+        if head is None:
             return
-        if head[0].startswith(TICKET):
+        is_ticket = head[0].startswith(TICKET)
+        id = head[0].removeprefix(TICKET) if is_ticket else table.first_ticket()
+        record = None if id is None else table.get(id)
+        if record is None:
+            return
+        if is_ticket:
             free = table.used() + record.permits <= record.limit
             moment = table.now if free else (table.first_deadline() or table.now)
         else:  # to a waiter room means nothing here: it looks for itself

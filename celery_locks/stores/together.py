@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from celery_locks import threads
+from celery_locks.clock import system_clock
 from celery_locks.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -44,20 +45,20 @@ def ask(
     """
     answers: list[T | StoreUnavailable | None] = [None] * len(calls)
     came = queue.SimpleQueue[tuple[int, Any]]()
-    begun = time.monotonic()
+    begun = system_clock.now()
     for number, call in enumerate(calls):
         start(partial(_answer, came, number, call))
     until, sufficient = begun + timeout, False
     for _ in calls:
         try:
-            number, answer = came.get(timeout=max(0.0, until - time.monotonic()))
+            number, answer = came.get(timeout=max(0.0, until - system_clock.now()))
         except queue.Empty:
             break
         if isinstance(answer, BaseException) and not isinstance(answer, StoreUnavailable):
             raise answer
         answers[number] = answer
         if not sufficient and enough(answers):
-            sufficient, now = True, time.monotonic()
+            sufficient, now = True, system_clock.now()
             until = min(until, now + (now - begun))
     return answers
 
@@ -100,9 +101,18 @@ def _work(work: Any) -> None:
             except ValueError:  # it was taken just now: something is about to come
                 continue
             return
+        if function is None:
+            return
         function()
         del function
         _idle.append(work)
+
+
+def end_idle() -> None:
+    """End the threads that have nothing to do, after a store was closed."""
+    while _idle:
+        with suppress(IndexError):  # another thread took it
+            _idle.pop().put(None)
 
 
 os.register_at_fork(after_in_child=_idle.clear)

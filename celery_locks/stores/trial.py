@@ -74,6 +74,7 @@ class Trial:
                 self._value(first)
             if line:
                 self._wait(first)
+                first = self.claim()
                 self._acquire(first)
         except BaseException:
             self._release_after_failure(first)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
+from celery_locks.names import name_of
 from celery_locks.stores import open_store
+from celery_locks.stores.addresses import place_of
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.stores.memory import MemoryStore
-from celery_locks.stores.parking import Parked, Parking, Ticket
+from celery_locks.stores.parking import Dispatch, Parked, Parking, Ticket
 from celery_locks.stores.redlock import Redlock
 from celery_locks.stores.sharded import Sharded
 from celery_locks.stores.sqlite import SQLiteStore
@@ -88,6 +91,99 @@ def test_user_password_and_parameters_move_nothing() -> None:
     assert list(plain._stores) == list(other._stores) == ["redis://h1/0", "redis://h2:7000/0"]
 
 
+@pytest.mark.parametrize(
+    ("place", "addresses"),
+    [
+        ("redis://h1/0", ["redis://h1", "redis://H1:6379/", "redis://h1./?db=0", "valkey://h1/0", "redis://h%31//0/"]),
+        ("redis://h1/3", ["redis://u:p%40ss@h1/3", "redis://h1?db=3", "redis://h1/0?client=redis&db=3"]),
+        ("redis://localhost/0", ["redis://", "redis://127.0.0.1", "redis://localhost:6379/0", "redis://[::1]:6379"]),
+        ("redis://[2001:db8::1]:7000/0", ["redis://[2001:DB8:0:0::1]:7000"]),
+        ("rediss://h1/0", ["valkeys://h1:6379/0?ssl_cert_reqs=none"]),
+        ("unix:///run/a b?db=2", ["unix:///run/a%20b?db=2", "redis+socket:///run//a%20b?virtual_host=2"]),
+        (
+            "redis+sentinel://a,b:7000/main/0",
+            ["redis+sentinel://b:7000,A:26379/main", "valkey+sentinel://a;b:7000/main/0/"],
+        ),
+        ("redis+cluster://a,b", ["redis+cluster://b:6379,a/", "valkey+cluster://a,b"]),
+        ("redis+redlock://a,b,c/1", ["redlock://c,b,a/1", "redis+redlock://u:x@a,u:x@b,u:x@c:6379?db=1"]),
+        (
+            "postgresql://h1/lo cks",
+            ["postgresql://u:p@H1:5432/lo%20cks?sslmode=require", "postgresql+psycopg://h1/lo%20cks/?listen=no"],
+        ),
+        ("postgresql://h1/locks?table_prefix=a_", ["postgresql://h1/locks?prepare=yes&table_prefix=a_"]),
+        ("mysql://localhost/locks", ["mariadb://127.0.0.1:3306/locks", "mysql:///locks?table_prefix=celery_locks_"]),
+        ("sqlite:////tmp/a b.db", ["sqlite:////tmp//x/../a%20b.db?timeout=5"]),
+        ("memory://a", ["memory://a"]),
+    ],
+)
+def test_equivalent_addresses_are_one_shard(place: str, addresses: list[str]) -> None:
+    assert {place_of(address) for address in addresses} == {place_of(place)}
+
+
+def test_different_stores_are_different_shards() -> None:
+    addresses = [
+        *(
+            "redis://h1",
+            "redis://h2",
+            "redis://h1:7000",
+            "redis://h1/1",
+            "rediss://h1",
+            "unix:///h1",
+            "unix:///h1?db=1",
+        ),
+        *("redis+sentinel://h1/a", "redis+sentinel://h1/b", "redis+cluster://h1", "redlock://h1,h2,h3"),
+        *("postgresql://h1/a", "postgresql://h1/b", "postgresql://h1/a?table_prefix=b_", "mysql://h1/a"),
+        *("sqlite:////tmp/a.db", "sqlite:////tmp/b.db", "memory://a", "memory://b", "memory://"),
+    ]
+    assert len({place_of(address) for address in addresses}) == len(addresses)
+
+
+def test_an_address_that_can_not_be_read() -> None:
+    with pytest.raises(LockConfigError, match="can't be read"):
+        Sharded(["redis://h1/0", "redis://h2:port/0"])
+
+
+class TestStrategies:
+    STORES: ClassVar[list[str]] = ["memory://a", "memory://b", "memory://c"]
+
+    def places(self, sharded: Sharded, count: int) -> str:
+        stores = list(sharded._stores.values())
+        return "".join("abc"[stores.index(sharded.store_of(name))] for name in names(count))
+
+    def test_the_default(self) -> None:
+        assert self.places(Sharded(self.STORES, strategy="rendezvous"), 24) == self.places(Sharded(self.STORES), 24)
+
+    def test_modulo_stays_so_for_ever(self) -> None:
+        sharded = Sharded(self.STORES, strategy="modulo")
+        assert self.places(sharded, 24) == "bcbaabcbcbbaaaacaccaccaa"
+        shares = Counter(self.places(sharded, 3_000))
+        assert all(900 < share < 1_100 for share in shares.values())
+
+    def test_a_function_gets_keys_and_names(self) -> None:
+        seen = []
+
+        def by_tenant(key: str, shards: Sequence[str]) -> str:
+            seen.append((key, shards))
+            return "eu" if key.startswith("eu:") else "us"
+
+        stores = {"eu": MemoryStore(), "us": MemoryStore()}
+        locks = Locks(Sharded(stores, strategy=by_tenant))
+        with locks.lock("eu:7"), locks.lock("{odd}"):
+            assert stores["eu"].holders(locks.name("eu:7"))
+            assert stores["us"].holders(locks.name("{odd}"))
+        assert set(seen) == {("eu:7", ("eu", "us")), ("{odd}", ("eu", "us"))}
+
+    def test_a_part_is_where_its_key_is(self) -> None:
+        sharded = Sharded({"eu": MemoryStore(), "us": MemoryStore()}, strategy=lambda key, shards: key)
+        assert sharded.store_of(name_of("p", "us", "call")) is sharded.store_of(name_of("p", "us"))
+
+    def test_wrong_ones(self) -> None:
+        with pytest.raises(LockConfigError, match="rendezvous"):
+            Sharded(self.STORES, strategy="random")
+        with pytest.raises(LockConfigError, match="give one of"):
+            Sharded(self.STORES, strategy=lambda key, shards: "d").store_of("p:{k}")
+
+
 def test_it_can_do_what_all_can(tmp_path: Path) -> None:
     both = Sharded({"memory": MemoryStore(), "file": SQLiteStore(str(tmp_path / "locks.db"))})
     assert isinstance(both, Parking)
@@ -109,7 +205,7 @@ def test_wrong_ones(stores: list[str], match: str) -> None:
 def test_a_url() -> None:
     store = open_store("sharded:redis://h1/0|redis://h2/0 | redlock://a,b,c")
     assert isinstance(store, Sharded)
-    assert list(store._stores) == ["redis://h1/0", "redis://h2/0", "redlock://a,b,c"]
+    assert list(store._stores) == ["redis://h1/0", "redis://h2/0", "redis+redlock://a,b,c/0"]
     assert "secret" not in Locks("sharded:redis://h1:7000/0|redis://:secret@h2|redis://:secret@h3").url
 
 
@@ -206,7 +302,48 @@ def test_what_is_due_in_any_store_is_found(sharded: Sharded, proxies: list[Proxy
     assert sharded.withdraw("p", "", "nobody") == ()
 
 
-def _swept(store: Parking) -> tuple[object, ...]:
+class Looked(MemoryStore):
+    """Counts how often it was waited in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+        self.timeouts: list[float] = []
+
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
+        self.waits += 1
+        self.timeouts.append(timeout)
+        super().await_due(prefix, broker, timeout)
+
+
+def test_each_shard_is_waited_in_once() -> None:
+    stores = {str(number): Looked() for number in range(8)}
+    sharded = Sharded(dict(stores))
+    assert isinstance(sharded, Parking)
+    begun = time.monotonic()
+    sharded.await_due("p", "", 1.0)
+    assert time.monotonic() - begun >= 0.99
+    assert all(store.waits <= 2 for store in stores.values())
+
+
+def test_a_wait_that_is_under_way_is_not_begun_anew() -> None:
+    stores = {"a": Looked(), "b": Looked()}
+    sharded = Sharded(dict(stores))
+    assert isinstance(sharded, Parking)
+    name = next(name for name in names(100) if sharded.store_of(name) is stores["a"])
+    for turn in range(3):
+        sharded.acquire(claim(name))
+        assert isinstance(sharded.enter(claim(name, f"next {turn}"), Ticket(f"{turn}", "message", name)), Parked)
+        sharded.release(name, "t")
+        begun = time.monotonic()
+        sharded.await_due("p", "", 60.0)
+        assert time.monotonic() - begun < 30
+        for call in sharded.sweep("p", ""):
+            sharded.finish(name, call.id)
+    assert stores["b"].waits == 1
+
+
+def _swept(store: Parking) -> tuple[Dispatch, ...]:
     until = time.monotonic() + 30
     while time.monotonic() < until:
         with suppress(StoreUnavailable):
