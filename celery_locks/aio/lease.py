@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.home import LoopHome
 from celery_locks.aio.scope import AbortableBlock
+from celery_locks.durations import Duration
 from celery_locks.errors import LockLost, LossReason
 from celery_locks.lease import Lease, release_rest_later
 from celery_locks.multi import MultiLease
@@ -67,7 +68,7 @@ class AsyncHolding(Generic[P]):
         """
         self.plain.check()
 
-    async def extend(self, ttl: float | timedelta | None = None) -> None:
+    async def extend(self, ttl: Duration | None = None) -> None:
         """Prolongs it now, to ``ttl`` seconds from now; see `Lease.extend`.
 
         Raises:
@@ -77,8 +78,16 @@ class AsyncHolding(Generic[P]):
         """
         await self._driver.call(self.plain.extend, ttl)
 
+    def abandon(self) -> bool:
+        """Stop holding it without releasing it; see `Lease.abandon`. Without I/O.
+
+        Returns:
+            ``True`` when this call abandoned it, ``False`` when it was no longer held.
+        """
+        return self.plain.abandon()
+
     async def release(self) -> bool:
-        """Gives it back; also when the coroutine is cancelled meanwhile.
+        """Release it; also when the coroutine is cancelled meanwhile.
 
         Returns:
             ``True`` when this call released it, ``False`` when it was no longer held.
@@ -159,6 +168,24 @@ class AsyncLease(AsyncHolding[Lease]):
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
 
+    @property
+    def permits(self) -> int:
+        """How many permits of its key it holds; 1 for a lock."""
+        return self.plain.permits
+
+    async def release(self, *, permits: int | None = None) -> bool:
+        """Release it, or some of its permits, see `Lease.release`; also when the coroutine is cancelled meanwhile.
+
+        Returns:
+            ``True`` when this call released it, ``False`` when it was no longer held.
+
+        Raises:
+            LockConfigError: The lease has fewer permits, or it is no whole number of at least 1.
+            StoreUnavailable: The store can't be reached. A lease that was to be released as a whole is no longer
+                renewed nor held; call again to release it in the store before its deadline there.
+        """
+        return await self._driver.call(partial(self.plain.release, permits=permits))
+
     async def value(self) -> Any:
         """The value kept with the key; see `Lease.value`.
 
@@ -168,7 +195,7 @@ class AsyncLease(AsyncHolding[Lease]):
         """
         return await self._driver.call(lambda: self.plain.value)
 
-    def update(self, value: Any, keep: float | None = None) -> None:
+    def update(self, value: Any, keep: Duration | None = None) -> None:
         """Sets the value to be kept with the key: written when the lease is released; see `Lease.update`.
 
         Raises:

@@ -10,8 +10,11 @@ from typing import Any, TypeVar, overload
 from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.lease import AsyncHolding, AsyncLease
 from celery_locks.aio.scope import EnteredLeases
+from celery_locks.durations import Duration
+from celery_locks.errors import LockError
 from celery_locks.lease import release_rest_later
 from celery_locks.lock import Lock
+from celery_locks.steps import Steps
 from celery_locks.stores.base import Holder
 from celery_locks.ticket import LockTicket
 
@@ -45,19 +48,20 @@ class AsyncLock:
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
 
-    async def acquire(self, timeout: float | None = None) -> AsyncLease:
+    async def acquire(self, *, timeout: Duration | None = None, attempts: int | None = None) -> AsyncLease:
         """Waits in line, first come first served, until the key is free; see `Lock.acquire`.
 
         Args:
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
-                single try.
+            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
+            attempts: How often the store is asked at most.
 
         Raises:
-            LockTimeout: It was still held by others when the time was over.
+            LockTimeout: It was still held by others when the time was over, or at the last attempt.
+            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
-        return AsyncLease(await self._driver.drive(self.plain.acquiring(timeout)), self._abort)
+        return AsyncLease(await self._driver.drive(self.plain.acquiring(timeout, attempts), timeout), self._abort)
 
     async def try_acquire(self) -> AsyncLease | None:
         """The lease, or ``None`` when others hold the key or wait for it.
@@ -77,7 +81,7 @@ class AsyncLock:
         """
         return AsyncLockTicket(await self._driver.drive(self.plain.lining_up()), self._driver, self._abort)
 
-    async def wait(self, timeout: float | None = None) -> bool:
+    async def wait(self, *, timeout: Duration | None = None) -> bool:
         """Waits in line until it could be acquired, and acquires nothing; see `Lock.wait`.
 
         Returns:
@@ -86,26 +90,71 @@ class AsyncLock:
         Raises:
             StoreUnavailable: The store can't be reached.
         """
-        return await self._driver.drive(self.plain.awaiting(timeout))
+        return await self._driver.drive(self.plain.awaiting(timeout), timeout)
 
     @overload
     async def run(
-        self, function: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None, **kwargs: Any
+        self, function: Callable[..., Awaitable[T]], *args: Any, timeout: Duration | None = None, **kwargs: Any
     ) -> T: ...
     @overload
-    async def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T: ...
-    async def run(self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    async def run(
+        self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any
+    ) -> T: ...
+    async def run(
+        self, function: Callable[..., Any], *args: Any, timeout: Duration | None = None, **kwargs: Any
+    ) -> Any:
         """Calls the function, or coroutine function, under the lock and returns what it returns.
 
         Args:
             function: What to call with the arguments.
-            timeout: The longest waiting for the key, in seconds.
+            timeout: The longest wait for the key.
 
         Raises:
             LockTimeout: The key was not to be had in time.
             LockLost: The lease was lost while the function ran.
         """
-        return await run_under(await self.acquire(timeout), function, *args, **kwargs)
+        return await run_under(await self.acquire(timeout=timeout), function, *args, **kwargs)
+
+    @overload
+    async def update(
+        self, function: Callable[[Any], Awaitable[T]], *, timeout: Duration | None = None, keep: Duration | None = None
+    ) -> T: ...
+    @overload
+    async def update(
+        self, function: Callable[[Any], T], *, timeout: Duration | None = None, keep: Duration | None = None
+    ) -> T: ...
+    async def update(
+        self, function: Callable[[Any], Any], *, timeout: Duration | None = None, keep: Duration | None = None
+    ) -> Any:
+        """Change the value kept with the key, under the lock; see `Lock.update`.
+
+        Args:
+            function: A function, or a coroutine function, that is called with the value and returns the new one.
+            timeout: The longest wait for the key.
+            keep: How long the new value is kept; 30 days by default.
+
+        Returns:
+            The new value.
+
+        Raises:
+            LockTimeout: The key was still held by others when the time was over.
+            LockLost: The lease was lost before the value was written.
+            LockConfigError: The value is not JSON, the time is out of bounds, or the store keeps no values.
+            StoreUnavailable: The store can't be reached. If it failed at the release, the value may be written.
+        """
+        self.plain.require_values()
+        lease = await self.acquire(timeout=timeout)
+
+        async def change() -> Any:
+            value = function(await lease.value())
+            if inspect.isawaitable(value):
+                value = await value
+            lease.update(value, keep)
+            if not await lease.release():
+                raise lease.lost_error()
+            return value
+
+        return await run_under(lease, change)
 
     async def locked(self) -> bool:
         """Whether anybody holds the key."""
@@ -175,20 +224,20 @@ class AsyncLockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        return await self._driver.drive(self.plain.looking())
+        return await self._drive(self.plain.looking())
 
-    async def wait(self, timeout: float | None = None) -> AsyncLease:
+    async def wait(self, *, timeout: Duration | None = None) -> AsyncLease:
         """Waits until it is its turn. After a `LockTimeout` it still stands in line, and may wait again.
 
         Args:
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes.
+            timeout: The longest wait; ``None`` for as long as it takes.
 
         Raises:
             LockTimeout: It was not its turn when the time was over.
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        await self._driver.drive(self.plain.waiting(timeout))
+        await self._drive(self.plain.waiting(timeout), timeout)
         assert self.lease is not None
         return self.lease
 
@@ -199,6 +248,16 @@ class AsyncLockTicket:
             Whether this call cancelled it, with a lease: whether that was still held.
         """
         return await self._driver.call(self.plain.cancel)
+
+    async def _drive(self, steps: Steps[T], timeout: Duration | None = None) -> T:
+        try:
+            return await self._driver.drive(steps, timeout)
+        except LockError:
+            raise
+        except BaseException:  # a cancellation: the place is given up, maybe only after the next wait has begun
+            if self.plain.lease is None:
+                self.plain.begin_anew()
+            raise
 
 
 async def run_under(lease: AsyncHolding[Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -6,20 +6,22 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from celery_locks.aio.driver import driver_of
+from celery_locks.aio.driver import close_driver, driver_of
 from celery_locks.aio.lease import AsyncLease
 from celery_locks.aio.lock import AsyncLock
 from celery_locks.aio.multi import AsyncMultiLock
 from celery_locks.aio.semaphore import AsyncSemaphore
 from celery_locks.clock import Clock, system_clock
+from celery_locks.durations import Duration
 from celery_locks.lockable import Lockable
 from celery_locks.locks import Locks
 from celery_locks.read_write import ReadWriteLock
 from celery_locks.stores.base import Store
-from celery_locks.terms import DEFAULT_PREFIX, DEFAULT_TTL
+from celery_locks.terms import DEFAULT_PREFIX, DEFAULT_STORE, DEFAULT_TTL
 
 if TYPE_CHECKING:
     from celery_locks.listing import LockInfo, Page, Stats
+    from celery_locks.outcomes import OutcomeCallback
 
 
 class AsyncReadWriteLock:
@@ -112,49 +114,60 @@ class AsyncLocks:
         self.prefix = plain.prefix
 
     @classmethod
-    def from_app(cls, app: Any) -> AsyncLocks:
-        """The locks of a Celery app, in the store that its settings name; see `Locks.from_app`.
+    def from_app(cls, app: Any, store: str = DEFAULT_STORE) -> AsyncLocks:
+        """Return the locks of a Celery app, in the store that its settings name; see `Locks.from_app`.
 
         Raises:
-            LockConfigError: They name none.
+            LockConfigError: No store is set, or none has this name.
         """
-        return cls(Locks.from_app(app))
+        return cls(Locks.from_app(app, store))
 
     def lock(
         self,
         key: str,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncLock:
         """The lock of a key. Nothing is acquired yet.
 
         Args:
             key: What to lock: any text that is not empty.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
             abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
 
         Raises:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
-        return AsyncLock(self.plain.lock(key, ttl, renew, max_hold=max_hold, owner=owner), abort)
+        return AsyncLock(
+            self.plain.lock(
+                key, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
+            ),
+            abort,
+        )
 
     def semaphore(
         self,
         key: str,
         limit: int,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncSemaphore:
         """The semaphore of a key, of which so many permits may be held at once. Nothing is acquired yet.
@@ -162,95 +175,130 @@ class AsyncLocks:
         Args:
             key: What to share: any text that is not empty.
             limit: How many permits there are.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
             abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
 
         Raises:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong, or the store has no semaphores.
         """
-        return AsyncSemaphore(self.plain.semaphore(key, limit, ttl, renew, max_hold=max_hold, owner=owner), abort)
+        return AsyncSemaphore(
+            self.plain.semaphore(
+                key, limit, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
+            ),
+            abort,
+        )
 
     def read_write(
         self,
         key: str,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncReadWriteLock:
         """The read-write lock of a key: many readers at once, or one writer. Nothing is acquired yet.
 
         Args:
             key: What to lock: any text that is not empty.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
             abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
 
         Raises:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong, or the store has no semaphores.
         """
-        return AsyncReadWriteLock(self.plain.read_write(key, ttl, renew, max_hold=max_hold, owner=owner), abort)
+        return AsyncReadWriteLock(
+            self.plain.read_write(
+                key, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
+            ),
+            abort,
+        )
 
     def multi(
         self,
         keys: Iterable[str],
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncMultiLock:
         """Several keys, all or none, whatever their order; a key that is named twice counts once.
 
         Args:
             keys: What to lock: at least one text.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
             abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
 
         Raises:
             LockKeyError: A key is empty or no text.
             LockConfigError: Another argument is wrong, or there is no key.
         """
-        return AsyncMultiLock(self.plain.multi(keys, ttl, renew, max_hold=max_hold, owner=owner), self.store, abort)
+        return AsyncMultiLock(
+            self.plain.multi(
+                keys, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
+            ),
+            self.store,
+            abort,
+        )
 
     def lockable(
         self,
         template: str,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncLockable:
         """Declares a kind of thing that is locked, at one place for all its users.
 
         Args:
             template: How its keys are written, such as ``"order:<order_id>"``: as ``key=`` of a task.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
             abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
 
         Raises:
             LockKeyError: The template is malformed.
             LockConfigError: Another argument is wrong.
         """
-        return AsyncLockable(self.plain.lockable(template, ttl, renew, max_hold=max_hold, owner=owner), abort)
+        return AsyncLockable(
+            self.plain.lockable(
+                template, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
+            ),
+            abort,
+        )
 
     async def restore(self, text: str) -> AsyncLease:
         """The lease of `AsyncLease.serialize`: confirmed by the store, and watched, but not renewed here.
@@ -272,17 +320,28 @@ class AsyncLocks:
         return await driver_of(self.store).call(self.plain.value, key)
 
     async def delete(self, key: str) -> bool:
-        """Deletes the value kept with a key, whoever holds the key; what a holder is to write is written all the same.
+        """Delete what the store has of a key: its leases, and the value kept with it; see `Locks.delete`.
 
         Returns:
-            Whether there was one.
+            Whether there was a lease or a value.
 
         Raises:
             LockKeyError: The key is empty or no text.
-            LockConfigError: The store keeps no values.
             StoreUnavailable: The store can't be reached.
         """
         return await driver_of(self.store).call(self.plain.delete, key)
+
+    async def release_owned_by(self, owner: str) -> tuple[str, ...]:
+        """Release by force all that an owner holds, and those within it; see `Locks.release_owned_by`.
+
+        Returns:
+            The keys of the leases that were released, one for each.
+
+        Raises:
+            LockConfigError: The owner is empty or no text, or the store keeps no list.
+            StoreUnavailable: The store can't be reached; some may be released already.
+        """
+        return await driver_of(self.store).call(self.plain.release_owned_by, owner)
 
     async def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
         """Return a page of the keys that are held or waited for, in a fixed order; see `Locks.list`.
@@ -302,11 +361,11 @@ class AsyncLocks:
         """
         return await driver_of(self.store).call(self.plain.info, key, part)
 
-    async def stats(self, near: float = 10.0) -> Stats:
+    async def stats(self, near: Duration = 10.0) -> Stats:
         """Figures over all keys; see `Locks.stats`.
 
         Args:
-            near: How soon a lease is about to end, in seconds.
+            near: How soon a lease is about to end.
 
         Raises:
             LockConfigError: The store keeps no list.
@@ -317,6 +376,7 @@ class AsyncLocks:
     async def close(self) -> None:
         """Gives back connections and files."""
         await driver_of(self.store).call(self.plain.close)
+        close_driver(self.store)
 
     async def __aenter__(self) -> AsyncLocks:
         return self

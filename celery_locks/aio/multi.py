@@ -10,6 +10,7 @@ from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncMultiLease
 from celery_locks.aio.lock import run_under
 from celery_locks.aio.scope import EnteredLeases
+from celery_locks.durations import Duration
 from celery_locks.multi import MultiLock
 from celery_locks.stores.base import Store
 
@@ -38,18 +39,19 @@ class AsyncMultiLock:
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
 
-    async def acquire(self, timeout: float | None = None) -> AsyncMultiLease:
+    async def acquire(self, *, timeout: Duration | None = None, attempts: int | None = None) -> AsyncMultiLease:
         """Waits until all keys are had.
 
         Args:
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
-                single try.
+            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
+            attempts: How many rounds there are at most; see `MultiLock`.
 
         Raises:
             LockTimeout: One was still held by others when the time was over; none was acquired.
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        return AsyncMultiLease(await driver_of(self._store).drive(self.plain.acquiring(timeout)), self._abort)
+        steps = self.plain.acquiring(timeout, attempts=attempts)
+        return AsyncMultiLease(await driver_of(self._store).drive(steps, timeout), self._abort)
 
     async def try_acquire(self) -> AsyncMultiLease | None:
         """All the leases, or ``None`` when others hold one of the keys or wait for it.
@@ -62,18 +64,22 @@ class AsyncMultiLock:
 
     @overload
     async def run(
-        self, function: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None, **kwargs: Any
+        self, function: Callable[..., Awaitable[T]], *args: Any, timeout: Duration | None = None, **kwargs: Any
     ) -> T: ...
     @overload
-    async def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T: ...
-    async def run(self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    async def run(
+        self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any
+    ) -> T: ...
+    async def run(
+        self, function: Callable[..., Any], *args: Any, timeout: Duration | None = None, **kwargs: Any
+    ) -> Any:
         """Calls the function, or coroutine function, while all keys are held, and returns what it returns.
 
         Raises:
             LockTimeout: The keys were not to be had in time.
             LockLost: A lease was lost while the function ran.
         """
-        return await run_under(await self.acquire(timeout), function, *args, **kwargs)
+        return await run_under(await self.acquire(timeout=timeout), function, *args, **kwargs)
 
     async def __aenter__(self) -> AsyncMultiLease:
         return await self._entered.enter(await self.acquire())

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncLease
 from celery_locks.aio.lock import AsyncLock, AsyncLockTicket
+from celery_locks.durations import Duration
 from celery_locks.semaphore import Semaphore
 from celery_locks.stores.base import Holder
 
@@ -42,23 +43,26 @@ class AsyncSemaphore:
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
 
-    async def acquire(self, permits: int = 1, timeout: float | None = None) -> AsyncLease:
+    async def acquire(
+        self, *, permits: int = 1, timeout: Duration | None = None, attempts: int | None = None
+    ) -> AsyncLease:
         """Waits in line, first come first served, until enough permits are free.
 
         Args:
             permits: How many, all at once.
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
-                single try.
+            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
+            attempts: How often the store is asked at most; see `Lock.acquire`.
 
         Raises:
-            LockTimeout: They were not to be had when the time was over.
+            LockTimeout: They were not available when the time was over, or at the last attempt.
+            LockQueueFull: As many wait already as ``max_waiters`` of the semaphore allows.
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
-        return await self._taking(permits).acquire(timeout)
+        return await self._taking(permits).acquire(timeout=timeout, attempts=attempts)
 
-    async def try_acquire(self, permits: int = 1) -> AsyncLease | None:
+    async def try_acquire(self, *, permits: int = 1) -> AsyncLease | None:
         """The lease, or ``None`` when too few permits are free or others wait for them.
 
         Raises:
@@ -67,7 +71,7 @@ class AsyncSemaphore:
         """
         return await self._taking(permits).try_acquire()
 
-    async def enqueue(self, permits: int = 1) -> AsyncLockTicket:
+    async def enqueue(self, *, permits: int = 1) -> AsyncLockTicket:
         """Takes a place in line, or the lease if enough permits are free, and returns at once.
 
         Raises:
@@ -76,14 +80,14 @@ class AsyncSemaphore:
         """
         return await self._taking(permits).enqueue()
 
-    async def wait(self, permits: int = 1, timeout: float | None = None) -> bool:
+    async def wait(self, *, permits: int = 1, timeout: Duration | None = None) -> bool:
         """Waits in line until so many permits are free, and takes none.
 
         Raises:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached.
         """
-        return await self._taking(permits).wait(timeout)
+        return await self._taking(permits).wait(timeout=timeout)
 
     @overload
     async def run(
@@ -91,22 +95,22 @@ class AsyncSemaphore:
         function: Callable[..., Awaitable[T]],
         *args: Any,
         permits: int = 1,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         **kwargs: Any,
     ) -> T: ...
     @overload
     async def run(
-        self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: float | None = None, **kwargs: Any
+        self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: Duration | None = None, **kwargs: Any
     ) -> T: ...
     async def run(
-        self, function: Callable[..., Any], *args: Any, permits: int = 1, timeout: float | None = None, **kwargs: Any
+        self, function: Callable[..., Any], *args: Any, permits: int = 1, timeout: Duration | None = None, **kwargs: Any
     ) -> Any:
         """Calls the function, or coroutine function, while permits are held, and returns what it returns.
 
         Args:
             function: What to call with the arguments.
             permits: How many.
-            timeout: The longest waiting for them, in seconds.
+            timeout: The longest wait for them.
 
         Raises:
             LockTimeout: They were not to be had in time.

@@ -17,6 +17,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 
 from celery_locks import threads
+from celery_locks.clock import system_clock
 from celery_locks.stores.base import Store
 
 #: How many threads wait at most. More coroutines than they can wait for take turns.
@@ -103,6 +104,13 @@ class Waits:
         self._missed: dict[str, float] = {}
         self._threads = 0
         self._idle = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """End the threads as soon as they have nobody to wait for."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def add(self, store: Store, name: str, token: str) -> Place:
         """A place for the running loop; to be removed when it is given up."""
@@ -144,11 +152,11 @@ class Waits:
 
     def _take(self) -> list[Place]:
         """Those to be waited for next; nobody when there was nobody for a long time."""
-        idle_until = time.monotonic() + IDLE
+        idle_until = system_clock.now() + IDLE
         with self._changed:
             while not (group := self._next()):
-                left = idle_until - time.monotonic()
-                if left <= 0:
+                left = idle_until - system_clock.now()
+                if left <= 0 or self._closed:
                     self._threads -= 1
                     return []
                 self._idle += 1
@@ -202,14 +210,14 @@ class Waits:
             time.sleep(GATHER)
 
     def _miss(self, tokens: list[str]) -> None:
-        now = time.monotonic()
+        now = system_clock.now()
         while self._missed and next(iter(self._missed.values())) < now - MISSED:
             del self._missed[next(iter(self._missed))]
         self._missed.update(dict.fromkeys(tokens, now))
 
     def _seconds(self, group: list[Place]) -> float:
         period = SHORT if self._pending or self._to_be_joined(group) else LONG
-        return max(GATHER, period - time.monotonic() % period)  # so that all end together
+        return max(GATHER, period - system_clock.now() % period)  # so that all end together
 
     def _to_be_joined(self, group: list[Place]) -> bool:
         return self._threads - self._idle > FEW_THREADS and self._groups[group[0].kind] > 1 and not _full(group)

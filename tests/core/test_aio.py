@@ -192,7 +192,7 @@ class TestOtherKinds:
             assert await ticket.position() == 0
             await two.release()
         assert not one.held
-        await (await ticket.wait(30)).release()
+        await (await ticket.wait(timeout=30)).release()
         assert await smtp.run(lambda: smtp.plain.available(), permits=3) == 0
         with pytest.raises(LockConfigError):
             await smtp.acquire(permits=4)
