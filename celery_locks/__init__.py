@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from celery_locks.locks import Locks
     from celery_locks.multi import MultiLease, MultiLock
     from celery_locks.outcomes import Outcome, audit
+    from celery_locks.owners import Owner
     from celery_locks.read_write import ReadWriteLock
     from celery_locks.semaphore import Semaphore
     from celery_locks.tasks import (
@@ -62,6 +63,7 @@ __all__ = [
     "MultiLease",
     "MultiLock",
     "Outcome",
+    "Owner",
     "Page",
     "ReadWriteLock",
     "Semaphore",
@@ -88,6 +90,7 @@ _LATER = {
     "LockTicket": "ticket",
     "Lockable": "lockable",
     **dict.fromkeys(("MultiLease", "MultiLock"), "multi"),
+    "Owner": "owners",
     "ReadWriteLock": "read_write",
 }
 

@@ -29,7 +29,8 @@ class LockError(Exception):
     """
 
     def __init__(self, message: str = "", key: str | None = None) -> None:
-        super().__init__(message, key)
+        # Not by `super`: OSError, a base of `LockTimeout`, would take two arguments for an error number and its text.
+        Exception.__init__(self, message, key)
         self.message = message
         self.key = key
 
@@ -52,8 +53,8 @@ class LockContended(LockError):
         self.args = (message, key, self.holders)
 
 
-class LockTimeout(LockContended):
-    """The key was still held by others when the waiting time was over."""
+class LockTimeout(LockContended, TimeoutError):
+    """The key was still held by others when the waiting time was over. Also a `TimeoutError`."""
 
 
 class LockLost(LockError):
@@ -75,12 +76,12 @@ class LockNotOwned(LockError):
     """The lease asked for is not one that this token holds."""
 
 
-class LockKeyError(LockError):
-    """A key can't be made: a template that doesn't fit its task, or an argument that has no stable text."""
+class LockKeyError(LockError, ValueError):
+    """A key can't be made: a template doesn't fit its task, or an argument has no stable text. Also a `ValueError`."""
 
 
-class LockConfigError(LockError):
-    """A setting or option is wrong; the message says which, and what to write instead."""
+class LockConfigError(LockError, ValueError):
+    """A setting or option is wrong; the message states which, and what to write instead. Also a `ValueError`."""
 
 
 class StoreUnavailable(LockError):

@@ -7,22 +7,26 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from celery_locks import log, signals, threads
 from celery_locks.clock import Clock, system_clock
-from celery_locks.errors import LockError, LockLost, LossReason, StoreUnavailable
+from celery_locks.durations import Duration
+from celery_locks.errors import LockConfigError, LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.nesting import block_here
 from celery_locks.notices import why_lost
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim, Granted, Renewal, Store
+from celery_locks.stores.base import Claim, Granted, Renewal, Store, Value
 from celery_locks.telling import tell
-from celery_locks.terms import checked_ttl
+from celery_locks.terms import checked_count, checked_ttl
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from celery_locks.outcomes import OutcomeCallback, OutcomeKind
 
 logger = log.logger(__name__)
 
@@ -96,8 +100,8 @@ class Holding(ABC):
 class Lease(Holding):
     """A holding of a key, made by `Lock.acquire` and its like.
 
-    It is *held* until it is *released* by its holder or *lost*; it is one of the three at any time, and never goes
-    back. Once `release` is called it is no longer held, also while the store has not confirmed it.
+    It is *held* until its holder *releases* or *abandons* it, or until it is *lost*. It never goes back. Once `release`
+    is called it is no longer held, also while the store has not confirmed it.
 
     As a context manager it is released at the end of the block, after an error too. If it was lost within, the end
     raises `LockLost`, unless the block raised an error of its own. A lease that is not held raises `LockLost` at the
@@ -124,8 +128,10 @@ class Lease(Holding):
     _state = "held"
     _reason: LossReason | None = None
     _renewal: Renewal | None = None
-    #: What is to be kept with the key, and for how long.
-    _update: tuple[str, float] | None = None
+    #: What is to be kept with the key.
+    _update: Value | None = None
+    #: How many permits are left once the release of some, that the store has not confirmed, is done.
+    _kept: int | None = None
     #: How often it is renewed, in seconds, and when next, on its clock; set by what renews it.
     renew_every = renew_at = 0.0
     #: What the ``with`` block belongs to that holds it; see `block_here`.
@@ -133,9 +139,11 @@ class Lease(Holding):
     #: Whether all have been told that it was lost.
     told = False
     #: Releases it in the store in another way than `Store.release`, as a task's run does.
-    release_in_store: Callable[[Lease], bool] | None = None
+    release_in_store: Callable[[Lease, Value | None], bool] | None = None
     #: Whether it runs a parked task's ticket.
     has_ticket = False
+    #: Called with each `Outcome` of this lease.
+    on_event: OutcomeCallback | None = None
 
     def __init__(
         self,
@@ -184,6 +192,14 @@ class Lease(Holding):
     # ------------------------------------------------------------------ for the holder
 
     @property
+    def permits(self) -> int:
+        """How many permits of its key it holds; 1 for a lock.
+
+        Those that `release` was asked to give up are not counted, even if the store could not be reached then.
+        """
+        return self.claim.permits if self._kept is None else min(self._kept, self.claim.permits)
+
+    @property
     def held(self) -> bool:
         """Whether it is still held; asks only the local clock."""
         return not self.lost and self._state == "held" and self.clock.now() < self._deadline
@@ -222,11 +238,11 @@ class Lease(Holding):
         if not self.held:
             raise self.lost_error()
 
-    def extend(self, ttl: float | None = None) -> None:
+    def extend(self, ttl: Duration | None = None) -> None:
         """Prolongs it now, to ``ttl`` seconds from now; it never ends sooner than before.
 
         Args:
-            ttl: Seconds (or a ``timedelta``); its own ttl by default.
+            ttl: The time from now; its own ttl by default.
 
         Raises:
             LockLost: It was held no more.
@@ -237,19 +253,26 @@ class Lease(Holding):
         self.check()
         sent = self.clock.now()
         renewal = self.renewal(sent, ttl)
-        self.answer(sent, renewal.ttl, self.store.renew([renewal])[0])
+        self.answer(sent, renewal.ttl, renew_one(self.store, renewal, self.key))
         self.check()
 
-    def release(self) -> bool:
-        """Gives the key back.
+    def release(self, *, permits: int | None = None) -> bool:
+        """Release the key, or some of its permits.
+
+        Args:
+            permits: How many permits of a semaphore to release; the lease is held with the rest of them. By default,
+                and if the lease has no more, the whole lease is released.
 
         Returns:
             ``True`` when this call released it, ``False`` when it was no longer held.
 
         Raises:
-            StoreUnavailable: The store can't be reached. It is no longer renewed nor held; call again to release it
-                in the store before its deadline there.
+            LockConfigError: The lease has fewer permits, or it is no whole number of at least 1.
+            StoreUnavailable: The store can't be reached. A lease that was to be released as a whole is no longer
+                renewed nor held; call again to release it in the store before its deadline there.
         """
+        if permits is not None and self._has_more_than(permits):
+            return self._release_permits(permits)
         try:
             with self._releases:
                 released = self._release()
@@ -260,7 +283,7 @@ class Lease(Holding):
             raise
 
     def _release(self) -> bool:
-        if self._state == "released":
+        if self._state in ("released", "abandoned"):
             return False
         # From here on a renewal that is under way finds nothing to lose.
         repeated = self._state == "releasing"
@@ -277,6 +300,46 @@ class Lease(Holding):
         elif self._move("releasing", "released"):
             self._tell_release()
         return released
+
+    def _has_more_than(self, permits: int) -> bool:
+        """Return whether it has more permits.
+
+        Raises:
+            LockConfigError: It has fewer, or it is no whole number of at least 1.
+        """
+        if checked_count("permits", permits) > self.claim.permits:
+            raise LockConfigError(
+                f"permits={permits} is more than the lease of {self.key!r} has: release {self.claim.permits} at most",
+                self.key,
+            )
+        return permits < self.claim.permits
+
+    def _release_permits(self, permits: int) -> bool:
+        with self._releases:
+            if not self.held:
+                return False
+            kept = self.claim.permits - permits
+            # If an earlier reply was lost, the store may have fewer already: this is the same release once more.
+            self._kept = kept if self._kept is None else min(self._kept, kept)
+            if not self.store.shrink(self.claim.name, self.token, self._kept):
+                self.lose(self._why_gone())
+                return False
+            self.claim, self._kept = replace(self.claim, permits=self._kept), None
+            return True
+
+    def abandon(self) -> bool:
+        """Stop holding it without releasing it: the key stays taken until the lease expires in the store.
+
+        It is no longer renewed, and a value that was to be kept is not written. This is not a loss.
+
+        Returns:
+            ``True`` when this call abandoned it, ``False`` when it was no longer held.
+        """
+        try:
+            return not self.lost and self._move("held", "abandoned")
+        finally:
+            if self._state == "abandoned":
+                self.forget(self)
 
     def hand_over(self, claim: Claim) -> bool:
         """Gives it to a claim that adopts it, in one step: like `release`, but nobody gets in between.
@@ -310,13 +373,11 @@ class Lease(Holding):
         return True
 
     def _give_back(self) -> bool:
-        # Before, not in one step: as long as the token holds the lock nobody else can write, and what is written is
-        # that of a body that has ended. Written again after a lost reply, it is the same.
-        if self._update is not None and self._state == "releasing":
-            self.store.write(self.claim.name, self.token, *self._update)
+        # In one step: a value that was written is that of a holder who held the key until then.
+        value = self._update if self._state == "releasing" else None
         if self.release_in_store is not None:
-            return self.release_in_store(self)
-        return self.store.release(self.claim.name, self.token)
+            return self.release_in_store(self, value)
+        return self.store.release(self.claim.name, self.token, value)
 
     def _why_gone(self) -> LossReason:
         if self.clock.now() >= self._deadline:
@@ -338,16 +399,16 @@ class Lease(Holding):
         from celery_locks import values
 
         update = self._update
-        return values.read(self.store, self.claim.name) if update is None else json.loads(update[0])
+        return values.read(self.store, self.claim.name) if update is None else json.loads(update.text)
 
-    def update(self, value: Any, keep: float | None = None) -> None:
+    def update(self, value: Any, keep: Duration | None = None) -> None:
         """Sets the value to be kept with the key: written when the lease is released, if it is still held then.
 
         Nothing is written before: a holder that dies or loses its lease leaves the value as it was.
 
         Args:
             value: Anything that JSON has.
-            keep: For how many seconds (or a ``timedelta``) it is kept from the release on; 30 days by default.
+            keep: How long it is kept from the release on; 30 days by default.
 
         Raises:
             LockLost: The lease is held no more.
@@ -359,7 +420,8 @@ class Lease(Holding):
         if not self.store.values:
             require(self.store, "values", "lease.update()", self.key)
         self.check()
-        self._update = values.to_text(value, self.key), checked_ttl(values.KEPT if keep is None else keep, "keep")
+        kept = checked_ttl(values.KEPT if keep is None else keep, "keep")
+        self._update = Value(values.to_text(value, self.key), kept)
 
     def on_lost(self, callback: LostCallback) -> Callable[[], None]:
         """Calls ``callback(lease, reason)`` once when the lease is lost.
@@ -393,8 +455,9 @@ class Lease(Holding):
 
     def lost_error(self) -> LockLost:
         """The error that says that it is held no more."""
-        if self._state in ("releasing", "released"):
-            return LockLost(f"the lease of {self.key!r} was released", self.key)
+        if self._state in ("releasing", "released", "abandoned"):
+            how = "abandoned" if self._state == "abandoned" else "released"
+            return LockLost(f"the lease of {self.key!r} was {how}", self.key)
         reason = self._reason or "expired"
         return LockLost(f"the lease of {self.key!r} was lost: {_TOLD[reason]}", self.key, reason)
 
@@ -442,8 +505,8 @@ class Lease(Holding):
                 self.confirmed = sent
             if deadline > self._deadline:
                 self._deadline = deadline
-        if signals.on_lock_renewed.receivers:
-            tell(partial(signals.on_lock_renewed.send, self.sender, lease=self), self.home)
+        if signals.on_lock_renewed.receivers or self.on_event is not None:
+            tell(partial(self.send, signals.on_lock_renewed, "renewed"), self.home)
 
     def end_at_deadline(self) -> None:
         """Loses it: the deadline has passed."""
@@ -464,6 +527,7 @@ class Lease(Holding):
         self._mutex, self._releases = threads.RLock(), threads.RLock()  # another thread may have had them
         self._callbacks.clear()
         self.abort = self.forget = _nothing
+        self.on_event = None
 
     # ------------------------------------------------------------------ inside
 
@@ -487,8 +551,7 @@ class Lease(Holding):
     def _tell_release(self) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             log.of_lease(logger, logging.DEBUG, "released", f"released {self.key!r}", self, seconds=self.held_for())
-        if signals.on_lock_released.receivers:
-            signals.on_lock_released.send(self.sender, lease=self)
+        self.send(signals.on_lock_released, "released")
 
     def _tell_loss(self, reason: LossReason) -> None:
         said = f"lost the lease of {self.key!r}: {reason}"
@@ -496,8 +559,17 @@ class Lease(Holding):
         try:
             self._tell()
         finally:
-            signals.on_lock_lost.send(self.sender, lease=self, reason=reason)
+            self.send(signals.on_lock_lost, "lost", reason=reason)
             self.told = True
+
+    def send(self, signal: signals.Signal, kind: OutcomeKind, **named: LossReason) -> None:
+        """Send a signal about it, and call the hook of its lock."""
+        if signal.receivers:
+            signal.send(self.sender, lease=self, **named)
+        if self.on_event is not None:
+            from celery_locks.outcomes import call, of_lease
+
+            call(self.on_event, of_lease(kind, self, self.sender, **named))
 
     def _tell(self) -> None:
         """Calls the callbacks that nobody has called yet."""
@@ -533,6 +605,18 @@ def release_or_later(lease: Lease) -> bool:
         if not isinstance(error, StoreUnavailable):
             raise
         return not lease.lost
+
+
+def renew_one(store: Store, renewal: Renewal, key: str) -> LossReason | None:
+    """Renew one lease now; see `Store.renew`.
+
+    Raises:
+        StoreUnavailable: Nothing is known of the lease, which is not a loss.
+    """
+    reason = store.renew([renewal])[0]
+    if reason == "unreachable":
+        raise StoreUnavailable(f"the lock store could not renew the lease of {key!r} in time", key)
+    return reason
 
 
 def release_rest_later(holding: Holding) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_locks.errors import LockConfigError
 from celery_locks.key_text import check_key
 from celery_locks.names import cursor_of, key_and_part, name_after
+from celery_locks.owners import belongs_to
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Names, State, Waiter
 
@@ -115,6 +117,16 @@ def parts_of(locks: Locks, key: str) -> list[LockInfo]:
 def with_all_holders(locks: Locks, item: LockInfo) -> LockInfo:
     """Return a lock of a list with up to 100 holders, where the list names too few."""
     return item if item.names_all else locks.info(item.key, item.part)
+
+
+def owned_by(locks: Locks, owner: str) -> Iterator[tuple[LockInfo, Holder]]:
+    """Find what an owner holds, and those within it."""
+    page: Page | None = None
+    while page is None or page.next is not None:
+        page = page_of(locks, "", None if page is None else page.next, MOST_ON_A_PAGE)
+        for item in page.items:
+            whole = with_all_holders(locks, item)
+            yield from ((whole, holder) for holder in whole.holders if belongs_to(holder.owner, owner))
 
 
 def info_of(locks: Locks, state: State) -> LockInfo:

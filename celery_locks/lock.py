@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -13,17 +14,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import log, nesting, signals, threads, waiting
-from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
+from celery_locks.durations import Duration
+from celery_locks.errors import LockError, LockQueueFull, LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.renewal import keeper
 from celery_locks.steps import Abandoned, Steps, run
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
-from celery_locks.terms import Terms, seconds_of
+from celery_locks.terms import Terms, checked_count, checked_timeout
 from celery_locks.tokens import new_token
 from celery_locks.waiting import wait_in_line
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
+    from celery_locks.outcomes import OutcomeCallback, OutcomeKind
     from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket
     from celery_locks.ticket import LockTicket
 
@@ -39,7 +42,15 @@ class Lock:
     within.
     """
 
-    def __init__(self, locks: Locks, key: str, terms: Terms, owner: str | None = None, sender: object = None) -> None:
+    def __init__(
+        self,
+        locks: Locks,
+        key: str,
+        terms: Terms,
+        owner: str | None = None,
+        sender: object = None,
+        on_event: OutcomeCallback | None = None,
+    ) -> None:
         self.key = key
         self.terms = terms
         self.name = locks.name(key)
@@ -47,22 +58,32 @@ class Lock:
         self.store = locks.store
         self._owner = owner or locks.owner
         self._sender = sender or self
+        self._on_event = on_event
         #: The leases of those who are within, innermost last, by thread (or greenlet).
         self._entered: dict[int, list[Lease]] = {}
+
+    @property
+    def store_name(self) -> str:
+        """The name of its store among those of an app."""
+        return self._locks.store_name
 
     def __repr__(self) -> str:
         return f"<Lock {self.key!r} at {self._locks.url}>"
 
-    def acquire(self, timeout: float | None = None, claim: Claim | None = None) -> Lease:
-        """Waits in line, first come first served, until the key is free.
+    def acquire(
+        self, *, timeout: Duration | None = None, attempts: int | None = None, claim: Claim | None = None
+    ) -> Lease:
+        """Wait in line, first come first served, until the key is free.
 
         Args:
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
-                single try.
+            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
+            attempts: How often the store is asked at most; ``None`` for any number. It stands in line between two
+                attempts, for 0.25 s at first and twice as long each time, up to 3 s; a release ends the pause.
             claim: A claim of `claim`, for callers that must know the owner token beforehand.
 
         Raises:
-            LockTimeout: It was still held by others when the time was over.
+            LockTimeout: It was still held by others when the time was over, or at the last attempt.
+            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
             LockError: The current run, or a ``with`` block of this thread, holds it already and would wait for itself.
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
@@ -71,11 +92,15 @@ class Lock:
         timeout = None if timeout is None else checked_timeout(timeout)
         begun = self._locks.clock.now()
         until = None if timeout is None else begun + timeout
+        once = timeout == 0
+        if attempts is not None:
+            once, until = checked_count("attempts", attempts) == 1 or once, math.inf if until is None else until
         claim = claim or self.claim()
+        claim.patience = timeout or None  # a single try has the time that the store takes
         try:
-            answer: Lease | Refused = self._look(claim, None if timeout == 0 else waiting.PLACE_KEPT, sent=begun)
+            answer: Lease | Refused = self._look(claim, None if once else waiting.PLACE_KEPT, sent=begun)
             if not isinstance(answer, Lease):
-                answer = run(self._asking(claim, until, answer, begun))
+                answer = run(self._asking(claim, until, answer, begun, attempts))
             if isinstance(answer, Lease):
                 return answer
         except BaseException:
@@ -83,24 +108,24 @@ class Lock:
             raise
         return self._in_time(answer, until)
 
-    def acquiring(self, timeout: float | None = None) -> Steps[Lease]:
+    def acquiring(self, timeout: Duration | None = None, attempts: int | None = None) -> Steps[Lease]:
         """The steps of `acquire`."""
-        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
-        return self._in_time((yield from self._asking(self.claim(), until)), until)
-
-    def asking(self, timeout: float | None, claim: Claim) -> Steps[Lease | Refused]:
-        """Return the steps of `acquire` that end with a `Refused`, and send no signal, when the time is over."""
-        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
-        answer = yield from self._asking(claim, until)
-        if isinstance(answer, Refused):
-            self._check_ended(answer, until)
-        return answer
+        claim = self.claim()
+        until = self._until(claim, timeout)
+        if attempts is not None:
+            attempts, until = checked_count("attempts", attempts), math.inf if until is None else until
+        return self._in_time((yield from self._asking(claim, until, attempts=attempts)), until)
 
     def _asking(
-        self, claim: Claim, until: float | None, seen: Refused | None = None, begun: float | None = None
+        self,
+        claim: Claim,
+        until: float | None,
+        seen: Refused | None = None,
+        begun: float | None = None,
+        attempts: int | None = None,
     ) -> Steps[Lease | Refused]:
         try:
-            answer = yield from self._in_line(claim, until, seen=seen, begun=begun)
+            answer = yield from self._in_line(claim, until, seen=seen, begun=begun, attempts=attempts)
             if isinstance(answer, Refused) and answer.position is not None:
                 yield partial(self.store.leave, claim.name, claim.token)
         except BaseException as error:
@@ -124,11 +149,29 @@ class Lock:
 
     def _check_ended(self, answer: Lease | Refused | Granted, until: float | None) -> None:
         """Raise the error of a wait that ended before its time was over."""
-        if isinstance(answer, Refused) and (until is None or self._locks.clock.now() < until):
-            self.refuse_nested(answer, until is None)
+        error = self._ended_error(answer, until)
+        if error is not None:
+            raise error
+
+    def _ended_error(self, answer: Lease | Refused | Granted, until: float | None) -> LockError | None:
+        if not isinstance(answer, Refused):
+            return None
+        if answer.full:
+            most = self.terms.max_waiters
+            said = f"{self.key!r} has max_waiters={most} waiters already: try again later, or raise max_waiters"
+            return LockQueueFull(said, self.key)
+        if until is None or self._locks.clock.now() < until:
+            return nesting.waits_for_itself(self, answer, until is None)
+        return None
 
     def _is_hopeless(self, until: float | None) -> Callable[[Refused], bool]:
         return lambda refused: nesting.waits_for_itself(self, refused, until is None) is not None
+
+    def _until(self, claim: Claim, timeout: Duration | None) -> float | None:
+        """Return when to stop waiting for a claim, and note in it how long its caller waits."""
+        seconds = None if timeout is None else checked_timeout(timeout)
+        claim.patience = seconds or None
+        return None if seconds is None else self._locks.clock.now() + seconds
 
     def _in_time(self, answer: Lease | Refused, until: float | None) -> Lease:
         if isinstance(answer, Lease):
@@ -141,6 +184,7 @@ class Lock:
 
         Raises:
             LockConfigError: The store has no line.
+            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
         claim = self.claim()
@@ -173,25 +217,26 @@ class Lock:
             raise
         return ticket
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, *, timeout: Duration | None = None) -> bool:
         """Waits in line until it could be acquired, and acquires nothing. The next one to ask may be quicker.
 
         Args:
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes.
+            timeout: The longest wait; ``None`` for as long as it takes.
 
         Returns:
             Whether it came free in time.
 
         Raises:
+            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
             LockError: The current run, or a ``with`` block of this thread, holds it: that would wait for itself.
             StoreUnavailable: The store can't be reached.
         """
         return run(self.awaiting(timeout))
 
-    def awaiting(self, timeout: float | None = None) -> Steps[bool]:
+    def awaiting(self, timeout: Duration | None = None) -> Steps[bool]:
         """The steps of `wait`."""
-        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
         mine = self.claim()
+        until = self._until(mine, timeout)
         # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
         claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=waiting.PLACE_KEPT)
         try:
@@ -206,13 +251,34 @@ class Lock:
         self._check_ended(answer, until)
         return isinstance(answer, Granted)
 
-    def standing(self, claim: Claim, timeout: float | None, place: float) -> Steps[Lease | Refused]:
+    def asking(self, claim: Claim, timeout: float | None, stay: bool) -> Steps[Lease | Refused]:
+        """Return the steps of a wait that keeps its place in line when the time is over, and sends no signal then.
+
+        Args:
+            claim: What is asked for.
+            timeout: The longest wait in seconds.
+            stay: Whether it stands in line also after the last look.
+        """
+        until = None if timeout is None else self._locks.clock.now() + timeout
+        try:
+            answer = yield from self._in_line(claim, until, stay=stay)
+            ended = self._ended_error(answer, until)
+            if ended is not None:
+                yield partial(self.leave, claim)
+        except BaseException as error:
+            self.undo(claim, error)
+            raise
+        if ended is not None:
+            raise ended
+        return answer
+
+    def standing(self, claim: Claim, timeout: Duration | None, place: float) -> Steps[Lease | Refused]:
         """For `LockTicket`: waits in line, and stays in it. The place is kept for ``place`` seconds after each look.
 
         Raises:
             StoreUnavailable: The store can't be reached; what it may have granted is granted to the next call.
         """
-        until = None if timeout is None else self._locks.clock.now() + checked_timeout(timeout)
+        until = self._until(claim, timeout)
         try:
             answer = yield from self._in_line(claim, until, place, stay=True)
         except StoreUnavailable:
@@ -296,21 +362,66 @@ class Lock:
             self.contended(answer.refused)
         return answer
 
-    def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
+    def run(self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any) -> T:
         """Calls the function under the lock and returns what it returns.
 
         Args:
             function: What to call with the arguments.
-            timeout: The longest waiting for the key, in seconds.
+            timeout: The longest wait for the key.
 
         Raises:
             LockTimeout: The key was not to be had in time.
             LockLost: The lease was lost while the function ran.
         """
+        return self._run(lambda lease: function(*args, **kwargs), timeout)
+
+    def update(
+        self, function: Callable[[Any], T], *, timeout: Duration | None = None, keep: Duration | None = None
+    ) -> T:
+        """Change the value kept with the key, under the lock.
+
+        Args:
+            function: Called with the value, ``None`` for none; returns the new one, which must be JSON.
+            timeout: The longest wait for the key.
+            keep: How long the new value is kept; 30 days by default.
+
+        Returns:
+            The new value. It was written in the step that released the key.
+
+        Raises:
+            LockTimeout: The key was still held by others when the time was over.
+            LockLost: The lease was lost before the value was written.
+            LockConfigError: The value is not JSON, the time is out of bounds, or the store keeps no values.
+            StoreUnavailable: The store can't be reached. If it failed at the release, the value may be written.
+
+        Examples:
+            >>> lock.update(lambda count: (count or 0) + 1)
+            1
+        """
+        self.require_values()
+
+        def change(lease: Lease) -> T:
+            value = function(lease.value)
+            lease.update(value, keep)
+            if not lease.release():  # here, because the end of a block leaves what fails to the background
+                raise lease.lost_error()
+            return value
+
+        return self._run(change, timeout)
+
+    def require_values(self) -> None:
+        """Refuse `update` where the store keeps no values.
+
+        Raises:
+            LockConfigError: It keeps none.
+        """
+        self._locks.require("values", "lock.update()", self.key)
+
+    def _run(self, function: Callable[[Lease], T], timeout: Duration | None) -> T:
         claim = self.claim()
         try:
-            with self.acquire(timeout, claim):
-                return function(*args, **kwargs)
+            with self.acquire(timeout=timeout, claim=claim) as lease:
+                return function(lease)
         except BaseException:  # an interrupt may have come before the block, or at its end
             release_kept_later(claim.token)
             raise
@@ -345,7 +456,7 @@ class Lock:
     def enter_block(self, claim: Claim) -> Lease:
         """Begin a ``with`` block under a lease of this claim."""
         try:
-            lease = self.acquire(None, claim)
+            lease = self.acquire(claim=claim)
             self._entered.setdefault(threading.get_ident(), []).append(lease)
             lease.begin_block()
             return lease
@@ -389,11 +500,13 @@ class Lock:
         stay: bool = False,
         seen: Refused | None = None,
         begun: float | None = None,
+        attempts: int | None = None,
     ) -> Steps[Lease | Refused]:
         clock = self._locks.clock
         look = partial(self._look, begun=clock.now() if begun is None else begun)
+        hopeless = self._is_hopeless(until)
         return wait_in_line(
-            self.store, clock, claim, until, look, self.contended, place, stay, seen, hopeless=self._is_hopeless(until)
+            self.store, clock, claim, until, look, self.contended, place, stay, seen, hopeless, attempts
         )
 
     def _look(
@@ -423,6 +536,7 @@ class Lock:
         names = holder_names(refused)
         if signals.on_lock_timed_out.receivers:
             signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names, owner=self._owner)
+        self._call_hook("timed_out", names)
         message = message or f"{self.key!r} was not to be had in time: {who_holds(names)}"
         return LockTimeout(message, self.key, names)
 
@@ -433,7 +547,15 @@ class Lock:
         if scope is not None:
             owner, token = owner or scope.owner, token + nesting.mark_of_run(scope.lease.token)
         owner = owner or this_process()
-        return Claim(self.name, token, owner, terms.first_ttl, terms.limit, terms.permits)
+        return Claim(
+            self.name,
+            token,
+            owner,
+            terms.first_ttl,
+            terms.limit,
+            terms.permits,
+            max_waiters=terms.max_waiters,
+        )
 
     def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
         number, max_hold, clock = granted.fencing_token, self.terms.max_hold, self._locks.clock
@@ -457,8 +579,10 @@ class Lock:
             keeper().keep(lease, self.terms.interval)
         if logger.isEnabledFor(logging.DEBUG):
             log.of_lease(logger, logging.DEBUG, "acquired", f"acquired {self.key!r}", lease, seconds=waited)
-        if signals.on_lock_acquired.receivers:
-            signals.on_lock_acquired.send(self._sender, lease=lease)
+        if self._on_event is not None:
+            lease.on_event = self._on_event
+        if signals.on_lock_acquired.receivers or self._on_event is not None:
+            lease.send(signals.on_lock_acquired, "acquired")
         return lease
 
     def undo_interrupted(self, claim: Claim, error: BaseException) -> None:
@@ -480,26 +604,24 @@ class Lock:
     def contended(self, refused: Refused) -> None:
         """Tells that it was not to be had."""
         debug = logger.isEnabledFor(logging.DEBUG)
-        if not (debug or signals.on_lock_contended.receivers):
+        if not (debug or signals.on_lock_contended.receivers or self._on_event):
             return
         names = holder_names(refused)
         if debug:
             said = f"{self.key!r} is not to be had now: {who_holds(names)}"
             log.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
         signals.on_lock_contended.send(self._sender, key=self.key, holders=names, owner=self._owner)
+        self._call_hook("contended", names)
+
+    def _call_hook(self, kind: OutcomeKind, holders: list[str]) -> None:
+        if self._on_event is not None:
+            from celery_locks.outcomes import call, of_key
+
+            call(self._on_event, of_key(kind, self.key, holders, self._owner, self._sender))
 
 
 def _no_signal(refused: Refused) -> None:
     """Send no signal."""
-
-
-def checked_timeout(timeout: Any) -> float:
-    """A waiting time in seconds; one below 0 is 0.
-
-    Raises:
-        LockConfigError: It is no number and no ``timedelta``.
-    """
-    return max(0.0, seconds_of("timeout", timeout))
 
 
 def holder_names(refused: Refused) -> list[str]:

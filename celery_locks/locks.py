@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.clock import Clock, system_clock
+from celery_locks.durations import Duration
 from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned
 from celery_locks.key_text import check_key
-from celery_locks.lease import Lease
+from celery_locks.lease import Lease, renew_one
 from celery_locks.lock import Lock
 from celery_locks.names import check_part, name_of
 from celery_locks.renewal import keeper
@@ -21,6 +22,7 @@ from celery_locks.stores.addresses import addresses_in, mask
 from celery_locks.stores.base import Claim, Store
 from celery_locks.terms import (
     DEFAULT_PREFIX,
+    DEFAULT_STORE,
     DEFAULT_TTL,
     Terms,
     checked_count,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from celery_locks.listing import LockInfo, Page, Stats
     from celery_locks.lockable import Lockable
     from celery_locks.multi import MultiLock
+    from celery_locks.outcomes import OutcomeCallback
     from celery_locks.read_write import ReadWriteLock
 
 T = TypeVar("T")
@@ -71,52 +74,68 @@ class Locks:
         self.prefix = prefix
         self.owner = owner
         self.clock = clock
+        #: The name of the store among those of an app.
+        self.store_name = DEFAULT_STORE
 
     @classmethod
-    def from_app(cls, app: Any) -> Locks:
-        """The locks of a Celery app, in the store that its settings name.
+    def from_app(cls, app: Any, store: str = DEFAULT_STORE) -> Locks:
+        """Return the locks of a Celery app, in the store that its settings name.
 
-        These are, the first that is set: ``locks_url``, the variable ``CELERY_LOCKS_URL``, the result backend, the
-        broker (the last two if they are Redis or Valkey). ``locks_prefix`` is the prefix.
+        ``locks_stores`` names stores, such as ``{"default": url, "audit": url}``. Without a default store there, it is
+        the first of these that is set: ``locks_url``, the variable ``CELERY_LOCKS_URL``, the result backend, the broker
+        (the last two if they are Redis or Valkey). ``locks_prefix`` is the prefix.
+
+        Args:
+            app: The app.
+            store: The name of the store.
 
         Raises:
-            LockConfigError: None is set.
+            LockConfigError: No store is set, or none has this name.
         """
-        return cls(app_store(app.conf), prefix=app.conf.get("locks_prefix", DEFAULT_PREFIX))
+        locks = cls(app_store(app.conf, store), prefix=app.conf.get("locks_prefix", DEFAULT_PREFIX))
+        locks.store_name = store
+        return locks
 
     def lock(
         self,
         key: str,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
     ) -> Lock:
         """The lock of a key. Nothing is acquired yet.
 
         Args:
             key: What to lock: any text that is not empty.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
 
         Raises:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
-        return Lock(self, check_key(key), _terms(ttl, renew, max_hold), owner)
+        terms = self._terms(key, ttl, renew, max_hold, max_waiters=max_waiters)
+        return Lock(self, check_key(key), terms, owner, on_event=on_event)
 
     def semaphore(
         self,
         key: str,
         limit: int,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
     ) -> Semaphore:
         """The semaphore of a key, of which so many permits may be held at once. Nothing is acquired yet.
 
@@ -125,36 +144,43 @@ class Locks:
         Args:
             key: What to share: any text that is not empty.
             limit: How many permits there are.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
 
         Raises:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
         self.require("semaphores", "locks.semaphore()", key)
-        return Semaphore(self, check_key(key), _terms(ttl, renew, max_hold, limit), owner)
+        terms = self._terms(key, ttl, renew, max_hold, limit, max_waiters)
+        return Semaphore(self, check_key(key), terms, owner, on_event)
 
     def read_write(
         self,
         key: str,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
     ) -> ReadWriteLock:
         """The read-write lock of a key: many readers at once, or one writer. Nothing is acquired yet.
 
         Args:
             key: What to lock: any text that is not empty. All users of a key should agree on what it is: a plain lock
                 of the same key keeps no reader out.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
 
         Raises:
             LockKeyError: The key is empty or no text.
@@ -163,25 +189,30 @@ class Locks:
         from celery_locks.read_write import ReadWriteLock
 
         self.require("semaphores", "locks.read_write()", key)
-        return ReadWriteLock(self, check_key(key), _terms(ttl, renew, max_hold), owner)
+        terms = self._terms(key, ttl, renew, max_hold, max_waiters=max_waiters)
+        return ReadWriteLock(self, check_key(key), terms, owner, on_event)
 
     def multi(
         self,
         keys: Iterable[str],
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
     ) -> MultiLock:
         """Several keys, all or none, whatever their order; a key that is named twice counts once.
 
         Args:
             keys: What to lock: at least one text.
-            ttl: How long each lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while they are held: ``True`` for every ``ttl / 3``, or the seconds between them.
-            max_hold: The longest holding of each in seconds; then renewal stops and all are lost.
+            ttl: How long each lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while they are held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding of each; then renewal stops and all are lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
 
         Raises:
             LockKeyError: A key is empty or no text.
@@ -191,7 +222,12 @@ class Locks:
 
         if isinstance(keys, str):
             raise LockConfigError(f"multi takes a list of keys, not the text {keys!r}: write multi([{keys!r}])")
-        found = members(keys, lambda key: self.lock(key, ttl, renew, max_hold=max_hold, owner=owner))
+        found = members(
+            keys,
+            lambda key: self.lock(
+                key, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
+            ),
+        )
         if not found:
             raise LockConfigError("multi needs at least one key")
         return MultiLock(self, found)
@@ -202,9 +238,10 @@ class Locks:
         Raises:
             LockNotOwned: The lease is held no more.
             LockKeyError: The text is not that of a lease.
+            StoreUnavailable: The store can't be reached, or could not renew the lease in time.
         """
         lease = self._read(text)
-        if self.store.renew([lease.renewal(self.clock.now())])[0] is not None:
+        if renew_one(self.store, lease.renewal(self.clock.now()), lease.key) is not None:
             raise LockNotOwned(f"the lease of {lease.key!r} is held no more", lease.key)
         keeper().keep(lease, None)
         return lease
@@ -236,18 +273,51 @@ class Locks:
         return values.read(self.store, self.name(check_key(key)))
 
     def delete(self, key: str) -> bool:
-        """Deletes the value kept with a key, whoever holds the key; what a holder is to write is written all the same.
+        """Delete what the store has of a key: its leases, and the value kept with it.
+
+        Its holders lose their leases, with the reason ``force_released`` as by `Lock.force_release`, and write no value
+        any more. Waiters stay in line. A parked task's ticket stays, too.
 
         Returns:
-            Whether there was one.
+            Whether there was a lease or a value.
 
         Raises:
             LockKeyError: The key is empty or no text.
-            LockConfigError: The store keeps no values.
             StoreUnavailable: The store can't be reached.
         """
-        self.require("values", "locks.delete()", key)
-        return self.store.delete(self.name(check_key(key)))
+        name = self.name(check_key(key))
+        # First the leases: a holder that still had one could write its value after the old one was deleted.
+        held = bool(self.store.force_release(name))
+        return (self.store.values and self.store.delete(name)) or held
+
+    def release_owned_by(self, owner: str) -> tuple[str, ...]:
+        """Release by force all that an owner holds, and those within it; see `Owner`.
+
+        Their leases are lost with the reason ``force_released``. It looks at all keys that are held, and at 100 holders
+        of each at most. What is acquired meanwhile may be left.
+
+        Args:
+            owner: The owner's name.
+
+        Returns:
+            The keys of the leases that were released, one for each.
+
+        Raises:
+            LockConfigError: The owner is empty or no text, or the store keeps no list.
+            StoreUnavailable: The store can't be reached; some may be released already.
+        """
+        from celery_locks.listing import owned_by
+
+        self.require("lists", "locks.release_owned_by()")
+        if not isinstance(owner, str) or not owner:
+            raise LockConfigError(
+                f"owner={owner!r} is not an owner's name: give the text that its locks have as owner="
+            )
+        released = []
+        for item, holder in owned_by(self, owner):
+            if self.store.force_release(self.name(item.key, item.part), holder.token):
+                released.append(item.key)
+        return tuple(released)
 
     def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
         """Return a page of the keys that are held or waited for, in a fixed order.
@@ -292,11 +362,11 @@ class Locks:
 
         return info_of(self, self.store.info(self.name(check_key(key), check_part(part))))
 
-    def stats(self, near: float = 10.0) -> Stats:
+    def stats(self, near: Duration = 10.0) -> Stats:
         """How many keys are held, how many wait, how many leases are about to end, and which key is held for longest.
 
         Args:
-            near: How soon a lease is about to end, in seconds.
+            near: How soon a lease is about to end.
 
         Raises:
             LockConfigError: The store keeps no list.
@@ -310,20 +380,24 @@ class Locks:
     def lockable(
         self,
         template: str,
-        ttl: float = DEFAULT_TTL,
-        renew: bool | float = True,
+        ttl: Duration = DEFAULT_TTL,
         *,
-        max_hold: float | None = None,
+        renew: bool | Duration = True,
+        max_hold: Duration | None = None,
         owner: str | None = None,
+        max_waiters: int | None = None,
+        on_event: OutcomeCallback | None = None,
     ) -> Lockable:
         """Declares a kind of thing that is locked, at one place for all its users.
 
         Args:
             template: How its keys are written, such as ``"order:<order_id>"``: as ``key=`` of a task.
-            ttl: How long a lease lives without renewal, in seconds (or a ``timedelta``).
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the seconds between renewals.
-            max_hold: The longest holding in seconds; then renewal stops and the lease is lost.
+            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
+            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
+            max_hold: The longest holding; then renewal stops and the lease is lost.
             owner: The holder's name that others see.
+            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
 
         Raises:
             LockKeyError: The template is malformed.
@@ -331,8 +405,24 @@ class Locks:
         """
         from celery_locks.lockable import Lockable
 
-        terms = _terms(ttl, renew, max_hold)
-        return Lockable(template, lambda key: Lock(self, key, terms, owner))
+        terms = self._terms(None, ttl, renew, max_hold, max_waiters=max_waiters)
+        return Lockable(template, lambda key: Lock(self, key, terms, owner, on_event=on_event))
+
+    def _terms(
+        self,
+        key: str | None,
+        ttl: Duration,
+        renew: bool | Duration,
+        max_hold: Duration | None,
+        limit: int = 1,
+        max_waiters: int | None = None,
+    ) -> Terms:
+        if max_waiters is not None:
+            self.require("fair", "max_waiters", key)
+        try:
+            return _terms_once(ttl, renew, max_hold, limit, max_waiters)
+        except TypeError:  # a value without a hash: the check names it
+            return _checked_terms(ttl, renew, max_hold, limit, max_waiters)
 
     def require(self, capability: str, feature: str, key: str | None = None) -> None:
         """Refuses a feature for which the store lacks a capability.
@@ -346,8 +436,11 @@ class Locks:
             require(self.store, capability, feature, key)
 
     def close(self) -> None:
-        """Close connections and files, and end the thread that reads notices of lost leases."""
-        keeper().end_notices(self.store)
+        """Close connections and files, and end the threads that serve the store.
+
+        Leases that are still held go on being renewed until they are released.
+        """
+        keeper().close(self.store)
         self.store.close()
 
     def name(self, key: str, part: str = "") -> str:
@@ -362,9 +455,21 @@ NO_STORE = (
 _REDIS = ("redis://", "rediss://", "redis+socket://", "valkey://", "valkeys://", "unix://")
 
 
-def app_store(conf: Mapping[str, Any]) -> str | Store:
-    """The lock store, or its address, that Celery's settings name; see `Locks.from_app`."""
-    store: str | Store | None = conf.get("locks_url") or os.environ.get("CELERY_LOCKS_URL")
+def app_store(conf: Mapping[str, Any], name: str = DEFAULT_STORE) -> str | Store:
+    """Return a lock store, or its address, that Celery's settings name; see `Locks.from_app`.
+
+    Raises:
+        LockConfigError: No store is set, or none has this name.
+    """
+    store: str | Store | None
+    named = named_stores(conf)
+    if name in named:
+        store = named[name]
+        return store
+    if name != DEFAULT_STORE:
+        known = ", ".join(map(repr, dict.fromkeys((DEFAULT_STORE, *named))))
+        raise LockConfigError(f"no lock store has the name {name!r} (known: {known}): add it to locks_stores")
+    store = conf.get("locks_url") or os.environ.get("CELERY_LOCKS_URL")
     if store:
         return store
     for setting in ("result_backend", "broker_url"):
@@ -377,16 +482,26 @@ def app_store(conf: Mapping[str, Any]) -> str | Store:
     raise LockConfigError(NO_STORE)
 
 
-def _terms(ttl: float, renew: bool | float, max_hold: float | None, limit: int = 1) -> Terms:
-    try:
-        return _terms_once(ttl, renew, max_hold, limit)
-    except TypeError:  # something that has no hash: to be told what it is instead
-        return _checked_terms(ttl, renew, max_hold, limit)
+def named_stores(conf: Mapping[str, Any]) -> Mapping[str, str | Store]:
+    """Return the setting ``locks_stores``.
+
+    Raises:
+        LockConfigError: It does not name stores, or it names a default store and ``locks_url`` is set as well.
+    """
+    named: Mapping[str, str | Store] = conf.get("locks_stores") or {}
+    if not isinstance(named, Mapping) or not all(isinstance(name, str) and name for name in named):
+        raise LockConfigError(f'locks_stores={named!r} does not name stores: write {{"default": url, "audit": url}}')
+    if DEFAULT_STORE in named and conf.get("locks_url"):
+        raise LockConfigError("locks_url and locks_stores both set the default store: remove one of them")
+    return named
 
 
-def _checked_terms(ttl: float, renew: bool | float, max_hold: float | None, limit: int) -> Terms:
+def _checked_terms(
+    ttl: Duration, renew: bool | Duration, max_hold: Duration | None, limit: int, max_waiters: int | None
+) -> Terms:
     longest = checked_longest("max_hold", max_hold)
-    return Terms(checked_ttl(ttl), checked_renew(renew), longest, checked_count("limit", limit))
+    waiters = 0 if max_waiters is None else checked_count("max_waiters", max_waiters)
+    return Terms(checked_ttl(ttl), checked_renew(renew), longest, checked_count("limit", limit), 1, waiters)
 
 
 #: Locks are made at each use, and nearly all on the same few terms. Typed, since 1 is no ``True`` here.

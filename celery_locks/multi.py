@@ -10,12 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import threads
+from celery_locks.durations import Duration
 from celery_locks.errors import LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.lease import Holding, Lease, release_kept_later, release_or_later, release_rest_later
-from celery_locks.lock import Lock, checked_timeout
+from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
-from celery_locks.steps import Pause, Steps, run
+from celery_locks.steps import Steps, run
 from celery_locks.stores.base import Claim, Refused
+from celery_locks.terms import checked_count, checked_timeout
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -26,10 +28,8 @@ R = TypeVar("R")
 #: What a call asks for: written down before, so that all of it can be released.
 Claims = list[tuple[Lock, Claim]]
 
-#: Who holds some of the keys waits for the next one for so many seconds, then gives all of them back and begins anew.
-PATIENCE = 0.5
-#: Before it begins anew it pauses for a random part of so many seconds.
-PAUSE = 0.05
+#: For how many seconds a holder of some of the keys waits for the next one: in the first round, and at most.
+PATIENCE_SECONDS, LONGEST_PATIENCE_SECONDS = 0.5, 30.0
 
 MultiLostCallback = Callable[["MultiLease", Lease, LossReason], object]
 
@@ -88,7 +88,7 @@ class MultiLease(Holding):
         if not self.held:
             raise LockLost("the leases were released", self.leases[0].key)
 
-    def extend(self, ttl: float | None = None) -> None:
+    def extend(self, ttl: Duration | None = None) -> None:
         """Prolongs all of them now; see `Lease.extend`.
 
         Raises:
@@ -123,6 +123,17 @@ class MultiLease(Holding):
             if isinstance(answer, StoreUnavailable):
                 raise answer
         return all(answers)
+
+    def abandon(self) -> bool:
+        """Stop holding all of them without releasing them; see `Lease.abandon`.
+
+        Returns:
+            ``True`` when this call abandoned all of them, ``False`` when one was no longer held.
+        """
+        with self._mutex:
+            self._releasing = True
+        abandoned = [lease.abandon() for lease in self.leases]
+        return all(abandoned)
 
     def on_lost(self, callback: MultiLostCallback) -> Callable[[], None]:
         """Calls ``callback(self, lease, reason)`` once, with the first lease that is lost.
@@ -176,11 +187,11 @@ class MultiLease(Holding):
 class MultiLock:
     """Several keys that are acquired together: all of them or none.
 
-    The keys are taken in one order, that of their text, so that two of these never wait for each other. Other code may
-    take the same keys in another order: so whoever has some of them waits for the next one for half a second only.
-    Then it gives all back, waits with empty hands until that one is free, and begins anew. So nothing is deadlocked
-    whatever the order, and no key is held for long while another one is waited for. The price: first come, first
-    served holds for each key, not for all of them together.
+    The keys are acquired in one order, that of their text, so that two of these rarely wait for each other. A holder of
+    some of them waits for the next one for half a second only. Then it releases all, but keeps its place in line for
+    the one that was missing. In the next round it acquires that one first, and has twice the patience for the others.
+    So nothing is deadlocked, whatever order other code uses, and a crowd at one of the keys starves no one. The price:
+    first come, first served holds for each key, not for all of them together.
 
     As a context manager it waits as long as it takes, and raises `LockLost` at the end when a lease was lost within.
 
@@ -198,23 +209,28 @@ class MultiLock:
     def __repr__(self) -> str:
         return f"<MultiLock of {list(self.keys)} at {self._locks.url}>"
 
-    def acquire(self, timeout: float | None = None) -> MultiLease:
-        """Waits until all keys are had.
+    def acquire(self, *, timeout: Duration | None = None, attempts: int | None = None) -> MultiLease:
+        """Wait until all keys are acquired.
 
         Args:
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
-                single try.
+            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
+            attempts: How many rounds there are at most; ``None`` for any number.
 
         Raises:
-            LockTimeout: One was still held by others when the time was over; none was acquired.
+            LockTimeout: One was still held by others when the time was over, or after the last round; none was
+                acquired.
+            LockQueueFull: As many wait already for one of them as ``max_waiters`` allows; none was acquired.
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        return self._settled(lambda claims: self.acquiring(timeout, claims))
+        return self._settled(lambda claims: self.acquiring(timeout, claims, attempts))
 
-    def acquiring(self, timeout: float | None = None, claims: Claims | None = None) -> Steps[MultiLease]:
+    def acquiring(
+        self, timeout: Duration | None = None, claims: Claims | None = None, attempts: int | None = None
+    ) -> Steps[MultiLease]:
         """The steps of `acquire`."""
         until = None if timeout is None else self._now() + checked_timeout(timeout)
-        had = yield from self._acquiring(until, [] if claims is None else claims)
+        attempts = None if attempts is None else checked_count("attempts", attempts)
+        had = yield from self._acquiring(until, [] if claims is None else claims, attempts)
         if isinstance(had, MultiLease):
             return had
         blocked, refused = had
@@ -225,25 +241,30 @@ class MultiLock:
         had = yield from self._acquiring(self._now(), [] if claims is None else claims)
         return had if isinstance(had, MultiLease) else None
 
-    def _acquiring(self, until: float | None, claims: Claims) -> Steps[MultiLease | tuple[Lock, Refused]]:
-        """Return the lease of all keys, or the lock that was not available when the time was over."""
+    def _acquiring(
+        self, until: float | None, claims: Claims, attempts: int | None = None
+    ) -> Steps[MultiLease | tuple[Lock, Refused]]:
+        """Return the lease of all keys, or the lock that was not available in time, and the store's answer."""
+        order, patience, rounds = self._members, PATIENCE_SECONDS, 0
         while True:
-            had = yield from self._try(until, claims)
+            rounds += 1
+            last = attempts is not None and rounds >= attempts
+            had = yield from self._round(order, until, patience, claims, last, attempts is not None)
             if isinstance(had, MultiLease):
                 try:
                     if had.held:
                         return had
                     yield had.release  # one ended while the last one was waited for
+                    claims.clear()
                 except BaseException:
                     release_rest_later(had)
                     raise
                 continue
-            # With empty hands from here on.
-            if until is not None and self._now() >= until:
+            if not claims:
                 return had
-            blocked, _ = had
-            if (yield from blocked.awaiting(self._left(until, None))):
-                yield Pause(random.uniform(0, PAUSE))
+            # With empty hands from here on, and first in the next round at the key that was missing.
+            order = (had[0], *(lock for lock in self._members if lock is not had[0]))
+            patience = min(2 * patience, LONGEST_PATIENCE_SECONDS)
 
     def try_acquire(self) -> MultiLease | None:
         """All the leases, or ``None`` when others hold one of the keys or wait for it.
@@ -253,7 +274,7 @@ class MultiLock:
         """
         return self._settled(self.trying)
 
-    def run(self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
+    def run(self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any) -> T:
         """Calls the function while it holds all keys, and returns what it returns.
 
         Raises:
@@ -310,24 +331,43 @@ class MultiLock:
         if lease in leases:
             leases.remove(lease)
 
-    def _try(self, until: float | None, claims: Claims) -> Steps[MultiLease | tuple[Lock, Refused]]:
-        """Takes all of them, or none: then says which was not to be had."""
+    def _round(
+        self, order: Sequence[Lock], until: float | None, patience: float, claims: Claims, last: bool, bounded: bool
+    ) -> Steps[MultiLease | tuple[Lock, Refused]]:
+        """Acquire all of them, or none: then return the lock that was missing.
+
+        Unless its time is over, the place in line for that one is kept. Its claim is the only one left in ``claims``
+        then, and is used again in the next round.
+        """
         leases: list[Lease] = []
+        places = {lock.name: claim for lock, claim in claims}
         try:
-            for lock in self._members:
-                claim = lock.claim()
-                claims.append((lock, claim))
-                # With empty hands it waits for the first one for as long as it takes.
-                answer = yield from lock.asking(self._left(until, PATIENCE if leases else None), claim)
-                if isinstance(answer, Refused):
-                    yield partial(self._give_back, leases)
+            for lock in order:
+                claim = places.get(lock.name) or lock.claim()
+                if lock.name not in places:
+                    claims.append((lock, claim))
+                claim.patience = self._left(until, None) or None
+                # With empty hands it waits for the first one for as long as it takes, unless rounds are counted. A
+                # random part of the patience is left out, so that two that wait for each other don't release at the
+                # same time.
+                most = patience * random.uniform(0.5, 1) if leases or bounded else None
+                stay = not (last or self._is_over(until))
+                answer = yield from lock.asking(claim, self._left(until, most), stay)
+                if isinstance(answer, Lease):
+                    leases.append(answer)
+                    continue
+                yield partial(self._give_back, leases)
+                claims[:] = [(lock, claim)]
+                if last or self._is_over(until):
+                    if answer.position is not None:
+                        yield partial(lock.leave, claim)
                     claims.clear()
-                    return lock, answer
-                leases.append(answer)
+                return lock, answer
             return MultiLease(leases)
-        except BaseException:
+        except BaseException as error:
             self._give_back(leases)
-            _release_kept_later(claims)
+            for lock, claim in claims:
+                lock.undo(claim, error)
             raise
 
     @staticmethod
@@ -338,6 +378,9 @@ class MultiLock:
     def _left(self, until: float | None, most: float | None) -> float | None:
         left = None if until is None else max(0.0, until - self._now())
         return left if most is None else most if left is None else min(left, most)
+
+    def _is_over(self, until: float | None) -> bool:
+        return until is not None and self._now() >= until
 
     def _now(self) -> float:
         return self._locks.clock.now()

@@ -1,4 +1,4 @@
-"""Every outcome of every lock of this process, told to one function: for a log, a table, a metric."""
+"""What becomes of acquisitions and leases, for one function: of all locks of this process, or of one lock."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from celery_locks import signals
+from celery_locks import log, signals
 from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
 from celery_locks.names import part_of
 
-OutcomeKind = Literal["acquired", "contended", "timed_out", "released", "lost"]
+logger = log.logger(__name__)
+
+OutcomeKind = Literal["acquired", "contended", "timed_out", "renewed", "released", "lost"]
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,16 @@ class Outcome:
     """What became of an acquisition or a lease.
 
     Attributes:
-        kind: ``acquired``; ``contended`` (not to be had at once: it waits, or gives up); ``timed_out`` (the waiting was
-            over); ``released``; ``lost`` (it ended before it was released).
+        kind: ``acquired``; ``contended`` (not available: it waits, or gives up); ``timed_out`` (the wait is over);
+            ``renewed`` (for ``on_event`` of a lock only, not for `audit`); ``released``; ``lost`` (it ended before it
+            was released).
         key: What is locked.
         owner: The name of the holder, or of who was not to be one; ``None`` for a process without a name.
         fencing_token: The lease's number; ``None`` without a lease.
         reason: Why a lease was lost, else ``None``.
         holders: Who held the key instead, where there is no lease.
-        seconds: For how long it was waited for by this process (``acquired``), or held (``released``, ``lost``);
-            ``None`` without a lease.
+        seconds: For how long this process waited for it (``acquired``), or has held it (``renewed``, ``released``,
+            ``lost``); ``None`` without a lease.
         sender: The task, or the `Lock` or `Semaphore` outside a task.
         part: The part of the key of which it is a lease; see `LockInfo.part`.
     """
@@ -43,7 +46,30 @@ class Outcome:
     part: str = ""
 
 
-def audit(callback: Callable[[Outcome], object]) -> Callable[[], None]:
+OutcomeCallback = Callable[[Outcome], object]
+
+
+def of_lease(kind: OutcomeKind, lease: Lease, sender: object, reason: LossReason | None = None) -> Outcome:
+    """Return the outcome of a lease."""
+    seconds = lease.waited if kind == "acquired" else lease.held_for()
+    part = part_of(lease.claim.name)
+    return Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part)
+
+
+def of_key(kind: OutcomeKind, key: str, holders: list[str], owner: str | None, sender: object) -> Outcome:
+    """Return the outcome of an acquisition without a lease."""
+    return Outcome(kind, key, owner, holders=tuple(holders), sender=sender)
+
+
+def call(on_event: OutcomeCallback, outcome: Outcome) -> None:
+    """Call the hook of a lock. What it raises is logged."""
+    try:
+        on_event(outcome)
+    except Exception:
+        logger.exception("on_event of %r raised: %r", outcome.key, on_event)
+
+
+def audit(callback: OutcomeCallback) -> Callable[[], None]:
     """Calls ``callback(outcome)`` for every outcome in this process, of tasks too, until it is disconnected.
 
     It is called by the thread in which the outcome happens, losses by one of this library: be quick. What it raises is
@@ -57,26 +83,24 @@ def audit(callback: Callable[[Outcome], object]) -> Callable[[], None]:
         >>> stop()
     """
 
-    def of_lease(kind: OutcomeKind) -> Callable[..., object]:
+    def about_lease(kind: OutcomeKind) -> Callable[..., object]:
         def tell(sender: object, lease: Lease, reason: LossReason | None = None, **_: Any) -> None:
-            seconds = lease.waited if kind == "acquired" else lease.held_for()
-            part = part_of(lease.claim.name)
-            callback(Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part))
+            callback(of_lease(kind, lease, sender, reason))
 
         return tell
 
-    def of_key(kind: OutcomeKind) -> Callable[..., object]:
+    def about_key(kind: OutcomeKind) -> Callable[..., object]:
         def tell(sender: object, key: str, holders: list[str], owner: str | None = None, **_: Any) -> None:
-            callback(Outcome(kind, key, owner, holders=tuple(holders), sender=sender))
+            callback(of_key(kind, key, holders, owner, sender))
 
         return tell
 
     receivers = [
-        (signals.on_lock_acquired, of_lease("acquired")),
-        (signals.on_lock_contended, of_key("contended")),
-        (signals.on_lock_timed_out, of_key("timed_out")),
-        (signals.on_lock_released, of_lease("released")),
-        (signals.on_lock_lost, of_lease("lost")),
+        (signals.on_lock_acquired, about_lease("acquired")),
+        (signals.on_lock_contended, about_key("contended")),
+        (signals.on_lock_timed_out, about_key("timed_out")),
+        (signals.on_lock_released, about_lease("released")),
+        (signals.on_lock_lost, about_lease("lost")),
     ]
     for signal, receiver in receivers:
         signal.connect(receiver, weak=False)

@@ -1,9 +1,11 @@
-"""The owner names of tasks: which task it is, and where it runs or waits."""
+"""The names of owners: of tasks, by what they are and where they run or wait; and of kinds that users declare."""
 
 from __future__ import annotations
 
 import re
 from typing import Literal, NamedTuple, cast
+
+from celery_locks.errors import LockConfigError
 
 #: Where a task is: it runs on a worker, and may have acquired the lease in its body; was called by a process; or is
 #: parked, and its message goes to a queue. The last one is where a lease began that is not tied to a run.
@@ -17,6 +19,65 @@ _OWNER = re.compile(
 #: Escaped, so that no name or id can look like another's.
 _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
 _TABLE = str.maketrans(_ESCAPES)
+#: Those of an id of a declared owner, which ends at the next slash.
+_ID_TABLE = str.maketrans({**_ESCAPES, "/": "%2F"})
+_KIND = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class Owner:
+    """A kind of owner, such as a user: declared once, so that all its owners are named alike.
+
+    Called with ids it returns an owner's name, for ``owner=`` of `Locks` and of each lock.
+
+    Args:
+        kind: What its owners are, such as ``"user"``.
+        within: The kind that each of them belongs to, if there is one: `Locks.release_owned_by` releases what an owner
+            and those within it hold.
+
+    Raises:
+        LockConfigError: A kind has other characters than letters, digits, ``_``, ``.`` and ``-``.
+
+    Examples:
+        >>> user = Owner("user", within="org")
+        >>> user("org_1", "user_42")
+        'org:org_1/user:user_42'
+        >>> Owner("org")("org_1")
+        'org:org_1'
+    """
+
+    def __init__(self, kind: str, *, within: str | Owner | None = None) -> None:
+        if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+            raise LockConfigError(f"{kind!r} can't be a kind of owner: give letters, digits, '_', '.' and '-'")
+        outer = Owner(within) if isinstance(within, str) else within
+        self._kinds: tuple[str, ...] = (*(outer._kinds if outer is not None else ()), kind)
+
+    def __repr__(self) -> str:
+        return f"<Owner {'/'.join(self._kinds)}>"
+
+    def __call__(self, *ids: str | int) -> str:
+        """Return the name of an owner.
+
+        Args:
+            ids: The id of each kind, outermost first.
+
+        Raises:
+            LockConfigError: There are too many or too few, or one is no text or number, or is empty.
+        """
+        if len(ids) != len(self._kinds):
+            raise LockConfigError(
+                f"an owner of the kind {self._kinds[-1]} has {len(self._kinds)} ids, for {' and '.join(self._kinds)}: "
+                f"{len(ids)} were given"
+            )
+        for id in ids:
+            if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
+                raise LockConfigError(f"{id!r} can't be the id of an owner: give a text or a whole number")
+        named = zip(self._kinds, ids, strict=True)
+        return "/".join(f"{kind}:{str(id).translate(_ID_TABLE)}" for kind, id in named)
+
+
+def belongs_to(name: str, owner: str) -> bool:
+    """Return whether an owner's name is that of an owner, or of one within it."""
+    return name == owner or name.startswith(f"{owner}/")
 
 
 class TaskOwner(NamedTuple):

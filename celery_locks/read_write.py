@@ -9,6 +9,7 @@ from celery_locks.terms import Terms
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
+    from celery_locks.outcomes import OutcomeCallback
 
 #: Permits of the semaphore behind: a reader takes one, a writer all of them. So many may read at once.
 READERS = 1_000_000
@@ -35,10 +36,17 @@ class ReadWriteLock:
         ...     change()
     """
 
-    def __init__(self, locks: Locks, key: str, terms: Terms, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        locks: Locks,
+        key: str,
+        terms: Terms,
+        owner: str | None = None,
+        on_event: OutcomeCallback | None = None,
+    ) -> None:
         self.key = key
-        self.read = Lock(locks, key, terms.for_permits(1, READERS), owner)
-        self.write = Lock(locks, key, terms.for_permits(READERS, READERS), owner)
+        self.read = Lock(locks, key, terms.for_permits(1, READERS), owner, on_event=on_event)
+        self.write = Lock(locks, key, terms.for_permits(READERS, READERS), owner, on_event=on_event)
 
     def __repr__(self) -> str:
         return f"<ReadWriteLock {self.key!r}>"

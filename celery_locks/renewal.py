@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from celery_locks import log, threads
 from celery_locks.clock import Clock
@@ -76,6 +76,9 @@ class Watch:
 class Renewer:
     """Prolongs the leases of one store: each every ``renew_every`` seconds, next when its clock is at ``renew_at``."""
 
+    #: Whether its store was closed: it ends when it has nothing left to do.
+    closed = False
+
     def __init__(self) -> None:
         self._leases: dict[int, Lease] = {}
         #: Whether this thread still has to connect to the store by itself: then it does so at the first lease, well
@@ -94,6 +97,11 @@ class Renewer:
 
     def discard(self, lease: Lease) -> None:
         self._leases.pop(id(lease), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has leases to renew."""
+        return bool(self._leases)
 
     def end(self) -> None:
         self._ticker.end()
@@ -169,6 +177,9 @@ class _Release(NamedTuple):
 class Releaser:
     """Releases what could not be released at once, in one store."""
 
+    #: Whether its store was closed: it ends when it has nothing left to do.
+    closed = False
+
     def __init__(self) -> None:
         self._releases: dict[str, _Release] = {}
         # It sends on those in line, which is for a greenlet where there are greenlets.
@@ -178,6 +189,11 @@ class Releaser:
         """Releases what could not be released now, trying for so many seconds."""
         self._releases[token] = _Release(release, time.monotonic() + within)
         self._ticker.wake_in(TRY_AGAIN)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has leases to release."""
+        return bool(self._releases)
 
     def end(self) -> None:
         self._ticker.end()
@@ -213,6 +229,9 @@ class Releaser:
             return False
 
 
+Part = TypeVar("Part", Renewer, Releaser)
+
+
 class Keeper:
     """All renewal of a process."""
 
@@ -236,7 +255,9 @@ class Keeper:
     def forget(self, lease: Lease) -> None:
         """Neither watches nor renews it any more."""
         self._watch.discard(lease)
-        self._renewer(lease.store).discard(lease)
+        renewer = self._renewers.get(id(lease.store))
+        if renewer is not None:
+            renewer.discard(lease)
 
     def kept(self, token: str) -> Lease | None:
         """The lease with this owner token, as long as it is watched."""
@@ -272,6 +293,21 @@ class Keeper:
             if part is not None:
                 part.end()
 
+    def close(self, store: Store) -> None:
+        """End the threads that serve a store: those of its notices now, the others when they have nothing left to do.
+
+        Leases that are still held are renewed until they are released.
+        """
+        self.end_notices(store)
+        for part in (self._renewers.get(id(store)), self._releasers.get(id(store))):
+            if part is not None:
+                part.closed = True
+        self._end_closed()
+
+    def _end_closed(self) -> None:
+        _end_closed(self._renewers)
+        _end_closed(self._releasers)
+
     def end_notices(self, store: Store) -> None:
         """End the threads that read a store's notices. The next lease that is kept in it starts them anew."""
         for place, reader in list(self._readers.items()):
@@ -291,9 +327,12 @@ class Keeper:
         return [*self._renewers.values(), *self._releasers.values(), self._watch]
 
     def _renewer(self, store: Store) -> Renewer:
-        # By the store's identity, and kept: a process has few stores.
+        # By the store's identity, and kept until it is closed.
         renewer = self._renewers.get(id(store))
-        return self._renewers.setdefault(id(store), Renewer()) if renewer is None else renewer
+        if renewer is None:
+            self._end_closed()
+            renewer = self._renewers.setdefault(id(store), Renewer())
+        return renewer
 
     def _reader(self, store: Store, name: str) -> LossReader:
         place = id(store.serving(name)), name.partition("{")[0]
@@ -303,6 +342,13 @@ class Keeper:
     def _releaser(self, store: Store) -> Releaser:
         releaser = self._releasers.get(id(store))
         return self._releasers.setdefault(id(store), Releaser()) if releaser is None else releaser
+
+
+def _end_closed(parts: dict[int, Part]) -> None:
+    """End the threads of closed stores that have nothing left to do."""
+    for place, part in list(parts.items()):
+        if part.closed and not part.busy and parts.pop(place, None) is not None:
+            part.end()
 
 
 _keeper = Keeper()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery_locks.durations import Duration
 from celery_locks.errors import LockConfigError
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock
@@ -14,6 +15,7 @@ from celery_locks.terms import Terms, checked_count
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
+    from celery_locks.outcomes import OutcomeCallback
     from celery_locks.ticket import LockTicket
 
 T = TypeVar("T")
@@ -39,9 +41,17 @@ class Semaphore:
         >>> smtp.run(send_many, permits=3)      # three of them
     """
 
-    def __init__(self, locks: Locks, key: str, terms: Terms, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        locks: Locks,
+        key: str,
+        terms: Terms,
+        owner: str | None = None,
+        on_event: OutcomeCallback | None = None,
+    ) -> None:
         self.key = key
         self.limit = terms.limit
+        self._on_event = on_event
         self._locks = locks
         self._terms = terms
         self._owner = owner
@@ -50,16 +60,17 @@ class Semaphore:
     def __repr__(self) -> str:
         return f"<Semaphore {self.key!r} of {self.limit} at {self._locks.url}>"
 
-    def acquire(self, permits: int = 1, timeout: float | None = None) -> Lease:
+    def acquire(self, *, permits: int = 1, timeout: Duration | None = None, attempts: int | None = None) -> Lease:
         """Waits in line, first come first served, until enough permits are free.
 
         Args:
             permits: How many, all at once.
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes, 0 for a
-                single try.
+            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
+            attempts: How often the store is asked at most; see `Lock.acquire`.
 
         Raises:
-            LockTimeout: They were not to be had when the time was over.
+            LockTimeout: They were not available when the time was over, or at the last attempt.
+            LockQueueFull: As many wait already as ``max_waiters`` of the semaphore allows.
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
@@ -67,13 +78,13 @@ class Semaphore:
         lock = self.taking(permits)
         claim = lock.claim()
         try:
-            lease = lock.acquire(timeout, claim)
+            lease = lock.acquire(timeout=timeout, attempts=attempts, claim=claim)
             return lease  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
             lock.undo_interrupted(claim, error)
             raise
 
-    def try_acquire(self, permits: int = 1) -> Lease | None:
+    def try_acquire(self, *, permits: int = 1) -> Lease | None:
         """The lease, or ``None`` when too few permits are free or others wait for them.
 
         Raises:
@@ -89,7 +100,7 @@ class Semaphore:
             lock.undo_interrupted(claim, error)
             raise
 
-    def enqueue(self, permits: int = 1) -> LockTicket:
+    def enqueue(self, *, permits: int = 1) -> LockTicket:
         """Takes a place in line, or the lease if enough permits are free, and returns at once; see `LockTicket`.
 
         Raises:
@@ -105,24 +116,24 @@ class Semaphore:
             lock.undo_interrupted(claim, error)
             raise
 
-    def wait(self, permits: int = 1, timeout: float | None = None) -> bool:
+    def wait(self, *, permits: int = 1, timeout: Duration | None = None) -> bool:
         """Waits in line until so many permits are free, and takes none; see `Lock.wait`.
 
         Raises:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached.
         """
-        return self.taking(permits).wait(timeout)
+        return self.taking(permits).wait(timeout=timeout)
 
     def run(
-        self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: float | None = None, **kwargs: Any
+        self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: Duration | None = None, **kwargs: Any
     ) -> T:
         """Calls the function while it holds permits, and returns what it returns.
 
         Args:
             function: What to call with the arguments.
             permits: How many.
-            timeout: The longest waiting for them, in seconds.
+            timeout: The longest wait for them.
 
         Raises:
             LockTimeout: They were not to be had in time.
@@ -176,4 +187,4 @@ class Semaphore:
                 f"semaphore {self.key!r} with limit={permits} or more",
                 self.key,
             )
-        return Lock(self._locks, self.key, self._terms.for_permits(permits), self._owner, sender=self)
+        return Lock(self._locks, self.key, self._terms.for_permits(permits), self._owner, self, self._on_event)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
 from celery_locks.terms import (
+    DEFAULT_STORE,
     DEFAULT_TTL,
     SHORTEST_TTL,
     checked_count,
@@ -48,6 +49,7 @@ class LockOptions:
             ``True``, or after how many seconds it is to come.
         backoff: Delays of ``"retry"``.
         on_lost: What a lost lease does to running work: ``"abort"`` or ``"signal"``.
+        store: The name of the store that leases are kept in: one of the setting ``locks_stores``.
         enabled: The off switch.
     """
 
@@ -64,6 +66,7 @@ class LockOptions:
     park_safety_copy: bool | float = False
     backoff: Backoff = Backoff()
     on_lost: OnLost = "abort"
+    store: str = DEFAULT_STORE
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ OPTION_NAMES = tuple(field.name for field in fields(LockOptions))
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of an option in its plain form, such as seconds for a ``timedelta``.
+    """The value of an option in its plain form, such as seconds for a duration.
 
     Raises:
         LockConfigError: It is wrong, or ``name`` is no option's.
@@ -106,6 +109,12 @@ def checked(name: str, value: Any) -> Any:
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise LockConfigError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _store(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise LockConfigError(f"{name}={value!r} is not the name of a store: give one of the setting locks_stores")
     return value
 
 
@@ -162,5 +171,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "park_safety_copy": lambda name, value: value if isinstance(value, bool) else checked_ttl(value, name),
     "backoff": _backoff,
     "on_lost": _one_of(ON_LOST),
+    "store": _store,
     "enabled": _flag,
 }

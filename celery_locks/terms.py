@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from datetime import timedelta
 from typing import Any
 
+from celery_locks.durations import seconds_of
 from celery_locks.errors import LockConfigError
 
 SHORTEST_TTL = 0.001
 LONGEST_TTL = 365 * 24 * 3600.0
 DEFAULT_TTL = 30.0
 DEFAULT_PREFIX = "celery-locks"
+#: The name of the store that is used where no other is named.
+DEFAULT_STORE = "default"
 #: A lease is renewed every ``ttl / RENEWALS``.
 RENEWALS = 3
+#: The largest limit: every store counts exactly up to it. Lua in Redis has no other numbers than floats.
+LARGEST_COUNT = 2**53
 
 
 class Terms:
@@ -31,43 +34,35 @@ class Terms:
         max_hold: float | None = None,
         limit: int = 1,
         permits: int = 1,
+        max_waiters: int = 0,
     ) -> None:
         self.ttl = ttl
         self.renew = renew
         self.max_hold = max_hold
         self.limit = limit
         self.permits = permits
+        self.max_waiters = max_waiters
         self.interval = renewal_interval(ttl, renew)
         self.first_ttl = ttl if max_hold is None else min(ttl, max_hold)
 
     def for_permits(self, permits: int, limit: int | None = None) -> Terms:
         """The same, for so many permits."""
-        return Terms(self.ttl, self.renew, self.max_hold, self.limit if limit is None else limit, permits)
+        limit = self.limit if limit is None else limit
+        return Terms(self.ttl, self.renew, self.max_hold, limit, permits, self.max_waiters)
 
 
 def checked_ttl(value: Any, name: str = "ttl") -> float:
     """The ttl in seconds.
 
     Raises:
-        LockConfigError: It is no number, or out of bounds.
+        LockConfigError: It is no duration, or out of bounds.
     """
     seconds = seconds_of(name, value)
     if not SHORTEST_TTL <= seconds <= LONGEST_TTL:
-        raise LockConfigError(f"{name} must be between 1 ms and a year, in seconds, not {value!r}")
+        raise LockConfigError(
+            f'{name}={value!r} is out of bounds: give a duration from 1 ms to a year, such as 30 or "5m"'
+        )
     return seconds
-
-
-def seconds_of(name: str, value: Any) -> float:
-    """A time in seconds, of any sign.
-
-    Raises:
-        LockConfigError: It is no finite number and no ``timedelta``.
-    """
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if is_number(value):
-        return float(value)
-    raise LockConfigError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
 
 
 def renewal_interval(ttl: float, renew: bool | float) -> float | None:
@@ -85,12 +80,21 @@ def renewal_interval(ttl: float, renew: bool | float) -> float | None:
 
 
 def checked_renew(value: Any) -> bool | float:
-    """Whether to renew, or how often, in seconds.
+    """Return whether to renew, or how often, in seconds.
 
     Raises:
         LockConfigError: It is neither.
     """
     return value if isinstance(value, bool) else seconds_of("renew", value)
+
+
+def checked_timeout(timeout: Any) -> float:
+    """Return the longest wait in seconds; 0 for one below 0.
+
+    Raises:
+        LockConfigError: It is no duration.
+    """
+    return max(0.0, seconds_of("timeout", timeout))
 
 
 def checked_longest(name: str, value: Any, lowest: float = SHORTEST_TTL) -> float | None:
@@ -103,7 +107,7 @@ def checked_longest(name: str, value: Any, lowest: float = SHORTEST_TTL) -> floa
         return None
     seconds = seconds_of(name, value)
     if seconds < lowest:
-        raise LockConfigError(f"{name} must be at least {lowest:g} seconds or None, not {value!r}")
+        raise LockConfigError(f"{name}={value!r} is too short: give at least {lowest:g} s, or None for no bound")
     return seconds
 
 
@@ -111,19 +115,13 @@ def checked_count(name: str, value: Any) -> int:
     """A number of permits, waiters and such.
 
     Raises:
-        LockConfigError: It is no whole number above 0.
+        LockConfigError: It is no whole number above 0, or above `LARGEST_COUNT`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise LockConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if value > LARGEST_COUNT:
+        raise LockConfigError(f"{name}={value} is too large: give at most {LARGEST_COUNT}, which is 2**53")
     return value
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number that a float can hold, and no flag."""
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int that no float can hold
-        return False
 
 
 def did_you_mean(name: str, known: Any) -> str:

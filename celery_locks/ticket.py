@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_locks.errors import LockNotOwned
+from celery_locks.durations import Duration
+from celery_locks.errors import LockError, LockNotOwned
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.steps import Steps, run
 from celery_locks.stores.base import Claim, Refused
@@ -58,11 +59,12 @@ class LockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
+        claim = self.claim
         try:
             position = run(self.looking())
             return position  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            self._lock.undo_interrupted(self.claim, error)
+            self._give_up(claim, error)
             raise
 
     def looking(self) -> Steps[int | None]:
@@ -70,25 +72,26 @@ class LockTicket:
         refused = None if self._lease else (yield from self._look(0.0))
         return None if refused is None else refused.position
 
-    def wait(self, timeout: float | None = None) -> Lease:
+    def wait(self, *, timeout: Duration | None = None) -> Lease:
         """Waits until it is its turn. After a `LockTimeout` it still stands in line, and may wait again.
 
         Args:
-            timeout: The longest waiting in seconds (or a ``timedelta``); ``None`` for as long as it takes.
+            timeout: The longest wait; ``None`` for as long as it takes.
 
         Raises:
             LockTimeout: It was not its turn when the time was over.
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
+        claim = self.claim
         try:
             lease = run(self.waiting(timeout))
             return lease  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            self._lock.undo_interrupted(self.claim, error)
+            self._give_up(claim, error)
             raise
 
-    def waiting(self, timeout: float | None = None) -> Steps[Lease]:
+    def waiting(self, timeout: Duration | None = None) -> Steps[Lease]:
         """The steps of `wait`."""
         if self._lease is None and (refused := (yield from self._look(timeout))) is not None:
             raise self._lock.timed_out(refused)
@@ -109,7 +112,17 @@ class LockTicket:
         self._lock.leave(self.claim)
         return True
 
-    def _look(self, timeout: float | None) -> Steps[Refused | None]:
+    def begin_anew(self) -> None:
+        """Stand in line by a new owner token from now on: the old one is given up, maybe a little later."""
+        self.claim = self._lock.claim()
+
+    def _give_up(self, claim: Claim, error: BaseException) -> None:
+        """After an interrupt: give up the place in line, or the lease that no one has heard of."""
+        self._lock.undo_interrupted(claim, error)
+        if not isinstance(error, LockError) and self._lease is None and self.claim is claim:
+            self.begin_anew()
+
+    def _look(self, timeout: Duration | None) -> Steps[Refused | None]:
         if self._cancelled:
             raise LockNotOwned(f"the place in line for {self._lock.key!r} was cancelled", self._lock.key)
         answer = yield from self._lock.standing(self.claim, timeout, self._place)

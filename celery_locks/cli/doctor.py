@@ -44,7 +44,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
     type=Seconds(0),
     default=PATIENCE,
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How long a free key with somebody in line is watched before it counts as stuck.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

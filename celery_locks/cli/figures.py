@@ -24,7 +24,7 @@ LOCKS, LOOKS = 1_000, 100
     type=Seconds(0),
     default=10,
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How soon a lease is near its end.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -64,7 +64,7 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
 
 @click.command("wait", short_help="Wait until a key is free.")
 @key_argument
-@click.option("--timeout", type=Seconds(0), metavar="SECONDS", help="The longest waiting; none by default.")
+@click.option("--timeout", type=Seconds(0), metavar="DURATION", help="The longest waiting; none by default.")
 @click.pass_context
 def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
     """Waits in line until KEY could be had, and takes nothing. The exit status is 1 when it was not free in time.
@@ -74,7 +74,7 @@ def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
       celery -A proj locks wait deploy --timeout 60 && ./deploy.sh
     """
     lock = locks_of(ctx).lock(key)
-    if not lock.wait(timeout):
+    if not lock.wait(timeout=timeout):
         holders = lock.holders()
         who = f"it is held by {_names(holders)}" if holders else "others are before in line"
         raise click.ClickException(f"{printable(key)} was not free within {timeout:g} s: {who}")

@@ -6,13 +6,15 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from celery_locks import Locks
 from celery_locks.cli.escapes import printable
-from celery_locks.durations import duration
+from celery_locks.durations import duration, seconds_of
+from celery_locks.errors import LockConfigError
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import Holder
 
@@ -31,20 +33,27 @@ def locks_of(ctx: click.Context) -> Locks:
 
 
 class Seconds(click.FloatRange):
-    """A time in seconds: a finite number, from a lowest one on."""
+    """A duration, from a shortest one on: a number of seconds, or a text such as ``5m``."""
 
-    name = "seconds"
+    name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number.
+        """Return the seconds.
 
         Raises:
-            click.BadParameter: It is no such number.
+            click.BadParameter: It is no duration, or too short.
         """
-        seconds: float = super().convert(value, param, ctx)
+        try:
+            seconds = float(value)
+        except ValueError:  # a text with units
+            seconds = math.nan
+            with suppress(LockConfigError):
+                seconds = seconds_of(self.name, value)
         if not math.isfinite(seconds):
-            self.fail(f"{value} is not a number of seconds", param, ctx)
-        return seconds
+            self.fail(
+                f"{value} is not a duration: give a number of seconds, or a text such as 30s, 5m or 1h30m", param, ctx
+            )
+        return float(super().convert(seconds, param, ctx))
 
 
 #: For commands on one key.

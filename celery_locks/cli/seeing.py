@@ -97,7 +97,7 @@ def find(locks: Locks, wanted: Wanted, after: str | None, count: int) -> tuple[l
 @click.option("--prefix", default="", callback=as_typed, help="Only keys that begin so.")
 @click.option("--task", help="Only keys held by tasks of this name.")
 @click.option("--owner", metavar="TEXT", help="Only keys held by somebody whose name has this in it, such as a worker.")
-@click.option("--longer", type=Seconds(0), metavar="SECONDS", help="Only keys held for longer than that.")
+@click.option("--longer", type=Seconds(0), metavar="DURATION", help="Only keys held for longer than that.")
 @click.option("--waiting", is_flag=True, help="Only keys for which somebody waits.")
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
 @click.option(

@@ -27,7 +27,7 @@ Table = tuple[Any, list[Any]]
 @click.option("--prefix", default="", callback=as_typed, help="Only keys that begin so.")
 @escaped_option
 @click.option("--count", type=click.IntRange(1, 200), default=20, show_default=True, help="How many keys at most.")
-@click.option("--interval", type=Seconds(0.1), default=1.0, show_default=True, metavar="SECONDS", help="How often.")
+@click.option("--interval", type=Seconds(0.1), default=1.0, show_default=True, metavar="DURATION", help="How often.")
 @click.option("--times", type=click.IntRange(1), help="Stop after so many looks.")
 @click.pass_context
 def watch_command(ctx: click.Context, prefix: str, count: int, interval: float, times: int | None) -> None:

@@ -20,7 +20,7 @@ from celery_locks.lease import Lease, release_or_later
 from celery_locks.lock import Lock, holder_names, this_process, who_holds
 from celery_locks.names import CALL
 from celery_locks.tasks.contention import Skipped
-from celery_locks.tasks.header import fields_in, with_fields
+from celery_locks.tasks.header import fields_in, store_field, with_fields
 from celery_locks.tasks.options import locks_for
 from celery_locks.terms import LONGEST_TTL
 
@@ -92,7 +92,7 @@ def call(task: LockedTask, spec: TaskLock, key: str, send: Send, options: dict[s
 
 def lock_of_call(task: LockedTask, spec: TaskLock, key: str, owner: str) -> Lock:
     """The lock on which a call takes its lease."""
-    locks = locks_for(task.app)
+    locks = locks_for(task.app, spec.options.store)
     lock = Lock(locks, key, spec.terms, owner, sender=task)
     if spec.scope.apart:
         lock.name = locks.name(lock.key, CALL)
@@ -125,6 +125,7 @@ def _seconds_until(app: Any, moment: Any) -> float:
 
 def _send_under(lease: Lease, spec: TaskLock, lock: Lock, send: Send, options: dict[str, Any]) -> Any:
     ours = {"id": options["task_id"], "key": lock.key, "lock": lock.name, "token": lease.token}
+    ours |= store_field(lock.store_name)
     if spec.scope.lasting:
         ours["lasting"] = True
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery_locks.errors import LockConfigError
@@ -34,19 +34,20 @@ def locked_names(app: Any) -> list[str]:
     return [name for name, task in list(app.tasks.items()) if hasattr(type(task), "lock_options") and task.locks_runs()]
 
 
-def check_start(worker: Any, locks: Locks) -> None:
+def check_start(worker: Any, stores: Mapping[str, Locks]) -> None:
     """Check that the tasks of a worker that starts are locked.
 
     Raises:
         LockConfigError: One can't be, or each process of the pool would have locks of its own.
     """
-    tasks = locked_tasks(worker.app)
-    if tasks and not locks.store.shared and _processes(worker) > 1:
-        raise LockConfigError(
-            f"the store {locks.url} is in the memory of one process, and the pool has {_processes(worker)}, so "
-            f"nothing would be locked ({tasks[0].name}): set locks_url to a store that processes share, such as "
-            "sqlite:////path, or use --pool=threads or --pool=solo"
-        )
+    locked = locked_tasks(worker.app)
+    for locks in stores.values() if locked else ():  # a call may choose any of them
+        if not locks.store.shared and _processes(worker) > 1:
+            raise LockConfigError(
+                f"the store {locks.url} is in the memory of one process, and the pool has {_processes(worker)}, so "
+                f"nothing would be locked ({locked[0].name}): set locks_url to a store that processes share, such as "
+                "sqlite:////path, or use --pool=threads or --pool=solo"
+            )
 
 
 def _processes(worker: Any) -> int:

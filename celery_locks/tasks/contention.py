@@ -108,7 +108,7 @@ class Contention:
         Raises:
             LockTimeout: It was still held by others then.
         """
-        return self.lock.acquire(self.options.max_wait, self.claim)
+        return self.lock.acquire(timeout=self.options.max_wait, claim=self.claim)
 
     def retry(self) -> Lease:
         """Publish the message again, to come after the backoff's pause. An eager run waits instead.

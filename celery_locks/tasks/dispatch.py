@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery_locks import log
+from celery_locks.durations import seconds_of
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.parking import Dispatch, Parking, due_again
 from celery_locks.tasks.pack import publish
 
 logger = log.logger(__name__)
 
-#: Setting: for how many seconds a key is kept for a dispatched task, before the task is dispatched once more.
+#: Setting: how long a key is kept for a dispatched task, before the task is dispatched once more.
 CALL_TTL = "locks_call_ttl"
 DEFAULT_CALL_TTL = 60.0
 
@@ -44,7 +45,7 @@ def publish_dispatched(app: Any, parking: Parking, dispatches: Iterable[Dispatch
 
 def call_ttl(conf: Any) -> float:
     """Return the setting `CALL_TTL`, in seconds."""
-    return float(conf.get(CALL_TTL, DEFAULT_CALL_TTL))
+    return seconds_of(CALL_TTL, conf.get(CALL_TTL, DEFAULT_CALL_TTL))
 
 
 def _publish(app: Any, connection: Any, dispatch: Dispatch) -> None:

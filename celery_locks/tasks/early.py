@@ -18,6 +18,7 @@ from celery.worker.strategy import default
 from celery_locks import log, owners
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import Lock
+from celery_locks.renewal import keeper
 from celery_locks.stores.parking import Parking, Ticket, tickets_of
 from celery_locks.tasks.brokers import broker_id
 from celery_locks.tasks.contention import Contention, Park
@@ -42,7 +43,7 @@ def strategy(task: LockedTask, app: Any, consumer: Any, **options: Any) -> Calla
     handle: Callable[..., Any] = default(task, app, consumer, **options)
     if not app.conf.get(PARK_BEFORE_POOL, False) or not _parks_early(task):
         return handle
-    parking = tickets_of(locks_for(app).store)
+    parking = tickets_of(locks_for(app, task.lock_options.store).store)
     if parking is None:
         return handle
     early = EarlyParking(task, consumer, parking)
@@ -84,9 +85,11 @@ class EarlyParking:
     def parks(self, message: Any) -> bool:
         """Parks a message of protocol 2 if its key is held. Returns whether it did."""
         headers = message.headers
-        # One that was in line already enters by its ticket. One that waits for its eta has its turn by then.
+        # One that was in line already enters by its ticket, one that took its key at the call under that key. One that
+        # waits for its eta has its turn by then.
         ours = fields_in(headers, headers["id"])
-        if "ticket" in ours or "options" in ours or headers.get("eta") or not self._task.locks_runs():
+        settled = ours.keys() & {"ticket", "key", "options"}
+        if settled or headers.get("eta") or not self._task.locks_runs():
             return False
         if headers["id"] in self._consumer.controller.state.revoked or time.monotonic() < self._left_alone_until:
             return False
@@ -107,7 +110,8 @@ class EarlyParking:
             return False
         task_id = headers["id"]
         owner = owners.running(task.name, task_id, self._consumer.hostname)
-        lock = Lock(locks_for(app), task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
+        locks = locks_for(app, task.lock_options.store)
+        lock = Lock(locks, task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
         claim = lock.claim()
         id = ticket_id(headers, task_id, headers.get("retries"), headers.get("replaced_task_nesting"))
         ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters, broker=broker_id(app))
@@ -115,11 +119,16 @@ class EarlyParking:
             return False
         # Reported before it parks: afterwards another worker may have run it already, and reported that.
         self._report_waiting(message, lock)
-        text = pack_message(app, message, ticket_fields(lock.key, ticket, time.time()))
+        text = pack_message(app, message, ticket_fields(lock, ticket, time.time()))
         push = push_of(app, text, self._parking) if self._virtual else None
         parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
         ticket = replace(ticket, message=text, push=push, owner=parked_owner)
-        parked = self._parking.park(claim, ticket)
+        try:
+            parked = self._parking.park(claim, ticket)
+        except StoreUnavailable:
+            # The pool gets the message. A copy of the request that comes late must not park it.
+            keeper().release_later(locks.store, claim.name, claim.token, claim.ttl)
+            raise
         if parked is None:
             return False
         log_parked(task.name, task_id, Contention(task, lock, claim, task.lock_options, refused=parked.refused))

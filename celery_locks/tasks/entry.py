@@ -18,7 +18,7 @@ from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import records
 from celery_locks.tasks.contention import Contention, ContentionPolicy, Skipped, is_local
 from celery_locks.tasks.deferral import defer
-from celery_locks.tasks.header import fields_of, for_later
+from celery_locks.tasks.header import fields_of, for_later, store_in
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.policies import POLICIES
 from celery_locks.terms import SHORTEST_TTL
@@ -73,9 +73,10 @@ class Entry:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.locks = locks_for(self.task.app)
         self.ours: Mapping[str, Any] = fields_of(request)
-        # The key under which the task was called or parked, even where the key would be another one now.
+        # The key under which the task was called or parked, and its store, even where they would be others now.
+        self.store = store_in(self.ours) if "key" in self.ours else self.spec.options.store
+        self.locks = locks_for(self.task.app, self.store)
         self.key: str = self.ours.get("key") or self.spec.key_for(self.args, self.kwargs)
         name = self.task.name
         self.owner = owners.running(name, request.id, request.hostname) if request.id else f"{name} of a map"
@@ -223,7 +224,7 @@ class Entry:
         if adopts:
             claim = replace(claim, adopts=adopts)
         self.claims.append(claim)
-        records.write(claim.token, claim.name, self.key, self.task.name, self.request.id or "")
+        records.write(claim.token, claim.name, self.key, self.task.name, self.request.id or "", self.store)
         return claim
 
     def _lock(self) -> Lock:

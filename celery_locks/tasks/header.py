@@ -11,6 +11,8 @@
 ``key``, ``lock``, ``token``
     The key under which the task was called or parked, the lock's name in the store, and the owner token of the lease
     that its call took. The run settles these, even where the key would be another one now.
+``store``
+    The name of the store that these are in, where it is not the default one.
 ``lasting``
     The call's lease stays until it expires.
 ``started``
@@ -32,6 +34,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery.signals import before_task_publish
+
+from celery_locks.terms import DEFAULT_STORE
 
 #: The name of our header.
 HEADER = "celery_locks"
@@ -73,6 +77,16 @@ def for_later(headers: Any, task_id: str | None, **fields: Any) -> dict[str, Any
 def ours_alone(request: Any) -> dict[str, Any]:
     """Return our header of a request, if it has one, as headers."""
     return {HEADER: request.headers[HEADER]} if fields_of(request) else {}
+
+
+def store_in(ours: Mapping[str, Any]) -> str:
+    """Return the name of the store in which the key of a message is settled."""
+    return str(ours.get("store", DEFAULT_STORE))
+
+
+def store_field(store: str) -> dict[str, str]:
+    """Return the field that names a store; none for the default one, so that most messages are as short as before."""
+    return {} if store == DEFAULT_STORE else {"store": store}
 
 
 def new_publication() -> str:

@@ -9,9 +9,10 @@ from typing import Any, Literal, TypedDict
 from celery_locks.backoff import Backoff
 from celery_locks.settings import OnLost, ScopeName
 from celery_locks.tasks.contention import Contention, ContentionPolicy
+from celery_locks.tasks.duration_texts import DurationText
 
-#: Seconds, or a ``timedelta``.
-Duration = float | timedelta
+#: Seconds, a ``timedelta``, or a text such as ``"5m"``.
+Duration = float | timedelta | DurationText
 #: A template, a callable with the task's signature, or ``None`` for the task's name with all arguments.
 Key = str | Callable[..., str] | None
 #: What may happen to a call that finds its key held.
@@ -50,4 +51,5 @@ class LockKeywords(TypedDict, total=False):
     park_safety_copy: bool | Duration
     backoff: Backoff
     on_lost: OnLost
+    store: str
     enabled: bool

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
-from celery_locks.locks import Locks
+from celery_locks.locks import Locks, app_store, named_stores
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked
 from celery_locks.tasks import telemetry
 from celery_locks.tasks.brokers import BROKER
@@ -21,7 +21,7 @@ from celery_locks.tasks.dispatch import CALL_TTL
 from celery_locks.tasks.lives import FOLDER
 from celery_locks.tasks.policies import POLICIES, check_call_side, check_policies, run_policy
 from celery_locks.tasks.sweeper import SWEEP_INTERVAL
-from celery_locks.terms import checked_ttl, did_you_mean
+from celery_locks.terms import DEFAULT_STORE, checked_ttl, did_you_mean
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -44,6 +44,7 @@ PARK_BEFORE_POOL = "locks_park_before_pool"
 _APP_SETTINGS = (
     *(APP_PREFIX + name for name in _APP_OPTIONS),
     "locks_url",
+    "locks_stores",
     "locks_prefix",
     SWEEP_INTERVAL,
     CALL_TTL,
@@ -54,17 +55,29 @@ _APP_SETTINGS = (
 )
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_locks: WeakKeyDictionary[Any, Locks] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[Any, dict[str, Locks]] = WeakKeyDictionary()
 
 
-def locks_for(app: Any) -> Locks:
-    """The locks of an app, made once a process.
+def locks_for(app: Any, store: str = DEFAULT_STORE) -> Locks:
+    """Return the locks of an app in one of its stores, made once a process.
 
     Raises:
-        LockConfigError: The app's settings name no store.
+        LockConfigError: The app's settings name no such store.
     """
-    locks = _locks.get(app)
-    return _locks.setdefault(app, Locks.from_app(app)) if locks is None else locks
+    made = _locks.get(app)
+    if made is None:
+        made = _locks.setdefault(app, {})
+    locks = made.get(store)
+    return made.setdefault(store, Locks.from_app(app, store)) if locks is None else locks
+
+
+def all_locks(app: Any) -> dict[str, Locks]:
+    """Return the locks of an app in each of its stores, by the store's name.
+
+    Raises:
+        LockConfigError: The app's settings name no default store.
+    """
+    return {name: locks_for(app, name) for name in dict.fromkeys((DEFAULT_STORE, *named_stores(app.conf)))}
 
 
 def is_celerys_own(name: str) -> bool:
@@ -85,6 +98,8 @@ def options_of(task: type[LockedTask], conf: Mapping[str, Any], instance: Mappin
     """
     own = options_of_class(task) | _own_values(instance)
     options = checked_options({**_options_of_app(conf), **own})
+    if options.store != DEFAULT_STORE:
+        app_store(conf, options.store)
     # Both sides as a setting of the app are for tasks of all scopes.
     if "on_contention" not in own and not isinstance(options.on_contention, Mapping):
         check_call_side(options.on_contention, options.scope, task.name)
@@ -250,7 +265,10 @@ def check_settings(conf: Mapping[str, Any]) -> None:
         LockConfigError: One is wrong, or is no setting of ours.
     """
     _check_names(conf)
-    checked_options(_options_of_app(conf))
+    options = checked_options(_options_of_app(conf))
+    for name in (*named_stores(conf), options.store):
+        if name != DEFAULT_STORE:
+            app_store(conf, name)
     for name in (SWEEP_INTERVAL, CALL_TTL):
         if name in conf:
             checked_ttl(conf[name], name)

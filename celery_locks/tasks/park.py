@@ -23,7 +23,7 @@ from celery_locks.tasks import events
 from celery_locks.tasks.brokers import broker_id
 from celery_locks.tasks.deferral import Deferred, longest_pause, publish_later, timed_out
 from celery_locks.tasks.dispatch import call_ttl, publish_dispatched
-from celery_locks.tasks.header import fields_in, fields_of, new_publication
+from celery_locks.tasks.header import fields_in, fields_of, new_publication, store_field
 from celery_locks.tasks.pack import pack, pushed
 from celery_locks.tasks.queues import queue_of
 
@@ -159,10 +159,10 @@ def _may_be_copy(request: Any) -> bool:
     return bool("publication" in ours or "ticket" in ours or (request.delivery_info or {}).get("redelivered"))
 
 
-def ticket_fields(key: str, ticket: Ticket, since: float) -> dict[str, Any]:
+def ticket_fields(lock: Lock, ticket: Ticket, since: float) -> dict[str, Any]:
     """Return the fields of our header in a message that is dispatched from the line."""
     ours = {"id": ticket.task_id, "ticket": ticket.id, "broker": ticket.broker, "count": 1}
-    return {**ours, "key": key, "since": since}
+    return {**ours, "key": lock.key, "since": since, **store_field(lock.store_name)}
 
 
 def _since(contention: Contention) -> float:
@@ -183,7 +183,7 @@ def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
 
 def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
     task, request = contention.task, contention.task.request
-    message = pack(task, ticket_fields(contention.key, ticket, _since(contention)))
+    message = pack(task, ticket_fields(contention.lock, ticket, _since(contention)))
     owner = owners.parked(task.name, request.id, queue_of(task.app, request.delivery_info))
     return replace(ticket, message=message, push=push_of(task.app, message, parking), owner=owner)
 
@@ -222,7 +222,7 @@ def _publish_safety_copy(contention: Contention, ticket: Ticket) -> None:
         return
     asked = contention.options.park_safety_copy
     late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
-    fields = ticket_fields(contention.key, ticket, _since(contention)) | {"copy": True, "count": 0}
+    fields = ticket_fields(contention.lock, ticket, _since(contention)) | {"copy": True, "count": 0}
     try:
         publish_later(task, late, lambda _: fields, retry_policy={"max_retries": 1, "interval_start": 0})
     except Exception as error:  # whatever the broker's client raises: the task is in line all the same

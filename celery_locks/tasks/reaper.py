@@ -12,11 +12,12 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from celery_locks import log
 from celery_locks.errors import StoreUnavailable
-from celery_locks.locks import Locks
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Dispatch, Parking, tickets_of
 from celery_locks.tasks import records
 from celery_locks.tasks.brokers import broker_id
@@ -38,13 +39,13 @@ class Reaper:
 
     Args:
         app: The app whose broker gets the messages of those whose turn comes by it.
-        locks: The app's locks.
+        stores: The app's stores, by name.
         life: The life of this worker.
     """
 
-    def __init__(self, app: Any, locks: Locks, life: Life) -> None:
+    def __init__(self, app: Any, stores: Mapping[str, Store], life: Life) -> None:
         self._app = app
-        self._locks = locks
+        self._stores = stores
         self._life = life
         self._pid = os.getpid()
         self._closing = False
@@ -129,15 +130,23 @@ class Reaper:
         try:
             if not member.is_dead(fd, same_namespace):
                 return False
+            away: StoreUnavailable | None = None
             for written in records.read(fd):
-                self._free(member, written)
+                try:
+                    self._free(member, written)
+                except StoreUnavailable as error:  # noqa: PERF203 - another one may serve
+                    away = error
+            if away is not None:
+                raise away
             member.path.unlink(missing_ok=True)
             return True
         finally:
             os.close(fd)
 
     def _free(self, member: Member, written: Written) -> None:
-        store, name, token = self._locks.store, written.name, written.token
+        store, name, token = self._stores.get(written.store), written.name, written.token
+        if store is None:  # of a worker with other settings: the lease ends with its ttl
+            return
         if not written.since:
             store.leave(name, token)
         parking = tickets_of(store)

@@ -20,6 +20,7 @@ from celery.signals import worker_process_init
 
 from celery_locks import log
 from celery_locks.tasks.lives import Life, Process, lock_file, new_life, published
+from celery_locks.terms import DEFAULT_STORE
 
 logger = log.logger(__name__)
 
@@ -44,6 +45,7 @@ class Written:
         task: The task's name.
         task_id: Its id.
         since: When it was granted, in seconds since 1970; 0 when it is not known to be.
+        store: The name of the store.
     """
 
     token: str
@@ -52,6 +54,7 @@ class Written:
     task: str
     task_id: str
     since: float
+    store: str
 
 
 class Record:
@@ -79,7 +82,7 @@ class Record:
         hidden.rename(path)
 
     def write(self, token: str, *rest: str) -> None:
-        """Writes a claim down: token, name, key, task, task id."""
+        """Writes a claim down: token, name, key, task, task id, store."""
         data = "\0".join((token, *rest)).encode("utf-8", "surrogatepass")
         if len(data) > SLOT - _HEADER.size or data.count(b"\0") != len(rest):
             return  # rarer than it is worth: the lease ends with its ttl
@@ -119,10 +122,10 @@ def _written(slot: bytes) -> Written | None:
         return None
     since, length = _HEADER.unpack_from(slot)
     parts = slot[_HEADER.size : _HEADER.size + length].decode("utf-8", "replace").split("\0")
-    if not length or len(parts) != 5:
+    if not length or len(parts) not in (5, 6):  # the version before knew one store
         return None
-    token, name, key, task, task_id = parts
-    return Written(token, name, key, task, task_id, since)
+    token, name, key, task, task_id = parts[:5]
+    return Written(token, name, key, task, task_id, since, parts[5] if len(parts) == 6 else DEFAULT_STORE)
 
 
 # ---------------------------------------------------------------------- of this process
@@ -173,12 +176,12 @@ def own_record() -> Record | None:
     return _record
 
 
-def write(token: str, name: str, key: str, task: str, task_id: str) -> None:
+def write(token: str, name: str, key: str, task: str, task_id: str, store: str = DEFAULT_STORE) -> None:
     """Writes down a claim that is about to be made."""
     record = _record or own_record()
     if record is not None:
         try:
-            record.write(token, name, key, task, task_id)
+            record.write(token, name, key, task, task_id, store)
         except OSError as error:
             _full(error)
 

@@ -17,7 +17,7 @@ from celery_locks import owners
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.tasks.header import fields_of, with_fields
+from celery_locks.tasks.header import fields_of, store_field, store_in, with_fields
 from celery_locks.tasks.options import locks_for
 from celery_locks.terms import LONGEST_TTL
 
@@ -50,7 +50,7 @@ class PostponedRetry(Retry):
         self.published = self._send()
 
 
-def hand_to_retry(task: LockedTask, spec: TaskLock, lease: Lease, pause: float) -> bool:
+def hand_to_retry(task: LockedTask, spec: TaskLock, store: str, lease: Lease, pause: float) -> bool:
     """Hand the lease of a run to the retry whose message is about to be published, to run after a pause in seconds.
 
     Returns:
@@ -72,7 +72,7 @@ def hand_to_retry(task: LockedTask, spec: TaskLock, lease: Lease, pause: float) 
     except StoreUnavailable:
         return release_or_later(lease)
     if handed:
-        ours = {"id": request.id, "key": lease.key, "lock": claim.name, "token": claim.token}
+        ours = {"id": request.id, "key": lease.key, "lock": claim.name, "token": claim.token} | store_field(store)
         request.headers = with_fields(request.headers, **ours)
     return handed
 
@@ -81,5 +81,5 @@ def take_from_retry(task: LockedTask, spec: TaskLock) -> None:
     """Release what was handed to a retry whose message could not be published."""
     ours = fields_of(task.request)
     if "token" in ours:
-        store = locks_for(task.app).store
+        store = locks_for(task.app, store_in(ours)).store
         keeper().release_later(store, ours["lock"], ours["token"], spec.options.ttl)

@@ -15,13 +15,14 @@ from celery import signals
 from celery.utils.functional import maybe_list
 
 from celery_locks import log
-from celery_locks.errors import LockError
+from celery_locks.errors import LockError, StoreUnavailable
+from celery_locks.locks import Locks
 from celery_locks.stores.parking import Dispatch, Parking, tickets_of
 from celery_locks.tasks.brokers import broker_id
 from celery_locks.tasks.dispatch import publish_dispatched
 from celery_locks.tasks.ends import RunEnd, end_of
-from celery_locks.tasks.header import fields_in
-from celery_locks.tasks.options import locks_for
+from celery_locks.tasks.header import fields_in, store_in
+from celery_locks.tasks.options import all_locks, locks_for
 
 logger = log.logger(__name__)
 
@@ -39,15 +40,24 @@ def withdraw(app: Any, task_ids: Iterable[str], publish: Publish = publish_dispa
         app: The app.
         task_ids: The tasks.
         publish: Publishes the messages of those whose turn comes by it.
+
+    Raises:
+        StoreUnavailable: A store can't be reached; those of the others were withdrawn.
     """
-    locks = locks_for(app)
-    parking = tickets_of(locks.store)
-    if parking is None:
-        return
-    for task_id in task_ids:
-        dispatches = parking.withdraw(locks.prefix, broker_id(app), task_id)
-        if dispatches:
-            publish(app, parking, dispatches)
+    revoked, problem = list(task_ids), None
+    for locks in all_locks(app).values():
+        parking = tickets_of(locks.store)
+        if parking is None:
+            continue
+        try:
+            for task_id in revoked:
+                dispatches = parking.withdraw(locks.prefix, broker_id(app), task_id)
+                if dispatches:
+                    publish(app, parking, dispatches)
+        except StoreUnavailable as error:  # the other stores are there
+            problem = error
+    if problem is not None:
+        raise problem
 
 
 def settle_message(
@@ -65,7 +75,7 @@ def settle_message(
     ours = fields_in(headers, task_id)
     if not ours.keys() & {"ticket", "token"}:
         return
-    locks = locks_for(app)
+    locks = locks_for(app, store_in(ours))
     store = locks.store
     parking = tickets_of(store)
     if parking is not None and "ticket" in ours:
@@ -80,9 +90,8 @@ def settle_message(
         publish(app, parking, dispatches)
 
 
-def finish_safely(app: Any, key: str, ticket: str, token: str) -> None:
+def finish_safely(locks: Locks, key: str, ticket: str, token: str) -> None:
     """End the ticket of a run whose result is stored; log where the store is away."""
-    locks = locks_for(app)
     parking = tickets_of(locks.store)
     if parking is not None:
         _safely(lambda: parking.finish(locks.name(key), ticket, token))

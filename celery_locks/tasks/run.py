@@ -18,6 +18,7 @@ from celery_locks.errors import LockError, LockTimeout, LossReason
 from celery_locks.lease import Lease, release_kept_later, release_or_later
 from celery_locks.nesting import RunScope
 from celery_locks.renewal import keeper
+from celery_locks.stores.base import Value
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import records
 from celery_locks.tasks.abort import guard_here, lost
@@ -78,14 +79,14 @@ class Run:
         lease.release_in_store = self._release
         return lease
 
-    def _release(self, lease: Lease) -> bool:
+    def _release(self, lease: Lease, value: Value | None) -> bool:
         parking = tickets_of(lease.store)
         if parking is None:
-            return lease.store.release(lease.claim.name, lease.token)
+            return lease.store.release(lease.claim.name, lease.token, value)
         app = self.task.app
         name, token = lease.claim.name, lease.token
         end = self.end or RunEnd.STORED  # the body goes on without the key: the ticket ends with the run
-        released, dispatches = parking.end_run(name, token, end.value, broker=broker_id(app))
+        released, dispatches = parking.end_run(name, token, end.value, broker=broker_id(app), value=value)
         is_final = self.end is RunEnd.FINAL
         self._finished |= is_final and self.entry is not None and lease.token == self.entry.ticket_token
         if dispatches:
@@ -102,10 +103,15 @@ class Run:
             if self.guard is None:
                 return True
             if self.postponed and self.spec.scope.to_the_end:
-                return hand_to_retry(self.task, self.spec, self.guard, max(retry.pause for retry in self.postponed))
+                return self._hand_to_retry(self.guard)
             return release_or_later(self.guard)
         finally:
             self._release_claims()
+
+    def _hand_to_retry(self, lease: Lease) -> bool:
+        assert self.entry is not None
+        pause = max(retry.pause for retry in self.postponed)
+        return hand_to_retry(self.task, self.spec, self.entry.store, lease, pause)
 
     def _release_claims(self) -> None:
         # A signal (a soft time limit) may have struck between the store's yes and the line that took note of it.
@@ -122,7 +128,7 @@ class Run:
         if self.refused:
             settle_message_safely(self.task.app, self.request.headers, self.request.id)
         if self.entry is not None and self.entry.ticket and not self._finished:
-            finish_safely(self.task.app, self.entry.key, self.entry.ticket, self.entry.ticket_token)
+            finish_safely(self.entry.locks, self.entry.key, self.entry.ticket, self.entry.ticket_token)
 
 
 #: Runs that are open, or whose ticket ends when their result is stored, by the id of their request.

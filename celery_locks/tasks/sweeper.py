@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery_locks import log
+from celery_locks.durations import seconds_of
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import this_process
 from celery_locks.locks import Locks
@@ -40,7 +41,7 @@ class Sweeper:
         self._app = app
         self._locks = locks
         self._parking = parking
-        self._interval = float(app.conf.get(SWEEP_INTERVAL, DEFAULT_SWEEP_INTERVAL))
+        self._interval = seconds_of(SWEEP_INTERVAL, app.conf.get(SWEEP_INTERVAL, DEFAULT_SWEEP_INTERVAL))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-locks-sweeper", daemon=True)
         self._broker = broker_id(app)

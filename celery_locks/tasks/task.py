@@ -18,6 +18,7 @@ from kombu.exceptions import EncodeError
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError, LockError, LockKeyError, LossReason
 from celery_locks.lease import Lease
+from celery_locks.locks import app_store
 from celery_locks.settings import OPTION_NAMES, LockOptions, OnLost, ScopeName
 from celery_locks.tasks import calls
 from celery_locks.tasks.events import TaskEventsStep
@@ -78,6 +79,7 @@ class LockedTask(Task):
     lock_park_safety_copy: bool | Duration
     lock_backoff: Backoff
     lock_on_lost: OnLost
+    lock_store: str
     lock_enabled: bool
 
     abstract = True
@@ -212,6 +214,8 @@ class LockedTask(Task):
         """
         options = {**dict(zip(calls.POSITIONAL, rest, strict=False)), **options}
         own = call_options(options)
+        if "store" in own:
+            app_store(self.app.conf, own["store"])
         # A message that is sent once more has the options of its call.
         given = {**fields_in(options.get("headers"), options.get("task_id")).get("options", {}), **own}
         publish = super().apply_async

@@ -4,21 +4,26 @@ what the dead have left."""
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
 from celery_locks import log
 from celery_locks.errors import StoreUnavailable
-from celery_locks.locks import app_store
+from celery_locks.locks import Locks, app_store, named_stores
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import checks, records, telemetry
 from celery_locks.tasks.lives import FOLDER, FOLDER_VARIABLE
-from celery_locks.tasks.options import check_settings, locks_for
+from celery_locks.tasks.options import all_locks, check_settings
 from celery_locks.tasks.reaper import Reaper
 from celery_locks.tasks.revoked import hear_revokes
 from celery_locks.tasks.sweeper import Sweeper
+from celery_locks.terms import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    from celery_locks.tasks.task import LockedTask
 
 logger = log.logger(__name__)
 
@@ -27,7 +32,7 @@ class LocksStep(bootsteps.StartStopStep):
     """Checks the settings: a worker that could take no lease must not start. One whose store is away may."""
 
     name = "celery-locks"
-    _sweeper: Sweeper | None = None
+    _sweepers: Sequence[Sweeper] = ()
     _reaper: Reaper | None = None
     _telemetry: Any = None
 
@@ -41,17 +46,18 @@ class LocksStep(bootsteps.StartStopStep):
         import_module("celery_locks.tasks.inspection")
         app = worker.app
         check_settings(app.conf)
-        locks = locks_for(app)
-        checks.check_start(worker, locks)
+        stores = all_locks(app)
+        checks.check_start(worker, stores)
+        locks = stores[DEFAULT_STORE]
         self._telemetry = telemetry.begin(worker, locks)
-        if not locks.store.shared:
+        if not any(each.store.shared for each in stores.values()):
             return
         try:
             life = records.begin(_site(app.conf, locks.prefix), app.conf.get(FOLDER) or os.environ.get(FOLDER_VARIABLE))
         except OSError as error:
             logger.warning("%s; what a process holds that dies is free when its ttl is over", error)
         else:
-            self._reaper = Reaper(app, locks, life)
+            self._reaper = Reaper(app, {name: each.store for name, each in stores.items()}, life)
             self._reaper.end_at_exit()
 
     def start(self, worker: Any) -> None:
@@ -61,30 +67,24 @@ class LocksStep(bootsteps.StartStopStep):
             LockConfigError: A setting of a task is wrong.
         """
         app = worker.app
-        locks = locks_for(app)
+        stores = all_locks(app)
         hear_revokes()
-        parking = tickets_of(locks.store)
         tasks = checks.locked_tasks(app)
-        if parking is not None:
-            self._sweeper = Sweeper(app, locks, parking)
-            self._sweeper.start()
+        parked = [(locks, parking) for locks in stores.values() if (parking := tickets_of(locks.store)) is not None]
+        self._sweepers = [Sweeper(app, locks, parking) for locks, parking in parked]
+        for sweeper in self._sweepers:
+            sweeper.start()
         if self._reaper is not None:
             self._reaper.start()
         if self._telemetry is not None:
             self._telemetry.start()
-        try:
-            locks.store.ping()
-            for warning in checks.warnings(app, locks.store, tasks):
-                logger.warning("%s", warning)
-        except StoreUnavailable as error:
-            logger.warning("%s; locked tasks are put off until it is back", error)
-        else:
-            logger.info("locks in %s, prefix %r", locks.url, locks.prefix)
+        for name, locks in stores.items():
+            _look_at(app, locks, [task for task in tasks if task.lock_options.store == name])
 
     def stop(self, worker: Any) -> None:
         """Called when the worker stops."""
-        if self._sweeper is not None:
-            self._sweeper.stop()
+        for sweeper in self._sweepers:
+            sweeper.stop()
         if self._reaper is not None:
             self._reaper.close()
         if self._telemetry is not None:
@@ -98,7 +98,21 @@ class LocksStep(bootsteps.StartStopStep):
             self._telemetry.abandon()
 
 
+def _look_at(app: Any, locks: Locks, tasks: list[LockedTask]) -> None:
+    """Log what is wrong with a store, for its tasks."""
+    try:
+        locks.store.ping()
+        for warning in checks.warnings(app, locks.store, tasks):
+            logger.warning("%s", warning)
+    except StoreUnavailable as error:
+        logger.warning("%s; locked tasks are put off until it is back", error)
+    else:
+        logger.info("locks in %s, prefix %r", locks.url, locks.prefix)
+
+
 def _site(conf: Any, prefix: str) -> str | None:
-    """What leases are of; ``None`` where the setting is a `Store`, which others can't be compared with."""
-    store = app_store(conf)
-    return f"{store} {prefix}" if isinstance(store, str) else None
+    """What leases are of; ``None`` where a setting is a `Store`, which others can't be compared with."""
+    others = {name: store for name, store in named_stores(conf).items() if name != DEFAULT_STORE}
+    stores = [app_store(conf), *(f"{name}={store}" for name, store in sorted(others.items()) if isinstance(store, str))]
+    comparable = isinstance(stores[0], str) and len(stores) == len(others) + 1
+    return f"{' '.join(map(str, stores))} {prefix}" if comparable else None

@@ -17,14 +17,19 @@ that keeps values `ValueCompliance`. The only package of ours that needs pytest.
 
 from __future__ import annotations
 
+from celery_locks.testing.big_numbers import BigNumbers
+from celery_locks.testing.closing import Closing
 from celery_locks.testing.limits import Limits
 from celery_locks.testing.line import Line
 from celery_locks.testing.listing import ListingCompliance
 from celery_locks.testing.losses import Losses
+from celery_locks.testing.max_waiters import MaxWaiters
 from celery_locks.testing.owners import Owners
 from celery_locks.testing.parking import ParkingCompliance
 from celery_locks.testing.renewals import Renewals
+from celery_locks.testing.repeats import Repeats
 from celery_locks.testing.semaphores import Semaphores
+from celery_locks.testing.shrinking import Shrinking
 from celery_locks.testing.store import MovableClock, StoreTests
 from celery_locks.testing.told import Told
 from celery_locks.testing.values import ValueCompliance
@@ -33,5 +38,19 @@ from celery_locks.testing.waking import Waking
 __all__ = ["ListingCompliance", "MovableClock", "ParkingCompliance", "StoreCompliance", "StoreTests", "ValueCompliance"]
 
 
-class StoreCompliance(Limits, Semaphores, Owners, Renewals, Losses, Line, Waking, Told):
+class StoreCompliance(
+    Limits,
+    Semaphores,
+    Owners,
+    Renewals,
+    Losses,
+    Line,
+    Waking,
+    Told,
+    Repeats,
+    BigNumbers,
+    Shrinking,
+    MaxWaiters,
+    Closing,
+):
     """What every store promises, as tests."""

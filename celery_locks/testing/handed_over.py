@@ -42,6 +42,15 @@ class HandedOver(TicketTests):
         self.hold(store, name)
         self.refused(store, replace(self.claim(name), adopts=called.token))
 
+    def test_an_adoption_keeps_to_the_limit(self, store: Store, another: Store, name: str) -> None:
+        called, others = self.hold(store, name, limit=3), [self.hold(store, name, limit=3) for _ in range(2)]
+        heavy = replace(self.claim(name, limit=3, permits=3), adopts=called.token)
+        self.refused(another, heavy)
+        assert store.held(name) == 3
+        store.release(name, others[0].token)
+        self.granted(another, replace(self.claim(name, limit=3, permits=2), adopts=called.token))
+        assert store.held(name) == 3
+
     def test_a_newcomer_replaces_the_holder(self, store: Store, another: Store, name: str) -> None:
         old = self.claim(name)
         fence = self.granted(store, old)

@@ -45,7 +45,7 @@ def store_for_a_test() -> Iterator[MemoryStore]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("CELERY_LOCKS_URL", url)
-            patch.setattr(Locks, "from_app", classmethod(lambda cls, app: cls(store)))
+            patch.setattr(Locks, "from_app", classmethod(lambda cls, app, *_: cls(store)))
             patch.setattr(options, "_locks", WeakKeyDictionary())
             yield store
     finally:
@@ -76,7 +76,7 @@ class HeldLock:
             AssertionError: Others hold it already.
         """
         semaphore = self._locks.semaphore(key, permits, ttl=3600, renew=False, owner=by)
-        lease = semaphore.try_acquire(permits)
+        lease = semaphore.try_acquire(permits=permits)
         if lease is None:
             raise AssertionError(f"{key!r} can't be held by {by}: {_state(self._locks, key)}")
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from celery_locks.stores.base import Store
+from celery_locks.stores.base import Granted, Store, Value
+from celery_locks.stores.parking import Ticket, tickets_of
 from celery_locks.testing.store import ODD_NAMES, StoreTests
 
 
@@ -70,6 +71,49 @@ class ValueCompliance(StoreTests):
         assert store.delete(name) is False
         assert store.write(name, claim.token, "two", self.long)
         assert another.delete(name) is True
+
+    @pytest.mark.parametrize("others", [0, 1], ids=["alone", "with another holder"])
+    def test_a_value_is_kept_by_the_release(self, store: Store, another: Store, name: str, others: int) -> None:
+        limit = 1 + others
+        claim = self.claim(name, limit=limit)
+        self.granted(store, claim)
+        for _ in range(others):
+            self.granted(store, self.claim(name, limit=limit))
+        assert store.release(name, claim.token, Value("one", self.long)) is True
+        assert another.value(name) == "one"
+        assert store.held(name) == others
+
+    def test_who_does_not_hold_keeps_nothing_by_a_release(self, store: Store, name: str) -> None:
+        first, second = self.claim(name, ttl=self.short), self.claim(name)
+        self.granted(store, first)
+        self.pass_time(self.short)
+        assert store.release(name, first.token, Value("expired", self.long)) is False
+        self.granted(store, second)
+        assert store.release(name, first.token, Value("stale", self.long)) is False
+        assert store.value(name) is None
+        assert store.release(name, second.token, Value("second", self.short)) is True
+        assert store.value(name) == "second"
+        self.pass_time(self.short)
+        assert store.value(name) is None
+
+    def test_a_release_with_a_value_whose_reply_is_lost(self, store: Store, another: Store, name: str) -> None:
+        claim = self.claim(name)
+        self.granted(store, claim)
+        with self.losing_a_reply(store) as unlucky:
+            assert unlucky.release(name, claim.token, Value("one", self.long)) is True
+        assert another.value(name) == "one"
+        assert another.holders(name) == ()
+
+    def test_a_run_ends_with_a_value(self, store: Store, name: str) -> None:
+        parking, locked = tickets_of(store), f"{name}:{{key}}"
+        if parking is None:
+            pytest.skip(f"in {type(store).__name__} no tasks park")
+        run = self.claim(locked)
+        assert isinstance(parking.enter(run, Ticket("t", "message", "task")), Granted)
+        assert parking.end_run(locked, run.token, "final", broker="", value=Value("one", self.long)) == (True, ())
+        assert store.value(locked) == "one"
+        assert parking.end_run(locked, run.token, "final", broker="", value=Value("two", self.long)) == (False, ())
+        assert store.value(locked) == "one"
 
     def test_a_value_is_no_lease(self, store: Store, name: str) -> None:
         claim = self.claim(name)

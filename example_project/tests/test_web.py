@@ -59,7 +59,7 @@ def test_wrong_calls_say_what_is_wrong(page: FlaskClient) -> None:
 
 def test_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     away = Locks("redis://:secret@127.0.0.1:1/0")
-    monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app: away))
+    monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app, *_: away))
     answer = create_app().test_client().get("/locks")
     assert answer.status_code == 503
     assert "secret" not in answer.get_data(as_text=True)

@@ -73,6 +73,21 @@ def test_a_timeout_is_a_contention() -> None:
     assert issubclass(LockTimeout, LockContended)
 
 
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [(errors.LockConfigError, ValueError), (errors.LockKeyError, ValueError), (LockTimeout, TimeoutError)],
+)
+def test_errors_are_caught_as_the_built_in_ones(kind: type[LockError], base: type[Exception]) -> None:
+    with pytest.raises(base) as caught:
+        raise kind("what happened", "k")
+    assert str(caught.value) == "what happened"
+
+
+def test_a_timeout_has_no_error_number() -> None:
+    error = LockTimeout("held", "k", ["a"])
+    assert (error.errno, error.strerror, error.filename) == (None, None, None)
+
+
 def test_a_loss_has_a_reason() -> None:
     assert LockLost("gone", "k", "replaced").reason == "replaced"
     assert LockLost("gone", "k").reason is None

@@ -26,6 +26,11 @@ def _block(made: Any) -> None:
         pass
 
 
+def _some_permits(semaphore: Any) -> None:
+    with semaphore.acquire(permits=2) as lease:
+        lease.release(permits=1)
+
+
 def _released(made: Any) -> None:
     made.release()
 
@@ -42,6 +47,9 @@ WORKS: dict[str, Callable[[Locks], object]] = {
     "with lock": lambda locks: _block(locks.lock("k")),
     "run": lambda locks: locks.lock("k").run(int),
     "semaphore": lambda locks: _block(locks.semaphore("k", limit=2).acquire(permits=2)),
+    "some permits": lambda locks: _some_permits(locks.semaphore("k", limit=2)),
+    "update": lambda locks: locks.lock("k").update(lambda value: 7),
+    "attempts": lambda locks: locks.lock("k").acquire(attempts=2).release(),
     "read_write": lambda locks: _block(locks.read_write("k").write),
     "multi": lambda locks: _block(locks.multi(["k", "l"])),
     "enqueue": lambda locks: _waited(locks.lock("k").enqueue()),

@@ -541,6 +541,19 @@ def test_extend_never_shortens(lock: Lock) -> None:
     assert (lease.remaining(), lock.holders()[0].expires_in) == (30, 30)
 
 
+def test_promise_35_an_extension_that_nothing_is_known_of_is_no_loss(
+    lock: Lock, store: FaultyStore, locks: Locks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = lock.acquire()
+    text = lease.serialize()
+    monkeypatch.setattr(store, "renew", lambda renewals: ["unreachable"] * len(renewals))
+    with pytest.raises(StoreUnavailable):
+        lease.extend(60)
+    assert lease.held
+    with pytest.raises(StoreUnavailable):
+        locks.restore(text)
+
+
 def test_extend_takes_a_timedelta(lock: Lock) -> None:
     lease = lock.acquire()
     lease.extend(timedelta(minutes=1))

@@ -105,7 +105,6 @@ class TestCapabilities:
             locks.list,
             locks.stats,
             lambda: locks.value("k"),
-            lambda: locks.delete("k"),
             locks.lock("k").enqueue,
         ):
             with pytest.raises(

@@ -88,20 +88,20 @@ def test_a_timeout_that_is_over_is_a_single_try(lock: Lock, store: FaultyStore, 
     lock.acquire()
     store.calls.clear()
     with pytest.raises(LockTimeout):
-        lock.acquire(timeout)
+        lock.acquire(timeout=timeout)
     assert store.calls == ["acquire"]
     assert store.in_line(lock.name) == 0
 
 
 @pytest.mark.parametrize("timeout", [0, -1, timedelta(0), 10, None])
 def test_a_free_key_is_had_with_any_timeout(lock: Lock, timeout: Any) -> None:
-    assert lock.acquire(timeout).held
+    assert lock.acquire(timeout=timeout).held
 
 
 @pytest.mark.parametrize("timeout", ["10", True, False, float("nan"), float("inf"), 10**400, [1]], ids=repr)
 def test_other_timeouts_are_refused_before_the_store_is_asked(lock: Lock, store: FaultyStore, timeout: Any) -> None:
     with pytest.raises(LockConfigError, match="timeout"):
-        lock.acquire(timeout)
+        lock.acquire(timeout=timeout)
     renewal.keeper().tick()
     assert store.calls == []
 
@@ -113,7 +113,7 @@ def test_a_timeout_names_the_holders_and_leaves_the_line(timeout: Any) -> None:
     locks.lock("k").acquire()
     lock = locks.lock("k")
     with pytest.raises(LockTimeout, match="'k' was not to be had in time: it is held by Anna") as caught:
-        lock.acquire(timeout)
+        lock.acquire(timeout=timeout)
     assert (caught.value.key, caught.value.holders) == ("k", ["Anna"])
     assert store.in_line(lock.name) == 0
 
@@ -124,7 +124,7 @@ def test_a_timeout_behind_others_in_line_says_so(lock: Lock, store: FaultyStore)
     store.acquire(waiter, line_up=10)
     lease.release()
     with pytest.raises(LockTimeout, match="others are before in line"):
-        lock.acquire(0)
+        lock.acquire(timeout=0)
 
 
 def test_owners_are_named_by_lock_then_locks_then_process(store: FaultyStore) -> None:
@@ -198,7 +198,12 @@ def test_force_release_names_the_holders_and_frees_the_key(locks: Locks) -> None
 # --- Errors while acquiring ---
 
 
-ACQUIRES: list[Callable[[Lock], Any]] = [Lock.acquire, Lock.try_acquire, lambda lock: lock.acquire(5), Lock.__enter__]
+ACQUIRES: list[Callable[[Lock], Any]] = [
+    Lock.acquire,
+    Lock.try_acquire,
+    lambda lock: lock.acquire(timeout=5),
+    Lock.__enter__,
+]
 
 
 @pytest.mark.parametrize("acquire", ACQUIRES)
@@ -214,7 +219,7 @@ def test_promise_23_a_lost_reply_is_not_acquired_and_freed(
         acquire(lock)
     store.come_back()
     eventually(lambda: not lock.locked(), timeout=5)
-    assert lock.acquire(0).held
+    assert lock.acquire(timeout=0).held
 
 
 def test_promise_10_a_store_that_is_away_is_not_acquired(lock: Lock, store: FaultyStore) -> None:
@@ -258,7 +263,7 @@ def test_a_timeout_whose_goodbye_fails_leaves_the_line_later(lock: Lock, store: 
     store.acquire(lined_up, line_up=60)
     store.before["leave"] = fail
     with pytest.raises(StoreUnavailable):
-        lock.acquire(0, claim=lined_up)
+        lock.acquire(timeout=0, claim=lined_up)
     store.come_back()
     eventually(lambda: store.in_line(lock.name) == 0)
 

@@ -180,10 +180,10 @@ from celery_locks.stores.redis.store import RedisStore
 
 class Away(RedisStore):
     away = False
-    def release(self, name, token):
+    def release(self, name, token, value=None):
         if self.away:
             raise StoreUnavailable("away")
-        return super().release(name, token)
+        return super().release(name, token, value)
 
 store = Away(url)
 lock = Locks(store).lock("k", ttl=30)

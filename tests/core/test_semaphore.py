@@ -93,7 +93,7 @@ def test_available_follows_the_deadlines(locks: Locks, clock: MovableClock) -> N
 @pytest.mark.parametrize("take", TAKES)
 def test_more_permits_than_the_limit_says_what_to_do(semaphore: Semaphore, store: FaultyStore, take: Any) -> None:
     with pytest.raises(LockConfigError) as caught:
-        take(semaphore, 6)
+        take(semaphore, permits=6)
     assert str(caught.value) == (
         "permits=6 can never be had of limit=5: ask for 5 at most, or make the semaphore 'k' with limit=6 or more"
     )
@@ -105,7 +105,7 @@ def test_more_permits_than_the_limit_says_what_to_do(semaphore: Semaphore, store
 @pytest.mark.parametrize("permits", [0, -1, 1.0, True, "2", None], ids=repr)
 def test_permits_are_whole_numbers(semaphore: Semaphore, take: Any, permits: Any) -> None:
     with pytest.raises(LockConfigError, match="permits must be a whole number of at least 1"):
-        take(semaphore, permits)
+        take(semaphore, permits=permits)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 2.0, True, "2", None], ids=repr)

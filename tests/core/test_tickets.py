@@ -169,3 +169,21 @@ def test_a_timeout_is_told(lock: Lock) -> None:
         with pytest.raises(LockContended):
             lock.enqueue().wait(timeout=0)
     assert told == [(lock, "k", [lease.owner])] * 2
+
+
+def test_promise_40_a_wait_that_was_interrupted_gives_up_its_token(lock: Lock, store: FaultyStore) -> None:
+    holder, ticket = lock.acquire(), lock.enqueue()
+    token = ticket.claim.token
+    store.before["acquire"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        ticket.wait(timeout=60)
+    store.before.clear()
+    assert ticket.claim.token != token, "what is still to release the old one would release the next lease"
+    holder.release()
+    lease = ticket.wait(timeout=60)
+    eventually(lambda: store.calls.count("release") >= 2, 30, "the old token is released in the background")
+    assert [each.token for each in store.holders(lock.name)] == [lease.token]
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt

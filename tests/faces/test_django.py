@@ -43,7 +43,7 @@ print(len(results), Locks.from_app(app).stats().locks)
 with transaction.atomic():
     tasks.describe.delay_on_commit(Group.objects.create(name="committed").pk)
 print(results[0].get(timeout=60))
-_locks[app] = Locks(os.environ["EVICTING"])
+_locks[app] = {"default": Locks(os.environ["EVICTING"])}
 for warning in found():
     print(warning.id, "|", warning.msg, "|", warning.hint)
 """

@@ -94,7 +94,7 @@ def test_the_store_of_the_how_to_passes_the_compliance_suite(
     printed = follow(STORE, readers_venv, tmp_path, request)["pytest -q test_file_store.py"]
     passed, skipped = re.search(r"(\d+) passed, (\d+) skipped", printed).groups()  # type: ignore[union-attr]
     assert int(passed) >= 45
-    assert int(skipped) < 70
+    assert int(skipped) < 110
 
 
 def follow(page: Path, venv: Path, folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:

@@ -57,7 +57,7 @@ class Sample:
     wrong: list[str] = field(default_factory=lambda: ["object()"])
 
 
-DURATIONS = ["60", "2.5", "timedelta(minutes=1)"]
+DURATIONS = ["60", "2.5", "timedelta(minutes=1)", '"90s"']
 NO_DURATIONS = ['"sixty"', "[60]"]
 SAMPLES = {
     "key": Sample(['"user:<user_id>"', "key_of", "lambda user_id: str(user_id)", "None"], ["7", 'b"user"']),
@@ -84,6 +84,7 @@ SAMPLES = {
     "park_safety_copy": Sample(["True", *DURATIONS], ['"yes"', "None"]),
     "backoff": Sample(["Backoff(cap=5)"], ["5", "None"]),
     "on_lost": Sample([f'"{what}"' for what in ON_LOST], ['"abrt"', "None"]),
+    "store": Sample(['"audit"'], ["7", "None"]),
     "enabled": Sample(["True", "False"], ['"no"', "None", "1"]),
 }
 #: What no option's value has to do with. "WRONG" are lines with an error.

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from celery_locks.clock import Clock
 from celery_locks.errors import LossReason, StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal
+from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Value
 from celery_locks.stores.memory import MemoryStore
 
 R = TypeVar("R")
@@ -54,8 +54,11 @@ class FaultyStore(MemoryStore):
         self.renewed.append(len(renewals))
         return self._do("renew", lambda: super(FaultyStore, self).renew(renewals))
 
-    def release(self, name: str, token: str) -> bool:
-        return self._do("release", lambda: super(FaultyStore, self).release(name, token))
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        return self._do("release", lambda: super(FaultyStore, self).release(name, token, value))
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        return self._do("shrink", lambda: super(FaultyStore, self).shrink(name, token, permits))
 
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
         return self._do("force_release", lambda: super(FaultyStore, self).force_release(name, token))

@@ -71,7 +71,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
             (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL``,
             ``SHOP_SOFT`` (the soft shutdown) in seconds; ``SHOP_FOLDER``, where workers write down what they hold;
             ``SHOP_START``, how children are started; ``SHOP_EARLY`` for parking before the pool; ``SHOP_QUEUES``, a
-            kind of RabbitMQ's.
+            kind of RabbitMQ's; ``SHOP_AUDIT``, the address of a second store.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
@@ -97,6 +97,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         locks_park_before_pool="SHOP_EARLY" in variables,
         locks_call_ttl=float(variables.get("SHOP_CALL_TTL", "60")),
         **({} if store == "none" else {"locks_url": store}),
+        locks_stores={"audit": variables["SHOP_AUDIT"]} if "SHOP_AUDIT" in variables else {},
     )
     define_policies(app)
     define_retries(app)

@@ -399,14 +399,14 @@ def test_a_store_of_one_process_needs_a_pool_of_one(
 ) -> None:
     worker = SimpleNamespace(app=app, pool_cls=pool, concurrency=concurrency, autoscale=autoscale)
     locks = Locks.from_app(app)
-    checks.check_start(worker, locks)  # no task is locked
+    checks.check_start(worker, {"default": locks})  # no task is locked
     app.task(base=LockedTask, name="t", shared=False)(fresh())
     app.finalize()
     if not refused:
-        checks.check_start(worker, locks)
+        checks.check_start(worker, {"default": locks})
         return
     with pytest.raises(LockConfigError, match=r"memory://.* the pool has \d"):
-        checks.check_start(worker, locks)
+        checks.check_start(worker, {"default": locks})
 
 
 HEAD = """

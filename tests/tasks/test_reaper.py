@@ -33,7 +33,7 @@ class Site:
         self.url, self.folder = url, folder
         self.locks = Locks(url)
         self.life = published(new_life(url, str(folder)))
-        self.reaper = Reaper(Celery(broker=url), self.locks, self.life)
+        self.reaper = Reaper(Celery(broker=url), {"default": self.locks.store}, self.life)
         self._stack = stack
 
     def start(self, key: str, mode: str = "holds", *before: str) -> int:

@@ -35,8 +35,8 @@ class CeleryLockStore(CeleryTestNode):
 
     def teardown(self) -> None:
         """Close the tests' connections to it, and renew no lease of theirs in a store that is gone."""
-        of_calls = None if self.app is None else options._locks.pop(self.app, None)
-        for locks in filter(None, (self._locks, of_calls)):
+        of_calls = {} if self.app is None else options._locks.pop(self.app, {})
+        for locks in filter(None, (self._locks, *of_calls.values())):
             keeper().drop(locks.store)
             locks.close()
         self._locks = None

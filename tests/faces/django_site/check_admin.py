@@ -305,7 +305,7 @@ def test_a_search_keeps_what_a_field_cannot(viewer, celery_locks, monkeypatch) -
 
 def test_numbers(viewer, celery_locks) -> None:
     """With thousand separators, but for the fencing token, which people copy."""
-    lease = celery_locks.semaphore("many", limit=2**53, ttl=600).try_acquire(5_000)
+    lease = celery_locks.semaphore("many", limit=2**53, ttl=600).try_acquire(permits=5_000)
     page = text_of(viewer.get(URL + "key/", {"key": "many"}))
     assert "5,000 of 9,007,199,254,740,992 permits are held" in page
     assert f"<td>{lease.fencing_token}</td>" in page
@@ -314,7 +314,7 @@ def test_numbers(viewer, celery_locks) -> None:
 def test_a_store_that_is_down_is_told(releaser, monkeypatch) -> None:
     # A port that nobody listens on.
     away = Locks("redis://:secret@127.0.0.1:1/0")
-    monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app: away))
+    monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app, *_: away))
     monkeypatch.setattr("celery_locks.tasks.options._locks", {})
     with pytest.raises(StoreUnavailable):
         away.stats()

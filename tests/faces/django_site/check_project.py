@@ -48,7 +48,7 @@ def test_a_wrong_setting(monkeypatch) -> None:
 
 
 def test_no_store(monkeypatch) -> None:
-    def none(cls, app) -> None:
+    def none(cls, app, *_) -> None:
         raise LockConfigError("no lock store is set")
 
     monkeypatch.setattr(Locks, "from_app", classmethod(none))
@@ -58,7 +58,7 @@ def test_no_store(monkeypatch) -> None:
 
 def test_a_store_that_is_away(monkeypatch) -> None:
     away = Locks("redis://:secret@127.0.0.1:1/0")
-    monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app: away))
+    monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app, *_: away))
     assert ids() == []
     found = checks.run_checks(tags=["celery_locks"], include_deployment_checks=True)
     assert [each.id for each in found] == ["celery_locks.W002"]
