@@ -218,7 +218,7 @@ class User:
         """As users of the library do: renewed in the background, for longer than its ttl."""
         permits, sent = self.random.randint(1, self.limit), now()
         try:
-            lease = self.semaphore.acquire(permits, timeout=PLACE)
+            lease = self.semaphore.acquire(permits=permits, timeout=PLACE)
         except LockTimeout:
             return
         self.record.granted(lease.token, permits, sent, now() + lease.remaining())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
 
-from celery_locks import Locks
-from celery_locks.stores.base import Claim, Granted, Renewal
+from celery_locks import Locks, owners
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.store import BATCH, RedisStore
 from tests.support.servers import RedisServer
 
+Hold = Callable[[RedisStore], None]
 MINE = Claim("p:{mine}", "a" * 32, "shop.resync[0123456789ab] at web1", 60)
 
 
@@ -105,11 +107,67 @@ def test_bytes_of_a_held_lock_and_of_a_waiter(store: RedisStore, server: RedisSe
     assert (used() - before) / many <= (2_500 if older else 2_000)
 
 
-def test_memory_is_given_back(store: RedisStore, server: RedisServer) -> None:
+NAME = "celery-locks:{user:12345}"
+RUN = owners.running("shop.tasks.sync_user", "0f8fad5b-d9cb-469f-a165-70867728950e", "celery@worker-12.example.com")
+
+
+def claim(number: int, owner: str = RUN, **options: Any) -> Claim:
+    return Claim(NAME, f"{number:048x}", owner, 60, **options)
+
+
+def bytes_of_records(server: RedisServer) -> int:
+    """Return the bytes that the records of the lock take: all but its share of the lists over all locks."""
     client: redis.Redis = server.client()
-    for number in range(100):
-        name, token = f"p:{{{number}}}", f"{number:032x}"
-        store.acquire(Claim(name, token, "web1", 60))
-        store.release(name, token)
-    sizes = [client.memory_usage(name) for name in client.keys("*")]
-    assert max(sizes) <= 300
+    keys = client.keys(NAME.replace("{", "[{]") + "*")
+    return sum(client.memory_usage(key, samples=0) for key in keys)
+
+
+def alone(store: RedisStore) -> None:
+    """One holder, that no one has competed with."""
+    assert isinstance(store.acquire(claim(1)), Granted)
+
+
+def contended(store: RedisStore) -> None:
+    alone(store)
+    assert isinstance(store.acquire(claim(2)), Refused)
+
+
+def renewed(store: RedisStore) -> None:
+    contended(store)
+    assert store.renew([Renewal(NAME, claim(1).token, 90)]) == [None]
+
+
+def waited_for(store: RedisStore) -> None:
+    alone(store)
+    assert isinstance(store.acquire(claim(2), line_up=60), Refused)
+    store.release(NAME, claim(1).token)
+    assert isinstance(store.acquire(claim(2), line_up=60), Granted)
+
+
+def two_holders(store: RedisStore) -> None:
+    for number in (1, 2):
+        assert isinstance(store.acquire(claim(number, limit=2)), Granted)
+
+
+#: How a lock came to its holders → the bytes that its records take while it is held, at most.
+HELD = {alone: 500, contended: 800, renewed: 800, waited_for: 800, two_holders: 1_200}
+
+
+@pytest.mark.parametrize("hold", HELD, ids=lambda hold: hold.__name__)
+def test_bytes_of_a_held_and_of_a_released_key(store: RedisStore, server: RedisServer, hold: Hold) -> None:
+    hold(store)
+    assert bytes_of_records(server) <= HELD[hold]
+    for number in (1, 2):
+        store.release(NAME, claim(number).token)
+        store.leave(NAME, claim(number).token)
+    assert store.held(NAME) == 0
+    assert bytes_of_records(server) <= 200
+
+
+def test_bytes_of_a_released_key_do_not_depend_on_the_owner(store: RedisStore, server: RedisServer) -> None:
+    for owner in ("", "web1", RUN, "ü" * 300):
+        assert isinstance(store.acquire(claim(1, owner)), Granted)
+        assert store.holders(NAME)[0].owner == owner
+        store.release(NAME, claim(1).token)
+        if len(owner.encode()) <= 192:
+            assert bytes_of_records(server) <= 200

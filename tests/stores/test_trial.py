@@ -19,6 +19,8 @@ from celery_locks.stores import open_store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import TRIAL, is_trial, tickets_of
 from celery_locks.stores.sql.base import TableStore
+from celery_locks.stores.sql.schema import TABLES
+from celery_locks.stores.sqlite import EVERY
 from celery_locks.stores.trial import TTL_SECONDS, throwaway_name
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -123,7 +125,7 @@ def test_a_doctor_that_dies_on_a_database(kind: str, request: pytest.FixtureRequ
     with closing(cast(TableStore, open_store(url))) as tables:
         # The ordinary sweep of rows whose time is over takes those of the dead away, too.
         if kind == "sqlite":
-            for _ in range(100):
+            for _ in range(EVERY * len(TABLES)):  # each table in its turn
                 tables.ping()
         else:
             tables._sweeper.sweep()  # type: ignore[attr-defined]
