@@ -121,12 +121,8 @@ def moment_of(connection: Connection, seen: int, clock: int) -> int:
         clock: What the store's clock shows.
     """
     if seen > clock + SET_BACK:
-        ahead = f"? - {connection.dialect.server_time}"
-        query = f"UPDATE celery_locks_meta SET ahead = {ahead} WHERE ahead < {ahead} - ?"
-        if connection.execute(query, (seen, seen, SET_BACK)).rowcount:
-            # What was acquired by the clock that was set back lasts as long as it should.
-            query = "UPDATE celery_locks_holder SET deadline = deadline + ? WHERE since <= ? AND deadline > ?"
-            connection.execute(query, (seen - clock, clock, clock))
+        server_time = connection.dialect.server_time
+        connection.execute(f"UPDATE celery_locks_meta SET ahead = greatest(ahead, ? - {server_time})", (seen,))
     return max(seen, clock)
 
 

@@ -7,10 +7,7 @@ DECLARE
     moment bigint := CLOCK;
 BEGIN
     IF seen > moment + SET_BACK THEN
-        UPDATE celery_locks_meta SET ahead = seen - SERVER_TIME WHERE ahead < seen - SERVER_TIME - SET_BACK;
-        IF FOUND THEN  -- what was acquired by the clock that was set back lasts as long as it should
-            UPDATE celery_locks_holder SET deadline = deadline + (seen - moment) WHERE since <= moment AND deadline > moment;
-        END IF;
+        UPDATE celery_locks_meta SET ahead = greatest(ahead, seen - SERVER_TIME);
         moment := seen;
     END IF;
     RETURN moment;
