@@ -92,7 +92,7 @@ def judge(events: Sequence[Event], states: Mapping[str, str], tickets: Iterable[
     _check_ends(verdict, states, events, bodies, deaths, rules, returning)
     for ticket in tickets:
         verdict.figures[f"tickets left {ticket.state}"] += 1
-        # A process that dies between its result and the end of its ticket leaves it ended: nothing is owed, and it expires.
+        # A process that dies after its result, before its ticket is settled, leaves it ended: owed nothing, it expires.
         over = ticket.state == "ended" and states.get(ticket.task_id) == "SUCCESS"
         if not over and ticket.task_id not in verdict.lost:
             verdict.violations.append(f"ticket left: {ticket.task_id} is {ticket.state} in the store")
