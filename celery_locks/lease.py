@@ -195,7 +195,7 @@ class Lease(Holding):
     def permits(self) -> int:
         """How many permits of its key it holds; 1 for a lock.
 
-        Those that `release` was asked to give up are not counted, even if the store could not be reached then.
+        Permits that were to be released are not counted, also where the store could not be reached then.
         """
         return self.claim.permits if self._kept is None else min(self._kept, self.claim.permits)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from celery_locks.lease import Lease
     from celery_locks.lock import Lock
 
-#: An owner token has 32 hexadecimal digits; those that a run asks for have a mark of 16 more.
+#: An owner token has 32 hexadecimal digits. What the body of a run acquires has 16 more: the mark of the run.
 _TOKEN_LENGTH, _MARK_BYTES = 32, 8
 
 

@@ -53,7 +53,7 @@ class Driver:
         return await _ended(self._submit(partial(function, *args)))
 
     async def drive(self, steps: Steps[T], timeout: Any = None) -> T:
-        """Takes all steps. When it is cancelled, what they had or may have got is given back.
+        """Take all steps. If it is cancelled, release what they acquired or may have acquired.
 
         Args:
             steps: What to do.
@@ -123,7 +123,7 @@ class Driver:
                 await asyncio.wait_for(_ended(cleaned), GIVING_UP)
 
     def _clean_up(self, steps: Steps[Any], asked: Future[Any] | None, error: BaseException) -> Future[None]:
-        """Have a thread give back what the steps had, once the request that is under way has its answer.
+        """Have a thread release what the steps acquired, once the request that is under way has its answer.
 
         That answer may be a lease. A request that has not begun is not made any more.
         """
@@ -180,7 +180,7 @@ async def _ended(asked: Future[T], until: float | None = None) -> T:
 
 
 def _give_up(steps: Steps[Any], error: BaseException) -> None:
-    """Throw an error into steps whose caller has gone, so that they give back what they had."""
+    """Throw an error into steps whose caller has gone, so that they release what they acquired."""
     try:
         run(steps, error)
     except BaseException as raised:

@@ -107,7 +107,7 @@ class Waits:
         self._closed = False
 
     def close(self) -> None:
-        """End the threads as soon as they have nobody to wait for."""
+        """End the threads as soon as no coroutine waits."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

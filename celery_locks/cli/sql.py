@@ -11,7 +11,7 @@ from celery_locks.stores import schema_sql
 
 @click.command("sql", short_help="The statements that make the tables of a database store.")
 @click.argument("url", required=False)
-@click.option("--upgrade", is_flag=True, help="Only those that bring tables of an older version up to date.")
+@click.option("--upgrade", is_flag=True, help="Print only the statements that upgrade the tables of an older version.")
 @click.pass_context
 def sql_command(ctx: click.Context, url: str | None, upgrade: bool) -> None:
     """Print the statements that make the tables of the store at URL, or of the app's, for a migration.

@@ -75,7 +75,7 @@ def schema_sql(url: str, *, upgrade: bool = False) -> str:
 
     Args:
         url: The store's, ``postgresql://…`` or ``mysql://…``.
-        upgrade: Only those that bring tables of an older version up to date.
+        upgrade: Return only the statements that upgrade the tables of an older version.
 
     Raises:
         LockConfigError: The URL can't be read, its store needs no such statements, or SQLAlchemy is not installed.

@@ -309,7 +309,7 @@ class Store(ABC):
         """
 
     def shrink(self, name: str, token: str, permits: int) -> bool:
-        """Keep only so many permits of a lease, give the others back, and wake the next in line.
+        """Keep only so many permits of a lease, release the others, and wake the next in line.
 
         A lease that has no more than these permits stays as it is, so the request may be repeated.
 
@@ -321,7 +321,9 @@ class Store(ABC):
         Returns:
             Whether the token holds the lock, and its deadline has not passed.
         """
-        raise LockConfigError(f"{type(self).__name__} has no limits above one, so there are no permits to give back")
+        raise LockConfigError(
+            f"{type(self).__name__} has no limits above one, so it can't release some permits of a lease"
+        )
 
     @abstractmethod
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:

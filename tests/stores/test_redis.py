@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,6 @@ def claim(token: str, name: str = "p:{k}", ttl: float = 60, **options: Any) -> C
 @pytest.fixture
 def store(redis_url: str) -> RedisStore:
     return RedisStore(redis_url)
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as made:
-        yield made
 
 
 @pytest.fixture

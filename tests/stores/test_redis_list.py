@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -19,12 +19,6 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def store(redis_url: str) -> RedisStore:
     return RedisStore(redis_url)
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as made:
-        yield made
 
 
 def hold(store: RedisStore, *keys: object, ttl: float = 60.0) -> None:

@@ -15,7 +15,7 @@ from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dropped, Parked, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import evalsha
-from celery_locks.stores.redis.protocol import Command
+from celery_locks.stores.redis.protocol import Command, repeated
 from celery_locks.stores.redis.scripts import MOST_VOID, Script
 from celery_locks.stores.redis.store import RedisStore
 from tests.support.waiting import eventually
@@ -55,21 +55,10 @@ class Copies(RedisStore):
         return super()._call(script, key, command, *args)
 
 
-def repeated(command: Command) -> Command:
-    start, _, rest = command.partition(b"\r\n")
-    return b"*%d\r\n%s$6\r\nrepeat\r\n" % (int(start[1:]) + 1, rest)
-
-
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Copies]:
     with closing(Copies(redis_url)) as store:
         yield store
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 def tokens(store: RedisStore) -> list[str]:

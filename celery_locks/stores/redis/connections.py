@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery_locks import threads
@@ -76,6 +77,25 @@ class Connections:
             return call(client, *args)
         except self.driver.broken:
             return call(client.anew(), *args)
+
+    def first_filled(self, lists: Collection[str], seconds: float) -> list[str]:
+        """Wait until one of several lists has an element, and take it.
+
+        Args:
+            lists: Their keys.
+            seconds: How long to wait at most.
+
+        Returns:
+            The lists that may have had an element: the one that had; none when the time is over; all of them, after a
+            pause, when the connection broke, since an element may be lost with it.
+        """
+        seconds = max(0.001, seconds)  # 0 would block for ever
+        try:
+            taken = self.for_blocking(seconds).call("BLPOP", *lists, f"{seconds:.3f}")
+        except self.driver.broken:
+            time.sleep(min(seconds, BROKEN_WAIT_PAUSE_SECONDS))
+            return list(lists)
+        return [] if taken is None else [as_text(taken[0])]
 
     def close_idle(self) -> None:
         """Close the connections that no request uses."""

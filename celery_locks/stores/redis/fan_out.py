@@ -74,7 +74,7 @@ class FanOut:
     def _again(self) -> list[Number]:
         """What to send once more: what did not know the script, and what broke.
 
-        A renewal is sent once more only while there is time: it is tried again soon, by whoever renews.
+        A renewal is sent once more only while there is time: the renewer tries again soon anyway.
         """
         driver = self._nodes.driver
         in_time = self._ttl is None or self._elapsed() < timeout_for(self._ttl, self._nodes.timeouts.request)
@@ -98,7 +98,7 @@ class FanOut:
             while sent:
                 self._receive(sent.pop(0), len(before))
         finally:
-            for _, connection, _ in sent:  # this thread was interrupted: these answers are nobody's
+            for _, connection, _ in sent:  # this thread was interrupted: no one reads these answers
                 connection.disconnect()
 
     def _by_client(self, numbers: Sequence[Number]) -> list[tuple[Client, list[Number]]]:

@@ -25,7 +25,7 @@ local function give_back()
     forget_holders()
   else
     redis.call('HSET', LOCK, 'held', string.format('%.0f', left))
-    if deadline - now > FENCE_KEPT then -- a long lease, given back early
+    if deadline - now > FENCE_KEPT then -- a long lease that was released early
       keep(last(UNTIL) or now)
     end
   end

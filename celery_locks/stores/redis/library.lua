@@ -38,7 +38,7 @@ local function drop(holder)
     unlist(record, ends)
   end
   redis.call('ZREM', UNTIL, holder)
-  if ends and ends - now > FENCE_KEPT then -- a long lease, given back early
+  if ends and ends - now > FENCE_KEPT then -- a long lease that was released early
     keep(last(UNTIL) or now)
   end
   if record then

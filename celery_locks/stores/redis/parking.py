@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -24,7 +23,7 @@ from celery_locks.stores.parking import (
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
 from celery_locks.stores.redis.calls import call_of
-from celery_locks.stores.redis.connections import BROKEN_WAIT_PAUSE_SECONDS, Connections, as_text
+from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.protocol import Command, arguments
 from celery_locks.stores.redis.scripts import LONGEST_SLEEP, Script
 
@@ -109,14 +108,10 @@ class RedisParking(Parking):
         due_in = self._due(prefix, broker, 0)
         if due_in >= 0:
             timeout = min(timeout, due_in / MICROSECONDS)
-        longest = max(0.001, min(timeout, LONGEST_SLEEP))  # 0 would block for ever
-        client = self._connections.for_blocking(longest)
         lists = [f"{prefix}:{record}" for record in of_broker("sweep", broker)]
         try:
-            client.call("BLPOP", *lists, f"{longest:.3f}")
-        except client.driver.broken:  # who sweeps next finds out whether the server is there
-            time.sleep(min(longest, BROKEN_WAIT_PAUSE_SECONDS))
-        except client.driver.errors as error:
+            self._connections.first_filled(lists, min(timeout, LONGEST_SLEEP))
+        except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
     def _due(self, prefix: str, broker: str, most: int) -> Any:

@@ -11,7 +11,7 @@ if known[1] == token and not known[3] then
   if keep_value then
     redis.call('SET', LOCK .. ':value', value, 'PX', math.ceil(keep_value / 1000))
   end
-  if left > FENCE_KEPT then -- a long lease, given back early
+  if left > FENCE_KEPT then -- a long lease that was released early
     redis.call('PEXPIREAT', LOCK, math.ceil((now + FENCE_KEPT) / 1000))
   end
   return 1

@@ -7,7 +7,6 @@ token. A repeated claim carries a mark, so that its first copy changes nothing i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -30,7 +29,6 @@ from celery_locks.stores.redis.calls import (
 )
 from celery_locks.stores.redis.client import Client
 from celery_locks.stores.redis.connections import (
-    BROKEN_WAIT_PAUSE_SECONDS,
     Connections,
     as_text,
     connections,
@@ -268,14 +266,8 @@ def first_woken(
         timeout: For how many seconds, at most `LONGEST_WAIT`.
         tag: Comes before all names.
     """
-    longest = max(0.001, min(timeout, LONGEST_WAIT))  # 0 would block for ever
     tokens = {f"{tag}{name}:wake:{token}": token for name, token in places}
-    try:
-        woken = connections.for_blocking(longest).call("BLPOP", *tokens, f"{longest:.3f}")
-    except connections.driver.broken:
-        time.sleep(min(longest, BROKEN_WAIT_PAUSE_SECONDS))
-        return tuple(tokens.values())
-    return () if woken is None else (tokens[as_text(woken[0])],)
+    return tuple(tokens[woken] for woken in connections.first_filled(tokens, min(timeout, LONGEST_WAIT)))
 
 
 def open_redis(url: str) -> RedisStore:
