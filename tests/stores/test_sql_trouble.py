@@ -23,6 +23,7 @@ from tests.stores.test_sql import (
     SOON,
     ask,
     claim,
+    expire,
     granted,
     lost_replies,
     open_,
@@ -97,12 +98,7 @@ class TestBlockedRows:
         store.release("stolen", claims["stolen"].token)
         granted(store, claim("stolen"))
         store.release("deleted", claims["deleted"].token)
-        tell(
-            store,
-            "UPDATE celery_locks_holder SET deadline = ? WHERE name = ?",
-            int(time.time() * 1e6) - 1000,
-            "expired",
-        )
+        expire(store, "expired")
         renewals = [Renewal(each.name, each.token, 60.0) for each in claims.values()]
         assert store.renew(renewals) == [None, "stolen", "deleted", "expired"]
         assert store.renew([Renewal("unknown", "x", 60.0)]) == ["deleted"]
@@ -116,7 +112,8 @@ class TestBlockedRows:
         store = open_(url)
         for number in range(5):
             granted(store, claim(f"{number}"))
-        tell(store, "UPDATE celery_locks_holder SET deadline = 1")
+            assert isinstance(store.acquire(claim(f"{number}"), 0.001), Refused)
+        expire(store)
         tell(store, "UPDATE celery_locks_lock SET forget_at = 1")
         with blocked(server, store, f"SELECT 1 FROM celery_locks_{table} WHERE name = ? FOR UPDATE", "3"):
             store._sweeper.sweep()
@@ -228,7 +225,7 @@ class TestClock:
     def test_promise_41_renewing_finds_it_too(self, url: str, open_: Any) -> None:
         store, mine = open_(url), claim(ttl=60.0)
         granted(store, mine)
-        for table, column in (("lock", "touched"), ("holder", "deadline")):
+        for table, column in (("lock", "touched"), ("lock", "deadline")):
             tell(store, f"UPDATE celery_locks_{table} SET {column} = {column} + ?", HOUR)
         assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
         [(ahead,)] = ask(store, "SELECT ahead FROM celery_locks_meta")

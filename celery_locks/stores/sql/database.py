@@ -55,6 +55,11 @@ class Answer:
     def rowcount(self) -> int:
         return int(self._cursor.rowcount)
 
+    @property
+    def last_id(self) -> int:
+        """What the statement gave to MySQL's ``LAST_INSERT_ID``."""
+        return int(self._cursor.lastrowid)
+
     def fetchone(self) -> Any:
         row = self._cursor.fetchone()
         return None if row is None else tuple(map(self._decode, row))

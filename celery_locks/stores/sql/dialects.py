@@ -159,16 +159,19 @@ class Dialect(ABC):
         return [self._text(made), *self._additions(table), *map(self._text, indexes)]
 
     def _additions(self, table: TableSchema) -> list[str]:
-        """Return the statements that add columns to a table of an older version, where they are missing."""
-        return [
-            self._text(statement)
-            for column, changes in added_columns(table, self.types).items()
-            for statement in self._addition(f"{PREFIX}{table.name}", column, changes)
-        ]
+        """Return the statements that add columns to a table of an older version, and take away those no longer used."""
+        name, added = f"{PREFIX}{table.name}", added_columns(table, self.types)
+        changes = [self._addition(name, column, changes) for column, changes in added.items()]
+        changes += [self._removal(name, column) for column in table.dropped]
+        return [self._text(statement) for statements in changes for statement in statements]
 
     @abstractmethod
     def _addition(self, table: str, column: str, changes: Sequence[str]) -> list[str]:
         """Return the statements that change a table where it lacks a column."""
+
+    @abstractmethod
+    def _removal(self, table: str, column: str) -> list[str]:
+        """Return the statements that take a column from a table that has it."""
 
     def _functions(self) -> list[str]:
         return []
@@ -252,6 +255,9 @@ class PostgreSQL(Dialect):
         changes = [change.replace("ADD COLUMN", "ADD COLUMN IF NOT EXISTS") for change in changes]
         return [f"ALTER TABLE {table} {', '.join(changes)}"]
 
+    def _removal(self, table: str, column: str) -> list[str]:
+        return [f"ALTER TABLE {table} DROP COLUMN IF EXISTS {column}"]
+
     def _functions(self) -> list[str]:
         return stored.texts(self.prefix)
 
@@ -316,7 +322,8 @@ class MySQL(Dialect):
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
     missing = frozenset({1146, 1054})
-    collisions = frozenset({1020, 1213, 1060})  # the last: another process has added the same column
+    #: The last two: another process has added, or taken away, the same column.
+    collisions = frozenset({1020, 1213, 1060, 1091})
     read_only = frozenset({1290, 1792, 1836})
     forbidden = frozenset({1044, 1142, 1143, 1370})
     full = frozenset({1021, 1114})
@@ -370,14 +377,20 @@ class MySQL(Dialect):
         connection.execute(f"UPDATE {which} SET t.forget_at = ?", (*names, forget_at))
 
     def _addition(self, table: str, column: str, changes: Sequence[str]) -> list[str]:
-        # MySQL has no "ADD COLUMN IF NOT EXISTS".
-        change = f"ALTER TABLE {table} {', '.join(changes)}".replace("'", "''")
+        return self._change(f"ALTER TABLE {table} {', '.join(changes)}", table, column, has_column=False)
+
+    def _removal(self, table: str, column: str) -> list[str]:
+        return self._change(f"ALTER TABLE {table} DROP COLUMN {column}", table, column, has_column=True)
+
+    def _change(self, change: str, table: str, column: str, *, has_column: bool) -> list[str]:
+        """Return statements that run another where a table has a column, or lacks it. MySQL has no ``IF EXISTS``."""
+        quoted = change.replace("'", "''")
         known = (
             "SELECT 1 FROM information_schema.columns "
             f"WHERE table_schema = DATABASE() AND table_name = '{table}' AND column_name = '{column}'"
         )
         return [
-            f"SET @{PREFIX}change = IF(EXISTS ({known}), 'DO 0', '{change}')",
+            f"SET @{PREFIX}change = IF({'' if has_column else 'NOT '}EXISTS ({known}), '{quoted}', 'DO 0')",
             f"PREPARE {PREFIX}change FROM @{PREFIX}change",
             f"EXECUTE {PREFIX}change",
             f"DEALLOCATE PREPARE {PREFIX}change",

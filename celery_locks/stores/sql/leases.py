@@ -133,8 +133,8 @@ class Leases:
 
     def why_lost(self, name: str, token: str) -> LossReason:
         """Why a lease that was not to be renewed is lost."""
-        query = "SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ?"
-        if self._db.execute(query, (name, token)).fetchone():
+        leases, values = self._db.leases_of(name)
+        if self._db.execute(f"SELECT 1 FROM {leases} AND token = ?", (*values, token)).fetchone():
             return "expired"
         return self._why_taken(name, token) or ("stolen" if self.used(name) else "deleted")
 
@@ -189,12 +189,13 @@ class Leases:
 
     def holders(self, name: str, only: str = "") -> tuple[Holder, ...]:
         """Return the holders of a lock, or only the one with a token."""
+        leases, values = self._db.leases_of(name)
         query = (
-            "SELECT owner, fencing_token, permits, since, deadline, token, most FROM celery_locks_holder "
-            f"WHERE name = ? {'AND token = ? ' if only else ''}AND deadline > ? ORDER BY fencing_token LIMIT ?"
+            f"SELECT owner, fencing_token, permits, since, deadline, token, most FROM {leases} "
+            f"{'AND token = ? ' if only else ''}AND deadline > ? ORDER BY fencing_token LIMIT ?"
         )
         now = self._now
-        rows = self._db.execute(query, (name, *([only] if only else []), now, MOST_HOLDERS))
+        rows = self._db.execute(query, (*values, *([only] if only else []), now, MOST_HOLDERS))
         return tuple(
             Holder(owner, fencing_token, permits, (now - since) / 1e6, (deadline - now) / 1e6, token, most)
             for owner, fencing_token, permits, since, deadline, token, most in rows
@@ -209,8 +210,9 @@ class Leases:
         return int(row[0])
 
     def used(self, name: str) -> int:
-        query = "SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?"
-        return int(self._db.execute(query, (name, self._now)).fetchone()[0])
+        leases, values = self._db.leases_of(name)
+        query = f"SELECT coalesce(sum(permits), 0) FROM {leases} AND deadline > ?"
+        return int(self._db.execute(query, (*values, self._now)).fetchone()[0])
 
     def head(self, name: str) -> tuple[str, int, int] | None:
         """Who stands first in line: token, permits, limit."""
@@ -296,11 +298,10 @@ class Leases:
 
     def next_deadline(self, name: str) -> int | None:
         """When the first holder ends; without holders, when the first place in line does."""
-        for query in (
-            "SELECT min(deadline) FROM celery_locks_holder WHERE name = ? AND deadline > ?",
-            "SELECT deadline FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1",
-        ):
-            row = self._db.execute(query, (name, self._now)).fetchone()
-            if row is not None and row[0] is not None:
-                return int(row[0])
-        return None
+        leases, values = self._db.leases_of(name)
+        query = f"SELECT min(deadline) FROM {leases} AND deadline > ?"
+        first = self._db.execute(query, (*values, self._now)).fetchone()[0]
+        if first is None:
+            query = "SELECT deadline FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1"
+            first = (self._db.execute(query, (name, self._now)).fetchone() or (None,))[0]
+        return None if first is None else int(first)

@@ -12,6 +12,8 @@ from celery_locks.stores.sql.session import Session, microseconds
 
 #: How many leases, and how many places in line, `figures` counts at most.
 MOST_COUNTED = 100_000
+#: How many rows of locks, most of which may be idle, `page` and `figures` look at at most.
+MOST_LOOKED, MOST_ROWS = 10_000, 1_000_000
 #: The last character, and those that no text holds: surrogates.
 _LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
@@ -25,6 +27,8 @@ WITH RECURSIVE seek(name) AS (
 )
 SELECT name FROM seek WHERE name IS NOT NULL LIMIT ?
 """
+# Where locks have rows of their own, in which a single holder is.
+_LOCKS = "SELECT {} FROM celery_locks_lock WHERE name >= ? AND name > ? AND name < ? ORDER BY name LIMIT {}"
 _LIVING = f"FROM celery_locks_{{}} WHERE name >= ? AND name < ? AND deadline > ? LIMIT {MOST_COUNTED}"
 
 
@@ -56,45 +60,65 @@ def line(session: Session, name: str) -> tuple[Waiter, ...]:
 
 def page(session: Session, names: Names) -> tuple[tuple[State, ...], str | None]:
     """`Store.page`."""
-    # What has expired stays for a while in the tables: so many names are looked at, and no more.
-    most, end = names.count + MOST_PASSED_OVER, end_of(names.start)
-    values = (names.start, names.after, end, end, most)
-    found = {row[0] for table in ("holder", "waiter") for row in session.execute(_NAMES.format(table=table), values)}
-    first = sorted(found)[:most]
+    found, last = _names(session, names)
     states: list[State] = []
-    for name in first:
+    for name in found:
         if len(states) == names.count:
             return tuple(states), states[-1].name
         one = state(session, name)
         if one.holders or one.waiting:
             states.append(replace(one, holders=one.holders[:MOST_LISTED]))
-    return tuple(states), first[-1] if len(first) == most else None
+    return tuple(states), last
+
+
+def _names(session: Session, names: Names) -> tuple[list[str], str | None]:
+    """Return names of locks that may be held or waited for, and the last one looked at; ``None`` at the end."""
+    # What has expired stays for a while in the tables: so many names are looked at, and no more.
+    most, end = names.count + MOST_PASSED_OVER, end_of(names.start)
+    if not session.has_locks:
+        values = (names.start, names.after, end, end, most)
+        tables = ("holder", "waiter")
+        found = {row[0] for table in tables for row in session.execute(_NAMES.format(table=table), values)}
+        first = sorted(found)[:most]
+        return first, first[-1] if len(first) == most else None
+    values, locks = (names.start, names.after, end), _LOCKS.format("name, crowd, deadline", MOST_LOOKED)
+    query = f"SELECT name FROM ({locks}) l WHERE crowd = 1 OR deadline > ? ORDER BY name LIMIT ?"
+    first = [name for (name,) in session.execute(query, (*values, session.now, most))]
+    if len(first) == most:
+        return first, first[-1]
+    looked, last = session.execute(f"SELECT count(*), max(name) FROM ({locks}) l", values).fetchone()
+    return first, last if looked == MOST_LOOKED else None
 
 
 def figures(session: Session, start: str, near: float) -> Figures:
     """`Store.stats` of those names that begin with ``start``."""
-    living, now = (start, end_of(start), session.now), session.now
+    now, living = session.now, (start, end_of(start), session.now)
+    leases, waiters = f"SELECT name, since, deadline {_LIVING.format('holder')}", _LIVING.format("waiter")
+    which, complete = living, True
+    if session.has_locks:
+        locks = _LOCKS.format("name, since, deadline", MOST_ROWS)
+        leases = f"({leases}) UNION ALL SELECT * FROM ({locks}) l WHERE deadline > ?"
+        which = (*living, start, "", *living[1:])
+        rows = session.execute(f"SELECT count(*) FROM ({locks}) l", (start, "", living[1])).fetchone()[0]
+        complete = rows < MOST_ROWS
 
     def one(query: str, *values: Any) -> Any:
-        return session.execute(query.format(holder=_LIVING.format("holder"), waiter=_LIVING.format("waiter")), values)
+        return session.execute(query, values).fetchone()
 
     holders, near_expiry, since = one(
-        "SELECT count(*), coalesce(sum(CASE WHEN deadline < ? THEN 1 ELSE 0 END), 0), min(since) "
-        "FROM (SELECT deadline, since {holder}) h",
+        f"SELECT count(*), coalesce(sum(CASE WHEN deadline < ? THEN 1 ELSE 0 END), 0), min(since) FROM ({leases}) h",
         now + microseconds(near),
+        *which,
+    )
+    waiting = one(f"SELECT count(*) FROM (SELECT 1 AS one {waiters}) w", *living)[0]
+    locked = one(
+        f"SELECT count(*) FROM (SELECT name FROM ({leases}) h UNION SELECT name FROM (SELECT name {waiters}) w) names",
+        *which,
         *living,
-    ).fetchone()
-    waiting = one("SELECT count(*) FROM (SELECT 1 AS one {waiter}) w", *living).fetchone()[0]
-    locks = one(
-        "SELECT count(*) FROM (SELECT name FROM (SELECT name {holder}) h "
-        "UNION SELECT name FROM (SELECT name {waiter}) w) names",
-        *living,
-        *living,
-    ).fetchone()[0]
+    )[0]
     oldest = None
     if since is not None:
-        query = "SELECT name FROM (SELECT name, since {holder}) h WHERE since = ? LIMIT 1"
-        oldest = one(query, *living, since).fetchone()[0]
-    complete = max(holders, waiting) < MOST_COUNTED
+        oldest = one(f"SELECT name FROM ({leases}) h WHERE since = ? LIMIT 1", *which, since)[0]
+    complete = complete and max(holders, waiting) < MOST_COUNTED
     held_for = 0.0 if since is None else (now - since) / 1e6
-    return Figures(int(locks), int(holders), int(near_expiry), int(waiting), oldest, held_for, complete)
+    return Figures(int(locked), int(holders), int(near_expiry), int(waiting), oldest, held_for, complete)

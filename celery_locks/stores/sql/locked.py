@@ -17,20 +17,32 @@ from celery_locks.tokens import process_of
 # The row's clock never goes back, also when the server's does, and nobody can have looked at the server's clock before
 # waiting for the row and act on it afterwards.
 _OPEN_MYSQL = (
-    "INSERT INTO celery_locks_lock (name, touched, fence, watched, released, forget_at) "
-    "VALUES (?, 0, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, '', ?) "
+    "INSERT INTO celery_locks_lock (name, touched, fence, watched, forget_at, crowd) "
+    "VALUES (?, 0, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, 0, 0) "
     "ON DUPLICATE KEY UPDATE touched = touched"
 )
-_OPENED = "SELECT touched, CLOCK, fence, released, forget_at FROM celery_locks_lock WHERE name = ?"
+_OPENED = "SELECT touched, CLOCK, token, fence, ended, forget_at FROM celery_locks_lock WHERE name = ?"
+# Everything but a plain acquire and its release looks for holders in their table: see functions/spill.sql.
+_SPILL_MYSQL = (
+    "REPLACE INTO celery_locks_holder (name, token, owner, permits, most, fencing_token, since, deadline) "
+    "SELECT name, token, owner, permits, most, fence, since, deadline FROM celery_locks_lock WHERE name = ?"
+)
+_LEASES = (
+    "(SELECT owner, fencing_token, permits, since, deadline, token, most FROM celery_locks_holder WHERE name = ? "
+    "UNION ALL SELECT owner, fence, permits, since, deadline, token, most FROM celery_locks_lock "
+    "WHERE name = ? AND token <> '') leases WHERE 1 = 1"
+)
 
 
 class ServerSession(Session):
-    """Within a transaction, or for reading.
+    """A session for reading.
 
     Args:
         connection: What it runs on.
         now: The lock's moment.
     """
+
+    has_locks = True
 
     def __init__(self, connection: Connection, now: int) -> None:
         self._connection = connection
@@ -44,12 +56,17 @@ class ServerSession(Session):
         statement = self._connection.dialect.upsert(table, tuple(key), tuple(row), tuple(keep))
         self._connection.run(statement, tuple(row.values()))
 
+    def leases_of(self, name: str) -> tuple[str, tuple[Any, ...]]:
+        return _LEASES, (name, name)
+
     def next_fencing_token(self) -> int:
         raise AssertionError("who reads gives no fencing token")
 
 
 class LockedSession(ServerSession, ABC):
-    """A transaction that has the row of a lock."""
+    """A transaction that has the row of a lock, and has moved a holder from there to the table of holders."""
+
+    leases_of = Session.leases_of
 
     def __init__(self, connection: Connection, name: str) -> None:
         now, self.fence, self.released, self._forget_at = self._open(connection, name)
@@ -102,14 +119,21 @@ class PostgreSQLLock(LockedSession):
 
 class MySQLLock(LockedSession):
     def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
-        connection.execute(_OPEN_MYSQL, (name, 0))
-        touched, clock, *row = connection.execute(_OPENED, (name,)).fetchone()
+        connection.execute(_OPEN_MYSQL, (name,))
+        touched, clock, token, *row = connection.execute(_OPENED, (name,)).fetchone()
+        if token:
+            connection.execute(_SPILL_MYSQL, (name,))
         return moment_of(connection, touched, clock), *row
 
     def finish(self) -> None:
-        query = "UPDATE celery_locks_lock SET touched = ?, fence = ?, released = ?, forget_at = ? WHERE name = ?"
+        query = (
+            "UPDATE celery_locks_lock SET touched = ?, fence = ?, ended = ?, forget_at = ?, token = '', deadline = 0, "
+            "crowd = EXISTS (SELECT 1 FROM celery_locks_holder h WHERE h.name = ? AND h.deadline > ?) "
+            "OR EXISTS (SELECT 1 FROM celery_locks_waiter w WHERE w.name = ? AND w.deadline > ?) WHERE name = ?"
+        )
         self.need_until(self.now)
-        self.execute(query, (self.now, self.fence, self.released, self._forget_at, self.name))
+        row = (self.now, self.fence, self.released, self._forget_at)
+        self.execute(query, (*row, self.name, self.now, self.name, self.now, self.name))
 
 
 def moment_of(connection: Connection, seen: int, clock: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.dialects import PostgreSQL
+from celery_locks.stores.sql.mysql import MySQLStore
 from celery_locks.stores.sql.postgresql import PostgreSQLStore
 from celery_locks.stores.sql.store import ServerStore
 
@@ -17,4 +18,4 @@ def open_server(url: str) -> ServerStore:
     """
     address = Address(url)
     address.url.get_dialect().import_dbapi()
-    return PostgreSQLStore(address) if isinstance(address.dialect, PostgreSQL) else ServerStore(address)
+    return PostgreSQLStore(address) if isinstance(address.dialect, PostgreSQL) else MySQLStore(address)

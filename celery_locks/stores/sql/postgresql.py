@@ -30,7 +30,7 @@ SELECT place.token,
   coalesce(ends, head.deadline) - now,
   EXISTS (SELECT FROM celery_locks_waiter WHERE name = place.name AND token = place.token AND deadline > now)
 FROM (
-  SELECT w.name, w.token, greatest(l.touched, CLOCK) AS now
+  SELECT w.name, w.token, l.permits, l.deadline, greatest(l.touched, CLOCK) AS now
   FROM unnest(?::text[], ?::text[]) AS w (name, token) LEFT JOIN celery_locks_lock l ON l.name = w.name
 ) place
 LEFT JOIN LATERAL (
@@ -38,21 +38,26 @@ LEFT JOIN LATERAL (
   WHERE name = place.name AND deadline > now ORDER BY id LIMIT 1
 ) head ON true
 CROSS JOIN LATERAL (
-  SELECT coalesce(sum(permits), 0) AS used, min(deadline) AS ends FROM celery_locks_holder
-  WHERE name = place.name AND deadline > now
+  SELECT coalesce(sum(h.permits), 0) AS used, min(h.deadline) AS ends FROM (
+    SELECT permits, deadline FROM celery_locks_holder WHERE name = place.name
+    UNION ALL SELECT place.permits, place.deadline
+  ) h WHERE h.deadline > now
 ) held
 """
 # As `Leases.why_lost`, for many in one round trip.
 _WHY_LOST = """
 SELECT lost.name, lost.token, CASE
-  WHEN EXISTS (SELECT FROM celery_locks_holder WHERE name = lost.name AND token = lost.token) THEN 'expired'
+  WHEN holder = lost.token OR EXISTS (
+    SELECT FROM celery_locks_holder WHERE name = lost.name AND token = lost.token
+  ) THEN 'expired'
   ELSE coalesce(
     (SELECT why FROM celery_locks_taken WHERE name = lost.name AND token = lost.token AND deadline > now),
-    CASE WHEN EXISTS (SELECT FROM celery_locks_holder WHERE name = lost.name AND deadline > now)
-      THEN 'stolen' ELSE 'deleted' END
+    CASE WHEN lost.deadline > now OR EXISTS (
+      SELECT FROM celery_locks_holder WHERE name = lost.name AND deadline > now
+    ) THEN 'stolen' ELSE 'deleted' END
   ) END
 FROM (
-  SELECT w.name, w.token, greatest(l.touched, CLOCK) AS now
+  SELECT w.name, w.token, l.token AS holder, l.deadline, greatest(l.touched, CLOCK) AS now
   FROM unnest(?::text[], ?::text[]) AS w (name, token) LEFT JOIN celery_locks_lock l ON l.name = w.name
 ) lost
 """

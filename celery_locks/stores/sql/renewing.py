@@ -56,16 +56,19 @@ def _renew(connection: Connection, renewals: Sequence[Renewal], moment: int) -> 
     rows = " UNION ALL ".join(["SELECT ? AS name, ? AS token, ? AS ttl", *["SELECT ?, ?, ?"] * (len(renewals) - 1)])
     values = [value for each in renewals for value in (each.name, each.token, microseconds(each.ttl))]
     # In this order: one look by a primary key for each lease, however many holders a lock has.
-    leases = (
-        f"({rows}) w STRAIGHT_JOIN celery_locks_lock l FORCE INDEX (PRIMARY) ON l.name = w.name "
-        "STRAIGHT_JOIN celery_locks_holder h FORCE INDEX (PRIMARY) ON h.name = w.name AND h.token = w.token"
-    )
-    connection.execute(
-        f"UPDATE {leases} SET h.deadline = greatest(h.deadline, l.touched + w.ttl) WHERE h.deadline > l.touched", values
-    )
-    return set(
-        connection.execute(f"SELECT h.name, h.token FROM {leases} WHERE h.deadline > l.touched", values).fetchall()
-    )
+    locks = f"({rows}) w STRAIGHT_JOIN celery_locks_lock l FORCE INDEX (PRIMARY) ON l.name = w.name"
+    same = "h.name = w.name AND h.token = w.token"
+    renewed = set[tuple[str, str]]()
+    for leases in (locks, f"{locks} STRAIGHT_JOIN celery_locks_holder h FORCE INDEX (PRIMARY) ON {same}"):
+        one = "h" if leases != locks else "l"
+        living = f"{one}.token = w.token AND {one}.deadline > l.touched"
+        change = f"UPDATE {leases} SET {one}.deadline = greatest({one}.deadline, l.touched + w.ttl) WHERE {living}"
+        if connection.execute(change, values).rowcount:
+            done = connection.execute(f"SELECT w.name, w.token FROM {leases} WHERE {living}", values)
+            renewed.update(done.fetchall())
+        if len(renewed) == len(renewals):
+            break
+    return renewed
 
 
 def marks(values: Sequence[object]) -> str:

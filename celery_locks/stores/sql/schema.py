@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 #: The version of the tables; and the oldest version whose releases may use them, alongside this one. A change that
 #: older releases must not meet raises both.
-VERSION, OLDEST = 1, 0
+VERSION, OLDEST = 2, 2
 #: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed.
 REMEMBERED = 60_000_000
 
@@ -17,12 +17,13 @@ class TableSchema:
 
     Attributes:
         name: Without ``celery_locks_``.
-        columns: ``name kind`` of each, kinds being those of `Types`; one that ends in ``?`` may be NULL, one that ends
-            in ``=`` is an empty text or 0 by default.
+        columns: ``name kind`` of each, kinds being those of `Types`; one that ends in ``?`` may be NULL. Behind ``=``
+            is the default: an empty text or 0 if there is nothing.
         key: The columns of the primary key.
         indexes: The columns of each further index.
         kept: Microseconds that a row is kept beyond its deadline.
         added: Names of columns that tables of older versions lack. They have a default: older versions write none.
+        dropped: Names of columns that only tables of older versions have. What older releases do with one fails.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TableSchema:
     indexes: tuple[tuple[str, ...], ...] = (("deadline",),)
     kept: int = 0
     added: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ TABLES = (
 #:
 #: touched: the last moment at which it was changed; the lock's clock never goes back behind it.
 #: watched: until when a process wants to be notified that is not in line.
-#: released: the owner token whose lease ended last: an acquire of it that arrives late is granted nothing.
+#: ended: the owner token whose lease ended last: an acquire of it that arrives late is granted nothing.
+#: token, owner, permits, most, since, deadline: the only holder of a lock that no one waits for, whose fencing token is
+#: ``fence``. An empty token: no holder. Once its deadline has passed the lock is free, whatever the token is.
+#: crowd: 1 where holders are rows of ``holder`` and others may wait; the row itself has no holder then. While it is 0,
+#: no row of ``holder`` and no place in line lives.
 #: forget_at: when to see whether the row is still needed.
 #: ahead: by how much the store's clock is ahead of the server's, which was set back.
 #: version, oldest: see `VERSION` and `OLDEST`.
@@ -92,9 +98,13 @@ SERVER_TABLES = (
     *TABLES,
     TableSchema(
         "lock",
-        "name key, touched int, fence int, watched int, released key, forget_at int",
+        "name key, touched int, fence int, watched int, ended key=, forget_at int, token key=, owner text?, "
+        "permits int=, most int=, since int=, deadline int=, crowd int=1",  # older releases wrote rows of holder only
         ("name",),
-        (("forget_at",),),
+        (("forget_at",),),  # PostgreSQL writes a row without its indexes while no indexed column changes
+        added=("ended", "token", "owner", "permits", "most", "since", "deadline", "crowd"),
+        # A release that sees no holder here, and runs already, must neither acquire nor release. It may renew.
+        dropped=("released",),
     ),
     TableSchema(
         "meta",
@@ -150,6 +160,7 @@ def _indexes(table: TableSchema) -> list[tuple[str, str]]:
 
 def _column(column: str, types: Types) -> str:
     name, kind = column.split()
+    kind, has_default, value = kind.partition("=")
     null = "" if kind.endswith("?") else " NOT NULL"
-    default = (" DEFAULT 0" if kind == "int=" else " DEFAULT ''") if kind.endswith("=") else ""
-    return f"{name} {getattr(types, kind.rstrip('?='))}{null}{default}"
+    default = f" DEFAULT {value or (0 if kind == 'int' else repr(''))}" if has_default else ""
+    return f"{name} {getattr(types, kind.rstrip('?'))}{null}{default}"

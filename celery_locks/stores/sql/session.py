@@ -46,9 +46,11 @@ class Session(ABC):
         now: The moment, in microseconds of the store's clock.
         released: The owner token whose lease ended last, as far as that is known.
         repeated: Whether an earlier try may have been carried out, and only its reply was lost.
+        has_locks: Whether locks have rows of their own, in which a holder may be.
     """
 
     now: int
+    has_locks = False
     released: str = ""
     repeated: bool = False
 
@@ -66,6 +68,10 @@ class Session(ABC):
             row: All its columns.
             keep: Those that stay as they were.
         """
+
+    def leases_of(self, name: str) -> tuple[str, tuple[Any, ...]]:
+        """Return where a lock's leases are found: what follows ``FROM`` in a query, and its values."""
+        return "celery_locks_holder WHERE name = ?", (name,)
 
     @abstractmethod
     def next_fencing_token(self) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from celery_locks.stores.sql.database import Connection
 
 #: The functions, in an order in which they can be made.
-NAMES = ("now", "open", "tell", "parks", "acquire", "release", "leave", "finish", "renew")
+NAMES = ("now", "open", "spill", "tell", "parks", "acquire", "release", "leave", "finish", "renew")
 #: The part of a call's time that it may wait for another transaction: the server gives up before the client does.
 PATIENCE = 0.75
 #: The server's time, and the store's moment, in microseconds since 1970.
@@ -49,14 +49,20 @@ def release(connection: Connection, name: str, token: str, value: Value | None) 
     values = (name, token, *_told(connection), *kept)
     released: bool | None = connection.execute(_call("release", 6), values).fetchone()[0]
     if released is False and connection.repeated:  # it can't know whether the first request released the lease …
-        return connection.execute(_LOST, (name, token, name, token)).fetchone() is None  # … unless the reason is known
+        return connection.execute(_LOST, (name, token) * 3).fetchone() is None  # … unless the reason is known
     return released
 
 
+#: 1 where a lock has a holder in the table of holders, or someone in line, at a moment; otherwise 0.
+_CROWDED = (
+    r"(EXISTS (SELECT FROM celery_locks_holder h WHERE h.name = \1 AND h.deadline > \2) "
+    r"OR EXISTS (SELECT FROM celery_locks_waiter w WHERE w.name = \1 AND w.deadline > \2))::int"
+)
 #: Whether a lease that is not held was taken by force, or has expired.
 _LOST = (
     "SELECT 1 FROM celery_locks_taken WHERE name = ? AND token = ? "
-    "UNION ALL SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ?"
+    "UNION ALL SELECT 1 FROM celery_locks_holder WHERE name = ? AND token = ? "
+    "UNION ALL SELECT 1 FROM celery_locks_lock WHERE name = ? AND token = ?"
 )
 
 
@@ -66,11 +72,11 @@ def leave(connection: Connection, name: str, token: str) -> bool:
     return bool(connection.execute(_call("leave", 4), values).fetchone()[0])
 
 
-def open_lock(connection: Connection, name: str) -> tuple[int, int, str, int]:
+def open_lock(connection: Connection, lock: str) -> tuple[int, int, str, int]:
     """Have a lock to this transaction alone. Returns its moment, last fencing token, whose lease ended last, and when
     its row is forgotten."""
-    query = _call("open", 2).replace("*", "touched, fence, released, forget_at")
-    return connection.execute(query, (name, _patience(connection))).fetchone()  # type: ignore[no-any-return]
+    query = f"SELECT touched, fence, ended, forget_at FROM {name('spill')}({name('open')}(?, ?))"
+    return connection.execute(query, (lock, _patience(connection))).fetchone()  # type: ignore[no-any-return]
 
 
 def finish(connection: Connection, name: str, row: tuple[int, int, str, int], notices: Collection[str]) -> None:
@@ -126,6 +132,7 @@ def _texts() -> tuple[str, ...]:
 
 
 def _filled(text: str) -> str:
+    text = re.sub(r"CROWDED\((\S+), (\S+)\)", _CROWDED, text)
     text = re.sub(r"FORGET\(([^()]+)\)", lambda found: f"((({found[1]} >> {COARSE_BITS}) + 2) << {COARSE_BITS})", text)
     constants = {
         "CLOCK": CLOCK,

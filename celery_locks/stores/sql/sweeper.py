@@ -102,8 +102,8 @@ class Sweeper:
         known = " OR ".join(
             f"EXISTS (SELECT 1 FROM celery_locks_{table} t WHERE t.name = l.name)" for table in NEEDED_FOR
         )
-        query = f"SELECT name FROM celery_locks_lock l WHERE name IN ({marks(mine)}) AND ({known})"
-        needed = [name for (name,) in connection.execute(query, mine)]
+        query = f"SELECT name FROM celery_locks_lock l WHERE name IN ({marks(mine)}) AND (deadline > ? OR {known})"
+        needed = [name for (name,) in connection.execute(query, (*mine, now))]
         idle = sorted(set(mine) - set(needed))
         if needed:
             connection.dialect.keep_locks(connection, needed, forget_at(now))

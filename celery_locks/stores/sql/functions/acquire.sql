@@ -30,12 +30,43 @@ BEGIN
     SELECT * INTO mine FROM celery_locks_open(key, patience);
     moment := mine.touched;
     is_full := false;
+    IF mine.crowd = 0 THEN  -- no one waits, and a holder is in the row
+        IF mine.token = claimant AND mine.deadline > moment THEN  -- the same acquire once more
+            granted := mine.fence;
+            UPDATE celery_locks_lock SET touched = moment, deadline = greatest(mine.deadline, moment + ttl),
+                forget_at = greatest(mine.forget_at, FORGET(moment + ttl))
+            WHERE name = key;
+        ELSIF mine.deadline <= moment AND wanted <= room AND (again OR mine.ended <> claimant) THEN
+            granted := greatest(mine.fence + 1, moment);
+            IF mine.token <> '' THEN
+                PERFORM celery_locks_spill(mine);
+            END IF;
+            UPDATE celery_locks_lock SET touched = moment, fence = granted, token = claimant, owner = called,
+                permits = wanted, most = room, since = moment, deadline = moment + ttl, crowd = 0,
+                forget_at = greatest(mine.forget_at, FORGET(moment + ttl))
+            WHERE name = key;
+        ELSIF line_up IS NULL AND mine.deadline > moment AND mine.permits + wanted > room THEN  -- nothing changes
+            again_at := mine.deadline;
+            owner := mine.owner;
+            fencing_token := mine.fence;
+            permits := mine.permits;
+            since := mine.since;
+            deadline := mine.deadline;
+            token := mine.token;
+            most := mine.most;
+        END IF;
+        IF granted IS NOT NULL OR again_at IS NOT NULL THEN
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        SELECT * INTO mine FROM celery_locks_spill(mine);
+    END IF;
     SELECT coalesce(sum(h.permits), 0), max(h.fencing_token) FILTER (WHERE h.token = claimant) INTO used, granted
     FROM celery_locks_holder h WHERE h.name = key AND h.deadline > moment;
     IF granted IS NOT NULL THEN  -- the same acquire once more
         UPDATE celery_locks_holder h SET deadline = greatest(h.deadline, moment + ttl)
         WHERE h.name = key AND h.token = claimant;
-    ELSIF again OR mine.released <> claimant THEN  -- otherwise it arrived late: its lease has ended
+    ELSIF again OR mine.ended <> claimant THEN  -- otherwise it arrived late: its lease has ended
         SELECT w.token, w.permits, w.most, w.deadline INTO head, head_wants, head_room, head_until
         FROM celery_locks_waiter w WHERE w.name = key AND w.deadline > moment ORDER BY w.id LIMIT 1;
         IF used + wanted <= room AND (head IS NULL OR head = claimant) THEN
@@ -71,7 +102,8 @@ BEGIN
     -- For as long as the lease lives nobody needs to see whether the row is still needed.
     needed_until := CASE WHEN granted IS NULL THEN moment ELSE moment + ttl END;
     UPDATE celery_locks_lock l
-    SET touched = moment, fence = greatest(l.fence, granted), forget_at = greatest(l.forget_at, FORGET(needed_until))
+    SET touched = moment, fence = greatest(l.fence, granted), forget_at = greatest(l.forget_at, FORGET(needed_until)),
+        crowd = CROWDED(key, moment)
     WHERE l.name = key;
     IF granted IS NOT NULL THEN
         IF head IS NOT NULL THEN  -- the next one may find room beside it

@@ -8,12 +8,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
     mine celery_locks_lock;
 BEGIN
-    SELECT * INTO mine FROM celery_locks_open(key, patience);
+    SELECT * INTO mine FROM celery_locks_spill(celery_locks_open(key, patience));
     IF celery_locks_parks(mine) THEN
         RETURN false;
     END IF;
     DELETE FROM celery_locks_waiter WHERE name = key AND token = claimant;
-    UPDATE celery_locks_lock SET touched = mine.touched, forget_at = greatest(forget_at, FORGET(mine.touched)) WHERE name = key;
+    UPDATE celery_locks_lock SET touched = mine.touched, forget_at = greatest(forget_at, FORGET(mine.touched)),
+        crowd = CROWDED(key, mine.touched)
+    WHERE name = key;
     PERFORM celery_locks_tell(mine, channel);
     PERFORM set_config('synchronous_commit', 'off', true);
     RETURN true;

@@ -12,8 +12,8 @@ BEGIN
     PERFORM set_config('lock_timeout', patience::text, true);
     SELECT * INTO mine FROM celery_locks_lock WHERE name = key FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        INSERT INTO celery_locks_lock AS l (name, touched, fence, watched, released, forget_at)
-        VALUES (key, 0, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, '', FORGET(CLOCK))
+        INSERT INTO celery_locks_lock AS l (name, touched, fence, watched, forget_at, crowd)
+        VALUES (key, 0, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, FORGET(CLOCK), 0)
         ON CONFLICT (name) DO UPDATE SET touched = l.touched
         RETURNING * INTO mine;
     END IF;

@@ -13,21 +13,28 @@ DECLARE
     held boolean;
 BEGIN
     SELECT * INTO mine FROM celery_locks_open(key, patience);
-    IF celery_locks_parks(mine) OR EXISTS (
-        SELECT FROM celery_locks_ticket WHERE token = claimant AND state = 'running' AND name = key
-    ) THEN
-        RETURN NULL;
+    held := mine.token = claimant AND mine.deadline > mine.touched;  -- it is in the row, and no one waits
+    IF NOT held THEN
+        SELECT * INTO mine FROM celery_locks_spill(mine);
+        IF celery_locks_parks(mine) OR EXISTS (
+            SELECT FROM celery_locks_ticket WHERE token = claimant AND state = 'running' AND name = key
+        ) THEN
+            RETURN NULL;
+        END IF;
+        DELETE FROM celery_locks_holder WHERE name = key AND token = claimant AND deadline > mine.touched;
+        held := FOUND;
     END IF;
-    DELETE FROM celery_locks_holder WHERE name = key AND token = claimant AND deadline > mine.touched;
-    held := FOUND;
     IF held AND kept IS NOT NULL THEN
         INSERT INTO celery_locks_value AS v (name, text, deadline) VALUES (key, kept, mine.touched + keep)
         ON CONFLICT (name) DO UPDATE SET text = kept, deadline = excluded.deadline;
     END IF;
     UPDATE celery_locks_lock SET touched = mine.touched, forget_at = greatest(forget_at, FORGET(mine.touched)),
-        released = CASE WHEN held THEN claimant ELSE released END
+        ended = CASE WHEN held THEN claimant ELSE ended END, token = '', deadline = 0,
+        crowd = CASE WHEN mine.crowd = 0 THEN 0 ELSE CROWDED(key, mine.touched) END
     WHERE name = key;
-    PERFORM celery_locks_tell(mine, channel);
+    IF mine.crowd = 1 OR mine.watched > mine.touched THEN
+        PERFORM celery_locks_tell(mine, channel);
+    END IF;
     IF kept IS NULL THEN
         -- If the server crashes now, the lease may live again until its deadline, without a holder: nobody is let in by it.
         PERFORM set_config('synchronous_commit', 'off', true);

@@ -25,13 +25,21 @@ BEGIN
         );
     END IF;
     moment := celery_locks_now((SELECT max(touched) FROM celery_locks_lock WHERE name = ANY (mine)));
+    -- The only holders, in the rows of their locks.
+    RETURN QUERY
+    UPDATE celery_locks_lock l
+    SET touched = greatest(l.touched, moment), deadline = greatest(l.deadline, greatest(l.touched, moment) + w.ttl),
+        forget_at = greatest(l.forget_at, FORGET(moment + longest))
+    FROM unnest(names, tokens, ttls) AS w (name, token, ttl)
+    WHERE w.name = ANY (mine) AND l.name = w.name AND l.token = w.token AND l.deadline > greatest(l.touched, moment)
+    RETURNING l.name, l.token, true;
     UPDATE celery_locks_lock
     SET touched = greatest(touched, moment), forget_at = greatest(forget_at, FORGET(moment + longest))
-    WHERE name = ANY (mine);
+    WHERE name = ANY (mine) AND crowd = 1;
     RETURN QUERY
     UPDATE celery_locks_holder h SET deadline = greatest(h.deadline, l.touched + w.ttl)
     FROM unnest(names, tokens, ttls) AS w (name, token, ttl) JOIN celery_locks_lock l ON l.name = w.name
-    WHERE w.name = ANY (mine) AND h.name = w.name AND h.token = w.token AND h.deadline > l.touched
+    WHERE w.name = ANY (mine) AND l.crowd = 1 AND h.name = w.name AND h.token = w.token AND h.deadline > l.touched
     RETURNING h.name, h.token, true;
     IF patience = 0 THEN
         RETURN QUERY

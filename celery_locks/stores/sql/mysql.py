@@ -1,0 +1,100 @@
+"""``mysql://``: a lock that no one else wants is acquired, and released, by one statement."""
+
+from __future__ import annotations
+
+from celery_locks.stores.base import Claim, Granted, Refused, Value
+from celery_locks.stores.parking import Dispatch, RunEndName
+from celery_locks.stores.sql import base
+from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.session import COARSE_BITS, SET_BACK, Session, microseconds
+from celery_locks.stores.sql.store import ServerStore
+from celery_locks.stores.sql.stored import PATIENCE
+
+_FORGET = f"((({{}}) >> {COARSE_BITS}) + 2) << {COARSE_BITS}"
+# The fencing token comes back with the answer. A column to the right of its assignment has its new value. CLOCK is the
+# statement's beginning, so it may be older than the row: then the row's moment counts, or the lease is shorter. One
+# that has waited for the row for too long is granted to no one: its client may have gone.
+_ACQUIRE = f"""
+UPDATE celery_locks_lock SET touched = greatest(touched, CLOCK),
+  fence = LAST_INSERT_ID(greatest(fence + 1, touched)), token = ?, owner = ?, permits = ?, most = ?,
+  since = touched, deadline = touched + ?, forget_at = greatest(forget_at, {_FORGET.format("deadline")})
+WHERE name = ? AND crowd = 0 AND token = '' AND ended <> ? AND touched <= CLOCK + {SET_BACK}
+  AND timestampdiff(MICROSECOND, now(6), sysdate(6)) < ?
+"""
+_ACQUIRE_NEW = f"""
+INSERT INTO celery_locks_lock
+  (name, touched, fence, watched, token, owner, permits, most, since, deadline, forget_at, crowd)
+SELECT name, now, LAST_INSERT_ID(fence), 0, token, owner, permits, most, now, now + ttl,
+  {_FORGET.format("now + ttl")}, 0 FROM (
+  SELECT CLOCK AS now,
+    greatest(CLOCK, (SELECT coalesce(max(last_fencing_token), 0) + 1 FROM celery_locks_meta)) AS fence,
+    ? AS token, ? AS owner, ? AS permits, ? AS most, ? AS ttl, ? AS name
+) claim WHERE NOT EXISTS (SELECT 1 FROM celery_locks_lock l WHERE l.name = claim.name)
+"""
+_RELEASE = f"""
+UPDATE celery_locks_lock SET touched = greatest(touched, CLOCK), ended = token, token = '', deadline = 0
+WHERE name = ? AND token = ? AND deadline > greatest(touched, CLOCK) AND touched <= CLOCK + {SET_BACK}
+"""
+_KEEP = (
+    "INSERT INTO celery_locks_value (name, text, deadline) SELECT name, ?, touched + ? FROM celery_locks_lock "
+    "WHERE name = ? ON DUPLICATE KEY UPDATE text = VALUES(text), deadline = VALUES(deadline)"
+)
+
+
+class MySQLStore(ServerStore):
+    """Leases in MySQL or MariaDB."""
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        base.check_numbers(claim)
+        if not (claim.adopts or claim.replaces or claim.task_id or claim.token in self._in_line):
+            timeout = self._database.timeout_for(claim.ttl)
+            granted = self._database.single(lambda db: _acquire(db, claim), timeout)
+            if granted is not None:
+                self._sweeper.now_and_then()
+                return granted
+        return super().acquire(claim, line_up)
+
+    def _release(self, name: str, token: str, value: Value | None) -> bool:
+        released, repeated = self._release_alone(name, token, value)
+
+        def work(session: Session) -> bool:
+            session.repeated |= repeated
+            return base.release(session, name, token, value)
+
+        return released or self._write(name, work)
+
+    def _end_run(
+        self, name: str, token: str, end: RunEndName, broker: str, value: Value | None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        released, repeated = self._release_alone(name, token, value)
+
+        def work(session: Session) -> tuple[bool, tuple[Dispatch, ...]]:
+            session.repeated |= repeated
+            return base.end_run(session, name, token, end, broker, value)
+
+        return (True, ()) if released else self._write(name, work)
+
+    def _release_alone(self, name: str, token: str, value: Value | None) -> tuple[bool, bool]:
+        """Release a lease that is in its lock's row. Returns whether that was all, and whether it was repeated."""
+
+        def work(connection: Connection) -> tuple[bool, bool]:
+            released = connection.execute(_RELEASE, (name, token)).rowcount > 0
+            if released and value is not None:
+                connection.execute(_KEEP, (value.text, microseconds(value.keep), name))
+            return released, connection.repeated
+
+        return self._database.single(work) if value is None else self._database.transaction(work)
+
+
+def _acquire(connection: Connection, claim: Claim) -> Granted | None:
+    """Acquire a lock that no one holds or waits for. Otherwise nothing is done."""
+    if claim.permits > claim.limit:
+        return None
+    whose = (claim.token, claim.owner, claim.permits, claim.limit, microseconds(claim.ttl), claim.name)
+    answer = connection.execute(_ACQUIRE, (*whose, claim.token, microseconds(connection.timeout * PATIENCE)))
+    if not answer.rowcount:
+        try:
+            answer = connection.execute(_ACQUIRE_NEW, whose)
+        except connection.dbapi.IntegrityError:  # another process has just made the row
+            return None
+    return Granted(answer.last_id) if answer.rowcount else None
