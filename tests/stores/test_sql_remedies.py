@@ -99,7 +99,7 @@ def test_the_grant_of_postgresql(
             with_tables(postgresql_server, prefix)
             give_all(postgresql, prefix, user)
         if lacks == "table":
-            postgresql.execute(f'REVOKE INSERT ON {prefix}holder FROM "{user}"')
+            postgresql.execute(f'REVOKE INSERT ON {prefix}lock FROM "{user}"')
         if lacks == "function":
             [(name,)] = postgresql.execute(
                 "SELECT oid::regprocedure::text FROM pg_proc WHERE starts_with(proname, %s)", (f"{prefix}release",)
@@ -159,7 +159,7 @@ def test_the_grant_of_mariadb(
     if lacks == "table":
         mariadb.execute("SELECT table_name FROM information_schema.tables WHERE table_name LIKE %s", (f"{prefix}%",))
         for (table,) in mariadb.fetchall():
-            rights = "SELECT, UPDATE, DELETE" + ("" if table == f"{prefix}holder" else ", INSERT")
+            rights = "SELECT, UPDATE, DELETE" + ("" if table == f"{prefix}lock" else ", INSERT")
             mariadb.execute(f"GRANT {rights} ON locks.{table} TO {account}")
     url = f"mysql://shop-app:secret@127.0.0.1:{mariadb_server.port}/locks?{query}"
     grant = assert_the_grant_is_enough(url, mariadb.execute)

@@ -222,6 +222,27 @@ class TestClock:
         assert store.renew([Renewal("another", other.token, 0.5)]) == [None]
         eventually(lambda: store.holders("another") == (), 5.0)
 
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_promise_41_leases_acquired_since_then_live_on(self, url: str, open_: Any, waits: bool) -> None:
+        """Whoever uses a lock from before puts the store's clock forward, and no other lease ends early by that."""
+        store, other, before, waiter = open_(url), open_(url), claim("before"), claim()
+        granted(store, before)
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        granted(store, mine := claim())
+        if waits:
+            assert isinstance(store.acquire(waiter, 60.0), Refused)
+        granted(other, claim("before"))
+        [(ahead,)] = ask(store, "SELECT ahead FROM celery_locks_meta")
+        assert ahead > HOUR - 60_000_000
+        [holder] = store.holders("lock")
+        assert holder.token == mine.token
+        assert 30.0 < holder.expires_in <= 60.0
+        assert isinstance(other.acquire(claim()), Refused)
+        assert store.renew([Renewal("lock", mine.token, 60.0), Renewal("before", before.token, 60.0)])[0] is None
+        assert store.waiting("lock") == waits
+        assert store.release("lock", mine.token)
+        granted(other, waiter if waits else claim())
+
     def test_promise_41_renewing_finds_it_too(self, url: str, open_: Any) -> None:
         store, mine = open_(url), claim(ttl=60.0)
         granted(store, mine)
@@ -267,7 +288,7 @@ class TestOlderTables:
 
     def test_promise_45_a_table_that_lacks_a_column_names_the_remedy(self, url: str, open_: Any) -> None:
         open_(url).ping()
-        tell(open_(url), "ALTER TABLE celery_locks_holder DROP COLUMN most")
+        tell(open_(url), "ALTER TABLE celery_locks_lock DROP COLUMN watched")
         with pytest.raises(StoreUnavailable, match="locks sql --upgrade"):
             open_(url).acquire(claim())
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import PoolProxiedConnection
 
 from celery_locks.errors import StoreUnavailable
+from celery_locks.stores.sql.clock import SET_BACK_CODE, ClockSetBack, raise_clock
 from celery_locks.stores.sql.dialects import Dialect
 from celery_locks.stores.sql.guard import Guard, Watched
 from celery_locks.stores.sql.pool import SteadyPool
@@ -210,7 +211,7 @@ class Database:
     def _patiently(self, work: Callable[[Connection], T], timeout: float) -> T:
         self._check_version()
         with self._explained():
-            return self._repeat(work, timeout, {"disconnected", "schema"})
+            return self._repeat(work, timeout, {"disconnected", "schema", "set back"})
 
     def _repeat(self, work: Callable[[Connection], T], timeout: float, again: set[str]) -> T:
         """Run some work, and repeat it where that changes nothing twice: after a collision, and once for each kind."""
@@ -226,13 +227,17 @@ class Database:
                 elif kind in again:
                     again.discard(kind)
                     repeated = repeated or kind == "disconnected"
-                    if kind == "schema":
-                        self.make_schema()
+                    if kind in ("schema", "set back"):
+                        self.make_schema() if kind == "schema" else self._raise_clock()
                         give_up = time.monotonic() + timeout
                 else:
                     raise
                 if time.monotonic() >= give_up:
                     raise
+
+    def _raise_clock(self) -> None:
+        """Have the store's clock go on where the server's was set back."""
+        self._repeat(self._within(raise_clock, self.dialect.begin(SCHEMA_TIMEOUT)), SCHEMA_TIMEOUT, {"disconnected"})
 
     def _check_version(self) -> None:
         """See once in each process that its release may use the tables; bring older ones up to date.
@@ -295,7 +300,7 @@ class Database:
         """Leave nothing of a transaction that failed. A connection that may hold an answer still to come is closed."""
         kind = self._kind(error) if isinstance(error, Exception) else "foreign"
         with suppress(Exception):
-            if kind in ("collision", "schema", "other") and not call.cut:
+            if kind in ("collision", "schema", "set back", "other") and not call.cut:
                 guard, undoing = self._of_this_process()[2], Watched(proxied.dbapi_connection, self.timeout)
                 guard.add(undoing)
                 proxied.rollback()
@@ -309,7 +314,9 @@ class Database:
             self._engine().dispose()
 
     def _kind(self, error: Exception) -> str:
-        """What to do about an error: ``collision``, ``schema``, ``disconnected``, or ``other``."""
+        """What to do about an error: ``collision``, ``schema``, ``set back``, ``disconnected``, or ``other``."""
+        if isinstance(error, ClockSetBack):
+            return "set back"
         if isinstance(error, _Cut):
             return "disconnected" if error.args[0] else "foreign"
         engine = self._engine()
@@ -320,6 +327,8 @@ class Database:
             return "collision"
         if code in self.dialect.missing:
             return "schema"
+        if code == SET_BACK_CODE:
+            return "set back"
         if code in self.dialect.read_only or self.dialect.is_disconnect(error, code):
             return "disconnected"
         return "other"
@@ -331,6 +340,8 @@ class Database:
         except _Cut as error:
             seconds = error.args[1]
             raise StoreUnavailable(f"the lock store {self.name} did not answer within {seconds:g} s") from error
+        except ClockSetBack as error:
+            raise StoreUnavailable(f"the lock store {self.name} failed: its clock goes back again and again") from error
         except self._engine().dialect.loaded_dbapi.Error as error:
             raise self._unavailable(error) from error
 

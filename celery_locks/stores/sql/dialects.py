@@ -44,6 +44,8 @@ class Dialect(ABC):
     #: Begins a transaction whose queries all see one state.
     begin_reading: Sequence[str]
     commit = "COMMIT"
+    #: Waits for all who change a lock, and keeps others from it until the transaction's end.
+    lock_all: str
     #: Error codes: a table or function is missing; try again; this server can't write, another may; the user has no
     #: right to; there is no room.
     missing: frozenset[Any]
@@ -190,6 +192,7 @@ class PostgreSQL(Dialect):
     )  # rows change all the time
     server_time, clock = stored.SERVER_TIME, stored.CLOCK
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
+    lock_all = "LOCK TABLE celery_locks_lock IN EXCLUSIVE MODE"  # the weakest that keeps out who takes a row first
     missing = frozenset({"42P01", "42883", "42703"})
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
@@ -321,6 +324,7 @@ class MySQL(Dialect):
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
+    lock_all = "SELECT count(*) FROM celery_locks_lock FOR UPDATE"  # all rows: only new ones are not kept out
     missing = frozenset({1146, 1054})
     #: The last two: another process has added, or taken away, the same column.
     collisions = frozenset({1020, 1213, 1060, 1091})

@@ -76,9 +76,8 @@ def _names(session: Session, names: Names) -> tuple[list[str], str | None]:
     # What has expired stays for a while in the tables: so many names are looked at, and no more.
     most, end = names.count + MOST_PASSED_OVER, end_of(names.start)
     if not session.has_locks:
-        values = (names.start, names.after, end, end, most)
-        tables = ("holder", "waiter")
-        found = {row[0] for table in tables for row in session.execute(_NAMES.format(table=table), values)}
+        seek, tables = (names.start, names.after, end, end, most), ("holder", "waiter")
+        found = {row[0] for table in tables for row in session.execute(_NAMES.format(table=table), seek)}
         first = sorted(found)[:most]
         return first, first[-1] if len(first) == most else None
     values, locks = (names.start, names.after, end), _LOCKS.format("name, crowd, deadline", MOST_LOOKED)
@@ -94,7 +93,8 @@ def figures(session: Session, start: str, near: float) -> Figures:
     """`Store.stats` of those names that begin with ``start``."""
     now, living = session.now, (start, end_of(start), session.now)
     leases, waiters = f"SELECT name, since, deadline {_LIVING.format('holder')}", _LIVING.format("waiter")
-    which, complete = living, True
+    which: tuple[Any, ...] = living
+    complete = True
     if session.has_locks:
         locks = _LOCKS.format("name, since, deadline", MOST_ROWS)
         leases = f"({leases}) UNION ALL SELECT * FROM ({locks}) l WHERE deadline > ?"

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery_locks.stores.sql import stored
+from celery_locks.stores.sql.clock import moment_of
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.dialects import Dialect, MySQL
 from celery_locks.stores.sql.listener import DUE, DUE_LOOK
-from celery_locks.stores.sql.session import SET_BACK, Answer, Session, forget_at
+from celery_locks.stores.sql.session import Answer, Session, forget_at
 from celery_locks.stores.sql.subscriptions import notice
 from celery_locks.tokens import process_of
 
@@ -123,7 +124,7 @@ class MySQLLock(LockedSession):
         touched, clock, token, *row = connection.execute(_OPENED, (name,)).fetchone()
         if token:
             connection.execute(_SPILL_MYSQL, (name,))
-        return moment_of(connection, touched, clock), *row
+        return moment_of(touched, clock), *row
 
     def finish(self) -> None:
         query = (
@@ -134,20 +135,6 @@ class MySQLLock(LockedSession):
         self.need_until(self.now)
         row = (self.now, self.fence, self.released, self._forget_at)
         self.execute(query, (*row, self.name, self.now, self.name, self.now, self.name))
-
-
-def moment_of(connection: Connection, seen: int, clock: int) -> int:
-    """Return the store's moment, which goes on where the server's clock was set back.
-
-    Args:
-        connection: A transaction.
-        seen: A moment that has passed.
-        clock: What the store's clock shows.
-    """
-    if seen > clock + SET_BACK:
-        server_time = connection.dialect.server_time
-        connection.execute(f"UPDATE celery_locks_meta SET ahead = greatest(ahead, ? - {server_time})", (seen,))
-    return max(seen, clock)
 
 
 def lock_of(dialect: Dialect) -> type[LockedSession]:

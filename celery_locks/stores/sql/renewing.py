@@ -7,10 +7,11 @@ from typing import Literal
 
 from celery_locks.errors import LossReason
 from celery_locks.stores.base import Renewal
+from celery_locks.stores.sql.clock import moment_of
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.dialects import rows_of
 from celery_locks.stores.sql.leases import Leases
-from celery_locks.stores.sql.locked import ServerSession, moment_of
+from celery_locks.stores.sql.locked import ServerSession
 from celery_locks.stores.sql.session import forget_at, microseconds
 
 
@@ -27,7 +28,7 @@ def renew_many(connection: Connection, renewals: Sequence[Renewal]) -> list[Loss
     )
     touched = dict(connection.execute(query, names).fetchall())
     clock = connection.execute("SELECT CLOCK").fetchone()[0]  # when the rows are there
-    moment = moment_of(connection, max(touched.values(), default=0), clock)
+    moment = moment_of(max(touched.values(), default=0), clock)
     renewed = _renew(connection, [each for each in renewals if each.name in touched], moment)
     left = [name for name in names if name not in touched]
     query = f"SELECT name FROM celery_locks_lock WHERE name IN ({marks(left)})"

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Value
+from celery_locks.stores.sql.clock import SET_BACK_CODE
 from celery_locks.stores.sql.session import COARSE_BITS, MOST_BEFORE, SET_BACK, microseconds
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _filled(text: str) -> str:
     text = re.sub(r"FORGET\(([^()]+)\)", lambda found: f"((({found[1]} >> {COARSE_BITS}) + 2) << {COARSE_BITS})", text)
     constants = {
         "CLOCK": CLOCK,
-        "SERVER_TIME": SERVER_TIME,
+        "SET_CODE": SET_BACK_CODE,
         "SET_BACK": str(SET_BACK),
         "MOST_HOLDERS": str(MOST_HOLDERS),
         "MOST_BEFORE": str(MOST_BEFORE),
