@@ -27,7 +27,7 @@ DECLARE
     head_until bigint;
     needed_until bigint;
 BEGIN
-    SELECT * INTO mine FROM celery_locks_open(key, patience);
+    mine := celery_locks_open(key, patience);
     moment := mine.touched;
     is_full := false;
     IF mine.crowd = 0 THEN  -- no one waits, and a holder is in the row
@@ -59,7 +59,7 @@ BEGIN
             RETURN NEXT;
             RETURN;
         END IF;
-        SELECT * INTO mine FROM celery_locks_spill(mine);
+        mine := celery_locks_spill(mine);
     END IF;
     SELECT coalesce(sum(h.permits), 0), max(h.fencing_token) FILTER (WHERE h.token = claimant) INTO used, granted
     FROM celery_locks_holder h WHERE h.name = key AND h.deadline > moment;

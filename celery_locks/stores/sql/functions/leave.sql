@@ -8,7 +8,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     mine celery_locks_lock;
 BEGIN
-    SELECT * INTO mine FROM celery_locks_spill(celery_locks_open(key, patience));
+    mine := celery_locks_spill(celery_locks_open(key, patience));
     IF celery_locks_parks(mine) THEN
         RETURN false;
     END IF;

@@ -12,10 +12,10 @@ DECLARE
     mine celery_locks_lock;
     held boolean;
 BEGIN
-    SELECT * INTO mine FROM celery_locks_open(key, patience);
+    mine := celery_locks_open(key, patience);
     held := mine.token = claimant AND mine.deadline > mine.touched;  -- it is in the row, and no one waits
     IF NOT held THEN
-        SELECT * INTO mine FROM celery_locks_spill(mine);
+        mine := celery_locks_spill(mine);
         IF celery_locks_parks(mine) OR EXISTS (
             SELECT FROM celery_locks_ticket WHERE token = claimant AND state = 'running' AND name = key
         ) THEN
