@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
 import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
+from celery_locks.aio import AsyncLocks
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
+from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dropped, Parked, Ticket
 from celery_locks.stores.redis.store import RedisStore
 from tests.support.servers import RedisServer
@@ -44,13 +47,15 @@ def replica(master: RedisServer, connected: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def store(master: RedisServer, replica: RedisServer) -> RedisStore:
-    return RedisStore(master.url() + "?min_replicas=1")
+def store(master: RedisServer, replica: RedisServer) -> Iterator[RedisStore]:
+    with closing(RedisStore(master.url() + "?min_replicas=1")) as store:
+        yield store
 
 
 @pytest.fixture
-def careless(master: RedisServer, replica: RedisServer) -> RedisStore:
-    return RedisStore(master.url())
+def careless(master: RedisServer, replica: RedisServer) -> Iterator[RedisStore]:
+    with closing(RedisStore(master.url())) as store:
+        yield store
 
 
 def claim(token: str, ttl: float = 2, **options: Any) -> Claim:
@@ -133,6 +138,123 @@ def test_outside_tasks(master: RedisServer, replica: RedisServer) -> None:
     with replica.paused(), pytest.raises(StoreUnavailable):
         locks.lock("k", ttl=1).acquire(timeout=0.1)
     eventually(lambda: not locks.lock("k").locked(), 30)
+
+
+# --- A server that refuses writes while replicas are missing (min-replicas-to-write)
+
+Refusing = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def refusing(master: RedisServer, replica: RedisServer) -> Iterator[Refusing]:
+    """Have the master refuse writes, as it does while it has fewer replicas than it asks for."""
+    with master.client() as client:
+
+        @contextmanager
+        def refusing() -> Iterator[None]:
+            client.config_set("min-replicas-to-write", 2)
+            try:
+                yield
+            finally:
+                client.config_set("min-replicas-to-write", 0)
+
+        with refusing():
+            try:
+                client.eval("redis.call('SET', KEYS[1], 1)", 1, "tried")
+            except redis.ResponseError:
+                pass
+            else:
+                pytest.skip("before Redis 7 a script writes all the same")
+        yield refusing
+
+
+CALLS: dict[str, Callable[[RedisStore], object]] = {
+    "release": lambda store: store.release(NAME, "a"),
+    "release with a value": lambda store: store.release(NAME, "a", Value("1", 60)),
+    "force_release": lambda store: store.force_release(NAME),
+    "force_release of one": lambda store: store.force_release(NAME, "a"),
+    "renew": lambda store: store.renew([Renewal(NAME, "a", 60)]),
+    "renew many": lambda store: store.renew([Renewal(NAME, "a", 60)] * 2),
+    "shrink": lambda store: store.shrink(NAME, "a", 1),
+    "end_run": lambda store: store.end_run(NAME, "a", "final", broker=""),
+    "acquire again": lambda store: store.acquire(claim("a", limit=2)),
+    "adopt": lambda store: store.acquire(claim("new", adopts="a")),
+    "replace": lambda store: store.acquire(claim("new", replaces=True)),
+}
+
+
+@pytest.mark.parametrize("situation", ["sole", "several", "line"])
+def test_promise_35_a_refused_write_changes_nothing(careless: RedisStore, refusing: Refusing, situation: str) -> None:
+    assert isinstance(careless.acquire(claim("a", ttl=60, limit=3, permits=2)), Granted)
+    if situation == "several":
+        assert isinstance(careless.acquire(claim("b", ttl=60, limit=3)), Granted)
+    elif situation == "line":
+        assert isinstance(careless.acquire(claim("b", ttl=60, limit=2), line_up=60), Refused)
+    permits, waiting = careless.held(NAME), careless.waiting(NAME)
+    with refusing():
+        for call in CALLS.values():
+            with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+                call(careless)
+    assert (careless.held(NAME), careless.waiting(NAME)) == (permits, waiting)
+    assert careless.value(NAME) is None
+    assert careless.renew([Renewal(NAME, "a", 60)]) == [None]
+    assert careless.release(NAME, "a")
+
+
+def test_promise_35_a_refused_release_is_no_loss(careless: RedisStore, refusing: Refusing) -> None:
+    locks, lost = Locks(careless), list[object]()
+    lease = locks.lock("a", ttl=60).acquire()
+    lease.on_lost(lambda *_: lost.append(_))
+    with refusing(), pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+        lease.release()
+    assert not lease.held, "it is renewed no more"
+    assert lease.release()
+    assert not locks.lock("a").locked()
+    assert lost == []
+
+
+def test_promise_35_a_block_that_ends_meanwhile_is_released_afterwards(
+    careless: RedisStore, refusing: Refusing
+) -> None:
+    locks = Locks(careless)
+    with ExitStack() as stack:
+        with locks.lock("a", ttl=60) as lease:
+            stack.enter_context(refusing())
+        assert locks.lock("a").locked()
+    eventually(lambda: not locks.lock("a").locked(), 30)
+    assert not lease.lost
+
+
+def test_promise_35_coroutines_release_afterwards(careless: RedisStore, refusing: Refusing) -> None:
+    async def main() -> bool:
+        async with AsyncLocks(careless) as locks:
+            lease = await locks.lock("a", ttl=60).acquire()
+            with refusing(), pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+                await lease.release()
+            return await lease.release()
+
+    assert asyncio.run(main())
+    assert not Locks(careless).lock("a").locked()
+
+
+def test_promise_35_what_was_granted_on_too_few_replicas_is_released_afterwards(
+    store: RedisStore, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica goes while an acquisition waits for it; from then on the server refuses the release, too."""
+    run, locks = store._run, Locks(store)
+    with ExitStack() as stack:
+
+        def refused(*args: Any, **options: Any) -> Any:
+            stack.enter_context(refusing())
+            monkeypatch.setattr(store, "_run", run)
+            return run(*args, **options)
+
+        monkeypatch.setattr(store, "_run", refused)
+        monkeypatch.setattr(store, "_min_replicas", 2)
+        with pytest.raises(StoreUnavailable, match="1 of the 2 replicas"):
+            locks.lock("a", ttl=60).try_acquire()
+        assert locks.lock("a").locked()
+    eventually(lambda: not locks.lock("a").locked(), 30)
 
 
 @pytest.mark.parametrize("wrong", ["-1", "x", "1.5", ""])
