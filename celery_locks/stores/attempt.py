@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,8 @@ from celery_locks.stores.redis.connections import patient_ttl, timeout_for
 from celery_locks.stores.redis.member import Member
 from celery_locks.stores.together import ask, start
 
+#: Seconds between two requests to a server that could not be asked to put a lease back.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 #: What a server says to a claim.
 Said = Granted | Refused | StoreUnavailable | None
 
@@ -25,8 +28,9 @@ class Attempt:
     A server answers a claim, and only afterwards is asked to take it back, whether anybody still waited for its answer
     or not. Until it has confirmed that, it is ``unclear`` whether it will end a later lease of the same owner token.
 
-    A claim that adopts or replaces takes the lease of the holder that the server named before, and of no other. An
-    attempt that fails puts it back.
+    A claim that adopts or replaces displaces the lease of the holder that the server named before, and of no other.
+    Each server keeps that lease until the claim is settled, after a majority has granted it. A release before puts the
+    lease back. So an attempt that fails releases what it got, until each server has confirmed that.
 
     Args:
         members: The servers, and the holder whose lease the claim takes at each.
@@ -49,6 +53,7 @@ class Attempt:
         self._said: dict[Member, Said] = {}
         self._fencing_token: int | None = None
         self._wanted = True
+        self._settled = False
 
     @property
     def over(self) -> bool:
@@ -75,11 +80,12 @@ class Attempt:
         calls = [partial(self._confirm_at, member) for member in granted]
         return enough(ask(calls, self._timeout, enough))
 
-    def note_replaced(self) -> None:
-        """Leave the reason with the leases that were replaced, at the servers that have answered."""
+    def settle(self) -> None:
+        """A majority has granted the claim: the leases that it displaced are over, also at servers that answer late."""
         with self._mutex:
+            self._settled = True
             granted = [member for member, said in self._said.items() if isinstance(said, Granted)]
-        ask([partial(self._note_replaced_at, member) for member in granted if member in self._displaced], self._timeout)
+        ask([partial(self._settle_at, member) for member in granted if member in self._displaced], self._timeout)
 
     def take_back(self) -> None:
         """Takes back what was granted, and what will be; waits for those servers that have answered the claim."""
@@ -89,8 +95,8 @@ class Attempt:
             self._unclear.update(to_do, (member for member in self._members if member not in self._said))
             failed = [member for member in to_do if not isinstance(self._said[member], Granted)]
         for member in failed:
-            start(partial(self._take_back_at, member))
-        ask([partial(self._take_back_at, member) for member in to_do if member not in failed], self._timeout)
+            start(partial(self._take_back_soon, member))
+        ask([partial(self._take_back_soon, member) for member in to_do if member not in failed], self._timeout)
 
     def unwanted(self) -> None:
         """The lease is released by others at all servers: of those that answer from now on it is taken back."""
@@ -106,7 +112,9 @@ class Attempt:
         finally:
             with self._mutex:
                 self._said[member] = said
-                wanted, fencing_token = self._wanted, self._fencing_token
+                wanted, fencing_token, settled = self._wanted, self._fencing_token, self._settled
+        if isinstance(said, Granted) and settled:
+            self._settle_at(member)
         if not wanted:
             self._late(member, said)
         elif fencing_token is not None and isinstance(said, Granted):
@@ -126,30 +134,37 @@ class Attempt:
         if isinstance(said, Refused):
             self._unclear.discard(member)
         else:
-            self._take_back_at(member)
+            self._take_back_soon(member)
 
     def _confirm_at(self, member: Member) -> bool:
         assert self._fencing_token is not None
         name, token = self._claim.name, self._claim.token
         return member.confirm(name, token, self._fencing_token, self._up_for, self._claim.ttl)
 
-    def _note_replaced_at(self, member: Member) -> None:
-        holder = self._displaced[member]
-        if holder.token != self._claim.adopts:
+    def _settle_at(self, member: Member) -> None:
+        if member in self._displaced:
             with suppress(StoreUnavailable):
-                member.note_replaced(self._claim.name, holder)
+                member.settle(self._claim.name, self._claim.token, self._claim.adopts)
+
+    def _take_back_soon(self, member: Member) -> None:
+        """Take back what was granted; in the background where that fails now and a lease is to be put back by it."""
+        if not self._take_back_at(member) and member in self._displaced and not self._settled:
+            start(partial(self._keep_taking_back, member))
+
+    def _keep_taking_back(self, member: Member) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while system_clock.now() < self._begun + self._displaced[member].expires_in:
+            time.sleep(pause)
+            with suppress(StoreUnavailable):
+                # The server stays unclear: a copy of a request before may yet come.
+                member.take_back(self._claim.name, self._claim.token, self._claim.ttl)
+                return
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _take_back_at(self, member: Member) -> bool:
         try:
-            self._put_back_at(member)
             member.take_back(self._claim.name, self._claim.token, self._claim.ttl)
         except StoreUnavailable:
             return False  # it stays unclear
         self._unclear.discard(member)
         return True
-
-    def _put_back_at(self, member: Member) -> None:
-        holder = self._displaced.get(member)
-        left = 0.0 if holder is None else holder.expires_in - (system_clock.now() - self._begun)
-        if holder is not None and left > 0:
-            member.put_back(self._claim.name, holder, self._claim.token, left)

@@ -9,8 +9,9 @@ granted it before its time is over, less what clocks may drift; else it is taken
   earlier holder has gone, and then with a greater token.
 - *Mending.* A renewal that a majority confirms puts the lease back onto servers that have lost it.
 - *Nothing is taken by an attempt that fails.* A claim that adopts or replaces a lease first asks who holds the lock. It
-  goes only to servers that answered, if they are a majority. At each it takes the lease of the holder that the server
-  named, and of no other. If the attempt fails, each server that granted it gives that lease back in one step.
+  goes only to servers that answered, if they are a majority. At each it displaces the lease of the holder that the
+  server named, and of no other. The server puts that lease back, in one step, when the claim is released before it is
+  settled. A claim is settled when a majority has granted and confirmed it.
 
 There is no line, and nothing over all locks: what one server knows of that is not what a majority agreed on.
 """
@@ -131,8 +132,7 @@ class Redlock(Store):
             raise self._unavailable(said, "confirmed the lease")
         if system_clock.now() - sent >= claim.ttl:
             raise StoreUnavailable(f"the servers took longer to answer than the {claim.ttl:g} s that the lease lives")
-        if claim.replaces:
-            attempt.note_replaced()
+        attempt.settle()
         return Granted(fencing_token)
 
     def _attempt(self, claim: Claim) -> Attempt:

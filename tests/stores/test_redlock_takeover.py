@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from threading import Event
+from time import monotonic
 from typing import Any
 
 import pytest
+import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
+from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.calls import evalsha
 from celery_locks.stores.redis.member import Member
+from celery_locks.stores.redis.protocol import Command
+from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redlock import Redlock
+from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -133,6 +142,197 @@ def test_one_server_is_away(store: Redlock, other: Redlock, servers: list[RedisS
         assert isinstance(new, Granted)
         assert new.fencing_token > granted.fencing_token
         assert store.renew([Renewal(NAME, "old", TTL)]) == ["stolen" if "adopts" in take else "replaced"]
+
+
+class Network:
+    """A newcomer whose way to each server can fail, while the holder's does not.
+
+    Args:
+        servers: The servers.
+    """
+
+    def __init__(self, servers: list[RedisServer]) -> None:
+        self._stack = ExitStack()
+        self.proxies = [self._stack.enter_context(Proxy(server.port)) for server in servers]
+        self.store = Redlock([f"redis://127.0.0.1:{proxy.port}/0" for proxy in self.proxies])
+        self._stack.callback(self.store.close)
+
+    def lose_replies_and_refuse(self, script: Script, members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Lose both replies of a script at some servers, which from then on can't be reached from here."""
+        for proxy, member in list(zip(self.proxies, self.store._members, strict=True))[:members]:
+            proxy.drop_reply(2, holding=[script.sha])
+            monkeypatch.setattr(member, "_twice", _then(member._twice, proxy))
+
+    def heal(self) -> None:
+        for proxy in self.proxies:
+            proxy.heal()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _then(call: Callable[..., Any], proxy: Proxy) -> Callable[..., Any]:
+    def and_then_refuse(*args: Any) -> Any:
+        try:
+            return call(*args)
+        except StoreUnavailable:
+            proxy.refuse()
+            raise
+
+    return and_then_refuse
+
+
+@pytest.fixture
+def network(servers: list[RedisServer]) -> Iterator[Network]:
+    made = Network(servers)
+    yield made
+    made.close()
+
+
+STEPS = {"claim": scripts.TAKE, "confirm": scripts.CONFIRM}
+steps = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
+
+
+@takes
+@steps
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_a_newcomer_that_is_cut_off_gives_the_lease_back_afterwards(
+    store: Redlock,
+    network: Network,
+    servers: list[RedisServer],
+    take: dict[str, Any],
+    step: Script,
+    members: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it asked for was done, and it can't undo that before its network is back."""
+    granted = store.acquire(claim("old"))
+    assert isinstance(granted, Granted)
+    network.lose_replies_and_refuse(step, members, monkeypatch)
+    with suppress(StoreUnavailable):
+        assert isinstance(network.store.acquire(claim("new", **take)), Granted)
+        assert members == 1
+        return
+    with suppress(StoreUnavailable):  # while nothing is known of it, which is no loss
+        assert store.renew([Renewal(NAME, "old", TTL)]) == [None]
+    assert isinstance(store.acquire(claim("third")), Refused)
+    network.heal()
+    eventually(lambda: is_as_before(store, servers, granted.fencing_token), 30)
+    assert store.release(NAME, "old")
+    assert isinstance(store.acquire(claim("third")), Granted)
+
+
+@takes
+def test_nobody_gets_the_key_before_the_holders_deadline(
+    store: Redlock, network: Network, take: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease of a newcomer that never returns is shorter than that of the holder, which lives."""
+    assert isinstance(store.acquire(claim("old")), Granted)
+    network.lose_replies_and_refuse(scripts.TAKE, 3, monkeypatch)
+    begun = monotonic()
+    with pytest.raises(StoreUnavailable):
+        network.store.acquire(replace(claim("new", **take), ttl=0.5))
+    while monotonic() < begun + 1:
+        assert isinstance(store.acquire(claim("third")), Refused)
+    assert store.release(NAME, "old"), "it was the holder's until now"
+    network.heal()
+    eventually(lambda: isinstance(store.acquire(claim("third")), Granted), 30)
+
+
+@takes
+def test_a_lease_that_was_released_meanwhile_is_not_put_back(
+    store: Redlock, network: Network, take: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(store.acquire(claim("old")), Granted)
+    network.lose_replies_and_refuse(scripts.TAKE, 2, monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        network.store.acquire(claim("new", **take))
+    assert store.release(NAME, "old")
+    network.heal()
+    eventually(lambda: isinstance(store.acquire(claim("third")), Granted), 30)
+
+
+@takes
+def test_a_newcomer_is_replaced_before_it_has_given_up(
+    store: Redlock,
+    other: Redlock,
+    network: Network,
+    servers: list[RedisServer],
+    take: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each gives back what it took, in whatever order."""
+    granted = store.acquire(claim("old"))
+    assert isinstance(granted, Granted)
+    network.lose_replies_and_refuse(scripts.TAKE, 2, monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        network.store.acquire(claim("new", **take))
+    second = Network(servers)
+    try:
+        second.lose_replies_and_refuse(scripts.TAKE, 2, monkeypatch)
+        with pytest.raises(StoreUnavailable):
+            second.store.acquire(claim("newer", replaces=True))
+        network.heal()
+        eventually(lambda: network.store.release(NAME, "new") is not None, 30)
+        second.heal()
+        eventually(lambda: is_as_before(store, servers, granted.fencing_token), 30)
+    finally:
+        second.close()
+
+
+@takes
+@pytest.mark.parametrize("undone", ["before", "after"])
+def test_a_late_copy_of_a_claim_that_failed_takes_nothing(
+    store: Redlock, other: Redlock, servers: list[RedisServer], take: dict[str, Any], undone: str
+) -> None:
+    granted = store.acquire(claim("old"))
+    assert isinstance(granted, Granted)
+    copies: list[tuple[Member, Command]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for member in other._members:
+            patch.setattr(member, "_call", _hold_back(member, member._call, copies))
+        with pytest.raises(StoreUnavailable):
+            other.acquire(claim("new", **take))
+    assert len(copies) == len(servers)
+    if undone == "after":
+        other.release(NAME, "new")
+    for member, command in copies:
+        with suppress(redis.ResponseError):
+            evalsha(member._connections.for_ttl(), scripts.TAKE, command)
+    if undone == "before":
+        other.release(NAME, "new")
+    eventually(lambda: is_as_before(store, servers, granted.fencing_token), 30)
+
+
+def _hold_back(member: Member, call: Callable[..., Any], copies: list[tuple[Member, Command]]) -> Callable[..., Any]:
+    def held_back(script: Script, key: str, command: Command, *args: Any) -> Any:
+        if script is scripts.TAKE:
+            copies.append((member, command))
+            raise StoreUnavailable("it is under way")
+        return call(script, key, command, *args)
+
+    return held_back
+
+
+@takes
+def test_a_server_that_answers_late_keeps_nothing_of_the_lease_that_was_taken(
+    store: Redlock, other: Redlock, servers: list[RedisServer], take: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newcomer has released already what a majority had granted it."""
+    assert isinstance(store.acquire(claim("old")), Granted)
+    slow, may_answer = other._members[2], Event()
+    acquire = slow.acquire
+
+    def late(wanted: Claim) -> Any:
+        may_answer.wait(30)
+        return acquire(wanted)
+
+    monkeypatch.setattr(slow, "acquire", late)
+    assert isinstance(other.acquire(claim("new", **take)), Granted)
+    attempt = other._attempts["new"]
+    assert other.release(NAME, "new")
+    may_answer.set()
+    eventually(lambda: attempt.over and not Member(servers[2].url()).holders(NAME), 30)
 
 
 def test_a_holder_that_comes_in_between_is_replaced_as_well(

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import TAKEN_KNOWN_SECONDS, Claim, Granted, Holder
+from celery_locks.stores.base import Granted
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import command_of, evalsha
 from celery_locks.stores.redis.store import RedisStore
@@ -19,7 +19,12 @@ MOST_UNDER_WAY = 256
 
 
 class Member(RedisStore):
-    """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing."""
+    """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing.
+
+    A lease that is adopted here is only displaced until the claim is settled; see the script ``displaced``.
+    """
+
+    _adopts = 2
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
@@ -65,32 +70,26 @@ class Member(RedisStore):
                 self.release(claim.name, claim.token)
         return []
 
-    def put_back(self, name: str, holder: Holder, token: str, ttl: float) -> None:
-        """Give a lease back to the holder that a claim took it from, in one step, if the claim has it.
+    def settle(self, name: str, token: str, adopts: str) -> None:
+        """End that the lease which a claim displaced is put back when that claim is released: a majority granted it.
 
         Args:
             name: The lock's full name.
-            holder: The holder before.
             token: The claim's owner token.
-            ttl: How long the lease still lives.
+            adopts: The holder whose lease it adopts. Any other one was replaced: that reason is left with its token.
         """
-        claim = Claim(name, holder.token, holder.owner, ttl, holder.limit, holder.permits, adopts=token)
-        if isinstance(self.acquire(claim), Granted):
-            self.confirm(name, holder.token, holder.fencing_token, 0, ttl)
-
-    def note_replaced(self, name: str, holder: Holder) -> None:
-        """Leave the reason with the token of a lease that was replaced; see the script ``take_away``."""
-        known = round(1000 * (holder.expires_in + TAKEN_KNOWN_SECONDS))
-        self._single("SET", f"{name}:replaced:{holder.token}", "replaced", "PX", str(known))
+        self._run(scripts.SETTLE, name, token, adopts)
 
     def take_back(self, name: str, token: str, ttl: float) -> None:
-        """Releases by one request that is never sent twice: no copy of it can come late, and end a later try's lease.
+        """Release what a claim got, and put the lease back that it displaced. Copies of the claim change nothing then.
+
+        One request, that is never sent twice: no copy of it can come late, and end a later try's lease.
 
         Raises:
             StoreUnavailable: Whether it was done, or will be, is not known.
         """
         client = self._connections.for_ttl(ttl)
-        command = command_of(scripts.RELEASE, name, token, "")  # a later try of this token is not to be void
+        command = command_of(scripts.RELEASE, name, token, " ".join(self._unclear.get(token, ())))
         try:
             with self._counted():
                 evalsha(client, scripts.RELEASE, command)

@@ -1,7 +1,7 @@
 -- What all scripts of a lock begin with. All times are microseconds of the server's clock.
 --
 -- KEYS[1] lock   hash: fence, held (sum of permits), lined (there where a waiter may stand in line: the highest limit of
---                the waiters), void (there where LOCK:void is), and for each holder
+--                the waiters), void (there where LOCK:void is), those of displaced, and for each holder
 --                token -> "permits fence since limit tTTL owner"; but of one that found the lock free: sole -> token,
 --                terms -> "deadline permits fence since limit TTL", with 0 for a since that is the fence; owner, owner2,
 --                owner3 (parts of the owner, since a value of over 64 bytes would double what the hash takes); see spread

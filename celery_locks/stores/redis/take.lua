@@ -1,6 +1,7 @@
 -- Takes permits for a claim that adopts a lease, replaces the holders, or can be withdrawn by its task. Nobody lines up.
 --
--- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace
+-- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace,
+-- 2 where the lease to adopt is only displaced, see displaced
 -- ARGV[9] task or ''  ARGV[10] most holders to name  ARGV[11] number of this request  and 'repeat', see prelude
 -- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced, or
 -- that of an earlier copy of this claim
@@ -55,7 +56,13 @@ end
 local adopted = adopts ~= '' and redis.call('HGET', LOCK, adopts)
 local before = adopted and tonumber(string.match(adopted, '^%d+'))
 if before and (permits <= before or permits <= limit - (held - before)) then
+  local ends = redis.call('ZSCORE', UNTIL, adopts) or '0'
   drop(adopts)
+  if ARGV[8] == '2' then
+    -- include displaced
+    displace(adopts, adopted, ends)
+    deadline = math.max(deadline, ends) -- nobody comes in between before the holder's deadline
+  end
   return granted()
 end
 
