@@ -205,6 +205,51 @@ class TestPromise35Claims:
         assert not client.hexists(NAME, "void")
 
 
+class TestPromise35Values:
+    def test_promise_35_a_late_write_does_not_undo_a_newer_one(self, store: Copies) -> None:
+        assert isinstance(store.acquire(claim("a")), Granted)
+        store.hold_back()
+        assert store.write(NAME, "a", "one", 60)
+        written = number_of(store, scripts.WRITE)
+        assert store.value(NAME) == "one"
+        assert store.write(NAME, "a", "two", 60)
+        store.send(written, repeat=False)
+        assert store.value(NAME) == "two"
+
+    @pytest.mark.parametrize("copies", [(False,), (True,), (False, True), (True, False)])
+    def test_promise_35_a_late_copy_of_a_write_that_failed_changes_nothing(
+        self, store: Copies, copies: tuple[bool, ...]
+    ) -> None:
+        assert isinstance(store.acquire(claim("a")), Granted)
+        written = fail(store, lambda store, token: store.write(NAME, token, "one", 60))
+        assert store.write(NAME, "a", "two", 60)
+        for repeat in copies:
+            store.send(written, repeat=repeat)
+        assert store.value(NAME) == "two"
+
+    def test_promise_35_both_copies_of_a_write_are_one(self, store: Copies) -> None:
+        assert isinstance(store.acquire(claim("a")), Granted)
+        assert store.write(NAME, "a", "one", 60)
+        assert store.send(repeat=True) == 1
+        assert store.value(NAME) == "one"
+        assert store.write(NAME, "a", "two", 60)
+        assert store.value(NAME) == "two"
+
+    @pytest.mark.parametrize("first", ["arrived", "late"])
+    def test_promise_35_a_late_release_keeps_the_value_of_a_later_holder(self, store: Copies, first: str) -> None:
+        assert isinstance(store.acquire(claim("a")), Granted)
+        if first == "late":
+            store.hold_back()
+        assert store.release(NAME, "a", Value("one", 60))
+        released = number_of(store, scripts.RELEASE)
+        assert store.value(NAME) == "one"
+        assert isinstance(store.acquire(claim("b")), Granted)
+        assert store.release(NAME, "b", Value("two", 60))
+        for repeat in (False, True):
+            store.send(released, repeat=repeat)
+        assert store.value(NAME) == "two"
+
+
 class TestPromise35Releases:
     def test_promise_35_a_repeat_that_finds_no_lease_is_no_loss(self, store: Copies) -> None:
         store.acquire(claim("a"))

@@ -76,6 +76,11 @@ def call_name(token: str) -> str:
     return f"{token[:8]}{_process}{next(_calls)}"
 
 
+def request_number() -> str:
+    """Return the next number of a request: it distinguishes the requests of one owner token."""
+    return str(next(_calls))
+
+
 #: Together they tell the calls of all processes apart that have the same owner token.
 _process, _calls = os.urandom(4).hex(), count()
 

@@ -1,16 +1,13 @@
 -- Releases a lease and wakes the first in line. A ticket that ran under it may not have ended for good.
 --
--- ARGV[3] numbers of claims of this token of which copies may be under way: from now on they change nothing
+-- ARGV[3] numbers of requests of this token of which copies may be under way: from now on they change nothing
 -- ARGV[4] value to keep with the lock  ARGV[5] for how long; without a value both are missing  and 'repeat', see prelude
 -- Returns 1 when this request released a lease that had not passed its deadline, or can't know; else 0
 
 local REPEAT, value, keep_value = ARGV[#ARGV] == 'repeat', ARGV[4], ARGV[5]
 if ARGV[3] ~= '' then
-  -- include void
-  for number in string.gmatch(ARGV[3], '%d+') do
-    void(token .. ' ' .. number)
-    void(token .. ' ' .. number .. ' repeat')
-  end
+  -- include void_all
+  void_all(ARGV[3])
 end
 
 -- include release_sole

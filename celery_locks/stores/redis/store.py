@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.errors import LossReason, StoreUnavailable
@@ -26,6 +25,7 @@ from celery_locks.stores.redis.calls import (
     command_with,
     evalsha,
     evalsha_all,
+    request_number,
 )
 from celery_locks.stores.redis.client import Client
 from celery_locks.stores.redis.connections import (
@@ -55,9 +55,6 @@ BATCH = 1_000
 TOGETHER = 100
 #: How many owner tokens a store remembers of which a claim failed, and how many claims of each.
 MOST_UNCLEAR, MOST_CLAIMS_UNCLEAR = 10_000, 20
-
-#: Numbers of claims: they distinguish the claims of one owner token.
-_numbers = count(1)
 
 
 class RedisStore(RedisParking, RedisListing, RedisValues, Store):
@@ -98,7 +95,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         else:
             self._connections = Connections(server, type(server).__name__, timeouts)
         self._min_replicas = checked_replicas(min_replicas or 0)
-        #: Owner token → numbers of its claims that failed: copies of these may still be under way.
+        #: Owner token → numbers of its claims and writes that failed: copies of these may still be under way.
         self._unclear: dict[str, list[str]] = {}
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
@@ -173,7 +170,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any:
         """Calls a script with a claim, so many more arguments, and the number of the request."""
-        name, tag, number = claim.name, self._tag(claim.name), str(next(_numbers))
+        name, tag, number = claim.name, self._tag(claim.name), request_number()
         terms = f"{_terms(claim.ttl, claim.limit, claim.permits)}{text_argument(claim.owner)}"
         rest = f"{terms}{rest}{text_argument(number)}"
         command = command_with(script, name, claim.token, 5 + count, rest, tag)
@@ -186,7 +183,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
             raise
 
     def _is_unclear(self, token: str, number: str) -> None:
-        """Note that copies of a claim may be under way."""
+        """Note that copies of a request may be under way."""
         if len(self._unclear) >= MOST_UNCLEAR:
             with suppress(RuntimeError, StopIteration):  # another thread changes it meanwhile
                 self._unclear.pop(next(iter(self._unclear)), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS
-from celery_locks.stores.redis.calls import call_of
+from celery_locks.stores.redis.calls import call_of, request_number
 from celery_locks.stores.redis.connections import as_text
 from celery_locks.stores.redis.protocol import Command
 from celery_locks.stores.redis.scripts import Script
@@ -18,9 +18,19 @@ class RedisValues:
     """The part of `RedisStore` that keeps values."""
 
     values = True
+    _unclear: dict[str, list[str]]
 
     def write(self, name: str, token: str, text: str, keep: float) -> bool:
-        return bool(self._run(scripts.WRITE, name, token, text, max(1, round(keep * MICROSECONDS))) == 1)
+        kept, unclear, number = (
+            max(1, round(keep * MICROSECONDS)),
+            " ".join(self._unclear.get(token, ())),
+            request_number(),
+        )
+        try:
+            return bool(self._run(scripts.WRITE, name, token, text, kept, unclear, number) == 1)
+        except BaseException:
+            self._is_unclear(token, number)
+            raise
 
     def value(self, name: str) -> str | None:
         text = self._single("GET", f"{name}:value")
@@ -30,6 +40,9 @@ class RedisValues:
         # Its mark is named by the call, so that no other delete or write can take it for another one's.
         keys = (f"{name}:value", f"{name}:deleted:{secrets.token_hex(8)}")
         return bool(self._call(scripts.DELETE, keys[0], call_of(scripts.DELETE, keys)) == 1)
+
+    @abstractmethod
+    def _is_unclear(self, token: str, number: str) -> None: ...
 
     @abstractmethod
     def _run(self, script: Script, name: str, token: str, *args: Any, ttl: float | None = None) -> Any: ...
