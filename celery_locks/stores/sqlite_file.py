@@ -7,7 +7,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -132,17 +132,28 @@ class SQLiteFile:
         return db
 
     def _connect(self) -> sqlite3.Connection:
-        with self._making():
-            db = _open(self.path)
+        with self._making(), ExitStack() as failed:
+            # First: it keeps the file open, so no other file gets its number meanwhile.
             leave = claim_place(self.path)
-            try:
-                self._prepare(db)
-            except BaseException:
-                db.close()
-                leave()
-                raise
-        self._db, self._opened_as, self._leave_place = db, self._identity(), leave
+            failed.callback(leave)
+            identity = self._identity()
+            db = _open(self.path)
+            failed.callback(db.close)
+            self._check_identity(identity)
+            self._prepare(db)
+            self._check_identity(identity)
+            failed.pop_all()
+        self._db, self._opened_as, self._leave_place = db, identity, leave
         return db
+
+    def _check_identity(self, identity: tuple[int, int, int] | None) -> None:
+        """Have the file opened again if another one has its name now: which of them was opened is not known.
+
+        Raises:
+            sqlite3.OperationalError: It has.
+        """
+        if identity is not None and self._identity() != identity:
+            raise sqlite3.OperationalError(f"{self.path} is locked: it was replaced while it was opened")
 
     @contextmanager
     def _making(self) -> Iterator[None]:

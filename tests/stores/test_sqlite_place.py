@@ -9,15 +9,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier, Thread
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from celery_locks import Locks
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores import sqlite_place
+from celery_locks.stores import sqlite_file, sqlite_place
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.sqlite import SQLiteStore
 from tests.support.interrupts import failures
@@ -94,9 +97,66 @@ class TestDeleted:
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
+    @pytest.mark.parametrize("step", ["_open", "claim_place", "_in_transaction"])
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_while_it_is_being_opened(self, path: Path, step: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A store that stays with the deleted file would grant what is held in the new one."""
+        SQLiteStore(str(path)).ping()
+        real, held = getattr(sqlite_file, step), claim()
+
+        def replacing(*args: Any) -> Any:
+            monkeypatch.setattr(sqlite_file, step, real)
+            result = real(*args) if when == "after" else None
+            path.unlink()
+            assert isinstance(SQLiteStore(str(path)).acquire(held), Granted)
+            return real(*args) if when == "before" else result
+
+        monkeypatch.setattr(sqlite_file, step, replacing)
+        store = SQLiteStore(str(path))
+        assert isinstance(store.acquire(claim()), Refused)
+        assert getattr(sqlite_file, step) is real, "it was replaced"
+        assert store.release("k", held.token)
+
 
 @pytest.mark.skipif(sqlite_place._SET is None, reason="this system has no locks of open files")
 class TestTwoNames:
+    def test_both_are_opened_at_the_same_time_by_threads(self, path: Path, tmp_path: Path) -> None:
+        link, together, answers = tmp_path / "link.db", Barrier(8), list[str]()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 1")
+        link.hardlink_to(path)
+
+        def open_and_acquire(name: Path) -> None:
+            store = SQLiteStore(str(name))
+            together.wait(PATIENCE)
+            try:
+                answers.append(f"{name.name} {type(store.acquire(claim())).__name__}")
+            except StoreUnavailable as error:
+                answers.append(f"{name.name} {'another name' in str(error)}")
+
+        threads = [Thread(target=open_and_acquire, args=(name,)) for name in [path, link] * 4]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        (granted,) = [answer.split()[0] for answer in answers if answer.endswith("Granted")]
+        refused = [answer.split()[0] for answer in answers if answer.endswith("Refused")]
+        assert refused == [granted] * 3
+        assert sum(answer.endswith("True") for answer in answers) == 4
+
+    def test_both_are_opened_at_the_same_time_by_processes(self, path: Path, tmp_path: Path) -> None:
+        link = tmp_path / "link.db"
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 1")
+        link.hardlink_to(path)
+        with ThreadPoolExecutor(4) as pool:
+            others = list(pool.map(Holder, [path, link] * 2))
+        said = [other.said.partition(":")[0] for other in others]
+        for other in others:
+            other.end()
+        assert said.count("Granted") <= 1
+        assert said.count("StoreUnavailable") >= 2
+
     def test_a_second_name_is_refused_until_the_first_is_given_up(
         self, path: Path, holder: Holder, tmp_path: Path
     ) -> None:
