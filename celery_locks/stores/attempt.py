@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 from celery_locks import threads
@@ -106,7 +105,7 @@ class Attempt:
     def _claim_at(self, member: Member) -> Granted | Refused:
         said: Said = None
         try:
-            said = member.acquire(self._claim_for(member))
+            said = self._ask(member)
         except StoreUnavailable as error:
             said = error
         finally:
@@ -123,11 +122,11 @@ class Attempt:
             raise said
         return said
 
-    def _claim_for(self, member: Member) -> Claim:
-        """Return the claim as a server gets it: it names the lease that it takes."""
+    def _ask(self, member: Member) -> Granted | Refused:
+        if not (self._claim.adopts or self._claim.replaces):
+            return member.acquire(self._claim)
         holder = self._displaced.get(member)
-        adopts = self._claim.adopts if holder is None else holder.token
-        return replace(self._claim, adopts=adopts, replaces=False)
+        return member.take(self._claim, "" if holder is None else holder.token)
 
     def _late(self, member: Member, said: Said) -> None:
         """What was said is of no use any more."""

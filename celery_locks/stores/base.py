@@ -241,9 +241,22 @@ class Store(ABC):
 
     @abstractmethod
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        """Takes permits if enough are free and nobody stands in line before this token.
+        """Take permits, by this rule. The first line that applies decides; what has passed its deadline does not count.
 
-        A token that holds already is granted again: same fencing token, deadline no sooner than before.
+        1. *The token holds already*: granted again, with the same fencing token and permits. The deadline becomes no
+           sooner. So a request whose reply was lost can be repeated.
+        2. *A newcomer replaced the lease* that the claim adopts, or an earlier copy of a claim that adopts or replaces:
+           refused, with `Refused.replaced`.
+        3. *The lease to adopt lives*, and the permits fit in its place: they are no more than it has, or no more than
+           the limit together with those of all other holders. Granted, whoever stands in line, and that lease ends.
+        4. *The claim replaces*, and asks for no more permits than its limit: granted, whoever stands in line. Holders
+           lose their leases, earliest acquisition first, until there is room.
+        5. *There is room*, and no one stands in line before the token: the permits held by all and those asked for are
+           no more than the limit that this claim names. Granted; a place in line that the token had ends.
+        6. Otherwise refused. With ``line_up`` the token gets a place at the end of the line, or keeps its place for
+           longer; but no new place where `Claim.max_waiters` others have one, see `Refused.full`.
+
+        `celery_locks.testing` has a table of cases of this rule, which all stores answer alike.
 
         Args:
             claim: What is asked for.

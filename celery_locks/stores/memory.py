@@ -57,6 +57,10 @@ class Lock:
         """Permits held."""
         return sum(held.claim.permits for held in self.held.values())
 
+    def was_replaced(self, *tokens: str) -> bool:
+        """Return whether a newcomer took the lease of one of these tokens."""
+        return any(token in self.taken and self.taken[token][0] == "replaced" for token in tokens)
+
     def leave(self, token: str) -> bool:
         """Takes a token out of line. Returns whether it stood there."""
         self.numbers.pop(token, None)
@@ -95,7 +99,7 @@ class MemoryStore(MemoryParking, MemoryListing, Store):
             if (mine := lock.held.get(claim.token)) is not None:
                 mine.deadline = max(mine.deadline, now + claim.ttl)
                 return Granted(mine.fencing_token)
-            if claim.adopts in lock.taken and lock.taken[claim.adopts][0] == "replaced":
+            if (claim.adopts or claim.replaces) and lock.was_replaced(claim.adopts, claim.token):
                 refused = self.refused(lock, claim.token, now)._replace(replaced=True)
                 self.forget(claim.name)
                 return refused

@@ -17,6 +17,7 @@ that keeps values `ValueCompliance`. The only package of ours that needs pytest.
 
 from __future__ import annotations
 
+from celery_locks.testing.acquire_rule import AcquireRule
 from celery_locks.testing.big_numbers import BigNumbers
 from celery_locks.testing.closing import Closing
 from celery_locks.testing.limits import Limits
@@ -39,6 +40,7 @@ __all__ = ["ListingCompliance", "MovableClock", "ParkingCompliance", "StoreCompl
 
 
 class StoreCompliance(
+    AcquireRule,
     Limits,
     Semaphores,
     Owners,

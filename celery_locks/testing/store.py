@@ -61,6 +61,8 @@ class StoreTests:
     threads, rounds = 6, 20
     #: Whether `Store.renew` still knows a lease right after its deadline. Without, ``deleted`` will do.
     tells_expired = True
+    #: Whether a token that holds already may get a greater fencing token when it acquires again.
+    fence_may_grow = False
 
     @pytest.fixture
     def store(self) -> Store:

@@ -69,6 +69,7 @@ def store(proxies: list[Proxy]) -> Iterator[Redlock]:
 
 class TestThree(StoreCompliance):
     short = 2.0  # servers have half of it to answer, also on a busy machine
+    fence_may_grow = True  # where servers come to it that had not granted it before
 
     @pytest.fixture
     def store(self, three: list[RedisServer]) -> Store:

@@ -104,7 +104,7 @@ def is_as_before(store: Redlock, servers: list[RedisServer], fencing_token: int)
 
 
 @takes
-@pytest.mark.parametrize(("step", "members"), [("acquire", 2), ("acquire", 3), ("confirm", 2)])
+@pytest.mark.parametrize(("step", "members"), [("take", 2), ("take", 3), ("confirm", 2)])
 def test_replies_that_are_lost(
     store: Redlock,
     other: Redlock,
@@ -321,13 +321,13 @@ def test_a_server_that_answers_late_keeps_nothing_of_the_lease_that_was_taken(
     """The newcomer has released already what a majority had granted it."""
     assert isinstance(store.acquire(claim("old")), Granted)
     slow, may_answer = other._members[2], Event()
-    acquire = slow.acquire
+    take_at = slow.take
 
-    def late(wanted: Claim) -> Any:
+    def late(*args: Any) -> Any:
         may_answer.wait(30)
-        return acquire(wanted)
+        return take_at(*args)
 
-    monkeypatch.setattr(slow, "acquire", late)
+    monkeypatch.setattr(slow, "take", late)
     assert isinstance(other.acquire(claim("new", **take)), Granted)
     attempt = other._attempts["new"]
     assert other.release(NAME, "new")

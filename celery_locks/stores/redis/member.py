@@ -8,9 +8,11 @@ from typing import Any
 
 from celery_locks import threads
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import Granted
+from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Refused
 from celery_locks.stores.redis import scripts
+from celery_locks.stores.redis.answers import granted_or_refused
 from celery_locks.stores.redis.calls import command_of, evalsha
+from celery_locks.stores.redis.protocol import arguments
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.trial import TTL_SECONDS, Trial, throwaway_name
 
@@ -19,12 +21,7 @@ MOST_UNDER_WAY = 256
 
 
 class Member(RedisStore):
-    """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing.
-
-    A lease that is adopted here is only displaced until the claim is settled; see the script ``displaced``.
-    """
-
-    _adopts = 2
+    """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing."""
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
@@ -69,6 +66,16 @@ class Member(RedisStore):
             finally:
                 self.release(claim.name, claim.token)
         return []
+
+    def take(self, claim: Claim, displaces: str) -> Granted | Refused:
+        """Acquire by a claim that adopts or replaces a lease. Until it is settled, that lease is only displaced.
+
+        Args:
+            claim: What is asked for.
+            displaces: The owner token of the only holder that it may displace.
+        """
+        special = arguments(claim.adopts, f"only {displaces}", "", MOST_HOLDERS)
+        return granted_or_refused(self._claim(scripts.TAKE, claim, 4, special))
 
     def settle(self, name: str, token: str, adopts: str) -> None:
         """End that the lease which a claim displaced is put back when that claim is released: a majority granted it.

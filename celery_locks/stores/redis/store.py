@@ -76,8 +76,6 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
     wakes = True
     waits_for = 100
     notices = True
-    #: How a lease is adopted; see the script ``take``.
-    _adopts = 0
 
     def __init__(
         self,
@@ -100,8 +98,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         if claim.adopts or claim.replaces or claim.task_id:
-            how = int(claim.replaces) or self._adopts
-            special = arguments(claim.adopts, how, claim.task_id, MOST_HOLDERS)
+            special = arguments(claim.adopts, int(claim.replaces), claim.task_id, MOST_HOLDERS)
             taken = granted_or_refused(self._claim(scripts.TAKE, claim, 4, special))
             if line_up is None or isinstance(taken, Granted) or taken.replaced:
                 return taken

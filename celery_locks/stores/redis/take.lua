@@ -1,7 +1,7 @@
 -- Takes permits for a claim that adopts a lease, replaces the holders, or can be withdrawn by its task. Nobody lines up.
 --
 -- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace,
--- 2 where the lease to adopt is only displaced, see displaced
+-- or 'only ' and the token of the only holder to take the lease from: it is displaced; see displaced
 -- ARGV[9] task or ''  ARGV[10] most holders to name  ARGV[11] number of this request  and 'repeat', see prelude
 -- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced, or
 -- that of an earlier copy of this claim
@@ -19,7 +19,8 @@ end
 -- include library
 -- include take_away
 
-local limit, permits, adopts, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7], now + ARGV[3]
+local only = string.match(ARGV[8], '^only (.*)$')
+local limit, permits, adopts, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), only or ARGV[7], now + ARGV[3]
 local held, head = tidy()
 
 local function granted()
@@ -48,7 +49,7 @@ if record then -- the same claim once more: its reply was lost
 end
 
 -- 'replaced', or 1 as an older release wrote it. A claim that was replaced takes nothing back from the newer one.
-local taken = redis.call('MGET', LOCK .. ':replaced:' .. token, LOCK .. ':replaced:' .. (adopts ~= '' and adopts or token))
+local taken = redis.call('MGET', LOCK .. ':replaced:' .. token, LOCK .. ':replaced:' .. (ARGV[7] ~= '' and ARGV[7] or token))
 if (taken[1] or 'force_released') ~= 'force_released' or (taken[2] or 'force_released') ~= 'force_released' then
   return refusal(2, nil, tonumber(ARGV[10]))
 end
@@ -58,7 +59,7 @@ local before = adopted and tonumber(string.match(adopted, '^%d+'))
 if before and (permits <= before or permits <= limit - (held - before)) then
   local ends = redis.call('ZSCORE', UNTIL, adopts) or '0'
   drop(adopts)
-  if ARGV[8] == '2' then
+  if only then
     -- include displaced
     displace(adopts, adopted, ends)
     deadline = math.max(deadline, ends) -- nobody comes in between before the holder's deadline
