@@ -176,7 +176,9 @@ class _Steps:
             claim.ttl = self._tests.long
         given = dict[str, Any](option.split("=") for option in options if "=" in option)
         named = {"most": "max_waiters", "adopts": "adopts", "limit": "limit", "permits": "permits"}
-        asked = {named[key]: self._token(value) if key == "adopts" else int(value) for key, value in given.items()}
+        asked: dict[str, Any] = {
+            named[key]: self._token(value) if key == "adopts" else int(value) for key, value in given.items()
+        }
         answer = store.acquire(replace(claim, replaces="replaces" in options, **asked), line_up)
         if isinstance(answer, Granted):
             before, self._fences[letter] = self._fences.get(letter), answer.fencing_token
