@@ -18,7 +18,7 @@ def lose_soon(lease: Lease, noticed: list[float]) -> None:
         never.acquire()
         never.acquire(True, random.uniform(0.005, 0.015))
         noticed.append(time.perf_counter())
-        lease.lose("deleted")
+        lease._lose("deleted")
 
     threads.start(lose, "thief")
 

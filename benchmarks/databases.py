@@ -144,9 +144,9 @@ def statements(server: PostgresServer) -> int:
 
 def in_line(lock: Lock) -> bool:
     """Whether somebody waits for it."""
-    parking = lock.store
+    parking = lock._store
     assert isinstance(parking, Parking)
-    return parking.waiting(lock.name) == 1
+    return parking.waiting(lock._name) == 1
 
 
 def logged(server: PostgresServer) -> int:

@@ -55,7 +55,7 @@ def measure(broker: RedisServer, locks: Locks, runs: int) -> list[str]:
         client.delete("replace:begun", "replace:ended")
         endless.delay(number)
         eventually(lambda: client.llen("replace:begun"), PATIENCE_SECONDS, interval=0.002)
-        claim = replace(locks.lock(str(number), ttl=30).claim(), replaces=True)
+        claim = replace(locks.lock(str(number), ttl=30)._new_claim(), replaces=True)
         begun = time.perf_counter()
         assert isinstance(locks.store.acquire(claim), Granted)
         eventually(lambda: client.llen("replace:ended"), 2 * PATIENCE_SECONDS, interval=0.002)

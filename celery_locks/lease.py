@@ -47,7 +47,7 @@ class Holding(ABC):
     """One lease, or several that are held and lost together. A context manager that releases them."""
 
     #: Whether a run of a task releases it.
-    of_run = False
+    _of_run = False
 
     @property
     @abstractmethod
@@ -59,7 +59,7 @@ class Holding(ABC):
         """Raise `LockLost` unless it is held."""
 
     @abstractmethod
-    def lost_error(self) -> LockLost:
+    def _lost_error(self) -> LockLost:
         """Return the error that `check` raises."""
 
     @abstractmethod
@@ -67,34 +67,34 @@ class Holding(ABC):
         """Return the leases, in the order in which they were acquired."""
 
     def __enter__(self) -> Self:
-        if self.of_run:
+        if self._of_run:
             raise LockError('a run releases its lease itself: use it without "with"')
         try:
             self.check()
-            self.begin_block()
+            self._begin_block()
             return self
         except BaseException:
             release_rest_later(self)
             raise
 
-    def begin_block(self) -> None:
+    def _begin_block(self) -> None:
         """Note that a ``with`` block of this thread or asyncio task holds it: to wait for it there is a deadlock."""
         here = block_here()
         for lease in self._members():
-            lease.block = here
+            lease._block = here
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             for lease in self._members():
-                lease.block = None
+                lease._block = None
             held = [release_or_later(lease) for lease in reversed(self._members())]
         except BaseException:
             release_rest_later(self)
             raise
         if kind is None and not all(held) and self.lost:
-            raise self.lost_error()
+            raise self._lost_error()
 
 
 class Lease(Holding):
@@ -118,6 +118,7 @@ class Lease(Holding):
             receiver refuse a smaller one than it has seen: that stops even a holder who does not know yet that it lost.
         ttl: How long the lease lives without renewal, in seconds.
         sender: What signals name as their sender.
+        waited: How long this process had waited for it, in seconds.
 
     Examples:
         >>> with lock.acquire(timeout=10) as lease:
@@ -133,17 +134,17 @@ class Lease(Holding):
     #: How many permits are left once the release of some, that the store has not confirmed, is done.
     _kept: int | None = None
     #: How often it is renewed, in seconds, and when next, on its clock; set by what renews it.
-    renew_every = renew_at = 0.0
+    _renew_every = _renew_at = 0.0
     #: What the ``with`` block belongs to that holds it; see `block_here`.
-    block: object = None
+    _block: object = None
     #: Whether all have been told that it was lost.
-    told = False
+    _told = False
     #: Releases it in the store in another way than `Store.release`, as a task's run does.
-    release_in_store: Callable[[Lease, Value | None], bool] | None = None
+    _release_in_store: Callable[[Lease, Value | None], bool] | None = None
     #: Whether it runs a parked task's ticket.
-    has_ticket = False
+    _has_ticket = False
     #: Called with each `Outcome` of this lease.
-    on_event: OutcomeCallback | None = None
+    _on_event: OutcomeCallback | None = None
 
     def __init__(
         self,
@@ -164,15 +165,15 @@ class Lease(Holding):
         self.fencing_token = fencing_token
         self.ttl = claim.ttl
         self.sender = sender
-        self.store = store
-        self.claim = claim
-        self.clock = clock
+        self._store = store
+        self._claim = claim
+        self._clock = clock
         self._hold_end = None if max_hold is None else sent + max_hold
-        #: When it was asked for, on its clock, and for how many seconds this process had waited for it until then.
-        self.since = sent
         self.waited = waited
+        #: When it was asked for, on its clock.
+        self._since = sent
         #: When the request that was last confirmed was sent, on its clock.
-        self.confirmed = sent
+        self._confirmed = sent
         self._asked = sent
         self._deadline = self._capped(sent + claim.ttl)
         self._callbacks: list[LostCallback] = []
@@ -180,11 +181,11 @@ class Lease(Holding):
         self._mutex = threads.RLock()
         self._releases = threads.RLock()
         #: Where others are told of it, in a process of greenlets.
-        self.home = threads.home()
+        self._home = threads.home()
         #: Stops what runs under it: called first when it is lost, by the thread that notices.
-        self.abort: LostCallback = _nothing
+        self._abort: LostCallback = _nothing
         #: Takes the lease out of renewal; set by what put it in.
-        self.forget: Callable[[Lease], None] = _nothing
+        self._forget: Callable[[Lease], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<Lease {self.key!r} {self._state} fencing_token={self.fencing_token} owner={self.owner!r}>"
@@ -197,18 +198,18 @@ class Lease(Holding):
 
         Permits that were to be released are not counted, also where the store could not be reached then.
         """
-        return self.claim.permits if self._kept is None else min(self._kept, self.claim.permits)
+        return self._claim.permits if self._kept is None else min(self._kept, self._claim.permits)
 
     @property
     def held(self) -> bool:
         """Whether it is still held; asks only the local clock."""
-        return not self.lost and self._state == "held" and self.clock.now() < self._deadline
+        return not self.lost and self._state == "held" and self._clock.now() < self._deadline
 
     @property
     def lost(self) -> bool:
         """Whether it ended before it was released; asks only the local clock."""
-        if self._state == "held" and self.clock.now() >= self._deadline:
-            self.end_at_deadline()
+        if self._state == "held" and self._clock.now() >= self._deadline:
+            self._end_at_deadline()
         return self._state == "lost"
 
     @property
@@ -218,16 +219,16 @@ class Lease(Holding):
 
     def remaining(self) -> float:
         """Seconds until the deadline; 0 when it is no longer held."""
-        left = self._deadline - self.clock.now()
+        left = self._deadline - self._clock.now()
         return left if left > 0 and self._state == "held" else 0.0
 
-    def time_left(self) -> float:
+    def _time_left(self) -> float:
         """Seconds until the deadline, whether it is still held or not; 0 when it has passed."""
-        return max(0.0, self.ends_in(self.clock.now()))
+        return max(0.0, self._ends_in(self._clock.now()))
 
     def held_for(self) -> float:
         """Seconds since it was asked for."""
-        return self.clock.now() - self.since
+        return self._clock.now() - self._since
 
     def check(self) -> None:
         """Does nothing while it is held; without I/O, so a loop may call it often.
@@ -236,7 +237,7 @@ class Lease(Holding):
             LockLost: It is held no more.
         """
         if not self.held:
-            raise self.lost_error()
+            raise self._lost_error()
 
     def extend(self, ttl: Duration | None = None) -> None:
         """Prolongs it now, to ``ttl`` seconds from now; it never ends sooner than before.
@@ -251,9 +252,9 @@ class Lease(Holding):
         """
         ttl = None if ttl is None else checked_ttl(ttl)
         self.check()
-        sent = self.clock.now()
-        renewal = self.renewal(sent, ttl)
-        self.answer(sent, renewal.ttl, renew_one(self.store, renewal, self.key))
+        sent = self._clock.now()
+        renewal = self._renewal_request(sent, ttl)
+        self._answer(sent, renewal.ttl, renew_one(self._store, renewal, self.key))
         self.check()
 
     def release(self, *, permits: int | None = None) -> bool:
@@ -279,7 +280,7 @@ class Lease(Holding):
             return released  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
             if not isinstance(error, LockError):  # an interrupt: the holder has no reason to release it again
-                keeper().release_lease_later(self, self.time_left())
+                keeper().release_lease_later(self, self._time_left())
             raise
 
     def _release(self) -> bool:
@@ -289,14 +290,14 @@ class Lease(Holding):
         repeated = self._state == "releasing"
         if not (repeated or self.lost):
             self._move("held", "releasing")
-        self.forget(self)
+        self._forget(self)
         # A lease that is lost here may live on in the store for a moment: it is freed there all the same.
         released = self._give_back()
         if self._state == "lost":
             return False
         # The store's no to a repeated release tells of no loss: the first may have got there, and its reply not back.
         if not (released or repeated):
-            self.lose(self._why_gone(), "releasing")
+            self._lose(self._why_gone(), "releasing")
         elif self._move("releasing", "released"):
             self._tell_release()
         return released
@@ -307,24 +308,24 @@ class Lease(Holding):
         Raises:
             LockConfigError: It has fewer, or it is no whole number of at least 1.
         """
-        if checked_count("permits", permits) > self.claim.permits:
+        if checked_count("permits", permits) > self._claim.permits:
             raise LockConfigError(
-                f"permits={permits} is more than the lease of {self.key!r} has: release {self.claim.permits} at most",
+                f"permits={permits} is more than the lease of {self.key!r} has: release {self._claim.permits} at most",
                 self.key,
             )
-        return permits < self.claim.permits
+        return permits < self._claim.permits
 
     def _release_permits(self, permits: int) -> bool:
         with self._releases:
             if not self.held:
                 return False
-            kept = self.claim.permits - permits
+            kept = self._claim.permits - permits
             # If an earlier reply was lost, the store may have fewer already: this is the same release once more.
             self._kept = kept if self._kept is None else min(self._kept, kept)
-            if not self.store.shrink(self.claim.name, self.token, self._kept):
-                self.lose(self._why_gone())
+            if not self._store.shrink(self._claim.name, self.token, self._kept):
+                self._lose(self._why_gone())
                 return False
-            self.claim, self._kept = replace(self.claim, permits=self._kept), None
+            self._claim, self._kept = replace(self._claim, permits=self._kept), None
             return True
 
     def abandon(self) -> bool:
@@ -339,9 +340,9 @@ class Lease(Holding):
             return not self.lost and self._move("held", "abandoned")
         finally:
             if self._state == "abandoned":
-                self.forget(self)
+                self._forget(self)
 
-    def hand_over(self, claim: Claim) -> bool:
+    def _hand_over(self, claim: Claim) -> bool:
         """Gives it to a claim that adopts it, in one step: like `release`, but nobody gets in between.
 
         Returns:
@@ -352,21 +353,21 @@ class Lease(Holding):
         """
         try:
             with self._releases:
-                handed = self._hand_over(claim)
+                handed = self._hand_over_once(claim)
             return handed  # noqa: RET504 - as in `release`
         except BaseException as error:
             if not isinstance(error, LockError):  # an interrupt: one of the two has it
-                keeper().release_later(self.store, claim.name, claim.token, claim.ttl)
-                keeper().release_lease_later(self, self.time_left())
+                keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
+                keeper().release_lease_later(self, self._time_left())
             raise
 
-    def _hand_over(self, claim: Claim) -> bool:
+    def _hand_over_once(self, claim: Claim) -> bool:
         if self.lost or not self._move("held", "releasing"):
             return False
-        self.forget(self)
-        answer = self.store.acquire(claim)
+        self._forget(self)
+        answer = self._store.acquire(claim)
         if not isinstance(answer, Granted):
-            self.lose("replaced" if answer.replaced else self._why_gone(), "releasing")
+            self._lose("replaced" if answer.replaced else self._why_gone(), "releasing")
             return False
         if self._move("releasing", "released"):
             self._tell_release()
@@ -375,15 +376,15 @@ class Lease(Holding):
     def _give_back(self) -> bool:
         # In one step: a value that was written is that of a holder who held the key until then.
         value = self._update if self._state == "releasing" else None
-        if self.release_in_store is not None:
-            return self.release_in_store(self, value)
-        return self.store.release(self.claim.name, self.token, value)
+        if self._release_in_store is not None:
+            return self._release_in_store(self, value)
+        return self._store.release(self._claim.name, self.token, value)
 
     def _why_gone(self) -> LossReason:
-        if self.clock.now() >= self._deadline:
+        if self._clock.now() >= self._deadline:
             return self._why_ended("expired")
         try:
-            reasons = why_lost(self.store, [self])
+            reasons = why_lost(self._store, [self])
         except StoreUnavailable:
             return "deleted"
         return reasons[0][1] or "deleted"
@@ -399,7 +400,7 @@ class Lease(Holding):
         from celery_locks import values
 
         update = self._update
-        return values.read(self.store, self.claim.name) if update is None else json.loads(update.text)
+        return values.read(self._store, self._claim.name) if update is None else json.loads(update.text)
 
     def update(self, value: Any, keep: Duration | None = None) -> None:
         """Sets the value to be kept with the key: written when the lease is released, if it is still held then.
@@ -417,8 +418,8 @@ class Lease(Holding):
         from celery_locks import values
         from celery_locks.stores.capabilities import require
 
-        if not self.store.values:
-            require(self.store, "values", "lease.update()", self.key)
+        if not self._store.values:
+            require(self._store, "values", "lease.update()", self.key)
         self.check()
         kept = checked_ttl(values.KEPT if keep is None else keep, "keep")
         self._update = Value(values.to_text(value, self.key), kept)
@@ -439,7 +440,7 @@ class Lease(Holding):
 
     def serialize(self) -> str:
         """The lease as text, for `Locks.restore` in another process. Whoever has the text can release the lease."""
-        claim = self.claim
+        claim = self._claim
         return json.dumps(
             {
                 "key": self.key,
@@ -449,11 +450,11 @@ class Lease(Holding):
                 "ttl": self.ttl,
                 "limit": claim.limit,
                 "permits": claim.permits,
-                "hold_left": None if self._hold_end is None else max(0.001, self._hold_end - self.clock.now()),
+                "hold_left": None if self._hold_end is None else max(0.001, self._hold_end - self._clock.now()),
             }
         )
 
-    def lost_error(self) -> LockLost:
+    def _lost_error(self) -> LockLost:
         """The error that says that it is held no more."""
         if self._state in ("releasing", "released", "abandoned"):
             how = "abandoned" if self._state == "abandoned" else "released"
@@ -463,71 +464,71 @@ class Lease(Holding):
 
     # ------------------------------------------------------------------ for renewal
 
-    def lives(self, now: float) -> bool:
+    def _lives(self, now: float) -> bool:
         """Whether it is held when its clock says ``now``."""
         return self._state == "held" and now < self._deadline
 
-    def ends_in(self, now: float) -> float:
+    def _ends_in(self, now: float) -> float:
         """Seconds until its deadline when its clock says ``now``."""
         return self._deadline - now
 
-    def is_of_block(self, here: object) -> bool:
+    def _is_of_block(self, here: object) -> bool:
         """Whether a ``with`` block of this thread or task holds it and only the block's end ends it.
 
         Args:
             here: What `block_here` returns.
         """
-        endless = self.renew_every > 0 and self._hold_end is None
-        return endless and self.block == here and self._state == "held"
+        endless = self._renew_every > 0 and self._hold_end is None
+        return endless and self._block == here and self._state == "held"
 
-    def renewal(self, now: float, ttl: float | None = None) -> Renewal:
+    def _renewal_request(self, now: float, ttl: float | None = None) -> Renewal:
         """What to ask the store for, ``now`` being when it is asked."""
         if now > self._asked:
             self._asked = now
         if ttl is None and self._hold_end is None:  # the same each time
-            self._renewal = self._renewal or Renewal(self.claim.name, self.token, self.ttl)
+            self._renewal = self._renewal or Renewal(self._claim.name, self.token, self.ttl)
             return self._renewal
         ttl = self.ttl if ttl is None else ttl
         if self._hold_end is not None:
             ttl = min(ttl, max(self._hold_end - now, 0.001))
-        return Renewal(self.claim.name, self.token, ttl)
+        return Renewal(self._claim.name, self.token, ttl)
 
-    def answer(self, sent: float, ttl: float, reason: LossReason | None) -> None:
+    def _answer(self, sent: float, ttl: float, reason: LossReason | None) -> None:
         """Takes the store's answer to a renewal that was sent at ``sent``."""
         if reason is not None:
-            self.lose(self._why_ended("expired") if self.clock.now() >= self._deadline else reason)
+            self._lose(self._why_ended("expired") if self._clock.now() >= self._deadline else reason)
             return
         deadline = self._capped(sent + ttl)
         with self._mutex:
-            if self._state != "held" or self.clock.now() >= self._deadline:
+            if self._state != "held" or self._clock.now() >= self._deadline:
                 return  # The answer came too late: the holder may have been told already.
-            if sent > self.confirmed:
-                self.confirmed = sent
+            if sent > self._confirmed:
+                self._confirmed = sent
             if deadline > self._deadline:
                 self._deadline = deadline
-        if signals.on_lock_renewed.receivers or self.on_event is not None:
-            tell(partial(self.send, signals.on_lock_renewed, "renewed"), self.home)
+        if signals.on_lock_renewed.receivers or self._on_event is not None:
+            tell(partial(self._send, signals.on_lock_renewed, "renewed"), self._home)
 
-    def end_at_deadline(self) -> None:
+    def _end_at_deadline(self) -> None:
         """Loses it: the deadline has passed."""
-        self.lose(self._why_ended("unreachable" if self._asked > self.confirmed else "expired"))
+        self._lose(self._why_ended("unreachable" if self._asked > self._confirmed else "expired"))
 
-    def lose(self, reason: LossReason, state: str = "held") -> None:
+    def _lose(self, reason: LossReason, state: str = "held") -> None:
         """Marks it lost and tells, if it was in that state."""
         if not self._move(state, "lost", reason):
             return
-        self.forget(self)
+        self._forget(self)
         try:
-            self.abort(self, reason)
+            self._abort(self, reason)
         finally:
-            tell(partial(self._tell_loss, reason), self.home)
+            tell(partial(self._tell_loss, reason), self._home)
 
-    def in_forked_child(self) -> None:
+    def _in_forked_child(self) -> None:
         """Leaves renewal and news to the parent: the child has a copy, which knows nothing of later renewals."""
         self._mutex, self._releases = threads.RLock(), threads.RLock()  # another thread may have had them
         self._callbacks.clear()
-        self.abort = self.forget = _nothing
-        self.on_event = None
+        self._abort = self._forget = _nothing
+        self._on_event = None
 
     # ------------------------------------------------------------------ inside
 
@@ -551,7 +552,7 @@ class Lease(Holding):
     def _tell_release(self) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             log.of_lease(logger, logging.DEBUG, "released", f"released {self.key!r}", self, seconds=self.held_for())
-        self.send(signals.on_lock_released, "released")
+        self._send(signals.on_lock_released, "released")
 
     def _tell_loss(self, reason: LossReason) -> None:
         said = f"lost the lease of {self.key!r}: {reason}"
@@ -559,17 +560,17 @@ class Lease(Holding):
         try:
             self._tell()
         finally:
-            self.send(signals.on_lock_lost, "lost", reason=reason)
-            self.told = True
+            self._send(signals.on_lock_lost, "lost", reason=reason)
+            self._told = True
 
-    def send(self, signal: signals.Signal, kind: OutcomeKind, **named: LossReason) -> None:
+    def _send(self, signal: signals.Signal, kind: OutcomeKind, **named: LossReason) -> None:
         """Send a signal about it, and call the hook of its lock."""
         if signal.receivers:
             signal.send(self.sender, lease=self, **named)
-        if self.on_event is not None:
+        if self._on_event is not None:
             from celery_locks.outcomes import call, of_lease
 
-            call(self.on_event, of_lease(kind, self, self.sender, **named))
+            call(self._on_event, of_lease(kind, self, self.sender, **named))
 
     def _tell(self) -> None:
         """Calls the callbacks that nobody has called yet."""
@@ -601,7 +602,7 @@ def release_or_later(lease: Lease) -> bool:
     try:
         return lease.release()
     except BaseException as error:  # also when this thread is stopped while it waits for the store
-        keeper().release_lease_later(lease, lease.time_left())
+        keeper().release_lease_later(lease, lease._time_left())
         if not isinstance(error, StoreUnavailable):
             raise
         return not lease.lost
@@ -623,7 +624,7 @@ def release_rest_later(holding: Holding) -> None:
     """Release in the background what is not released yet: this thread was interrupted."""
     for lease in holding._members():
         if lease._state in ("held", "releasing"):
-            keeper().release_lease_later(lease, lease.time_left())
+            keeper().release_lease_later(lease, lease._time_left())
 
 
 def release_kept_later(token: str) -> Lease | None:

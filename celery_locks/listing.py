@@ -96,7 +96,7 @@ def page_of(locks: Locks, prefix: str, after: str | None, count: int) -> Page:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ON_A_PAGE:
         raise LockConfigError(f"count must be a whole number from 1 to {MOST_ON_A_PAGE}, not {count!r}")
     # The name of a key ends with a brace; that of what keys begin with does not.
-    start = locks.name(prefix).removesuffix("}") if prefix else f"{locks.prefix}:{{"
+    start = locks._name(prefix).removesuffix("}") if prefix else f"{locks.prefix}:{{"
     states, last = locks.store.page(Names(locks.prefix, start, name_after(locks.prefix, after) if after else "", count))
     items = (info_of(locks, state) for state in states)
     # The brace that ends a name may look like the last one of what was asked for.
@@ -110,7 +110,7 @@ def parts_of(locks: Locks, key: str) -> list[LockInfo]:
     """Return the parts of a key that are held apart from it; none where the store keeps no list."""
     if not locks.store.lists:
         return []
-    states, _ = locks.store.page(Names(locks.prefix, f"{locks.name(key)}:", "", MOST_ON_A_PAGE))
+    states, _ = locks.store.page(Names(locks.prefix, f"{locks._name(key)}:", "", MOST_ON_A_PAGE))
     return [item for state in states if (item := info_of(locks, state)).key == key]
 
 

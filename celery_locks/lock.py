@@ -40,6 +40,9 @@ class Lock:
 
     As a context manager it waits as long as it takes, and raises `LockLost` at the end when the lease was lost
     within.
+
+    Attributes:
+        key: What is locked.
     """
 
     def __init__(
@@ -52,10 +55,10 @@ class Lock:
         on_event: OutcomeCallback | None = None,
     ) -> None:
         self.key = key
-        self.terms = terms
-        self.name = locks.name(key)
+        self._terms = terms
+        self._name = locks._name(key)
         self._locks = locks
-        self.store = locks.store
+        self._store = locks.store
         self._owner = owner or locks.owner
         self._sender = sender or self
         self._on_event = on_event
@@ -63,7 +66,7 @@ class Lock:
         self._entered: dict[int, list[Lease]] = {}
 
     @property
-    def store_name(self) -> str:
+    def _store_name(self) -> str:
         """The name of its store among those of an app."""
         return self._locks.store_name
 
@@ -90,33 +93,33 @@ class Lock:
         """
         # The first look without steps: where the key is free, they would cost some 6 µs.
         timeout = None if timeout is None else checked_timeout(timeout)
-        begun = self._locks.clock.now()
+        begun = self._locks._clock.now()
         until = None if timeout is None else begun + timeout
         once = timeout == 0
         if attempts is not None:
             once, until = checked_count("attempts", attempts) == 1 or once, math.inf if until is None else until
-        claim = claim or self.claim()
+        claim = claim or self._new_claim()
         claim.patience = timeout or None  # a single try has the time that the store takes
         try:
             answer: Lease | Refused = self._look(claim, None if once else waiting.PLACE_KEPT, sent=begun)
             if not isinstance(answer, Lease):
-                answer = run(self._asking(claim, until, answer, begun, attempts))
+                answer = run(self._ask_and_leave_steps(claim, until, answer, begun, attempts))
             if isinstance(answer, Lease):
                 return answer
         except BaseException:
-            self.undo(claim)
+            self._undo(claim)
             raise
         return self._in_time(answer, until)
 
-    def acquiring(self, timeout: Duration | None = None, attempts: int | None = None) -> Steps[Lease]:
+    def _acquire_steps(self, timeout: Duration | None = None, attempts: int | None = None) -> Steps[Lease]:
         """The steps of `acquire`."""
-        claim = self.claim()
+        claim = self._new_claim()
         until = self._until(claim, timeout)
         if attempts is not None:
             attempts, until = checked_count("attempts", attempts), math.inf if until is None else until
-        return self._in_time((yield from self._asking(claim, until, attempts=attempts)), until)
+        return self._in_time((yield from self._ask_and_leave_steps(claim, until, attempts=attempts)), until)
 
-    def _asking(
+    def _ask_and_leave_steps(
         self,
         claim: Claim,
         until: float | None,
@@ -127,13 +130,13 @@ class Lock:
         try:
             answer = yield from self._in_line(claim, until, seen=seen, begun=begun, attempts=attempts)
             if isinstance(answer, Refused) and answer.position is not None:
-                yield partial(self.store.leave, claim.name, claim.token)
+                yield partial(self._store.leave, claim.name, claim.token)
         except BaseException as error:
-            self.undo(claim, error)
+            self._undo(claim, error)
             raise
         return answer
 
-    def refuse_nested(self, refused: Refused, endless: bool = False) -> None:
+    def _refuse_nested(self, refused: Refused, endless: bool = False) -> None:
         """Raise an error where a wait could never succeed; see `nesting.waits_for_itself`.
 
         Args:
@@ -157,10 +160,10 @@ class Lock:
         if not isinstance(answer, Refused):
             return None
         if answer.full:
-            most = self.terms.max_waiters
+            most = self._terms.max_waiters
             said = f"{self.key!r} has max_waiters={most} waiters already: try again later, or raise max_waiters"
             return LockQueueFull(said, self.key)
-        if until is None or self._locks.clock.now() < until:
+        if until is None or self._locks._clock.now() < until:
             return nesting.waits_for_itself(self, answer, until is None)
         return None
 
@@ -171,13 +174,13 @@ class Lock:
         """Return when to stop waiting for a claim, and note in it how long its caller waits."""
         seconds = None if timeout is None else checked_timeout(timeout)
         claim.patience = seconds or None
-        return None if seconds is None else self._locks.clock.now() + seconds
+        return None if seconds is None else self._locks._clock.now() + seconds
 
     def _in_time(self, answer: Lease | Refused, until: float | None) -> Lease:
         if isinstance(answer, Lease):
             return answer
         self._check_ended(answer, until)
-        raise self.timed_out(answer)
+        raise self._timed_out(answer)
 
     def enqueue(self) -> LockTicket:
         """Takes a place in line, or the lease if the key is free, and returns at once; see `LockTicket`.
@@ -187,33 +190,33 @@ class Lock:
             LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        claim = self.claim()
+        claim = self._new_claim()
         try:
-            ticket = self.enqueue_claim(claim)
+            ticket = self._enqueue(claim)
             return ticket  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            self.undo_interrupted(claim, error)
+            self._undo_interrupted(claim, error)
             raise
 
-    def enqueue_claim(self, claim: Claim) -> LockTicket:
+    def _enqueue(self, claim: Claim) -> LockTicket:
         """`enqueue`, for callers that must know the owner token beforehand."""
         try:
-            ticket = run(self.lining_up(claim))
+            ticket = run(self._enqueue_steps(claim))
             return ticket  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            self.undo_interrupted(claim, error)
+            self._undo_interrupted(claim, error)
             raise
 
-    def lining_up(self, claim: Claim | None = None) -> Steps[LockTicket]:
+    def _enqueue_steps(self, claim: Claim | None = None) -> Steps[LockTicket]:
         """The steps of `enqueue`."""
         from celery_locks.ticket import LockTicket
 
-        self._locks.require("fair", "lock.enqueue()", self.key)
-        ticket = LockTicket(self, claim or self.claim())
+        self._locks._require("fair", "lock.enqueue()", self.key)
+        ticket = LockTicket(self, claim or self._new_claim())
         try:
-            yield from ticket.looking()
+            yield from ticket._position_steps()
         except BaseException as error:
-            self.undo(ticket.claim, error)
+            self._undo(ticket._claim, error)
             raise
         return ticket
 
@@ -231,27 +234,27 @@ class Lock:
             LockError: The current run, or a ``with`` block of this thread, holds it: that would wait for itself.
             StoreUnavailable: The store can't be reached.
         """
-        return run(self.awaiting(timeout))
+        return run(self._wait_steps(timeout))
 
-    def awaiting(self, timeout: Duration | None = None) -> Steps[bool]:
+    def _wait_steps(self, timeout: Duration | None = None) -> Steps[bool]:
         """The steps of `wait`."""
-        mine = self.claim()
+        mine = self._new_claim()
         until = self._until(mine, timeout)
         # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
         claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=waiting.PLACE_KEPT)
         try:
-            look, hopeless = self.store.acquire, self._is_hopeless(until)
+            look, hopeless = self._store.acquire, self._is_hopeless(until)
             answer = yield from wait_in_line(
-                self.store, self._locks.clock, claim, until, look, _no_signal, hopeless=hopeless
+                self._store, self._locks._clock, claim, until, look, _no_signal, hopeless=hopeless
             )
-            yield partial(self.leave, claim)
+            yield partial(self._leave_line, claim)
         except BaseException as error:
-            self.undo(claim, error)
+            self._undo(claim, error)
             raise
         self._check_ended(answer, until)
         return isinstance(answer, Granted)
 
-    def asking(self, claim: Claim, timeout: float | None, stay: bool) -> Steps[Lease | Refused]:
+    def _ask_steps(self, claim: Claim, timeout: float | None, stay: bool) -> Steps[Lease | Refused]:
         """Return the steps of a wait that keeps its place in line when the time is over, and sends no signal then.
 
         Args:
@@ -259,20 +262,20 @@ class Lock:
             timeout: The longest wait in seconds.
             stay: Whether it stands in line also after the last look.
         """
-        until = None if timeout is None else self._locks.clock.now() + timeout
+        until = None if timeout is None else self._locks._clock.now() + timeout
         try:
             answer = yield from self._in_line(claim, until, stay=stay)
             ended = self._ended_error(answer, until)
             if ended is not None:
-                yield partial(self.leave, claim)
+                yield partial(self._leave_line, claim)
         except BaseException as error:
-            self.undo(claim, error)
+            self._undo(claim, error)
             raise
         if ended is not None:
             raise ended
         return answer
 
-    def standing(self, claim: Claim, timeout: Duration | None, place: float) -> Steps[Lease | Refused]:
+    def _stand_steps(self, claim: Claim, timeout: Duration | None, place: float) -> Steps[Lease | Refused]:
         """For `LockTicket`: waits in line, and stays in it. The place is kept for ``place`` seconds after each look.
 
         Raises:
@@ -284,18 +287,18 @@ class Lock:
         except StoreUnavailable:
             raise
         except BaseException as error:
-            self.undo(claim, error)
+            self._undo(claim, error)
             raise
         self._check_ended(answer, until)
         return answer
 
-    def leave(self, claim: Claim) -> None:
+    def _leave_line(self, claim: Claim) -> None:
         """Gives up a place in line, and what the store granted while nobody heard its answer."""
         try:
-            self.store.leave(claim.name, claim.token)
-            self.store.release(claim.name, claim.token)
+            self._store.leave(claim.name, claim.token)
+            self._store.release(claim.name, claim.token)
         except BaseException as error:
-            self.undo(claim)
+            self._undo(claim)
             if not isinstance(error, StoreUnavailable):
                 raise
 
@@ -305,61 +308,61 @@ class Lock:
         Raises:
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        claim = self.claim()
+        claim = self._new_claim()
         try:
-            answer = self.attempt(claim)
+            answer = self._attempt(claim)
             return answer if isinstance(answer, Lease) else None
         except BaseException as error:
-            self.undo_interrupted(claim, error)
+            self._undo_interrupted(claim, error)
             raise
 
-    def trying(self) -> Steps[Lease | None]:
+    def _try_steps(self) -> Steps[Lease | None]:
         """The steps of `try_acquire`."""
-        claim = self.claim()
+        claim = self._new_claim()
         try:
-            answer = yield from self._in_line(claim, self._locks.clock.now())
+            answer = yield from self._in_line(claim, self._locks._clock.now())
         except BaseException as error:
-            self.undo(claim, error)
+            self._undo(claim, error)
             raise
         return answer if isinstance(answer, Lease) else None
 
-    def attempt(self, claim: Claim | None = None, keep: bool = True) -> Lease | Refused:
+    def _attempt(self, claim: Claim | None = None, keep: bool = True) -> Lease | Refused:
         """Like `try_acquire`, with the store's answer where the lease was not to be had.
 
         Args:
             claim: What to ask for.
             keep: Whether the lease is watched and renewed here. One that is not is for another process.
         """
-        claim = claim or self.claim()
+        claim = claim or self._new_claim()
         try:
             answer = self._look(claim, keep=keep)
             if isinstance(answer, Lease):
                 return answer
         except BaseException:
-            self.undo(claim)
+            self._undo(claim)
             raise
-        self.contended(answer)
+        self._report_contention(answer)
         return answer
 
-    def enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
+    def _enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
         """`Parking.enter`, with the lease where it was granted."""
-        sent = self._locks.clock.now()
+        sent = self._locks._clock.now()
         try:
             answer = parking.enter(claim, ticket)
             if isinstance(answer, Granted):
                 granted = self._granted(claim, answer, sent)
-                granted.has_ticket = answer.has_ticket
+                granted._has_ticket = answer.has_ticket
                 return granted
         except BaseException:
             if (lease := keeper().kept(claim.token)) is not None:
-                lease.forget(lease)
+                lease._forget(lease)
             # Not by a release: the ticket would be done, and its message be dropped when it is sent again.
             keeper().take_back_later(parking, claim.name, claim.token, claim.ttl)
             raise
         from celery_locks.stores.parking import Parked
 
         if isinstance(answer, Parked) and not ticket.message:
-            self.contended(answer.refused)
+            self._report_contention(answer.refused)
         return answer
 
     def run(self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any) -> T:
@@ -398,27 +401,27 @@ class Lock:
             >>> lock.update(lambda count: (count or 0) + 1)
             1
         """
-        self.require_values()
+        self._require_values()
 
         def change(lease: Lease) -> T:
             value = function(lease.value)
             lease.update(value, keep)
             if not lease.release():  # here, because the end of a block leaves what fails to the background
-                raise lease.lost_error()
+                raise lease._lost_error()
             return value
 
         return self._run(change, timeout)
 
-    def require_values(self) -> None:
+    def _require_values(self) -> None:
         """Refuse `update` where the store keeps no values.
 
         Raises:
             LockConfigError: It keeps none.
         """
-        self._locks.require("values", "lock.update()", self.key)
+        self._locks._require("values", "lock.update()", self.key)
 
     def _run(self, function: Callable[[Lease], T], timeout: Duration | None) -> T:
-        claim = self.claim()
+        claim = self._new_claim()
         try:
             with self.acquire(timeout=timeout, claim=claim) as lease:
                 return function(lease)
@@ -432,7 +435,7 @@ class Lock:
 
     def holders(self) -> tuple[Holder, ...]:
         """Those who hold the key now."""
-        return self.store.holders(self.name)
+        return self._store.holders(self._name)
 
     def force_release(self) -> tuple[Holder, ...]:
         """Release the key by force. Its holders lose their leases with the reason ``force_released``.
@@ -442,33 +445,33 @@ class Lock:
         Returns:
             The holders, at most 100.
         """
-        return self.store.force_release(self.name)
+        return self._store.force_release(self._name)
 
     def __enter__(self) -> Lease:
-        claim = self.claim()
+        claim = self._new_claim()
         try:
-            lease = self.enter_block(claim)
+            lease = self._enter_block(claim)
             return lease  # noqa: RET504 - a call in the return is outside the try
         except BaseException:
-            self.undo_block(claim)
+            self._undo_block(claim)
             raise
 
-    def enter_block(self, claim: Claim) -> Lease:
+    def _enter_block(self, claim: Claim) -> Lease:
         """Begin a ``with`` block under a lease of this claim."""
         try:
             lease = self.acquire(claim=claim)
             self._entered.setdefault(threading.get_ident(), []).append(lease)
-            lease.begin_block()
+            lease._begin_block()
             return lease
         except BaseException:
-            self.undo_block(claim)
+            self._undo_block(claim)
             raise
 
-    def undo_block(self, claim: Claim) -> None:
+    def _undo_block(self, claim: Claim) -> None:
         """Release what a block has acquired that was interrupted at its beginning."""
         lease = release_kept_later(claim.token)
         if lease is not None:
-            self._leave(lease)
+            self._leave_block(lease)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -476,7 +479,7 @@ class Lock:
         lease: Lease | None = None
         try:
             lease = self._entered[threading.get_ident()][-1]
-            self._leave(lease)
+            self._leave_block(lease)
             lease.__exit__(kind, error, trace)
         except BaseException:
             if lease is None:
@@ -484,7 +487,7 @@ class Lock:
             release_rest_later(lease)
             raise
 
-    def _leave(self, lease: Lease) -> None:
+    def _leave_block(self, lease: Lease) -> None:
         thread = threading.get_ident()
         leases = self._entered.get(thread, [])
         if lease in leases:
@@ -502,11 +505,11 @@ class Lock:
         begun: float | None = None,
         attempts: int | None = None,
     ) -> Steps[Lease | Refused]:
-        clock = self._locks.clock
+        clock = self._locks._clock
         look = partial(self._look, begun=clock.now() if begun is None else begun)
         hopeless = self._is_hopeless(until)
         return wait_in_line(
-            self.store, clock, claim, until, look, self.contended, place, stay, seen, hopeless, attempts
+            self._store, clock, claim, until, look, self._report_contention, place, stay, seen, hopeless, attempts
         )
 
     def _look(
@@ -518,13 +521,13 @@ class Lock:
         sent: float | None = None,
     ) -> Lease | Refused:
         # The lease is kept by the thread that hears of it: a loop may be busy for long before it does.
-        sent = self._locks.clock.now() if sent is None else sent
-        answer = self.store.acquire(claim, line_up)
+        sent = self._locks._clock.now() if sent is None else sent
+        answer = self._store.acquire(claim, line_up)
         if not isinstance(answer, Granted):
             return answer
         return self._granted(claim, answer, sent, keep, 0.0 if begun is None else sent - begun)
 
-    def timed_out(self, refused: Refused, message: str = "") -> LockTimeout:
+    def _timed_out(self, refused: Refused, message: str = "") -> LockTimeout:
         """Send `on_lock_timed_out` and return the `LockTimeout`.
 
         Each acquisition that times out calls this once, whatever its policy.
@@ -540,15 +543,15 @@ class Lock:
         message = message or f"{self.key!r} was not to be had in time: {who_holds(names)}"
         return LockTimeout(message, self.key, names)
 
-    def claim(self) -> Claim:
+    def _new_claim(self) -> Claim:
         """What one acquisition of this lock asks for, with an owner token of its own."""
-        terms, owner, token = self.terms, self._owner, new_token()
+        terms, owner, token = self._terms, self._owner, new_token()
         scope = nesting.current_scope()
         if scope is not None:
             owner, token = owner or scope.owner, token + nesting.mark_of_run(scope.lease.token)
         owner = owner or this_process()
         return Claim(
-            self.name,
+            self._name,
             token,
             owner,
             terms.first_ttl,
@@ -558,9 +561,9 @@ class Lock:
         )
 
     def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
-        number, max_hold, clock = granted.fencing_token, self.terms.max_hold, self._locks.clock
+        number, max_hold, clock = granted.fencing_token, self._terms.max_hold, self._locks._clock
         lease = Lease(
-            self.store,
+            self._store,
             claim,
             self.key,
             number,
@@ -576,32 +579,32 @@ class Lock:
                 self.key,
             )
         if keep:
-            keeper().keep(lease, self.terms.interval)
+            keeper().keep(lease, self._terms.interval)
         if logger.isEnabledFor(logging.DEBUG):
             log.of_lease(logger, logging.DEBUG, "acquired", f"acquired {self.key!r}", lease, seconds=waited)
         if self._on_event is not None:
-            lease.on_event = self._on_event
+            lease._on_event = self._on_event
         if signals.on_lock_acquired.receivers or self._on_event is not None:
-            lease.send(signals.on_lock_acquired, "acquired")
+            lease._send(signals.on_lock_acquired, "acquired")
         return lease
 
-    def undo_interrupted(self, claim: Claim, error: BaseException) -> None:
+    def _undo_interrupted(self, claim: Claim, error: BaseException) -> None:
         """`undo`, unless the error is one of ours: what raised it has left nothing behind."""
         if not isinstance(error, LockError):
-            self.undo(claim, error)
+            self._undo(claim, error)
 
-    def undo(self, claim: Claim, error: BaseException | None = None) -> None:
+    def _undo(self, claim: Claim, error: BaseException | None = None) -> None:
         """Gives back what an acquisition that failed may have got all the same."""
         # The store may have said yes while the reply was lost, or while this thread was interrupted.
         lease = keeper().kept(claim.token)
         if lease is not None:
             release_or_later(lease)
         elif isinstance(error, Abandoned):
-            self.leave(claim)
+            self._leave_line(claim)
         else:
-            keeper().release_later(self.store, claim.name, claim.token, claim.ttl)
+            keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
 
-    def contended(self, refused: Refused) -> None:
+    def _report_contention(self, refused: Refused) -> None:
         """Tells that it was not to be had."""
         debug = logger.isEnabledFor(logging.DEBUG)
         if not (debug or signals.on_lock_contended.receivers or self._on_event):

@@ -50,6 +50,13 @@ class Locks:
         owner: The holder's name that others see; host and process id by default.
         clock: What the deadlines of leases are watched by (tests pass one that they can move).
 
+    Attributes:
+        store: The store.
+        store_name: The name of the store among those of an app.
+        url: The store's address without its password, or the name of its class.
+        prefix: What all names in the store begin with.
+        owner: The holder's name that others see, ``None`` for host and process id.
+
     Raises:
         LockConfigError: There is no URL, or it names no store.
     """
@@ -73,8 +80,7 @@ class Locks:
         self.url = mask(store) if isinstance(store, str) else type(store).__name__
         self.prefix = prefix
         self.owner = owner
-        self.clock = clock
-        #: The name of the store among those of an app.
+        self._clock = clock
         self.store_name = DEFAULT_STORE
 
     @classmethod
@@ -155,7 +161,7 @@ class Locks:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
-        self.require("semaphores", "locks.semaphore()", key)
+        self._require("semaphores", "locks.semaphore()", key)
         terms = self._terms(key, ttl, renew, max_hold, limit, max_waiters)
         return Semaphore(self, check_key(key), terms, owner, on_event)
 
@@ -188,7 +194,7 @@ class Locks:
         """
         from celery_locks.read_write import ReadWriteLock
 
-        self.require("semaphores", "locks.read_write()", key)
+        self._require("semaphores", "locks.read_write()", key)
         terms = self._terms(key, ttl, renew, max_hold, max_waiters=max_waiters)
         return ReadWriteLock(self, check_key(key), terms, owner, on_event)
 
@@ -241,23 +247,23 @@ class Locks:
             StoreUnavailable: The store can't be reached, or could not renew the lease in time.
         """
         lease = self._read(text)
-        if renew_one(self.store, lease.renewal(self.clock.now()), lease.key) is not None:
+        if renew_one(self.store, lease._renewal_request(self._clock.now()), lease.key) is not None:
             raise LockNotOwned(f"the lease of {lease.key!r} is held no more", lease.key)
         keeper().keep(lease, None)
         return lease
 
     def _read(self, text: str) -> Lease:
-        sent = self.clock.now()
+        sent = self._clock.now()
         try:
             data = json.loads(text)
             key, owner, token = check_key(data["key"]), _of(str, data["owner"]), _of(str, data["token"])
             limit, permits = checked_count("limit", data["limit"]), checked_count("permits", data["permits"])
             max_hold = checked_longest("max_hold", data.get("hold_left"))
-            claim = Claim(self.name(key), token, owner, checked_ttl(data["ttl"]), limit, permits)
+            claim = Claim(self._name(key), token, owner, checked_ttl(data["ttl"]), limit, permits)
             fencing_token = _of(int, data["fencing_token"])
         except (LockError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise LockKeyError(f"this is not the text of a lease: {type(error).__name__}: {error}") from error
-        return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self.clock)
+        return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self._clock)
 
     def value(self, key: str) -> Any:
         """The value kept with a key by `Lease.update`, ``None`` for none; whoever holds the key.
@@ -269,8 +275,8 @@ class Locks:
         """
         from celery_locks import values
 
-        self.require("values", "locks.value()", key)
-        return values.read(self.store, self.name(check_key(key)))
+        self._require("values", "locks.value()", key)
+        return values.read(self.store, self._name(check_key(key)))
 
     def delete(self, key: str) -> bool:
         """Delete what the store has of a key: its leases, and the value kept with it.
@@ -285,7 +291,7 @@ class Locks:
             LockKeyError: The key is empty or no text.
             StoreUnavailable: The store can't be reached.
         """
-        name = self.name(check_key(key))
+        name = self._name(check_key(key))
         # First the leases: a holder that still had one could write its value after the old one was deleted.
         held = bool(self.store.force_release(name))
         return (self.store.values and self.store.delete(name)) or held
@@ -308,14 +314,14 @@ class Locks:
         """
         from celery_locks.listing import owned_by
 
-        self.require("lists", "locks.release_owned_by()")
+        self._require("lists", "locks.release_owned_by()")
         if not isinstance(owner, str) or not owner:
             raise LockConfigError(
                 f"owner={owner!r} is not an owner's name: give the text that its locks have as owner="
             )
         released = []
         for item, holder in owned_by(self, owner):
-            if self.store.force_release(self.name(item.key, item.part), holder.token):
+            if self.store.force_release(self._name(item.key, item.part), holder.token):
                 released.append(item.key)
         return tuple(released)
 
@@ -344,7 +350,7 @@ class Locks:
         """
         from celery_locks.listing import page_of
 
-        self.require("lists", "locks.list()")
+        self._require("lists", "locks.list()")
         return page_of(self, prefix, after, count)
 
     def info(self, key: str, part: str = "") -> LockInfo:
@@ -360,7 +366,7 @@ class Locks:
         """
         from celery_locks.listing import info_of
 
-        return info_of(self, self.store.info(self.name(check_key(key), check_part(part))))
+        return info_of(self, self.store.info(self._name(check_key(key), check_part(part))))
 
     def stats(self, near: Duration = 10.0) -> Stats:
         """How many keys are held, how many wait, how many leases are about to end, and which key is held for longest.
@@ -374,7 +380,7 @@ class Locks:
         """
         from celery_locks.listing import stats_of
 
-        self.require("lists", "locks.stats()")
+        self._require("lists", "locks.stats()")
         return stats_of(self, checked_ttl(near))
 
     def lockable(
@@ -418,13 +424,13 @@ class Locks:
         max_waiters: int | None = None,
     ) -> Terms:
         if max_waiters is not None:
-            self.require("fair", "max_waiters", key)
+            self._require("fair", "max_waiters", key)
         try:
             return _terms_once(ttl, renew, max_hold, limit, max_waiters)
         except TypeError:  # a value without a hash: the check names it
             return _checked_terms(ttl, renew, max_hold, limit, max_waiters)
 
-    def require(self, capability: str, feature: str, key: str | None = None) -> None:
+    def _require(self, capability: str, feature: str, key: str | None = None) -> None:
         """Refuses a feature for which the store lacks a capability.
 
         Raises:
@@ -443,7 +449,7 @@ class Locks:
         keeper().close(self.store)
         self.store.close()
 
-    def name(self, key: str, part: str = "") -> str:
+    def _name(self, key: str, part: str = "") -> str:
         """Return the full name of a key in the store, or of a part of it; see `celery_locks.names`."""
         return name_of(self.prefix, key, part)
 

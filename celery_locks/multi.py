@@ -84,7 +84,7 @@ class MultiLease(Holding):
         """
         for lease in self.leases:
             if lease.lost:
-                raise self.lost_error()
+                raise self._lost_error()
         if not self.held:
             raise LockLost("the leases were released", self.leases[0].key)
 
@@ -148,9 +148,9 @@ class MultiLease(Holding):
             callback(self, *lost)
         return lambda: self._disconnect(callback)
 
-    def lost_error(self) -> LockLost:
+    def _lost_error(self) -> LockLost:
         """The error that says that they are held no more."""
-        return (self._first_lost() or self.leases[0]).lost_error()
+        return (self._first_lost() or self.leases[0])._lost_error()
 
     def _members(self) -> Sequence[Lease]:
         return self.leases
@@ -195,6 +195,9 @@ class MultiLock:
 
     As a context manager it waits as long as it takes, and raises `LockLost` at the end when a lease was lost within.
 
+    Attributes:
+        keys: What is locked, in the order in which it is.
+
     Examples:
         >>> with locks.multi(["account:1", "account:2"]) as leases:
         ...     leases.check()
@@ -222,26 +225,26 @@ class MultiLock:
             LockQueueFull: As many wait already for one of them as ``max_waiters`` allows; none was acquired.
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        return self._settled(lambda claims: self.acquiring(timeout, claims, attempts))
+        return self._settled(lambda claims: self._acquire_steps(timeout, claims, attempts))
 
-    def acquiring(
+    def _acquire_steps(
         self, timeout: Duration | None = None, claims: Claims | None = None, attempts: int | None = None
     ) -> Steps[MultiLease]:
         """The steps of `acquire`."""
         until = None if timeout is None else self._now() + checked_timeout(timeout)
         attempts = None if attempts is None else checked_count("attempts", attempts)
-        had = yield from self._acquiring(until, [] if claims is None else claims, attempts)
+        had = yield from self._acquire_rounds(until, [] if claims is None else claims, attempts)
         if isinstance(had, MultiLease):
             return had
         blocked, refused = had
-        raise blocked.timed_out(refused)
+        raise blocked._timed_out(refused)
 
-    def trying(self, claims: Claims | None = None) -> Steps[MultiLease | None]:
+    def _try_steps(self, claims: Claims | None = None) -> Steps[MultiLease | None]:
         """The steps of `try_acquire`."""
-        had = yield from self._acquiring(self._now(), [] if claims is None else claims)
+        had = yield from self._acquire_rounds(self._now(), [] if claims is None else claims)
         return had if isinstance(had, MultiLease) else None
 
-    def _acquiring(
+    def _acquire_rounds(
         self, until: float | None, claims: Claims, attempts: int | None = None
     ) -> Steps[MultiLease | tuple[Lock, Refused]]:
         """Return the lease of all keys, or the lock that was not available in time, and the store's answer."""
@@ -272,7 +275,7 @@ class MultiLock:
         Raises:
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        return self._settled(self.trying)
+        return self._settled(self._try_steps)
 
     def run(self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any) -> T:
         """Calls the function while it holds all keys, and returns what it returns.
@@ -283,7 +286,7 @@ class MultiLock:
         """
         claims: Claims = []
         try:
-            with run(self.acquiring(timeout, claims)):
+            with run(self._acquire_steps(timeout, claims)):
                 return function(*args, **kwargs)
         except BaseException:  # an interrupt may have come before the block, or at its end
             _release_kept_later(claims)
@@ -297,15 +300,15 @@ class MultiLock:
             return answer  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
             for lock, claim in claims:
-                lock.undo_interrupted(claim, error)
+                lock._undo_interrupted(claim, error)
             raise
 
     def __enter__(self) -> MultiLease:
         claims: Claims = []
         try:
-            lease = run(self.acquiring(None, claims))
+            lease = run(self._acquire_steps(None, claims))
             vars(self._entered).setdefault("leases", []).append(lease)
-            lease.begin_block()
+            lease._begin_block()
             return lease
         except BaseException:
             _release_kept_later(claims)
@@ -340,11 +343,11 @@ class MultiLock:
         then, and is used again in the next round.
         """
         leases: list[Lease] = []
-        places = {lock.name: claim for lock, claim in claims}
+        places = {lock._name: claim for lock, claim in claims}
         try:
             for lock in order:
-                claim = places.get(lock.name) or lock.claim()
-                if lock.name not in places:
+                claim = places.get(lock._name) or lock._new_claim()
+                if lock._name not in places:
                     claims.append((lock, claim))
                 claim.patience = self._left(until, None) or None
                 # With empty hands it waits for the first one for as long as it takes, unless rounds are counted. A
@@ -352,7 +355,7 @@ class MultiLock:
                 # same time.
                 most = patience * random.uniform(0.5, 1) if leases or bounded else None
                 stay = not (last or self._is_over(until))
-                answer = yield from lock.asking(claim, self._left(until, most), stay)
+                answer = yield from lock._ask_steps(claim, self._left(until, most), stay)
                 if isinstance(answer, Lease):
                     leases.append(answer)
                     continue
@@ -360,14 +363,14 @@ class MultiLock:
                 claims[:] = [(lock, claim)]
                 if last or self._is_over(until):
                     if answer.position is not None:
-                        yield partial(lock.leave, claim)
+                        yield partial(lock._leave_line, claim)
                     claims.clear()
                 return lock, answer
             return MultiLease(leases)
         except BaseException as error:
             self._give_back(leases)
             for lock, claim in claims:
-                lock.undo(claim, error)
+                lock._undo(claim, error)
             raise
 
     @staticmethod
@@ -383,7 +386,7 @@ class MultiLock:
         return until is not None and self._now() >= until
 
     def _now(self) -> float:
-        return self._locks.clock.now()
+        return self._locks._clock.now()
 
 
 def _release_kept_later(claims: Claims) -> None:
@@ -401,4 +404,4 @@ def _release(lease: Lease) -> bool | StoreUnavailable:
 
 def members(keys: Iterable[str], make: Callable[[str], Lock]) -> list[Lock]:
     """The locks of some keys, each once, in the one order in which they are taken."""
-    return sorted({lock.name: lock for lock in map(make, keys)}.values(), key=lambda lock: lock.name)
+    return sorted({lock._name: lock for lock in map(make, keys)}.values(), key=lambda lock: lock._name)

@@ -53,7 +53,7 @@ class RunScope:
     @property
     def lives(self) -> bool:
         """Whether the run still holds its lease, by the local clock."""
-        return self.lease.lives(self.lease.clock.now())
+        return self.lease._lives(self.lease._clock.now())
 
     @property
     def outer(self) -> RunScope | None:
@@ -102,12 +102,12 @@ def _own_leases(lock: Lock, refused: Refused, endless: bool) -> tuple[list[Lease
             found[lease.token] = lease
     if len(refused.holders) >= MOST_HOLDERS:  # the answer does not name all of them
         for lease in (*runs.values(), *keeper().leases()):
-            if lease.claim.name == lock.name and lease.store is lock.store:
+            if lease._claim.name == lock._name and lease._store is lock._store:
                 found[lease.token] = lease
     own = [lease for token, lease in found.items() if token in runs]
     if endless:
         here = block_here()
-        own += [lease for token, lease in found.items() if token not in runs and lease.is_of_block(here)]
+        own += [lease for token, lease in found.items() if token not in runs and lease._is_of_block(here)]
     return own, any(lease.token in runs for lease in own)
 
 
@@ -125,9 +125,9 @@ def waits_for_itself(lock: Lock, refused: Refused, endless: bool) -> LockError |
     Returns:
         The error, ``None`` where the wait may succeed.
     """
-    limit, wanted = lock.terms.limit, lock.terms.permits
+    limit, wanted = lock._terms.limit, lock._terms.permits
     own, of_run = _own_leases(lock, refused, endless)
-    held = sum(lease.claim.permits for lease in own)
+    held = sum(lease._claim.permits for lease in own)
     if not held or held + wanted <= limit:
         return None
     holder, use = ("the current run", "current_lease()") if of_run else ("this block", "the lease of the block")

@@ -44,7 +44,7 @@ def why_lost(store: Store, leases: Collection[Lease]) -> list[tuple[Lease, LossR
         StoreUnavailable: The store can't be reached.
     """
     # For as long as it lives by the local clock, which is no longer than in the store: no lease is prolonged.
-    renewals = [Renewal(lease.claim.name, lease.token, max(lease.time_left(), PROBE_TTL_SECONDS)) for lease in leases]
+    renewals = [Renewal(lease._claim.name, lease.token, max(lease._time_left(), PROBE_TTL_SECONDS)) for lease in leases]
     answers = store.renew(renewals) if renewals else []
     return [(lease, None if reason == "unreachable" else reason) for lease, reason in zip(leases, answers, strict=True)]
 
@@ -150,12 +150,11 @@ class LossReader:
     def _lose(self, leases: Collection[Lease]) -> None:
         for lease, reason in why_lost(self.store, leases):
             if reason is not None:
-                lease.answer(lease.confirmed, lease.ttl, reason)
+                lease._answer(lease._confirmed, lease.ttl, reason)
 
     def _mine(self) -> list[Lease]:
-        return [
-            lease for lease in self._leases() if lease.store is self.store and lease.claim.name.startswith(self._prefix)
-        ]
+        leases = (lease for lease in self._leases() if lease._store is self.store)
+        return [lease for lease in leases if lease._claim.name.startswith(self._prefix)]
 
     def _rest(self) -> bool:
         """End, unless a lease has come meanwhile; the next one that is kept starts another thread."""
@@ -174,7 +173,7 @@ class LossReader:
         lease = next(iter(self._mine()), None)
         if failures == 2 and lease is not None:  # the first time it was an old connection, perhaps
             said = "no notices of lost leases come, so each loss is noticed at its next renewal; trying again: %s"
-            tell(partial(logger.warning, said, error), lease.home)
+            tell(partial(logger.warning, said, error), lease._home)
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10))
         self._wakes.acquire(True, random.uniform(pause / 2, pause))
 

@@ -52,7 +52,7 @@ OutcomeCallback = Callable[[Outcome], object]
 def of_lease(kind: OutcomeKind, lease: Lease, sender: object, reason: LossReason | None = None) -> Outcome:
     """Return the outcome of a lease."""
     seconds = lease.waited if kind == "acquired" else lease.held_for()
-    part = part_of(lease.claim.name)
+    part = part_of(lease._claim.name)
     return Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part)
 
 

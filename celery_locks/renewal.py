@@ -51,7 +51,7 @@ class Watch:
     def add(self, lease: Lease, now: float) -> None:
         if self._leases.setdefault(lease.token, lease) is not lease:
             self._doubles[id(lease)] = lease
-        self._ticker.wake_in(lease.ends_in(now))
+        self._ticker.wake_in(lease._ends_in(now))
 
     def discard(self, lease: Lease) -> None:
         if self._leases.get(lease.token) is lease:
@@ -69,12 +69,12 @@ class Watch:
         leases = self.leases()
         now = _now(leases)
         # Most live: those are not asked whether they are lost, which would look at the clock once more.
-        living = [lease for lease in leases if lease.lives(now[lease.clock]) or not lease.lost]
-        return min([lease.ends_in(now[lease.clock]) for lease in living], default=None)
+        living = [lease for lease in leases if lease._lives(now[lease._clock]) or not lease.lost]
+        return min([lease._ends_in(now[lease._clock]) for lease in living], default=None)
 
 
 class Renewer:
-    """Prolongs the leases of one store: each every ``renew_every`` seconds, next when its clock is at ``renew_at``."""
+    """Renews the leases of one store: each every ``_renew_every`` seconds, next when its clock is at ``_renew_at``."""
 
     #: Whether its store was closed: it ends when it has nothing left to do.
     closed = False
@@ -87,13 +87,13 @@ class Renewer:
         self._ticker = Ticker("celery-locks-renewer", self.tick)
 
     def add(self, lease: Lease, interval: float, now: float) -> None:
-        lease.renew_every = interval
+        lease._renew_every = interval
         # From when the lease began: the store may have taken long to answer.
-        lease.renew_at = lease.confirmed + interval
+        lease._renew_at = lease._confirmed + interval
         if self._apart_and_new:
-            self._apart_and_new, lease.renew_at = False, now
+            self._apart_and_new, lease._renew_at = False, now
         self._leases[id(lease)] = lease
-        self._ticker.wake_in(lease.renew_at - now)
+        self._ticker.wake_in(lease._renew_at - now)
 
     def discard(self, lease: Lease) -> None:
         self._leases.pop(id(lease), None)
@@ -118,15 +118,15 @@ class Renewer:
         """The leases, and in how many seconds each is due."""
         leases = list(self._leases.values())
         now = _now(leases)
-        return leases, [lease.renew_at - now[lease.clock] for lease in leases]
+        return leases, [lease._renew_at - now[lease._clock] for lease in leases]
 
     def _due(self, leases: list[Lease], waits: list[float]) -> list[Lease]:
         """Those that are due, and those that go along."""
         pairs = zip(leases, waits, strict=True)
-        going = [lease for lease, wait in pairs if wait <= SLACK or wait <= SHARE * lease.renew_every]
+        going = [lease for lease, wait in pairs if wait <= SLACK or wait <= SHARE * lease._renew_every]
         now = _now(going)
         # One that ended is renewed no more, however it came to be still here: nobody would ever release it.
-        living = [lease for lease in going if lease.lives(now[lease.clock])]
+        living = [lease for lease in going if lease._lives(now[lease._clock])]
         if len(living) < len(going):
             for ended in set(going).difference(living):
                 self.discard(ended)
@@ -134,37 +134,37 @@ class Renewer:
 
     def _renew(self, due: list[Lease]) -> None:
         now = _now(due)
-        sent = [now[lease.clock] for lease in due]
-        renewals = [lease.renewal(at) for lease, at in zip(due, sent, strict=True)]
+        sent = [now[lease._clock] for lease in due]
+        renewals = [lease._renewal_request(at) for lease, at in zip(due, sent, strict=True)]
         answers = self._ask(due[0], renewals)
         if answers is None:
             answers = ["unreachable"] * len(due)
         elif away := answers.count("unreachable"):
             said = "%d leases could not be renewed, trying again: a part of the store is away"
-            tell(partial(logger.warning, said, away), due[0].home)
+            tell(partial(logger.warning, said, away), due[0]._home)
         for lease, at, renewal, answer in zip(due, sent, renewals, answers, strict=True):
             if answer == "unreachable":
-                lease.renew_at = lease.clock.now() + min(lease.renew_every, TRY_AGAIN)
+                lease._renew_at = lease._clock.now() + min(lease._renew_every, TRY_AGAIN)
             else:
-                lease.renew_at = at + lease.renew_every
-                lease.answer(at, renewal.ttl, answer)
+                lease._renew_at = at + lease._renew_every
+                lease._answer(at, renewal.ttl, answer)
 
     @staticmethod
     def _ask(lease: Lease, renewals: list[Renewal]) -> list[LossReason | None] | None:
         try:
-            return lease.store.renew(renewals)
+            return lease._store.renew(renewals)
         except StoreUnavailable as error:
             said = "%d leases could not be renewed, trying again: %s"
-            tell(partial(logger.warning, said, len(renewals), error), lease.home)
+            tell(partial(logger.warning, said, len(renewals), error), lease._home)
         except Exception as error:
             said = "%d leases could not be renewed, trying again"
-            tell(partial(logger.error, said, len(renewals), exc_info=error), lease.home)
+            tell(partial(logger.error, said, len(renewals), exc_info=error), lease._home)
         return None
 
 
 def _now(leases: Iterable[Lease]) -> dict[Clock, float]:
     """What the clocks of some leases say: nearly always it is one clock for all of them."""
-    return {clock: clock.now() for clock in {lease.clock for lease in leases}}
+    return {clock: clock.now() for clock in {lease._clock for lease in leases}}
 
 
 class _Release(NamedTuple):
@@ -244,18 +244,18 @@ class Keeper:
 
     def keep(self, lease: Lease, interval: float | None) -> None:
         """Watches a lease's deadline and, with an ``interval`` in seconds, renews it that often."""
-        lease.forget = self.forget
-        now = lease.clock.now()
+        lease._forget = self.forget
+        now = lease._clock.now()
         self._watch.add(lease, now)
         if interval is not None:
-            self._renewer(lease.store).add(lease, interval, now)
-        if lease.store.notices:
-            self._reader(lease.store, lease.claim.name).keep(lease)
+            self._renewer(lease._store).add(lease, interval, now)
+        if lease._store.notices:
+            self._reader(lease._store, lease._claim.name).keep(lease)
 
     def forget(self, lease: Lease) -> None:
         """Neither watches nor renews it any more."""
         self._watch.discard(lease)
-        renewer = self._renewers.get(id(lease.store))
+        renewer = self._renewers.get(id(lease._store))
         if renewer is not None:
             renewer.discard(lease)
 
@@ -281,13 +281,13 @@ class Keeper:
 
     def release_lease_later(self, lease: Lease, within: float) -> None:
         """Releases a lease in the background, trying for so many seconds."""
-        self._releaser(lease.store).add(lease.token, lease.release, within)
+        self._releaser(lease._store).add(lease.token, lease.release, within)
 
     def drop(self, store: Store) -> None:
         """Forgets all leases in a store that is given up, and ends the threads that served it."""
         self.end_notices(store)
         for lease in self.leases():
-            if lease.store is store:
+            if lease._store is store:
                 self.forget(lease)
         for part in (self._renewers.pop(id(store), None), self._releasers.pop(id(store), None)):
             if part is not None:
@@ -364,7 +364,7 @@ def _in_forked_child() -> None:
     global _keeper
     before, _keeper = _keeper, Keeper()
     for lease in before.leases():
-        lease.in_forked_child()
+        lease._in_forked_child()
 
 
 os.register_at_fork(after_in_child=_in_forked_child)

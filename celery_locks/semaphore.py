@@ -34,6 +34,10 @@ class Semaphore:
     As a context manager it takes one permit, waits as long as it takes, and raises `LockLost` at the end when the lease
     was lost within.
 
+    Attributes:
+        key: What is shared.
+        limit: How many permits there are.
+
     Examples:
         >>> smtp = locks.semaphore("smtp", limit=5)
         >>> with smtp:                          # one of five
@@ -55,7 +59,7 @@ class Semaphore:
         self._locks = locks
         self._terms = terms
         self._owner = owner
-        self._one = self.taking(1)
+        self._one = self._taking(1)
 
     def __repr__(self) -> str:
         return f"<Semaphore {self.key!r} of {self.limit} at {self._locks.url}>"
@@ -75,13 +79,13 @@ class Semaphore:
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
-        lock = self.taking(permits)
-        claim = lock.claim()
+        lock = self._taking(permits)
+        claim = lock._new_claim()
         try:
             lease = lock.acquire(timeout=timeout, attempts=attempts, claim=claim)
             return lease  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            lock.undo_interrupted(claim, error)
+            lock._undo_interrupted(claim, error)
             raise
 
     def try_acquire(self, *, permits: int = 1) -> Lease | None:
@@ -91,13 +95,13 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        lock = self.taking(permits)
-        claim = lock.claim()
+        lock = self._taking(permits)
+        claim = lock._new_claim()
         try:
-            answer = lock.attempt(claim)
+            answer = lock._attempt(claim)
             return answer if isinstance(answer, Lease) else None
         except BaseException as error:
-            lock.undo_interrupted(claim, error)
+            lock._undo_interrupted(claim, error)
             raise
 
     def enqueue(self, *, permits: int = 1) -> LockTicket:
@@ -107,13 +111,13 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        lock = self.taking(permits)
-        claim = lock.claim()
+        lock = self._taking(permits)
+        claim = lock._new_claim()
         try:
-            ticket = lock.enqueue_claim(claim)
+            ticket = lock._enqueue(claim)
             return ticket  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            lock.undo_interrupted(claim, error)
+            lock._undo_interrupted(claim, error)
             raise
 
     def wait(self, *, permits: int = 1, timeout: Duration | None = None) -> bool:
@@ -123,7 +127,7 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             StoreUnavailable: The store can't be reached.
         """
-        return self.taking(permits).wait(timeout=timeout)
+        return self._taking(permits).wait(timeout=timeout)
 
     def run(
         self, function: Callable[..., T], *args: Any, permits: int = 1, timeout: Duration | None = None, **kwargs: Any
@@ -140,11 +144,11 @@ class Semaphore:
             LockConfigError: More permits than the limit, or no whole number of at least 1.
             LockLost: The lease was lost while the function ran.
         """
-        return self.taking(permits).run(function, *args, timeout=timeout, **kwargs)
+        return self._taking(permits).run(function, *args, timeout=timeout, **kwargs)
 
     def available(self) -> int:
         """How many of the limit's permits nobody holds now. Those who wait in line come before a newcomer."""
-        return max(0, self.limit - self._locks.store.held(self._one.name))
+        return max(0, self.limit - self._locks.store.held(self._one._name))
 
     def locked(self) -> bool:
         """Whether no permit is left."""
@@ -165,12 +169,12 @@ class Semaphore:
         return self._one.force_release()
 
     def __enter__(self) -> Lease:
-        claim = self._one.claim()
+        claim = self._one._new_claim()
         try:
-            lease = self._one.enter_block(claim)
+            lease = self._one._enter_block(claim)
             return lease  # noqa: RET504 - a call in the return is outside the try
         except BaseException:
-            self._one.undo_block(claim)
+            self._one._undo_block(claim)
             raise
 
     def __exit__(
@@ -178,7 +182,7 @@ class Semaphore:
     ) -> None:
         self._one.__exit__(kind, error, trace)
 
-    def taking(self, permits: int) -> Lock:
+    def _taking(self, permits: int) -> Lock:
         """What takes so many permits: a lock that differs in nothing else."""
         permits = checked_count("permits", permits)
         if permits > self.limit:

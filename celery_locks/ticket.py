@@ -30,8 +30,8 @@ class LockTicket:
 
     def __init__(self, lock: Lock, claim: Claim) -> None:
         self._lock = lock
-        self.claim = claim
-        self._place = max(PLACE_KEPT, lock.terms.ttl)
+        self._claim = claim
+        self._place = max(PLACE_KEPT, lock._terms.ttl)
         self._lease: Lease | None = None
         self._cancelled = False
 
@@ -59,15 +59,15 @@ class LockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        claim = self.claim
+        claim = self._claim
         try:
-            position = run(self.looking())
+            position = run(self._position_steps())
             return position  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
             self._give_up(claim, error)
             raise
 
-    def looking(self) -> Steps[int | None]:
+    def _position_steps(self) -> Steps[int | None]:
         """The steps of `position`."""
         refused = None if self._lease else (yield from self._look(0.0))
         return None if refused is None else refused.position
@@ -83,18 +83,18 @@ class LockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        claim = self.claim
+        claim = self._claim
         try:
-            lease = run(self.waiting(timeout))
+            lease = run(self._wait_steps(timeout))
             return lease  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
             self._give_up(claim, error)
             raise
 
-    def waiting(self, timeout: Duration | None = None) -> Steps[Lease]:
+    def _wait_steps(self, timeout: Duration | None = None) -> Steps[Lease]:
         """The steps of `wait`."""
         if self._lease is None and (refused := (yield from self._look(timeout))) is not None:
-            raise self._lock.timed_out(refused)
+            raise self._lock._timed_out(refused)
         assert self._lease is not None
         return self._lease
 
@@ -109,23 +109,23 @@ class LockTicket:
         self._cancelled = True
         if self._lease is not None:
             return release_or_later(self._lease)
-        self._lock.leave(self.claim)
+        self._lock._leave_line(self._claim)
         return True
 
-    def begin_anew(self) -> None:
+    def _begin_anew(self) -> None:
         """Stand in line by a new owner token from now on: the old one is given up, maybe a little later."""
-        self.claim = self._lock.claim()
+        self._claim = self._lock._new_claim()
 
     def _give_up(self, claim: Claim, error: BaseException) -> None:
         """After an interrupt: give up the place in line, or the lease that no one has heard of."""
-        self._lock.undo_interrupted(claim, error)
-        if not isinstance(error, LockError) and self._lease is None and self.claim is claim:
-            self.begin_anew()
+        self._lock._undo_interrupted(claim, error)
+        if not isinstance(error, LockError) and self._lease is None and self._claim is claim:
+            self._begin_anew()
 
     def _look(self, timeout: Duration | None) -> Steps[Refused | None]:
         if self._cancelled:
             raise LockNotOwned(f"the place in line for {self._lock.key!r} was cancelled", self._lock.key)
-        answer = yield from self._lock.standing(self.claim, timeout, self._place)
+        answer = yield from self._lock._stand_steps(self._claim, timeout, self._place)
         if isinstance(answer, Lease):
             self._lease = answer
             return None

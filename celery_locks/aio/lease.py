@@ -39,7 +39,7 @@ class AsyncHolding(Generic[P]):
         self._blocks: list[AbortableBlock] = []
         self._home = LoopHome()
         for lease in self._leases:
-            lease.home = self._home
+            lease._home = self._home
 
     @property
     def held(self) -> bool:
@@ -98,9 +98,9 @@ class AsyncHolding(Generic[P]):
         """
         return await self._driver.call(self.plain.release)
 
-    def lost_error(self) -> LockLost:
+    def _lost_error(self) -> LockLost:
         """The error that says that it is held no more."""
-        return self.plain.lost_error()
+        return self.plain._lost_error()
 
     async def __aenter__(self) -> Self:
         self.plain.__enter__()
@@ -109,7 +109,7 @@ class AsyncHolding(Generic[P]):
             self._blocks.append(block)
             if self._abort:
                 for lease in self._leases:
-                    lease.abort = lambda *_: self._home.call(block.abort)
+                    lease._abort = lambda *_: self._home.call(block.abort)
                 if self.lost:
                     self._home.call(block.abort)
             return self
@@ -129,7 +129,7 @@ class AsyncHolding(Generic[P]):
 
     @property
     def _driver(self) -> Driver:
-        return driver_of(self._leases[0].store)
+        return driver_of(self._leases[0]._store)
 
     @property
     def _leases(self) -> tuple[Lease, ...]:
@@ -151,6 +151,7 @@ class AsyncLease(AsyncHolding[Lease]):
         token: The owner token: random, one for each acquisition. Whoever has it can release the lease.
         fencing_token: Greater than that of every earlier lease of this key.
         ttl: How long the lease lives without renewal, in seconds.
+        plain: The lease for threads that is behind it, which signals name.
 
     Examples:
         >>> async with await lock.acquire(timeout=10) as lease:
@@ -225,6 +226,7 @@ class AsyncMultiLease(AsyncHolding[MultiLease]):
 
     Attributes:
         leases: One for each key, ordered by key.
+        plain: The leases for threads that are behind it.
     """
 
     def __init__(self, plain: MultiLease, abort: bool = False) -> None:

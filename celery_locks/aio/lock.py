@@ -61,7 +61,7 @@ class AsyncLock:
             StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
                 acquired.
         """
-        return AsyncLease(await self._driver.drive(self.plain.acquiring(timeout, attempts), timeout), self._abort)
+        return AsyncLease(await self._driver.drive(self.plain._acquire_steps(timeout, attempts), timeout), self._abort)
 
     async def try_acquire(self) -> AsyncLease | None:
         """The lease, or ``None`` when others hold the key or wait for it.
@@ -69,7 +69,7 @@ class AsyncLock:
         Raises:
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        lease = await self._driver.drive(self.plain.trying())
+        lease = await self._driver.drive(self.plain._try_steps())
         return None if lease is None else AsyncLease(lease, self._abort)
 
     async def enqueue(self) -> AsyncLockTicket:
@@ -79,7 +79,7 @@ class AsyncLock:
             LockConfigError: The store has no line.
             StoreUnavailable: The store can't be reached; nothing was acquired.
         """
-        return AsyncLockTicket(await self._driver.drive(self.plain.lining_up()), self._driver, self._abort)
+        return AsyncLockTicket(await self._driver.drive(self.plain._enqueue_steps()), self._driver, self._abort)
 
     async def wait(self, *, timeout: Duration | None = None) -> bool:
         """Waits in line until it could be acquired, and acquires nothing; see `Lock.wait`.
@@ -90,7 +90,7 @@ class AsyncLock:
         Raises:
             StoreUnavailable: The store can't be reached.
         """
-        return await self._driver.drive(self.plain.awaiting(timeout), timeout)
+        return await self._driver.drive(self.plain._wait_steps(timeout), timeout)
 
     @overload
     async def run(
@@ -142,7 +142,7 @@ class AsyncLock:
             LockConfigError: The value is not JSON, the time is out of bounds, or the store keeps no values.
             StoreUnavailable: The store can't be reached. If it failed at the release, the value may be written.
         """
-        self.plain.require_values()
+        self.plain._require_values()
         lease = await self.acquire(timeout=timeout)
 
         async def change() -> Any:
@@ -151,7 +151,7 @@ class AsyncLock:
                 value = await value
             lease.update(value, keep)
             if not await lease.release():
-                raise lease.lost_error()
+                raise lease._lost_error()
             return value
 
         return await run_under(lease, change)
@@ -182,7 +182,7 @@ class AsyncLock:
 
     @property
     def _driver(self) -> Driver:
-        return driver_of(self.plain.store)
+        return driver_of(self.plain._store)
 
 
 class AsyncLockTicket:
@@ -197,24 +197,24 @@ class AsyncLockTicket:
     """
 
     def __init__(self, plain: LockTicket, driver: Driver, abort: bool = False) -> None:
-        self.plain = plain
+        self._plain = plain
         self._driver = driver
         self._abort = abort
         self._lease: AsyncLease | None = None
 
     def __repr__(self) -> str:
-        return f"<Async{repr(self.plain)[1:]}"
+        return f"<Async{repr(self._plain)[1:]}"
 
     @property
     def acquired(self) -> bool:
         """Whether the lease was had, by the last look; asks nobody."""
-        return self.plain.acquired
+        return self._plain.acquired
 
     @property
     def lease(self) -> AsyncLease | None:
         """The lease, once it was had."""
-        if self._lease is None and self.plain.lease is not None:
-            self._lease = AsyncLease(self.plain.lease, self._abort)
+        if self._lease is None and self._plain.lease is not None:
+            self._lease = AsyncLease(self._plain.lease, self._abort)
         return self._lease
 
     async def position(self) -> int | None:
@@ -224,7 +224,7 @@ class AsyncLockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        return await self._drive(self.plain.looking())
+        return await self._drive(self._plain._position_steps())
 
     async def wait(self, *, timeout: Duration | None = None) -> AsyncLease:
         """Waits until it is its turn. After a `LockTimeout` it still stands in line, and may wait again.
@@ -237,7 +237,7 @@ class AsyncLockTicket:
             LockNotOwned: It was cancelled.
             StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
         """
-        await self._drive(self.plain.waiting(timeout), timeout)
+        await self._drive(self._plain._wait_steps(timeout), timeout)
         assert self.lease is not None
         return self.lease
 
@@ -247,7 +247,7 @@ class AsyncLockTicket:
         Returns:
             Whether this call cancelled it, with a lease: whether that was still held.
         """
-        return await self._driver.call(self.plain.cancel)
+        return await self._driver.call(self._plain.cancel)
 
     async def _drive(self, steps: Steps[T], timeout: Duration | None = None) -> T:
         try:
@@ -255,8 +255,8 @@ class AsyncLockTicket:
         except LockError:
             raise
         except BaseException:  # a cancellation: the place is given up, maybe only after the next wait has begun
-            if self.plain.lease is None:
-                self.plain.begin_anew()
+            if self._plain.lease is None:
+                self._plain._begin_anew()
             raise
 
 

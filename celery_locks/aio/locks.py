@@ -50,6 +50,9 @@ class AsyncReadWriteLock:
 class AsyncLockable:
     """A kind of thing that is locked, made by `AsyncLocks.lockable`; see `Lockable`.
 
+    Attributes:
+        template: How keys are written.
+
     Examples:
         >>> order = locks.lockable("order:<order_id>", ttl=60)
         >>> async with order(7):
@@ -90,6 +93,8 @@ class AsyncLocks:
 
     Attributes:
         plain: The same locks for threads.
+        store: The store.
+        prefix: What all names in the store begin with.
 
     Raises:
         LockConfigError: There is no URL, or it names no store.

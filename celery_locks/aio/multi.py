@@ -50,7 +50,7 @@ class AsyncMultiLock:
             LockTimeout: One was still held by others when the time was over; none was acquired.
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        steps = self.plain.acquiring(timeout, attempts=attempts)
+        steps = self.plain._acquire_steps(timeout, attempts=attempts)
         return AsyncMultiLease(await driver_of(self._store).drive(steps, timeout), self._abort)
 
     async def try_acquire(self) -> AsyncMultiLease | None:
@@ -59,7 +59,7 @@ class AsyncMultiLock:
         Raises:
             StoreUnavailable: The store can't be reached; none was acquired.
         """
-        had = await driver_of(self._store).drive(self.plain.trying())
+        had = await driver_of(self._store).drive(self.plain._try_steps())
         return None if had is None else AsyncMultiLease(had, self._abort)
 
     @overload

@@ -121,7 +121,7 @@ class AsyncSemaphore:
 
     async def available(self) -> int:
         """How many of the limit's permits nobody holds now. Those who wait in line come before a newcomer."""
-        return await driver_of(self._one.plain.store).call(self.plain.available)
+        return await driver_of(self._one.plain._store).call(self.plain.available)
 
     async def locked(self) -> bool:
         """Whether no permit is left."""
@@ -148,4 +148,4 @@ class AsyncSemaphore:
         await self._one.__aexit__(kind, error, trace)
 
     def _taking(self, permits: int) -> AsyncLock:
-        return AsyncLock(self.plain.taking(permits), self._abort)
+        return AsyncLock(self.plain._taking(permits), self._abort)

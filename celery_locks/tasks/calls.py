@@ -76,9 +76,9 @@ def call(task: LockedTask, spec: TaskLock, key: str, send: Send, options: dict[s
     policy, ttl = spec.call_policy, ttl_at_call(task, spec, options)
     # Under its task's id a revoke finds it, which is to leave a lasting one alone.
     task_id = "" if spec.scope.lasting else options["task_id"]
-    claim = replace(lock.claim(), ttl=ttl, task_id=task_id, replaces=policy == "replace")
+    claim = replace(lock._new_claim(), ttl=ttl, task_id=task_id, replaces=policy == "replace")
     try:
-        answer = lock.attempt(claim, keep=False)
+        answer = lock._attempt(claim, keep=False)
     except StoreUnavailable as error:
         if not options.get("parent_id"):
             raise
@@ -95,7 +95,7 @@ def lock_of_call(task: LockedTask, spec: TaskLock, key: str, owner: str) -> Lock
     locks = locks_for(task.app, spec.options.store)
     lock = Lock(locks, key, spec.terms, owner, sender=task)
     if spec.scope.apart:
-        lock.name = locks.name(lock.key, CALL)
+        lock._name = locks._name(lock.key, CALL)
     return lock
 
 
@@ -124,8 +124,8 @@ def _seconds_until(app: Any, moment: Any) -> float:
 
 
 def _send_under(lease: Lease, spec: TaskLock, lock: Lock, send: Send, options: dict[str, Any]) -> Any:
-    ours = {"id": options["task_id"], "key": lock.key, "lock": lock.name, "token": lease.token}
-    ours |= store_field(lock.store_name)
+    ours = {"id": options["task_id"], "key": lock.key, "lock": lock._name, "token": lease.token}
+    ours |= store_field(lock._store_name)
     if spec.scope.lasting:
         ours["lasting"] = True
     try:

@@ -91,11 +91,11 @@ class Contention:
         ours = fields_of(self.task.request)
         if "token" in ours and "lasting" not in ours:
             with suppress(StoreUnavailable):
-                self.lock.store.renew([Renewal(ours["lock"], ours["token"], self.options.ttl + pause)])
+                self.lock._store.renew([Renewal(ours["lock"], ours["token"], self.options.ttl + pause)])
 
     def attempt(self) -> Lease | Refused:
         """Ask for the lease once."""
-        answer = self.lock.attempt(self.claim)
+        answer = self.lock._attempt(self.claim)
         if isinstance(answer, Refused):
             self.refused = answer
         return answer
@@ -181,7 +181,7 @@ class Contention:
             LockError: The run that this eager task is nested in holds the key.
             LockTimeout: The key was still held by others after ``max_wait``.
         """
-        self.lock.refuse_nested(self.refused)
+        self.lock._refuse_nested(self.refused)
         if not self.options.max_wait:
             raise self.error()
         return self.wait()
@@ -315,8 +315,8 @@ class Replace(ContentionPolicy):
     """The run takes the key from its holders; their leases are lost, reason ``replaced``."""
 
     def contended(self, contention: Contention) -> Any:
-        contention.lock.refuse_nested(contention.refused)
-        answer = contention.lock.attempt(replace(contention.claim, replaces=True))
+        contention.lock._refuse_nested(contention.refused)
+        answer = contention.lock._attempt(replace(contention.claim, replaces=True))
         if isinstance(answer, Lease):
             return answer
         contention.refused = answer

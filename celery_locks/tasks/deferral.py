@@ -128,7 +128,7 @@ def timed_out(contention: Contention, error: LockError) -> LockTimeout:
     why = "the lock store could not be reached" if away else who_holds(contention.holder_names)
     most = contention.options.max_wait
     within = "before the task expired" if most is None else f"within {most:g} s"
-    return contention.lock.timed_out(contention.refused, f"{contention.key!r} was not acquired {within}: {why}")
+    return contention.lock._timed_out(contention.refused, f"{contention.key!r} was not acquired {within}: {why}")
 
 
 def counter_of(request: Any) -> tuple[int, float]:

@@ -112,7 +112,7 @@ class EarlyParking:
         owner = owners.running(task.name, task_id, self._consumer.hostname)
         locks = locks_for(app, task.lock_options.store)
         lock = Lock(locks, task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
-        claim = lock.claim()
+        claim = lock._new_claim()
         id = ticket_id(headers, task_id, headers.get("retries"), headers.get("replaced_task_nesting"))
         ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters, broker=broker_id(app))
         if self._parking.park(claim, ticket) is None:
@@ -132,7 +132,7 @@ class EarlyParking:
         if parked is None:
             return False
         log_parked(task.name, task_id, Contention(task, lock, claim, task.lock_options, refused=parked.refused))
-        lock.contended(parked.refused)
+        lock._report_contention(parked.refused)
         publish_dispatched(app, self._parking, parked.dispatches)
         return True
 
@@ -147,7 +147,7 @@ class EarlyParking:
         told = bool(dispatcher and dispatcher.enabled and task.send_events)
         if not (stored or told):
             return
-        meta = {"key": lock.key, "position": self._parking.waiting(lock.name)}
+        meta = {"key": lock.key, "position": self._parking.waiting(lock._name)}
         if stored:
             args, kwargs, _ = message.payload
             request = Context(headers, args=args, kwargs=kwargs)

@@ -112,7 +112,7 @@ class Entry:
     def _release_call_unless(self, adopter: Lease) -> None:
         """Release the call's lease where it is on another lock than the run's: the scope was changed meanwhile."""
         token, name = self.ours.get("token"), self.ours.get("lock")
-        if token and "lasting" not in self.ours and name != adopter.claim.name:
+        if token and "lasting" not in self.ours and name != adopter._claim.name:
             keeper().release_later(self.locks.store, str(name), str(token), self.spec.options.ttl)
 
     def _enter_apart(self) -> Entered | Skipped:
@@ -120,7 +120,7 @@ class Entry:
         lease = self._acquire(lock)
         if not isinstance(lease, Lease):
             return lease
-        adopted = self._token_for(lock.name)  # of a call that was made under another scope
+        adopted = self._token_for(lock._name)  # of a call that was made under another scope
         return (None if adopted else self._settle_call()) or self._entered(lease, lease)
 
     def _enter_once_for_a_message(self, settle: Callable[[], Skipped | None]) -> Entered | Skipped:
@@ -136,7 +136,7 @@ class Entry:
 
     def _acquire_of_message(self) -> Lease:
         lock = self._lock()
-        lock.name = self.locks.name(self.key, run_part(self.request.id))
+        lock._name = self.locks._name(self.key, run_part(self.request.id))
         contention = self._contention(lock, self._claim(lock))
         try:
             answer = contention.attempt()
@@ -164,11 +164,11 @@ class Entry:
             records.strike(lease.token)
             return None
         lock = self._lock()
-        contention = self._contention(lock, lock.claim())
+        contention = self._contention(lock, lock._new_claim())
         try:
             # Asks what became of it; the lease is not prolonged by this.
             probe = Renewal(self.ours["lock"], self.ours["token"], SHORTEST_TTL)
-            replaced = contention.lock.store.renew([probe])[0] == "replaced"
+            replaced = contention.lock._store.renew([probe])[0] == "replaced"
         except StoreUnavailable as error:
             defer(contention, error)
         return contention.superseded() if replaced else None
@@ -179,12 +179,12 @@ class Entry:
         if not token:
             return None
         lock = self._lock()
-        lock.name = self.ours["lock"]
+        lock._name = self.ours["lock"]
         contention = self._contention(lock, self._claim(lock, token))
         try:
             answer = contention.attempt()
         except StoreUnavailable:
-            keeper().release_later(lock.store, lock.name, token, contention.claim.ttl)
+            keeper().release_later(lock._store, lock._name, token, contention.claim.ttl)
             return None
         if isinstance(answer, Lease):
             release_or_later(self.bind_release(answer))
@@ -194,7 +194,7 @@ class Entry:
 
     def _acquire(self, lock: Lock) -> Lease | Skipped:
         """The lease, or what the policy decides. A lease of the call on this lock is adopted."""
-        contention = self._contention(lock, self._claim(lock, self._token_for(lock.name)))
+        contention = self._contention(lock, self._claim(lock, self._token_for(lock._name)))
         try:
             result = self._policy(contention).enter(contention)
         except StoreUnavailable as error:
@@ -220,7 +220,7 @@ class Entry:
         return Contention(self.task, lock, claim, self.spec.options, self.args, self.kwargs)
 
     def _claim(self, lock: Lock, adopts: str = "") -> Claim:
-        claim = lock.claim()
+        claim = lock._new_claim()
         if adopts:
             claim = replace(claim, adopts=adopts)
         self.claims.append(claim)

@@ -65,17 +65,17 @@ def park(contention: Contention) -> Lease:
         late=bool(task.acks_late),
         count=int(fields_of(request).get("count", 0)),
     )
-    answer = lock.enter(parking, contention.claim, ticket)
+    answer = lock._enter(parking, contention.claim, ticket)
     if isinstance(answer, Dropped) and not _may_be_copy(request):
         # Its sender gave it no number, and its task's id was used before.
         ticket = replace(ticket, id=f"{id}:{new_publication()}")
-        answer = lock.enter(parking, contention.claim, ticket)
+        answer = lock._enter(parking, contention.claim, ticket)
     if isinstance(answer, Parked):
         # Reported before it parks: afterwards another worker may have run it already, and reported that.
         _report_waiting(contention, parking)
-        answer = lock.enter(parking, contention.claim, _with_message(contention, parking, ticket))
+        answer = lock._enter(parking, contention.claim, _with_message(contention, parking, ticket))
     if isinstance(answer, Lease):
-        contention.ticket = ticket.id if answer.has_ticket else ""
+        contention.ticket = ticket.id if answer._has_ticket else ""
         events.running(task)
         return answer
     return _end_without_run(contention, parking, ticket, answer)
@@ -129,10 +129,10 @@ def parking_of(lock: Lock) -> Parking:
     Raises:
         LockConfigError: They can't in this one.
     """
-    parking = tickets_of(lock.store)
+    parking = tickets_of(lock._store)
     if parking is None:
         raise LockConfigError(
-            f'no task can park in a {type(lock.store).__name__}: set on_contention="retry", or locks_url to a store '
+            f'no task can park in a {type(lock._store).__name__}: set on_contention="retry", or locks_url to a store '
             "of redis://, postgresql://, mysql:// or sqlite:///"
         )
     return parking
@@ -162,7 +162,7 @@ def _may_be_copy(request: Any) -> bool:
 def ticket_fields(lock: Lock, ticket: Ticket, since: float) -> dict[str, Any]:
     """Return the fields of our header in a message that is dispatched from the line."""
     ours = {"id": ticket.task_id, "ticket": ticket.id, "broker": ticket.broker, "count": 1}
-    return {**ours, "key": lock.key, "since": since, **store_field(lock.store_name)}
+    return {**ours, "key": lock.key, "since": since, **store_field(lock._store_name)}
 
 
 def _since(contention: Contention) -> float:

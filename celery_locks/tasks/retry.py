@@ -59,7 +59,7 @@ def hand_to_retry(task: LockedTask, spec: TaskLock, store: str, lease: Lease, pa
     request = task.request
     ttl = min(spec.options.ttl + pause, LONGEST_TTL)
     claim = replace(
-        lease.claim,
+        lease._claim,
         token=secrets.token_hex(16),
         owner=owners.called(task.name, request.id, request.hostname),  # no run holds it until the retry starts
         ttl=ttl,
@@ -68,7 +68,7 @@ def hand_to_retry(task: LockedTask, spec: TaskLock, store: str, lease: Lease, pa
         task_id=request.id,
     )
     try:
-        handed = lease.hand_over(claim)
+        handed = lease._hand_over(claim)
     except StoreUnavailable:
         return release_or_later(lease)
     if handed:

@@ -76,15 +76,15 @@ class Run:
 
     def bind_release(self, lease: Lease) -> Lease:
         """Have the release of a lease state how the run ended, and publish the tasks whose turn comes by it."""
-        lease.release_in_store = self._release
+        lease._release_in_store = self._release
         return lease
 
     def _release(self, lease: Lease, value: Value | None) -> bool:
-        parking = tickets_of(lease.store)
+        parking = tickets_of(lease._store)
         if parking is None:
-            return lease.store.release(lease.claim.name, lease.token, value)
+            return lease._store.release(lease._claim.name, lease.token, value)
         app = self.task.app
-        name, token = lease.claim.name, lease.token
+        name, token = lease._claim.name, lease.token
         end = self.end or RunEnd.STORED  # the body goes on without the key: the ticket ends with the run
         released, dispatches = parking.end_run(name, token, end.value, broker=broker_id(app), value=value)
         is_final = self.end is RunEnd.FINAL
@@ -275,7 +275,7 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     run.guard, run.lease = entered.guard, entered.lease
     if run.guard is None:
         return body(*args, **kwargs)
-    run.guard.of_run = True
+    run.guard._of_run = True
     run.guard.on_lost(lambda lease, reason: _tell(task, lease, reason))
     called = partial(body, *args, **kwargs)
     with RunScope(run.guard):

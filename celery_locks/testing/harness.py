@@ -156,7 +156,7 @@ class LockLostAfter:
                 raise AssertionError(f"lock_lost_after ({loss}): no lease was lost, since {why}")
 
     def _acquired(self, sender: object, lease: Lease, **_: Any) -> None:
-        if lease.store is not self._store or not isinstance(sender, Task) or _of_call(lease):
+        if lease._store is not self._store or not isinstance(sender, Task) or _of_call(lease):
             return
         fitting = (loss for loss in self._losses if loss.lease is None and loss.key in (None, lease.key))
         loss = next(fitting, None)
@@ -188,9 +188,9 @@ class LockLostAfter:
         loss.happened = True
         try:
             # Not by force: that would leave a reason of its own.
-            self._store.release(lease.claim.name, lease.token)
+            self._store.release(lease._claim.name, lease.token)
         finally:
-            lease.lose(loss.reason)
+            lease._lose(loss.reason)
 
 
 class LockHistory(Sequence[Outcome]):

@@ -117,7 +117,7 @@ class Losses(StoreTests):
     def test_a_lease_that_is_released_before_it_notices_has_the_reason(
         self, store: Store, another: Store, holder: Lease, reason: LossReason
     ) -> None:
-        FORCES[reason](another, holder.claim)
+        FORCES[reason](another, holder._claim)
         assert holder.release() is False
         assert holder.lost_reason == reason
 
@@ -143,7 +143,7 @@ class Losses(StoreTests):
         if not store.notices:
             pytest.skip(f"{type(store).__name__} declares that it sends no notices")
         with lost_in_time(holder, self.notices_within) as reasons:
-            FORCES[reason](another, holder.claim)
+            FORCES[reason](another, holder._claim)
         assert reasons == [reason]
 
     @each_force
@@ -158,7 +158,7 @@ class Losses(StoreTests):
             lease = locks.lock("k", ttl=self.long, renew=False).acquire()
         assert mark_in(lease.token) is not None
         with lost_in_time(lease, self.notices_within) as reasons:
-            FORCES[reason](another, lease.claim)
+            FORCES[reason](another, lease._claim)
         assert reasons == [reason]
         locks.close()
 
@@ -169,7 +169,7 @@ class Losses(StoreTests):
         for number in range(3):
             lease = locks.lock(f"k{number}", ttl=self.long, renew=False).acquire()
             with lost_in_time(lease, self.notices_within) as reasons:
-                another.force_release(lease.claim.name, lease.token)
+                another.force_release(lease._claim.name, lease.token)
             assert reasons == ["force_released"]
         locks.close()
 
@@ -178,7 +178,7 @@ class Losses(StoreTests):
             pytest.skip(f"{type(store).__name__} declares that it sends no notices")
         other = Locks(store, prefix=name).lock("other", ttl=self.long, renew=False).acquire()
         with lost_in_time(holder, self.notices_within):
-            another.force_release(holder.claim.name)
+            another.force_release(holder._claim.name)
         assert other.held
         assert other.release() is True
 

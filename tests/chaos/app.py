@@ -67,7 +67,7 @@ def _define(app: Celery, history: History) -> None:
             "key": key,
             "token": lease.token,
             "fence": lease.fencing_token,
-            "limit": lease.claim.limit,
+            "limit": lease._claim.limit,
         }
         reason = "aborted"
         try:
@@ -109,12 +109,12 @@ def write_down(history: History) -> None:
     """Has what happens to leases and runs in this process, and in its children, written to a history."""
 
     def acquired(sender: Any, lease: Lease, **_: Any) -> None:
-        told = {"fence": lease.fencing_token, "limit": lease.claim.limit, "sent": lease.confirmed, "ttl": lease.ttl}
+        told = {"fence": lease.fencing_token, "limit": lease._claim.limit, "sent": lease._confirmed, "ttl": lease.ttl}
         history.write("acquire", key=lease.key, token=lease.token, **told)
         _tell_before(history, lease)
 
     def renewed(sender: Any, lease: Lease, **_: Any) -> None:
-        history.write("renew", key=lease.key, token=lease.token, sent=lease.confirmed, ttl=lease.ttl)
+        history.write("renew", key=lease.key, token=lease.token, sent=lease._confirmed, ttl=lease.ttl)
 
     def released(sender: Any, lease: Lease, **_: Any) -> None:
         history.write("release", key=lease.key, token=lease.token)
@@ -149,7 +149,7 @@ def _tell_before(history: History, lease: Any) -> None:
 
         return wrapped
 
-    lease.release, lease.hand_over = first(lease.release), first(lease.hand_over)
+    lease.release, lease._hand_over = first(lease.release), first(lease._hand_over)
 
 
 if "CHAOS_HISTORY" in os.environ:

@@ -57,7 +57,7 @@ class TestOneKey:
         with plain:
             assert await lock.try_acquire() is None
             waiting = asyncio.ensure_future(lock.acquire())
-            await soon(lambda: store.in_line(plain.name) == 1)
+            await soon(lambda: store.in_line(plain._name) == 1)
         lease = await waiting
         assert plain.try_acquire() is None
         assert await lease.release()
@@ -86,7 +86,7 @@ class TestOneKey:
                 with pytest.raises(LockTimeout) as caught:
                     await lock.acquire(timeout=timeout)
                 assert caught.value.holders == [lease.owner]
-            assert store.in_line(lock.plain.name) == 0
+            assert store.in_line(lock.plain._name) == 0
             assert await lock.wait(timeout=0.01) is False
         assert await lock.wait() is True
 
@@ -129,7 +129,7 @@ class TestOneKey:
     async def test_a_store_that_goes_away_ends_the_waiting(self, store: FaultyStore, lock: AsyncLock) -> None:
         await lock.acquire()
         waiting = [asyncio.ensure_future(lock.acquire()) for _ in range(3)]
-        await soon(lambda: store.in_line(lock.plain.name) == 3)
+        await soon(lambda: store.in_line(lock.plain._name) == 3)
         store.before["wait"] = fail
         await lock.force_release()
         answers = await asyncio.gather(*waiting, return_exceptions=True)
@@ -139,7 +139,7 @@ class TestOneKey:
         for answer in answers:
             if not isinstance(answer, BaseException):
                 await answer.release()
-        await soon(lambda: store.in_line(lock.plain.name) == 0)
+        await soon(lambda: store.in_line(lock.plain._name) == 0)
 
 
 class TestTickets:
@@ -330,13 +330,13 @@ class TestLoops:
         async def leave_one_waiting() -> None:
             lease = await lock.acquire()
             waiting = asyncio.ensure_future(lock.acquire())
-            await soon(lambda: store.in_line(lock.plain.name) == 1)
+            await soon(lambda: store.in_line(lock.plain._name) == 1)
             await lease.release()
             assert not waiting.cancelled()
 
         asyncio.run(leave_one_waiting())
         asyncio.run(asyncio.wait_for(soon(lambda: not lock.plain.locked()), 60))
-        assert store.in_line(lock.plain.name) == 0
+        assert store.in_line(lock.plain._name) == 0
         assert keeper().leases() == []
 
     def test_a_forked_child_has_threads_of_its_own(self, locks: AsyncLocks) -> None:

@@ -58,9 +58,9 @@ class TestCancelled:
     async def test_who_waits_gives_its_place_up(self, store: FaultyStore, lock: AsyncLock) -> None:
         async with lock:
             waiting = asyncio.ensure_future(lock.acquire())
-            await soon(lambda: store.in_line(lock.plain.name) == 1)
+            await soon(lambda: store.in_line(lock.plain._name) == 1)
             await cancelled(waiting)
-            assert store.in_line(lock.plain.name) == 0
+            assert store.in_line(lock.plain._name) == 0
         assert await lock.try_acquire() is not None
 
     @on_a_loop
@@ -72,7 +72,7 @@ class TestCancelled:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.02), lock:
                     pytest.fail("it was held")
-        await soon(lambda: store.in_line(lock.plain.name) == 0)
+        await soon(lambda: store.in_line(lock.plain._name) == 0)
         await lease.release()
 
     @pytest.mark.parametrize("way", ["acquire", "try_acquire", "enqueue", "multi"])
@@ -94,7 +94,7 @@ class TestCancelled:
             await waiting
         assert not lock.plain.locked()
         assert keeper().leases() == []
-        assert store.in_line(lock.plain.name) == 0
+        assert store.in_line(lock.plain._name) == 0
 
     @on_a_loop
     async def test_it_is_not_held_up_by_a_store_that_hangs(
@@ -155,10 +155,10 @@ class TestCancelled:
     async def test_several_keys_give_back_what_they_had(self, store: FaultyStore, locks: AsyncLocks) -> None:
         async with locks.lock("b") as lease:
             waiting = asyncio.ensure_future(locks.multi(["a", "b"]).acquire())
-            await soon(lambda: store.in_line(locks.plain.name("b")) == 1)
+            await soon(lambda: store.in_line(locks.plain._name("b")) == 1)
             await cancelled(waiting)
             assert not await locks.lock("a").locked()
-            assert store.in_line(locks.plain.name("b")) == 0
+            assert store.in_line(locks.plain._name("b")) == 0
             assert keeper().leases() == [lease.plain]
 
 
@@ -343,7 +343,7 @@ class TestBlockedLoop:
 
         lease = asyncio.run(acquire())
         lock.plain.force_release()
-        asyncio.run(soon(lambda: lease.plain.told))
+        asyncio.run(soon(lambda: lease.plain._told))
         assert "is not told of a lost lease: its event loop is closed" in caplog.text
         assert "raised" not in caplog.text
 

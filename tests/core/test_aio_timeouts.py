@@ -80,7 +80,7 @@ async def test_a_hundred_timeouts_hold(locks: AsyncLocks, store: FaultyStore, ha
     hang.end()
     # Those that had not begun never did; those that had are granted, and released.
     await soon(lambda: store.calls.count("acquire") == hang.calls == aio_driver.THREADS == len(granted))
-    await soon(lambda: not any(store.holders(locks.lock(f"{i}").plain.name) for i in range(100)))
+    await soon(lambda: not any(store.holders(locks.lock(f"{i}").plain._name) for i in range(100)))
     await soon(lambda: keeper().leases() == [])
 
 
@@ -117,12 +117,12 @@ async def test_what_was_granted_too_late_is_released(locks: AsyncLocks, store: F
 async def test_no_request_holds_up_what_cleans_up(locks: AsyncLocks, store: FaultyStore, hang: Hang) -> None:
     lease = await locks.lock("k").acquire()
     waiting = asyncio.ensure_future(locks.lock("k").acquire())
-    await soon(lambda: store.in_line(locks.lock("k").plain.name) == 1)
+    await soon(lambda: store.in_line(locks.lock("k").plain._name) == 1)
     store.before["holders"] = hang
     stuck = [asyncio.ensure_future(locks.lock("other").holders()) for _ in range(2 * aio_driver.THREADS)]
     await soon(lambda: hang.calls == aio_driver.THREADS)
     waiting.cancel()
-    await soon(lambda: store.in_line(locks.lock("k").plain.name) == 0)
+    await soon(lambda: store.in_line(locks.lock("k").plain._name) == 0)
     hang.end()
     await asyncio.gather(*stuck)
     await lease.release()

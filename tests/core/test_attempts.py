@@ -47,7 +47,7 @@ class TestAttempts:
         with pytest.raises(LockTimeout, match="held by Anna"):
             MADE[name](locks).acquire(attempts=attempts)
         assert store.calls.count("acquire") == attempts
-        assert store.in_line(held.claim.name) == 0
+        assert store.in_line(held._claim.name) == 0
 
     def test_a_release_ends_the_pause(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(waiting, "FIRST_PAUSE_SECONDS", 3)
@@ -69,7 +69,7 @@ class TestAttempts:
         with pytest.raises(LockTimeout):
             locks.multi(["a", "b"]).acquire(attempts=1, timeout=1)
         assert not locks.lock("a").locked()
-        assert store.in_line(held.claim.name) == 0
+        assert store.in_line(held._claim.name) == 0
 
     @pytest.mark.parametrize("key", ["a", "b"])
     def test_several_keys_wait_no_longer_without_a_timeout(self, key: str) -> None:

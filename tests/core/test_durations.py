@@ -102,7 +102,7 @@ def test_terms_and_timeouts_of_locks(make: Callable[..., Any]) -> None:
     locks = Locks(MemoryStore())
     with make(locks, ttl="1m", renew="10s", max_hold="1h").acquire(timeout="5s") as leases:
         lease = getattr(leases, "leases", [leases])[0]
-        assert (lease.ttl, lease.renew_every) == (60, 10)
+        assert (lease.ttl, lease._renew_every) == (60, 10)
         assert 50 < lease.remaining() <= 60
         leases.extend("2m")
         assert 110 < lease.remaining() <= 120

@@ -67,7 +67,7 @@ def interrupted(name: str, every: int) -> tuple[list[str], int]:
 
     def work() -> None:
         if name.startswith(CONTENDED):
-            store.acquire(Claim(locks.name("k"), "other", "other", 0.05))
+            store.acquire(Claim(locks._name("k"), "other", "other", 0.05))
         WORKS[name](locks)
 
     def in_use(name: str) -> bool:
@@ -77,7 +77,7 @@ def interrupted(name: str, every: int) -> tuple[list[str], int]:
     def check(error: BaseException | None) -> str:
         if not isinstance(error, Struck):
             return f"ended with {error!r}"
-        names = [locks.name(key) for key in "jkl"]
+        names = [locks._name(key) for key in "jkl"]
         if not within(3, lambda: not keeper().leases() and not any(map(in_use, names))):
             return f"holders {[store.holders(name) for name in names]}, renewed {keeper().leases()}"
         lease = locks.lock("k").try_acquire()

@@ -71,7 +71,7 @@ def test_each_acquisition_has_an_owner_token_of_its_own(lock: Lock) -> None:
 def test_try_acquire_of_a_held_key_is_none_and_stands_in_no_line(lock: Lock, store: FaultyStore) -> None:
     lock.acquire()
     assert lock.try_acquire() is None
-    assert store.in_line(lock.name) == 0
+    assert store.in_line(lock._name) == 0
 
 
 def test_promise_04_refusals_leave_the_holder_alone(lock: Lock) -> None:
@@ -90,7 +90,7 @@ def test_a_timeout_that_is_over_is_a_single_try(lock: Lock, store: FaultyStore, 
     with pytest.raises(LockTimeout):
         lock.acquire(timeout=timeout)
     assert store.calls == ["acquire"]
-    assert store.in_line(lock.name) == 0
+    assert store.in_line(lock._name) == 0
 
 
 @pytest.mark.parametrize("timeout", [0, -1, timedelta(0), 10, None])
@@ -115,12 +115,12 @@ def test_a_timeout_names_the_holders_and_leaves_the_line(timeout: Any) -> None:
     with pytest.raises(LockTimeout, match="'k' was not to be had in time: it is held by Anna") as caught:
         lock.acquire(timeout=timeout)
     assert (caught.value.key, caught.value.holders) == ("k", ["Anna"])
-    assert store.in_line(lock.name) == 0
+    assert store.in_line(lock._name) == 0
 
 
 def test_a_timeout_behind_others_in_line_says_so(lock: Lock, store: FaultyStore) -> None:
     lease = lock.acquire()
-    waiter = lock.claim()
+    waiter = lock._new_claim()
     store.acquire(waiter, line_up=10)
     lease.release()
     with pytest.raises(LockTimeout, match="others are before in line"):
@@ -145,7 +145,7 @@ def test_waiters_are_served_in_the_order_of_coming() -> None:
 
     for number in range(5):
         waiters.append(in_thread(lambda number=number: wait(number)))
-        eventually(lambda number=number: store.in_line(lock.name) == number + 1)
+        eventually(lambda number=number: store.in_line(lock._name) == number + 1)
     assert lock.try_acquire() is None
     first.release()
     for waiter in waiters:
@@ -158,7 +158,7 @@ def test_a_waiter_is_woken_by_the_release() -> None:
     lock = Locks(store).lock("k", ttl=60)
     lease, done = lock.acquire(), threading.Event()
     in_thread(lambda: (lock.acquire(timeout=30), done.set()))
-    eventually(lambda: store.in_line(lock.name))
+    eventually(lambda: store.in_line(lock._name))
     started = time.monotonic()
     lease.release()
     assert done.wait(10)
@@ -168,7 +168,7 @@ def test_a_waiter_is_woken_by_the_release() -> None:
 def test_promise_01_a_dead_holder_is_passed_over_at_its_ttl() -> None:
     store = FaultyStore()
     lock = Locks(store).lock("k", ttl=0.2)
-    store.acquire(lock.claim())  # nobody renews it
+    store.acquire(lock._new_claim())  # nobody renews it
     lease = lock.acquire(timeout=5)
     assert lease.held
 
@@ -180,7 +180,7 @@ def test_a_waiter_keeps_its_place_for_longer_than_a_place_lives(monkeypatch: pyt
     lease = lock.acquire()
     waiter = in_thread(lambda: lock.acquire(timeout=10))
     eventually(lambda: store.calls.count("acquire") > 8)
-    assert store.in_line(lock.name) == 1
+    assert store.in_line(lock._name) == 1
     lease.release()
     waiter.join(5)
     assert not waiter.is_alive()
@@ -246,26 +246,26 @@ def test_promise_10_a_grant_that_took_longer_than_the_lease_lives_is_not_acquire
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StoreUnavailable])
 def test_an_interrupted_waiter_leaves_the_line(lock: Lock, store: FaultyStore, error: type[BaseException]) -> None:
     def interrupt() -> None:
-        assert store.in_line(lock.name) == 1
+        assert store.in_line(lock._name) == 1
         raise error
 
     lease = lock.acquire()
     store.before["wait"] = interrupt
     with pytest.raises(error):
         lock.acquire(timeout=10)
-    eventually(lambda: store.in_line(lock.name) == 0)
+    eventually(lambda: store.in_line(lock._name) == 0)
     assert lease.held
 
 
 def test_a_timeout_whose_goodbye_fails_leaves_the_line_later(lock: Lock, store: FaultyStore) -> None:
     lock.acquire()
-    lined_up = lock.claim()
+    lined_up = lock._new_claim()
     store.acquire(lined_up, line_up=60)
     store.before["leave"] = fail
     with pytest.raises(StoreUnavailable):
         lock.acquire(timeout=0, claim=lined_up)
     store.come_back()
-    eventually(lambda: store.in_line(lock.name) == 0)
+    eventually(lambda: store.in_line(lock._name) == 0)
 
 
 def test_an_interrupt_after_the_grant_frees_and_forgets_it(lock: Lock, keeper: Keeper) -> None:
@@ -307,7 +307,7 @@ def test_with_raises_at_its_end_when_the_lease_was_lost_within(lock: Lock, clock
 def test_with_raises_at_its_end_when_the_key_was_stolen(lock: Lock) -> None:
     thieves = []
     with pytest.raises(LockLost) as caught, lock:
-        thieves.append(lock.store.release(lock.name, lock.holders()[0].token) and lock.acquire())
+        thieves.append(lock._store.release(lock._name, lock.holders()[0].token) and lock.acquire())
     assert caught.value.reason == "stolen"
     assert thieves[0].held
 
@@ -336,7 +336,7 @@ def test_with_ends_well_while_the_store_is_away(lock: Lock, store: FaultyStore) 
 def test_with_may_be_nested_and_shared_by_threads(locks: Locks) -> None:
     """One `Lock` object, with many permits: each block releases the lease that it took."""
     lock = locks.lock("k")
-    lock.terms = type(lock.terms)(limit=100)
+    lock._terms = type(lock._terms)(limit=100)
     start, wrong = threading.Barrier(4), []
 
     def nest(number: int) -> None:
@@ -453,7 +453,7 @@ RECORDS = ["", ":until", ":line", ":alive", ":wake:", ":wake:0123"]
 
 @pytest.mark.parametrize("key", [*ODD_KEYS.values(), "}:until", "=}", "="])
 def test_all_records_of_a_lock_have_one_hash_tag(locks: Locks, key: str) -> None:
-    name = locks.lock(key).name
+    name = locks.lock(key)._name
     assert len({hash_tag(name + record) for record in RECORDS}) == 1
 
 
@@ -465,7 +465,7 @@ def test_no_key_can_forge_the_records_of_another() -> None:
         locks = Locks(MemoryStore(), prefix=prefix)
         for key in keys:
             for record in RECORDS:
-                name = locks.name(key) + record
+                name = locks._name(key) + record
                 assert seen.setdefault(name, (prefix, key, record)) == (prefix, key, record), name
 
 
@@ -498,7 +498,7 @@ def test_a_bad_renew_is_refused(locks: Locks, renew: Any) -> None:
 
 def test_times_may_be_timedeltas(locks: Locks) -> None:
     day = timedelta(days=1)
-    terms = locks.lock("k", ttl=day, renew=day / 4, max_hold=day * 2).terms  # type: ignore[arg-type]
+    terms = locks.lock("k", ttl=day, renew=day / 4, max_hold=day * 2)._terms  # type: ignore[arg-type]
     assert (terms.ttl, terms.interval, terms.max_hold) == (86_400, 21_600, 172_800)
 
 
@@ -628,7 +628,7 @@ class Leases(RuleBasedStateMachine):
     )
     def acquire(self, key: str, ttl: int, max_hold: int | None, renew: bool) -> Any:
         lock = self.locks.lock(key, ttl=ttl, max_hold=max_hold, renew=renew)
-        free = not MemoryStore.holders(self.store, lock.name)
+        free = not MemoryStore.holders(self.store, lock._name)
         try:
             lease = lock.try_acquire()
         except StoreUnavailable:
@@ -714,7 +714,7 @@ class Leases(RuleBasedStateMachine):
     def what_is_held_here_is_held_in_the_store_as_long(self) -> None:
         for lease in self.all:
             if lease.held and lease.token not in self.stolen_at:
-                holders = MemoryStore.holders(self.store, lease.claim.name)
+                holders = MemoryStore.holders(self.store, lease._claim.name)
                 assert [holder.token for holder in holders] == [lease.token]
                 assert lease.remaining() <= holders[0].expires_in + 1e-6
 

@@ -41,7 +41,7 @@ def locks(store: FaultyStore) -> Locks:
 def run_lease(locks: Locks) -> Iterator[Lease]:
     """The lease of a run under way."""
     with locks.lock("k", owner=owners.running("red", "1", "w1")).acquire() as lease:
-        lease.block = None  # a run's lease is in no block
+        lease._block = None  # a run's lease is in no block
         yield lease
 
 
@@ -55,7 +55,7 @@ def test_what_the_current_run_holds_is_an_error_at_once(
     assert caught.value.key == "k"
     assert not isinstance(caught.value, LockTimeout)
     if way != "ticket":  # that keeps its place, as after a timeout
-        eventually(lambda: store.in_line(locks.name("k")) == 0)
+        eventually(lambda: store.in_line(locks._name("k")) == 0)
     assert not locks.lock("j").locked()
     assert run_lease.held
 
@@ -134,7 +134,7 @@ def test_permits_that_others_hold_are_waited_for(locks: Locks, run_lease: Lease)
 
 def test_a_run_is_known_among_more_holders_than_are_named(locks: Locks, store: FaultyStore) -> None:
     for number in range(120):
-        store.acquire(Claim(locks.name("k"), f"other {number}", "other", 30, 1000))
+        store.acquire(Claim(locks._name("k"), f"other {number}", "other", 30, 1000))
     lease = locks.semaphore("k", 1000).acquire()
     with RunScope(lease), pytest.raises(LockError, match=NESTED):
         locks.semaphore("k", 1000).acquire(permits=1000)
@@ -169,7 +169,7 @@ def test_after_the_run_its_key_is_waited_for(locks: Locks) -> None:
 
 def test_the_outer_run_of_a_nested_one_counts(locks: Locks, run_lease: Lease) -> None:
     with RunScope(run_lease), locks.lock("inner").acquire() as inner:
-        inner.block = None
+        inner._block = None
         with RunScope(inner), pytest.raises(LockError, match=NESTED):
             locks.lock("k").acquire()
 

@@ -182,7 +182,7 @@ def test_a_notice_of_a_released_lease_changes_nothing(locks: Locks, push: Callab
 
 def test_a_notice_that_comes_before_its_lease_is_kept_is_not_forgotten(locks: Locks, others: Locks) -> None:
     held = locks.lock("held").acquire()  # so there is a reader
-    lease = locks.lock("k", renew=False).attempt(keep=False)
+    lease = locks.lock("k", renew=False)._attempt(keep=False)
     assert isinstance(lease, Lease)
     others.lock("k").force_release()
     reader = next(reader for reader in keeper()._readers.values() if reader.store is locks.store)
@@ -228,10 +228,10 @@ def test_only_so_many_notices_wait_for_a_process_and_not_for_long(redis_url: str
     others = RedisStore(redis_url)
     client = redis.Redis.from_url(redis_url)
     limit = 1_500
-    lock = Locks("memory://claims").semaphore("k", limit=limit).taking(1)
+    lock = Locks("memory://claims").semaphore("k", limit=limit)._taking(1)
     for _ in range(limit):
-        others.acquire(replace(lock.claim(), name="p:{k}"))
-    other = replace(lock.claim(), name="p:{other}")
+        others.acquire(replace(lock._new_claim(), name="p:{k}"))
+    other = replace(lock._new_claim(), name="p:{other}")
     others.acquire(other)
     others.force_release("p:{k}")
     others.force_release("p:{other}")

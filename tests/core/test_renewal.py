@@ -326,7 +326,7 @@ def test_promise_09_a_loss_is_told_at_the_next_renewal(
     if reason == "force_released":
         lock.force_release()
     else:
-        lock.store.release(lock.name, lease.token)
+        lock._store.release(lock._name, lease.token)
     if reason == "stolen":
         lock.acquire()
     clock.advance(10)
@@ -368,7 +368,7 @@ def test_a_lease_that_was_lost_while_it_was_put_into_renewal_does_not_stay_there
     lock: Lock, store: FaultyStore, clock: MovableClock, keeper: Keeper
 ) -> None:
     lease = lock.acquire()
-    lease.lose("deleted")
+    lease._lose("deleted")
     keeper._renewer(store).add(lease, 10, clock.now())
     clock.advance(10)
     keeper.tick()

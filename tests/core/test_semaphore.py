@@ -149,7 +149,7 @@ def test_a_heavy_waiter_is_not_overtaken() -> None:
     store = FaultyStore()
     semaphore, served = Locks(store).semaphore("k", limit=3), []
     first = semaphore.acquire(permits=2)
-    name = Locks(store).name("k")
+    name = Locks(store)._name("k")
 
     def take(permits: int) -> None:
         lease = semaphore.acquire(permits=permits, timeout=10)
@@ -236,7 +236,7 @@ def test_max_hold_ends_the_holding(locks: Locks, clock: MovableClock) -> None:
 
 def test_a_lease_of_several_permits_is_restored_whole(locks: Locks, semaphore: Semaphore) -> None:
     restored = locks.restore(semaphore.acquire(permits=3).serialize())
-    assert (restored.claim.limit, restored.claim.permits) == (5, 3)
+    assert (restored._claim.limit, restored._claim.permits) == (5, 3)
     assert restored.release()
     assert semaphore.available() == 5
 

@@ -61,7 +61,7 @@ def test_a_cancelled_ticket_leaves_the_line(lock: Lock, store: FaultyStore) -> N
     for use in (first.wait, lambda: first.position):
         with pytest.raises(LockNotOwned, match="cancelled"):
             use()
-    assert store.in_line(lock.name) == 1
+    assert store.in_line(lock._name) == 1
     holder.release()
     assert second.position is None
 
@@ -107,7 +107,7 @@ def test_an_enqueue_that_failed_leaves_nothing(lock: Lock, store: FaultyStore, s
     with pytest.raises(StoreUnavailable):
         lock.enqueue()
     store.come_back()
-    eventually(lambda: not lock.locked() and not store.in_line(lock.name), 30)
+    eventually(lambda: not lock.locked() and not store.in_line(lock._name), 30)
 
 
 def test_waiting_acquires_nothing(lock: Lock, store: FaultyStore, told: list[tuple[str, object]]) -> None:
@@ -116,7 +116,7 @@ def test_waiting_acquires_nothing(lock: Lock, store: FaultyStore, told: list[tup
     with lock:
         told.clear()
         assert lock.wait(timeout=0) is False
-        assert store.in_line(lock.name) == 0
+        assert store.in_line(lock._name) == 0
     assert [name for name, _ in told] == ["released"]
 
 
@@ -128,9 +128,9 @@ def test_waiting_ends_with_the_release_and_keeps_nobody_out(lock: Lock, store: F
 
     holder, answers = lock.acquire(), list[bool]()
     thread = late(lambda: answers.append(lock.wait(timeout=60)))
-    eventually(lambda: store.in_line(lock.name) == 1, 30)
+    eventually(lambda: store.in_line(lock._name) == 1, 30)
     granted = late(lambda: lock.acquire(timeout=60))
-    eventually(lambda: store.in_line(lock.name) == 2, 30)
+    eventually(lambda: store.in_line(lock._name) == 2, 30)
     holder.release()
     thread.join(30)
     granted.join(30)
@@ -147,7 +147,7 @@ def test_waiting_for_permits(locks: Locks) -> None:
     ticket = smtp.enqueue(permits=2)
     assert not ticket.acquired
     lease.release()
-    assert ticket.wait(timeout=10).claim.permits == 2
+    assert ticket.wait(timeout=10)._claim.permits == 2
 
 
 def test_a_wait_that_fails_leaves_nothing(lock: Lock, store: FaultyStore) -> None:
@@ -173,16 +173,16 @@ def test_a_timeout_is_told(lock: Lock) -> None:
 
 def test_promise_40_a_wait_that_was_interrupted_gives_up_its_token(lock: Lock, store: FaultyStore) -> None:
     holder, ticket = lock.acquire(), lock.enqueue()
-    token = ticket.claim.token
+    token = ticket._claim.token
     store.before["acquire"] = interrupt
     with pytest.raises(KeyboardInterrupt):
         ticket.wait(timeout=60)
     store.before.clear()
-    assert ticket.claim.token != token, "what is still to release the old one would release the next lease"
+    assert ticket._claim.token != token, "what is still to release the old one would release the next lease"
     holder.release()
     lease = ticket.wait(timeout=60)
     eventually(lambda: store.calls.count("release") >= 2, 30, "the old token is released in the background")
-    assert [each.token for each in store.holders(lock.name)] == [lease.token]
+    assert [each.token for each in store.holders(lock._name)] == [lease.token]
 
 
 def interrupt() -> None:

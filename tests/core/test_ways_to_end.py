@@ -90,7 +90,7 @@ class TestSomePermits:
         store.come_back()
         assert lease.permits == 3
         assert lease.release(permits=1)
-        assert (lease.permits, store.held(lease.claim.name)) == (3, 3)
+        assert (lease.permits, store.held(lease._claim.name)) == (3, 3)
 
     def test_the_rest_is_held(self, locks: Locks) -> None:
         smtp = locks.semaphore("smtp", limit=5)

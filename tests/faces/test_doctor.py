@@ -155,7 +155,7 @@ def test_a_stuck_waiter(redis_url: str) -> None:
     """One is in line for a key that is free, and doesn't come."""
     locks = Locks(redis_url)
     lease = locks.lock("user:7").acquire()
-    assert locks.store.acquire(locks.lock("user:7").claim(), 60) is not None
+    assert locks.store.acquire(locks.lock("user:7")._new_claim(), 60) is not None
     lease.release()
     output = Run(make_app(redis_url))("doctor", "--patience", "0.5", status=1).output
     assert "1 free key has a line that no worker dispatches: user:7." in output

@@ -797,8 +797,8 @@ def test_promise_48_a_task_that_was_dispatched_is_shown_with_its_queue(
     assert isinstance(store, Parking)
     holder = lock.acquire(timeout=60)
     owner = owners.parked("shop.resync", "id-7", "of no worker")
-    assert isinstance(store.enter(lock.claim(), Ticket("id-7:0", "message", "id-7", owner=owner)), Parked)
-    (dispatch,) = store.end_run(lock.name, holder.token, "final", broker="")[1]
+    assert isinstance(store.enter(lock._new_claim(), Ticket("id-7:0", "message", "id-7", owner=owner)), Parked)
+    (dispatch,) = store.end_run(lock._name, holder.token, "final", broker="")[1]
     store.published(dispatch, 300.0)
     page = look(f"/locks?prefix={name}")
     row = page.locator("#locks-rows tr")
@@ -807,7 +807,7 @@ def test_promise_48_a_task_that_was_dispatched_is_shown_with_its_queue(
     row.locator("td:first-child a").click()
     expect(page.locator("#lock-holders")).to_contain_text("until it is dispatched again")
     expect(page.locator("#lock-held")).to_contain_text("not started")
-    store.finish(lock.name, "id-7:0")
+    store.finish(lock._name, "id-7:0")
     expect(page.locator("#lock-holders")).to_contain_text("Nobody holds this key.")
 
 

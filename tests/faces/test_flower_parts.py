@@ -118,7 +118,7 @@ def watched() -> Iterator[Watched]:
 
 def test_a_part_has_a_history_of_its_own(watched: Watched) -> None:
     call, key = watched.locks.lock("a", owner="a call"), watched.locks.lock("a}:call", owner="a key like a part")
-    call.name = watched.locks.name("a", "call")
+    call._name = watched.locks._name("a", "call")
     leases = [call.acquire(), key.acquire()]
     watched.look(count=1)
     watched.look(after=watched.look(count=1).next)

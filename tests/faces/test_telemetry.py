@@ -216,7 +216,7 @@ def test_the_wait_of_a_parked_task_is_all_of_its_wait(site: Site) -> None:
 @pytest.mark.slow
 def test_a_worker_tells_of_the_store(site: Site) -> None:
     lease = site.locks.lock("d", ttl=60, owner=owners.running("other", "id-1", "web1")).acquire()
-    assert site.locks.store.acquire(site.locks.lock("d").claim(), 60)
+    assert site.locks.store.acquire(site.locks.lock("d")._new_claim(), 60)
 
     def told() -> bool:
         seen = site.metrics()

@@ -105,7 +105,7 @@ def described() -> Iterator[str]:
         thing = found(entry.name)
         if isinstance(thing, griffe.Class):
             yield f"class {entry.name}{_arguments(thing) if entry.constructor else ''}"
-            yield from (f"    {line}" for line in _attributes(thing))
+            yield from (f"    {line}" for line in attributes(thing))
             yield from (f"    {_line(name, member)}" for name, member in sorted(members(entry).items()))
         else:
             yield _line(entry.name, thing)
@@ -125,7 +125,7 @@ def _field(thing: griffe.Object) -> str:
     return f"{thing.name}: {thing.annotation}" + (f" = {thing.value}" if thing.value is not None else "")
 
 
-def _attributes(thing: griffe.Class) -> Iterator[str]:
+def attributes(thing: griffe.Class) -> Iterator[str]:
     """Those that the docstring tells of."""
     for section in thing.docstring.parsed if thing.docstring else ():
         if isinstance(section, griffe.DocstringSectionAttributes):

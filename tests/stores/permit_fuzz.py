@@ -117,7 +117,7 @@ class User:
     ) -> None:
         locks = Locks(store, prefix="fuzz")
         self.semaphore = locks.semaphore(key, limit=limit, ttl=TTLS[-1])
-        self.store, self.name, self.limit = store, locks.name(key), limit
+        self.store, self.name, self.limit = store, locks._name(key), limit
         self.record, self.die, self.random = record, die, random.Random(seed)
         self.stale: list[Held] = []
         self.fates: list[Callable[[Held], None]] = []

@@ -26,8 +26,8 @@ TTL = 2.0
 def main(url: str) -> None:
     locks, until = Locks(url), time.monotonic() + 60
     with locks.lock("k", ttl=TTL) as lease:
-        first = lease.confirmed
-        while lease.confirmed <= first + TTL:  # renewed past the deadline that it began with
+        first = lease._confirmed
+        while lease._confirmed <= first + TTL:  # renewed past the deadline that it began with
             assert time.monotonic() < until, "it was not renewed"
             lease.check()
             time.sleep(0.01)

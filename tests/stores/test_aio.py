@@ -60,7 +60,7 @@ async def nothing_is_left(locks: AsyncLocks) -> None:
         return (stats.holders, stats.waiting) == (0, 0)
 
     await soon(empty, message="nobody holds, nobody stands in line")
-    await soon(lambda: [lease for lease in keeper().leases() if lease.store is locks.store] == [])
+    await soon(lambda: [lease for lease in keeper().leases() if lease._store is locks.store] == [])
     await locks.close()
 
 

@@ -89,7 +89,7 @@ class Crew:
 
 def fuzz_with_processes(url: str, folder: Path, slow: float = 1.0) -> None:
     key, store, chance = f"permits-{uuid.uuid4().hex[:8]}", open_store(url), random.Random(19)
-    monitor = Monitor(store, Locks(store, prefix="fuzz").name(key))
+    monitor = Monitor(store, Locks(store, prefix="fuzz")._name(key))
     with Crew(url, key, folder, slow) as users:
         eventually(lambda: permit_fuzz.read(folder)[0], 30)
         disturbed = start = time.monotonic()
@@ -153,7 +153,7 @@ class Died(BaseException):
 def test_promise_19_threads_in_memory(tmp_path: Path) -> None:
     """There are no other processes: users are threads, and those who die leave behind what they hold."""
     store, over, wrong = MemoryStore(), threading.Event(), list[BaseException]()
-    monitor = Monitor(store, Locks(store, prefix="fuzz").name("permits"))
+    monitor = Monitor(store, Locks(store, prefix="fuzz")._name("permits"))
 
     def die() -> None:
         raise Died

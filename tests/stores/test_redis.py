@@ -234,7 +234,7 @@ class TestPromise23HalfDoneCalls:
         assert [call.id for call in store.end_run("p:{k}", "a", "final", broker="")[1]] == ["t"]
         proxy.drop_reply(2, command="EVALSHA")
         with pytest.raises(StoreUnavailable):
-            lock.enter(proxied, claim("c"), ticket)
+            lock._enter(proxied, claim("c"), ticket)
         eventually(lambda: not lock.locked(), 20)
         assert isinstance(store.enter(claim("d"), ticket), Granted)
 
@@ -295,7 +295,7 @@ class TestWhatIsInTheServer:
             client.flushdb()
             locks = Locks(redis_url)
             store = locks.store
-            name = locks.name(key)
+            name = locks._name(key)
             store.acquire(claim("a", name))
             store.acquire(claim("b", name), line_up=60)
             store.acquire(claim("c", name), line_up=60)
@@ -308,7 +308,7 @@ class TestWhatIsInTheServer:
     def test_the_names_of_different_keys_differ(self) -> None:
         locks = Locks("memory://names")
         keys = ["}", "=}", "{=}", "}{=}", ":{=}", "a}b", "{a}b"]
-        assert len({locks.name(key) for key in keys}) == len(keys)
+        assert len({locks._name(key) for key in keys}) == len(keys)
 
     def test_promise_22_fencing_grows_after_the_key_was_lost(self, store: RedisStore, client: redis.Redis) -> None:
         first = store.acquire(claim("a"))

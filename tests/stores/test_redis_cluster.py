@@ -142,7 +142,7 @@ class TestParts:
     @pytest.mark.parametrize("key", [*ODD_NAMES.values(), "}", "k"])
     def test_all_of_a_lock_is_in_one_slot(self, redis_cluster: Cluster, store: RedisClusterStore, key: str) -> None:
         locks = Locks(store)
-        name = locks.name(key)
+        name = locks._name(key)
         store.acquire(claim("a", name))
         store.acquire(claim("b", name), line_up=60)
         store.enter(claim("c", name), Ticket("t:0", "message", "t"))
@@ -179,7 +179,7 @@ class TestCommands:
     def test_a_page_asks_each_part_twice_at_most(self, redis_cluster: Cluster, store: RedisClusterStore) -> None:
         locks = Locks(store)
         for number in range(600):
-            store.acquire(claim("a", locks.name(f"{number:03}")))
+            store.acquire(claim("a", locks._name(f"{number:03}")))
         locks.list()
         before = evals(redis_cluster)
         page = locks.list(count=500)
@@ -198,7 +198,7 @@ class TestCommands:
 
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
-        eventually(lambda: store.waiting(locks.name("k")) == 1, 30)
+        eventually(lambda: store.waiting(locks._name("k")) == 1, 30)
         lease.release()
         thread.join(30)
         assert waited
@@ -283,13 +283,13 @@ class TestMovingSlots:
         locks = Locks(redis_cluster.url())
         lock = locks.lock("long", ttl=120, renew=0.2)
         with lock as lease:
-            where = slot(locks.name("long"))
+            where = slot(locks._name("long"))
             source, target = redis_cluster.begin_move(where)
             while redis_cluster.move_keys(where, source, target, most=1):
                 assert lease.held
             redis_cluster.end_move(where, target)
-            before = lease.confirmed
-            eventually(lambda: lease.confirmed > before, 60, "it is renewed no more")
+            before = lease._confirmed
+            eventually(lambda: lease._confirmed > before, 60, "it is renewed no more")
             assert [holder.token for holder in lock.holders()] == [lease.token]
         assert not lease.lost
 
@@ -306,7 +306,7 @@ class TestMovingSlots:
         for number in range(5):
             users.append(asyncio.ensure_future(use(number)))
             await soon(lambda: in_line(locks, len(users)))
-        await asyncio.to_thread(self.move, redis_cluster, slot(locks.plain.name("moves")))
+        await asyncio.to_thread(self.move, redis_cluster, slot(locks.plain._name("moves")))
         await lease.release()
         await asyncio.gather(*users)
         assert served == [0, 1, 2, 3, 4]
@@ -364,18 +364,18 @@ def test_a_lease_lives_through_the_death_of_its_master(with_replica: tuple[Clust
     keys = [key_and_part(locks.prefix, f"celery-locks:{{{number}}}")[0] for number in range(20)]
     leases = [locks.lock(key, ttl=300, renew=0.5).acquire() for key in keys]
     master = cluster.masters[1]
-    there = {lease.key for lease in leases if cluster.owner(slot(lease.claim.name)) is master}
+    there = {lease.key for lease in leases if cluster.owner(slot(lease._claim.name)) is master}
     assert 0 < len(there) < 20
     written = cluster.call(master, "INFO", "replication")["master_repl_offset"]
     eventually(lambda: cluster.call(replica, "INFO", "replication")["slave_repl_offset"] >= written, 60)
     master.kill()
-    died = leases[0].clock.now()
+    died = leases[0]._clock.now()
     for lease in leases:
         if lease.key not in there:
-            eventually(lambda lease=lease: lease.confirmed > died, 60, "a lease on a master that lives is not renewed")
+            eventually(lambda lease=lease: lease._confirmed > died, 60, "a lease on a master that lives is not renewed")
     cluster.call(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
     for lease in leases:
-        eventually(lambda lease=lease: lease.confirmed > died, 60, "the new master is not found")
+        eventually(lambda lease=lease: lease._confirmed > died, 60, "the new master is not found")
         assert lease.release() is True
     locks.close()
 

@@ -403,8 +403,8 @@ class TestPromise42NothingIsLeft:
         locks, keeper = Locks(redis_url), renewal.keeper()
         lease = locks.lock("k", ttl=0.5).acquire()
         locks.close()
-        confirmed = lease.confirmed
-        eventually(lambda: lease.confirmed > confirmed, 5)
+        confirmed = lease._confirmed
+        eventually(lambda: lease._confirmed > confirmed, 5)
         assert lease.release()
         locks.close()
         assert id(locks.store) not in keeper._renewers

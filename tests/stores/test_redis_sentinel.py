@@ -85,9 +85,9 @@ def failed_over(sentinels: Sentinels) -> Iterator[Before]:
     kept, lost, held = (locks.lock(key, ttl=300, renew=1).acquire() for key in ("kept", "lost", "held"))
     before = Before(locks, kept, lost, held)
     lost.on_lost(lambda lease, reason: before.reasons.append(reason))
-    before.parking.enter(Claim(locks.name("held"), "parked", "parked", 300), Ticket("t:0", "message", "t"))
+    before.parking.enter(Claim(locks._name("held"), "parked", "parked", 300), Ticket("t:0", "message", "t"))
     sentinels.replicated()
-    _forget(sentinels.replica, locks.name("lost"))
+    _forget(sentinels.replica, locks._name("lost"))
     new = sentinels.fail_over(RedisServer.kill)
 
     def served() -> bool:
@@ -113,8 +113,8 @@ def _forget(replica: RedisServer, name: str) -> None:
 
 class TestFailover:
     def test_a_lease_that_reached_the_replica_lives_on(self, failed_over: Before) -> None:
-        confirmed = failed_over.kept.confirmed
-        eventually(lambda: failed_over.kept.confirmed > confirmed, 60, "it is renewed no more")
+        confirmed = failed_over.kept._confirmed
+        eventually(lambda: failed_over.kept._confirmed > confirmed, 60, "it is renewed no more")
         assert failed_over.kept.held
         assert [each.token for each in failed_over.locks.lock("kept").holders()] == [failed_over.kept.token]
         assert failed_over.locks.lock("kept").try_acquire() is None
@@ -128,7 +128,7 @@ class TestFailover:
         again.release()
 
     def test_parked_tasks_and_waiters_go_on(self, failed_over: Before) -> None:
-        name, store = failed_over.held.claim.name, failed_over.locks.store
+        name, store = failed_over.held._claim.name, failed_over.locks.store
         assert failed_over.parking.waiting(name) == 1
         released, (call,) = failed_over.parking.end_run(name, failed_over.held.token, "final", broker="")
         assert (released, call.id, call.message) == (True, "t:0", "message")

@@ -169,8 +169,8 @@ class TestStrategies:
         stores = {"eu": MemoryStore(), "us": MemoryStore()}
         locks = Locks(Sharded(stores, strategy=by_tenant))
         with locks.lock("eu:7"), locks.lock("{odd}"):
-            assert stores["eu"].holders(locks.name("eu:7"))
-            assert stores["us"].holders(locks.name("{odd}"))
+            assert stores["eu"].holders(locks._name("eu:7"))
+            assert stores["us"].holders(locks._name("{odd}"))
         assert set(seen) == {("eu:7", ("eu", "us")), ("{odd}", ("eu", "us"))}
 
     def test_a_part_is_where_its_key_is(self) -> None:
@@ -273,7 +273,7 @@ def test_pages_over_all_stores_come_in_order(sharded: Sharded) -> None:
         found += [item.key for item in page.items]
         if (after := page.next) is None:
             break
-    assert found == sorted(keys, key=locks.name)
+    assert found == sorted(keys, key=locks._name)
     assert (locks.stats().locks, locks.stats().holders) == (50, 50)
     assert locks.stats().oldest == keys[0]
     for lease in leases:

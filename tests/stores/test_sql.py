@@ -178,7 +178,7 @@ class TestTrouble:
             store = open_(server.url())
             locks = Locks(store, prefix="restart")
             lease = locks.lock("key", ttl=60).acquire()
-            waiter = claim(locks.name("key"))
+            waiter = claim(locks._name("key"))
             assert isinstance(store.acquire(waiter, 120.0), Refused)
             server.kill()
             with pytest.raises(StoreUnavailable) as caught:
@@ -188,8 +188,8 @@ class TestTrouble:
             other = locks.lock("other").try_acquire()
             assert other is not None
             assert other.release()
-            assert store.renew([Renewal(locks.name("key"), lease.token, 60.0)]) == [None]
-            assert store.waiting(locks.name("key")) == 1
+            assert store.renew([Renewal(locks._name("key"), lease.token, 60.0)]) == [None]
+            assert store.waiting(locks._name("key")) == 1
             assert lease.release()
             granted(store, waiter)
 

@@ -320,7 +320,7 @@ class TestNumbersAndNames:
     @pytest.mark.parametrize("prefix_of_names", ["cafe", "café", "🧀:x"])
     def test_prefixes(self, url: str, open_: Any, prefix_of_names: str) -> None:
         store = open_(url)
-        name = Locks(store, prefix=prefix_of_names).name("key")
+        name = Locks(store, prefix=prefix_of_names)._name("key")
         holder = claim(name)
         granted(store, holder)
         store.enter(claim(name), Ticket("t1", "first", "task1"))

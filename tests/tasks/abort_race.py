@@ -63,7 +63,7 @@ class Thief:
             while self.given:
                 lease, at = self.given.pop()
                 wait_until(lambda at=at: time.perf_counter() >= at, lambda: None)  # type: ignore[misc]
-                lease.lose("stolen")
+                lease._lose("stolen")
 
 
 def race(thief: Thief, dice: random.Random, pause: Callable[[], object], outcomes: Counter[str], depth: int) -> None:
@@ -84,7 +84,7 @@ def race(thief: Thief, dice: random.Random, pause: Callable[[], object], outcome
         outcomes["ended"] += 1
     except LockLost:
         outcomes["stopped"] += 1
-    wait_until(lambda: lease.told and time.perf_counter() >= ends + WINDOW, pause)
+    wait_until(lambda: lease._told and time.perf_counter() >= ends + WINDOW, pause)
 
 
 def wait_until(condition: Callable[[], bool], pause: Callable[[], object]) -> None:

@@ -21,7 +21,7 @@ TTL = 120.0
 
 def hold(locks: Locks, key: str, line_up: float | None = None) -> bool:
     """Claims a key, as a run does."""
-    claim = Claim(locks.name(key), secrets.token_hex(16), "holder", TTL)
+    claim = Claim(locks._name(key), secrets.token_hex(16), "holder", TTL)
     records.write(claim.token, claim.name, key, "task", "id")
     granted = isinstance(locks.store.acquire(claim, line_up), Granted)
     if granted:

@@ -29,7 +29,7 @@ def messages(shop: Shop) -> list[dict[str, Any]]:
 def held(shop: Shop, key: str, scope: str = "until_executed") -> list[Any]:
     """Those who hold the lease of a call."""
     lock = shop.lock(key)
-    lock.name += ":call" if scope == "until_and_while_executing" else ""
+    lock._name += ":call" if scope == "until_and_while_executing" else ""
     return list(lock.holders())
 
 

@@ -74,9 +74,9 @@ def test_promise_01_a_worker_that_comes_back_frees_what_its_earlier_life_left(
 def in_line(shop: Shop, key: str) -> int:
     """How many are parked."""
     lock = shop.lock(key)
-    parking = tickets_of(lock.store)
+    parking = tickets_of(lock._store)
     assert parking is not None
-    return parking.waiting(lock.name)
+    return parking.waiting(lock._name)
 
 
 def test_who_is_parked_is_sent_on_when_the_holder_dies(prefork_shop: Shop, key: str) -> None:

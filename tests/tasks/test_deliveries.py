@@ -65,7 +65,7 @@ def assert_ended(worker: StepWorker, state: str = "done") -> None:
     assert worker.sweep() == 0
     assert worker.contents() == []
     assert not worker.locks.lock("k:1").locked()
-    assert worker.parking.waiting(worker.locks.name("k:1")) == 0
+    assert worker.parking.waiting(worker.locks._name("k:1")) == 0
 
 
 # --- Ends of runs ---
@@ -201,7 +201,7 @@ def test_a_copy_that_is_interrupted_at_its_entry_leaves_the_run_of_another_alone
     try:
         assert began.wait(SOON)
         with monkeypatch.context() as patch:
-            patch.setattr(Lock, "enter", interrupt)
+            patch.setattr(Lock, "_enter", interrupt)
             assert worker.execute(worker.receive_copy()) == ["ack"]
         assert worker.tickets("k:1") == ["running"]
         assert worker.locks.lock("k:1").locked()

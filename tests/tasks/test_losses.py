@@ -30,7 +30,7 @@ def begun(shop: Shop, key: str) -> None:
 def delete(shop: Shop, key: str) -> None:
     """Have the store forget the lease of a key, so that its holder is not notified."""
     lock = shop.lock(key)
-    assert lock.store.release(lock.name, lock.holders()[0].token)
+    assert lock._store.release(lock._name, lock.holders()[0].token)
 
 
 def steal(shop: Shop, key: str) -> None:
@@ -47,7 +47,7 @@ def release_by_command(shop: Shop, key: str) -> None:
 def replace_holder(shop: Shop, key: str) -> None:
     """Take the key as a run with the policy ``replace`` does."""
     lock = shop.lock(key, renew=False)
-    assert isinstance(lock.store.acquire(replace(lock.claim(), replaces=True)), Granted)
+    assert isinstance(lock._store.acquire(replace(lock._new_claim(), replaces=True)), Granted)
 
 
 @pytest.mark.parametrize(

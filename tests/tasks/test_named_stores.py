@@ -133,7 +133,7 @@ class TestWorkers:
         locks, parking = self.audit(shop)
         with locks.lock(key):
             results = [shop.task("park").apply_async((key,), lock_store="audit") for _ in range(3)]
-            eventually(lambda: parking.waiting(locks.name(key)) == 3, SOON)
+            eventually(lambda: parking.waiting(locks._name(key)) == 3, SOON)
             assert shop.locks.info(key).waiting == 0
             assert shop.send("park", key).get(timeout=SOON) == key, "the same key is another lock in another store"
         assert [result.get(timeout=SOON) for result in results] == [key] * 3
@@ -152,9 +152,9 @@ class TestWorkers:
         locks, parking = self.audit(shop)
         with locks.lock(key):
             result = shop.task("park").apply_async((key,), lock_store="audit")
-            eventually(lambda: parking.waiting(locks.name(key)) == 1, SOON)
+            eventually(lambda: parking.waiting(locks._name(key)) == 1, SOON)
             result.revoke()
-            eventually(lambda: parking.waiting(locks.name(key)) == 0, SOON)
+            eventually(lambda: parking.waiting(locks._name(key)) == 0, SOON)
 
     def test_promise_01_a_killed_child_frees_it(self, shop: Shop, key: str) -> None:
         worker = shop.start_worker(concurrency=1)

@@ -40,7 +40,7 @@ def shop(parking_shop: Shop) -> Shop:
 def waiting(shop: Shop, key: str) -> int:
     locks = Locks.from_app(shop.app)
     assert isinstance(locks.store, Parking)
-    return locks.store.waiting(locks.name(key))
+    return locks.store.waiting(locks._name(key))
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def test_a_lock_outside_tasks_waits_in_the_same_line(shop: Shop, key: str) -> No
     (first,) = send_parked(shop, key, "park")
     locks = Locks.from_app(shop.app)
     lock = locks.lock(key)
-    claim = lock.claim()
+    claim = lock._new_claim()
     assert not isinstance(locks.store.acquire(claim, 30), Granted)
     (last,) = send_parked(shop, key, "park")
     holder.release()
@@ -276,9 +276,9 @@ def test_a_call_whose_caller_died_before_it_sent_is_made_again(
     lock = shop.lock(key)
     lease = lock.acquire()
     first, second = send_parked(shop, key, "park", "park")
-    parking = lock.store
+    parking = lock._store
     assert isinstance(parking, Parking)
-    released, dispatches = parking.end_run(lock.name, lease.token, "final", broker=broker_id(shop.app))
+    released, dispatches = parking.end_run(lock._name, lease.token, "final", broker=broker_id(shop.app))
     assert released
     assert len(dispatches) == 1
     assert first.get(timeout=SOON) == key
@@ -346,7 +346,7 @@ def test_nothing_is_left_of_parked_tasks_but_tombstones(shop: Shop, key: str) ->
     for result in results:
         result.get(timeout=SOON)
     client = redis.Redis.from_url(shop.variables["SHOP_URL"])
-    name = Locks.from_app(shop.app).name(key)
+    name = Locks.from_app(shop.app)._name(key)
 
     def left() -> Counter[str]:
         found = [found.decode().removeprefix(name) for found in client.scan_iter(f"*{key}*")]

@@ -35,7 +35,7 @@ def shop(prefork_shop: Shop) -> Shop:
 
 def tokens(shop: Shop, key: str, call: bool = False) -> list[str]:
     lock = shop.lock(key)
-    lock.name += ":call" if call else ""
+    lock._name += ":call" if call else ""
     return [holder.token for holder in lock.holders()]
 
 

@@ -27,9 +27,9 @@ class GreenletGuard(Guard):
         super().__init__(lease)
 
     def abort(self, lease: Lease, reason: LossReason) -> None:
-        assert lease.home is not None
-        if not lease.home.here() or self._getcurrent() is not self._greenlet:
-            lease.home.in_hub(self._throw)
+        assert lease._home is not None
+        if not lease._home.here() or self._getcurrent() is not self._greenlet:
+            lease._home.in_hub(self._throw)
         elif self._armed and not self.sent:
             self.sent = True
             raise Aborted(self)

@@ -40,7 +40,7 @@ class Guard(ABC):
         self.sent = False
         #: Whether it was raised there.
         self.landed = False
-        lease.abort = self.abort
+        lease._abort = self.abort
 
     def run(self, body: Callable[[], T]) -> T:
         """Runs the body.
@@ -83,6 +83,6 @@ class Guard(ABC):
 def lost(lease: Lease) -> LockLost:
     """The error that says that a lease was lost, once all have been told: nothing of that is to outlive the run."""
     patience = time.monotonic() + PATIENCE
-    while lease.lost and not lease.told and time.monotonic() < patience:
+    while lease.lost and not lease._told and time.monotonic() < patience:
         time.sleep(0.001)
-    return lease.lost_error()
+    return lease._lost_error()

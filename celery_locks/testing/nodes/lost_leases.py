@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.locks import Locks
+from celery_locks.names import name_of
 from celery_locks.stores.base import Holder
 
 #: Seconds between two looks at the store.
@@ -100,7 +101,7 @@ class _Loss:
         while not self._stopped.is_set():
             with suppress(StoreUnavailable):
                 # Not by force: that would leave a reason of its own.
-                self.happened = self._locks.store.release(self._locks.name(self.key), holder.token)
+                self.happened = self._locks.store.release(name_of(self._locks.prefix, self.key), holder.token)
                 return
             self._stopped.wait(_LOOK_EVERY)
 
