@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
-from time import monotonic, sleep
+from time import sleep
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from celery_locks import log, threads
+from celery_locks.clock import monotonic
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import Renewal, Store
 from celery_locks.telling import tell

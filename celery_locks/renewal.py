@@ -13,13 +13,12 @@ All but the releaser are real threads also in a process of greenlets, and call n
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from celery_locks import log, threads
-from celery_locks.clock import Clock
+from celery_locks.clock import Clock, monotonic
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
 from celery_locks.notices import LossReader
 from celery_locks.stores.base import Renewal, Store
@@ -168,7 +167,7 @@ def _now(leases: Iterable[Lease]) -> dict[Clock, float]:
 
 
 class _Release(NamedTuple):
-    """A release to be tried until a moment of ``time.monotonic()``."""
+    """A release to be tried until a moment of ``monotonic()``."""
 
     release: Callable[[], object]
     until: float
@@ -187,7 +186,7 @@ class Releaser:
 
     def add(self, token: str, release: Callable[[], object], within: float) -> None:
         """Releases what could not be released now, trying for so many seconds."""
-        self._releases[token] = _Release(release, time.monotonic() + within)
+        self._releases[token] = _Release(release, monotonic() + within)
         self._ticker.wake_in(TRY_AGAIN)
 
     @property
@@ -212,7 +211,7 @@ class Releaser:
             if self._releases.pop(token, None) is not None:
                 self._releases[token] = release
             break
-        now = time.monotonic()
+        now = monotonic()
         for token, release in list(self._releases.items()):
             if now >= release.until:
                 self._releases.pop(token, None)

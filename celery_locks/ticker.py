@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from celery_locks import log, threads
+from celery_locks.clock import monotonic
 
 logger = log.logger(__name__)
 
@@ -41,7 +41,7 @@ class Ticker:
 
     def wake_in(self, seconds: float) -> None:
         """Ticks in so many seconds at the latest."""
-        due = time.monotonic() + seconds
+        due = monotonic() + seconds
         if self._running and due >= self._next:
             return  # The usual case, without a lock: it wakes before that anyhow, and looks again.
         with self._mutex:
@@ -77,10 +77,10 @@ class Ticker:
 
     def _sleep(self) -> bool:
         """Waits until it is time. Returns whether to go on: ``False`` after a long time with nothing to do."""
-        idle_until = time.monotonic() + IDLE
+        idle_until = monotonic() + IDLE
         while True:
             with self._mutex:
-                now = time.monotonic()
+                now = monotonic()
                 if self._ending:
                     self._running = self._ending = False
                     return False

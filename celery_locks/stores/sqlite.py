@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from celery_locks.clock import Clock, system_clock
+from celery_locks.clock import Clock, system_clock, wall_time
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.stores import sqlite_clock
 from celery_locks.stores.addresses import mask
@@ -129,7 +129,7 @@ class SQLiteStore(TableStore):
         timeout: float = 30.0,
         *,
         clock: Clock = system_clock,
-        wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] = wall_time,
         boot: str | None = None,
     ) -> None:
         self._file = SQLiteFile(path, make_tables, timeout)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import cache
 
-from celery_locks.clock import Clock, system_clock
+from celery_locks.clock import Clock, system_clock, wall_time
 from celery_locks.stores.sql.session import microseconds
 
 #: Microseconds; how far the clock may seem to lie behind before that is taken for a restart of the machine.
@@ -59,7 +58,7 @@ class FileClock:
     """
 
     def __init__(
-        self, local: Clock = system_clock, wall: Callable[[], float] = time.time, boot: str | None = None
+        self, local: Clock = system_clock, wall: Callable[[], float] = wall_time, boot: str | None = None
     ) -> None:
         self._local = local
         self._wall = wall

@@ -7,7 +7,6 @@ ordinary way, and is parked by its run if need be.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from celery.app.task import Context
 from celery.worker.strategy import default
 
 from celery_locks import log, owners
+from celery_locks.clock import monotonic, wall_time
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
@@ -91,12 +91,12 @@ class EarlyParking:
         settled = ours.keys() & {"ticket", "key", "options"}
         if settled or headers.get("eta") or not self._task.locks_runs():
             return False
-        if headers["id"] in self._consumer.controller.state.revoked or time.monotonic() < self._left_alone_until:
+        if headers["id"] in self._consumer.controller.state.revoked or monotonic() < self._left_alone_until:
             return False
         try:
             return self._park(message, headers)
         except StoreUnavailable as error:
-            self._left_alone_until = time.monotonic() + LEFT_ALONE
+            self._left_alone_until = monotonic() + LEFT_ALONE
             logger.warning("%s; messages are parked by the pool for %g s", error, LEFT_ALONE)
         except Exception:
             logger.exception("a message of %s could not be looked at; it goes to the pool", self._task.name)
@@ -119,7 +119,7 @@ class EarlyParking:
             return False
         # Reported before it parks: afterwards another worker may have run it already, and reported that.
         self._report_waiting(message, lock)
-        text = pack_message(app, message, ticket_fields(lock, ticket, time.time()))
+        text = pack_message(app, message, ticket_fields(lock, ticket, wall_time()))
         push = push_of(app, text, self._parking) if self._virtual else None
         parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
         ticket = replace(ticket, message=text, push=push, owner=parked_owner)

@@ -6,7 +6,6 @@ is the message that came, with all its headers, links, chord and group, to the e
 
 from __future__ import annotations
 
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -19,6 +18,7 @@ from kombu.serialization import dumps, registry
 from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.utils import json as kombu_json
 
+from celery_locks.clock import wall_time
 from celery_locks.stores.parking import Parking, Push
 from celery_locks.tasks.header import with_fields
 from celery_locks.tasks.rabbitmq import address_of, without_deaths
@@ -233,7 +233,7 @@ def _expiration(milliseconds: str | None, expires_at: float | None) -> float | N
         return None
     if expires_at is None:
         return int(milliseconds) / 1000
-    left = expires_at - time.time()
+    left = expires_at - wall_time()
     return left if left > 0 else None
 
 

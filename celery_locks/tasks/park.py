@@ -6,7 +6,6 @@ See `celery_locks.stores.parking` for the life of a ticket. This module is about
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +14,7 @@ from celery import states
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_locks import log, owners
+from celery_locks.clock import wall_time
 from celery_locks.errors import LockConfigError, LockQueueFull
 from celery_locks.lease import Lease
 from celery_locks.settings import LockOptions
@@ -166,7 +166,7 @@ def ticket_fields(lock: Lock, ticket: Ticket, since: float) -> dict[str, Any]:
 
 
 def _since(contention: Contention) -> float:
-    return float(fields_of(contention.task.request).get("since") or time.time())
+    return float(fields_of(contention.task.request).get("since") or wall_time())
 
 
 def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:

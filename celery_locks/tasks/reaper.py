@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_locks import log
+from celery_locks.clock import wall_time
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Dispatch, Parking, tickets_of
@@ -159,7 +160,7 @@ class Reaper:
             who = f"{written.task}[{written.task_id}]"
             said = f"process {member.process.pid} died; {written.key!r} is free, which its {who} held"
             fields = {"key": written.key, "task": written.task, "task_id": written.task_id}
-            held = time.time() - written.since if written.since else None
+            held = wall_time() - written.since if written.since else None
             log.line(logger, logging.WARNING, "freed", said, **fields, reason="died", seconds=held)
 
     def _publish(self, parking: Parking, dispatches: tuple[Dispatch, ...]) -> None:

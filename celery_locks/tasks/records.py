@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from celery.signals import worker_process_init
 
 from celery_locks import log
+from celery_locks.clock import wall_time
 from celery_locks.tasks.lives import Life, Process, lock_file, new_life, published
 from celery_locks.terms import DEFAULT_STORE
 
@@ -97,7 +97,7 @@ class Record:
         """A claim was granted."""
         slot = self._slots.get(token)
         if slot is not None:
-            os.pwrite(self.fd, _GRANTED.pack(time.time()), slot * SLOT)
+            os.pwrite(self.fd, _GRANTED.pack(wall_time()), slot * SLOT)
 
     def strike(self, token: str) -> None:
         """Strikes a claim out."""

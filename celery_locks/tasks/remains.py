@@ -9,11 +9,11 @@ written down, and until it is over a worker of the site may come back.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from celery_locks import log
+from celery_locks.clock import wall_time
 from celery_locks.tasks import records
 from celery_locks.tasks.lives import Life, Member
 
@@ -74,4 +74,4 @@ def _waited_for_site(life: Life) -> bool:
 
 
 def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > KEEP_SECONDS
+    return wall_time() - path.stat().st_mtime > KEEP_SECONDS

@@ -18,6 +18,7 @@ import pytest
 from celery.app.task import Task
 
 from celery_locks import signals
+from celery_locks.clock import monotonic
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.lease import Lease
 from celery_locks.locks import Locks
@@ -264,12 +265,12 @@ class AssertLocked:
             AssertionError: Nobody holds it, or others do.
         """
         wanted = None if by is None else str(getattr(by, "name", by))
-        until = time.monotonic() + within
+        until = monotonic() + within
         while True:
             for holder in self._locks.lock(key).holders():
                 if wanted in (None, holder.owner, holder.task_name, holder.task_id):
                     return holder
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 who = "" if wanted is None else f" by {wanted}"
                 raise AssertionError(f"{key!r} is not held{who}: {_state(self._locks, key)}")
             time.sleep(LOOK_EVERY)
@@ -295,9 +296,9 @@ class AssertFree:
         Raises:
             AssertionError: Somebody holds it.
         """
-        until = time.monotonic() + within
+        until = monotonic() + within
         while self._locks.lock(key).locked():
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 raise AssertionError(f"{key!r} is not free: {_state(self._locks, key)}")
             time.sleep(LOOK_EVERY)
 

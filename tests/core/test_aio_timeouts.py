@@ -179,7 +179,7 @@ from celery_locks.stores.sqlite import SQLiteStore
 
 async def main():
     lease = await AsyncLocks(SQLiteStore(sys.argv[1])).lock("k", ttl=60).acquire()
-    lease.plain.store.release = slowly(lease.plain.store.release)
+    lease.plain._store.release = slowly(lease.plain._store.release)
     asyncio.ensure_future(lease.release())
     await asyncio.sleep(0.01)
 

@@ -41,7 +41,7 @@ def test_places_are_served_in_their_order(lock: Lock, store: FaultyStore) -> Non
     assert first.acquired
     assert first.wait().release()
     assert second.wait().release()
-    assert store.in_line(lock.name) == 0
+    assert store.in_line(lock._name) == 0
 
 
 def test_a_ticket_is_woken(lock: Lock) -> None:

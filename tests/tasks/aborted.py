@@ -13,6 +13,7 @@ from typing import Any
 from celery import Celery
 
 from celery_locks import LockLost, current_lease
+from tests.support.frozen_time import frozen_time
 from tests.support.journal import Journal
 
 #: Far longer than any test waits: a body that is stopped never comes to the end of it.
@@ -140,6 +141,15 @@ def define_aborts(app: Celery, base: type, journal: Journal) -> None:
                 self.lease.check()
         self.lease.check()
         return "spun"
+
+    @app.task(name="freezes", **options)
+    def freezes(self: Any, key: str, seconds: float, ticking: bool) -> str:
+        """Lets time pass that is frozen, or moved."""
+        block(key, "nothing")
+        with frozen_time(ticking):
+            threading.Event().wait(seconds)
+            self.lease.check()
+        return "frozen"
 
     @app.task(name="forks", **options)
     def forks(self: Any, key: str, seconds: float) -> int:

@@ -39,6 +39,13 @@ def test_promise_13_a_body_that_never_yields_keeps_its_lease(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ticking", [False, True])
+def test_a_run_in_frozen_time_keeps_its_lease(prefork_shop: Shop, key: str, ticking: bool) -> None:
+    assert prefork_shop.send("freezes", key, THRICE, ticking).get(timeout=SOON) == "frozen"
+    assert not prefork_shop.journal.entries("lost", key=key)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_body_that_never_yields_can_look_for_itself(request: pytest.FixtureRequest, key: str, pool: str) -> None:
     """The hub doesn't run, so nobody can stop it; but a real thread has noticed."""

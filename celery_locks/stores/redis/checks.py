@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from celery_locks.clock import wall_time
 from celery_locks.stores.check_results import NOT_KNOWN
 from celery_locks.stores.redis.connections import as_text
 from celery_locks.stores.redis.driver import response_errors
@@ -106,9 +106,9 @@ def _saves(call: Call) -> bool:
 
 
 def _clock(call: Call) -> str:
-    before = time.time()
+    before = wall_time()
     seconds, micros = _ask(call, "TIME")
-    after = time.time()
+    after = wall_time()
     there = int(seconds) + int(micros) / 1e6
     apart = there - after if there > after else there - before if there < before else 0.0
     if abs(apart) <= CLOCKS_APART:

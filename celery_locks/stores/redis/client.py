@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery_locks import threads
+from celery_locks.clock import monotonic
 from celery_locks.stores.redis.connection import Connection
 from celery_locks.stores.redis.driver import Driver
 from celery_locks.stores.redis.protocol import Command, packed

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from celery_locks.clock import monotonic
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.stores.base import Renewal
 from celery_locks.stores.check_results import merge
@@ -202,8 +203,8 @@ class RedisClusterStore(RedisStore):
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
         """Look again every half a second."""
-        until = time.monotonic() + min(timeout, LONGEST_WAIT)
-        while (left := until - time.monotonic()) > 0:
+        until = monotonic() + min(timeout, LONGEST_WAIT)
+        while (left := until - monotonic()) > 0:
             dues = [due / MICROSECONDS for due in self._due(prefix, broker, 0) if due >= 0]
             if dues and min(dues) <= 0:
                 return

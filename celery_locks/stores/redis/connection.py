@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from time import monotonic
 from typing import Any
 
 from celery_locks import threads
+from celery_locks.clock import monotonic
 from celery_locks.stores.redis.driver import Driver
 from celery_locks.stores.redis.protocol import Command
 
@@ -28,7 +28,7 @@ class Connection:
         driver: The library.
 
     Attributes:
-        until: When the answers to what was sent last are due, by ``time.monotonic()``.
+        until: When the answers to what was sent last are due, by ``monotonic()``.
         used_at: When it was used last.
         timeout: How long a step of sending or receiving may take, in seconds.
     """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from celery_locks.clock import monotonic
 from celery_locks.stores.redis.calls import Sender, evalsha, evalsha_all, waiting
 from celery_locks.stores.redis.client import Client
 from celery_locks.stores.redis.connection import Connection
@@ -54,7 +54,7 @@ class FanOut:
     ) -> None:
         self._nodes, self._commands, self._script = nodes, commands, script
         self._ttl, self._replicas = None if ttl is None else ttl / 2, replicas
-        self._began = time.monotonic()
+        self._began = monotonic()
         self._answers: list[Any] = [None] * len(commands)
 
     def answers(self) -> list[Any]:
@@ -81,7 +81,7 @@ class FanOut:
         return self._answered_by((driver.no_script, *driver.broken) if in_time else (driver.no_script,))
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self._began
+        return monotonic() - self._began
 
     def _look_again(self, broken: Number) -> None:
         with suppress(*self._nodes.driver.errors):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from celery_locks.clock import monotonic
 from celery_locks.stores.redis.calls import Sender
 from celery_locks.stores.redis.connections import Connections, as_text
 from celery_locks.stores.redis.driver import Driver
@@ -190,8 +191,8 @@ class Nodes:
                 node, asking, broken = self.of(slot, ttl), False, True
             except self.driver.response_error as error:
                 code, place = redirection(error, node.place)
-                until = time.monotonic() + client.timeout if until is None else until
-                if not code or time.monotonic() >= until:
+                until = monotonic() + client.timeout if until is None else until
+                if not code or monotonic() >= until:
                     raise
                 sent_on += 1
                 if place is None or sent_on > REDIRECTIONS:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from celery.exceptions import Ignore, Reject, Retry
 
+from celery_locks.clock import monotonic
 from celery_locks.errors import LockLost, LossReason
 from celery_locks.lease import Lease
 
@@ -82,7 +83,7 @@ class Guard(ABC):
 
 def lost(lease: Lease) -> LockLost:
     """The error that says that a lease was lost, once all have been told: nothing of that is to outlive the run."""
-    patience = time.monotonic() + PATIENCE
-    while lease.lost and not lease._told and time.monotonic() < patience:
+    patience = monotonic() + PATIENCE
+    while lease.lost and not lease._told and monotonic() < patience:
         time.sleep(0.001)
     return lease._lost_error()
