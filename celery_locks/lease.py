@@ -424,6 +424,21 @@ class Lease(Holding):
         kept = checked_ttl(values.KEPT if keep is None else keep, "keep")
         self._update = Value(values.to_text(value, self.key), kept)
 
+    def _check_written(self, released: bool) -> None:
+        """Raise an error unless its release has written its value.
+
+        A release that is sent again after a lost reply finds no lease. Before the deadline, the first copy released it.
+        Later the lease may have expired, and the value with it.
+        """
+        if not released:
+            raise self._lost_error()
+        if not self._time_left():
+            raise StoreUnavailable(
+                f"the lease of {self.key!r} ended before the store confirmed its value: it may be written, or not: read "
+                "it before you change it again",
+                self.key,
+            )
+
     def on_lost(self, callback: LostCallback) -> Callable[[], None]:
         """Calls ``callback(lease, reason)`` once when the lease is lost.
 

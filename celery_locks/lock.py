@@ -406,8 +406,8 @@ class Lock:
         def change(lease: Lease) -> T:
             value = function(lease.value)
             lease.update(value, keep)
-            if not lease.release():  # here, because the end of a block leaves what fails to the background
-                raise lease._lost_error()
+            released = lease.release()  # here, because the end of a block leaves what fails to the background
+            lease._check_written(released)
             return value
 
         return self._run(change, timeout)

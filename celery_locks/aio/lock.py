@@ -150,8 +150,8 @@ class AsyncLock:
             if inspect.isawaitable(value):
                 value = await value
             lease.update(value, keep)
-            if not await lease.release():
-                raise lease._lost_error()
+            released = await lease.release()
+            lease.plain._check_written(released)
             return value
 
         return await run_under(lease, change)
