@@ -434,8 +434,8 @@ class Lease(Holding):
             raise self._lost_error()
         if not self._time_left():
             raise StoreUnavailable(
-                f"the lease of {self.key!r} ended before the store confirmed its value: it may be written, or not: read "
-                "it before you change it again",
+                f"the lease of {self.key!r} ended before the store confirmed the new value: read the value before you "
+                "change it again",
                 self.key,
             )
 

@@ -206,7 +206,9 @@ class Waits:
             self._miss([place.token for place in live if place.gone])
         for place in live:
             place.wake(error)
-        if self._to_be_joined(group):
+        if self._closed:
+            group[0].store.close()  # this wait may have connected it anew
+        elif self._to_be_joined(group):
             time.sleep(GATHER)
 
     def _miss(self, tokens: list[str]) -> None:

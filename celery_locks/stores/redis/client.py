@@ -30,6 +30,8 @@ class Pool:
         longest_idle: For how long a connection is kept, in seconds.
     """
 
+    _ended = False
+
     def __init__(self, longest_idle: float = LONGEST_IDLE_SECONDS) -> None:
         self._longest_idle = longest_idle
         self._idle: list[Connection] = []
@@ -58,8 +60,15 @@ class Pool:
         """Keep a connection whose answers have all been read."""
         connection.used_at = now
         self._idle.append(connection)
-        if len(self._idle) > 1:
+        if self._ended:
+            self.close()
+        elif len(self._idle) > 1:
             self._trim(now)
+
+    def end(self) -> None:
+        """Close the idle connections, and those in use when their requests have ended."""
+        self._ended = True
+        self.close()
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -103,8 +103,9 @@ class Connections:
             pool.close()
 
     def close(self) -> None:
-        self.close_idle()
-        self._clients, self._pools = {}, {}
+        pools, self._clients, self._pools = self._pools, {}, {}
+        for pool in list(pools.values()):
+            pool.end()
 
     def _new_client(self, timeout: float, apart: int) -> Client:
         longest_idle = min(self.settings.get("health_check_interval") or LONGEST_IDLE_SECONDS, LONGEST_IDLE_SECONDS)
