@@ -83,7 +83,7 @@ def interrupted(name: str, every: int) -> tuple[list[str], int]:
         lease = locks.lock("k").try_acquire()
         return "" if lease is not None and lease.release() else "the key can't be acquired"
 
-    return failures(work, check, Struck, every)
+    return failures(lambda: (work, check), Struck, every)
 
 
 @pytest.mark.parametrize("name", WORKS)

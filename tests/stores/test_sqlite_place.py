@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from threading import Barrier, Thread
 from types import FrameType
@@ -23,7 +24,7 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.stores import sqlite_file, sqlite_place
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.sqlite import SQLiteStore
-from tests.support.interrupts import failures
+from tests.support.interrupts import Check, Work, failures
 from tests.support.waiting import eventually
 
 PATIENCE = 60.0
@@ -370,31 +371,34 @@ class Struck(BaseException):
 
 @pytest.mark.slow
 def test_promise_40_an_interrupt_leaves_the_file_to_others(tmp_path: Path) -> None:
-    def path() -> str:
-        """Return a file that only this process uses."""
-        folder = tmp_path / str(os.getpid())
-        folder.mkdir(exist_ok=True)
-        return str(folder / "locks.db")
+    numbers = count()
 
-    def work() -> None:
-        mine, store = claim(ttl=0.05), SQLiteStore(path())
-        store.acquire(mine)
-        store.acquire(claim(), 0.05)
-        store.renew([Renewal("k", mine.token, 0.05), Renewal("other", "other", 0.05)])
-        store.release("k", mine.token)
-        store.close()
+    def make() -> tuple[Work, Check]:
+        folder = tmp_path / f"{os.getpid()}-{next(numbers)}"
+        folder.mkdir()
+        path = str(folder / "locks.db")
 
-    def check(error: BaseException | None) -> str:
-        if not isinstance(error, Struck):
-            return f"ended with {error!r}"
-        try:
-            SQLiteStore(path(), timeout=5.0).ping()
-        except StoreUnavailable as unavailable:  # a transaction was left open
-            return str(unavailable)
-        with closing(sqlite3.connect(path())) as db:
-            sound = db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return "" if sound else "the file is damaged"
+        def work() -> None:
+            mine, store = claim(ttl=0.05), SQLiteStore(path)
+            store.acquire(mine)
+            store.acquire(claim(), 0.05)
+            store.renew([Renewal("k", mine.token, 0.05), Renewal("other", "other", 0.05)])
+            store.release("k", mine.token)
+            store.close()
 
-    wrong, places = failures(work, check, Struck)
+        def check(error: BaseException | None) -> str:
+            if not isinstance(error, Struck):
+                return f"ended with {error!r}"
+            try:
+                SQLiteStore(path, timeout=5.0).ping()
+            except StoreUnavailable as unavailable:  # a transaction was left open
+                return str(unavailable)
+            with closing(sqlite3.connect(path)) as db:
+                sound = db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            return "" if sound else "the file is damaged"
+
+        return work, check
+
+    wrong, places = failures(make, Struck)
     assert places > 50
     assert wrong == []

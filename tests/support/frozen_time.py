@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 #: The date that the tools are set to: seconds since 1970.
@@ -20,25 +20,22 @@ def frozen_time(ticking: bool = False) -> Iterator[None]:
     Args:
         ticking: Whether time goes on from that date.
     """
+    real_time = time.time
     fakes = {id(function): _fake(function, ticking) for function in _FUNCTIONS}
-    modules = [time, *(module for name, module in sys.modules.items() if name.startswith("celery_locks"))]
-    patches = [
-        patch.object(module, name, fakes[id(value)])
-        for module in modules
-        for name, value in vars(module).items()
-        if id(value) in fakes
-    ]
-    # As time-machine does it: only this clock is moved.
     get = time.clock_gettime
-    moved = fakes[id(time.time)]
-    patches.append(patch.object(time, "clock_gettime", lambda clock: moved() if clock == 0 else get(clock)))
-    for each in patches:
-        each.start()
-    try:
+
+    def moved(clock: int) -> float:
+        """As time-machine does it: only this clock is moved."""
+        return fakes[id(real_time)]() if clock == time.CLOCK_REALTIME else get(clock)
+
+    modules = [time, *(module for name, module in sys.modules.items() if name.startswith("celery_locks"))]
+    with ExitStack() as patches:
+        for module in modules:
+            for name, value in list(vars(module).items()):
+                if id(value) in fakes:
+                    patches.enter_context(patch.object(module, name, fakes[id(value)]))
+        patches.enter_context(patch.object(time, "clock_gettime", moved))
         yield
-    finally:
-        for each in patches:
-            each.stop()
 
 
 def _fake(function: Callable[[], float], ticking: bool) -> Callable[[], float]:

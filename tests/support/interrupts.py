@@ -1,9 +1,10 @@
-"""Interrupts: an exception at each place of the package where a signal's handler may run, a forked child for each."""
+"""Interrupts: an exception at each place of the package where a signal's handler may run, in forked children."""
 
 from __future__ import annotations
 
 import dis
 import gc
+import json
 import os
 import select
 import signal
@@ -11,8 +12,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from types import FrameType
+from functools import cache, partial
+from types import CodeType, FrameType
 from typing import Any
 
 import celery_locks
@@ -20,25 +21,33 @@ import celery_locks
 PACKAGE = os.path.dirname(celery_locks.__file__)
 #: How many children there are at the same time: they mostly wait.
 CHILDREN = 16
-#: Seconds after which a child is given up.
+#: At how many places a child strikes one after the other: a child costs more than a strike.
+PLACES_OF_A_CHILD = 16
+#: Seconds after which a child is given up that is at one place.
 PATIENCE = 30
+#: What a child answers of a place that it did not come to, or not any more.
+MISSED = "missed"
 
+Work = Callable[[], object]
 Check = Callable[[BaseException | None], str]
+#: Makes what is interrupted, and what is then given the error that it ended with, and returns what is wrong
+#: afterwards, empty for nothing.
+Make = Callable[[], tuple[Work, Check]]
+#: Where it is, and where the function was called: each a file, a line of a function's beginning, and an offset.
+Place = tuple[str, int, int, str, int, int]
 
 
 class _Places:
-    """A tracer that counts the places where CPython runs signal handlers, and raises an error at one of them.
+    """A tracer that notes the places where CPython runs signal handlers, and raises an error at one of them.
 
     These are after a call, at the beginning of a function and at a jump back: not between any two lines, so a ``with``
     statement is never left between its parts. The beginning of a method that a test calls is no place: the signal
     came before the call.
     """
 
-    def __init__(self, strike_at: int = 0, error: type[BaseException] = KeyboardInterrupt) -> None:
-        self.count = 0
+    def __init__(self, strike_at: Place | None = None, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.where = ""
-        #: The numbers of the places that differ in where they are, or in where the function was called.
-        self.different: dict[tuple[object, ...], int] = {}
+        self.seen: dict[Place, None] = {}
         self._strike_at = strike_at
         self._error = error
         self._before: dict[FrameType, str] = {}
@@ -50,23 +59,31 @@ class _Places:
         frame.f_trace_opcodes = True
         if event == "call":
             self._before.pop(frame, None)
-        if event != "opcode" or self.where:
+        if event != "opcode":
             return self
-        last, self._before[frame] = self._before.get(frame, ""), dis.opname[code.co_code[frame.f_lasti]]
+        last, self._before[frame] = self._before.get(frame, ""), dis.opname[_bytes_of(code)[frame.f_lasti]]
         if last == "RESUME" and (frame.f_back is None or not frame.f_back.f_code.co_filename.startswith(PACKAGE)):
             return self
         if last.startswith("CALL") or last in ("RESUME", "JUMP_BACKWARD"):
-            self.count += 1
-            caller = frame.f_back
-            called_at = () if caller is None else (caller.f_code, caller.f_lasti)
-            self.different.setdefault((code, frame.f_lasti, *called_at), self.count)
-            if self.count == self._strike_at:
+            place = (*_at(frame), *_at(frame.f_back))
+            self.seen[place] = None
+            if place == self._strike_at:
                 self.where = f"{code.co_filename[len(PACKAGE) + 1 :]}:{frame.f_lineno} {code.co_name}"
+                sys.settrace(None)  # the rest runs as it would
                 raise self._error
         return self
 
 
-def traced(work: Callable[[], object], places: _Places) -> BaseException | None:
+@cache
+def _bytes_of(code: CodeType) -> bytes:
+    return code.co_code  # made anew each time
+
+
+def _at(frame: FrameType | None) -> tuple[str, int, int]:
+    return ("", 0, 0) if frame is None else (frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti)
+
+
+def traced(work: Work, places: _Places) -> BaseException | None:
     """Return the error that the work ended with."""
     before = sys.gettrace()
     sys.settrace(places)
@@ -79,14 +96,14 @@ def traced(work: Callable[[], object], places: _Places) -> BaseException | None:
     return None
 
 
-def failures(
-    work: Callable[[], object], check: Check, error: type[BaseException], every: int = 1
-) -> tuple[list[str], int]:
-    """Interrupt the work at each place, in a child of its own.
+def failures(make: Make, error: type[BaseException], every: int = 1) -> tuple[list[str], int]:
+    """Interrupt some work at each place.
+
+    A child strikes at several places, one after the other. What is wrong then, or is only come to in a new process,
+    is tried in a child of its own.
 
     Args:
-        work: What is interrupted.
-        check: Given the error that the work ended with, returns what is wrong afterwards, empty for nothing.
+        make: Makes the work, anew for each place.
         error: What is raised.
         every: Only each of so many places.
 
@@ -94,24 +111,53 @@ def failures(
         What was wrong, with its place, and how many places there are. One that the same caller comes to again counts
         once.
     """
-    numbers = list(map(int, _read(*_in_child(lambda: _counted(work))).split()))
-    works = [partial(_strike, work, check, error, number) for number in numbers[::every]]
-    return [said for said in _parallel(works) if said != "right"], len(numbers)
+    seen = [_place(each) for each in json.loads(_read(*_in_child(lambda: _seen(make))))]
+    chosen = seen[::every]
+    groups = [chosen[at : at + PLACES_OF_A_CHILD] for at in range(0, len(chosen), PLACES_OF_A_CHILD)]
+    right = {place for said in _parallel(_works(make, error, groups)) for place, wrong in _verdicts(said) if not wrong}
+    alone = [[place] for place in chosen if place not in right]
+    wrong = [wrong for said in _parallel(_works(make, error, alone)) for _, wrong in _verdicts(said)]
+    return [each for each in wrong if each not in ("", MISSED)], len(seen)
 
 
-def _counted(work: Callable[[], object]) -> str:
+def _place(each: list[Any]) -> Place:
+    file, line, offset, caller, caller_line, caller_offset = each
+    return file, line, offset, caller, caller_line, caller_offset
+
+
+def _verdicts(said: str) -> list[tuple[Place | None, str]]:
+    """Return what a child says is wrong at each of its places; of none in particular where it raised or died."""
+    return [(_place(place), wrong) for place, wrong in json.loads(said)] if said.startswith("[") else [(None, said)]
+
+
+def _works(make: Make, error: type[BaseException], groups: list[list[Place]]) -> list[Callable[[], str]]:
+    return [partial(_strikes, make, error, group) for group in groups]
+
+
+def _seen(make: Make) -> str:
     places = _Places()
-    traced(work, places)
-    return " ".join(map(str, places.different.values()))
+    traced(make()[0], places)
+    return json.dumps(list(places.seen))
 
 
-def _strike(work: Callable[[], object], check: Check, error: type[BaseException], number: int) -> str:
-    places = _Places(number, error)
+def _strikes(make: Make, error: type[BaseException], group: list[Place]) -> str:
+    said: list[tuple[Place, str]] = []
+    for place in group:
+        signal.alarm(PATIENCE)
+        said.append((place, _strike(make, error, place)))
+        if said[-1][1] not in ("", MISSED):
+            break  # what comes after it might suffer from it
+    return json.dumps(said)
+
+
+def _strike(make: Make, error: type[BaseException], place: Place) -> str:
+    work, check = make()
+    places = _Places(place, error)
     ended = traced(work, places)
-    if not places.where:  # a wait that ended sooner this time has fewer places
-        return "right"
     wrong = check(ended)
-    return f"{places.where}: {wrong}" if wrong else "right"
+    if not places.where:  # a wait that ended sooner this time, or a process that is not new
+        return MISSED
+    return f"{places.where}: {wrong}" if wrong else ""
 
 
 def _parallel(works: Iterable[Callable[[], str]]) -> Iterator[str]:

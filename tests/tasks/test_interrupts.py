@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from celery.worker.request import Request
 from celery_locks import LockedTask, Locks
 from celery_locks.renewal import keeper
 from celery_locks.stores.memory import MemoryStore
-from tests.support.interrupts import failures, within
+from tests.support.interrupts import Check, Work, failures, within
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -27,6 +28,7 @@ OUTCOMES = {
     "parks": "WAITING",
 }
 WAYS = tuple(OUTCOMES)
+numbers = itertools.count()
 
 
 class Site:
@@ -36,53 +38,64 @@ class Site:
         self.store = MemoryStore()
         self.app = app = Celery("interrupted", broker="memory://", backend="cache+memory://", set_as_current=False)
         app.conf.update(locks_url=self.store, task_default_queue="interrupts")
-        options: dict[str, Any] = {"base": LockedTask, "bind": True, "shared": False, "lock_key": "k", "lock_ttl": 60}
+        options: dict[str, Any] = {
+            "base": LockedTask,
+            "bind": True,
+            "shared": False,
+            "lock_key": "<key>",
+            "lock_ttl": 60,
+        }
 
         @app.task(name="succeeds", **options)
-        def succeeds(task: Any) -> int:
+        def succeeds(task: Any, key: str) -> int:
             return 1
 
         @app.task(name="fails", **options)
-        def fails(task: Any) -> None:
+        def fails(task: Any, key: str) -> None:
             raise ValueError("the body fails, by itself")
 
         @app.task(name="retries", **options)
-        def retries(task: Any) -> None:
+        def retries(task: Any, key: str) -> None:
             task.retry(countdown=0)
 
         @app.task(name="until_executed", lock_scope="until_executed", **options)
-        def until_executed(task: Any) -> int:
+        def until_executed(task: Any, key: str) -> int:
             return 1
 
         @app.task(name="parks", lock_on_contention="park", **options)
-        def parks(task: Any) -> int:
+        def parks(task: Any, key: str) -> int:
             return 1
 
         app.finalize()
         self.locks = Locks(self.store)
 
-    def request(self, name: str) -> Request:
+    def request(self, name: str, key: str) -> Request:
         """A run's message, taken from the broker as a worker does."""
         task = self.app.tasks[name]
-        task.delay()
         with self.app.connection_for_read() as connection, connection.SimpleQueue("interrupts") as queue:
+            queue.clear()  # of what an interrupted run has sent
+            task.delay(key)
             message = queue.get(timeout=10)
             message.ack()
         return Request(message, app=self.app, hostname="w1", task=task)
 
-    def in_use(self) -> bool:
-        return bool(self.locks.lock("k").holders())
+    def in_use(self, key: str) -> bool:
+        return bool(self.locks.lock(key).holders())
 
 
 def interrupted(way: str, every: int) -> tuple[list[str], int]:
     site = Site()
     for name in ("succeeds", way):  # what is imported and made at the first run alone is not the run's
-        site.request(name).execute()
-    with site.app.connection_for_write() as connection:
-        connection.default_channel.queue_purge("interrupts")
-    assert within(3, lambda: not site.in_use())
-    blocker = site.locks.lock("k").acquire() if way == "parks" else None
-    request = site.request(way)
+        site.request(name, "first").execute()
+    assert within(3, lambda: not site.in_use("first"))
+    return failures(lambda: interruptible(site, way), SoftTimeLimitExceeded, every)
+
+
+def interruptible(site: Site, way: str) -> tuple[Work, Check]:
+    """Return a run to be interrupted, and what then looks at what it left."""
+    key = f"key-{next(numbers)}"
+    blocker = site.locks.lock(key).acquire() if way == "parks" else None
+    request = site.request(way, key)
 
     def check(error: BaseException | None) -> str:
         ended = site.app.AsyncResult(request.id)
@@ -91,19 +104,19 @@ def interrupted(way: str, every: int) -> tuple[list[str], int]:
         if not (rejected or ended.state == OUTCOMES[way] or isinstance(ended.result, SoftTimeLimitExceeded)):
             return f"ended {ended.state}: {ended.result!r}"
         if blocker is not None:
-            others = [holder.token for holder in site.locks.lock("k").holders() if holder.token != blocker.token]
+            others = [holder.token for holder in site.locks.lock(key).holders() if holder.token != blocker.token]
             if others or [lease for lease in keeper().leases() if lease.token != blocker.token]:
                 return f"holders {others}, renewed {keeper().leases()}"
             blocker.release()
             return ""
-        if not within(3, lambda: not site.in_use() and not keeper().leases()):
-            return f"holders {site.locks.lock('k').holders()}, renewed {keeper().leases()}"
-        nxt = site.request("succeeds")
+        if not within(3, lambda: not site.in_use(key) and not keeper().leases()):
+            return f"holders {site.locks.lock(key).holders()}, renewed {keeper().leases()}"
+        nxt = site.request("succeeds", key)
         nxt.execute()
         state = site.app.AsyncResult(nxt.id).state
         return "" if state == "SUCCESS" else f"the next run is {state}"
 
-    return failures(request.execute, check, SoftTimeLimitExceeded, every)
+    return request.execute, check
 
 
 @pytest.fixture(autouse=True)
