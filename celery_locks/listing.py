@@ -12,6 +12,7 @@ from celery_locks.names import cursor_of, key_and_part, name_after
 from celery_locks.owners import belongs_to
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Names, State, Waiter
+from celery_locks.terms import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -34,6 +35,7 @@ class LockInfo:
         limit: How many there were for the holder who came last; each acquisition brings its own limit.
         waiting: How many stand in line: waiters and parked tasks.
         line: Who stands in line, in order: at most 100, named by `Locks.info` alone.
+        store: The name of the store among those of an app.
     """
 
     key: str
@@ -43,6 +45,7 @@ class LockInfo:
     waiting: int
     line: tuple[Waiter, ...] = ()
     part: str = ""
+    store: str = DEFAULT_STORE
 
     @property
     def names_all(self) -> bool:
@@ -133,7 +136,7 @@ def info_of(locks: Locks, state: State) -> LockInfo:
     """What a store tells of a lock, by its key."""
     limit = state.holders[-1].limit if state.holders else 1
     key, part = key_and_part(locks.prefix, state.name)
-    return LockInfo(key, state.holders, state.permits, limit, state.waiting, state.line, part)
+    return LockInfo(key, state.holders, state.permits, limit, state.waiting, state.line, part, locks.store_name)
 
 
 def stats_of(locks: Locks, near: float) -> Stats:

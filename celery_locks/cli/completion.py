@@ -71,6 +71,22 @@ def key_argument(command: F) -> F:
     return click.argument("key", cls=Key, callback=as_typed)(escaped_option(command))
 
 
+def optional_key_argument(command: F) -> F:
+    """Add the argument KEY to a command that can do without."""
+    return click.argument("key", cls=Key, callback=as_typed, required=False)(escaped_option(command))
+
+
+def complete_store(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the names of the app's stores that begin so."""
+    try:
+        from celery_locks.views import store_names
+
+        names = store_names(_app(ctx).conf)
+    except Exception:  # an error here would be printed over what the user types
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete) and not _UNSAFE.search(name)]
+
+
 class Key(click.Argument):
     """The argument KEY, completed with the keys that are held or waited for."""
 
@@ -101,19 +117,25 @@ def _texts(ctx: click.Context, begun: str) -> list[str]:
             key = unescaped(begun)
         except ValueError:  # its last escape has only begun
             key = unescaped(begun.rpartition("\\")[0])
-    keys = keys_of(ctx.find_root().params.get("app"), key)
+    keys = keys_of(_app(ctx), key, ctx.params.get("store"))
     texts = map(printable, keys) if escaped else filter(str.isprintable, keys)
     return [text for text in texts if text.startswith(begun)]
 
 
-def keys_of(app: Any, begun: str) -> list[str]:
-    """Return the first keys of an app, or of one by its name, that begin so."""
-    from celery.app.utils import find_app  # completion runs none of the celery command's own code
-
+def keys_of(app: Any, begun: str, store: str | None = None) -> list[str]:
+    """Return the first keys of an app that begin so, in one of its stores."""
     from celery_locks import Locks
 
-    locks = Locks.from_app(find_app(app) if isinstance(app, str) else app)
+    locks = Locks.from_app(app) if store is None else Locks.from_app(app, store)
     return [item.key for item in locks.list(begun, count=MAX_OFFERED).items]
+
+
+def _app(ctx: click.Context) -> Any:
+    """Return the app of ``celery -A``, which completion has by its name only."""
+    from celery.app.utils import find_app  # completion runs none of the celery command's own code
+
+    app = ctx.find_root().params.get("app")
+    return find_app(app) if isinstance(app, str) else app
 
 
 # --- Shells ---

@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import celery
@@ -16,7 +17,7 @@ from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
 from celery_locks.cli.deadlocks import Place, Runs, deadlocks
 from celery_locks.cli.finding import Finding, line_of
-from celery_locks.cli.output import Seconds, locks_of, named, print_json
+from celery_locks.cli.output import Seconds, in_store, locks_of, named, print_json, store_option
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, with_all_holders
 from celery_locks.log import one_line
@@ -26,6 +27,8 @@ from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks import checks
 from celery_locks.tasks.options import check_settings
+from celery_locks.terms import DEFAULT_STORE
+from celery_locks.views import store_names
 
 #: By now a dead waiter was passed over, and a worker that sweeps has swept.
 PATIENCE = 12.0
@@ -47,9 +50,10 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
     metavar="DURATION",
     help="How long a free key with somebody in line is watched before it counts as stuck.",
 )
+@store_option("all of them")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
+def doctor_command(ctx: click.Context, patience: float, store: str | None, as_json: bool) -> None:
     """Check all that locks need: settings, store, broker, workers, waiters. Print what to do about what is wrong.
 
     It acquires and releases a throwaway lock, and sends a message to a throwaway queue. The exit status is 0 when all
@@ -59,21 +63,27 @@ def doctor_command(ctx: click.Context, patience: float, as_json: bool) -> None:
     Example:
       celery -A proj locks doctor || mail -s "locks" ops@example.org
     """
-    found = []
-    for finding in examine(ctx, patience):
+    found, several = [], len(_store_names(ctx)) > 1
+    for finding in examine(ctx, patience, store):
         found.append(finding)
         if not as_json:
             status = click.style(finding.status.ljust(7), fg=_COLOURS[finding.status])
-            click.echo(
-                f"{status}  {finding.check}: {one_line(finding.text)}", color=False if ctx.obj.no_color else None
-            )
+            check = f"{finding.check} ({one_line(finding.store)})" if several and finding.store else finding.check
+            click.echo(f"{status}  {check}: {one_line(finding.text)}", color=False if ctx.obj.no_color else None)
     if as_json:
         print_json([asdict(finding) for finding in found])
     ctx.exit(max(STATUS[finding.status] for finding in found))
 
 
-def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
-    """Make all checks that can be made."""
+def _store_names(ctx: click.Context) -> tuple[str, ...]:
+    try:
+        return store_names(ctx.obj.app.conf)
+    except LockError:  # of which a check reports
+        return (DEFAULT_STORE,)
+
+
+def examine(ctx: click.Context, patience: float, store: str | None = None) -> Iterator[Finding]:
+    """Make all checks that can be made, of one store or of all of them."""
     app = ctx.obj.app
     yield Finding("versions", "ok", _versions())
     tasks: list[Any] | None = None
@@ -86,9 +96,12 @@ def examine(ctx: click.Context, patience: float) -> Iterator[Finding]:
     except Exception as error:  # the modules are the user's own
         yield Finding("settings", "error", f"the tasks can't be loaded: {_named(error)}. Fix the module that raises it")
     yield from _guarded("settings", lambda: _of_settings(app, tasks))
-    lines = Lines()
-    yield from _guarded("store", lambda: _of_store(locks_of(ctx), tasks or [], patience, lines))
-    yield from _guarded("broker", lambda: of_broker(app, tasks, lines.dispatched))
+    dispatched: dict[str, list[str]] = {}
+    for name in _store_names(ctx) if store is None else (store,):
+        own = [task for task in tasks or () if task.lock_options.store == name]
+        of_store = partial(_of_store, ctx, name, own, patience, dispatched)
+        yield from (replace(finding, store=name) for finding in _guarded("store", of_store))
+    yield from _guarded("broker", lambda: of_broker(app, tasks, dispatched))
     yield from _guarded("visibility timeout", lambda: _of_visibility(app, tasks))
 
 
@@ -116,7 +129,10 @@ def _versions() -> str:
     return f"celery-locks {celery_locks.__version__}, Celery {celery.__version__}, Python {platform.python_version()}"
 
 
-def _of_store(locks: Locks, tasks: list[Any], patience: float, lines: Lines) -> Iterator[Finding]:
+def _of_store(
+    ctx: click.Context, name: str, tasks: list[Any], patience: float, dispatched: dict[str, list[str]]
+) -> Iterator[Finding]:
+    locks, lines = locks_of(ctx, name), Lines()
     store, parks = locks.store, any(map(checks.parks, tasks))
     begun = time.monotonic()
     store.ping()
@@ -142,6 +158,8 @@ def _of_store(locks: Locks, tasks: list[Any], patience: float, lines: Lines) -> 
     yield from _guarded("store settings", lambda: _of_store_settings(store, parks))
     if store.lists and works:  # a look at the list takes what has expired from it
         yield from _guarded("waiters", lambda: [_of_waiters(locks, patience, lines)])
+        for queue, keys in lines.dispatched.items():
+            dispatched.setdefault(queue, []).extend(keys)
         yield from _guarded("deadlock", lambda: deadlocks(locks, lines.contended, lines.runs))
 
 
@@ -208,7 +226,8 @@ class Lines:
                 self.runs.add(holders)
                 for holder in holders:
                     if holder.state == "dispatched" and holder.queue:
-                        self.dispatched.setdefault(holder.queue, []).append(named(item.key, item.part))
+                        kept = named(item.key, item.part) + in_store(locks)
+                        self.dispatched.setdefault(holder.queue, []).append(kept)
             after = page.next
             if after is None:
                 return

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from celery_locks import Locks
 from celery_locks.cli.broker import error_text
-from celery_locks.cli.output import Seconds, locks_of, named, print_json
+from celery_locks.cli.escapes import printable
+from celery_locks.cli.output import Seconds, in_store, lists_of, named, print_json, store_option, stores_of
 from celery_locks.durations import duration
+from celery_locks.listing import Stats
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.brokers import broker_id
 from celery_locks.tasks.dispatch import publish_dispatched
+from celery_locks.views import NEAR_SECONDS, read_stats, total_of
 
 #: How many locks one look of a sweep passes, and how many looks it takes at most.
 LOCKS, LOOKS = 1_000, 100
@@ -22,24 +26,33 @@ LOCKS, LOOKS = 1_000, 100
 @click.option(
     "--near",
     type=Seconds(0),
-    default=10,
+    default=NEAR_SECONDS,
     show_default=True,
     metavar="DURATION",
     help="How soon a lease is near its end.",
 )
+@store_option("all of them")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def stats_command(ctx: click.Context, near: float, as_json: bool) -> None:
-    """How many keys are held, how many wait, and which key is held for longest.
+def stats_command(ctx: click.Context, near: float, store: str | None, as_json: bool) -> None:
+    """How many keys are held, how many wait, and which key is held for longest: in all stores, and in each of several.
 
     \b
     Example:
       celery -A proj locks stats --json
     """
-    stats = locks_of(ctx).stats(near)
+    by_store = read_stats(lists_of(ctx, store), near)
+    stats = total_of(by_store.values())
     if as_json:
-        print_json(asdict(stats))
+        print_json({**asdict(stats), "stores": {name: asdict(each) for name, each in by_store.items()}})
         return
+    _print_stats(stats, near)
+    for name, each in by_store.items() if len(by_store) > 1 else ():
+        click.echo(f"\nin the store {printable(name)}:")
+        _print_stats(each, near)
+
+
+def _print_stats(stats: Stats, near: float) -> None:
     least = "" if stats.complete else "at least "
     click.echo(f"keys held or waited for:  {least}{stats.locks}")
     click.echo(f"leases:                   {least}{stats.holders}")
@@ -52,9 +65,10 @@ def stats_command(ctx: click.Context, near: float, as_json: bool) -> None:
 
 
 @click.command("sweep", short_help="Send on parked tasks that are stuck.")
+@store_option("all of them")
 @click.pass_context
-def sweep_command(ctx: click.Context) -> None:
-    """Dispatch at once what workers dispatch every few seconds: parked tasks that are overdue.
+def sweep_command(ctx: click.Context, store: str | None) -> None:
+    """Dispatch now what workers dispatch every few seconds: parked tasks that are overdue.
 
     Only tasks of this app's broker are dispatched. No lease is touched, and no task runs twice by it.
 
@@ -62,10 +76,14 @@ def sweep_command(ctx: click.Context) -> None:
     Example:
       celery -A proj locks sweep
     """
-    locks, app = locks_of(ctx), ctx.obj.app
+    for locks in stores_of(ctx, store).values():
+        _sweep(ctx.obj.app, locks)
+
+
+def _sweep(app: Any, locks: Locks) -> None:
     parking = tickets_of(locks.store)
     if parking is None:
-        click.echo(f"No task parks in a {type(locks.store).__name__}: there is nothing to sweep.")
+        click.echo(f"No task parks in a {type(locks.store).__name__}: there is nothing to sweep{in_store(locks)}.")
         return
     before = now = _waiting(locks)
     connection = None
@@ -82,7 +100,7 @@ def sweep_command(ctx: click.Context) -> None:
             earlier, now = now, _waiting(locks)
             if not dispatches and now == earlier:
                 break
-    click.echo(f"Swept. In line: {before} before, {now} now.")
+    click.echo(f"Swept. In line{in_store(locks)}: {before} before, {now} now.")
 
 
 def _waiting(locks: Locks) -> str:

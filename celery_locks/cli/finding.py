@@ -21,11 +21,13 @@ class Finding:
         check: What was looked at.
         status: ``error`` when locks don't work, ``warning`` when they may break.
         text: What was found; with the remedy, when it is not ok.
+        store: The name of the store that was looked at; empty for other checks.
     """
 
     check: str
     status: Literal["ok", "warning", "error"]
     text: str
+    store: str = ""
 
 
 def line_of(error: BaseException) -> str:

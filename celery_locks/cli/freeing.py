@@ -4,45 +4,111 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
-from celery_locks.cli.completion import key_argument
+from celery_locks import Locks
+from celery_locks.cli.completion import as_typed, key_argument, optional_key_argument, quoted
 from celery_locks.cli.escapes import printable
-from celery_locks.cli.output import Seconds, held_by, locks_of, named, part_option
+from celery_locks.cli.output import (
+    Seconds,
+    held_by,
+    in_store,
+    locks_of,
+    named,
+    part_option,
+    print_table,
+    store_option,
+    table_of,
+)
+from celery_locks.cli.seeing import held_elsewhere
 from celery_locks.durations import duration
-from celery_locks.listing import LockInfo, parts_of
+from celery_locks.listing import LockInfo, owned_by
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free
+from celery_locks.views import read_key
 
 #: How many holders a sentence names.
 MAX_NAMED = 10
+#: How many leases a question lists.
+MAX_LISTED = 50
 
 
 @click.command("release", short_help="Take a key from whoever holds it.")
-@key_argument
+@optional_key_argument
 @part_option
+@click.option(
+    "--owner",
+    callback=as_typed,
+    help="Instead of a KEY: release all that this owner holds, and those within it, such as org:org_1. Give the whole "
+    "name, as `list` shows it.",
+)
+@store_option("the default store")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.pass_context
-def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
-    """Takes KEY from those who hold it, and says whose it was.
+def release_command(
+    ctx: click.Context, key: str | None, part: str, owner: str | None, store: str | None, yes: bool
+) -> None:
+    """Take KEY from those who hold it, or all keys from an owner, and print whose they were.
 
     They lose it with the reason force_released, and a task's body is aborted: within 100 ms on Redis and PostgreSQL, at
-    the next renewal on other stores. A holder that acquires the key while the question stands keeps it. The exit status
-    is 1 when none of those held it any more.
+    the next renewal on other stores. A holder that acquires a key while the question stands keeps it. The exit status
+    is 1 when no lease was released.
 
     \b
-    Example:
+    Examples:
       celery -A proj locks release user:7
+      celery -A proj locks release --owner org:org_1
     """
-    locks, begun = locks_of(ctx), time.monotonic()
-    info = locks.info(key, part)
-    if not info.holders:
-        others = [] if part else [other.part for other in parts_of(locks, info.key)]
-        hint = f"; its part {others[0]} is held: give --part {others[0]}" if others else ": there is nothing to release"
-        raise click.ClickException(f"nobody holds {named(key, part)}{hint}")
+    if owner is not None:
+        if key is not None or part:
+            raise click.UsageError("give KEY or --owner, not both")
+        _release_owned(locks_of(ctx, store), owner, yes)
+    elif key is not None:
+        _release_key(ctx, locks_of(ctx, store), key, part, yes, look_elsewhere=store is None)
+    else:
+        raise click.UsageError("give a KEY, or --owner")
+
+
+def _release_owned(locks: Locks, owner: str, yes: bool) -> None:
+    locks.require("lists", "release --owner")
+    found = list(owned_by(locks, owner))
+    if not found:
+        raise click.ClickException(
+            f"{printable(owner)} holds no lease{in_store(locks)}: give an owner's whole name, as `list` shows it"
+        )
+    listed = [replace(info, holders=(holder,), permits=holder.permits) for info, holder in found[:MAX_LISTED]]
+    print_table(*table_of(listed))
+    if len(found) > MAX_LISTED:
+        click.echo(f"and {len(found) - MAX_LISTED} more")
     if not yes:
-        click.confirm(f"Take {named(key, part)} from {_names(info.holders)}{_and_more(info)}?", abort=True)
+        click.confirm(f"Release {_leases(len(found))} of {printable(owner)}{in_store(locks)}?", abort=True)
+    released = sum(free(locks, info.key, holder, info.part) for info, holder in found)
+    if not released:
+        raise click.ClickException(f"those leases of {printable(owner)} had ended: nothing was released")
+    ended = f"; {_leases(len(found) - released)} had ended" if released < len(found) else ""
+    click.echo(f"Released {_leases(released)} of {printable(owner)}{in_store(locks)}{ended}.")
+
+
+def _leases(count: int) -> str:
+    return "1 lease" if count == 1 else f"{count} leases"
+
+
+def _release_key(ctx: click.Context, locks: Locks, key: str, part: str, yes: bool, look_elsewhere: bool) -> None:
+    begun = time.monotonic()
+    info, parts = read_key(locks, key, part)
+    if not info.holders:
+        hint = ": there is nothing to release"
+        if parts:
+            hint = f"; its part {parts[0].part} is held: give --part {parts[0].part}"
+        elif look_elsewhere and (others := held_elsewhere(ctx, key, part)):
+            name = printable(others[0])
+            hint = f"; it is held in the store {name}: give --store {quoted(name)}"
+        raise click.ClickException(f"nobody holds {named(key, part)}{in_store(locks)}{hint}")
+    if not yes:
+        names = f"{_names(info.holders)}{_and_more(info)}"
+        click.confirm(f"Take {named(key, part)}{in_store(locks)} from {names}?", abort=True)
     freed: list[Holder] = []
     holders = info.holders
     while holders:  # a look names 100 at most
@@ -57,7 +123,7 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
         raise click.ClickException(
             f"those leases of {named(key, part)} had ended: nothing was released. It {held_now} now"
         )
-    click.echo(f"Released {named(key, part)}, which was held by {_names(freed)}.")
+    click.echo(f"Released {named(key, part)}{in_store(locks)}, which was held by {_names(freed)}.")
     if info.holders:
         click.echo(f"It {held_now} now.")
 
@@ -65,15 +131,16 @@ def release_command(ctx: click.Context, key: str, part: str, yes: bool) -> None:
 @click.command("wait", short_help="Wait until a key is free.")
 @key_argument
 @click.option("--timeout", type=Seconds(0), metavar="DURATION", help="The longest waiting; none by default.")
+@store_option("the default store")
 @click.pass_context
-def wait_command(ctx: click.Context, key: str, timeout: float | None) -> None:
+def wait_command(ctx: click.Context, key: str, timeout: float | None, store: str | None) -> None:
     """Waits in line until KEY could be had, and takes nothing. The exit status is 1 when it was not free in time.
 
     \b
     Example:
       celery -A proj locks wait deploy --timeout 60 && ./deploy.sh
     """
-    lock = locks_of(ctx).lock(key)
+    lock = locks_of(ctx, store).lock(key)
     if not lock.wait(timeout=timeout):
         holders = lock.holders()
         who = f"it is held by {_names(holders)}" if holders else "others are before in line"

@@ -5,31 +5,75 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from celery_locks import Locks
+from celery_locks.cli.completion import complete_store
 from celery_locks.cli.escapes import printable
 from celery_locks.durations import duration, seconds_of
 from celery_locks.errors import LockConfigError
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import Holder
+from celery_locks.terms import DEFAULT_STORE
+from celery_locks.views import holder_fields, lock_fields, store_names
 
+F = TypeVar("F", bound=Callable[..., Any])
 Row = Sequence[str]
 #: Of the tables of locks.
 COLUMNS: Row = ("KEY", "HELD BY", "FOR", "LEFT", "PERMITS", "WAITING", "FENCE")
 
 
-def locks_of(ctx: click.Context) -> Locks:
-    """The locks of the app of ``celery -A``.
+def locks_of(ctx: click.Context, store: str | None = None) -> Locks:
+    """Return the locks of the app of ``celery -A`` in one store, by default in the default store.
 
     Raises:
-        LockConfigError: Its settings name no store.
+        LockConfigError: The settings name no such store.
     """
-    return Locks.from_app(ctx.obj.app)
+    return Locks.from_app(ctx.obj.app, store or DEFAULT_STORE)
+
+
+def stores_of(ctx: click.Context, store: str | None) -> dict[str, Locks]:
+    """Return the locks of the app in one store, or in each of its stores, by the store's name.
+
+    Raises:
+        LockConfigError: The settings name no such store.
+    """
+    names = store_names(ctx.obj.app.conf) if store is None else (store,)
+    return {name: locks_of(ctx, name) for name in names}
+
+
+def lists_of(ctx: click.Context, store: str | None) -> dict[str, Locks]:
+    """Return those of `stores_of` that keep a list, and report the others.
+
+    Raises:
+        LockConfigError: The settings name no such store.
+    """
+    stores = stores_of(ctx, store)
+    lists = {name: locks for name, locks in stores.items() if locks.store.lists}
+    if not lists:
+        return stores  # which a command refuses
+    for name in stores.keys() - lists.keys():
+        click.echo(f"The store {name} is left out: it keeps no list.", err=True)
+    return lists
+
+
+def store_option(default: str) -> Callable[[F], F]:
+    """Add the option ``--store``.
+
+    Args:
+        default: Which stores the command uses without it, for the help.
+    """
+    text = f"The name of a store in the setting locks_stores; by default {default}."
+    return click.option("--store", metavar="NAME", shell_complete=complete_store, help=text)
+
+
+def in_store(locks: Locks) -> str:
+    """Return the store of locks for the end of a sentence; nothing for the default one."""
+    return "" if locks.store_name == DEFAULT_STORE else f" in the store {printable(locks.store_name)}"
 
 
 class Seconds(click.FloatRange):
@@ -60,12 +104,20 @@ class Seconds(click.FloatRange):
 part_option = click.option("--part", default="", help="A part of the key, as `list` shows it, such as call.")
 
 
-def table_of(items: Sequence[LockInfo]) -> tuple[Row, list[Row]]:
-    """Return columns and rows of a table of locks. It has a column of parts only where one is held."""
+def table_of(items: Sequence[LockInfo], stores: bool = False) -> tuple[Row, list[Row]]:
+    """Return columns and rows of a table of locks. It has a column of parts only where one is held.
+
+    Args:
+        items: The locks.
+        stores: Whether it has a column of stores.
+    """
     columns, rows = COLUMNS, [_row(item) for item in items]
     if any(item.part for item in items):
         columns = (columns[0], "PART", *columns[1:])
         rows = [(row[0], printable(item.part) or "-", *row[1:]) for item, row in zip(items, rows, strict=True)]
+    if stores:
+        columns = ("STORE", *columns)
+        rows = [(printable(item.store), *row) for item, row in zip(items, rows, strict=True)]
     return columns, rows
 
 
@@ -91,30 +143,16 @@ def held_by(holder: Holder) -> str:
 
 
 def lock_as_data(item: LockInfo) -> dict[str, Any]:
-    """A lock for JSON."""
-    return {
-        "key": item.key,
-        "part": item.part,
-        "permits": item.permits,
-        "limit": item.limit,
-        "waiting": item.waiting,
-        "holders": [holder_as_data(holder) for holder in item.holders],
-    }
+    """Return a lock for JSON."""
+    return {**lock_fields(item), "holders": [holder_as_data(holder) for holder in item.holders]}
 
 
 def holder_as_data(holder: Holder) -> dict[str, Any]:
-    """A holder for JSON; never its token, by which anybody could release the lease."""
+    """Return a holder for JSON."""
     return {
-        "owner": holder.owner,
-        "state": holder.state,
-        "task": holder.task_name,
-        "task_id": holder.task_id,
-        "worker": holder.worker,
-        "queue": holder.queue,
-        "permits": holder.permits,
+        **holder_fields(holder),
         "held_for": round(holder.held_for, 3),
         "expires_in": round(holder.expires_in, 3),
-        "fencing_token": holder.fencing_token,
     }
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import click
 
 from celery_locks import LockConfigError
+from celery_locks.cli.output import store_option
 from celery_locks.locks import app_store
 from celery_locks.stores import schema_sql
+from celery_locks.terms import DEFAULT_STORE
 
 
 @click.command("sql", short_help="The statements that make the tables of a database store.")
 @click.argument("url", required=False)
 @click.option("--upgrade", is_flag=True, help="Print only the statements that upgrade the tables of an older version.")
+@store_option("the default store")
 @click.pass_context
-def sql_command(ctx: click.Context, url: str | None, upgrade: bool) -> None:
+def sql_command(ctx: click.Context, url: str | None, upgrade: bool, store: str | None) -> None:
     """Print the statements that make the tables of the store at URL, or of the app's, for a migration.
 
     Nothing is connected, and they are safe to run again. Stores make their tables, and bring older ones up to date, by
@@ -25,7 +28,9 @@ def sql_command(ctx: click.Context, url: str | None, upgrade: bool) -> None:
       celery locks sql postgresql://localhost/shop?table_prefix=shop_locks_
       celery -A proj locks sql --upgrade | psql shop
     """
-    store = url or app_store(ctx.obj.app.conf)
-    if not isinstance(store, str):
-        raise LockConfigError(f"locks_url is a {type(store).__name__}: give the address of a database")
-    click.echo(schema_sql(store, upgrade=upgrade).rstrip())
+    if url and store:
+        raise click.UsageError("give URL or --store, not both")
+    address = url or app_store(ctx.obj.app.conf, store or DEFAULT_STORE)
+    if not isinstance(address, str):
+        raise LockConfigError(f"the store is a {type(address).__name__}: give the address of a database")
+    click.echo(schema_sql(address, upgrade=upgrade).rstrip())

@@ -128,7 +128,7 @@ def test_json_of_a_task(run: Run, locks: Locks) -> None:
     lease = locks.lock("user:7", ttl=60, owner="shop.sync[id-1] on celery@web1").acquire()
     [item] = json.loads(run("list", "--json").output)["locks"]
     [holder] = item.pop("holders")
-    assert item == {"key": "user:7", "part": "", "permits": 1, "limit": 1, "waiting": 0}
+    assert item == {"store": "default", "key": "user:7", "part": "", "permits": 1, "limit": 1, "waiting": 0}
     assert (holder["task"], holder["task_id"], holder["fencing_token"]) == ("shop.sync", "id-1", lease.fencing_token)
     assert holder["owner"] == lease.owner
     assert 0 <= holder["held_for"] < 60 - holder["expires_in"] + 1 < 61

@@ -66,7 +66,7 @@ import json, pathlib
 import click
 from celery_locks.cli import completion
 held = json.loads(pathlib.Path("keys.json").read_text())
-completion.keys_of = lambda app, begun: [key for key in held if key.startswith(begun)]
+completion.keys_of = lambda app, begun, store: [key for key in held if key.startswith(begun)]
 @click.group()
 def main(): ...
 @main.command()

@@ -1,0 +1,148 @@
+"""What the interfaces show of locks, whatever they show it with: the command line, Flower, Django's admin, programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from celery_locks import owners
+from celery_locks.listing import LockInfo, Page, Stats, parts_of
+from celery_locks.locks import Locks, named_stores
+from celery_locks.names import cursor_of, name_after
+from celery_locks.stores.base import Holder
+from celery_locks.terms import DEFAULT_STORE
+
+#: How soon a lease is about to end, in seconds.
+NEAR_SECONDS = 10.0
+
+
+def store_names(conf: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the stores that Celery's settings set, the default one first.
+
+    Raises:
+        LockConfigError: The setting ``locks_stores`` does not name stores.
+    """
+    return tuple(dict.fromkeys((DEFAULT_STORE, *named_stores(conf))))
+
+
+# --- Reads ---
+
+
+class KeyView(NamedTuple):
+    """A key by itself.
+
+    Attributes:
+        info: The key, or the part of it that was asked for.
+        parts: The parts that are held apart from the key; none where a part was asked for.
+    """
+
+    info: LockInfo
+    parts: list[LockInfo]
+
+
+def read_key(locks: Locks, key: str, part: str = "") -> KeyView:
+    """Read a key, or a part of it: two reads at most.
+
+    Raises:
+        LockKeyError: It is empty, or there is no such part.
+        StoreUnavailable: The store can't be reached.
+    """
+    info = locks.info(key, part)
+    return KeyView(info, [] if part else parts_of(locks, info.key))
+
+
+def read_page(stores: Mapping[str, Locks], prefix: str = "", after: str | None = None, count: int = 100) -> Page:
+    """Read a page of the keys of several stores, in one order: one read of each store; see `Locks.list`.
+
+    A key of one name in two stores is on one page in both, so a page may have a few more keys than asked for.
+
+    Args:
+        stores: The locks of each store of an app; at least one.
+        prefix: Only keys that begin so.
+        after: Only keys after this one: `Page.next` of the page before.
+        count: How many, up to 1000.
+    """
+    pages = [locks.list(prefix, after, count) for locks in stores.values()]
+    if len(pages) == 1:
+        return pages[0]
+    names = next(iter(stores.values())).prefix  # an app's stores have one prefix
+
+    def place(cursor: str) -> bytes:
+        return name_after(names, cursor).encode("utf-8", "surrogatepass")
+
+    def place_of(item: LockInfo) -> bytes:
+        return place(cursor_of(item.key, item.part))
+
+    items = sorted((item for page in pages for item in page.items), key=place_of)
+    # Beyond its own page a store's keys are not known: the page of all ends where the first of theirs ends.
+    ends = [page.next for page in pages if page.next is not None]
+    if len(items) > count:
+        ends.append(cursor_of(items[count - 1].key, items[count - 1].part))
+    end = min(ends, key=place, default=None)
+    shown = items if end is None else [item for item in items if place_of(item) <= place(end)]
+    is_last = len(shown) == len(items) and all(page.next is None for page in pages)
+    return Page(tuple(shown), None if is_last else end)
+
+
+def read_stats(stores: Mapping[str, Locks], near: float = NEAR_SECONDS) -> dict[str, Stats]:
+    """Read the figures of several stores: one read of each.
+
+    Returns:
+        The figures by the store's name.
+    """
+    return {name: locks.stats(near) for name, locks in stores.items()}
+
+
+def total_of(figures: Iterable[Stats]) -> Stats:
+    """Return the figures of several stores together; at least one."""
+    parts = list(figures)
+    oldest = max(parts, key=lambda each: each.oldest_held_for if each.oldest is not None else -1.0)
+    return Stats(
+        locks=sum(each.locks for each in parts),
+        holders=sum(each.holders for each in parts),
+        near_expiry=sum(each.near_expiry for each in parts),
+        waiting=sum(each.waiting for each in parts),
+        oldest=oldest.oldest,
+        oldest_held_for=oldest.oldest_held_for,
+        complete=all(each.complete for each in parts),
+        oldest_part=oldest.oldest_part,
+    )
+
+
+# --- Fields, for JSON ---
+
+
+def store_fields(locks: Locks) -> dict[str, Any]:
+    """Return where locks are: the name of the store, and its address without the password."""
+    return {"name": locks.store_name, "url": locks.url, "prefix": locks.prefix, "shared": locks.store.shared}
+
+
+def lock_fields(info: LockInfo) -> dict[str, Any]:
+    """Return a key with its figures."""
+    return {
+        "store": info.store,
+        "key": info.key,
+        "part": info.part,
+        "permits": info.permits,
+        "limit": info.limit,
+        "waiting": info.waiting,
+    }
+
+
+def holder_fields(holder: Holder) -> dict[str, Any]:
+    """Return who holds a lease. Never its token: with it anyone could release the lease."""
+    return {
+        **owner_fields(holder.owner),
+        "worker": holder.worker,
+        "state": holder.state,
+        "permits": holder.permits,
+        "fencing_token": holder.fencing_token,
+    }
+
+
+def owner_fields(owner: str) -> dict[str, Any]:
+    """Return what an owner's name states: the task, its id, and the worker or queue where it is."""
+    task = owners.read(owner)
+    if task is None:
+        return {"owner": owner, "task": None, "task_id": None, "worker": None, "queue": None}
+    return {"owner": owner, "task": task.name, "task_id": task.id, "worker": task.worker, "queue": task.queue}
