@@ -5,19 +5,17 @@ They need ``celery-locks[metrics]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
 
 from celery_locks.telemetry import reports
 from celery_locks.telemetry.prometheus import Metrics
-from celery_locks.telemetry.store import EVERY, StoreWatch
+from celery_locks.telemetry.store import EVERY, OneStore, StoreWatch
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
-
-    from celery_locks.locks import Locks
 
 __all__ = ("collect", "watch")
 
@@ -47,23 +45,24 @@ def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
 
 
 def watch(
-    locks: Locks | Callable[[], Locks], registry: CollectorRegistry = REGISTRY, every: float = EVERY
+    locks: OneStore | Mapping[str, OneStore], registry: CollectorRegistry = REGISTRY, every: float = EVERY
 ) -> Callable[[], None]:
-    """Report in a registry what is held and waited for in a store, by all processes of a site.
+    """Report in a registry what is held and waited for in stores, by all processes of a site.
 
-    The store is read by a thread, and each scrape gets what was read before it: no scrape waits for the store. What is
+    Each store is read by a thread, and each scrape gets what was read before it: no scrape waits for a store. What is
     unknown has no series, so the first scrape may have none.
 
     Args:
-        locks: The locks, or a function that opens them, which is called in that thread.
+        locks: The locks, or a function that opens them, which is called in that thread. For several stores a mapping
+            of their names to these: the label ``store``.
         registry: Where the metrics are.
-        every: Seconds between two looks at the store at least.
+        every: Seconds between two looks at a store at least.
 
     Returns:
         A function that ends it.
 
     Raises:
-        ValueError: This registry tells of a store already.
+        ValueError: This registry reports on stores already.
     """
     watched = StoreWatch(locks, every)
     watched.look_soon()

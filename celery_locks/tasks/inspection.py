@@ -20,7 +20,8 @@ def locks(state: Any, **kwargs: Any) -> Any:
     """Leases that this worker's tasks hold now.
 
     Returns:
-        For each ``key``, ``task``, ``id`` (of the task), ``pid``, and ``since`` (seconds since 1970), the oldest first.
+        For each ``store`` (its name), ``key``, ``task``, ``id`` (of the task), ``pid``, and ``since`` (seconds since
+        1970), the oldest first.
     """
     held = held_here()
     if held is None:
@@ -50,6 +51,7 @@ def _read(member: Member) -> list[Written]:
 def _shown(member: Member, written: Written) -> dict[str, Any]:
     """What is told of a lease: never its token, by which anybody could release it."""
     return {
+        "store": written.store,
         "key": written.key,
         "task": written.task,
         "id": written.task_id,

@@ -53,8 +53,8 @@ TRACES_VARIABLE = "CELERY_LOCKS_TRACES"
 _begun_by = 0
 
 
-def begin(worker: Any, locks: Locks) -> Telemetry | None:
-    """Begins what the app's settings ask for, in a worker whose pool is not yet made.
+def begin(worker: Any, stores: Mapping[str, Locks]) -> Telemetry | None:
+    """Start what the app's settings ask for, in a worker whose pool is not yet made.
 
     Raises:
         LockConfigError: A package that is needed is not installed.
@@ -68,7 +68,7 @@ def begin(worker: Any, locks: Locks) -> Telemetry | None:
         os.environ[TRACES_VARIABLE] = "1"
     if conf.get(METRICS_PORT) is None and not conf.get(EVENTS):
         return None
-    telemetry: Telemetry = import_module("celery_locks.telemetry.worker").Telemetry(worker, locks)
+    telemetry: Telemetry = import_module("celery_locks.telemetry.worker").Telemetry(worker, stores)
     return telemetry
 
 

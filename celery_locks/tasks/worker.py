@@ -49,7 +49,7 @@ class LocksStep(bootsteps.StartStopStep):
         stores = all_locks(app)
         checks.check_start(worker, stores)
         locks = stores[DEFAULT_STORE]
-        self._telemetry = telemetry.begin(worker, locks)
+        self._telemetry = telemetry.begin(worker, stores)
         if not any(each.store.shared for each in stores.values()):
             return
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from celery_locks import log
 from celery_locks.telemetry.reports import Report
+from celery_locks.terms import DEFAULT_STORE
 
 logger = log.logger(__name__)
 
@@ -112,6 +113,7 @@ def fields_of(report: Report) -> dict[str, Any]:
     named = {
         "key": report.key,
         "part": report.part or None,
+        "store": None if report.store == DEFAULT_STORE else report.store,
         "task": report.task or None,
         "task_id": report.task_id,
         "owner": report.owner,

@@ -119,17 +119,7 @@ class Held:
 
 
 def _held(by_task: Mapping[str, float]) -> Metric:
-    return gauge("held", "Leases that the tasks of this worker hold.", by_task)
-
-
-def gauge(name: str, text: str, by_task: Mapping[str, float]) -> Metric:
-    """Return a gauge with a value for each task."""
-    family = GaugeMetricFamily(f"celery_locks_{name}", text, labels=["task"])
+    family = GaugeMetricFamily("celery_locks_held", "Leases that the tasks of this worker hold.", labels=["task"])
     for task, value in by_task.items():
         family.add_metric([task], value)
     return family
-
-
-def plain_gauge(name: str, text: str, value: float) -> Metric:
-    """Return a gauge without labels."""
-    return GaugeMetricFamily(f"celery_locks_{name}", text, value=value)

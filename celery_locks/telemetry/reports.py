@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_locks import Outcome, audit, owners
-from celery_locks.tasks.header import fields_of
+from celery_locks.tasks.header import fields_of, store_in
+from celery_locks.terms import DEFAULT_STORE
 
 #: What is told where text was cut.
 CUT = "…"
@@ -30,6 +31,7 @@ class Report:
         seconds: For how long it was waited for (``acquired``), also while its message was put off or parked; or held.
         at: When, in seconds since 1970.
         part: The part of the key; see `LockInfo.part`.
+        store: The name of the store.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Report:
     seconds: float | None
     at: float
     part: str = ""
+    store: str = DEFAULT_STORE
 
     def line(self, most: int) -> bytes:
         """The report as a line of at most so many bytes: what is too long for that is cut."""
@@ -85,6 +88,7 @@ def report_of(outcome: Outcome) -> Report:
         seconds,
         time.time(),
         outcome.part,
+        _store_of(outcome.sender),
     )
 
 
@@ -97,6 +101,18 @@ def waited_before(task: Any) -> float:
     since = float(ours.get("since", 0.0))
     # By two machines' clocks: a parked message may have come from another.
     return float(ours.get("waited", 0.0)) + (max(0.0, time.time() - since) if since else 0.0)
+
+
+def _store_of(sender: Any) -> str:
+    """Return the name of the store of a lock, or of the store in which a task takes its leases."""
+    options = getattr(sender, "lock_options", None)
+    if options is None:
+        return str(getattr(sender, "store_name", DEFAULT_STORE))
+    request = getattr(sender, "request", None)
+    ours = {} if request is None else fields_of(request)
+    if "key" in ours:
+        return store_in(ours)
+    return str((ours.get("options") or {}).get("store", options.store))
 
 
 def _cut(part: Any, letters: int) -> Any:

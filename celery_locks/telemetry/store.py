@@ -1,18 +1,18 @@
-"""Prometheus metrics of a store: what is held and waited for in it, by all processes of a site."""
+"""Prometheus metrics of stores: what is held and waited for in each, by all processes of a site."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from celery_locks import LockError, Locks, log
 from celery_locks.listing import MOST_ON_A_PAGE, Stats, with_all_holders
-from celery_locks.telemetry.prometheus import gauge, plain_gauge
+from celery_locks.terms import DEFAULT_STORE
 
 logger = log.logger(__name__)
 
@@ -42,8 +42,14 @@ _TEXTS = {
     "store_dispatched_seconds": "The longest time that the message of such a task has waited since it was last sent.",
     "store_blocked": "How many stand in line, by the task that holds what they wait for.",
 }
+#: Those by task.
+_BY_TASK = ("store_held", "store_dispatched", "store_dispatched_seconds", "store_blocked")
 #: A figure for each task.
 ByTask = defaultdict[str, float]
+#: A figure: the name of the metric, the task if it is by task, and the value.
+Figure = tuple[str, tuple[str, ...], float]
+#: The locks of a store, or a function that opens them.
+OneStore = Locks | Callable[[], Locks]
 
 
 @dataclass(frozen=True)
@@ -62,24 +68,61 @@ class Snapshot:
 
 
 class StoreWatch:
-    """Looks at a store when it is asked for metrics, not more often than every so many seconds.
+    """Metrics of stores, labelled by the store's name.
 
-    It looks in a thread of its own and answers with what it saw before: whoever asks is never held up by the store.
+    Args:
+        stores: The locks of a store, or those of several, by the store's name.
+        every: Seconds between two looks at a store at least.
+        tasks: Returns the names of the tasks that are known.
+    """
+
+    def __init__(
+        self,
+        stores: OneStore | Mapping[str, OneStore],
+        every: float = EVERY,
+        tasks: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        if not isinstance(stores, Mapping):
+            stores = {stores.store_name if isinstance(stores, Locks) else DEFAULT_STORE: stores}
+        self._looks = {name: StoreLook(locks, every, tasks) for name, locks in stores.items()}
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the names alone, so that no registry gets them twice; nothing is read for it."""
+        return _families().values()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what is known (prometheus_client calls it)."""
+        families = _families()
+        for store, look in self._looks.items():
+            for name, task, value in look.figures():
+                families[name].add_metric([store, *task], value)
+        return [family for family in families.values() if family.samples]
+
+    def look_soon(self) -> None:
+        """Look at each store in a thread of its own."""
+        for look in self._looks.values():
+            look.look_soon()
+
+
+def _families() -> dict[str, GaugeMetricFamily]:
+    labels = {name: ["store", "task"] if name in _BY_TASK else ["store"] for name in _TEXTS}
+    return {name: GaugeMetricFamily(f"celery_locks_{name}", _TEXTS[name], labels=labels[name]) for name in _TEXTS}
+
+
+class StoreLook:
+    """Looks at a store when it is asked for figures, not more often than every so many seconds.
+
+    It looks in a thread of its own and answers with what it saw before: no caller is held up by the store.
     What it doesn't know has no series: a 0 means that there is none.
 
     Args:
         locks: The locks, or a function that opens them, which is called in that thread.
         every: Seconds between two looks at least.
-        tasks: Gives the names of the tasks that are known.
+        tasks: Returns the names of the tasks that are known.
     """
 
-    def __init__(
-        self,
-        locks: Locks | Callable[[], Locks],
-        every: float = EVERY,
-        tasks: Callable[[], Iterable[str]] = tuple,
-    ) -> None:
-        self._locks: Callable[[], Locks] = locks if callable(locks) else lambda: locks
+    def __init__(self, locks: OneStore, every: float, tasks: Callable[[], Iterable[str]]) -> None:
+        self._locks: Callable[[], Locks] = (lambda: locks) if isinstance(locks, Locks) else locks
         self._every = every
         self._tasks = tasks
         self._snapshot: Snapshot | None = None
@@ -89,30 +132,27 @@ class StoreWatch:
         self._looking = threading.Lock()
         self._seen = {""}
 
-    def describe(self) -> list[Metric]:
-        """Return the names alone, so that no registry gets them twice; nothing is read for it."""
-        return [plain_gauge(name, text, 0) for name, text in _TEXTS.items()]
-
-    def collect(self) -> Iterable[Metric]:
-        """Return what is known (prometheus_client calls it)."""
+    def figures(self) -> Iterator[Figure]:
+        """Return what is known, and look at the store if the last look is long ago."""
         self.look_soon()
         now, snapshot = time.monotonic(), self._snapshot
         up = self._up(now)
         if up is not None:
-            yield plain_gauge("store_up", _TEXTS["store_up"], up)
+            yield "store_up", (), up
         if snapshot is None:
             return
         age = now - snapshot.taken
-        yield plain_gauge("store_age_seconds", _TEXTS["store_age_seconds"], age)
+        yield "store_age_seconds", (), age
         if age > (KNOWN_UNASKED_SECONDS if up else KNOWN_SECONDS):
             return
         for name, value in _figures(snapshot).items():
-            yield plain_gauge(name, _TEXTS[name], value)
+            yield name, (), value
         if snapshot.by_task is None:
             return
         self._seen.update(*snapshot.by_task.values(), self._tasks())
         for name, counts in snapshot.by_task.items():
-            yield gauge(name, _TEXTS[name], {task: counts.get(task, 0) for task in sorted(self._seen)})
+            for task in sorted(self._seen):
+                yield name, (task,), counts.get(task, 0)
 
     def look_soon(self) -> None:
         """Look at the store in a thread, if the last look is long ago and none is under way."""
@@ -194,10 +234,5 @@ def _by_task(locks: Locks) -> dict[str, ByTask] | None:
                 blocked[(item.holders[0].task_name if item.holders else None) or ""] += item.waiting
         after = page.next
         if after is None:
-            return {
-                "store_held": held,
-                "store_dispatched": dispatched,
-                "store_dispatched_seconds": dispatched_seconds,
-                "store_blocked": blocked,
-            }
+            return dict(zip(_BY_TASK, (held, dispatched, dispatched_seconds, blocked), strict=True))
     return None

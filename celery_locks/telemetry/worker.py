@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,16 +24,16 @@ class Telemetry:
 
     Args:
         worker: Celery's worker.
-        locks: Its app's locks.
+        stores: Its app's locks, by the store's name.
 
     Raises:
         LockConfigError: prometheus_client is asked for and not installed.
     """
 
-    def __init__(self, worker: Any, locks: Locks) -> None:
+    def __init__(self, worker: Any, stores: Mapping[str, Locks]) -> None:
         conf = worker.app.conf
         self._pid = os.getpid()
-        self._metrics = MetricsServer(worker.app, locks) if conf.get(METRICS_PORT) is not None else None
+        self._metrics = MetricsServer(worker.app, stores) if conf.get(METRICS_PORT) is not None else None
         self._events = EventSender(worker.app, worker.hostname, self._drop) if conf.get(EVENTS) else None
         self._reader = Reader(self._deliver, self._drop) if has_processes(worker) else None
         self._writer = Writer(str(self._reader.path)) if self._reader is not None else None
@@ -90,13 +90,13 @@ class MetricsServer:
 
     Args:
         app: The worker's app.
-        locks: Its locks.
+        stores: Its locks, by the store's name.
 
     Raises:
         LockConfigError: prometheus_client is not installed.
     """
 
-    def __init__(self, app: Any, locks: Locks) -> None:
+    def __init__(self, app: Any, stores: Mapping[str, Locks]) -> None:
         conf, tasks = app.conf, partial(locked_names, app)
         try:
             import prometheus_client
@@ -113,7 +113,7 @@ class MetricsServer:
         self.metrics = Metrics(self._registry, tasks)
         self._collectors: list[Any] = [Held(_held_here, tasks)]
         if conf.get(METRICS_STORE):
-            watched = StoreWatch(locks, tasks=tasks)
+            watched = StoreWatch(stores, tasks=tasks)
             self._collectors.append(watched)
         self._server: Any = None
         for collector in self._collectors:

@@ -70,11 +70,13 @@ class Site:
     def send(self, task: str, *args: str) -> Any:
         return self.app.send_task(task, args=args)
 
-    def metrics(self) -> dict[tuple[str, ...], float]:
-        """The samples of ours: name and labels' values."""
+    def page(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        return samples(text)
+            return str(answer.read().decode())
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """The samples of ours: name and labels' values, of the default store."""
+        return samples(self.page())
 
     def until_file(self) -> Path:
         return self.folder / uuid.uuid4().hex
@@ -88,7 +90,9 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
         ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name.startswith("celery_locks_") and not sample.name.endswith("_created")
+        if sample.name.startswith("celery_locks_")
+        and not sample.name.endswith("_created")
+        and sample.labels.get("store", "default") == "default"
     }
 
 
@@ -97,6 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site whose worker has a prefork pool, and tells all that it can."""
     with RedisServer() as server:
         settings = {"locks_metrics_store": True, "locks_events": True, "locks_sweep_interval": 0.5}
+        settings["locks_stores"] = {"audit": server.url(1)}
         site = Site(server.url(), tmp_path_factory.mktemp("site"), **settings)
         with site.worker(concurrency=2) as worker:
             site.prefork = worker  # type: ignore[attr-defined]
@@ -231,6 +236,31 @@ def test_a_worker_tells_of_the_store(site: Site) -> None:
 
 
 @pytest.mark.slow
+def test_a_worker_reports_each_of_its_stores(site: Site, heard: list[dict[str, Any]]) -> None:
+    locks = Locks(site.settings["locks_stores"]["audit"])
+    with locks.lock("e", ttl=60, owner=owners.running("other", "id-1", "web1")):
+
+        def told() -> bool:
+            text = site.page()
+            return (
+                'celery_locks_store_keys{store="audit"} 1.0' in text
+                and 'celery_locks_store_held{store="audit",task="other"} 1.0' in text
+            )
+
+        eventually(told, SOON, interval=0.2)
+        assert 'celery_locks_store_up{store="default"} 1.0' in site.page()
+    key = uuid.uuid4().hex
+    site.send("booked", key).get(timeout=SOON)
+    site.send("short", key).get(timeout=SOON)
+
+    def stores() -> list[tuple[str, str | None]]:
+        return sorted((each["task"], each.get("store")) for each in heard if each.get("key") == key)
+
+    wanted = [("booked", "audit"), ("booked", "audit"), ("short", None), ("short", None)]
+    eventually(lambda: stores() == wanted, SOON)
+
+
+@pytest.mark.slow
 def test_timeouts_of_all_policies_are_counted(site: Site) -> None:
     tasks = [f"impatient_{policy}" for policy in ("wait", "retry", "park")]
     with site.locks.lock("g", ttl=60):
@@ -346,7 +376,7 @@ def test_with_nothing_asked_for_nobody_listens() -> None:
         "from celery_locks import signals, Locks\n"
         "from celery_locks.tasks import telemetry\n"
         "conf = {'locks_traces': False}\n"
-        "assert telemetry.begin(Of(app=Of(conf=conf)), Locks('memory://')) is None\n"
+        "assert telemetry.begin(Of(app=Of(conf=conf)), {'default': Locks('memory://')}) is None\n"
         "assert not (signals.on_lock_acquired or signals.on_lock_released or signals.on_lock_contended)\n"
         "print(*[name for name in sys.modules if name.startswith(('prometheus', 'celery_locks.telemetry'))])"
     )
@@ -602,6 +632,24 @@ def test_a_store_without_a_list_has_no_figures() -> None:
     registry = CollectorRegistry()
     stop = metrics.watch(Locks(Poor()), registry, every=0)
     eventually(lambda: text_of(registry) == {("store_up",): 1}, SOON)
+    stop()
+
+
+def test_several_stores_are_looked_at_apart(redis_url: str, start_redis: Callable[..., RedisServer]) -> None:
+    from prometheus_client import generate_latest
+
+    server, registry = start_redis(), CollectorRegistry()
+    locks, audit = Locks(redis_url), Locks(server.url())
+
+    def page() -> str:
+        return str(generate_latest(registry).decode())
+
+    stop = metrics.watch({"default": locks, "audit": lambda: audit}, registry, every=0)
+    with server.paused(), locks.lock("k"):
+        eventually(lambda: 'celery_locks_store_keys{store="default"} 1.0' in page(), SOON)
+        assert 'store_keys{store="audit"}' not in page()
+    eventually(lambda: 'celery_locks_store_keys{store="audit"} 0.0' in page(), SOON)
+    assert page().count("# TYPE celery_locks_store_keys gauge") == 1
     stop()
 
 

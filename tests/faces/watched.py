@@ -45,6 +45,10 @@ for policy in ("wait", "retry", "park"):
     app.task(at_once, name=f"impatient_{policy}", **options, lock_on_contention=policy, lock_max_wait=0.5)
 
 
+if app.conf.get("locks_stores"):
+    app.task(at_once, name="booked", **options, lock_store="audit")
+
+
 @app.task(name="parked", **options, lock_on_contention="park")
 def parked(key: str) -> None:
     """Waits in line for its key."""

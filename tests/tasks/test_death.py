@@ -132,7 +132,7 @@ def test_inspect_locks_says_who_holds_what(prefork_shop: Shop, key: str, tmp_pat
     pid = holder(shop, key)
     [lease] = [lease for lease in inspected(shop) if lease["key"] == key]
     assert abs(time.time() - lease.pop("since")) < SOON
-    assert lease == {"key": key, "task": "dies", "id": result.id, "pid": pid}
+    assert lease == {"store": "default", "key": key, "task": "dies", "id": result.id, "pid": pid}
     token = shop.lock(key).holders()[0].token
     said = eventually(lambda: inspect_by_hand(shop), SOON)
     assert token not in said
