@@ -15,22 +15,29 @@ class ApiHandler(LocksHandler, BaseApiHandler):
 class Index(ApiHandler):
     @authenticated
     async def get(self) -> None:
-        """A page of the list, and figures over all: ``?prefix=…&after=…&count=…``."""
+        """A page of the list, and figures over all: ``?prefix=…&after=…&count=…``, and of which store: ``&store=…``."""
         await self.answer(self.panel.index(*self.range_asked_for()))
 
 
 class Key(ApiHandler):
     @authenticated
     async def get(self) -> None:
-        """One key: ``?key=…``, and a part of it: ``&part=…``."""
+        """One key: ``?key=…``, a part of it: ``&part=…``, and in which store: ``&store=…``."""
         await self.answer(self.panel.key(self.text_of("key"), self.text_of("part")))
 
 
 class Release(ApiHandler):
     @authenticated
     async def post(self) -> None:
-        """Ends a lease: ``{"key": …, "fencing_token": …}``, and ``"part"`` for that of a part."""
+        """End a lease: ``{"key": …, "fencing_token": …}``; ``"part"`` for that of a part, and ``"store"``."""
         await self.release()
 
 
-__all__ = ["Index", "Key", "Release"]
+class ReleaseOwned(ApiHandler):
+    @authenticated
+    async def post(self) -> None:
+        """End all leases of an owner, and of those within it: ``{"owner": …}``, and ``"store"``."""
+        await self.release_owned()
+
+
+__all__ = ["Index", "Key", "Release", "ReleaseOwned"]

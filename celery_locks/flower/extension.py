@@ -11,7 +11,8 @@ from tornado.web import url
 from celery_locks import LockConfigError, log, metrics
 from celery_locks.flower import api, navigation, pages
 from celery_locks.flower.access import host_name
-from celery_locks.flower.panel import DEFAULT_POLL, panel_of
+from celery_locks.flower.panel import DEFAULT_POLL, panel_of, stores_of
+from celery_locks.terms import DEFAULT_STORE
 
 logger = log.logger(__name__)
 
@@ -26,6 +27,7 @@ ROUTES = [
     url(r"/api/locks", api.Index, name="api-locks"),
     url(r"/api/locks/key", api.Key, name="api-locks-key"),
     url(r"/api/locks/release", api.Release, name="api-locks-release"),
+    url(r"/api/locks/release-owned", api.ReleaseOwned, name="api-locks-release-owned"),
 ]
 
 
@@ -43,7 +45,7 @@ def define_options() -> None:
     """Command line (``--locks_url=…``), environment (``FLOWER_LOCKS_URL``) and flowerconfig.py take them all."""
     known = options.as_dict()
     for name, default, kind, text in (
-        ("locks_url", None, str, "lock store to show; that of the Celery app if not given"),
+        ("locks_url", None, str, "lock store to show; those of the Celery app if not given"),
         ("locks_prefix", None, str, "what the names of the locks begin with; that of the Celery app if not given"),
         ("locks_poll", DEFAULT_POLL, float, "seconds between two looks for the history of locks; 0 for none"),
     ):
@@ -62,13 +64,16 @@ def hear_events() -> None:
     def start_with_watch(self: Any) -> None:
         check_hosts()
         serve_metrics(self.capp)
-        self.io_loop.add_callback(panel_of(self.capp).watch)
+        for store in stores_of(self.capp):
+            self.io_loop.add_callback(panel_of(self.capp, store).watch)
         start(self)
 
     def hear(self: Any, event: dict[str, Any]) -> None:
         try:
             if str(event.get("type")).startswith("lock-"):
-                panel_of(self.capp).history.hear(event)
+                panel_of(self.capp, event.get("store", DEFAULT_STORE)).history.hear(event)
+        except LookupError:  # a store that this Flower does not show
+            pass
         except Exception:  # Flower goes on without
             logger.exception("an event of locks could not be read")
         on_event(self, event)
@@ -84,11 +89,11 @@ def check_hosts() -> None:
 
 
 def serve_metrics(app: Any) -> None:
-    """Has Flower's own ``/metrics`` tell of the store: it serves all that prometheus_client's default registry has."""
-    panel = panel_of(app)
+    """Have Flower's own ``/metrics`` report on the stores: it serves what prometheus_client's default registry has."""
+    panels = {store: panel_of(app, store) for store in stores_of(app)}
     try:
-        panel.locks()
-        metrics.watch(panel.locks)
+        panels[DEFAULT_STORE].locks()
+        metrics.watch({store: panel.locks for store, panel in panels.items()})
     except LockConfigError as error:  # the page says it too
         logger.info("no metrics of locks: %s", error)
     except ValueError:  # another Flower in this process tells already

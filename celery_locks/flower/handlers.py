@@ -14,6 +14,8 @@ from tornado.web import HTTPError
 from celery_locks import LockConfigError, LockKeyError, StoreUnavailable
 from celery_locks.flower.access import asker, release_refusal
 from celery_locks.flower.panel import Panel, panel_of
+from celery_locks.terms import DEFAULT_STORE
+from celery_locks.views import holder_fields
 
 #: The greatest key that is asked for, in bytes of UTF-8.
 LONGEST_KEY = 16_384
@@ -33,7 +35,23 @@ class LocksHandler(BaseHandler):
 
     @property
     def panel(self) -> Panel:
-        return panel_of(self.application.capp)
+        """The panel of the store that the address asks for: ``&store=…``.
+
+        Raises:
+            HTTPError: 400 when there is no such store.
+        """
+        return self.panel_of_store(self.text_of("store"))
+
+    def panel_of_store(self, store: str) -> Panel:
+        """Return the panel of a store, by default of the default store.
+
+        Raises:
+            HTTPError: 400 when there is no such store.
+        """
+        try:
+            return panel_of(self.application.capp, store or DEFAULT_STORE)
+        except LookupError as error:
+            raise HTTPError(400, "%s", error.args[0]) from None
 
     def write_error(self, status_code: int, **named: Any) -> None:
         """Says what is wrong."""
@@ -109,16 +127,30 @@ class LocksHandler(BaseHandler):
         """
         self.refuse_release()
         self.refuse_other_sites()
-        key, part, fencing_token = self._lease_named()
-        try:
-            holder = await self.panel.release(key, part, fencing_token, asker(self))
-        except LockKeyError as error:
-            self.finish_with({"error": str(error)}, 400)
-        except (StoreUnavailable, LockConfigError) as error:
-            self.finish_with({"error": str(error)}, 503)
-        else:
-            owner = None if holder is None else holder.owner
-            self.finish_with({"released": holder is not None, "owner": owner})
+        body = self._body()
+        panel, (key, part, fencing_token) = self._panel_named(body), _lease_named(body)
+
+        async def release() -> dict[str, Any]:
+            holder = await panel.release(key, part, fencing_token, asker(self))
+            return {"released": holder is not None, "owner": None if holder is None else holder.owner}
+
+        await self.answer(release())
+
+    async def release_owned(self) -> None:
+        """End all leases of the owner that the body names, if this Flower may; see `release`."""
+        self.refuse_release()
+        self.refuse_other_sites()
+        body = self._body()
+        panel, owner = self._panel_named(body), _text_in(body, "owner")
+        if not owner:
+            raise HTTPError(400, "owner must be an owner's name")
+
+        async def release() -> dict[str, Any]:
+            released = await panel.release_owned(owner, asker(self))
+            named = [{"key": key, "part": part, **holder_fields(holder)} for key, part, holder in released]
+            return {"released": len(released), "leases": named}
+
+        await self.answer(release())
 
     def refuse_release(self) -> None:
         """Refuses where this Flower releases nothing for this request.
@@ -142,7 +174,7 @@ class LocksHandler(BaseHandler):
         if not same:
             raise HTTPError(403, "another site asked for it")
 
-    def _lease_named(self) -> tuple[str, str, int]:
+    def _body(self) -> dict[str, Any]:
         # A form of another site can't send this type.
         if not self.request.headers.get("Content-Type", "").startswith("application/json"):
             raise HTTPError(400, "the body must be application/json")
@@ -150,17 +182,32 @@ class LocksHandler(BaseHandler):
             raise HTTPError(400, f"the body is longer than {LONGEST_BODY} bytes")
         try:
             body = json.loads(self.request.body, object_pairs_hook=_without_duplicates)
-            key, part, fencing_token = body["key"], body.get("part", ""), body["fencing_token"]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise HTTPError(400, "the body must be JSON with a key and a fencing_token, each once") from None
-        if not isinstance(key, str) or len(key.encode("utf-8", "surrogatepass")) > LONGEST_KEY:
-            raise HTTPError(400, f"key must be a text of at most {LONGEST_KEY} bytes")
-        if not isinstance(part, str):
-            raise HTTPError(400, "part must be a text")
-        whole = isinstance(fencing_token, int) and not isinstance(fencing_token, bool)
-        if not whole or not 0 < fencing_token <= GREATEST:
-            raise HTTPError(400, f"fencing_token must be a whole number from 1 to {GREATEST}")
-        return key, part, fencing_token
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            raise HTTPError(400, "the body must be JSON: an object, with each name once")
+        return body
+
+    def _panel_named(self, body: dict[str, Any]) -> Panel:
+        return self.panel_of_store(_text_in(body, "store"))
+
+
+def _lease_named(body: dict[str, Any]) -> tuple[str, str, int]:
+    if not body.keys() >= {"key", "fencing_token"}:
+        raise HTTPError(400, "the body must be JSON with a key and a fencing_token, each once")
+    fencing_token = body["fencing_token"]
+    whole = isinstance(fencing_token, int) and not isinstance(fencing_token, bool)
+    if not whole or not 0 < fencing_token <= GREATEST:
+        raise HTTPError(400, f"fencing_token must be a whole number from 1 to {GREATEST}")
+    return _text_in(body, "key"), _text_in(body, "part"), fencing_token
+
+
+def _text_in(body: dict[str, Any], name: str) -> str:
+    """Return a text of a body, an empty one where it has none of this name."""
+    text = body.get(name, "")
+    if not isinstance(text, str) or len(text.encode("utf-8", "surrogatepass")) > LONGEST_KEY:
+        raise HTTPError(400, f"{name} must be a text of at most {LONGEST_KEY} bytes")
+    return text
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from tornado.web import HTTPError, RequestHandler, authenticated
 
 from celery_locks.flower.access import release_refusal
 from celery_locks.flower.handlers import LocksHandler
+from celery_locks.flower.panel import stores_of
+from celery_locks.terms import DEFAULT_STORE
 
 _OURS = files(__package__)
 _TYPES = {".js": "text/javascript; charset=UTF-8", ".css": "text/css; charset=UTF-8"}
@@ -53,7 +55,8 @@ class PageHandler(LocksHandler):
         """A page that asks for its data itself."""
         self.set_header("Content-Security-Policy", _POLICY)
         self.set_header("Cache-Control", "no-store")  # it holds the token against forged requests
-        self.render(template, release_refusal=release_refusal(self), **named)
+        store, stores = self.text_of("store") or DEFAULT_STORE, stores_of(self.application.capp)
+        self.render(template, release_refusal=release_refusal(self), store=store, stores=stores, **named)
 
 
 class IndexPage(PageHandler):

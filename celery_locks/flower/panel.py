@@ -1,4 +1,4 @@
-"""What the panel of one Flower knows: the locks that it reads, and the history that it keeps of them."""
+"""What the panels of one Flower know: the locks that they read, one panel for each store, and the history of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from tornado.options import options
 
@@ -16,12 +17,16 @@ from celery_locks.flower import shown
 from celery_locks.flower.history import History
 from celery_locks.flower.threads import StoreBusy, StoreThreads
 from celery_locks.key_text import check_key
-from celery_locks.listing import parts_of
+from celery_locks.listing import owned_by
+from celery_locks.log import one_line
 from celery_locks.names import described
 from celery_locks.stores.base import Holder
-from celery_locks.tasks.freeing import free_one
+from celery_locks.tasks.freeing import free, free_one
+from celery_locks.terms import DEFAULT_STORE
+from celery_locks.views import NEAR_SECONDS, read_key, store_fields, store_names
 
 logger = log.logger(__name__)
+T = TypeVar("T")
 
 #: Seconds between two looks at the store for the history.
 DEFAULT_POLL = 5.0
@@ -34,10 +39,11 @@ READ_WITHIN, RELEASE_WITHIN = 3.5, 5.0
 
 
 class Panel:
-    """The locks of a Celery app, read by threads of its own: a store that hangs holds up nothing else in Flower."""
+    """The locks of a Celery app in one store, read by threads of its own: one that hangs holds up nothing else."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, store: str) -> None:
         self._app = app
+        self.store = store
         self._opening = threading.Lock()
         self._locks: Locks | None = None
         self._reads = StoreThreads(MOST_READS, "reads", READ_WITHIN)
@@ -88,11 +94,47 @@ class Panel:
         def work() -> Holder | None:
             holder = free_one(self.locks(), key, fencing_token, part)
             if holder is not None:
-                which = described(key, part)
-                logger.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, by)
-                self.history.freed(check_key(key), part, holder, by)
+                self._record(check_key(key), part, holder, by)
             return holder
 
+        return await self._run_release(work)
+
+    async def release_owned(self, owner: str, by: str) -> list[tuple[str, str, Holder]]:
+        """End all leases of an owner, and of those within it.
+
+        Args:
+            owner: The owner's name; see `Locks.release_owned_by`.
+            by: Who wants it, as one line.
+
+        Returns:
+            The key of each lease that was released, its part, and its holder.
+
+        Raises:
+            LockConfigError: No store is set, or it keeps no list.
+            StoreUnavailable: The store can't be reached, or is too slow; some may have been released all the same.
+        """
+
+        def work() -> list[tuple[str, str, Holder]]:
+            locks = self.locks()
+            locks.require("lists", "the release of an owner's leases")
+            released = []
+            for info, holder in owned_by(locks, owner):
+                if free(locks, info.key, holder, info.part):
+                    self._record(info.key, info.part, holder, by)
+                    released.append((info.key, info.part, holder))
+            return released
+
+        return await self._run_release(work)
+
+    def _record(self, key: str, part: str, holder: Holder, by: str) -> None:
+        """Log a release, and keep it in the history."""
+        which = described(key, part)
+        if self.store != DEFAULT_STORE:
+            which += f" in the store {one_line(self.store)}"
+        logger.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, by)
+        self.history.freed(key, part, holder, by)
+
+    async def _run_release(self, work: Callable[[], T]) -> T:
         try:
             return await self._releases.run(work)
         except StoreBusy as error:
@@ -108,7 +150,7 @@ class Panel:
         """
         with self._opening:
             if self._locks is None:
-                self._locks = open_locks(self._app)
+                self._locks = open_locks(self._app, self.store)
             return self._locks
 
     async def watch(self) -> None:
@@ -138,21 +180,29 @@ class Panel:
 
     def _index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
         locks = self.locks()
-        page, stats = locks.list(prefix, after, count), locks.stats(shown.NEAR)
+        page, stats = locks.list(prefix, after, count), locks.stats(NEAR_SECONDS)
         now = time.time()
         self.history.see_page(locks.prefix, prefix, after, page, now)
-        return {"store": shown.store(locks), **shown.index(page, stats, now)}
+        return {"store": store_fields(locks), **shown.index(page, stats, now)}
 
     def _key(self, key: str, part: str) -> dict[str, Any]:
         locks = self.locks()
-        info, now = locks.info(key, part), time.time()
-        parts = [] if part else parts_of(locks, info.key)
+        (info, parts), now = read_key(locks, key, part), time.time()
         self.history.see_key(info, now)
-        return {"store": shown.store(locks), **shown.one(info, parts, now), "history": self.history.of(info.key, part)}
+        history = self.history.of(info.key, part)
+        return {**shown.one(info, parts, now), "store": store_fields(locks), "history": history}
 
 
-def open_locks(app: Any) -> Locks:
-    """The locks that the options name, else those of the app.
+def stores_of(app: Any) -> tuple[str, ...]:
+    """Return the names of the stores that are shown: those of the app, unless an option names the store."""
+    try:
+        return (DEFAULT_STORE,) if options.locks_url else store_names(app.conf)
+    except LockConfigError:  # which each page shows when it reads the store
+        return (DEFAULT_STORE,)
+
+
+def open_locks(app: Any, store: str = DEFAULT_STORE) -> Locks:
+    """Open the locks that the options name, otherwise those of the app.
 
     Raises:
         LockConfigError: Neither names any.
@@ -161,17 +211,25 @@ def open_locks(app: Any) -> Locks:
     named = {"prefix": prefix} if prefix else {}
     if options.locks_url:
         return Locks(options.locks_url, **named)
-    found = Locks.from_app(app)
-    return Locks(found.store, **named) if options.locks_prefix else found
+    found = Locks.from_app(app, store)
+    found.prefix = prefix or found.prefix
+    return found
 
 
-_panels: dict[Any, Panel] = {}
+_panels: dict[tuple[Any, str], Panel] = {}
 _making = threading.Lock()
 
 
-def panel_of(app: Any) -> Panel:
-    """The panel of a Celery app."""
+def panel_of(app: Any, store: str = DEFAULT_STORE) -> Panel:
+    """Return the panel of a store of a Celery app.
+
+    Raises:
+        LookupError: None of the stores that are shown has this name.
+    """
+    names = stores_of(app)
+    if store not in names:
+        raise LookupError(f"no store has the name {store!r}: the names are {', '.join(map(repr, names))}")
     with _making:
-        if app not in _panels:
-            _panels[app] = Panel(app)
-        return _panels[app]
+        if (app, store) not in _panels:
+            _panels[app, store] = Panel(app, store)
+        return _panels[app, store]

@@ -8,20 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery_locks import Locks, owners
 from celery_locks.listing import LockInfo, Page, Stats
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
+from celery_locks.views import holder_fields, lock_fields, owner_fields
 
-#: How soon a lease is about to end, in seconds.
-NEAR = 10.0
 #: How many holders a row of the list names.
 NAMED = 3
-
-
-def store(locks: Locks) -> dict[str, Any]:
-    """Where the locks are: the address without its password."""
-    return {"url": locks.url, "prefix": locks.prefix, "shared": locks.store.shared}
 
 
 def index(page: Page, stats: Stats, now: float) -> dict[str, Any]:
@@ -45,7 +38,7 @@ def index(page: Page, stats: Stats, now: float) -> dict[str, Any]:
 def row(info: LockInfo, now: float) -> dict[str, Any]:
     """A key in the list."""
     return {
-        **_counts(info),
+        **lock_fields(info),
         "holders": holders(info.holders[:NAMED], now),
         "unnamed": len(info.holders[NAMED:]),
         "all_counted": info.names_all,
@@ -56,7 +49,7 @@ def one(info: LockInfo, parts: Sequence[LockInfo], now: float) -> dict[str, Any]
     """A key by itself, and which parts of it are held apart."""
     line = [waiter(each) for each in info.line]
     return {
-        **_counts(info),
+        **lock_fields(info),
         "holders": holders(info.holders, now),
         "line": line,
         "parts": [each.part for each in parts],
@@ -64,14 +57,10 @@ def one(info: LockInfo, parts: Sequence[LockInfo], now: float) -> dict[str, Any]
 
 
 def holders(all_of_them: Sequence[Holder], now: float) -> list[dict[str, Any]]:
-    """Those who hold a key. Never their owner tokens, by which anybody could release."""
+    """Those who hold a key."""
     return [
         {
-            **whose(holder.owner),
-            "state": holder.state,
-            "worker": holder.worker,
-            "fencing_token": holder.fencing_token,
-            "permits": holder.permits,
+            **holder_fields(holder),
             "since": moment(now - holder.held_for),
             "until": moment(now + holder.expires_in),
         }
@@ -81,21 +70,9 @@ def holders(all_of_them: Sequence[Holder], now: float) -> list[dict[str, Any]]:
 
 def waiter(one_of_them: Waiter) -> dict[str, Any]:
     """One who stands in line."""
-    return {**whose(one_of_them.owner), "task_id": one_of_them.task_id or None}
-
-
-def whose(owner: str) -> dict[str, Any]:
-    """What a holder's name tells: the task, its id, and the worker or queue where it is."""
-    task = owners.read(owner)
-    if task is None:
-        return {"owner": owner, "task": None, "task_id": None, "worker": None, "queue": None}
-    return {"owner": owner, "task": task.name, "task_id": task.id, "worker": task.worker, "queue": task.queue}
+    return {**owner_fields(one_of_them.owner), "task_id": one_of_them.task_id or None}
 
 
 def moment(seconds: float) -> int:
     """Milliseconds since 1970, to a tenth of a second: two reads of one lease tell the same."""
     return round(seconds * 10) * 100
-
-
-def _counts(info: LockInfo) -> dict[str, Any]:
-    return {"key": info.key, "part": info.part, "permits": info.permits, "limit": info.limit, "waiting": info.waiting}

@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from celery_locks.flower.shown import moment, whose
+from celery_locks.flower.shown import moment
 from celery_locks.listing import LockInfo
 from celery_locks.stores.base import MOST_HOLDERS, Holder
 from celery_locks.stores.listing import MOST_LISTED
+from celery_locks.views import owner_fields
 
 #: The most entries, samples and minutes with contention that are kept of a key.
 MOST_ENTRIES, MOST_SAMPLES, MOST_MINUTES = 50, 200, 120
@@ -47,7 +48,7 @@ class Entry:
 
     def told(self) -> dict[str, Any]:
         """For the page."""
-        who = whose(self.owner)
+        who = owner_fields(self.owner)
         return {
             **who,
             "task": who["task"] or self.task or None,

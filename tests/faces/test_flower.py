@@ -353,7 +353,7 @@ def test_programs_see_and_release(site: Site) -> None:
     assert first["stats"]["holders"] == 4
     assert first["stats"]["oldest"] == "p:1"
     url = site.locks.url.replace(str(site.server.port), str(site.proxy.port))
-    assert first["store"] == {"url": url, "prefix": "celery-locks", "shared": True}
+    assert first["store"] == {"name": "default", "url": url, "prefix": "celery-locks", "shared": True}
     assert first["stats"]["oldest"] == "p:1"
     (holder,) = first["locks"][0]["holders"]
     assert before - 5000 < holder["since"] < time.time() * 1000 + 5000

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from celery_locks import Locks, StoreUnavailable
+from celery_locks import Locks, StoreUnavailable, views
 from celery_locks.flower import shown, threads
 from celery_locks.flower.access import shortened
 from celery_locks.flower.history import IDLE, MOST_FREED, MOST_KEYS, History
@@ -68,12 +68,12 @@ def test_a_navigation_that_is_not_known_stays_as_it_is(caplog: pytest.LogCapture
 
 
 def test_a_holders_name_is_told_in_parts() -> None:
-    run = shown.whose(running("shop.re[]sync", "id-7", "celery@web1 on ] earth"))
+    run = views.owner_fields(running("shop.re[]sync", "id-7", "celery@web1 on ] earth"))
     assert (run["task"], run["task_id"], run["worker"]) == ("shop.re[]sync", "id-7", "celery@web1 on ] earth")
-    call = shown.whose(called("shop.resync", "id-7", "web1:4711"))
+    call = views.owner_fields(called("shop.resync", "id-7", "web1:4711"))
     assert (call["task"], call["task_id"], call["worker"]) == ("shop.resync", "id-7", None)
     other = {"owner": "web1:4711", "task": None, "task_id": None, "worker": None, "queue": None}
-    assert shown.whose("web1:4711") == other
+    assert views.owner_fields("web1:4711") == other
 
 
 def test_no_owner_token_is_shown() -> None:

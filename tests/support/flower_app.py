@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.waiting import eventually
 app = Celery("flowers", broker=os.environ["FLOWERS_URL"], backend=os.environ["FLOWERS_URL"])
 app.conf.broker_connection_retry_on_startup = True
 app.conf.locks_events = True
+app.conf.locks_stores = json.loads(os.environ.get("FLOWERS_STORES", "{}"))
 
 try:
     from celery_locks import LockedTask

@@ -42,9 +42,13 @@ export const overOf = (holder) => (holder.state === "dispatched" ? "due" : "over
 /** A cell of a table. */
 export const cell = (className, ...content) => element("td", { class: className }, ...content);
 
+/** The name of the store that the page shows; empty for the default one. */
+export const store = new URLSearchParams(location.search).get("store") || "";
+
 /** The parameters that name a lock in an address. */
 export function addressed(key, part) {
-  return `?key=${encodeURIComponent(key)}${part ? `&part=${encodeURIComponent(part)}` : ""}`;
+  const parts = { ...(part && { part }), ...(store && { store }) };
+  return `?key=${encodeURIComponent(key)}${Object.entries(parts).map(([name, text]) => `&${name}=${encodeURIComponent(text)}`).join("")}`;
 }
 
 const PARTS = {

@@ -20,6 +20,7 @@ import {
   placeOf,
   shortened,
   stateText,
+  store,
   who,
 } from "./common.js";
 import { watch } from "./countdown.js";
@@ -205,7 +206,7 @@ async function release() {
     const answer = await fetch(page.releaseUrl, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-XSRFToken": page.xsrf },
-      body: JSON.stringify({ key, ...(part && { part }), fencing_token: token }),
+      body: JSON.stringify({ key, ...(part && { part }), ...(store && { store }), fencing_token: token }),
       redirect: "error",
       signal: AbortSignal.timeout(LONGEST_RELEASE),
     });

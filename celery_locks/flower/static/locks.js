@@ -1,6 +1,6 @@
 // The list of what is held. One page of it is asked for at a time; sorting is within that page.
 
-import { addressed, byId, cell, foreign, heldCell, heldFor, holderOf, isWaiting, leftCell, number, partTag, placeOf } from "./common.js";
+import { addressed, byId, cell, foreign, heldCell, heldFor, holderOf, isWaiting, leftCell, number, partTag, placeOf, store } from "./common.js";
 import { drawSeen, watch } from "./countdown.js";
 import { Live } from "./live.js";
 import { element, patch } from "./patch.js";
@@ -113,14 +113,14 @@ function notStarted() {
 }
 
 function drawFigures() {
-  const { stats, store } = data;
+  const { stats, store: shown } = data;
   const atLeast = stats.complete ? "" : "≥ ";
   patch(byId("locks-held"), number(stats.holders), notStarted());
   patch(byId("locks-waiting"), atLeast + number(stats.waiting));
   patch(byId("locks-near"), number(stats.near_expiry));
   patch(byId("locks-oldest"), stats.oldest === null ? "—" : [keyLink(stats.oldest, stats.oldest_part), " ", heldFor({ since: stats.oldest_since })]);
-  const own = store.shared ? "" : " · this store belongs to one process: it can't show what workers hold";
-  patch(byId("locks-store"), `${store.url} · prefix ${store.prefix}${own}`);
+  const own = shown.shared ? "" : " · this store belongs to one process: it can't show what workers hold";
+  patch(byId("locks-store"), `${shown.url} · prefix ${shown.prefix}${own}`);
   patch(byId("locks-shown"), `Page ${view.after.length + 1} · ${number(data.locks.length)} shown · ${number(stats.locks)} keys in all`);
   setDisabled(byId("locks-previous"), view.after.length === 0);
   setDisabled(byId("locks-next"), data.next === null);
@@ -138,7 +138,7 @@ function drawSort() {
 }
 
 function remember() {
-  const parts = new URLSearchParams();
+  const parts = new URLSearchParams(store && { store });
   if (view.prefix) parts.set("prefix", view.prefix);
   view.after.forEach((key) => parts.append("after", key));
   if (view.count !== "50") parts.set("count", view.count);
@@ -150,7 +150,7 @@ function remember() {
 }
 
 function dataUrl() {
-  const parts = new URLSearchParams({ prefix: view.prefix, count: view.count });
+  const parts = new URLSearchParams({ prefix: view.prefix, count: view.count, ...(store && { store }) });
   if (view.after.length) parts.set("after", view.after[view.after.length - 1]);
   return `${page.dataUrl}?${parts}`;
 }
@@ -185,6 +185,11 @@ byId("locks-count").addEventListener("change", (event) => {
   view.count = event.target.value;
   view.after = [];
   changed();
+});
+
+byId("locks-store-choice")?.addEventListener("change", (event) => {
+  const parts = new URLSearchParams({ ...(view.prefix && { prefix: view.prefix }), store: event.target.value });
+  location.assign(`${location.pathname}?${parts}`);
 });
 
 byId("locks-next").addEventListener("click", () => {
