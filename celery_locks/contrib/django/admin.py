@@ -28,11 +28,12 @@ from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
 from celery_locks.contrib.django.text import cut, escape_text, folded
 from celery_locks.key_text import MAX_BYTES
-from celery_locks.listing import parts_of
 from celery_locks.names import described
 from celery_locks.stores.base import Holder
 from celery_locks.tasks.freeing import free_one
 from celery_locks.tasks.options import locks_for
+from celery_locks.terms import DEFAULT_STORE
+from celery_locks.views import NEAR_SECONDS, read_key, store_names
 
 logger = log.logger(__name__)
 
@@ -71,16 +72,16 @@ class LockAdmin(admin.ModelAdmin):
 
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Show a page of keys, and figures over all: ``?prefix=…&after=…``."""
+        """Show a page of keys, and figures over all: ``?prefix=…&after=…``, and of which store: ``&store=…``."""
 
         def read() -> dict[str, Any]:
             query = _query(request)
             prefix, after = query.get("prefix", ""), query.get("after") or None
-            locks = _locks()
-            page, stats = locks.list(prefix, after, ROWS), locks.stats(shown.NEAR)
+            locks = _locks(query.get("store", ""))
+            page, stats = locks.list(prefix, after, ROWS), locks.stats(NEAR_SECONDS)
             return {
-                **shown.search_of(prefix),
-                **shown.page_of(page, prefix, after),
+                **shown.search_of(prefix, locks.store_name, store_names(_app().conf)),
+                **shown.page_of(page, prefix, after, locks.store_name),
                 "stats": shown.stats_of(stats),
                 "store": folded(locks.url),
             }
@@ -89,13 +90,12 @@ class LockAdmin(admin.ModelAdmin):
 
     @method_decorator(require_safe)
     def key_view(self, request: HttpRequest) -> HttpResponse:
-        """Who holds a key and who waits for it: ``?key=…``, and a part of it by ``&part=…``."""
+        """Who holds a key and who waits for it: ``?key=…``, a part of it by ``&part=…``, in a store by ``&store=…``."""
 
         def read() -> dict[str, Any]:
-            query, locks = _query(request), _locks()
+            query = _query(request)
             asked, part = query.get("key", ""), query.get("part", "")
-            info = locks.info(asked, part)
-            parts = [] if part else parts_of(locks, info.key)
+            info, parts = read_key(_locks(query.get("store", "")), asked, part)
             return {
                 "lock": shown.lock_of(info, parts, self.has_release_permission(request)),
                 "crumb": shown.key_html(info.key, part),
@@ -118,13 +118,13 @@ class LockAdmin(admin.ModelAdmin):
             lease = LeaseReference.read(asked.get("lease", ""))
         except BadRequest as failed:
             return self._page(request, "release", "Release a lock?", {"error": folded(str(failed))}, 400)
-        query = shown.query_of(lease.key, lease.part)
+        query = shown.query_of(lease.key, lease.part, lease.store)
 
         def work() -> dict[str, Any]:
             if request.method == "POST":
                 self._release(request, lease)
                 return {}
-            return shown.question_of(_locks().info(lease.key, lease.part), lease)
+            return shown.question_of(_locks(lease.store).info(lease.key, lease.part), lease)
 
         crumb = shown.key_html(lease.key, lease.part)
         page = self._answer(request, "release", "Release a lock?", work, {"crumb": crumb, "crumb_link": query})
@@ -137,7 +137,7 @@ class LockAdmin(admin.ModelAdmin):
         """Release a lease, record who did it, and report the outcome to the user."""
         key = shown.key_html(lease.key, lease.part)
         try:
-            holder = free_one(_locks(), lease.key, lease.fencing_token, lease.part)
+            holder = free_one(_locks(lease.store), lease.key, lease.fencing_token, lease.part)
         except StoreUnavailable as failed:
             message = f"{failed.message.rstrip('.')}. It may have been released all the same: look at the key again."
             raise StoreUnavailable(message, lease.key) from failed
@@ -146,7 +146,7 @@ class LockAdmin(admin.ModelAdmin):
             messages.warning(request, format_html(said, key, _state_now(lease)))
             return
         user = escape_text(str(request.user.get_username()))
-        name = described(lease.key, lease.part)
+        name = described(lease.key, lease.part) + _in_store(lease)
         logger.warning("%s, held by %s, was released in the admin by %s", name, escape_text(holder.owner), user)
         messages.success(request, format_html("{} was released, which was held by {}.", key, cut(holder.owner)))
         if not self._write_down(request, lease, holder):
@@ -158,7 +158,8 @@ class LockAdmin(admin.ModelAdmin):
         Returns:
             Whether it could be written.
         """
-        name, message = shown.key_text(lease.key, lease.part), f"Released it from {escape_text(holder.owner)}"
+        name = shown.key_text(lease.key, lease.part)
+        message = f"Released it from {escape_text(holder.owner)}{_in_store(lease)}"
         using = router.db_for_write(LogEntry)
         for write in (str, _as_ascii):  # MySQL may refuse an emoji; no database refuses ASCII without a NUL
             try:
@@ -200,13 +201,30 @@ class LockAdmin(admin.ModelAdmin):
         return TemplateResponse(request, f"admin/celery_locks/{template}.html", shown_here, status=status)
 
 
-def _locks() -> Locks:
-    return locks_for(current_app._get_current_object())
+def _app() -> Any:
+    return current_app._get_current_object()
+
+
+def _locks(store: str) -> Locks:
+    """Return the locks in a store, by default in the default store.
+
+    Raises:
+        BadRequest: There is no such store.
+        LockConfigError: No store is set.
+    """
+    app, names = _app(), store_names(_app().conf)
+    if store and store not in names:
+        raise BadRequest(f"no store has the name {store!r}: the names are {', '.join(map(repr, names))}")
+    return locks_for(app, store or DEFAULT_STORE)
+
+
+def _in_store(lease: LeaseReference) -> str:
+    return "" if lease.store == DEFAULT_STORE else f" in the store {escape_text(lease.store)}"
 
 
 def _state_now(lease: LeaseReference) -> SafeString | str:
     try:
-        return shown.holders_now(_locks().info(lease.key, lease.part).holders)
+        return shown.holders_now(_locks(lease.store).info(lease.key, lease.part).holders)
     except StoreUnavailable:
         return "Whether it is held now is unknown: the store can't be reached."
 

@@ -4,10 +4,12 @@
 |---|---|
 | `celery_locks.E001` | there is no Celery app when Django is ready |
 | `celery_locks.E002` | a setting or a task's option is wrong |
-| `celery_locks.E003` | no store is set, or its address can't be read |
+| `celery_locks.E003` | no store is set, or the address of one can't be read |
 | `celery_locks.W001` | a store that only one process sees, without ``DEBUG`` |
-| `celery_locks.W002` | the store can't be reached (``--deploy``) |
-| `celery_locks.W003` | store or broker are set up so that locks may break (``--deploy``) |
+| `celery_locks.W002` | a store can't be reached (``--deploy``) |
+| `celery_locks.W003` | a store or the broker are set up so that locks may break (``--deploy``) |
+
+Each of the stores in ``locks_stores`` is checked.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
 from celery_locks.stores.addresses import mask_text
 from celery_locks.tasks import checks
 from celery_locks.tasks.options import check_settings, locks_for
+from celery_locks.views import store_names
 
 
 def check_settings_of_locks(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
@@ -43,8 +46,12 @@ def check_settings_of_locks(app_configs: Any = None, **_: Any) -> list[CheckMess
     except LockError as error:
         hint = 'Correct it. With namespace="CELERY" the setting locks_ttl is CELERY_LOCKS_TTL in Django\'s settings.'
         return [Error(_text(error), hint=hint, id="celery_locks.E002")]
+    return [found for store in store_names(app.conf) for found in _of_address(app, store)]
+
+
+def _of_address(app: Any, store: str) -> list[CheckMessage]:
     try:
-        return _of_sharing(locks_for(app))
+        return _of_sharing(locks_for(app, store))
     except LockConfigError as error:
         hint = 'Set CELERY_LOCKS_URL in Django\'s settings (with namespace="CELERY"), such as redis://localhost:6379/1.'
         return [Error(_text(error), hint=hint, id="celery_locks.E003")]
@@ -56,14 +63,23 @@ def check_store_of_locks(app_configs: Any = None, **_: Any) -> list[CheckMessage
     try:
         app.finalize(auto=True)
         tasks = checks.locked_tasks(app)
-        locks = locks_for(app)
+        stores = store_names(app.conf)
+    except LockError:
+        return []  # the other check reports it
+    return [found for store in stores for found in _of_store(app, store, tasks)]
+
+
+def _of_store(app: Any, store: str, tasks: list[Any]) -> list[CheckMessage]:
+    own = [task for task in tasks if task.lock_options.store == store]
+    try:
+        locks = locks_for(app, store)
         locks.store.ping()
-        warnings = checks.warnings(app, locks.store, tasks)
+        warnings = checks.warnings(app, locks.store, own)
     except StoreUnavailable as error:
         hint = "Start it, or set CELERY_LOCKS_URL to where it is. Until then locked tasks are put off."
         return [Warning(_text(error), hint=hint, id="celery_locks.W002")]
     except LockError:
-        return []  # the other check tells of it
+        return []  # the other check reports it
     return [_warning(mask_text(warning)) for warning in warnings]
 
 
@@ -73,7 +89,8 @@ def _of_sharing(locks: Locks) -> list[CheckMessage]:
     return [
         Warning(
             f"The lock store {locks.url} is seen by this process alone: workers and web processes lock nothing out.",
-            hint="Set CELERY_LOCKS_URL to a store that they share, such as redis:// or sqlite:// with a path.",
+            hint="Set CELERY_LOCKS_URL, or its address in CELERY_LOCKS_STORES, to a store that they share, such as "
+            "redis:// or sqlite:// with a path.",
             id="celery_locks.W001",
         )
     ]

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from django.core import signing
 from django.core.exceptions import BadRequest
 
+from celery_locks.terms import DEFAULT_STORE
+
 #: Of references of this form; another form needs another salt.
 _SALT = "celery_locks.contrib.django.lease"
 _UNREADABLE = (
@@ -27,11 +29,13 @@ class LeaseReference(NamedTuple):
         key: The key, as it is held.
         part: Which part of it; see `LockInfo.part`.
         fencing_token: Which of the leases.
+        store: The name of the store.
     """
 
     key: str
     part: str
     fencing_token: int
+    store: str = DEFAULT_STORE
 
     def signed(self) -> str:
         """Return it as a text that `read` accepts."""

@@ -16,32 +16,41 @@ from celery_locks.listing import LockInfo, Page, Stats
 from celery_locks.names import CALL
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
+from celery_locks.terms import DEFAULT_STORE
 
 #: How many characters of a part are shown: those of ``run:…`` are long.
 _PART_SHOWN = 12
-#: How soon a lease is about to end, in seconds.
-NEAR = 10.0
 _CALL_PART = "Held from the call until the run starts, apart from the key itself (until_and_while_executing)"
 _RUN_PART = "Held by a run against a second copy of its message, apart from the key itself"
 _LASTING = "The lease lasts until it expires, whether its task has run or not (until_expired)."
 
 
-def page_of(page: Page, prefix: str, after: str | None) -> dict[str, Any]:
+def page_of(page: Page, prefix: str, after: str | None, store: str) -> dict[str, Any]:
     """A page of the list."""
-    following = None if page.next is None else urlencode({"prefix": prefix, "after": page.next})
+    search = {"prefix": prefix, **_store_field(store)}
     return {
         "rows": [row_of(item) for item in page.items],
-        "next": following,
-        "first": urlencode({"prefix": prefix}) if after else None,
+        "next": None if page.next is None else urlencode({**search, "after": page.next}),
+        "first": urlencode(search) if after else None,
     }
 
 
-def search_of(prefix: str) -> dict[str, Any]:
-    """What was searched for: a field of a form can't keep every text."""
+def search_of(prefix: str, store: str, stores: Sequence[str]) -> dict[str, Any]:
+    """Return what was searched for, and where: a field of a form can't keep every text."""
+    choices = [
+        {
+            "name": html(name),
+            "link": urlencode({"prefix": prefix, **_store_field(name)}),
+            "is_shown": name == store,
+        }
+        for name in stores
+    ]
     return {
         "prefix": cut(prefix) if prefix else "",
         "typed": prefix if prefix.isprintable() else "",
-        "exact": query_of(prefix),
+        "exact": query_of(prefix, store=store),
+        "stores": choices if len(stores) > 1 else [],
+        "store_name": "" if store == DEFAULT_STORE else store,
     }
 
 
@@ -50,7 +59,7 @@ def row_of(item: LockInfo) -> dict[str, Any]:
     first = item.holders[0] if item.holders else None
     return {
         **_counts(item),
-        "link": query_of(item.key, item.part),
+        "link": query_of(item.key, item.part, item.store),
         "holder": holder_of(first) if first else None,
         "by": cut(first.task_name or first.owner) if first else "",
         "more": max(len(item.holders) - 1, 0),
@@ -64,14 +73,16 @@ def lock_of(info: LockInfo, parts: Sequence[LockInfo], may_release: bool) -> dic
     holders = [holder_of(each) for each in info.holders]
     if may_release:
         for shown, holder in zip(holders, info.holders, strict=True):
-            lease = LeaseReference(info.key, info.part, holder.fencing_token)
+            lease = LeaseReference(info.key, info.part, holder.fencing_token, info.store)
             shown["release"] = urlencode({"lease": lease.signed()})
     return {
         **_counts(info),
         "holders": holders,
         "line": line,
         "unnamed": info.waiting - len(line),
-        "parts": [{"key": key_html(each.key, each.part), "link": query_of(each.key, each.part)} for each in parts],
+        "parts": [
+            {"key": key_html(each.key, each.part), "link": query_of(each.key, each.part, each.store)} for each in parts
+        ],
     }
 
 
@@ -119,7 +130,7 @@ def question_of(info: LockInfo, lease: LeaseReference) -> dict[str, Any]:
     """Whose lease is to be released, ``None`` when it has ended; and what has become of the key."""
     mine = next((each for each in info.holders if each.fencing_token == lease.fencing_token), None)
     holder = None if mine is None else {**holder_of(mine), "lease": lease.signed()}
-    return {"holder": holder, "now": holders_now(info.holders)}
+    return {"holder": holder, "now": holders_now(info.holders), "store": _counts(info)["store"]}
 
 
 def holders_now(holders: Sequence[Holder]) -> SafeString:
@@ -143,14 +154,19 @@ def key_text(key: str, part: str = "") -> str:
     return escape_text(key) + (f" (part {part})" if part else "")
 
 
-def query_of(key: str, part: str = "") -> str:
+def query_of(key: str, part: str = "", store: str = DEFAULT_STORE) -> str:
     """The query of a key's page. Percent signs keep every character."""
-    return urlencode({"key": key, "part": part} if part else {"key": key})
+    return urlencode({"key": key, **({"part": part} if part else {}), **_store_field(store)})
+
+
+def _store_field(store: str) -> dict[str, str]:
+    return {} if store == DEFAULT_STORE else {"store": store}
 
 
 def _counts(info: LockInfo) -> dict[str, Any]:
     return {
         "key": key_html(info.key, info.part),
+        "store": "" if info.store == DEFAULT_STORE else html(info.store),
         "permits": info.permits,
         "limit": info.limit,
         "waiting": info.waiting,

@@ -14,11 +14,13 @@ from django.db import DatabaseError
 from django.db.models.signals import pre_save
 from django.test import Client
 from django.utils.html import strip_tags
+from shop.celery import app
 from shop.tasks import describe, twice
 
 from celery_locks import Locks, StoreUnavailable, owners
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.stores.base import Claim
+from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Ticket, tickets_of
 
 URL = "/admin/celery_locks/lock/"
@@ -328,3 +330,55 @@ def test_a_store_that_is_down_is_told(releaser, monkeypatch) -> None:
     posted = releaser.post(URL + "release/", {"lease": lease})
     assert posted.status_code == 503
     assert "may have been released all the same" in text_of(posted)
+
+
+@pytest.fixture
+def audit(celery_locks, monkeypatch) -> Locks:
+    """The locks in a second store of the app, ``audit``."""
+    stores = {"default": celery_locks, "audit": Locks(MemoryStore())}
+    stores["audit"].store_name = "audit"
+    monkeypatch.setitem(app.conf, "locks_stores", {"audit": stores["audit"].store})
+    monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app, store="default": stores[store]))
+    return stores["audit"]
+
+
+def test_a_list_of_each_store(viewer, celery_locks, audit, monkeypatch) -> None:
+    monkeypatch.setattr("celery_locks.contrib.django.admin.ROWS", 1)
+    for number in range(2):
+        assert audit.lock(f"a:{number}", ttl=600, owner="org:org_1/user:user_42").try_acquire()
+    assert celery_locks.lock("a:d", ttl=600).try_acquire()
+    page = text_of(viewer.get(URL, {"prefix": "a:"}))
+    assert ">a:d</bdi></a>" in page
+    assert ">a:0<" not in page
+    [link] = re.findall(r'<a href="\?([^"]*)"><bdi>audit</bdi></a>', page)
+    page = text_of(viewer.get(URL + "?" + unescape(link)))
+    assert ">a:0</bdi></a>" in page
+    assert "org:org_1/user:user_42" in page
+    assert '<strong aria-current="page"><bdi>audit</bdi></strong>' in page
+    assert '<input type="hidden" name="store" value="audit">' in page
+    following = re.search(r'href="\?([^"]*)">Next page', page)[1]
+    page = text_of(viewer.get(URL + "?" + unescape(following)))
+    assert ">a:1</bdi></a>" in page
+    [key_page] = re.findall(r'href="(/admin/celery_locks/lock/key/\?key=a%3A1[^"]*)"', page)
+    assert "In the store <bdi>audit</bdi>." in text_of(viewer.get(unescape(key_page)))
+    wrong = viewer.get(URL, {"store": "adit"})
+    assert wrong.status_code == 400
+    assert "no store has the name" in text_of(wrong)
+
+
+def test_a_release_in_its_store(releaser, celery_locks, audit, caplog) -> None:
+    lease = audit.lock("k", ttl=600, owner="one").try_acquire()
+    kept = celery_locks.lock("k", ttl=600, owner="two").try_acquire()
+    asked = {"lease": reference(text_of(releaser.get(URL + "key/", {"key": "k", "store": "audit"})))}
+    assert "in the store <bdi>audit</bdi> for" in text_of(releaser.get(URL + "release/", asked))
+    done = releaser.post(URL + "release/", asked, follow=True)
+    assert done.redirect_chain[-1][0].endswith("?key=k&store=audit")
+    assert "Nobody holds it" in text_of(done)
+    assert lease.release() is False
+    assert kept.release() is True
+    assert "'k' in the store audit, held by one, was released in the admin" in caplog.text
+    assert LogEntry.objects.latest("pk").get_change_message() == "Released it from one in the store audit"
+
+
+def test_one_store_has_no_choice(viewer, celery_locks) -> None:
+    assert "<p>Store:" not in text_of(viewer.get(URL))

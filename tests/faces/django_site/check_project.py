@@ -65,6 +65,22 @@ def test_a_store_that_is_away(monkeypatch) -> None:
     assert "secret" not in found[0].msg
 
 
+def test_each_store_is_checked(monkeypatch, settings_without_debug, tmp_path) -> None:
+    stores = {
+        "default": Locks(f"sqlite:///{tmp_path}/locks.db"),
+        "away": Locks("redis://:secret@127.0.0.1:1/0"),
+        "own": Locks("memory://own"),
+    }
+    monkeypatch.setitem(app.conf, "locks_stores", {"away": "redis://", "own": "memory://own", "wrong": "nonsense://"})
+
+    def from_app(cls, app, store="default") -> Locks:
+        return stores[store] if store in stores else Locks("nonsense://")
+
+    monkeypatch.setattr(Locks, "from_app", classmethod(from_app))
+    assert ids() == ["celery_locks.W001", "celery_locks.E003"]
+    assert sorted(ids(deploy=True)) == ["celery_locks.E003", "celery_locks.W001", "celery_locks.W002"]
+
+
 def test_promise_24_a_commit_takes_the_lease(celery_locks, lock_history, assert_locked) -> None:
     with transaction.atomic():
         group = Group.objects.create(name="committed")
