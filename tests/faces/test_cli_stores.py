@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import click
 import pytest
 import redis
 from celery import Celery
+from click.shell_completion import ShellComplete
 
 from celery_locks import LockConfigError, LockedTask, Locks, Owner
+from celery_locks.cli import completion
+from celery_locks.cli import locks as locks_group
 from celery_locks.stores.parking import Ticket
 from celery_locks.views import read_page, store_names
 from tests.support.cli import Run, found, make_app, nothing
@@ -162,6 +166,24 @@ def test_store_names_begin_with_the_default_one() -> None:
     )
     with pytest.raises(LockConfigError, match="locks_stores="):
         store_names({"locks_stores": "redis://"})
+
+
+def test_names_and_keys_are_completed(app: Celery, locks: Locks, audit: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "_app", lambda ctx: app)
+    root = click.Group("celery", commands={"locks": locks_group})
+    locks.lock("user:1").acquire()
+    audit.lock("user:2").acquire()
+
+    def offered(*args: str) -> list[str]:
+        *typed, incomplete = args
+        completing = ShellComplete(root, {}, "celery", "_CELERY_COMPLETE")
+        return [item.value for item in completing.get_completions(["locks", *typed], incomplete)]
+
+    assert offered("list", "--store", "") == ["default", "audit"]
+    assert offered("release", "--store", "a") == ["audit"]
+    assert offered("show", "us") == ["user:1"]
+    assert offered("show", "--store", "audit", "us") == ["user:2"]
+    assert offered("release", "--store", "adit", "us") == []
 
 
 # ---------------------------------------------------------------------- release, wait, sweep
