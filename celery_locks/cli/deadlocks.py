@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from celery_locks import Locks, owners
 from celery_locks.cli.finding import Finding
-from celery_locks.cli.output import named
+from celery_locks.cli.output import in_store, named
 from celery_locks.listing import LockInfo
 from celery_locks.log import one_line
 from celery_locks.nesting import mark_in, mark_of_run
@@ -21,8 +22,26 @@ MOST_DEADLOCKS = 5
 #: Seconds between two looks. A `MultiLock` has released what it holds by then, and waits for nothing of before.
 CONFIRM_SECONDS = 1.0
 
-#: A key with its part.
-Place = tuple[str, str]
+
+class Place(NamedTuple):
+    """A key with its part, in a store.
+
+    Attributes:
+        locks: The store's locks.
+        key: The key.
+        part: Which part of it; see `LockInfo.part`.
+    """
+
+    locks: Locks
+    key: str
+    part: str
+
+    def __str__(self) -> str:
+        return named(self.key, self.part) + in_store(self.locks)
+
+    def read(self) -> LockInfo:
+        """Return what the store has of it."""
+        return self.locks.info(self.key, self.part)
 
 
 @dataclass
@@ -78,30 +97,29 @@ class Wait:
     tokens: frozenset[str]
 
 
-def deadlocks(locks: Locks, places: Iterable[Place], runs: Runs) -> Iterator[Finding]:
+def deadlocks(places: Iterable[Place], runs: Runs) -> Iterator[Finding]:
     """Find runs of which none can go on before another one of them ends.
 
     Args:
-        locks: Where to look.
-        places: The keys that are held and have a line.
+        places: The keys that are held and have a line, in all stores.
         runs: What is known of runs that are nested in others.
     """
     places = list(places)[:MOST_LINES]
-    found = _cycles(_waits(locks, places, runs))
+    found = _cycles(_waits(places, runs))
     if not found:
         return
     # One look is not made at one moment: what both looks see was so at a moment between them.
     time.sleep(CONFIRM_SECONDS)
     before = {each for cycle in found for each in _tokens(cycle)}
-    again = _waits(locks, {wait.place for cycle in found for wait in cycle.values()}, runs)
+    again = _waits({wait.place for cycle in found for wait in cycle.values()}, runs)
     for cycle in _cycles(again)[:MOST_DEADLOCKS]:
         if before.issuperset(_tokens(cycle)):
             yield Finding("deadlock", "warning", _text(cycle))
 
 
-def _waits(locks: Locks, places: Iterable[Place], runs: Runs) -> dict[str, list[Wait]]:
+def _waits(places: Iterable[Place], runs: Runs) -> dict[str, list[Wait]]:
     """Return what each run waits for."""
-    infos = [(place, locks.info(*place)) for place in places]
+    infos = [(place, place.read()) for place in places]
     for _, info in infos:
         runs.add(info.holders)
     waits: dict[str, list[Wait]] = {}
@@ -159,7 +177,7 @@ def _text(cycle: dict[str, Wait]) -> str:
     for number, run in enumerate(members):
         before = cycle[members[number - 1]]  # the key that it waits for is one that this run holds
         name = _task(before.holders[run])
-        parts.append(f"{name} holds {named(*before.place)} and waits for {named(*cycle[run].place)}")
+        parts.append(f"{name} holds {before.place} and waits for {cycle[run].place}")
     if len(members) == 1:
         said = "a run waits for itself"
     else:

@@ -17,7 +17,7 @@ from celery_locks import LockError, Locks, StoreUnavailable
 from celery_locks.cli.broker import of_broker
 from celery_locks.cli.deadlocks import Place, Runs, deadlocks
 from celery_locks.cli.finding import Finding, line_of
-from celery_locks.cli.output import Seconds, in_store, locks_of, named, print_json, store_option
+from celery_locks.cli.output import Seconds, locks_of, print_json, store_option
 from celery_locks.cli.seeing import MOST_PAGES
 from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, with_all_holders
 from celery_locks.log import one_line
@@ -96,11 +96,17 @@ def examine(ctx: click.Context, patience: float, store: str | None = None) -> It
     except Exception as error:  # the modules are the user's own
         yield Finding("settings", "error", f"the tasks can't be loaded: {_named(error)}. Fix the module that raises it")
     yield from _guarded("settings", lambda: _of_settings(app, tasks))
-    dispatched: dict[str, list[str]] = {}
+    seen: list[Lines] = []
     for name in _store_names(ctx) if store is None else (store,):
         own = [task for task in tasks or () if task.lock_options.store == name]
-        of_store = partial(_of_store, ctx, name, own, patience, dispatched)
+        of_store = partial(_of_store, ctx, name, own, patience, seen)
         yield from (replace(finding, store=name) for finding in _guarded("store", of_store))
+    contended = [place for lines in seen for place in lines.contended]
+    runs = Runs({run: outer for lines in seen for run, outer in lines.runs.outer.items()})
+    yield from _guarded("deadlock", lambda: deadlocks(contended, runs))
+    dispatched: dict[str, list[str]] = {}
+    for queue, keys in (item for lines in seen for item in lines.dispatched.items()):
+        dispatched.setdefault(queue, []).extend(keys)
     yield from _guarded("broker", lambda: of_broker(app, tasks, dispatched))
     yield from _guarded("visibility timeout", lambda: _of_visibility(app, tasks))
 
@@ -129,10 +135,9 @@ def _versions() -> str:
     return f"celery-locks {celery_locks.__version__}, Celery {celery.__version__}, Python {platform.python_version()}"
 
 
-def _of_store(
-    ctx: click.Context, name: str, tasks: list[Any], patience: float, dispatched: dict[str, list[str]]
-) -> Iterator[Finding]:
+def _of_store(ctx: click.Context, name: str, tasks: list[Any], patience: float, seen: list[Lines]) -> Iterator[Finding]:
     locks, lines = locks_of(ctx, name), Lines()
+    seen.append(lines)
     store, parks = locks.store, any(map(checks.parks, tasks))
     begun = time.monotonic()
     store.ping()
@@ -158,9 +163,6 @@ def _of_store(
     yield from _guarded("store settings", lambda: _of_store_settings(store, parks))
     if store.lists and works:  # a look at the list takes what has expired from it
         yield from _guarded("waiters", lambda: [_of_waiters(locks, patience, lines)])
-        for queue, keys in lines.dispatched.items():
-            dispatched.setdefault(queue, []).extend(keys)
-        yield from _guarded("deadlock", lambda: deadlocks(locks, lines.contended, lines.runs))
 
 
 def _of_store_settings(store: Store, parks: bool) -> Iterator[Finding]:
@@ -218,16 +220,16 @@ class Lines:
         for _ in range(MOST_PAGES):
             page = locks.list(after=after, count=MOST_ON_A_PAGE)
             for item in page.items:
+                place = Place(locks, item.key, item.part)
                 if _is_idle(item):
-                    self.idle.append((item.key, item.part))
+                    self.idle.append(place)
                 elif item.waiting:
-                    self.contended.append((item.key, item.part))
+                    self.contended.append(place)
                 holders = with_all_holders(locks, item).holders  # a page names the earliest ones alone
                 self.runs.add(holders)
                 for holder in holders:
                     if holder.state == "dispatched" and holder.queue:
-                        kept = named(item.key, item.part) + in_store(locks)
-                        self.dispatched.setdefault(holder.queue, []).append(kept)
+                        self.dispatched.setdefault(holder.queue, []).append(str(place))
             after = page.next
             if after is None:
                 return
@@ -241,13 +243,13 @@ def _of_waiters(locks: Locks, patience: float, lines: Lines) -> Finding:
     deadline = time.monotonic() + patience
     while stuck and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY)
-        stuck = [each for each in stuck if _is_idle(locks.info(*each))]
+        stuck = [each for each in stuck if _is_idle(each.read())]
     if not stuck:
         fine = "no free key has a line" + ("" if lines.complete else f" among the first {_MOST} keys")
         waiting = [f"{len(keys)} in {one_line(queue)}" for queue, keys in sorted(lines.dispatched.items())]
         not_started = f"; dispatched tasks that have not started: {', '.join(waiting)}" if waiting else ""
         return Finding("waiters", "ok", fine + not_started)
-    names = ", ".join(named(*each) for each in stuck[:MOST_NAMED]) + (", …" if len(stuck) > MOST_NAMED else "")
+    names = ", ".join(map(str, stuck[:MOST_NAMED])) + (", …" if len(stuck) > MOST_NAMED else "")
     count = "1 free key has" if len(stuck) == 1 else f"{len(stuck)} free keys have"
     return Finding(
         "waiters",

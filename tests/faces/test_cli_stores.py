@@ -280,4 +280,4 @@ def test_doctor_names_the_store_of_a_line_that_is_stuck(app: Celery, audit: Lock
         audit.store.park(lock.claim(), Ticket("id:0", "message", "id"))  # type: ignore[attr-defined]
     stuck = {item["store"]: item for item in found(app, status=1)["waiters"]}
     assert stuck["default"]["status"] == "ok"
-    assert "that no worker dispatches: k." in stuck["audit"]["text"]
+    assert "that no worker dispatches: k in the store audit." in stuck["audit"]["text"]

@@ -30,11 +30,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class Shop:
-    """Runs of tasks, each in a thread, and what ``doctor`` finds."""
+    """Runs of tasks, each in a thread, and what ``doctor`` finds. Keys that begin with "audit" are in another store."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, audit: str) -> None:
+        self._url, self._stores = url, {"audit": audit}
         self.locks = Locks(url, prefix=f"deadlock-{uuid.uuid4().hex[:8]}")
+        self._audit = Locks(audit, prefix=self.locks.prefix)
         self._threads: list[threading.Thread] = []
         self._waiting: dict[str, int] = {}
         #: Set once each run has what it holds.
@@ -63,33 +64,38 @@ class Shop:
 
     def semaphore(self, key: str, owner: str | None = None) -> Semaphore:
         """One of two permits, where the key begins with "pool"."""
-        return self.locks.semaphore(key, 2 if key.startswith("pool") else 1, owner=owner)
+        return self.locks_of(key).semaphore(key, 2 if key.startswith("pool") else 1, owner=owner)
+
+    def locks_of(self, key: str) -> Locks:
+        return self._audit if key.startswith("audit") else self.locks
 
     def deadlocks(self, status: int) -> list[str]:
         """What ``doctor``, which ends with this status, says of deadlocks once all runs stand in line."""
         self._go_on.set()
         for key, number in self._waiting.items():
             eventually(partial(self._has_line, key, number))
-        run = Run(make_app(self._url, locks_prefix=self.locks.prefix))
+        run = Run(make_app(self._url, locks_prefix=self.locks.prefix, locks_stores=self._stores))
         output = run("doctor", "--json", "--patience", "0", status=status).output
         return [each["text"] for each in json.loads(output) if each["check"] == "deadlock"]
 
     def _has_line(self, key: str, number: int) -> bool:
-        return self.locks.info(key).waiting == number
+        return self.locks_of(key).info(key).waiting == number
 
     def end(self) -> None:
         self._go_on.set()
         while any(thread.is_alive() for thread in self._threads):
-            for item in self.locks.list().items:
-                self.locks.lock(item.key).force_release()
+            for locks in (self.locks, self._audit):
+                for item in locks.list().items:
+                    locks.lock(item.key).force_release()
             for thread in self._threads:
                 thread.join(0.05)
         self.locks.close()
+        self._audit.close()
 
 
 @pytest.fixture
-def shop(url: str) -> Iterator[Shop]:
-    shop = Shop(url)
+def shop(url: str, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(url, f"sqlite:///{tmp_path}/audit.db")
     yield shop
     shop.end()
 
@@ -102,6 +108,14 @@ def test_two_runs_that_wait_for_each_other_are_named_with_both_keys(shop: Shop) 
     assert "red[id-red] holds stock:red and waits for stock:blue" in text
     assert "blue[id-blue] holds stock:blue and waits for stock:red" in text
     assert "terminate=True" in text
+
+
+def test_two_runs_that_wait_in_two_stores(shop: Shop) -> None:
+    shop.run("red", "stock:red", "audit:blue")
+    shop.run("blue", "audit:blue", "stock:red")
+    (text,) = shop.deadlocks(1)
+    assert "red[id-red] holds stock:red and waits for audit:blue in the store audit" in text
+    assert "blue[id-blue] holds audit:blue in the store audit and waits for stock:red" in text
 
 
 def test_three_runs_in_a_circle_and_a_fourth_that_only_waits(shop: Shop) -> None:
