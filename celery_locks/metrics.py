@@ -12,10 +12,12 @@ from prometheus_client import REGISTRY
 
 from celery_locks.telemetry import reports
 from celery_locks.telemetry.prometheus import Metrics
-from celery_locks.telemetry.store import EVERY, OneStore, StoreWatch
+from celery_locks.telemetry.store import EVERY, StoreWatch
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+    from celery_locks.locks import Locks
 
 __all__ = ("collect", "watch")
 
@@ -45,7 +47,9 @@ def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
 
 
 def watch(
-    locks: OneStore | Mapping[str, OneStore], registry: CollectorRegistry = REGISTRY, every: float = EVERY
+    locks: Locks | Callable[[], Locks] | Mapping[str, Locks | Callable[[], Locks]],
+    registry: CollectorRegistry = REGISTRY,
+    every: float = EVERY,
 ) -> Callable[[], None]:
     """Report in a registry what is held and waited for in stores, by all processes of a site.
 
