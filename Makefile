@@ -5,6 +5,8 @@ PYTHON  ?= python3
 VENV    ?= .venv
 # Processes of pytest. The tests mostly wait for servers and deadlines, so more than there are processors pays.
 WORKERS ?= 5
+# Fewer for the fast tests, since each process collects them all first.
+FAST_WORKERS ?= 3
 ARGS    ?=
 
 BIN := $(VENV)/bin/python
@@ -21,7 +23,7 @@ UPGRADE ?= --upgrade
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop test test-fast test-docker coverage chaos exclusion matrix bench bench-quick model lint format types api docs dist lock diagrams environment clean
+.PHONY: help demo shop test test-fast test-all test-docker coverage chaos exclusion matrix bench bench-quick model lint format types api docs dist lock diagrams environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,11 +40,14 @@ demo: $(VENV)/.demo ## Run the example shop, with a server of its own
 shop: $(VENV)/.shop ## Open the example shop: a page to call its tasks, a worker, beat
 	@$(BIN) -m example_project.shop $(ARGS)
 
-test: $(VENV)/.dev ## Run all tests, against real servers
-	@$(BIN) -m pytest -n $(WORKERS) $(ARGS)
+test: $(VENV)/.dev ## Test every promise and every store, with real servers and workers: some five minutes
+	@$(BIN) -m pytest -n $(WORKERS) -m "not exhaustive" $(ARGS)
 
-test-fast: $(VENV)/.dev ## Run the tests that take no more than about two seconds each
-	@$(BIN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+test-fast: $(VENV)/.dev ## Run the tests that start no process and take no more than about two seconds each
+	@$(BIN) -m pytest -n $(FAST_WORKERS) -m "not slow and not processes" $(ARGS)
+
+test-all: $(VENV)/.dev ## Run all tests: also chaos, the tutorial, the demo, browsers and benchmarks
+	@$(BIN) -m pytest -n $(WORKERS) $(ARGS)
 
 test-docker: $(VENV)/.dev ## Run the acceptance tests with workers and servers in containers; needs a Docker engine
 	@$(BIN) -m pytest -n 2 -p no:celery_locks.testing.local -p celery_locks.testing.docker tests/acceptance $(ARGS)

@@ -31,7 +31,7 @@ os.environ.setdefault("PYENV_VERSION", ":".join(sorted(folder.name for folder in
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 CELERIES = ["5.5", "5.6", "5.7"]
-#: What each cell runs: what is slow is the same on every version, and runs in `make test`.
+#: What each cell runs: what is slow is the same on every version, and runs in `make test-all`.
 TASKS = os.environ.get("MATRIX_TASKS", "tests/tasks -m 'not slow'")
 #: What is the same with every Celery runs once for each Python.
 REST = os.environ.get("MATRIX_REST", "tests/core tests/stores tests/faces tests/test_support.py -m 'not slow'")

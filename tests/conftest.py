@@ -25,9 +25,11 @@ from tests.support.sql_servers import DatabaseServer, MariaDBServer, PostgresSer
 from tests.support.tls import Certificates, binary_with_tls
 from tests.support.tls import certificates as make_certificates
 
-_SERVER_FIXTURES = {"redis_server", "redis_url", "each_redis_server", "each_redis_url", "start_redis", "proxy"}
-_SERVER_FIXTURES |= {"other_redis_url", "redis_cluster", "sentinels"}
-_SERVER_FIXTURES |= {"cluster_by_tls", "sentinels_by_tls"}
+#: Fixtures that start Redis or Valkey; so do shops, whose fixtures' names end with `_shop`.
+_REDIS_FIXTURES = {"redis_server", "each_redis_server", "second_flavour", "start_redis", "redis_cluster"}
+_REDIS_FIXTURES |= {"sentinels", "cluster_by_tls", "sentinels_by_tls", "open_shop"}
+#: Fixtures that start other programs.
+_OTHER_FIXTURES = {"postgresql_server", "mariadb_server", "rabbit_server", "built", "celery_setup"}
 _databases = itertools.cycle(range(1, 512))
 
 #: Our suite runs on what we offer: pytest-celery's nodes as processes of this machine.
@@ -86,6 +88,19 @@ def each_redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 def each_redis_url(each_redis_server: RedisServer) -> str:
     """An empty database on a server of each flavour."""
     return _empty_database(each_redis_server)
+
+
+@pytest.fixture(scope="session")
+def second_flavour() -> Iterator[RedisServer]:
+    """A shared server of the flavour that neither `redis_server` nor the cluster runs on, where there are two."""
+    with RedisServer((all_binaries() or (default_binary(),))[-1]) as server:
+        yield server
+
+
+@pytest.fixture
+def second_flavour_url(second_flavour: RedisServer) -> str:
+    """An empty database on it."""
+    return _empty_database(second_flavour)
 
 
 @pytest.fixture
@@ -225,12 +240,59 @@ def pytest_collection() -> Generator[None, Any, Any]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        names = getattr(item, "fixturenames", ())
+        names = set(getattr(item, "fixturenames", ()))
         # Shops that tests share start a server of their own.
-        if _SERVER_FIXTURES.intersection(names) or any(name.endswith("_shop") for name in names):
+        if names & _REDIS_FIXTURES or any(name.endswith("_shop") for name in names):
             item.add_marker(pytest.mark.redis)
+        if names & _OTHER_FIXTURES or item.nodeid.startswith(_PROCESSES) or item.get_closest_marker("redis"):
+            item.add_marker(pytest.mark.processes)
+        if item.nodeid.startswith(_EXHAUSTIVE) and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.exhaustive)
+    if hasattr(config, "workerinput"):
+        items[:] = _longest_first(items)
+
+
+#: Their tests start processes without a fixture that all tests share.
+_PROCESSES = (
+    "tests/core/test_aio_timeouts.py",
+    "tests/core/test_imports.py",
+    "tests/core/test_interrupts.py",
+    "tests/core/test_notices.py",
+    "tests/faces/test_local_nodes.py",
+    "tests/faces/test_telemetry.py",
+    "tests/package/test_transcript.py",
+    "tests/package/test_types.py",
+    "tests/stores/test_sqlite.py",
+    "tests/stores/test_sqlite_place.py",
+    "tests/tasks/test_abort.py",
+    "tests/tasks/test_deliveries.py",
+    "tests/tasks/test_interrupts.py",
+    "tests/tasks/test_remains.py",
+    "tests/tasks/test_ways.py",
+    "tests/test_support.py",
+)
+#: Their slow tests run in `make test-all` only: they repeat for more cases what other tests show, or they follow what
+#: users see (pages, demo, browsers) from end to end.
+_EXHAUSTIVE = (
+    "tests/acceptance/test_",
+    "tests/chaos/",
+    "tests/core/test_interrupts.py",
+    "tests/core/test_renewal_strain.py",
+    "tests/faces/test_completion.py",
+    "tests/faces/test_demo.py",
+    "tests/faces/test_django_browser.py",
+    "tests/faces/test_doctor_rabbit.py",
+    "tests/faces/test_flower_browser.py",
+    "tests/faces/test_shop.py",
+    "tests/package/",
+    "tests/stores/test_costs.py",
+    "tests/stores/test_model.py",
+    "tests/tasks/test_interrupts.py",
+    "tests/test_benchmarks.py",
+)
 
 
 # --- Who runs what: one process runs the files that share what takes seconds to start, so that it starts once. ---
@@ -257,17 +319,36 @@ _TOGETHER = (
 _CLUSTER = "tests/stores/test_redis_cluster.py"
 
 
+def _unit(nodeid: str) -> str:
+    """Return what a test runs in one process with: the first of its files, or the test alone."""
+    if nodeid.endswith("[cluster]"):
+        return _CLUSTER
+    return next((files[0] for files in _TOGETHER if nodeid.startswith(files)), nodeid)
+
+
+def _longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Sort the units, and leave each in order: a test of minutes that began last would run alone."""
+    units: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        units.setdefault(_unit(item.nodeid), []).append(item)
+
+    def place(unit: list[pytest.Item]) -> tuple[bool, ...]:
+        return tuple(unit[0].get_closest_marker(marker) is None for marker in ("exhaustive", "slow"))
+
+    return [item for unit in sorted(units.values(), key=place) for item in unit]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByWorkers(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            if nodeid.endswith("[cluster]"):
-                return _CLUSTER
-            return next((files[0] for files in _TOGETHER if nodeid.startswith(files)), nodeid)
+    class ByUnits(LoadScopeScheduling):
+        """Units of several tests begin first, those with the most tests before the others."""
 
-    return ByWorkers(config, log)
+        def _split_scope(self, nodeid: str) -> str:
+            return _unit(nodeid)
+
+    return ByUnits(config, log)
 
 
 # --- The closing lines. Under xdist the notes come from the processes that ran the tests. ---

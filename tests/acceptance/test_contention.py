@@ -70,7 +70,7 @@ def test_max_wait_ends_in_lock_timeout(celery_setup: CeleryTestSetup, held_lock:
 def test_a_newcomer_replaces_the_run(celery_setup: CeleryTestSetup, assert_locked: Any, key: str) -> None:
     replaced = replaces.delay(key, seconds=60)
     first = assert_locked(key, by=replaced.id, within=SOON)
-    newcomer = replaces.delay(key, seconds=2)
+    newcomer = replaces.delay(key, seconds=5)  # so long that its lease is seen, also on a busy machine
     assert assert_locked(key, by=newcomer.id, within=SOON).fencing_token > first.fencing_token
     with pytest.raises(LockLost) as lost:
         replaced.get(timeout=SOON)

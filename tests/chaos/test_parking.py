@@ -22,8 +22,8 @@ from tests.support.journal import Stretch
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
-TASKS = int(os.environ.get("CHAOS_TASKS", "1000"))
-KILLS = int(os.environ.get("CHAOS_KILLS", "15"))
+TASKS = int(os.environ.get("CHAOS_TASKS", "300"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "6"))
 KEYS = max(10, TASKS // 100)
 SEED = 7
 

@@ -90,6 +90,8 @@ def look(chromium: Browser, usual: BrowserContext, site: Site) -> Iterator[Calla
         def open_page(path: str = "/locks", **options: Any) -> Page:
             page = (stack.enter_context(opened(chromium, **options)) if options else usual).new_page()
             stack.callback(page.close)
+            # A handler that is under way when its page closes would raise an error in the next call.
+            stack.callback(page.unroute_all, behavior="ignoreErrors")
             page.on("console", lambda message: message.type == "error" and problems.append(message.text))
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on(

@@ -9,7 +9,7 @@ import pytest
 from celery_locks.stores.base import Store
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import StoreCompliance
-from tests.stores.kinds import InMemory, OnSQLite
+from tests.stores.kinds import AnswersOfEachKind, InMemory, OnSQLite
 
 
 class TestMemory(InMemory, StoreCompliance):
@@ -21,7 +21,9 @@ class TestSQLite(OnSQLite, StoreCompliance):
 
 
 @pytest.mark.slow
-class TestSQLiteInRealTime(StoreCompliance):
+class TestSQLiteInRealTime(AnswersOfEachKind):
+    """By the clock of the machine."""
+
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return SQLiteStore(str(tmp_path / "locks.db"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_locks.testing import ParkingCompliance
-from tests.stores.kinds import InMemory, OnRedis, OnSQLite, WithShortGrace
+from tests.stores.kinds import InMemory, OnRedis, OnSQLite, WithShortDelays
 
 
 class TestMemory(InMemory, ParkingCompliance):
@@ -17,5 +17,5 @@ class TestSQLite(OnSQLite, ParkingCompliance):
 
 
 @pytest.mark.slow
-class TestRedis(OnRedis, WithShortGrace, ParkingCompliance):
-    """In real time: some wait for `FIRST_DISPATCH`."""
+class TestRedis(OnRedis, WithShortDelays, ParkingCompliance):
+    """In real time."""

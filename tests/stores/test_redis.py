@@ -1,4 +1,4 @@
-"""The Redis store: the contract on every server that there is, and what is special to it."""
+"""The Redis store: the contract on one server, and what is special to it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 from celery_locks.testing.store import ODD_NAMES
-from tests.stores.kinds import WithShortGrace
+from tests.stores.kinds import WithShortDelays
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
 from tests.support.loop import on_a_loop, soon
@@ -37,6 +37,8 @@ pytestmark = pytest.mark.slow
 
 
 class OnACluster:
+    short = 0.5  # the servers have half of it to answer, also on a busy machine
+
     @pytest.fixture
     def store(self, redis_cluster: Cluster) -> Store:
         return open_store(redis_cluster.url())
@@ -50,7 +52,9 @@ class TestStore(OnACluster, StoreCompliance):
     pass
 
 
-class TestParkingByAClientThatDecodesProtocol3(WithShortGrace, ParkingCompliance):
+class TestParkingByAClientThatDecodesProtocol3(WithShortDelays, ParkingCompliance):
+    short = OnACluster.short
+
     @pytest.fixture
     def store(self, redis_cluster: Cluster) -> Iterator[Store]:
         port = redis_cluster.masters[1].port

@@ -18,8 +18,7 @@ from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.parking import Parking, Ticket
 from celery_locks.stores.redis.store import RedisStore
-from celery_locks.testing import ParkingCompliance
-from tests.stores.kinds import AnswersOfEachKind, WithShortGrace
+from tests.stores.kinds import AnswersOfEachKind, ParkingAnswersOfEachKind, WithShortDelays
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import SERVICE, Sentinels
 from tests.support.servers import RedisServer
@@ -28,7 +27,13 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 
-class TestParking(WithShortGrace, ParkingCompliance):
+#: Seconds of the leases that the tests below let end: the servers have half of them to answer.
+SHORT = 0.5
+
+
+class TestParking(WithShortDelays, ParkingAnswersOfEachKind):
+    short = SHORT
+
     @pytest.fixture
     def store(self, sentinels: Sentinels) -> Store:
         return open_store(sentinels.url())
@@ -39,6 +44,8 @@ class TestParking(WithShortGrace, ParkingCompliance):
 
 
 class TestByAClientThatDecodesProtocol3(AnswersOfEachKind):
+    short = SHORT
+
     @pytest.fixture
     def store(self, sentinels: Sentinels) -> Store:
         asked = Sentinel([("127.0.0.1", port) for port in sentinels.ports])

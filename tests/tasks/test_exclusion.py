@@ -31,7 +31,8 @@ def test_many_tasks_over_fifty_keys(shop: Shop, policy: str, tasks: int) -> None
     stretches = shop.journal.stretches()
     assert Counter(stretch.task_id for stretch in stretches) == Counter({result.id: 1 for result in results})
     assert shop.journal.most_at_once() == 1
-    assert len({stretch.pid for stretch in stretches}) == 8, "not every slot took part"
+    # On a busy machine, a process may find all tasks taken before it gets its first.
+    assert len({stretch.pid for stretch in stretches}) > 1, "one process ran all tasks: nothing was shown"
     for key in set(keys):
         fences = [stretch.fence for stretch in stretches if stretch.key == key]
         assert fences == sorted(set(fences))
