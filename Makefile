@@ -52,7 +52,7 @@ test-all: $(VENV)/.dev ## Run all tests: also chaos, the tutorial, the demo, bro
 test-docker: $(VENV)/.dev ## Run the acceptance tests with workers and servers in containers; needs a Docker engine
 	@$(BIN) -m pytest -n 2 -p no:celery_locks.testing.local -p celery_locks.testing.docker tests/acceptance $(ARGS)
 
-coverage: $(VENV)/.dev ## Run those, and report the lines that none of them reaches
+coverage: $(VENV)/.dev ## Run the tests that are not slow, and report the lines that none of them reaches
 	@$(BIN) -m coverage erase
 	@$(BIN) -m coverage run -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 	@$(BIN) -m coverage combine --quiet
