@@ -6,7 +6,8 @@ import random
 import time
 
 from benchmarks.app import app
-from celery_locks import Lease, LockedTask, current_lease, threads
+from celery_locks import Lease, LockedTask, current_lease
+from celery_locks._runtime import threads
 from tests.tasks.aborted import BLOCKS, SHORT
 
 

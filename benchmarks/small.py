@@ -9,7 +9,7 @@ import sys
 import timeit
 
 from benchmarks.rows import Row
-from celery_locks.keys import KeyMaker
+from celery_locks.keys.maker import KeyMaker
 
 _IMPORT = "import time; from celery import Celery; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 #: Names are imported when they are asked for, so the first line alone would flatter us; milliseconds that are asked.

@@ -20,8 +20,8 @@ from celery_locks.errors import (
 if TYPE_CHECKING:
     from celery_locks.backoff import Backoff
     from celery_locks.lease import Lease
-    from celery_locks.listing import LockInfo, Page, Stats
     from celery_locks.lock import Lock
+    from celery_locks.lock_info import LockInfo, Page, Stats
     from celery_locks.lockable import Lockable
     from celery_locks.locks import Locks
     from celery_locks.multi import MultiLease, MultiLock
@@ -86,7 +86,7 @@ _LATER = {
         ("Contention", "ContentionPolicy", "LockedTask", "Skipped", "current_lease", "single_instance"), "tasks"
     ),
     **dict.fromkeys(("Outcome", "audit"), "outcomes"),
-    **dict.fromkeys(("LockInfo", "Page", "Stats"), "listing"),
+    **dict.fromkeys(("LockInfo", "Page", "Stats"), "lock_info"),
     "LockTicket": "ticket",
     "Lockable": "lockable",
     **dict.fromkeys(("MultiLease", "MultiLock"), "multi"),

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from celery_locks.durations import Duration, is_number, seconds_of
+from celery_locks._durations import Duration, is_number, seconds_of
 from celery_locks.errors import LockConfigError
 
 

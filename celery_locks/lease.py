@@ -12,23 +12,24 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from celery_locks import log, signals, threads
-from celery_locks.clock import Clock, system_clock
-from celery_locks.durations import Duration
+from celery_locks import _logging, signals
+from celery_locks._durations import Duration
+from celery_locks._loss_reader import why_lost
+from celery_locks._nesting import block_here
+from celery_locks._runtime import threads
+from celery_locks._runtime.callbacks import tell
+from celery_locks._runtime.clock import Clock, system_clock
+from celery_locks._validation import checked_count, checked_ttl
 from celery_locks.errors import LockConfigError, LockError, LockLost, LossReason, StoreUnavailable
-from celery_locks.nesting import block_here
-from celery_locks.notices import why_lost
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Claim, Granted, Renewal, Store, Value
-from celery_locks.telling import tell
-from celery_locks.terms import checked_count, checked_ttl
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from celery_locks.outcomes import OutcomeCallback, OutcomeKind
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 LostCallback = Callable[["Lease", LossReason], object]
 
@@ -397,10 +398,10 @@ class Lease(Holding):
             LockConfigError: The store keeps no values.
             StoreUnavailable: The store can't be reached.
         """
-        from celery_locks import values
+        from celery_locks.stores import json_values
 
         update = self._update
-        return values.read(self._store, self._claim.name) if update is None else json.loads(update.text)
+        return json_values.read(self._store, self._claim.name) if update is None else json.loads(update.text)
 
     def update(self, value: Any, keep: Duration | None = None) -> None:
         """Sets the value to be kept with the key: written when the lease is released, if it is still held then.
@@ -415,14 +416,14 @@ class Lease(Holding):
             LockLost: The lease is held no more.
             LockConfigError: The value is no JSON, the time is out of bounds, or the store keeps no values.
         """
-        from celery_locks import values
+        from celery_locks.stores import json_values
         from celery_locks.stores.capabilities import require
 
         if not self._store.values:
             require(self._store, "values", "lease.update()", self.key)
         self.check()
-        kept = checked_ttl(values.KEPT if keep is None else keep, "keep")
-        self._update = Value(values.to_text(value, self.key), kept)
+        kept = checked_ttl(json_values.KEPT if keep is None else keep, "keep")
+        self._update = Value(json_values.to_text(value, self.key), kept)
 
     def _check_written(self, released: bool) -> None:
         """Raise an error unless its release has written its value.
@@ -566,12 +567,14 @@ class Lease(Holding):
 
     def _tell_release(self) -> None:
         if logger.isEnabledFor(logging.DEBUG):
-            log.of_lease(logger, logging.DEBUG, "released", f"released {self.key!r}", self, seconds=self.held_for())
+            _logging.of_lease(
+                logger, logging.DEBUG, "released", f"released {self.key!r}", self, seconds=self.held_for()
+            )
         self._send(signals.on_lock_released, "released")
 
     def _tell_loss(self, reason: LossReason) -> None:
         said = f"lost the lease of {self.key!r}: {reason}"
-        log.of_lease(logger, logging.WARNING, "lost", said, self, reason=reason, seconds=self.held_for())
+        _logging.of_lease(logger, logging.WARNING, "lost", said, self, reason=reason, seconds=self.held_for())
         try:
             self._tell()
         finally:

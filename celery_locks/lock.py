@@ -13,16 +13,17 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import log, nesting, signals, threads, waiting
-from celery_locks.durations import Duration
+from celery_locks import _logging, _nesting, _waiting, signals
+from celery_locks._durations import Duration
+from celery_locks._runtime import threads
+from celery_locks._runtime.tokens import new_token
+from celery_locks._sansio import Abandoned, Steps, run
+from celery_locks._validation import Terms, checked_count, checked_timeout
+from celery_locks._waiting import wait_in_line
 from celery_locks.errors import LockError, LockQueueFull, LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.renewal import keeper
-from celery_locks.steps import Abandoned, Steps, run
 from celery_locks.stores.base import Claim, Granted, Holder, Refused
-from celery_locks.terms import Terms, checked_count, checked_timeout
-from celery_locks.tokens import new_token
-from celery_locks.waiting import wait_in_line
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 
 class Lock:
@@ -101,7 +102,7 @@ class Lock:
         claim = claim or self._new_claim()
         claim.patience = timeout or None  # a single try has the time that the store takes
         try:
-            answer: Lease | Refused = self._look(claim, None if once else waiting.PLACE_KEPT, sent=begun)
+            answer: Lease | Refused = self._look(claim, None if once else _waiting.PLACE_KEPT, sent=begun)
             if not isinstance(answer, Lease):
                 answer = run(self._ask_and_leave_steps(claim, until, answer, begun, attempts))
             if isinstance(answer, Lease):
@@ -146,7 +147,7 @@ class Lock:
         Raises:
             LockError: What the current run holds, or a ``with`` block of this thread or asyncio task, is asked for.
         """
-        error = nesting.waits_for_itself(self, refused, endless)
+        error = _nesting.waits_for_itself(self, refused, endless)
         if error is not None:
             raise error
 
@@ -164,11 +165,11 @@ class Lock:
             said = f"{self.key!r} has max_waiters={most} waiters already: try again later, or raise max_waiters"
             return LockQueueFull(said, self.key)
         if until is None or self._locks._clock.now() < until:
-            return nesting.waits_for_itself(self, answer, until is None)
+            return _nesting.waits_for_itself(self, answer, until is None)
         return None
 
     def _is_hopeless(self, until: float | None) -> Callable[[Refused], bool]:
-        return lambda refused: nesting.waits_for_itself(self, refused, until is None) is not None
+        return lambda refused: _nesting.waits_for_itself(self, refused, until is None) is not None
 
     def _until(self, claim: Claim, timeout: Duration | None) -> float | None:
         """Return when to stop waiting for a claim, and note in it how long its caller waits."""
@@ -241,7 +242,7 @@ class Lock:
         mine = self._new_claim()
         until = self._until(mine, timeout)
         # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
-        claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=waiting.PLACE_KEPT)
+        claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=_waiting.PLACE_KEPT)
         try:
             look, hopeless = self._store.acquire, self._is_hopeless(until)
             answer = yield from wait_in_line(
@@ -546,9 +547,9 @@ class Lock:
     def _new_claim(self) -> Claim:
         """What one acquisition of this lock asks for, with an owner token of its own."""
         terms, owner, token = self._terms, self._owner, new_token()
-        scope = nesting.current_scope()
+        scope = _nesting.current_scope()
         if scope is not None:
-            owner, token = owner or scope.owner, token + nesting.mark_of_run(scope.lease.token)
+            owner, token = owner or scope.owner, token + _nesting.mark_of_run(scope.lease.token)
         owner = owner or this_process()
         return Claim(
             self._name,
@@ -581,7 +582,7 @@ class Lock:
         if keep:
             keeper().keep(lease, self._terms.interval)
         if logger.isEnabledFor(logging.DEBUG):
-            log.of_lease(logger, logging.DEBUG, "acquired", f"acquired {self.key!r}", lease, seconds=waited)
+            _logging.of_lease(logger, logging.DEBUG, "acquired", f"acquired {self.key!r}", lease, seconds=waited)
         if self._on_event is not None:
             lease._on_event = self._on_event
         if signals.on_lock_acquired.receivers or self._on_event is not None:
@@ -612,7 +613,7 @@ class Lock:
         names = holder_names(refused)
         if debug:
             said = f"{self.key!r} is not to be had now: {who_holds(names)}"
-            log.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
+            _logging.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
         signals.on_lock_contended.send(self._sender, key=self.key, holders=names, owner=self._owner)
         self._call_hook("contended", names)
 
@@ -634,7 +635,7 @@ def holder_names(refused: Refused) -> list[str]:
 
 def who_holds(names: list[str]) -> str:
     """The end of a sentence that says who holds a key."""
-    return f"it is held by {', '.join(map(log.one_line, names))}" if names else "others are before in line"
+    return f"it is held by {', '.join(map(_logging.one_line, names))}" if names else "others are before in line"
 
 
 _this_process: tuple[int, str] = (-1, "")

@@ -7,9 +7,9 @@ from inspect import Parameter, Signature
 from typing import Any
 
 from celery_locks.errors import LockKeyError
-from celery_locks.keys import KeyMaker
+from celery_locks.keys.maker import KeyMaker
+from celery_locks.keys.template import Template
 from celery_locks.lock import Lock
-from celery_locks.templates import Template
 
 
 class Lockable:

@@ -8,19 +8,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks.clock import Clock, system_clock
-from celery_locks.durations import Duration
-from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned
-from celery_locks.key_text import check_key
-from celery_locks.lease import Lease, renew_one
-from celery_locks.lock import Lock
-from celery_locks.names import check_part, name_of
-from celery_locks.renewal import keeper
-from celery_locks.semaphore import Semaphore
-from celery_locks.stores import open_store
-from celery_locks.stores.addresses import addresses_in, mask
-from celery_locks.stores.base import Claim, Store
-from celery_locks.terms import (
+from celery_locks._addresses import addresses_in, mask
+from celery_locks._durations import Duration
+from celery_locks._runtime.clock import Clock, system_clock
+from celery_locks._validation import (
     DEFAULT_PREFIX,
     DEFAULT_STORE,
     DEFAULT_TTL,
@@ -30,9 +21,18 @@ from celery_locks.terms import (
     checked_renew,
     checked_ttl,
 )
+from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned
+from celery_locks.keys.names import check_part, name_of
+from celery_locks.keys.text import check_key
+from celery_locks.lease import Lease, renew_one
+from celery_locks.lock import Lock
+from celery_locks.renewal import keeper
+from celery_locks.semaphore import Semaphore
+from celery_locks.stores import open_store
+from celery_locks.stores.base import Claim, Store
 
 if TYPE_CHECKING:
-    from celery_locks.listing import LockInfo, Page, Stats
+    from celery_locks.lock_info import LockInfo, Page, Stats
     from celery_locks.lockable import Lockable
     from celery_locks.multi import MultiLock
     from celery_locks.outcomes import OutcomeCallback
@@ -273,10 +273,10 @@ class Locks:
             LockConfigError: The store keeps no values.
             StoreUnavailable: The store can't be reached.
         """
-        from celery_locks import values
+        from celery_locks.stores import json_values
 
         self._require("values", "locks.value()", key)
-        return values.read(self.store, self._name(check_key(key)))
+        return json_values.read(self.store, self._name(check_key(key)))
 
     def delete(self, key: str) -> bool:
         """Delete what the store has of a key: its leases, and the value kept with it.
@@ -312,7 +312,7 @@ class Locks:
             LockConfigError: The owner is empty or no text, or the store keeps no list.
             StoreUnavailable: The store can't be reached; some may be released already.
         """
-        from celery_locks.listing import owned_by
+        from celery_locks.lock_info import owned_by
 
         self._require("lists", "locks.release_owned_by()")
         if not isinstance(owner, str) or not owner:
@@ -348,7 +348,7 @@ class Locks:
             >>> page.next is None
             True
         """
-        from celery_locks.listing import page_of
+        from celery_locks.lock_info import page_of
 
         self._require("lists", "locks.list()")
         return page_of(self, prefix, after, count)
@@ -364,7 +364,7 @@ class Locks:
             LockKeyError: The key is empty or no text, or there is no such part.
             StoreUnavailable: The store can't be reached.
         """
-        from celery_locks.listing import info_of
+        from celery_locks.lock_info import info_of
 
         return info_of(self, self.store.info(self._name(check_key(key), check_part(part))))
 
@@ -378,7 +378,7 @@ class Locks:
             LockConfigError: The store keeps no list.
             StoreUnavailable: The store can't be reached.
         """
-        from celery_locks.listing import stats_of
+        from celery_locks.lock_info import stats_of
 
         self._require("lists", "locks.stats()")
         return stats_of(self, checked_ttl(near))
@@ -450,7 +450,7 @@ class Locks:
         self.store.close()
 
     def _name(self, key: str, part: str = "") -> str:
-        """Return the full name of a key in the store, or of a part of it; see `celery_locks.names`."""
+        """Return the full name of a key in the store, or of a part of it; see `celery_locks.keys.names`."""
         return name_of(self.prefix, key, part)
 
 

@@ -9,15 +9,15 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import threads
-from celery_locks.durations import Duration
+from celery_locks._durations import Duration
+from celery_locks._runtime import threads
+from celery_locks._sansio import Steps, run
+from celery_locks._validation import checked_count, checked_timeout
 from celery_locks.errors import LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.lease import Holding, Lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
-from celery_locks.steps import Steps, run
 from celery_locks.stores.base import Claim, Refused
-from celery_locks.terms import checked_count, checked_timeout
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks

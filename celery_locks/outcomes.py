@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from celery_locks import log, signals
+from celery_locks import _logging, signals
 from celery_locks.errors import LossReason
+from celery_locks.keys.names import part_of
 from celery_locks.lease import Lease
-from celery_locks.names import part_of
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 OutcomeKind = Literal["acquired", "contended", "timed_out", "renewed", "released", "lost"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_locks._validation import Terms
 from celery_locks.lock import Lock
-from celery_locks.terms import Terms
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks

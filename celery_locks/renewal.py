@@ -17,19 +17,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from celery_locks import log, threads
-from celery_locks.clock import Clock, monotonic
+from celery_locks import _logging
+from celery_locks._loss_reader import LossReader
+from celery_locks._runtime import threads
+from celery_locks._runtime.callbacks import tell
+from celery_locks._runtime.clock import Clock, monotonic
+from celery_locks._runtime.ticker import TRY_AGAIN, Ticker
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
-from celery_locks.notices import LossReader
 from celery_locks.stores.base import Renewal, Store
-from celery_locks.telling import tell
-from celery_locks.ticker import TRY_AGAIN, Ticker
 
 if TYPE_CHECKING:
     from celery_locks.lease import Lease
     from celery_locks.stores.parking import Parking
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: A lease is due when it is to be renewed within so many seconds.
 SLACK = 0.05

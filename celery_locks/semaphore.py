@@ -6,12 +6,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks.durations import Duration
+from celery_locks._durations import Duration
+from celery_locks._validation import Terms, checked_count
 from celery_locks.errors import LockConfigError
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock
 from celery_locks.stores.base import Holder
-from celery_locks.terms import Terms, checked_count
 
 if TYPE_CHECKING:
     from celery_locks.locks import Locks

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from celery_locks.backoff import Backoff
-from celery_locks.errors import LockConfigError
-from celery_locks.terms import (
+from celery_locks._validation import (
     DEFAULT_STORE,
     DEFAULT_TTL,
     SHORTEST_TTL,
@@ -19,6 +17,8 @@ from celery_locks.terms import (
     did_you_mean,
     renewal_interval,
 )
+from celery_locks.backoff import Backoff
+from celery_locks.errors import LockConfigError
 
 #: From the start of a run to its end; from the call to the end of the run, retries included; from the call to the start
 #: of the run; the two apart; from the call until the ttl ends.

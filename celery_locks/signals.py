@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from celery_locks import log
+from celery_locks import _logging
 
 __all__ = [
     "Signal",
@@ -24,7 +24,7 @@ __all__ = [
     "on_lock_timed_out",
 ]
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 Receiver = Callable[..., object]
 R = TypeVar("R", bound=Receiver)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_locks.durations import Duration
+from celery_locks._durations import Duration
+from celery_locks._sansio import Steps, run
+from celery_locks._waiting import PLACE_KEPT
 from celery_locks.errors import LockError, LockNotOwned
 from celery_locks.lease import Lease, release_or_later
-from celery_locks.steps import Steps, run
 from celery_locks.stores.base import Claim, Refused
-from celery_locks.waiting import PLACE_KEPT
 
 if TYPE_CHECKING:
     from celery_locks.lock import Lock

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from celery_locks import owners
-from celery_locks.listing import LockInfo, Page, Stats, parts_of
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.keys.names import cursor_of, name_after
+from celery_locks.lock_info import LockInfo, Page, Stats, parts_of
 from celery_locks.locks import Locks, named_stores
-from celery_locks.names import cursor_of, name_after
 from celery_locks.stores.base import Holder
-from celery_locks.terms import DEFAULT_STORE
 
 #: How soon a lease is about to end, in seconds.
 NEAR_SECONDS = 10.0

@@ -20,17 +20,17 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from celery_locks import log
+from celery_locks import _logging
+from celery_locks._durations import seconds_of
+from celery_locks._sansio import Abandoned, Pause, Step, Steps, Turn, run
 from celery_locks.aio.waits import Place, Waits
 from celery_locks.aio.workers import Workers
-from celery_locks.durations import seconds_of
 from celery_locks.errors import StoreUnavailable
-from celery_locks.steps import Abandoned, Pause, Step, Steps, Turn, run
 from celery_locks.stores.base import Store
 
 T = TypeVar("T")
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: How many threads talk to one store, and how many clean up.
 THREADS = 8

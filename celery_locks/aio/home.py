@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from celery_locks import log
-from celery_locks.telling import tell
-from celery_locks.threads import Call
+from celery_locks import _logging
+from celery_locks._runtime.callbacks import tell
+from celery_locks._runtime.threads import Call
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: Coroutines of callbacks that run: a loop keeps only weak references to its tasks.
 _running: set[asyncio.Future[Any]] = set()

@@ -7,10 +7,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from celery_locks._durations import Duration
 from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.home import LoopHome
 from celery_locks.aio.scope import AbortableBlock
-from celery_locks.durations import Duration
 from celery_locks.errors import LockLost, LossReason
 from celery_locks.lease import Lease, release_rest_later
 from celery_locks.multi import MultiLease

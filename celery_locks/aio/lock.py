@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from celery_locks._durations import Duration
+from celery_locks._sansio import Steps
 from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.lease import AsyncHolding, AsyncLease
 from celery_locks.aio.scope import EnteredLeases
-from celery_locks.durations import Duration
 from celery_locks.errors import LockError
 from celery_locks.lease import release_rest_later
 from celery_locks.lock import Lock
-from celery_locks.steps import Steps
 from celery_locks.stores.base import Holder
 from celery_locks.ticket import LockTicket
 

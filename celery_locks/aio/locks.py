@@ -6,21 +6,21 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from celery_locks._durations import Duration
+from celery_locks._runtime.clock import Clock, system_clock
+from celery_locks._validation import DEFAULT_PREFIX, DEFAULT_STORE, DEFAULT_TTL
 from celery_locks.aio.driver import close_driver, driver_of
 from celery_locks.aio.lease import AsyncLease
 from celery_locks.aio.lock import AsyncLock
 from celery_locks.aio.multi import AsyncMultiLock
 from celery_locks.aio.semaphore import AsyncSemaphore
-from celery_locks.clock import Clock, system_clock
-from celery_locks.durations import Duration
 from celery_locks.lockable import Lockable
 from celery_locks.locks import Locks
 from celery_locks.read_write import ReadWriteLock
 from celery_locks.stores.base import Store
-from celery_locks.terms import DEFAULT_PREFIX, DEFAULT_STORE, DEFAULT_TTL
 
 if TYPE_CHECKING:
-    from celery_locks.listing import LockInfo, Page, Stats
+    from celery_locks.lock_info import LockInfo, Page, Stats
     from celery_locks.outcomes import OutcomeCallback
 
 

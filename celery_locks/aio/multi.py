@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from celery_locks._durations import Duration
 from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncMultiLease
 from celery_locks.aio.lock import run_under
 from celery_locks.aio.scope import EnteredLeases
-from celery_locks.durations import Duration
 from celery_locks.multi import MultiLock
 from celery_locks.stores.base import Store
 

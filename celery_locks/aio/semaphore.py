@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from celery_locks._durations import Duration
 from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncLease
 from celery_locks.aio.lock import AsyncLock, AsyncLockTicket
-from celery_locks.durations import Duration
 from celery_locks.semaphore import Semaphore
 from celery_locks.stores.base import Holder
 

@@ -16,8 +16,8 @@ from collections import Counter, deque
 from collections.abc import Hashable
 from contextlib import suppress
 
-from celery_locks import threads
-from celery_locks.clock import system_clock
+from celery_locks._runtime import threads
+from celery_locks._runtime.clock import system_clock
 from celery_locks.stores.base import Store
 
 #: How many threads wait at most. More coroutines than they can wait for take turns.

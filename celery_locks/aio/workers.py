@@ -11,8 +11,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from celery_locks import threads
-from celery_locks.clock import system_clock
+from celery_locks._runtime import threads
+from celery_locks._runtime.clock import system_clock
 
 T = TypeVar("T")
 

@@ -54,9 +54,9 @@ def in_one_line(function: Callable[..., Any], *args: Any) -> Any:
     Raises:
         click.ClickException: It raised.
     """
+    from celery_locks._addresses import mask_text
+    from celery_locks._logging import one_line
     from celery_locks.errors import LockError
-    from celery_locks.log import one_line
-    from celery_locks.stores.addresses import mask_text
 
     try:
         return function(*args)

@@ -14,20 +14,20 @@ import click
 
 import celery_locks
 from celery_locks import LockError, Locks, StoreUnavailable
-from celery_locks.cli.broker import of_broker
-from celery_locks.cli.deadlocks import Place, Runs, deadlocks
-from celery_locks.cli.finding import Finding, line_of
+from celery_locks._addresses import mask_text
+from celery_locks._logging import one_line
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.cli.doctor_broker import of_broker
+from celery_locks.cli.doctor_deadlocks import Place, Runs, deadlocks
+from celery_locks.cli.doctor_results import Finding, line_of
+from celery_locks.cli.list_keys import MOST_PAGES
 from celery_locks.cli.output import Seconds, locks_of, print_json, store_option
-from celery_locks.cli.seeing import MOST_PAGES
-from celery_locks.listing import MOST_ON_A_PAGE, LockInfo, with_all_holders
-from celery_locks.log import one_line
-from celery_locks.stores.addresses import mask_text
+from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo, with_all_holders
 from celery_locks.stores.base import Store
 from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks import checks
 from celery_locks.tasks.options import check_settings
-from celery_locks.terms import DEFAULT_STORE
+from celery_locks.tasks.worker import checks
 from celery_locks.views import store_names
 
 #: By now a dead waiter was passed over, and a worker that sweeps has swept.

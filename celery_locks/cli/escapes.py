@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from celery_locks.log import one_line
+from celery_locks._logging import one_line
 
 #: What `printable` writes, and a backslash with anything else after it.
 _ESCAPE = re.compile(r"\\(?:[\\nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|(.?))", re.DOTALL)

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import click
 
 from celery_locks import Locks
+from celery_locks._durations import duration, seconds_of
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.cli.completion import complete_store
 from celery_locks.cli.escapes import printable
-from celery_locks.durations import duration, seconds_of
 from celery_locks.errors import LockConfigError
-from celery_locks.listing import LockInfo
+from celery_locks.lock_info import LockInfo
 from celery_locks.stores.base import Holder
-from celery_locks.terms import DEFAULT_STORE
 from celery_locks.views import holder_fields, lock_fields, store_names
 
 F = TypeVar("F", bound=Callable[..., Any])

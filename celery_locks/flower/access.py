@@ -13,7 +13,7 @@ from flower.utils import strtobool
 from tornado.options import options
 from tornado.web import RequestHandler
 
-from celery_locks.log import one_line
+from celery_locks._logging import one_line
 
 #: Flower's own switch: its control actions work without a login then.
 SWITCH = "FLOWER_UNAUTHENTICATED_API"

@@ -8,13 +8,13 @@ from flower import events, urls
 from tornado.options import define, options
 from tornado.web import url
 
-from celery_locks import LockConfigError, log, metrics
+from celery_locks import LockConfigError, _logging, metrics
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.flower import api, navigation, pages
 from celery_locks.flower.access import host_name
 from celery_locks.flower.panel import DEFAULT_POLL, panel_of, stores_of
-from celery_locks.terms import DEFAULT_STORE
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: ``url`` with a name: Flower's ``--url_prefix`` keeps only those whole, and templates find them by it.
 ROUTES = [

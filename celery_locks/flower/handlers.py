@@ -12,9 +12,9 @@ from flower.views import BaseHandler
 from tornado.web import HTTPError
 
 from celery_locks import LockConfigError, LockKeyError, StoreUnavailable
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.flower.access import asker, release_refusal
 from celery_locks.flower.panel import Panel, panel_of
-from celery_locks.terms import DEFAULT_STORE
 from celery_locks.views import holder_fields
 
 #: The greatest key that is asked for, in bytes of UTF-8.

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_locks import LockKeyError
+from celery_locks.flower.key_history import Entry, Story
 from celery_locks.flower.shown import moment
-from celery_locks.flower.story import Entry, Story
-from celery_locks.key_text import check_key
-from celery_locks.listing import LockInfo, Page
-from celery_locks.names import check_part, cursor_of, key_and_part, name_after
+from celery_locks.keys.names import check_part, cursor_of, key_and_part, name_after
+from celery_locks.keys.text import check_key
+from celery_locks.lock_info import LockInfo, Page
 from celery_locks.stores.base import Holder
 
 #: The most keys that are remembered, and how many of them because they were released by hand.

@@ -8,9 +8,9 @@ from typing import Any
 from tornado.escape import to_unicode, utf8, xhtml_escape
 from tornado.web import TemplateModule
 
-from celery_locks import log
+from celery_locks import _logging
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 _ITEM = r"<li[^>]*>\s*<a[^>]*\bhref=\"{href}\"[^>]*>[^<]*</a>\s*</li>"
 _CURRENT = re.compile(r"\s*\baria-current=\"[^\"]*\"")

@@ -12,20 +12,20 @@ from typing import Any, TypeVar
 
 from tornado.options import options
 
-from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable, log
+from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable, _logging
+from celery_locks._logging import one_line
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.flower import shown
 from celery_locks.flower.history import History
-from celery_locks.flower.threads import StoreBusy, StoreThreads
-from celery_locks.key_text import check_key
-from celery_locks.listing import owned_by
-from celery_locks.log import one_line
-from celery_locks.names import described
+from celery_locks.flower.store_threads import StoreBusy, StoreThreads
+from celery_locks.keys.names import described
+from celery_locks.keys.text import check_key
+from celery_locks.lock_info import owned_by
 from celery_locks.stores.base import Holder
-from celery_locks.tasks.freeing import free, free_one
-from celery_locks.terms import DEFAULT_STORE
+from celery_locks.tasks.force_release import free, free_one
 from celery_locks.views import NEAR_SECONDS, read_key, store_fields, store_names
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 T = TypeVar("T")
 
 #: Seconds between two looks at the store for the history.

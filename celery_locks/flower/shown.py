@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery_locks.listing import LockInfo, Page, Stats
+from celery_locks.lock_info import LockInfo, Page, Stats
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
 from celery_locks.views import holder_fields, lock_fields, owner_fields

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
+from celery_locks._addresses import mask, reads_address
 from celery_locks.errors import LockConfigError
-from celery_locks.stores.addresses import mask, reads_address
 from celery_locks.stores.base import Store
 
 __all__ = ["Store", "open_store", "schema_sql"]
@@ -33,11 +33,11 @@ _OPENERS = {
     "valkey+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
     "valkeys+cluster": ("celery_locks.stores.redis.cluster", "open_cluster"),
     "sharded": ("celery_locks.stores.sharded", "open_sharded"),
-    "redlock": ("celery_locks.stores.redlock", "open_redlock"),
-    "redis+redlock": ("celery_locks.stores.redlock", "open_redlock"),
-    "rediss+redlock": ("celery_locks.stores.redlock", "open_redlock"),
-    "valkey+redlock": ("celery_locks.stores.redlock", "open_redlock"),
-    "valkeys+redlock": ("celery_locks.stores.redlock", "open_redlock"),
+    "redlock": ("celery_locks.stores.redis.redlock", "open_redlock"),
+    "redis+redlock": ("celery_locks.stores.redis.redlock", "open_redlock"),
+    "rediss+redlock": ("celery_locks.stores.redis.redlock", "open_redlock"),
+    "valkey+redlock": ("celery_locks.stores.redis.redlock", "open_redlock"),
+    "valkeys+redlock": ("celery_locks.stores.redis.redlock", "open_redlock"),
 }
 
 #: package → the extra that brings it, where they differ; SQLAlchemy comes with the scheme's own

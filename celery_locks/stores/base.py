@@ -363,7 +363,7 @@ class Store(ABC):
 
         Args:
             name: The full name of a lock: of all that share its prefix.
-            process: The first digits of the process's owner tokens; see `celery_locks.tokens`.
+            process: The first digits of the process's owner tokens; see `celery_locks._runtime.tokens`.
         """
         raise LockConfigError(f"{type(self).__name__} sends no notices: losses are noticed at the next renewal")
 

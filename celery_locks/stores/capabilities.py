@@ -29,7 +29,7 @@ _STORES = {
     "`mysql://`": ("celery_locks.stores.sql.store", "ServerStore"),
     "`redis+sentinel://`": ("celery_locks.stores.redis.store", "RedisStore"),
     "`redis+cluster://`": ("celery_locks.stores.redis.cluster", "RedisClusterStore"),
-    "`redlock://`": ("celery_locks.stores.redlock", "Redlock"),
+    "`redlock://`": ("celery_locks.stores.redis.redlock", "Redlock"),
     "`sqlite://`": ("celery_locks.stores.sqlite", "SQLiteStore"),
     "`memory://`": ("celery_locks.stores.memory", "MemoryStore"),
 }

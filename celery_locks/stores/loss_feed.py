@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection
 from contextlib import suppress
 
-from celery_locks import threads
+from celery_locks._runtime import threads
 
 #: How many notices wait for a process at most. The holders beyond notice their losses at their next renewals.
 MOST_NOTICES = 1_000

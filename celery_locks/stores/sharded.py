@@ -12,19 +12,19 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, TypeVar
 
-from celery_locks import threads
+from celery_locks._addresses import UnreadableError, place_of
+from celery_locks._runtime import threads
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
-from celery_locks.names import key_and_part
+from celery_locks.keys.names import key_and_part
 from celery_locks.stores import open_store
-from celery_locks.stores.addresses import UnreadableError, place_of
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store, Value
 from celery_locks.stores.capabilities import CAPABILITIES
 from celery_locks.stores.check_results import merge
-from celery_locks.stores.due_waits import DueWaits
 from celery_locks.stores.listing import Figures, Names, State, figures_together
+from celery_locks.stores.paging import merged
+from celery_locks.stores.parallel import ask, end_idle
+from celery_locks.stores.parallel_waits import DueWaits
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
-from celery_locks.stores.redis.pages import merged
-from celery_locks.stores.together import ask, end_idle
 from celery_locks.stores.trial import all_of
 
 T = TypeVar("T")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+from celery_locks._validation import DEFAULT_PREFIX
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.parking import TRIAL, TRIAL_RETENTION, Parked, Parking, Ticket
-from celery_locks.terms import DEFAULT_PREFIX
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
 """Locked tasks: the floor that knows Celery."""
 
-from celery_locks.tasks.contention import Contention, ContentionPolicy, Skipped
 from celery_locks.tasks.decorator import single_instance
 from celery_locks.tasks.option_types import LockKeywords
+from celery_locks.tasks.policies.contention import Contention, ContentionPolicy, Skipped
 from celery_locks.tasks.run import current_lease
 from celery_locks.tasks.task import LockedTask
 

@@ -15,7 +15,7 @@ from celery.local import PromiseProxy, Proxy, maybe_evaluate
 from celery_locks.errors import LockConfigError
 from celery_locks.tasks.marks import MARK, Mark, MarksStep, check_not_marked, mark_of, new_mark
 from celery_locks.tasks.options import DECORATED, TASK_PREFIX, checked_options
-from celery_locks.tasks.policies import check_call_side
+from celery_locks.tasks.policies.choice import check_call_side
 from celery_locks.tasks.signatures import call_signature, is_async, is_celerys_pydantic_wrapper
 from celery_locks.tasks.task import LockedTask, check_lockable, lock_around_autoretry, prepare
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_locks import log
-from celery_locks.tasks.header import fields_of
+from celery_locks import _logging
+from celery_locks.tasks.messages.header import fields_of
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 # Whether task events are on can change at any time, and only the worker's parent knows: a byte that its children share.
 _enabled = mmap.mmap(-1, 1)

@@ -18,10 +18,10 @@ from weakref import WeakSet
 from celery import Task, _state, bootsteps
 from celery.local import Proxy
 
-from celery_locks import log
+from celery_locks import _logging
 from celery_locks.errors import LockConfigError
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: A function carries its mark here; so does the class of a task that has been locked by it.
 MARK = "__celery_locks__"

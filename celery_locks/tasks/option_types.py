@@ -8,8 +8,8 @@ from typing import Any, Literal, TypedDict
 
 from celery_locks.backoff import Backoff
 from celery_locks.settings import OnLost, ScopeName
-from celery_locks.tasks.contention import Contention, ContentionPolicy
-from celery_locks.tasks.duration_texts import DurationText
+from celery_locks.tasks._duration_texts import DurationText
+from celery_locks.tasks.policies.contention import Contention, ContentionPolicy
 
 #: Seconds, a ``timedelta``, or a text such as ``"5m"``.
 Duration = float | timedelta | DurationText

@@ -10,18 +10,18 @@ from types import MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from celery_locks._validation import DEFAULT_STORE, checked_ttl, did_you_mean
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks, app_store, named_stores
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked
-from celery_locks.tasks import telemetry
-from celery_locks.tasks.brokers import BROKER
-from celery_locks.tasks.contention import Park
-from celery_locks.tasks.dispatch import CALL_TTL
-from celery_locks.tasks.lives import FOLDER
-from celery_locks.tasks.policies import POLICIES, check_call_side, check_policies, run_policy
-from celery_locks.tasks.sweeper import SWEEP_INTERVAL
-from celery_locks.terms import DEFAULT_STORE, checked_ttl, did_you_mean
+from celery_locks.tasks.messages.broker import BROKER
+from celery_locks.tasks.messages.publish import CALL_TTL
+from celery_locks.tasks.policies.choice import POLICIES, check_call_side, check_policies, run_policy
+from celery_locks.tasks.policies.contention import Park
+from celery_locks.tasks.worker import telemetry
+from celery_locks.tasks.worker.liveness import FOLDER
+from celery_locks.tasks.worker.sweeper import SWEEP_INTERVAL
 
 if TYPE_CHECKING:
     from celery_locks.tasks.task import LockedTask
@@ -39,7 +39,7 @@ _LINE_OPTIONS = {"max_waiters", "park_safety_copy"}
 #: Options that mean something only for one task.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
-#: Setting: whether the worker's parent parks messages, see `celery_locks.tasks.early`.
+#: Setting: whether the worker's parent parks messages, see `celery_locks.tasks.worker.early_parking`.
 PARK_BEFORE_POOL = "locks_park_before_pool"
 _APP_SETTINGS = (
     *(APP_PREFIX + name for name in _APP_OPTIONS),

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from celery.exceptions import Retry
 
 from celery_locks import owners
+from celery_locks._validation import LONGEST_TTL
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
-from celery_locks.tasks.header import fields_of, store_field, store_in, with_fields
+from celery_locks.tasks.messages.header import fields_of, store_field, store_in, with_fields
 from celery_locks.tasks.options import locks_for
-from celery_locks.terms import LONGEST_TTL
 
 if TYPE_CHECKING:
     from celery_locks.tasks.spec import TaskLock

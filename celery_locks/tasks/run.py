@@ -13,29 +13,29 @@ from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import task_postrun, task_prerun
 
-from celery_locks import log
+from celery_locks import _logging
+from celery_locks._nesting import RunScope
 from celery_locks.errors import LockError, LockTimeout, LossReason
 from celery_locks.lease import Lease, release_kept_later, release_or_later
-from celery_locks.nesting import RunScope
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Value
 from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks import records
 from celery_locks.tasks.abort import guard_here, lost
-from celery_locks.tasks.brokers import broker_id
-from celery_locks.tasks.deferral import Deferred
-from celery_locks.tasks.dispatch import publish_dispatched
-from celery_locks.tasks.ends import RunEnd, end_of
-from celery_locks.tasks.entry import Entered, Entry
-from celery_locks.tasks.header import fields_of
+from celery_locks.tasks.acquire import Entered, Entry
+from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.header import fields_of
+from celery_locks.tasks.messages.publish import publish_dispatched
+from celery_locks.tasks.policies.deferral import Deferred
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
-from celery_locks.tasks.revoked import finish_safely, settle_message_safely
+from celery_locks.tasks.run_end import RunEnd, end_of
+from celery_locks.tasks.worker import journal
+from celery_locks.tasks.worker.revoke import finish_safely, settle_message_safely
 
 if TYPE_CHECKING:
     from celery_locks.tasks.spec import TaskLock
     from celery_locks.tasks.task import LockedTask
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: Celery's tasks that call another task for each of many arguments.
 MAPS = ("celery.map", "celery.starmap")
@@ -119,7 +119,7 @@ class Run:
             forgotten = keeper().kept(claim.token)
             if forgotten is not None:
                 release_or_later(self.bind_release(forgotten))
-            records.strike(claim.token)
+            journal.strike(claim.token)
 
     def settle(self) -> None:
         """End the ticket of the run's message, and the lease of its call where the body did not run."""

@@ -21,10 +21,10 @@ from inspect import Parameter, Signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery_locks.canonical import model_base
 from celery_locks.errors import LockKeyError
-from celery_locks.keys import KeyMaker, Unresolved
-from celery_locks.templates import Template
+from celery_locks.keys.canonical import model_base
+from celery_locks.keys.maker import KeyMaker, Unresolved
+from celery_locks.keys.template import Template
 
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

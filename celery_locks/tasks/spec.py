@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from celery_locks import log
+from celery_locks import _logging
+from celery_locks._validation import Terms
 from celery_locks.errors import LockConfigError, LockError
-from celery_locks.keys import KeyMaker
+from celery_locks.keys.maker import KeyMaker
 from celery_locks.settings import LockOptions
-from celery_locks.tasks.contention import ContentionPolicy
 from celery_locks.tasks.options import check_effects
-from celery_locks.tasks.policies import call_policy, check_policies, run_policy
+from celery_locks.tasks.policies.choice import call_policy, check_policies, run_policy
+from celery_locks.tasks.policies.contention import ContentionPolicy
 from celery_locks.tasks.scopes import Scope, scope_named
 from celery_locks.tasks.signatures import CallSignature
-from celery_locks.terms import Terms
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from celery_locks.errors import LockConfigError, LockError, LockKeyError, LossRe
 from celery_locks.lease import Lease
 from celery_locks.locks import app_store
 from celery_locks.settings import OPTION_NAMES, LockOptions, OnLost, ScopeName
-from celery_locks.tasks import calls
+from celery_locks.tasks import call
 from celery_locks.tasks.events import TaskEventsStep
-from celery_locks.tasks.header import fields_in, number_messages_of, ours_alone, with_fields
 from celery_locks.tasks.marks import check_not_marked
+from celery_locks.tasks.messages.header import fields_in, number_messages_of, ours_alone, with_fields
 from celery_locks.tasks.option_types import Duration, Key, OnContention
 from celery_locks.tasks.options import (
     TASK_PREFIX,
@@ -40,10 +40,10 @@ from celery_locks.tasks.run import run_around, run_locked, run_of
 from celery_locks.tasks.scopes import scope_named
 from celery_locks.tasks.signatures import CallSignature, call_signature, is_async
 from celery_locks.tasks.spec import TaskLock
-from celery_locks.tasks.worker import LocksStep
+from celery_locks.tasks.worker.bootsteps import LocksStep
 
 if "celery.worker.control" in sys.modules:  # in the ``celery`` command, which asks workers what it knows itself
-    import_module("celery_locks.tasks.inspection")
+    import_module("celery_locks.tasks.worker.inspection")
 
 
 class UnkeyableArguments(LockKeyError, EncodeError):
@@ -83,7 +83,7 @@ class LockedTask(Task):
     lock_enabled: bool
 
     abstract = True
-    Strategy = "celery_locks.tasks.early:strategy"
+    Strategy = "celery_locks.tasks.worker.early_parking:strategy"
     #: How callers call the task; ``None`` without a ``run()``.
     _locks_signature: CallSignature | None = None
 
@@ -212,7 +212,7 @@ class LockedTask(Task):
             LockContended: Others hold the key.
             StoreUnavailable: The lock store is away; no message was sent.
         """
-        options = {**dict(zip(calls.POSITIONAL, rest, strict=False)), **options}
+        options = {**dict(zip(call.POSITIONAL, rest, strict=False)), **options}
         own = call_options(options)
         if "store" in own:
             app_store(self.app.conf, own["store"])
@@ -226,8 +226,8 @@ class LockedTask(Task):
         locked = given.get("enabled", self.locks_runs()) and not is_celerys_own(self.name)
         spec = self.lock_spec.with_options(given) if locked or own else None
         key = self._key_of_call(spec, args, kwargs) if spec is not None and locked else None
-        if spec is not None and key is not None and spec.scope.call and calls.is_new_call(self, options):
-            return calls.call(self, spec, key, lambda options: send(**options), options)
+        if spec is not None and key is not None and spec.scope.call and call.is_new_call(self, options):
+            return call.call(self, spec, key, lambda options: send(**options), options)
         return send(**options)
 
     def apply(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
@@ -277,7 +277,7 @@ class LockedTask(Task):
             return retry(throw)
         if not eta and countdown is None:
             countdown = self.default_retry_delay
-        postponed = PostponedRetry(lambda: retry(throw=False), exc, calls.pause_of(self.app, eta, countdown))
+        postponed = PostponedRetry(lambda: retry(throw=False), exc, call.pause_of(self.app, eta, countdown))
         run.postponed.append(postponed)
         if throw:
             raise postponed

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery_locks import log
+from celery_locks import _logging
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.telemetry.reports import Report
-from celery_locks.terms import DEFAULT_STORE
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 KINDS = ("acquired", "contended", "lost", "released")
 #: How many events wait for the broker at most.

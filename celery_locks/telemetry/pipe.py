@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from celery_locks import threads
+from celery_locks._runtime import threads
 from celery_locks.telemetry.reports import Report
 
 #: Names the pipe to the pool's processes, also to those that are not forked.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_locks import Outcome, audit, owners
-from celery_locks.tasks.header import fields_of, store_in
-from celery_locks.terms import DEFAULT_STORE
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.tasks.messages.header import fields_of, store_in
 
 #: What is told where text was cut.
 CUT = "…"

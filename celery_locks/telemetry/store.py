@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from celery_locks import LockError, Locks, log
-from celery_locks.listing import MOST_ON_A_PAGE, Stats, with_all_holders
-from celery_locks.terms import DEFAULT_STORE
+from celery_locks import LockError, Locks, _logging
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.lock_info import MOST_ON_A_PAGE, Stats, with_all_holders
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: Seconds between two looks at the store at least.
 EVERY = 10.0

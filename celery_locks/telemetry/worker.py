@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from celery_locks import LockConfigError, Locks, log
-from celery_locks.tasks.checks import locked_names
-from celery_locks.tasks.telemetry import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
+from celery_locks import LockConfigError, Locks, _logging
+from celery_locks.tasks.worker.checks import locked_names
+from celery_locks.tasks.worker.telemetry import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
 from celery_locks.telemetry import reports
 from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer
 from celery_locks.telemetry.reports import Report
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 
 class Telemetry:
@@ -154,7 +154,7 @@ def has_processes(worker: Any) -> bool:
 
 
 def _held_here() -> list[str] | None:
-    from celery_locks.tasks.inspection import held_here
+    from celery_locks.tasks.worker.inspection import held_here
 
     held = held_here()
     return None if held is None else [lease["task"] for lease in held]

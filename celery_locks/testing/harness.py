@@ -18,17 +18,17 @@ import pytest
 from celery.app.task import Task
 
 from celery_locks import signals
-from celery_locks.clock import monotonic
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LockConfigError, LossReason
+from celery_locks.keys.names import described
 from celery_locks.lease import Lease
 from celery_locks.locks import Locks
-from celery_locks.names import described
 from celery_locks.outcomes import Outcome, audit
 from celery_locks.owners import read, task_of
 from celery_locks.renewal import keeper
-from celery_locks.stores import memory
 from celery_locks.stores.base import Holder
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.memory import store as memory
 from celery_locks.tasks import options
 
 #: Seconds between two looks at a key.

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from celery_locks import StoreUnavailable
+from celery_locks._runtime.clock import system_clock
 from celery_locks.aio import AsyncLocks
 from celery_locks.aio import driver as aio_driver
 from celery_locks.aio.workers import Workers
-from celery_locks.clock import system_clock
 from celery_locks.renewal import keeper
 from celery_locks.stores.listing import Names
 from celery_locks.stores.sqlite import SQLiteStore

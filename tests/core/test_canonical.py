@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_locks.canonical import NoStableText, canonical, plain
+from celery_locks.keys.canonical import NoStableText, canonical, plain
 from tests.core import values as v
 from tests.core.values import CET, NOON, PAIR, folded, sent
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from celery_locks.canonical import MAX_DEPTH, NoStableText, canonical, plain
+from celery_locks.keys.canonical import MAX_DEPTH, NoStableText, canonical, plain
 from tests.core.values import Item, Order, sent
 
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_locks import Backoff, LockConfigError, Locks
+from celery_locks._durations import seconds_of
 from celery_locks.aio import AsyncLocks
-from celery_locks.durations import seconds_of
 from celery_locks.settings import LockOptions
 from celery_locks.stores.memory import MemoryStore
-from celery_locks.tasks.duration_texts import DurationText
+from celery_locks.tasks._duration_texts import DurationText
 from celery_locks.tasks.options import check_settings
 
 TEXTS = {

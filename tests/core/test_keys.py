@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from celery_locks.errors import LockKeyError
-from celery_locks.key_text import check_key
-from celery_locks.keys import KeyMaker
+from celery_locks.keys.maker import KeyMaker
+from celery_locks.keys.text import check_key
 from tests.core import values as v
 from tests.core.values import folded, sent
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from celery_locks import LockConfigError, LockKeyError, Locks, owners
-from celery_locks.listing import LockInfo, parts_of
-from celery_locks.names import key_and_part, run_part
+from celery_locks.keys.names import key_and_part, run_part
+from celery_locks.lock_info import LockInfo, parts_of
 from celery_locks.stores.base import Holder, Store
 from celery_locks.testing import MovableClock
 from tests.support.faulty_store import FaultyStore

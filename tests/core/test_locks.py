@@ -174,7 +174,7 @@ def test_promise_01_a_dead_holder_is_passed_over_at_its_ttl() -> None:
 
 
 def test_a_waiter_keeps_its_place_for_longer_than_a_place_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_locks.waiting.PLACE_KEPT", 0.15)
+    monkeypatch.setattr("celery_locks._waiting.PLACE_KEPT", 0.15)
     store = FaultyStore()
     lock = Locks(store).lock("k", ttl=60)
     lease = lock.acquire()

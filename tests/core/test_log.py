@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_locks import Locks, LockTimeout, log, owners
+from celery_locks import Locks, LockTimeout, _logging, owners
 
 SECRET = "redis://user:s3cr%40t@host:6379/0"
 
@@ -68,15 +68,15 @@ def test_what_becomes_of_a_lease_is_a_line_each(lines: list[logging.LogRecord]) 
 
 
 def test_values_that_hold_blanks_are_quoted(lines: list[logging.LogRecord]) -> None:
-    made = log.logger("celery_locks.test")
-    log.line(made, logging.INFO, "skipped", "said", key="a b=c", reason="", seconds=1.23456, owner=None)
+    made = _logging.logger("celery_locks.test")
+    _logging.line(made, logging.INFO, "skipped", "said", key="a b=c", reason="", seconds=1.23456, owner=None)
     assert lines[0].getMessage() == "said [event=skipped key='a b=c' reason='' seconds=1.235]"
     assert lines[0].lineno > 0
     assert lines[0].filename == "test_log.py"
 
 
 def test_promise_21_no_line_has_a_password_of_a_url(lines: list[logging.LogRecord]) -> None:
-    made = log.logger("celery_locks.test")
+    made = _logging.logger("celery_locks.test")
     made.warning("the broker %s is away, and so is %s", SECRET, "amqp://guest:s3cr@t@rabbit//vhost")
     assert lines[0].getMessage() == (
         "the broker redis://user:***@host:6379/0 is away, and so is amqp://guest:***@rabbit//vhost"
@@ -85,7 +85,7 @@ def test_promise_21_no_line_has_a_password_of_a_url(lines: list[logging.LogRecor
 
 def test_promise_21_nor_has_a_traceback() -> None:
     made, text = logging.getLogger("celery_locks.test_traceback"), io.StringIO()
-    assert log.logger(made.name) is made
+    assert _logging.logger(made.name) is made
     handler = logging.StreamHandler(text)
     made.addHandler(handler)
     try:
@@ -102,7 +102,7 @@ def test_promise_21_nor_has_a_traceback() -> None:
 def test_nothing_is_formatted_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     logging.getLogger("celery_locks").setLevel(logging.WARNING)
     try:
-        monkeypatch.setattr(log, "line", None)
+        monkeypatch.setattr(_logging, "line", None)
         with Locks("memory://").lock("k"):
             pass
     finally:
@@ -118,13 +118,13 @@ def test_promise_46_no_key_and_no_owner_adds_a_line(lines: list[logging.LogRecor
         locks.lock(forged).acquire(timeout=0)
     assert str(caught.value).isprintable()
     lease.release()
-    log.logger("celery_locks.of_this_test").warning("%s", forged)
+    _logging.logger("celery_locks.of_this_test").warning("%s", forged)
     assert len(lines) == 4
     assert all(record.getMessage().isprintable() for record in lines)
     assert lines[0].key == forged  # type: ignore[attr-defined]
 
 
 def test_all_modules_log_by_the_same_rules() -> None:
-    package = Path(log.__file__).parent
+    package = Path(_logging.__file__).parent
     raw = [path.name for path in package.rglob("*.py") if "logging.getLogger(" in path.read_text(encoding="utf-8")]
     assert raw == ["log.py"]

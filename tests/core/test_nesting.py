@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from celery_locks import Lease, LockError, Locks, LockTimeout, owners
+from celery_locks._nesting import RunScope, mark_in, mark_of_run
 from celery_locks.aio import AsyncLocks
-from celery_locks.nesting import RunScope, mark_in, mark_of_run
 from celery_locks.stores.base import Claim
 from tests.support.faulty_store import FaultyStore
 from tests.support.loop import on_a_loop

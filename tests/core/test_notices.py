@@ -14,12 +14,13 @@ from dataclasses import replace
 import pytest
 import redis
 
-from celery_locks import Lease, LockLost, Locks, StoreUnavailable, notices, tokens
+from celery_locks import Lease, LockLost, Locks, StoreUnavailable, _loss_reader
+from celery_locks._runtime import tokens
 from celery_locks.aio import AsyncLocks
 from celery_locks.renewal import keeper
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.redis.store import RedisStore
-from celery_locks.testing.losses import lost_in_time
+from celery_locks.testing.compliance.losses import lost_in_time
 from tests.core.test_renewal_strain import in_greenlets
 from tests.support.loop import on_a_loop
 from tests.support.proxy import Proxy
@@ -139,8 +140,8 @@ def test_a_store_that_is_used_after_close_has_a_reader_again(locks: Locks, other
 def test_an_idle_reader_ends_and_starts_again(
     locks: Locks, others: Locks, readers: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(notices, "LONGEST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(_loss_reader, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(_loss_reader, "LONGEST_WAIT_SECONDS", 0.05)
     for _ in range(3):
         lease = locks.lock("k", renew=False).acquire()
         assert readers() == 1
@@ -216,7 +217,7 @@ def test_a_reader_whose_store_is_away_pauses_and_logs_once(
         def close(self) -> None:
             """Does nothing."""
 
-    monkeypatch.setattr(notices, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(_loss_reader, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(RedisStore, "loss_feed", lambda *_: Away())
     locks.lock("k").acquire()
     eventually(lambda: len(waits) >= 7, SOON)

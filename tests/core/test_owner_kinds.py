@@ -78,7 +78,7 @@ class TestRelease:
         assert shared.semaphore("smtp", limit=50).available() == 35
 
     def test_over_many_pages(self, shared: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("celery_locks.listing.MOST_ON_A_PAGE", 3)
+        monkeypatch.setattr("celery_locks.lock_info.MOST_ON_A_PAGE", 3)
         for number in range(10):
             shared.lock(f"k{number}", owner="me").acquire()
         assert len(shared.release_owned_by("me")) == 10

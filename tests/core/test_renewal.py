@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from celery_locks import Lease, Lock, LockConfigError, Locks, StoreUnavailable, renewal, signals, ticker
+from celery_locks import Lease, Lock, LockConfigError, Locks, StoreUnavailable, renewal, signals
+from celery_locks._runtime import ticker
 from celery_locks.renewal import Keeper
 from celery_locks.stores.base import Claim
 from celery_locks.testing import MovableClock

@@ -86,7 +86,7 @@ else:
     spawn, wait = eventlet.spawn, eventlet.sleep
 import threading, time
 from celery_locks import Locks, signals, threads
-from celery_locks.homes import original
+from celery_locks._runtime.hubs import original
 
 def until(condition):
     deadline = time.monotonic() + 20

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_locks import Backoff, LockConfigError
+from celery_locks._validation import LONGEST_TTL, checked_ttl, renewal_interval
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked
-from celery_locks.terms import LONGEST_TTL, checked_ttl, renewal_interval
 
 YEAR = 365 * 24 * 3600
 

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from celery_locks import LockConfigError, Locks
+from celery_locks._addresses import mask, mask_text
 from celery_locks.stores import open_store
-from celery_locks.stores.addresses import mask, mask_text
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_locks.errors import LockKeyError
-from celery_locks.keys import KeyMaker
-from celery_locks.scalars import joined_surrogates
-from celery_locks.templates import Template
+from celery_locks.keys.maker import KeyMaker
+from celery_locks.keys.scalars import joined_surrogates
+from celery_locks.keys.template import Template
 from tests.core import values as v
 from tests.core.values import sent
 

@@ -432,8 +432,8 @@ def test_a_list_without_a_match_says_what_there_is(run: Run, locks: Locks, monke
     locks.lock("k2", owner="import").acquire()
     assert run("list", "--owner", "x").output == "No key matches; 2 keys are held or waited for.\n"
     assert "; none begins with x\n" in run("watch", "--prefix", "x", "--times", "1").output
-    monkeypatch.setattr("celery_locks.cli.seeing.MOST_PAGES", 1)
-    monkeypatch.setattr("celery_locks.cli.seeing.MOST_ON_A_PAGE", 1)
+    monkeypatch.setattr("celery_locks.cli.list_keys.MOST_PAGES", 1)
+    monkeypatch.setattr("celery_locks.cli.list_keys.MOST_ON_A_PAGE", 1)
     shown = run("list", "--owner", "x")
     assert shown.stdout == "No key matches among those searched so far.\n"
     assert shown.stderr == "There are more: --after k1\n"

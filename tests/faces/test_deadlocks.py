@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from celery_locks import Locks, Semaphore, owners
-from celery_locks.nesting import RunScope
+from celery_locks._nesting import RunScope
 from tests.support.cli import Run, make_app
 from tests.support.waiting import eventually
 

@@ -20,7 +20,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from celery_locks import LockedTask, Locks, StoreUnavailable
-from celery_locks.cli import broker as broker_checks
+from celery_locks.cli import doctor_broker as broker_checks
 from celery_locks.stores import open_store
 from celery_locks.stores.parking import tickets_of
 from celery_locks.stores.redis.remedies import RIGHTS

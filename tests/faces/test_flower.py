@@ -22,7 +22,7 @@ from celery_locks import Locks
 from celery_locks.flower.history import MOST_KEYS
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import command_of
-from celery_locks.stores.redis.protocol import packed
+from celery_locks.stores.redis.wire.protocol import packed
 from tests.support.flower import ODD_KEYS, Answer, Flower
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer

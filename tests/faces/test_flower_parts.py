@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from celery_locks import Locks, StoreUnavailable, views
-from celery_locks.flower import shown, threads
+from celery_locks.flower import shown, store_threads
 from celery_locks.flower.access import shortened
 from celery_locks.flower.history import IDLE, MOST_FREED, MOST_KEYS, History
+from celery_locks.flower.key_history import MOST_ENTRIES, MOST_SAMPLES
 from celery_locks.flower.navigation import with_entry
 from celery_locks.flower.shown import moment
-from celery_locks.flower.story import MOST_ENTRIES, MOST_SAMPLES
-from celery_locks.flower.threads import StoreBusy, StoreThreads
-from celery_locks.listing import LockInfo, Page
+from celery_locks.flower.store_threads import StoreBusy, StoreThreads
+from celery_locks.lock_info import LockInfo, Page
 from celery_locks.owners import called, running
 from celery_locks.stores.base import Holder
 from celery_locks.stores.memory import MemoryStore
@@ -373,7 +373,7 @@ def test_a_name_is_shortened_of_bounded_length() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "FREE_WITHIN", 0.2)
+    monkeypatch.setattr(store_threads, "FREE_WITHIN", 0.2)
 
 
 def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: 
         with pytest.raises(StoreBusy):  # the two are answered, and still there
             await pool.run(lambda: ran.append(1))
         let_go.set()
-        monkeypatch.setattr(threads, "FREE_WITHIN", 60.0)
+        monkeypatch.setattr(store_threads, "FREE_WITHIN", 60.0)
         pool._answer_within = 60.0
         assert await pool.run(lambda: 7) == 7
         assert ran == [], "what was refused was not done"
@@ -404,7 +404,7 @@ def test_a_thread_that_hangs_is_counted_until_it_ends(quick: None, monkeypatch: 
 
 
 def test_reads_that_wait_share_one_which_is_no_older(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "FREE_WITHIN", 60.0)
+    monkeypatch.setattr(store_threads, "FREE_WITHIN", 60.0)
     turns, reads = [threading.Event() for _ in range(2)], []
 
     def read() -> int:
@@ -463,7 +463,7 @@ def test_celery_works_without_flower() -> None:
 
 
 def test_other_commands_load_no_flower_for_us() -> None:
-    code = "import sys; sys.argv = ['celery', 'worker']; import celery_locks.flower.entry; print(*sys.modules)"
+    code = "import sys; sys.argv = ['celery', 'worker']; import celery_locks.flower.entry_point; print(*sys.modules)"
     done = python(code)
     assert not {"flower", "tornado", "celery_locks.tasks", "celery_locks.flower.extension"} & set(done.stdout.split())
 

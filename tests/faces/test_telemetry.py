@@ -28,7 +28,7 @@ import celery_locks.lease
 from celery_locks import LockConfigError, Locks, LockTimeout, metrics, owners, signals
 from celery_locks.errors import LOSS_REASONS
 from celery_locks.stores.parking import Ticket
-from celery_locks.tasks import telemetry as settings
+from celery_locks.tasks.worker import telemetry as settings
 from celery_locks.telemetry import events, store
 from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from celery_locks import LockConfigError, Locks, owners, signals, tracing
-from celery_locks.tasks import telemetry
+from celery_locks.tasks.worker import telemetry
 from tests.support.waiting import eventually
 
 SOON = 100

@@ -1,4 +1,4 @@
-"""Only `celery_locks.clock` reads the machine's clocks: tools that freeze time in tests freeze nothing of ours."""
+"""Only `celery_locks._runtime.clock` reads the machine's clocks: tools that freeze time in tests freeze nothing of ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from celery_locks import clock
+from celery_locks._runtime import clock
 from tests.support.celery_worker import ROOT
 from tests.support.frozen_time import frozen_time
 

@@ -16,12 +16,12 @@ from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import MovableClock, ValueCompliance
-from celery_locks.testing.brokers import Brokers
-from celery_locks.testing.early import EarlyParking
-from celery_locks.testing.handed_over import HandedOver
-from celery_locks.testing.renewals import Renewals
-from celery_locks.testing.told import Told
-from celery_locks.testing.waking import Waking
+from celery_locks.testing.compliance.adoption import HandedOver
+from celery_locks.testing.compliance.answers import Told
+from celery_locks.testing.compliance.brokers import Brokers
+from celery_locks.testing.compliance.early_parking import EarlyParking
+from celery_locks.testing.compliance.renewals import Renewals
+from celery_locks.testing.compliance.waking import Waking
 from tests.support.proxy import Proxy
 
 

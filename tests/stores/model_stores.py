@@ -17,7 +17,7 @@ from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sql.schema import TABLES
-from celery_locks.stores.sqlite import EVERY, SQLiteStore
+from celery_locks.stores.sqlite.store import EVERY, SQLiteStore
 from celery_locks.testing import MovableClock
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from celery_locks import Locks
-from celery_locks.clock import monotonic
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LockLost, LockTimeout, StoreUnavailable
-from celery_locks.stores import together
+from celery_locks.stores import parallel
 from celery_locks.stores.base import Claim, Granted, Refused, Store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Parking
@@ -81,7 +81,7 @@ def test_a_busy_file_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("frozen")
 def test_a_store_that_hangs_is_not_waited_for() -> None:
     hang = threading.Event()
-    assert ends(lambda: together.ask([hang.wait], 0.1))
+    assert ends(lambda: parallel.ask([hang.wait], 0.1))
     hang.set()
 
 

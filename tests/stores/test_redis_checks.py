@@ -11,8 +11,8 @@ import redis
 from celery_locks import StoreUnavailable
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.redis import checks
-from celery_locks.stores.redis.connections import Connections
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.redis.wire.connections import Connections
 from tests.support.servers import RedisServer
 
 Start = Callable[..., RedisServer]

@@ -15,7 +15,7 @@ import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.aio import AsyncLocks
-from celery_locks.names import key_and_part
+from celery_locks.keys.names import key_and_part
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
 from celery_locks.stores.listing import Names
@@ -24,7 +24,7 @@ from celery_locks.stores.redis import parts
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
-from celery_locks.testing.store import ODD_NAMES
+from celery_locks.testing.compliance.base import ODD_NAMES
 from tests.stores.kinds import WithShortDelays
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster

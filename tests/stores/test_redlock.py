@@ -17,10 +17,10 @@ import pytest
 from celery_locks import LockConfigError, Locks, LockTimeout, StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
-from celery_locks.stores.redlock import DRIFT, Redlock, with_drift, without_drift
+from celery_locks.stores.redis.redlock.store import DRIFT, Redlock, with_drift, without_drift
 from celery_locks.testing import StoreCompliance
-from celery_locks.testing.limits import Limits
-from celery_locks.testing.store import ODD_NAMES
+from celery_locks.testing.compliance.base import ODD_NAMES
+from celery_locks.testing.compliance.limits import Limits
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.celery_worker import ROOT
 from tests.support.proxy import Proxy

@@ -16,10 +16,10 @@ from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import evalsha
-from celery_locks.stores.redis.member import Member
-from celery_locks.stores.redis.protocol import Command
+from celery_locks.stores.redis.redlock import Redlock
+from celery_locks.stores.redis.redlock.member import Member
 from celery_locks.stores.redis.scripts import Script
-from celery_locks.stores.redlock import Redlock
+from celery_locks.stores.redis.wire.protocol import Command
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

@@ -13,13 +13,13 @@ from typing import ClassVar
 import pytest
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
-from celery_locks.names import name_of
+from celery_locks._addresses import place_of
+from celery_locks.keys.names import name_of
 from celery_locks.stores import open_store
-from celery_locks.stores.addresses import place_of
 from celery_locks.stores.base import Claim, Granted, Renewal, Store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Dispatch, Parked, Parking, Ticket
-from celery_locks.stores.redlock import Redlock
+from celery_locks.stores.redis.redlock import Redlock
 from celery_locks.stores.sharded import Sharded
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import (

@@ -25,7 +25,7 @@ from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.sql import sweeper
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.database import Connection
-from celery_locks.stores.sql.locked import LockedSession
+from celery_locks.stores.sql.locked_session import LockedSession
 from celery_locks.stores.sql.postgresql import PostgreSQLStore
 from celery_locks.stores.sql.store import ServerStore
 from tests.stores.test_exclusion import exclude_each_other

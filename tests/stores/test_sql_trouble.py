@@ -17,7 +17,7 @@ from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
 from celery_locks.stores.base import Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Parked, Ticket
-from celery_locks.stores.sql import stored, sweeper
+from celery_locks.stores.sql import stored_functions, sweeper
 from celery_locks.stores.sql.store import ServerStore
 from tests.stores.test_sql import (
     SOON,
@@ -294,15 +294,15 @@ class TestOlderTables:
 
     @pytest.mark.parametrize("constant", ["MOST_HOLDERS", "SET_BACK", "COARSE_BITS", "CLOCK"])
     def test_promise_45_functions_are_named_after_their_constants(self, monkeypatch: Any, constant: str) -> None:
-        names = [stored.name(each) for each in stored.NAMES]
-        monkeypatch.setattr(stored, constant, f"{getattr(stored, constant)}0")
-        for cached in (stored._texts, stored._version):
+        names = [stored_functions.name(each) for each in stored_functions.NAMES]
+        monkeypatch.setattr(stored_functions, constant, f"{getattr(stored_functions, constant)}0")
+        for cached in (stored_functions._texts, stored_functions._version):
             cached.cache_clear()
         try:
-            assert not set(names) & {stored.name(each) for each in stored.NAMES}
+            assert not set(names) & {stored_functions.name(each) for each in stored_functions.NAMES}
         finally:
             monkeypatch.undo()
-            for cached in (stored._texts, stored._version):
+            for cached in (stored_functions._texts, stored_functions._version):
                 cached.cache_clear()
 
 

@@ -17,12 +17,13 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
-from celery_locks.stores import open_store, sqlite_file
+from celery_locks.stores import open_store
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.parking import Ticket
 from celery_locks.stores.sql.schema import TABLES
-from celery_locks.stores.sqlite import EVERY, SWEEP, SQLiteStore, open_sqlite
-from celery_locks.stores.sqlite_clock import boot_id
+from celery_locks.stores.sqlite import file
+from celery_locks.stores.sqlite.clock import boot_id
+from celery_locks.stores.sqlite.store import EVERY, SWEEP, SQLiteStore, open_sqlite
 from celery_locks.testing import MovableClock
 
 PATIENCE = 60.0
@@ -177,11 +178,11 @@ class TestProcesses:
         store.ping()
         parents = store._file._db
         assert parents is not None
-        monkeypatch.setattr(sqlite_file.os, "getpid", lambda: -1)
+        monkeypatch.setattr(file.os, "getpid", lambda: -1)
         store.ping()
         assert store._file._db is not parents
         parents.execute("SELECT 1")
-        sqlite_file._inherited.remove(parents)
+        file._inherited.remove(parents)
         parents.close()
 
 

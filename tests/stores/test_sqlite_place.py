@@ -21,9 +21,8 @@ import pytest
 
 from celery_locks import Locks
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores import sqlite_file, sqlite_place
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal
-from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.stores.sqlite import SQLiteStore, file, location
 from tests.support.interrupts import Check, Work, failures
 from tests.support.waiting import eventually
 
@@ -103,23 +102,23 @@ class TestDeleted:
     def test_while_it_is_being_opened(self, path: Path, step: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A store that stays with the deleted file would grant what is held in the new one."""
         SQLiteStore(str(path)).ping()
-        real, held = getattr(sqlite_file, step), claim()
+        real, held = getattr(file, step), claim()
 
         def replacing(*args: Any) -> Any:
-            monkeypatch.setattr(sqlite_file, step, real)
+            monkeypatch.setattr(file, step, real)
             result = real(*args) if when == "after" else None
             path.unlink()
             assert isinstance(SQLiteStore(str(path)).acquire(held), Granted)
             return real(*args) if when == "before" else result
 
-        monkeypatch.setattr(sqlite_file, step, replacing)
+        monkeypatch.setattr(file, step, replacing)
         store = SQLiteStore(str(path))
         assert isinstance(store.acquire(claim()), Refused)
-        assert getattr(sqlite_file, step) is real, "it was replaced"
+        assert getattr(file, step) is real, "it was replaced"
         assert store.release("k", held.token)
 
 
-@pytest.mark.skipif(sqlite_place._SET is None, reason="this system has no locks of open files")
+@pytest.mark.skipif(location._SET is None, reason="this system has no locks of open files")
 class TestTwoNames:
     def test_both_are_opened_at_the_same_time_by_threads(self, path: Path, tmp_path: Path) -> None:
         link, together, answers = tmp_path / "link.db", Barrier(8), list[str]()
@@ -242,7 +241,7 @@ class TestChecks:
 
     def test_a_network_file_system(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kinds = {"/": "ext4", str(path.parent): "nfs4"}
-        monkeypatch.setattr(sqlite_place, "_mounts", lambda: kinds)
+        monkeypatch.setattr(location, "_mounts", lambda: kinds)
         store = SQLiteStore(str(path))
         assert "network file system (nfs4)" in store.checks()["disk"]
         kinds[str(path.parent)] = "xfs"
@@ -253,10 +252,10 @@ class TestChecks:
         lines.write_text(r"36 35 98:0 /root /with\040space rw,noatime shared:1 - cifs /dev/root rw" + "\n")
         real = open
         monkeypatch.setattr("builtins.open", lambda _, **options: real(lines, **options))
-        assert sqlite_place._mounts() == {"/with space": "cifs"}
+        assert location._mounts() == {"/with space": "cifs"}
 
     def test_a_disk_that_is_nearly_full(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sqlite_place, "LEAST_FREE_BYTES", 1 << 62)
+        monkeypatch.setattr(location, "LEAST_FREE_BYTES", 1 << 62)
         assert "free some of it" in SQLiteStore(str(path)).checks()["space"]
 
     def test_another_journal(self, path: Path) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.redis.member import MOST_UNDER_WAY, Member
-from celery_locks.stores.together import ask
+from celery_locks.stores.parallel import ask
+from celery_locks.stores.redis.redlock.member import MOST_UNDER_WAY, Member
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 

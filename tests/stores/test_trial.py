@@ -14,13 +14,13 @@ from typing import Any, cast
 import pytest
 
 from celery_locks import Locks
-from celery_locks.names import key_and_part
+from celery_locks.keys.names import key_and_part
 from celery_locks.stores import open_store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import TRIAL, is_trial, tickets_of
 from celery_locks.stores.sql.base import TableStore
 from celery_locks.stores.sql.schema import TABLES
-from celery_locks.stores.sqlite import EVERY
+from celery_locks.stores.sqlite.store import EVERY
 from celery_locks.stores.trial import TTL_SECONDS, throwaway_name
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

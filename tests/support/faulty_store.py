@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
-from celery_locks.clock import Clock
+from celery_locks._runtime.clock import Clock
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Value
 from celery_locks.stores.memory import MemoryStore

@@ -29,7 +29,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from celery_locks import Lease, LockLost, threads
+from celery_locks import Lease, LockLost
+from celery_locks._runtime import threads
 from celery_locks.stores.base import Claim
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.tasks.abort import Aborted, guard_here

@@ -14,8 +14,8 @@ from kombu import Message
 
 from celery_locks import Locks
 from celery_locks.stores.parking import Parking
-from celery_locks.tasks.brokers import broker_id
-from celery_locks.tasks.dispatch import publish_dispatched
+from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.publish import publish_dispatched
 from tests.tasks.service import deliver_again, messages_at
 
 

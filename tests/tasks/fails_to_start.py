@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery, bootsteps
 
 from celery_locks import LockedTask
-from celery_locks.tasks.worker import LocksStep
+from celery_locks.tasks.worker.bootsteps import LocksStep
 
 app = Celery("fails_to_start", broker="memory://", task_cls=LockedTask, set_as_current=False)
 app.conf.update(locks_folder=os.environ["FOLDER"], locks_url=f"sqlite:///{os.environ['FOLDER']}/locks.db")

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.result import AsyncResult
 
-from celery_locks.tasks.reaper import LOOK_AT_OTHERS
+from celery_locks.tasks.worker.reaper import LOOK_AT_OTHERS
 from celery_locks.testing.local.processes import alive
 from tests.support.celery_worker import Worker
 from tests.support.waiting import eventually

@@ -14,7 +14,7 @@ import time
 
 from celery_locks import Locks
 from celery_locks.stores.base import Claim, Granted
-from celery_locks.tasks import records
+from celery_locks.tasks.worker import journal
 
 TTL = 120.0
 
@@ -22,10 +22,10 @@ TTL = 120.0
 def hold(locks: Locks, key: str, line_up: float | None = None) -> bool:
     """Claims a key, as a run does."""
     claim = Claim(locks._name(key), secrets.token_hex(16), "holder", TTL)
-    records.write(claim.token, claim.name, key, "task", "id")
+    journal.write(claim.token, claim.name, key, "task", "id")
     granted = isinstance(locks.store.acquire(claim, line_up), Granted)
     if granted:
-        records.granted(claim.token)
+        journal.granted(claim.token)
     return granted
 
 
@@ -36,7 +36,7 @@ def told() -> None:
 
 def child_of_the_dead(locks: Locks, key: str) -> None:
     """The main process of a worker is gone, and a child still runs."""
-    life = records.life()
+    life = journal.life()
     assert life is not None
     if os.fork():
         os._exit(0)
@@ -84,5 +84,5 @@ def waits(locks: Locks, key: str) -> None:
 
 if __name__ == "__main__":
     url, folder, key, mode = sys.argv[1:]
-    records.begin(url, folder)
+    journal.begin(url, folder)
     globals()[mode](Locks(url), key)

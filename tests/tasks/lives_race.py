@@ -5,22 +5,22 @@ from __future__ import annotations
 import random
 import sys
 
-from celery_locks.tasks import records
-from celery_locks.tasks.remains import remove_remains
+from celery_locks.tasks.worker import journal
+from celery_locks.tasks.worker.remains import remove_remains
 
 #: Few, so that the first and the last life of a site often meet.
 SITES = ("one", "two")
 
 
 def live(folder: str) -> None:
-    life = records.begin(random.choice(SITES), folder)
-    record = records.own_record()
+    life = journal.begin(random.choice(SITES), folder)
+    record = journal.own_record()
     assert record is not None
     remove_remains(life)
-    records.write("token", "name", "key", "task", "id")
+    journal.write("token", "name", "key", "task", "id")
     assert record.path.exists(), "the record of a living process is gone"
     assert [member.path for member in life.members()] == [record.path]
-    records.end(life)
+    journal.end(life)
     life.remove()
 
 

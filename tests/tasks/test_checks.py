@@ -9,7 +9,7 @@ from celery import Celery
 
 from celery_locks import Backoff, LockedTask
 from celery_locks.stores.memory import MemoryStore
-from celery_locks.tasks import checks
+from celery_locks.tasks.worker import checks
 from tests.support.servers import RedisServer
 from tests.tasks.conftest import Shop
 

@@ -15,8 +15,8 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerTermi
 from kombu.exceptions import OperationalError
 
 from celery_locks import Lock, LockedTask
-from celery_locks.tasks import park
 from celery_locks.tasks.marks import check_app
+from celery_locks.tasks.policies import park
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Database
 from tests.tasks.deliveries import StepWorker

@@ -16,7 +16,8 @@ from celery import Celery, Task, _state
 from celery.concurrency import prefork, solo
 
 from celery_locks import LockConfigError, LockedTask, Locks, current_lease, single_instance
-from celery_locks.tasks import checks, marks
+from celery_locks.tasks import marks
+from celery_locks.tasks.worker import checks
 from celery_locks.testing.local import NodeFailed
 from tests.support.celery_worker import Worker
 

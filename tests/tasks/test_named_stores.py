@@ -16,7 +16,7 @@ from celery_locks import LockConfigError, LockedTask, Locks, current_lease, sing
 from celery_locks.aio import AsyncLocks
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Parking
-from celery_locks.tasks.header import HEADER
+from celery_locks.tasks.messages.header import HEADER
 from celery_locks.tasks.options import all_locks, check_settings
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop

@@ -23,9 +23,9 @@ from celery_locks import (
     single_instance,
 )
 from celery_locks.settings import SCOPES
-from celery_locks.tasks.header import HEADER
+from celery_locks.tasks.messages.header import HEADER
 from celery_locks.tasks.options import check_settings
-from celery_locks.tasks.worker import LocksStep
+from celery_locks.tasks.worker.bootsteps import LocksStep
 from celery_locks.testing.local import NodeFailed
 from tests.support.celery_worker import Worker
 

@@ -21,7 +21,7 @@ from celery.result import AsyncResult
 from celery_locks import LockQueueFull, Locks, LockTimeout, owners
 from celery_locks.stores.base import Granted
 from celery_locks.stores.parking import Parking
-from celery_locks.tasks.brokers import broker_id
+from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.testing.harness import AssertFree
 from tests.support.cli import Run, found
 from tests.support.servers import RedisServer

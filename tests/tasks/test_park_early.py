@@ -14,9 +14,9 @@ from celery.result import AsyncResult
 from kombu import Connection
 
 from celery_locks import LockConfigError
-from celery_locks.tasks.header import HEADER
+from celery_locks.tasks.messages.header import HEADER
+from celery_locks.tasks.messages.pack import pack_message, publish
 from celery_locks.tasks.options import check_settings
-from celery_locks.tasks.pack import pack_message, publish
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

@@ -6,7 +6,7 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue, binding
 
-from celery_locks.tasks.queues import queue_of
+from celery_locks.tasks.messages.queues import queue_of
 
 
 @pytest.fixture(scope="module")

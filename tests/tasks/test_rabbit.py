@@ -13,8 +13,8 @@ from celery import Celery
 from celery.result import AsyncResult
 from kombu import Queue
 
-from celery_locks.tasks.deferral import longest_pause
-from celery_locks.tasks.pack import pack_message, publish
+from celery_locks.tasks.messages.pack import pack_message, publish
+from celery_locks.tasks.policies.deferral import longest_pause
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 from tests.tasks.rabbit_shop import PAUSES, orders

@@ -15,9 +15,9 @@ import pytest
 from celery import Celery
 
 from celery_locks import Locks, StoreUnavailable
-from celery_locks.tasks import records
-from celery_locks.tasks.lives import Process, new_life, published
-from celery_locks.tasks.reaper import Reaper
+from celery_locks.tasks.worker import journal
+from celery_locks.tasks.worker.liveness import Process, new_life, published
+from celery_locks.tasks.worker.reaper import Reaper
 from tests.support.celery_worker import ROOT
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
@@ -134,9 +134,9 @@ def test_half_a_record_does_no_harm(site: Site, key: str) -> None:
     [life] = site.life.siblings()
     [member] = life.members()
     with member.path.open("r+b") as file:
-        file.seek(records.SLOT)
+        file.seek(journal.SLOT)
         file.write(b"\xff" * 3000)
-        file.seek(3 * records.SLOT)
+        file.seek(3 * journal.SLOT)
         file.write(b"\0" * 5)
     os.kill(pid, signal.SIGKILL)
     site.freed(key)
@@ -168,26 +168,26 @@ def test_the_lease_of_a_successor_is_left_alone(site: Site, key: str) -> None:
 
 
 def test_a_record_says_what_is_held_now(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_life", None)
-    monkeypatch.setattr(records, "_record", None)
-    life = records.begin(redis_url, str(tmp_path))
+    monkeypatch.setattr(journal, "_life", None)
+    monkeypatch.setattr(journal, "_record", None)
+    life = journal.begin(redis_url, str(tmp_path))
     try:
-        record = records.own_record()
+        record = journal.own_record()
         assert record is not None
         for number in range(3):
-            records.write(f"token-{number}", "name", f"schlüssel-{number}", "task", "id")
-        records.strike("token-1")
-        records.granted("token-2")
-        records.write("token-3", "name", "k" * 3000, "task", "id")  # too long for a slot
-        records.write("token-4", "na\0me", "key", "task", "id")
-        records.write("token-5", "name", "in the place of 1", "task", "id")
-        found = {written.token: written for written in records.read(record.fd)}
+            journal.write(f"token-{number}", "name", f"schlüssel-{number}", "task", "id")
+        journal.strike("token-1")
+        journal.granted("token-2")
+        journal.write("token-3", "name", "k" * 3000, "task", "id")  # too long for a slot
+        journal.write("token-4", "na\0me", "key", "task", "id")
+        journal.write("token-5", "name", "in the place of 1", "task", "id")
+        found = {written.token: written for written in journal.read(record.fd)}
         assert set(found) == {"token-0", "token-2", "token-5"}
         assert found["token-0"].since == 0 < found["token-2"].since
         assert found["token-2"].key == "schlüssel-2"
-        assert os.fstat(record.fd).st_size <= 3 * records.SLOT
+        assert os.fstat(record.fd).st_size <= 3 * journal.SLOT
     finally:
-        records.end(life)
+        journal.end(life)
     assert not life.members()
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_locks.tasks.lives import new_life, published
-from celery_locks.tasks.remains import FOUND_DEAD, KEEP_SECONDS, remove_remains
+from celery_locks.tasks.worker.liveness import new_life, published
+from celery_locks.tasks.worker.remains import FOUND_DEAD, KEEP_SECONDS, remove_remains
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop

@@ -14,8 +14,8 @@ from celery.exceptions import TaskRevokedError
 
 from celery_locks import LockTimeout
 from celery_locks.stores.parking import Parking
-from celery_locks.tasks.brokers import broker_id
-from celery_locks.tasks.dispatch import publish_dispatched
+from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.publish import publish_dispatched
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Database
 from tests.tasks.service import Service, deliver_again, messages_at

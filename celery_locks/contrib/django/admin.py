@@ -22,20 +22,20 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_http_methods, require_safe
 
-from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable, log
+from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable, _logging
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.contrib.django import shown
+from celery_locks.contrib.django.escaping import cut, escape_text, folded
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
-from celery_locks.contrib.django.text import cut, escape_text, folded
-from celery_locks.key_text import MAX_BYTES
-from celery_locks.names import described
+from celery_locks.keys.names import described
+from celery_locks.keys.text import MAX_BYTES
 from celery_locks.stores.base import Holder
-from celery_locks.tasks.freeing import free_one
+from celery_locks.tasks.force_release import free_one
 from celery_locks.tasks.options import locks_for
-from celery_locks.terms import DEFAULT_STORE
 from celery_locks.views import NEAR_SECONDS, read_key, store_names
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: Rows of a page.
 ROWS = 100

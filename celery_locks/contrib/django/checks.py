@@ -22,9 +22,9 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
 from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
-from celery_locks.stores.addresses import mask_text
-from celery_locks.tasks import checks
+from celery_locks._addresses import mask_text
 from celery_locks.tasks.options import check_settings, locks_for
+from celery_locks.tasks.worker import checks
 from celery_locks.views import store_names
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from django.core import signing
 from django.core.exceptions import BadRequest
 
-from celery_locks.terms import DEFAULT_STORE
+from celery_locks._validation import DEFAULT_STORE
 
 #: Of references of this form; another form needs another salt.
 _SALT = "celery_locks.contrib.django.lease"

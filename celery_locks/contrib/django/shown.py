@@ -9,14 +9,14 @@ from urllib.parse import urlencode
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from celery_locks._durations import duration
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.contrib.django.escaping import SHOWN_IN_A_CELL, cut, escape_text, folded, html
 from celery_locks.contrib.django.lease_reference import LeaseReference
-from celery_locks.contrib.django.text import SHOWN_IN_A_CELL, cut, escape_text, folded, html
-from celery_locks.durations import duration
-from celery_locks.listing import LockInfo, Page, Stats
-from celery_locks.names import CALL
+from celery_locks.keys.names import CALL
+from celery_locks.lock_info import LockInfo, Page, Stats
 from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
-from celery_locks.terms import DEFAULT_STORE
 
 #: How many characters of a part are shown: those of ``run:…`` are long.
 _PART_SHOWN = 12

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Protocol
 
-from celery_locks.stores.redis.driver import Driver
 from celery_locks.stores.redis.parts import lock_keys
-from celery_locks.stores.redis.protocol import LENGTHS, Command, arguments, packed, repeated
 from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.wire.driver import Driver
+from celery_locks.stores.redis.wire.protocol import LENGTHS, Command, arguments, packed, repeated
 
 #: The answer to a script with its command.
 Send = Callable[["Sender", Script, Command], Any]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_locks.clock import wall_time
+from celery_locks._runtime.clock import wall_time
 from celery_locks.stores.check_results import NOT_KNOWN
-from celery_locks.stores.redis.connections import as_text
-from celery_locks.stores.redis.driver import response_errors
 from celery_locks.stores.redis.remedies import code_of
+from celery_locks.stores.redis.wire.connections import as_text
+from celery_locks.stores.redis.wire.driver import response_errors
 
 #: Seconds by which the clocks of server and client may differ: leases don't mind, but countdowns and expiries of
 #: messages are moments of one machine's clock that another reads.

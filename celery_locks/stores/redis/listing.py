@@ -10,8 +10,8 @@ from celery_locks.stores.listing import MOST_COUNTED, MOST_IN_LINE, MOST_LISTED,
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, info_of, page_of
 from celery_locks.stores.redis.calls import call_of
-from celery_locks.stores.redis.protocol import Command
 from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.wire.protocol import Command
 
 
 class RedisListing:

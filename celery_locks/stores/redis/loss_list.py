@@ -7,9 +7,9 @@ from typing import Any
 
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.loss_feed import MOST_NOTICES, LossFeed, cut
-from celery_locks.stores.redis.connection import Connection
-from celery_locks.stores.redis.connections import Connections, as_text
-from celery_locks.stores.redis.protocol import packed
+from celery_locks.stores.redis.wire.connection import Connection
+from celery_locks.stores.redis.wire.connections import Connections, as_text
+from celery_locks.stores.redis.wire.protocol import packed
 
 
 class LossList(LossFeed):

@@ -23,9 +23,9 @@ from celery_locks.stores.parking import (
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, refused
 from celery_locks.stores.redis.calls import call_of
-from celery_locks.stores.redis.connections import Connections, as_text
-from celery_locks.stores.redis.protocol import Command, arguments
 from celery_locks.stores.redis.scripts import LONGEST_SLEEP, Script
+from celery_locks.stores.redis.wire.connections import Connections, as_text
+from celery_locks.stores.redis.wire.protocol import Command, arguments
 
 #: What says which database of which server redis-py is connected to, and what it takes when that isn't said.
 _PLACE = {"host": "localhost", "port": 6379, "path": None, "db": 0}

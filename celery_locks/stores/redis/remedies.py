@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from celery_locks.terms import DEFAULT_PREFIX
+from celery_locks._validation import DEFAULT_PREFIX
 
 #: The commands that scripts and waits use, as an access control list names them. The order matters: @keyspace holds
 #: FLUSHALL, which -@dangerous takes away; INFO is dangerous to Redis, and only reads.

@@ -7,11 +7,11 @@ import hashlib
 import re
 from importlib.resources import files
 
+from celery_locks._runtime.tokens import PROCESS_DIGITS
 from celery_locks.stores.base import MOST_TAKEN, TAKEN_KNOWN_SECONDS, TICKET
 from celery_locks.stores.loss_feed import MOST_NOTICES
 from celery_locks.stores.parking import FIRST_DISPATCH, RETENTION, STORE_GRACE, TOMBSTONE, TRIAL, TRIAL_RETENTION
-from celery_locks.stores.redis.protocol import arguments
-from celery_locks.tokens import PROCESS_DIGITS
+from celery_locks.stores.redis.wire.protocol import arguments
 
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
 #: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
@@ -64,7 +64,7 @@ _NAME = re.compile(r"[A-Z][A-Z_]+")
 
 @functools.cache
 def _read(name: str) -> str:
-    return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
+    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _load(name: str) -> Script:

@@ -27,20 +27,20 @@ from celery_locks.stores.redis.calls import (
     evalsha_all,
     request_number,
 )
-from celery_locks.stores.redis.client import Client
-from celery_locks.stores.redis.connections import (
+from celery_locks.stores.redis.listing import RedisListing
+from celery_locks.stores.redis.loss_list import LossList
+from celery_locks.stores.redis.parking import RedisParking
+from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.values import RedisValues
+from celery_locks.stores.redis.wire.client import Client
+from celery_locks.stores.redis.wire.connections import (
     Connections,
     as_text,
     connections,
     patient_ttl,
 )
-from celery_locks.stores.redis.listing import RedisListing
-from celery_locks.stores.redis.loss_list import LossList
-from celery_locks.stores.redis.parking import RedisParking
-from celery_locks.stores.redis.protocol import Command, arguments, text_argument, text_arguments
-from celery_locks.stores.redis.scripts import Script
-from celery_locks.stores.redis.urls import address, checked_replicas, checked_timeouts
-from celery_locks.stores.redis.values import RedisValues
+from celery_locks.stores.redis.wire.protocol import Command, arguments, text_argument, text_arguments
+from celery_locks.stores.redis.wire.urls import address, checked_replicas, checked_timeouts
 
 if TYPE_CHECKING:
     import redis

@@ -9,9 +9,9 @@ from typing import Any
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS
 from celery_locks.stores.redis.calls import call_of, request_number
-from celery_locks.stores.redis.connections import as_text
-from celery_locks.stores.redis.protocol import Command
 from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.redis.wire.connections import as_text
+from celery_locks.stores.redis.wire.protocol import Command
 
 
 class RedisValues:

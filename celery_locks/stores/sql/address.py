@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
 
+from celery_locks._addresses import ENCODE, UnreadableError, login_of, mask
 from celery_locks.errors import LockConfigError
-from celery_locks.stores.addresses import ENCODE, UnreadableError, login_of, mask
 from celery_locks.stores.sql.database import CONNECT_TIMEOUT, REQUEST_TIMEOUT, Database
 from celery_locks.stores.sql.dialects import MYSQL_IDLE_SECONDS, PREFIX, Dialect, MySQL, PostgreSQL
 

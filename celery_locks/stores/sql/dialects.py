@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from celery_locks.stores.sql import remedies, stored
+from celery_locks.stores.sql import remedies, stored_functions
 from celery_locks.stores.sql.schema import (
     SERVER_TABLES,
     TableSchema,
@@ -190,7 +190,7 @@ class PostgreSQL(Dialect):
     types = Types(
         key='text COLLATE "C"', text="text", int="bigint", end=" WITH (fillfactor = 50)"
     )  # rows change all the time
-    server_time, clock = stored.SERVER_TIME, stored.CLOCK
+    server_time, clock = stored_functions.SERVER_TIME, stored_functions.CLOCK
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     lock_all = "LOCK TABLE celery_locks_lock IN EXCLUSIVE MODE"  # the weakest that keeps out who takes a row first
     missing = frozenset({"42P01", "42883", "42703"})
@@ -262,7 +262,7 @@ class PostgreSQL(Dialect):
         return [f"ALTER TABLE {table} DROP COLUMN IF EXISTS {column}"]
 
     def _functions(self) -> list[str]:
-        return stored.texts(self.prefix)
+        return stored_functions.texts(self.prefix)
 
     def _version_row(self) -> str:
         insert, changes = version_row()
@@ -284,8 +284,8 @@ class PostgreSQL(Dialect):
             if self._lacks(table, run):
                 for statement in self._table(table):
                     run(statement)
-        for name, statement in zip(stored.NAMES, self._functions(), strict=True):
-            if run(f"SELECT to_regproc('{self._text(stored.name(name))}')").fetchone()[0] is None:
+        for name, statement in zip(stored_functions.NAMES, self._functions(), strict=True):
+            if run(f"SELECT to_regproc('{self._text(stored_functions.name(name))}')").fetchone()[0] is None:
                 run(statement)
         run(self._version_row())
 
@@ -342,7 +342,7 @@ class MySQL(Dialect):
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # cutting off a name would make one of two locks
             f"SET SESSION wait_timeout = {MYSQL_IDLE_SECONDS}",
-            f"SET SESSION innodb_lock_wait_timeout = {max(1, int(timeout * stored.PATIENCE))}",
+            f"SET SESSION innodb_lock_wait_timeout = {max(1, int(timeout * stored_functions.PATIENCE))}",
         ]
         if "MariaDB" in connection.dbapi.get_server_info():
             settings.append(f"SET SESSION idle_transaction_timeout = {ceil(2 * timeout)}")

@@ -15,12 +15,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from celery_locks import log
+from celery_locks import _logging
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Database
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: The notice for the sweepers of a broker, and the kind of it: see `notice`.
 DUE = "due"

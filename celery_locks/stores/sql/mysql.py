@@ -8,7 +8,7 @@ from celery_locks.stores.sql import base
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.session import COARSE_BITS, SET_BACK, Session, microseconds
 from celery_locks.stores.sql.store import ServerStore
-from celery_locks.stores.sql.stored import PATIENCE
+from celery_locks.stores.sql.stored_functions import PATIENCE
 
 _FORGET = f"((({{}}) >> {COARSE_BITS}) + 2) << {COARSE_BITS}"
 # The fencing token comes back with the answer. A column to the right of its assignment has its new value. CLOCK is the

@@ -13,7 +13,7 @@ from celery_locks.errors import LossReason
 from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.loss_feed import LossFeed
 from celery_locks.stores.parking import Dispatch, RunEndName
-from celery_locks.stores.sql import stored
+from celery_locks.stores.sql import stored_functions
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.base import check_numbers
 from celery_locks.stores.sql.listener import DUE, DUE_LOOK, Listener
@@ -99,33 +99,33 @@ class PostgreSQLStore(ServerStore):
     def _acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
         check_numbers(claim)
         timeout = self._database.timeout_for(claim.ttl)
-        return self._database.single(lambda db: stored.acquire(db, claim, line_up), timeout)
+        return self._database.single(lambda db: stored_functions.acquire(db, claim, line_up), timeout)
 
     def leave(self, name: str, token: str) -> None:
         self._unsubscribe(token)
-        if not self._database.single(lambda db: stored.leave(db, name, token)):
+        if not self._database.single(lambda db: stored_functions.leave(db, name, token)):
             super().leave(name, token)
 
     def _release(self, name: str, token: str, value: Value | None) -> bool:
-        released = self._database.single(lambda db: stored.release(db, name, token, value))
+        released = self._database.single(lambda db: stored_functions.release(db, name, token, value))
         return super()._release(name, token, value) if released is None else released
 
     def _end_run(
         self, name: str, token: str, end: RunEndName, broker: str, value: Value | None
     ) -> tuple[bool, tuple[Dispatch, ...]]:
-        released = self._database.single(lambda db: stored.release(db, name, token, value))
+        released = self._database.single(lambda db: stored_functions.release(db, name, token, value))
         return super()._end_run(name, token, end, broker, value) if released is None else (released, ())
 
     def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | Literal["blocked"] | None]:
-        renewed, blocked = self._database.single(lambda db: stored.renew(db, renewals, 0.0), timeout)
+        renewed, blocked = self._database.single(lambda db: stored_functions.renew(db, renewals, 0.0), timeout)
         lost = [each for each in renewals if (each.name, each.token) not in renewed | blocked]
         answers: dict[tuple[str, str], LossReason | Literal["blocked"] | None] = dict.fromkeys(blocked, "blocked")
         answers.update(self._why_lost(lost, timeout) if lost else {})
         return [answers.get((each.name, each.token)) for each in renewals]
 
     def _renew_waiting(self, renewal: Renewal, timeout: float) -> LossReason | None:
-        patience = timeout * stored.PATIENCE
-        renewed, _ = self._database.single(lambda db: stored.renew(db, [renewal], patience), timeout)
+        patience = timeout * stored_functions.PATIENCE
+        renewed, _ = self._database.single(lambda db: stored_functions.renew(db, [renewal], patience), timeout)
         return None if renewed else self._why_lost([renewal], timeout)[renewal.name, renewal.token]
 
     def _why_lost(self, lost: Sequence[Renewal], timeout: float) -> dict[tuple[str, str], LossReason]:

@@ -17,8 +17,8 @@ from celery_locks.stores.sql.base import TableStore
 from celery_locks.stores.sql.checks import checks
 from celery_locks.stores.sql.database import Connection, StoreFull
 from celery_locks.stores.sql.leases import Leases
-from celery_locks.stores.sql.locked import ServerSession, lock_of, read_session
-from celery_locks.stores.sql.renewing import renew_many
+from celery_locks.stores.sql.locked_session import ServerSession, lock_of, read_session
+from celery_locks.stores.sql.renewal import renew_many
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.sql.sweeper import Sweeper
 

@@ -7,14 +7,14 @@ import random
 import threading
 import time
 
-from celery_locks import log
+from celery_locks import _logging
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Connection, Database
-from celery_locks.stores.sql.renewing import marks
+from celery_locks.stores.sql.renewal import marks
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sql.session import forget_at
 
-logger = log.logger(__name__)
+logger = _logging.logger(__name__)
 
 #: Seconds between two sweeps of a process, and after one that left something.
 EVERY, SOON = 10.0, 0.1

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_locks.clock import monotonic
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LockLost, LossReason
 from celery_locks.lease import Lease
 

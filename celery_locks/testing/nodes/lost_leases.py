@@ -6,8 +6,8 @@ import threading
 from contextlib import suppress
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
+from celery_locks.keys.names import name_of
 from celery_locks.locks import Locks
-from celery_locks.names import name_of
 from celery_locks.stores.base import Holder
 
 #: Seconds between two looks at the store.

@@ -1,0 +1,62 @@
+"""Results of ``doctor``, and calls with a timeout."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from celery_locks._addresses import mask_text
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one check.
+
+    Attributes:
+        check: What was looked at.
+        status: ``error`` when locks don't work, ``warning`` when they may break.
+        text: What was found; with the remedy, when it is not ok.
+        store: The name of the store that was looked at; empty for other checks.
+    """
+
+    check: str
+    status: Literal["ok", "warning", "error"]
+    text: str
+    store: str = ""
+
+
+def line_of(error: BaseException) -> str:
+    """Return an error as one line, without its full stop and without the passwords of the URLs in it."""
+    # The text of a KeyError is the repr of what it holds.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return mask_text(" ".join(text.split()).rstrip(".") or type(error).__name__)
+
+
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """Call a function in a thread, and wait this many seconds at most: a broker's client may wait for ever.
+
+    Raises:
+        TimeoutError: It has not ended. Its thread goes on.
+        Exception: What the function raised.
+    """
+    results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((True, function()))
+        except BaseException as error:
+            results.put((False, error))
+
+    threading.Thread(target=run, name="celery-locks-doctor", daemon=True).start()
+    try:
+        ended, result = results.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if not ended:
+        raise result
+    return result  # type: ignore[no-any-return]

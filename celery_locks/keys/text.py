@@ -1,0 +1,50 @@
+"""The text of a key, as every store can hold it."""
+
+from __future__ import annotations
+
+import re
+
+from celery_locks.errors import LockKeyError
+
+#: Bytes of UTF-8. A longer key would fit no store's index, and nobody would read it.
+MAX_BYTES = 200
+
+_HASH_BYTES = 16
+_READABLE_BYTES = MAX_BYTES - 2 * _HASH_BYTES - 1
+#: How a text ends that may have been hashed.
+LOOKS_HASHED = re.compile(rf"~[0-9a-f]{{{2 * _HASH_BYTES}}}\Z")
+
+
+def check_key(key: str) -> str:
+    """Return a key that every store can hold: the key itself, or if it is long its start and a hash.
+
+    A key that it returned it returns as it is.
+
+    Raises:
+        LockKeyError: The key is no text, is empty, or has a lone surrogate.
+    """
+    if type(key) is str and key.isascii() and 0 < len(key) <= MAX_BYTES:
+        return key
+    if not isinstance(key, str):
+        raise LockKeyError(f"A key must be a str, not {_class_name(key)}.")
+    if not key:
+        raise LockKeyError("A key must not be empty.", key="")
+    try:
+        encoded = str.encode(key)
+    except UnicodeEncodeError as error:
+        raise LockKeyError(f"A key must not have a lone surrogate (at position {error.start}).") from None
+    return str.__str__(key) if len(encoded) <= MAX_BYTES else hashed(encoded)
+
+
+def hashed(encoded: bytes) -> str:
+    """The start of a long key, and a hash of it."""
+    import hashlib  # for long keys only
+
+    start = encoded[:_READABLE_BYTES].decode("utf-8", "ignore")
+    return f"{start}~{hashlib.blake2b(encoded, digest_size=_HASH_BYTES).hexdigest()}"
+
+
+def _class_name(value: object) -> str:
+    from celery_locks.keys.canonical import class_name  # for an error only
+
+    return class_name(type(value))

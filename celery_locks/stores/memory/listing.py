@@ -1,0 +1,68 @@
+"""What is held in this process."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from heapq import nsmallest
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from celery_locks._runtime.clock import Clock
+from celery_locks.stores.base import TICKET
+from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
+
+if TYPE_CHECKING:
+    from celery_locks.stores.memory.store import Lock, MemoryStore
+
+
+class MemoryListing:
+    """The part of `MemoryStore` that tells what is held. It looks at all locks: this store is for tests."""
+
+    lists = True
+    _changed: threading.Condition
+    _clock: Clock
+    _locks: dict[str, Lock]
+
+    def info(self, name: str) -> State:
+        store: MemoryStore = self  # type: ignore[assignment]
+        with self._changed:
+            lock = store.current(name)
+            line = tuple(_waiter(lock, token) for token in islice(lock.line, MOST_IN_LINE))
+            state = State(name, store.holders_of(lock, self._clock.now()), lock.used(), len(lock.line), line)
+            store.forget(name)
+            return state
+
+    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+        with self._changed:
+            wanted = (name for name in self._locks if name.startswith(names.start) and name > names.after)
+            states: list[State] = []
+            first = nsmallest(names.count + MOST_PASSED_OVER, wanted)
+            for name in first:
+                if len(states) == names.count:
+                    return tuple(states), states[-1].name
+                state = self.info(name)
+                if state.holders or state.waiting:
+                    states.append(replace(state, holders=state.holders[:MOST_LISTED], line=()))
+            return tuple(states), first[-1] if len(first) == names.count + MOST_PASSED_OVER else None
+
+    def stats(self, prefix: str, near: float) -> Figures:
+        with self._changed:
+            now, names = self._clock.now(), [name for name in self._locks if name.startswith(f"{prefix}:{{")]
+            states = [state for name in names if (state := self.info(name)).holders or state.waiting]
+            held = [(each.since, state.name) for state in states for each in self._locks[state.name].held.values()]
+            since, oldest = min(held, default=(now, None))
+            ends = [each.deadline for state in states for each in self._locks[state.name].held.values()]
+            return Figures(
+                len(states),
+                len(held),
+                sum(deadline < now + near for deadline in ends),
+                sum(state.waiting for state in states),
+                oldest,
+                now - since,
+            )
+
+
+def _waiter(lock: Lock, token: str) -> Waiter:
+    ticket = lock.tickets.get(token.removeprefix(TICKET)) if token.startswith(TICKET) else None
+    return Waiter(token=token) if ticket is None else Waiter(ticket.owner, ticket.task_id, token)

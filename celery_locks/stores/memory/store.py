@@ -1,0 +1,360 @@
+"""``memory://``: leases in this process, for tests and for the small model that other stores are held against."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from celery_locks._runtime import threads
+from celery_locks._runtime.clock import Clock, system_clock
+from celery_locks._runtime.tokens import process_number, process_of
+from celery_locks.errors import LossReason
+from celery_locks.stores.base import (
+    MOST_HOLDERS,
+    MOST_TAKEN,
+    TAKEN_KNOWN_SECONDS,
+    TICKET,
+    Claim,
+    Granted,
+    Holder,
+    Refused,
+    Renewal,
+    Store,
+    Value,
+)
+from celery_locks.stores.loss_feed import LocalFeed, LossFeed
+from celery_locks.stores.memory.listing import MemoryListing
+from celery_locks.stores.memory.tickets import MemoryParking
+from celery_locks.stores.parking import RunEndName
+from celery_locks.stores.tickets import Record
+
+
+@dataclass
+class Held:
+    claim: Claim
+    fencing_token: int
+    since: float
+    deadline: float
+
+
+@dataclass
+class Lock:
+    """What is kept of a lock."""
+
+    held: dict[str, Held] = field(default_factory=dict)
+    #: token → deadline of the place, in the order of the line
+    line: dict[str, float] = field(default_factory=dict)
+    #: token → number of the place: the order of the line
+    numbers: dict[str, int] = field(default_factory=dict)
+    #: tokens whose turn it may be and who have not noticed yet
+    called: set[str] = field(default_factory=set)
+    #: token → why its lease was taken by force, and until when that is known
+    taken: dict[str, tuple[LossReason, float]] = field(default_factory=dict)
+    tickets: dict[str, Record] = field(default_factory=dict)
+
+    def used(self) -> int:
+        """Permits held."""
+        return sum(held.claim.permits for held in self.held.values())
+
+    def was_replaced(self, *tokens: str) -> bool:
+        """Return whether a newcomer took the lease of one of these tokens."""
+        return any(token in self.taken and self.taken[token][0] == "replaced" for token in tokens)
+
+    def leave(self, token: str) -> bool:
+        """Takes a token out of line. Returns whether it stood there."""
+        self.numbers.pop(token, None)
+        return self.line.pop(token, None) is not None
+
+
+class MemoryStore(MemoryParking, MemoryListing, Store):
+    """Leases in a dictionary.
+
+    Args:
+        clock: What deadlines are measured by; tests pass one that they can move.
+    """
+
+    wakes = True
+    waits_for = 1_000
+    values = True
+    notices = True
+    shared = False
+    machines = False
+
+    def __init__(self, clock: Clock = system_clock) -> None:
+        self._clock = clock
+        self._locks: dict[str, Lock] = {}
+        self._last_fencing_token = 0
+        self._last_number = 0
+        self._tasks: dict[str, tuple[str, str]] = {}
+        #: name → text, and until when it is kept
+        self._values: dict[str, tuple[str, float]] = {}
+        self._changed = threading.Condition(threads.RLock())
+        #: This process's notices by its number, which a fork changes, and by the prefix of names.
+        self._feeds: dict[tuple[str, str], LocalFeed] = {}
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        with self._changed:
+            now, lock = self._clock.now(), self.current(claim.name)
+            if (mine := lock.held.get(claim.token)) is not None:
+                mine.deadline = max(mine.deadline, now + claim.ttl)
+                return Granted(mine.fencing_token)
+            if (claim.adopts or claim.replaces) and lock.was_replaced(claim.adopts, claim.token):
+                refused = self.refused(lock, claim.token, now)._replace(replaced=True)
+                self.forget(claim.name)
+                return refused
+            adopted = lock.held.get(claim.adopts)
+            if adopted is not None and _fits_instead(lock, claim, adopted.claim.permits):
+                granted = self.grant(lock, claim)  # first: whatever interrupts this, one of the two holds
+                del lock.held[claim.adopts]
+                lock.leave(claim.token)
+                if claim.permits < adopted.claim.permits:
+                    self._call_next(lock)
+                return granted
+            if claim.replaces and claim.permits <= claim.limit:
+                self._replace(lock, claim)
+            free = claim.limit - lock.used()
+            if free >= claim.permits and (claim.replaces or next(iter(lock.line), claim.token) == claim.token):
+                lock.leave(claim.token)
+                granted = self.grant(lock, claim)
+                if free > claim.permits:
+                    self._call_next(lock)
+                return granted
+            full = claim.token not in lock.line and 0 < claim.max_waiters <= len(lock.line)
+            if line_up is not None and not full:
+                self.stand(lock, claim.token, self.next_number(), now + line_up)
+            refused = self.refused(lock, claim.token, now)
+            self.forget(claim.name)
+            return refused if line_up is None or not full else refused._replace(full=True)
+
+    def grant(self, lock: Lock, claim: Claim) -> Granted:
+        """Takes permits, whoever holds them."""
+        now = self._clock.now()
+        self._last_fencing_token += 1
+        lock.held[claim.token] = Held(claim, self._last_fencing_token, now, now + claim.ttl)
+        if claim.task_id:
+            self._tasks[claim.task_id] = (claim.name, claim.token)
+        return Granted(self._last_fencing_token)
+
+    def _replace(self, lock: Lock, claim: Claim) -> None:
+        for token in list(lock.held):
+            if lock.used() + claim.permits <= claim.limit:
+                return
+            self._take_away(lock, claim.name, token, "replaced")
+
+    def _take_away(self, lock: Lock, name: str, token: str, reason: LossReason) -> None:
+        """End a lease by force, and notify its process."""
+        lock.taken[token] = reason, lock.held.pop(token).deadline + TAKEN_KNOWN_SECONDS
+        if process_of(token) == process_number():
+            self._feed(name).put(token)
+
+    def loss_feed(self, name: str, process: str) -> LossFeed:
+        return self._feed(name)
+
+    def _feed(self, name: str) -> LocalFeed:
+        place = process_number(), name.partition("{")[0]
+        return self._feeds.setdefault(place, LocalFeed()) if place not in self._feeds else self._feeds[place]
+
+    def next_number(self) -> int:
+        """A place in line behind all before it."""
+        self._last_number += 1
+        return self._last_number
+
+    @staticmethod
+    def stand(lock: Lock, token: str, number: int, deadline: float) -> None:
+        """Puts a token in line, or keeps its place for longer."""
+        lock.numbers.setdefault(token, number)
+        lock.line[token] = max(deadline, lock.line.get(token, deadline))
+        lock.line = {each: lock.line[each] for each in sorted(lock.line, key=lock.numbers.__getitem__)}
+
+    def leave(self, name: str, token: str) -> None:
+        with self._changed:
+            lock = self.current(name)
+            if lock.leave(token):
+                self._call_next(lock)
+            self.forget(name)
+
+    def wait(self, name: str, token: str, timeout: float) -> None:
+        self.wait_any([(name, token)], timeout)
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        def called() -> list[str]:
+            return [token for name, token in places if self._may_go(name, token)]
+
+        with self._changed:
+            tokens = self._changed.wait_for(called, timeout)
+            for name, token in places:
+                if token in tokens and (lock := self._locks.get(name)):
+                    lock.called.discard(token)
+            return tokens
+
+    def _may_go(self, name: str, token: str) -> bool:
+        lock = self._locks.get(name)
+        # A lock that is free stays known for its tickets and for leases that were taken by force.
+        return lock is None or token in lock.called or not (lock.held or lock.line)
+
+    def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
+        with self._changed:
+            return [self._renew(renewal) for renewal in renewals]
+
+    def _renew(self, renewal: Renewal) -> LossReason | None:
+        expired = renewal.token in self._locks.get(renewal.name, Lock()).held
+        now, lock = self._clock.now(), self.current(renewal.name)
+        held = lock.held.get(renewal.token)
+        if held is not None:
+            held.deadline = max(held.deadline, now + renewal.ttl)
+            return None
+        stolen, taken = bool(lock.held), lock.taken.get(renewal.token)
+        self.forget(renewal.name)
+        if taken is not None:
+            return taken[0]
+        return "expired" if expired else "stolen" if stolen else "deleted"
+
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        with self._changed:
+            lock = self.current(name)
+            released = self.end_lease(lock, name, token, "again", value)
+            self._call_next(lock)
+            self.forget(name)
+            return released
+
+    def end_lease(self, lock: Lock, name: str, token: str, end: RunEndName, value: Value | None) -> bool:
+        """Release a lease, keep its holder's value, and settle the ticket that ran under it."""
+        self._tickets_of(lock, name).end_run(token, end)
+        held = lock.held.pop(token, None)
+        if held is not None and value is not None:
+            self._values[name] = value.text, self._clock.now() + value.keep
+        return held is not None
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        with self._changed:
+            lock = self.current(name)
+            held = lock.held.get(token)
+            if held is not None and held.claim.permits > permits:
+                held.claim = replace(held.claim, permits=permits)
+                self._call_next(lock)
+            self.forget(name)
+            return held is not None
+
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        with self._changed:
+            lock = self.current(name)
+            holders = self.holders_of(lock, self._clock.now(), token)
+            for each in [token] if token else list(lock.held)[:MOST_TAKEN]:
+                if each in lock.held:
+                    self._take_away(lock, name, each, "force_released")
+            if not token:
+                lock.held.clear()
+            self._call_next(lock)
+            self.forget(name)
+            return holders
+
+    def holders(self, name: str) -> tuple[Holder, ...]:
+        with self._changed:
+            holders = self.holders_of(self.current(name), self._clock.now())
+            self.forget(name)
+            return holders
+
+    def held(self, name: str) -> int:
+        with self._changed:
+            permits = self.current(name).used()
+            self.forget(name)
+            return permits
+
+    def write(self, name: str, token: str, text: str, keep: float) -> bool:
+        with self._changed:
+            holds = token in self.current(name).held
+            self.forget(name)
+            if holds:
+                self._values[name] = text, self._clock.now() + keep
+            return holds
+
+    def value(self, name: str) -> str | None:
+        with self._changed:
+            text, until = self._values.get(name, (None, 0.0))
+            return text if until > self._clock.now() else None
+
+    def delete(self, name: str) -> bool:
+        with self._changed:
+            there = self.value(name) is not None
+            self._values.pop(name, None)
+            return there
+
+    def ping(self) -> None:
+        pass
+
+    def current(self, name: str) -> Lock:
+        """The lock without the holders and waiters whose deadline has passed."""
+        now, lock = self._clock.now(), self._locks.setdefault(name, Lock())
+        lock.held = {token: held for token, held in lock.held.items() if held.deadline > now}
+        for token in [token for token, deadline in lock.line.items() if deadline <= now]:
+            lock.leave(token)
+        lock.taken = {token: taken for token, taken in lock.taken.items() if taken[1] > now}
+        lock.tickets = {id: record for id, record in lock.tickets.items() if record.deadline > now}
+        lock.called &= lock.line.keys()
+        return lock
+
+    def _call_next(self, lock: Lock) -> None:
+        """Tells the first in line that it may be its turn."""
+        if lock.line and next(iter(lock.line)).startswith(TICKET):
+            name = next(name for name, each in self._locks.items() if each is lock)
+            self._tickets_of(lock, name).look_at_first()
+            self._changed.notify_all()
+        self.call_waiter(lock)
+
+    def call_waiter(self, lock: Lock) -> None:
+        """Tells the first in line, if it is a waiter and no ticket."""
+        head = next(iter(lock.line), None)
+        if head is not None and not head.startswith(TICKET):
+            lock.called.add(head)
+            self._changed.notify_all()
+
+    def forget(self, name: str) -> None:
+        """Forgets a lock that nothing is known of."""
+        lock = self._locks.get(name, Lock())
+        if not (lock.held or lock.line or lock.taken or lock.tickets):
+            self._locks.pop(name, None)
+
+    @staticmethod
+    def refused(lock: Lock, token: str, now: float) -> Refused:
+        holders = MemoryStore.holders_of(lock, now)
+        line = list(lock.line)
+        position = line.index(token) if token in lock.line else None
+        if position:  # someone stands before: only their place's end could change anything unannounced
+            retry_in = lock.line[line[position - 1]] - now
+        elif holders:
+            retry_in = min(held.deadline for held in lock.held.values()) - now
+        else:
+            # Nobody in line either: more permits were asked for than there are.
+            retry_in = min(lock.line.values(), default=now + 1) - now
+        return Refused(holders, retry_in, position)
+
+    @staticmethod
+    def holders_of(lock: Lock, now: float, only: str = "") -> tuple[Holder, ...]:
+        """Return the holders of a lock, or only the one with a token."""
+        return tuple(
+            Holder(
+                held.claim.owner,
+                held.fencing_token,
+                held.claim.permits,
+                now - held.since,
+                held.deadline - now,
+                token,
+                held.claim.limit,
+            )
+            for token, held in list(lock.held.items())[: None if only else MOST_HOLDERS]
+            if only in ("", token)
+        )
+
+
+def _fits_instead(lock: Lock, claim: Claim, permits: int) -> bool:
+    """Return whether a claim's permits fit in the place of these: then no more are held than before, or than may be."""
+    return claim.permits <= permits or lock.used() - permits + claim.permits <= claim.limit
+
+
+_named: dict[str, MemoryStore] = {}
+
+
+def open_memory(url: str) -> MemoryStore:
+    """``memory://`` or ``memory://name``: the same URL is the same store within a process."""
+    return _named.setdefault(url, MemoryStore())

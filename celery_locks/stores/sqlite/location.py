@@ -1,0 +1,211 @@
+"""Where a SQLite file is: on which kind of disk, and whether all who use it share one write-ahead log.
+
+SQLite finds the log by the file's name. A file that has two names (by a hard link, or mounted by itself into two
+containers) has two logs, and those who use one know nothing of what is in the other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+
+from celery_locks._runtime import threads
+from celery_locks.errors import StoreUnavailable
+
+#: Kinds of file systems on which SQLite's locks of other machines, or its shared memory, can't be relied on.
+NETWORK = re.compile(r"nfs|cifs|smb|sshfs|9p|afs|ceph|gluster|lustre|gfs2|ocfs2|beegfs|vboxsf|prl_fs|vmhgfs")
+
+#: The first of the bytes that stand for names of a file. SQLite's own locks are below, and no data comes this far.
+FIRST_BYTE, BYTES = 1 << 40, 1 << 32
+#: Linux' locks that belong to an open file, and not to a process. Python has no name for them elsewhere.
+_SET, _GET = getattr(fcntl, "F_OFD_SETLK", None), getattr(fcntl, "F_OFD_GETLK", None)
+#: ``struct flock``: type, where it counts from, start, length, process.
+_FLOCK = "hhqqi"
+
+
+@dataclass
+class _Used:
+    """A file that this process uses.
+
+    Attributes:
+        file: It is open for the locks of this module, and stays so: closing it would end the locks that SQLite has on
+            the same file in this process.
+        byte: What stands for the name by which it is used; 0 while it is not.
+        users: How many use it.
+    """
+
+    file: int
+    byte: int = 0
+    users: int = 0
+
+
+#: By device and inode.
+_used: dict[tuple[int, int], _Used] = {}
+_mutex = threads.RLock()
+
+
+def claim_place(path: str) -> Callable[[], None]:
+    """Note that this process uses a file by this name.
+
+    Returns:
+        Call it when the file is used no longer.
+
+    Raises:
+        StoreUnavailable: The file is used by another name as well.
+    """
+    with _mutex:
+        try:
+            used, byte = _open(path), FIRST_BYTE + _number_of(path)
+            claimed = byte if used.users else _claim(used.file, byte)
+        except OSError:  # a file system without such locks; or SQLite finds out what is wrong
+            return lambda: None
+        if claimed != byte or used.byte not in (0, byte):
+            raise StoreUnavailable(
+                f"the lock store {path} is used by another name as well, and each name has a log of its own: {MOUNT}"
+            )
+        used.byte, used.users = byte, used.users + 1
+        return partial(_give_up, used)
+
+
+def _open(path: str) -> _Used:
+    for place, used in list(_used.items()):
+        if not used.users and os.fstat(used.file).st_nlink == 0:  # deleted meanwhile
+            os.close(_used.pop(place).file)
+    with suppress(FileNotFoundError):
+        found = os.stat(path)
+        if (found.st_dev, found.st_ino) in _used:
+            return _used[found.st_dev, found.st_ino]
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    found = os.fstat(file)
+    return _used.setdefault((found.st_dev, found.st_ino), _Used(file))
+
+
+def _claim(file: int, byte: int) -> int:
+    """Return the byte that stands for the name by which a file is used: this one, where no process uses another."""
+    _lock(file, fcntl.F_RDLCK, byte)
+    for start, end in ((FIRST_BYTE, byte), (byte + 1, FIRST_BYTE + BYTES)):
+        if start < end and _is_locked(file, start, end - start):
+            _lock(file, fcntl.F_UNLCK, byte)
+            return 0
+    return byte
+
+
+def _give_up(used: _Used) -> None:
+    with _mutex, suppress(OSError):
+        used.users -= 1
+        if not used.users:
+            _lock(used.file, fcntl.F_UNLCK, used.byte)
+            used.byte = 0
+
+
+def _lock(file: int, kind: int, byte: int) -> None:
+    if _SET is None:
+        raise OSError("this system has no locks of open files")
+    fcntl.fcntl(file, _SET, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
+
+
+def _in_forked_child() -> None:
+    global _mutex
+    _mutex = threads.RLock()
+    # The parent's locks are those of the same open file: its next one must be another.
+    while _used:
+        os.close(_used.popitem()[1].file)
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
+
+
+#: What to do about a file with two names.
+MOUNT = "mount the folder of the file, not the file by itself, and use one name for it"
+
+
+def _number_of(path: str) -> int:
+    """Return a number for the name of a file: the same wherever its folder is mounted."""
+    folder, name = os.path.split(os.path.realpath(path))
+    found = os.stat(folder)
+    text = f"{found.st_dev} {found.st_ino} {name}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "big")
+
+
+def _is_locked(file: int, start: int, size: int) -> bool:
+    assert _GET is not None
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, size, 0)
+    kind: int = struct.unpack(_FLOCK, fcntl.fcntl(file, _GET, asked))[0]
+    return kind != fcntl.F_UNLCK
+
+
+@contextmanager
+def folder_lock(folder: str) -> Iterator[None]:
+    """Have a folder to oneself, among those who ask by this function.
+
+    Raises:
+        sqlite3.OperationalError: Another one has it.
+    """
+    try:
+        file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # SQLite finds out why
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise sqlite3.OperationalError(f"the folder {folder} is locked") from None
+        except OSError:  # a file system without such locks
+            pass
+        yield
+    finally:
+        os.close(file)
+
+
+def place_checks(path: str) -> dict[str, str]:
+    """Return what is wrong with where a file is; see `Store.checks`."""
+    real = os.path.realpath(path)
+    try:
+        links, space = os.stat(real).st_nlink, os.statvfs(real)
+    except OSError as error:
+        why = f"not known: {error}"
+        return {"name": why, "disk": why, "space": why}
+    mounts = _mounts()
+    point = max((point for point in mounts if _is_within(real, point)), key=len, default="")
+    kind, free = mounts.get(point, ""), space.f_bavail * space.f_frsize
+    return {
+        "name": f"{path} has a second name, or is mounted by itself: {MOUNT}" if real in mounts or links > 1 else "",
+        "disk": (
+            f"{path} is on a network file system ({kind}), on which SQLite's locks can't be relied on: {MOVE}"
+            if NETWORK.search(kind)
+            else ""
+            if kind
+            else "not known: the system does not list its file systems"
+        ),
+        "space": f"the disk of {path} has {free // 1024} KiB left: free some of it" if free < LEAST_FREE_BYTES else "",
+    }
+
+
+#: What to do about a file system that does not serve SQLite.
+MOVE = "move the file to a disk of this machine, or use another store"
+#: Bytes below which a disk is as good as full.
+LEAST_FREE_BYTES = 16 * 1024 * 1024
+
+
+def _mounts() -> dict[str, str]:
+    """Return the kind of file system by mount point, nothing where that is not known; see ``man proc``."""
+    found: dict[str, str] = {}
+    with suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
+            found[point] = after.split()[0]
+    return found
+
+
+def _is_within(path: str, point: str) -> bool:
+    return path == point or path.startswith(point.rstrip("/") + "/")

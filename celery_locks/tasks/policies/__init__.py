@@ -1,0 +1,1 @@
+"""What happens to a run that finds its key held."""

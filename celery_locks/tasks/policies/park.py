@@ -1,0 +1,229 @@
+"""Parking: a task whose key is held waits in line in the store, and is dispatched when its turn comes.
+
+See `celery_locks.stores.parking` for the life of a ticket. This module is about the run that a message brought.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery import states
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+
+from celery_locks import _logging, owners
+from celery_locks._runtime.clock import wall_time
+from celery_locks.errors import LockConfigError, LockQueueFull
+from celery_locks.lease import Lease
+from celery_locks.settings import LockOptions
+from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Push, Ticket, tickets_of
+from celery_locks.tasks import events
+from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.header import fields_in, fields_of, new_publication, store_field
+from celery_locks.tasks.messages.pack import pack, pushed
+from celery_locks.tasks.messages.publish import call_ttl, publish_dispatched
+from celery_locks.tasks.messages.queues import queue_of
+from celery_locks.tasks.policies.deferral import Deferred, longest_pause, publish_later, timed_out
+
+if TYPE_CHECKING:
+    from celery_locks.lock import Lock
+    from celery_locks.tasks.policies.contention import Contention
+
+logger = _logging.logger(__name__)
+
+#: The result state of a parked task.
+WAITING = "WAITING"
+#: Seconds after a message has expired that it is dispatched, so that the worker finds that it has.
+LATE = 0.1
+#: Seconds after which a safety copy comes, where the broker keeps to such a countdown.
+SAFETY_COPY = 600.0
+
+
+def park(contention: Contention) -> Lease:
+    """Acquire the lease if it is the turn of this run's message, otherwise park it.
+
+    Raises:
+        Ignore: It is parked, or this copy of the message is not needed.
+        LockTimeout: It has waited for as long as it may.
+        LockQueueFull: There are ``max_waiters`` in line already.
+        LockConfigError: No task can park in this store.
+    """
+    task, lock, request = contention.task, contention.lock, contention.task.request
+    parking = parking_of(lock)
+    contention.claim.adopts = ""  # a lease of the call that could be adopted would have been by now
+    wait = longest_wait(task.app, contention.options, request.expires)
+    id = ticket_id(request.headers, request.id, request.retries, request.replaced_task_nesting)
+    ticket = Ticket(
+        id,
+        "",
+        request.id,
+        wait,
+        contention.options.max_waiters,
+        broker=broker_id(task.app),
+        late=bool(task.acks_late),
+        count=int(fields_of(request).get("count", 0)),
+    )
+    answer = lock._enter(parking, contention.claim, ticket)
+    if isinstance(answer, Dropped) and not _may_be_copy(request):
+        # Its sender gave it no number, and its task's id was used before.
+        ticket = replace(ticket, id=f"{id}:{new_publication()}")
+        answer = lock._enter(parking, contention.claim, ticket)
+    if isinstance(answer, Parked):
+        # Reported before it parks: afterwards another worker may have run it already, and reported that.
+        _report_waiting(contention, parking)
+        answer = lock._enter(parking, contention.claim, _with_message(contention, parking, ticket))
+    if isinstance(answer, Lease):
+        contention.ticket = ticket.id if answer._has_ticket else ""
+        events.running(task)
+        return answer
+    return _end_without_run(contention, parking, ticket, answer)
+
+
+def _end_without_run(
+    contention: Contention, parking: Parking, ticket: Ticket, answer: Parked | Dropped | Full | Out
+) -> NoReturn:
+    task, key, request = contention.task, contention.key, contention.task.request
+    if isinstance(answer, Parked):
+        contention.refused = answer.refused
+        publish_dispatched(task.app, parking, answer.dispatches)
+        if contention.options.park_safety_copy:
+            _publish_safety_copy(contention, ticket)
+        log_parked(task.name, request.id, contention)
+        raise Deferred(f"parked: {contention.error()}")
+    if isinstance(answer, Full):
+        raise LockQueueFull(f"{answer.waiters} wait for {key!r} already: max_waiters allows no more", key)
+    if isinstance(answer, Dropped):
+        said = f"dropped a copy of {task.name}[{request.id}]: it is {answer.state}"
+        _logging.line(logger, logging.INFO, "dropped", said, **contention.fields, reason=answer.state)
+        raise Deferred(f"a copy of a task that is {answer.state}")
+    contention.refused, contention.ticket = answer.refused, ticket.id
+    if answer.reason == "timeout":
+        contention.out = True
+        raise timed_out(contention, contention.error())
+    stored = not (task.ignore_result or request.ignore_result)
+    revoke = partial(task.backend.mark_as_revoked, request.id, "revoked", request=request, store_result=stored)
+    events.store_state(task, states.REVOKED, revoke)
+    contention.out = True
+    raise Deferred("revoked while it was parked")
+
+
+def log_parked(name: str, task_id: str, contention: Any) -> None:
+    """Log that a task has parked, with its key and its place in line.
+
+    Args:
+        name: The task's name.
+        task_id: Its id.
+        contention: A `Contention`, with the store's answer.
+    """
+    place = (contention.refused.position or 0) + 1
+    said = f"Task {name}[{task_id}] parked, number {place} in line: {contention.error()}"
+    fields = {"key": contention.key, "task": name, "task_id": task_id, "holders": contention.holder_names}
+    _logging.line(logger, logging.INFO, "parked", said, **fields)
+
+
+def parking_of(lock: Lock) -> Parking:
+    """Return the store of a lock, where tasks can park.
+
+    Raises:
+        LockConfigError: They can't in this one.
+    """
+    parking = tickets_of(lock._store)
+    if parking is None:
+        raise LockConfigError(
+            f'no task can park in a {type(lock._store).__name__}: set on_contention="retry", or locks_url to a store '
+            "of redis://, postgresql://, mysql:// or sqlite:///"
+        )
+    return parking
+
+
+def ticket_id(headers: Any, task_id: str, retries: int | None, nesting: int | None) -> str:
+    """Return the id of the ticket of a message: one for each publication of a task, which its copies share.
+
+    Args:
+        headers: The message's headers.
+        task_id: The task's id.
+        retries: How often the user's own retries have published it.
+        nesting: How often it has replaced itself.
+    """
+    ours = fields_in(headers, task_id)
+    number = ours.get("ticket") or ours.get("publication")
+    # A sender without this library gives no number.
+    return str(number or f"{task_id}:{retries or 0}:{nesting or 0}")
+
+
+def _may_be_copy(request: Any) -> bool:
+    """Return whether another message of the same publication may have come before this one."""
+    ours = fields_of(request)
+    return bool("publication" in ours or "ticket" in ours or (request.delivery_info or {}).get("redelivered"))
+
+
+def ticket_fields(lock: Lock, ticket: Ticket, since: float) -> dict[str, Any]:
+    """Return the fields of our header in a message that is dispatched from the line."""
+    ours = {"id": ticket.task_id, "ticket": ticket.id, "broker": ticket.broker, "count": 1}
+    return {**ours, "key": lock.key, "since": since, **store_field(lock._store_name)}
+
+
+def _since(contention: Contention) -> float:
+    return float(fields_of(contention.task.request).get("since") or wall_time())
+
+
+def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
+    """Return the seconds until ``max_wait`` is over or the message expires; ``None`` for no end.
+
+    Then the task is dispatched, and the worker that gets the message ends it.
+    """
+    waits = [options.max_wait]
+    if expires:
+        moment = maybe_make_aware(maybe_iso8601(expires), app.timezone)
+        waits.append(max(0.0, (moment - app.now()).total_seconds()) + LATE)
+    return min((wait for wait in waits if wait is not None), default=None)
+
+
+def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
+    task, request = contention.task, contention.task.request
+    message = pack(task, ticket_fields(contention.lock, ticket, _since(contention)))
+    owner = owners.parked(task.name, request.id, queue_of(task.app, request.delivery_info))
+    return replace(ticket, message=message, push=push_of(task.app, message, parking), owner=owner)
+
+
+def push_of(app: Any, message: str, parking: Parking) -> Push | None:
+    """Return how the store itself can publish the message, ``None`` where it can't."""
+    try:
+        with app.producer_or_acquire() as producer:
+            return pushed(app, producer, message, parking, call_ttl(app.conf))
+    except app.connection_for_write().connection_errors as error:  # it can park all the same
+        logger.warning("the broker is away (%s): a task parks without it", error)
+        return None
+
+
+def _report_waiting(contention: Contention, parking: Parking) -> None:
+    """Store the state WAITING, and send the event for monitors. Where that fails, the task parks all the same."""
+    task, request = contention.task, contention.task.request
+    stored, sent = not (task.ignore_result or request.ignore_result), events.enabled(task.app)
+    if not (stored or sent):
+        return
+    meta = {"key": contention.key, "position": parking.waiting(contention.claim.name)}
+    if stored:
+        events.store_state(task, WAITING, partial(task.update_state, state=WAITING, meta=meta))
+    if sent:
+        events.waiting(task, meta)
+
+
+def _publish_safety_copy(contention: Contention, ticket: Ticket) -> None:
+    """Leave a late message at the broker too, for the case that the store forgets the ticket.
+
+    The message that brought this run may be such a copy; those that were dispatched from the line leave no other one.
+    """
+    task = contention.task
+    ours = fields_of(task.request)
+    if "ticket" in ours and not ours.get("copy"):
+        return
+    asked = contention.options.park_safety_copy
+    late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
+    fields = ticket_fields(contention.lock, ticket, _since(contention)) | {"copy": True, "count": 0}
+    try:
+        publish_later(task, late, lambda _: fields, retry_policy={"max_retries": 1, "interval_start": 0})
+    except Exception as error:  # whatever the broker's client raises: the task is in line all the same
+        logger.warning("the safety copy of %s[%s] was not published: %s", task.name, task.request.id, error)

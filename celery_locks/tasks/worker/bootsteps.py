@@ -1,0 +1,118 @@
+"""The worker's part: looks at the lock store when the worker starts; while it runs, it sends on what is stuck and frees
+what the dead have left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+
+from celery_locks import _logging
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.errors import StoreUnavailable
+from celery_locks.locks import Locks, app_store, named_stores
+from celery_locks.stores.parking import tickets_of
+from celery_locks.tasks.options import all_locks, check_settings
+from celery_locks.tasks.worker import checks, journal, telemetry
+from celery_locks.tasks.worker.liveness import FOLDER, FOLDER_VARIABLE
+from celery_locks.tasks.worker.reaper import Reaper
+from celery_locks.tasks.worker.revoke import hear_revokes
+from celery_locks.tasks.worker.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from celery_locks.tasks.task import LockedTask
+
+logger = _logging.logger(__name__)
+
+
+class LocksStep(bootsteps.StartStopStep):
+    """Checks the settings: a worker that could take no lease must not start. One whose store is away may."""
+
+    name = "celery-locks"
+    _sweepers: Sequence[Sweeper] = ()
+    _reaper: Reaper | None = None
+    _telemetry: Any = None
+
+    def create(self, worker: Any) -> None:
+        """Called before any step starts, so before the pool's processes are made: they must know of the life.
+
+        Raises:
+            LockConfigError: A setting of ours is wrong or missing.
+        """
+        # Makes the command known, which the worker's parent answers. Much else comes with it, which only workers need.
+        import_module("celery_locks.tasks.worker.inspection")
+        app = worker.app
+        check_settings(app.conf)
+        stores = all_locks(app)
+        checks.check_start(worker, stores)
+        locks = stores[DEFAULT_STORE]
+        self._telemetry = telemetry.begin(worker, stores)
+        if not any(each.store.shared for each in stores.values()):
+            return
+        try:
+            life = journal.begin(_site(app.conf, locks.prefix), app.conf.get(FOLDER) or os.environ.get(FOLDER_VARIABLE))
+        except OSError as error:
+            logger.warning("%s; what a process holds that dies is free when its ttl is over", error)
+        else:
+            self._reaper = Reaper(app, {name: each.store for name, each in stores.items()}, life)
+            self._reaper.end_at_exit()
+
+    def start(self, worker: Any) -> None:
+        """Called when the worker starts.
+
+        Raises:
+            LockConfigError: A setting of a task is wrong.
+        """
+        app = worker.app
+        stores = all_locks(app)
+        hear_revokes()
+        tasks = checks.locked_tasks(app)
+        parked = [(locks, parking) for locks in stores.values() if (parking := tickets_of(locks.store)) is not None]
+        self._sweepers = [Sweeper(app, locks, parking) for locks, parking in parked]
+        for sweeper in self._sweepers:
+            sweeper.start()
+        if self._reaper is not None:
+            self._reaper.start()
+        if self._telemetry is not None:
+            self._telemetry.start()
+        for name, locks in stores.items():
+            _look_at(app, locks, [task for task in tasks if task.lock_options.store == name])
+
+    def stop(self, worker: Any) -> None:
+        """Called when the worker stops."""
+        for sweeper in self._sweepers:
+            sweeper.stop()
+        if self._reaper is not None:
+            self._reaper.close()
+        if self._telemetry is not None:
+            self._telemetry.stop()
+
+    def terminate(self, worker: Any) -> None:
+        """Called when the worker stops at once: it does not wait for the store."""
+        if self._reaper is not None:
+            self._reaper.close()
+        if self._telemetry is not None:
+            self._telemetry.abandon()
+
+
+def _look_at(app: Any, locks: Locks, tasks: list[LockedTask]) -> None:
+    """Log what is wrong with a store, for its tasks."""
+    try:
+        locks.store.ping()
+        for warning in checks.warnings(app, locks.store, tasks):
+            logger.warning("%s", warning)
+    except StoreUnavailable as error:
+        logger.warning("%s; locked tasks are put off until it is back", error)
+    else:
+        logger.info("locks in %s, prefix %r", locks.url, locks.prefix)
+
+
+def _site(conf: Any, prefix: str) -> str | None:
+    """What leases are of; ``None`` where a setting is a `Store`, which others can't be compared with."""
+    others = {name: store for name, store in named_stores(conf).items() if name != DEFAULT_STORE}
+    stores = [app_store(conf), *(f"{name}={store}" for name, store in sorted(others.items()) if isinstance(store, str))]
+    comparable = isinstance(stores[0], str) and len(stores) == len(others) + 1
+    return f"{' '.join(map(str, stores))} {prefix}" if comparable else None

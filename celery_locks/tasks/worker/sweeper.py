@@ -1,0 +1,86 @@
+"""The sweeper: a thread in every worker that dispatches what is overdue.
+
+Of the workers of one broker one sweeps at a time, the others stand by. It runs wherever tasks can park in the store,
+since tasks may be parked there from before a deploy.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from contextlib import suppress
+from typing import Any
+
+from celery_locks import _logging
+from celery_locks._durations import seconds_of
+from celery_locks.errors import StoreUnavailable
+from celery_locks.lock import this_process
+from celery_locks.locks import Locks
+from celery_locks.stores.base import Claim, Granted
+from celery_locks.stores.parking import Parking
+from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.publish import publish_dispatched
+
+logger = _logging.logger(__name__)
+
+#: Setting: the seconds between two looks at least, where nothing is due before.
+SWEEP_INTERVAL = "locks_sweep_interval"
+DEFAULT_SWEEP_INTERVAL = 5.0
+
+
+class Sweeper:
+    """Sweeps the parked tasks of an app's store.
+
+    Args:
+        app: The app whose broker gets the messages.
+        locks: The app's locks.
+        parking: Their store.
+    """
+
+    def __init__(self, app: Any, locks: Locks, parking: Parking) -> None:
+        self._app = app
+        self._locks = locks
+        self._parking = parking
+        self._interval = seconds_of(SWEEP_INTERVAL, app.conf.get(SWEEP_INTERVAL, DEFAULT_SWEEP_INTERVAL))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celery-locks-sweeper", daemon=True)
+        self._broker = broker_id(app)
+        # The same token each time: a claim that is repeated prolongs. No key makes this name.
+        name = f"{locks.prefix}:sweeper:{{{self._broker}}}"
+        self._claim = Claim(name, secrets.token_hex(16), this_process(), max(2 * self._interval, 1.0))
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets another sweeper act; the thread ends when it next looks."""
+        self._stopped.set()
+        with suppress(StoreUnavailable):
+            self._locks.store.release(self._claim.name, self._claim.token)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._look_safely()
+
+    def _look_safely(self) -> None:
+        try:
+            self._look()
+        except StoreUnavailable as error:
+            logger.warning("%s; parked tasks are dispatched when it is back", error)
+            self._stopped.wait(min(1.0, self._interval))
+        except Exception:
+            logger.exception("the sweeper failed; it goes on")
+            self._stopped.wait(self._interval)
+
+    def _look(self) -> None:
+        if not isinstance(self._locks.store.acquire(self._claim), Granted):
+            self._stopped.wait(self._interval)
+            return
+        dispatches = self._parking.sweep(self._locks.prefix, self._broker)
+        if dispatches:
+            # A connection of its own: those of the app's pool belong to the worker's other threads and children.
+            with self._app.connection_for_write() as connection:
+                publish_dispatched(self._app, self._parking, dispatches, connection)
+        elif not self._stopped.is_set():
+            self._parking.await_due(self._locks.prefix, self._broker, self._interval)
