@@ -82,6 +82,7 @@ model: $(VENV)/.made ## Check the model of a ticket's life with Spin: takes thre
 lint: $(VENV)/.dev ## Check the style of the code
 	@$(BIN) -m ruff check .
 	@$(BIN) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
 format: $(VENV)/.dev ## Fix the style of the code, as far as a tool can
 	@$(BIN) -m ruff check --fix .

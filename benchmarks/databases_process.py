@@ -8,7 +8,7 @@ import uuid
 
 from celery_locks import Locks
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim
+from celery_locks.stores.types import Claim
 
 
 def say(text: object) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.app import app, use_server
 from benchmarks.replace_tasks import endless
 from celery_locks import Locks
-from celery_locks.stores.base import Granted
+from celery_locks.stores.types import Granted
 from tests.support.celery_worker import Worker
 from tests.support.servers import RedisServer
 from tests.support.sql_servers import PostgresServer

@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmarks.rows import Row
 from celery_locks import Locks
-from celery_locks.stores.base import MOST_HOLDERS, Claim
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import Command, command_of, evalsha_all
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import MOST_HOLDERS, Claim
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 

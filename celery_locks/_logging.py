@@ -8,12 +8,20 @@ is not known is left out. No line has a password of a URL in it, nor an owner to
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from celery_locks import owners
 
-if TYPE_CHECKING:
-    from celery_locks.lease import Lease
+
+class NamedLease(Protocol):
+    """A lease, as the log shows it."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def fencing_token(self) -> int: ...
 
 
 def one_line(text: str) -> str:
@@ -68,7 +76,7 @@ def line(logger: logging.Logger, level: int, event: str, said: str, **fields: An
     logger.log(level, "%s [event=%s %s]", said, event, text, extra={"event": event, **known}, stacklevel=2)
 
 
-def of_lease(logger: logging.Logger, level: int, event: str, said: str, lease: Lease, **more: Any) -> None:
+def of_lease(logger: logging.Logger, level: int, event: str, said: str, lease: NamedLease, **more: Any) -> None:
     """Logs what became of a lease; see `line`."""
     line(logger, level, event, said, key=lease.key, owner=lease.owner, fencing_token=lease.fencing_token, **more)
 

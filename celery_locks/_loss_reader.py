@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from celery_locks import _logging
+from celery_locks._protocols import KeptLease
 from celery_locks._runtime import threads
 from celery_locks._runtime.callbacks import tell
 from celery_locks._runtime.clock import monotonic
 from celery_locks._runtime.tokens import process_number
 from celery_locks.errors import LossReason, StoreUnavailable
-from celery_locks.stores.base import Renewal, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Renewal
 
 if TYPE_CHECKING:
-    from celery_locks.lease import Lease
     from celery_locks.stores.loss_feed import LossFeed
 
 logger = _logging.logger(__name__)
@@ -39,7 +40,7 @@ MOST_EARLY = 1_000
 PROBE_TTL_SECONDS = 0.001
 
 
-def why_lost(store: Store, leases: Collection[Lease]) -> list[tuple[Lease, LossReason | None]]:
+def why_lost(store: Store, leases: Collection[KeptLease]) -> list[tuple[KeptLease, LossReason | None]]:
     """Ask the store what became of leases. Return each with the reason of its loss, ``None`` for one that may live.
 
     Raises:
@@ -60,7 +61,7 @@ class LossReader:
         leases: Returns the leases that this process keeps.
     """
 
-    def __init__(self, store: Store, name: str, leases: Callable[[], Iterable[Lease]]) -> None:
+    def __init__(self, store: Store, name: str, leases: Callable[[], Iterable[KeptLease]]) -> None:
         self.store = store
         self._name = name
         self._prefix = name.partition("{")[0]
@@ -79,7 +80,7 @@ class LossReader:
         if threads.greenlets():
             _of_greenlets.add(self)
 
-    def keep(self, lease: Lease) -> None:
+    def keep(self, lease: KeptLease) -> None:
         """Notice from now on when this lease is taken by force. It is among the kept ones already."""
         if not self._running:
             self._start()
@@ -149,12 +150,12 @@ class LossReader:
             self._early.pop(next(iter(self._early)), None)
         self._lose(found)
 
-    def _lose(self, leases: Collection[Lease]) -> None:
+    def _lose(self, leases: Collection[KeptLease]) -> None:
         for lease, reason in why_lost(self.store, leases):
             if reason is not None:
                 lease._answer(lease._confirmed, lease.ttl, reason)
 
-    def _mine(self) -> list[Lease]:
+    def _mine(self) -> list[KeptLease]:
         leases = (lease for lease in self._leases() if lease._store is self.store)
         return [lease for lease in leases if lease._claim.name.startswith(self._prefix)]
 

@@ -10,16 +10,12 @@ import threading
 from contextvars import ContextVar
 from hashlib import blake2b
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from celery_locks import owners
+from celery_locks._protocols import KeptLease, LockedKey
 from celery_locks.errors import LockError
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import MOST_HOLDERS, Refused
-
-if TYPE_CHECKING:
-    from celery_locks.lease import Lease
-    from celery_locks.lock import Lock
+from celery_locks.stores.types import MOST_HOLDERS, Refused
 
 #: An owner token has 32 hexadecimal digits. What the body of a run acquires has 16 more: the mark of the run.
 _TOKEN_LENGTH, _MARK_BYTES = 32, 8
@@ -36,7 +32,7 @@ class RunScope:
 
     __slots__ = ("_outer", "lease")
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: KeptLease) -> None:
         self.lease = lease
         self._outer: RunScope | None = None
 
@@ -89,7 +85,7 @@ def block_here() -> tuple[int, object]:
     return threading.get_ident(), asyncio.current_task() if asyncio is not None and running else None
 
 
-def _own_leases(lock: Lock, refused: Refused, endless: bool) -> tuple[list[Lease], bool]:
+def _own_leases(lock: LockedKey, refused: Refused, endless: bool) -> tuple[list[KeptLease], bool]:
     """Return the leases of a lock that can't end before the current run or block does, and whether one is a run's."""
     runs, scope = {}, current_scope()
     while scope is not None:
@@ -111,7 +107,7 @@ def _own_leases(lock: Lock, refused: Refused, endless: bool) -> tuple[list[Lease
     return own, any(lease.token in runs for lease in own)
 
 
-def waits_for_itself(lock: Lock, refused: Refused, endless: bool) -> LockError | None:
+def waits_for_itself(lock: LockedKey, refused: Refused, endless: bool) -> LockError | None:
     """Return the error of a wait that could never succeed: what is held here leaves too few permits.
 
     The lease of a run counts always. That of a ``with`` block counts where the wait has no end, and where it is renewed

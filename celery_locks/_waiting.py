@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from celery_locks._runtime.clock import Clock
 from celery_locks._sansio import Steps, Turn
-from celery_locks.stores.base import Claim, Refused, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Refused
 
 R = TypeVar("R")
 

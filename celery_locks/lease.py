@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_locks import _logging, signals
 from celery_locks._durations import Duration
@@ -19,10 +19,12 @@ from celery_locks._nesting import block_here
 from celery_locks._runtime import threads
 from celery_locks._runtime.callbacks import tell
 from celery_locks._runtime.clock import Clock, system_clock
+from celery_locks._runtime.hubs import home
 from celery_locks._validation import checked_count, checked_ttl
 from celery_locks.errors import LockConfigError, LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim, Granted, Renewal, Store, Value
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Granted, Renewal, Value
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -182,11 +184,11 @@ class Lease(Holding):
         self._mutex = threads.RLock()
         self._releases = threads.RLock()
         #: Where others are told of it, in a process of greenlets.
-        self._home = threads.home()
+        self._home = home()
         #: Stops what runs under it: called first when it is lost, by the thread that notices.
         self._abort: LostCallback = _nothing
         #: Takes the lease out of renewal; set by what put it in.
-        self._forget: Callable[[Lease], None] = _nothing
+        self._forget: Callable[[Any], object] = _nothing
 
     def __repr__(self) -> str:
         return f"<Lease {self.key!r} {self._state} fencing_token={self.fencing_token} owner={self.owner!r}>"
@@ -647,10 +649,15 @@ def release_rest_later(holding: Holding) -> None:
 
 def release_kept_later(token: str) -> Lease | None:
     """Release in the background the lease with this owner token, if it is watched, and return it."""
-    lease = keeper().kept(token)
+    lease = kept_lease(token)
     if lease is not None:
         release_rest_later(lease)
     return lease
+
+
+def kept_lease(token: str) -> Lease | None:
+    """Return the lease with this owner token, as long as it is watched."""
+    return cast("Lease | None", keeper().kept(token))
 
 
 def _nothing(*args: Any) -> None:

@@ -18,15 +18,15 @@ from celery_locks._durations import Duration
 from celery_locks._runtime import threads
 from celery_locks._runtime.tokens import new_token
 from celery_locks._sansio import Abandoned, Steps, run
+from celery_locks._space import Space
 from celery_locks._validation import Terms, checked_count, checked_timeout
 from celery_locks._waiting import wait_in_line
 from celery_locks.errors import LockError, LockQueueFull, LockTimeout, StoreUnavailable
-from celery_locks.lease import Lease, release_kept_later, release_or_later, release_rest_later
+from celery_locks.lease import Lease, kept_lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim, Granted, Holder, Refused
+from celery_locks.stores.types import Claim, Granted, Holder, Refused
 
 if TYPE_CHECKING:
-    from celery_locks.locks import Locks
     from celery_locks.outcomes import OutcomeCallback, OutcomeKind
     from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket
     from celery_locks.ticket import LockTicket
@@ -48,7 +48,7 @@ class Lock:
 
     def __init__(
         self,
-        locks: Locks,
+        space: Space,
         key: str,
         terms: Terms,
         owner: str | None = None,
@@ -57,10 +57,10 @@ class Lock:
     ) -> None:
         self.key = key
         self._terms = terms
-        self._name = locks._name(key)
-        self._locks = locks
-        self._store = locks.store
-        self._owner = owner or locks.owner
+        self._name = space.name(key)
+        self._space = space
+        self._store = space.store
+        self._owner = owner or space.owner
         self._sender = sender or self
         self._on_event = on_event
         #: The leases of those who are within, innermost last, by thread (or greenlet).
@@ -69,10 +69,10 @@ class Lock:
     @property
     def _store_name(self) -> str:
         """The name of its store among those of an app."""
-        return self._locks.store_name
+        return self._space.store_name
 
     def __repr__(self) -> str:
-        return f"<Lock {self.key!r} at {self._locks.url}>"
+        return f"<Lock {self.key!r} at {self._space.url}>"
 
     def acquire(
         self, *, timeout: Duration | None = None, attempts: int | None = None, claim: Claim | None = None
@@ -94,7 +94,7 @@ class Lock:
         """
         # The first look without steps: where the key is free, they would cost some 6 µs.
         timeout = None if timeout is None else checked_timeout(timeout)
-        begun = self._locks._clock.now()
+        begun = self._space.clock.now()
         until = None if timeout is None else begun + timeout
         once = timeout == 0
         if attempts is not None:
@@ -164,7 +164,7 @@ class Lock:
             most = self._terms.max_waiters
             said = f"{self.key!r} has max_waiters={most} waiters already: try again later, or raise max_waiters"
             return LockQueueFull(said, self.key)
-        if until is None or self._locks._clock.now() < until:
+        if until is None or self._space.clock.now() < until:
             return _nesting.waits_for_itself(self, answer, until is None)
         return None
 
@@ -175,7 +175,7 @@ class Lock:
         """Return when to stop waiting for a claim, and note in it how long its caller waits."""
         seconds = None if timeout is None else checked_timeout(timeout)
         claim.patience = seconds or None
-        return None if seconds is None else self._locks._clock.now() + seconds
+        return None if seconds is None else self._space.clock.now() + seconds
 
     def _in_time(self, answer: Lease | Refused, until: float | None) -> Lease:
         if isinstance(answer, Lease):
@@ -212,7 +212,7 @@ class Lock:
         """The steps of `enqueue`."""
         from celery_locks.ticket import LockTicket
 
-        self._locks._require("fair", "lock.enqueue()", self.key)
+        self._space.require("fair", "lock.enqueue()", self.key)
         ticket = LockTicket(self, claim or self._new_claim())
         try:
             yield from ticket._position_steps()
@@ -246,7 +246,7 @@ class Lock:
         try:
             look, hopeless = self._store.acquire, self._is_hopeless(until)
             answer = yield from wait_in_line(
-                self._store, self._locks._clock, claim, until, look, _no_signal, hopeless=hopeless
+                self._store, self._space.clock, claim, until, look, _no_signal, hopeless=hopeless
             )
             yield partial(self._leave_line, claim)
         except BaseException as error:
@@ -263,7 +263,7 @@ class Lock:
             timeout: The longest wait in seconds.
             stay: Whether it stands in line also after the last look.
         """
-        until = None if timeout is None else self._locks._clock.now() + timeout
+        until = None if timeout is None else self._space.clock.now() + timeout
         try:
             answer = yield from self._in_line(claim, until, stay=stay)
             ended = self._ended_error(answer, until)
@@ -321,7 +321,7 @@ class Lock:
         """The steps of `try_acquire`."""
         claim = self._new_claim()
         try:
-            answer = yield from self._in_line(claim, self._locks._clock.now())
+            answer = yield from self._in_line(claim, self._space.clock.now())
         except BaseException as error:
             self._undo(claim, error)
             raise
@@ -347,7 +347,7 @@ class Lock:
 
     def _enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
         """`Parking.enter`, with the lease where it was granted."""
-        sent = self._locks._clock.now()
+        sent = self._space.clock.now()
         try:
             answer = parking.enter(claim, ticket)
             if isinstance(answer, Granted):
@@ -355,7 +355,7 @@ class Lock:
                 granted._has_ticket = answer.has_ticket
                 return granted
         except BaseException:
-            if (lease := keeper().kept(claim.token)) is not None:
+            if (lease := kept_lease(claim.token)) is not None:
                 lease._forget(lease)
             # Not by a release: the ticket would be done, and its message be dropped when it is sent again.
             keeper().take_back_later(parking, claim.name, claim.token, claim.ttl)
@@ -419,7 +419,7 @@ class Lock:
         Raises:
             LockConfigError: It keeps none.
         """
-        self._locks._require("values", "lock.update()", self.key)
+        self._space.require("values", "lock.update()", self.key)
 
     def _run(self, function: Callable[[Lease], T], timeout: Duration | None) -> T:
         claim = self._new_claim()
@@ -506,7 +506,7 @@ class Lock:
         begun: float | None = None,
         attempts: int | None = None,
     ) -> Steps[Lease | Refused]:
-        clock = self._locks._clock
+        clock = self._space.clock
         look = partial(self._look, begun=clock.now() if begun is None else begun)
         hopeless = self._is_hopeless(until)
         return wait_in_line(
@@ -522,7 +522,7 @@ class Lock:
         sent: float | None = None,
     ) -> Lease | Refused:
         # The lease is kept by the thread that hears of it: a loop may be busy for long before it does.
-        sent = self._locks._clock.now() if sent is None else sent
+        sent = self._space.clock.now() if sent is None else sent
         answer = self._store.acquire(claim, line_up)
         if not isinstance(answer, Granted):
             return answer
@@ -562,7 +562,7 @@ class Lock:
         )
 
     def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
-        number, max_hold, clock = granted.fencing_token, self._terms.max_hold, self._locks._clock
+        number, max_hold, clock = granted.fencing_token, self._terms.max_hold, self._space.clock
         lease = Lease(
             self._store,
             claim,
@@ -597,7 +597,7 @@ class Lock:
     def _undo(self, claim: Claim, error: BaseException | None = None) -> None:
         """Gives back what an acquisition that failed may have got all the same."""
         # The store may have said yes while the reply was lost, or while this thread was interrupted.
-        lease = keeper().kept(claim.token)
+        lease = kept_lease(claim.token)
         if lease is not None:
             release_or_later(lease)
         elif isinstance(error, Abandoned):

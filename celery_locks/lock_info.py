@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from celery_locks._space import Space
 from celery_locks._validation import DEFAULT_STORE
 from celery_locks.errors import LockConfigError
 from celery_locks.keys.names import cursor_of, key_and_part, name_after
 from celery_locks.keys.text import check_key
 from celery_locks.owners import belongs_to
-from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Names, State, Waiter
-
-if TYPE_CHECKING:
-    from celery_locks.locks import Locks
+from celery_locks.stores.types import Holder
 
 #: The most keys of one page.
 MOST_ON_A_PAGE = 1_000
@@ -92,57 +89,57 @@ class Stats:
     oldest_part: str = ""
 
 
-def page_of(locks: Locks, prefix: str, after: str | None, count: int) -> Page:
+def page_of(space: Space, prefix: str, after: str | None, count: int) -> Page:
     """See `Locks.list`."""
     for text in filter(None, (prefix, after)):
         check_key(text)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ON_A_PAGE:
         raise LockConfigError(f"count must be a whole number from 1 to {MOST_ON_A_PAGE}, not {count!r}")
     # The name of a key ends with a brace; that of what keys begin with does not.
-    start = locks._name(prefix).removesuffix("}") if prefix else f"{locks.prefix}:{{"
-    states, last = locks.store.page(Names(locks.prefix, start, name_after(locks.prefix, after) if after else "", count))
-    items = (info_of(locks, state) for state in states)
+    start = space.name(prefix).removesuffix("}") if prefix else f"{space.prefix}:{{"
+    states, last = space.store.page(Names(space.prefix, start, name_after(space.prefix, after) if after else "", count))
+    items = (info_of(space, state) for state in states)
     # The brace that ends a name may look like the last one of what was asked for.
     return Page(
         tuple(item for item in items if item.key.startswith(prefix)),
-        None if last is None else cursor_of(*key_and_part(locks.prefix, last)),
+        None if last is None else cursor_of(*key_and_part(space.prefix, last)),
     )
 
 
-def parts_of(locks: Locks, key: str) -> list[LockInfo]:
+def parts_of(space: Space, key: str) -> list[LockInfo]:
     """Return the parts of a key that are held apart from it; none where the store keeps no list."""
-    if not locks.store.lists:
+    if not space.store.lists:
         return []
-    states, _ = locks.store.page(Names(locks.prefix, f"{locks._name(key)}:", "", MOST_ON_A_PAGE))
-    return [item for state in states if (item := info_of(locks, state)).key == key]
+    states, _ = space.store.page(Names(space.prefix, f"{space.name(key)}:", "", MOST_ON_A_PAGE))
+    return [item for state in states if (item := info_of(space, state)).key == key]
 
 
-def with_all_holders(locks: Locks, item: LockInfo) -> LockInfo:
+def with_all_holders(space: Space, item: LockInfo) -> LockInfo:
     """Return a lock of a list with up to 100 holders, where the list names too few."""
-    return item if item.names_all else locks.info(item.key, item.part)
+    return item if item.names_all else info_of(space, space.store.info(space.name(item.key, item.part)))
 
 
-def owned_by(locks: Locks, owner: str) -> Iterator[tuple[LockInfo, Holder]]:
+def owned_by(space: Space, owner: str) -> Iterator[tuple[LockInfo, Holder]]:
     """Find what an owner holds, and those within it."""
     page: Page | None = None
     while page is None or page.next is not None:
-        page = page_of(locks, "", None if page is None else page.next, MOST_ON_A_PAGE)
+        page = page_of(space, "", None if page is None else page.next, MOST_ON_A_PAGE)
         for item in page.items:
-            whole = with_all_holders(locks, item)
+            whole = with_all_holders(space, item)
             yield from ((whole, holder) for holder in whole.holders if belongs_to(holder.owner, owner))
 
 
-def info_of(locks: Locks, state: State) -> LockInfo:
+def info_of(space: Space, state: State) -> LockInfo:
     """What a store tells of a lock, by its key."""
     limit = state.holders[-1].limit if state.holders else 1
-    key, part = key_and_part(locks.prefix, state.name)
-    return LockInfo(key, state.holders, state.permits, limit, state.waiting, state.line, part, locks.store_name)
+    key, part = key_and_part(space.prefix, state.name)
+    return LockInfo(key, state.holders, state.permits, limit, state.waiting, state.line, part, space.store_name)
 
 
-def stats_of(locks: Locks, near: float) -> Stats:
+def stats_of(space: Space, near: float) -> Stats:
     """See `Locks.stats`."""
-    figures = locks.store.stats(locks.prefix, near)
-    oldest, part = (None, "") if figures.oldest is None else key_and_part(locks.prefix, figures.oldest)
+    figures = space.store.stats(space.prefix, near)
+    oldest, part = (None, "") if figures.oldest is None else key_and_part(space.prefix, figures.oldest)
     return Stats(
         figures.locks,
         figures.holders,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celery_locks._addresses import addresses_in, mask
 from celery_locks._durations import Duration
 from celery_locks._runtime.clock import Clock, system_clock
+from celery_locks._space import Space
 from celery_locks._validation import (
     DEFAULT_PREFIX,
     DEFAULT_STORE,
@@ -22,14 +23,15 @@ from celery_locks._validation import (
     checked_ttl,
 )
 from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned
-from celery_locks.keys.names import check_part, name_of
+from celery_locks.keys.names import check_part
 from celery_locks.keys.text import check_key
 from celery_locks.lease import Lease, renew_one
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
 from celery_locks.semaphore import Semaphore
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim
 
 if TYPE_CHECKING:
     from celery_locks.lock_info import LockInfo, Page, Stats
@@ -50,13 +52,6 @@ class Locks:
         owner: The holder's name that others see; host and process id by default.
         clock: What the deadlines of leases are watched by (tests pass one that they can move).
 
-    Attributes:
-        store: The store.
-        store_name: The name of the store among those of an app.
-        url: The store's address without its password, or the name of its class.
-        prefix: What all names in the store begin with.
-        owner: The holder's name that others see, ``None`` for host and process id.
-
     Raises:
         LockConfigError: There is no URL, or it names no store.
     """
@@ -76,12 +71,9 @@ class Locks:
             raise LockConfigError(f"a store is a URL or a Store such as RedisStore(client), not {type(store).__name__}")
         if not prefix or "{" in prefix or "}" in prefix:
             raise LockConfigError(f"the prefix must be some text without braces, not {prefix!r}")
-        self.store = open_store(store) if isinstance(store, str) else store
-        self.url = mask(store) if isinstance(store, str) else type(store).__name__
-        self.prefix = prefix
-        self.owner = owner
-        self._clock = clock
-        self.store_name = DEFAULT_STORE
+        url = mask(store) if isinstance(store, str) else type(store).__name__
+        opened = open_store(store) if isinstance(store, str) else store
+        self._space = Space(opened, url, prefix, owner, clock, DEFAULT_STORE)
 
     @classmethod
     def from_app(cls, app: Any, store: str = DEFAULT_STORE) -> Locks:
@@ -99,8 +91,33 @@ class Locks:
             LockConfigError: No store is set, or none has this name.
         """
         locks = cls(app_store(app.conf, store), prefix=app.conf.get("locks_prefix", DEFAULT_PREFIX))
-        locks.store_name = store
+        locks._space.store_name = store
         return locks
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        return self._space.store
+
+    @property
+    def store_name(self) -> str:
+        """The name of the store among those of an app."""
+        return self._space.store_name
+
+    @property
+    def url(self) -> str:
+        """The store's address without its password, or the name of its class."""
+        return self._space.url
+
+    @property
+    def prefix(self) -> str:
+        """What all names in the store begin with."""
+        return self._space.prefix
+
+    @property
+    def owner(self) -> str | None:
+        """The holder's name that others see, ``None`` for host and process id."""
+        return self._space.owner
 
     def lock(
         self,
@@ -129,7 +146,7 @@ class Locks:
             LockConfigError: Another argument is wrong.
         """
         terms = self._terms(key, ttl, renew, max_hold, max_waiters=max_waiters)
-        return Lock(self, check_key(key), terms, owner, on_event=on_event)
+        return Lock(self._space, check_key(key), terms, owner, on_event=on_event)
 
     def semaphore(
         self,
@@ -161,9 +178,9 @@ class Locks:
             LockKeyError: The key is empty or no text.
             LockConfigError: Another argument is wrong.
         """
-        self._require("semaphores", "locks.semaphore()", key)
+        self._space.require("semaphores", "locks.semaphore()", key)
         terms = self._terms(key, ttl, renew, max_hold, limit, max_waiters)
-        return Semaphore(self, check_key(key), terms, owner, on_event)
+        return Semaphore(self._space, check_key(key), terms, owner, on_event)
 
     def read_write(
         self,
@@ -194,9 +211,9 @@ class Locks:
         """
         from celery_locks.read_write import ReadWriteLock
 
-        self._require("semaphores", "locks.read_write()", key)
+        self._space.require("semaphores", "locks.read_write()", key)
         terms = self._terms(key, ttl, renew, max_hold, max_waiters=max_waiters)
-        return ReadWriteLock(self, check_key(key), terms, owner, on_event)
+        return ReadWriteLock(self._space, check_key(key), terms, owner, on_event)
 
     def multi(
         self,
@@ -236,7 +253,7 @@ class Locks:
         )
         if not found:
             raise LockConfigError("multi needs at least one key")
-        return MultiLock(self, found)
+        return MultiLock(self._space, found)
 
     def restore(self, text: str) -> Lease:
         """The lease of `Lease.serialize`, in this process: confirmed by the store, and watched, but not renewed here.
@@ -247,23 +264,23 @@ class Locks:
             StoreUnavailable: The store can't be reached, or could not renew the lease in time.
         """
         lease = self._read(text)
-        if renew_one(self.store, lease._renewal_request(self._clock.now()), lease.key) is not None:
+        if renew_one(self.store, lease._renewal_request(self._space.clock.now()), lease.key) is not None:
             raise LockNotOwned(f"the lease of {lease.key!r} is held no more", lease.key)
         keeper().keep(lease, None)
         return lease
 
     def _read(self, text: str) -> Lease:
-        sent = self._clock.now()
+        sent = self._space.clock.now()
         try:
             data = json.loads(text)
             key, owner, token = check_key(data["key"]), _of(str, data["owner"]), _of(str, data["token"])
             limit, permits = checked_count("limit", data["limit"]), checked_count("permits", data["permits"])
             max_hold = checked_longest("max_hold", data.get("hold_left"))
-            claim = Claim(self._name(key), token, owner, checked_ttl(data["ttl"]), limit, permits)
+            claim = Claim(self._space.name(key), token, owner, checked_ttl(data["ttl"]), limit, permits)
             fencing_token = _of(int, data["fencing_token"])
         except (LockError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise LockKeyError(f"this is not the text of a lease: {type(error).__name__}: {error}") from error
-        return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self._clock)
+        return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self._space.clock)
 
     def value(self, key: str) -> Any:
         """The value kept with a key by `Lease.update`, ``None`` for none; whoever holds the key.
@@ -275,8 +292,8 @@ class Locks:
         """
         from celery_locks.stores import json_values
 
-        self._require("values", "locks.value()", key)
-        return json_values.read(self.store, self._name(check_key(key)))
+        self._space.require("values", "locks.value()", key)
+        return json_values.read(self.store, self._space.name(check_key(key)))
 
     def delete(self, key: str) -> bool:
         """Delete what the store has of a key: its leases, and the value kept with it.
@@ -291,7 +308,7 @@ class Locks:
             LockKeyError: The key is empty or no text.
             StoreUnavailable: The store can't be reached.
         """
-        name = self._name(check_key(key))
+        name = self._space.name(check_key(key))
         # First the leases: a holder that still had one could write its value after the old one was deleted.
         held = bool(self.store.force_release(name))
         return (self.store.values and self.store.delete(name)) or held
@@ -314,14 +331,14 @@ class Locks:
         """
         from celery_locks.lock_info import owned_by
 
-        self._require("lists", "locks.release_owned_by()")
+        self._space.require("lists", "locks.release_owned_by()")
         if not isinstance(owner, str) or not owner:
             raise LockConfigError(
                 f"owner={owner!r} is not an owner's name: give the text that its locks have as owner="
             )
         released = []
-        for item, holder in owned_by(self, owner):
-            if self.store.force_release(self._name(item.key, item.part), holder.token):
+        for item, holder in owned_by(self._space, owner):
+            if self.store.force_release(self._space.name(item.key, item.part), holder.token):
                 released.append(item.key)
         return tuple(released)
 
@@ -350,8 +367,8 @@ class Locks:
         """
         from celery_locks.lock_info import page_of
 
-        self._require("lists", "locks.list()")
-        return page_of(self, prefix, after, count)
+        self._space.require("lists", "locks.list()")
+        return page_of(self._space, prefix, after, count)
 
     def info(self, key: str, part: str = "") -> LockInfo:
         """Return who holds a key and who waits for it; at most 100 holders and 100 of those in line are named.
@@ -366,7 +383,7 @@ class Locks:
         """
         from celery_locks.lock_info import info_of
 
-        return info_of(self, self.store.info(self._name(check_key(key), check_part(part))))
+        return info_of(self._space, self.store.info(self._space.name(check_key(key), check_part(part))))
 
     def stats(self, near: Duration = 10.0) -> Stats:
         """How many keys are held, how many wait, how many leases are about to end, and which key is held for longest.
@@ -380,8 +397,8 @@ class Locks:
         """
         from celery_locks.lock_info import stats_of
 
-        self._require("lists", "locks.stats()")
-        return stats_of(self, checked_ttl(near))
+        self._space.require("lists", "locks.stats()")
+        return stats_of(self._space, checked_ttl(near))
 
     def lockable(
         self,
@@ -412,7 +429,7 @@ class Locks:
         from celery_locks.lockable import Lockable
 
         terms = self._terms(None, ttl, renew, max_hold, max_waiters=max_waiters)
-        return Lockable(template, lambda key: Lock(self, key, terms, owner, on_event=on_event))
+        return Lockable(template, lambda key: Lock(self._space, key, terms, owner, on_event=on_event))
 
     def _terms(
         self,
@@ -424,22 +441,11 @@ class Locks:
         max_waiters: int | None = None,
     ) -> Terms:
         if max_waiters is not None:
-            self._require("fair", "max_waiters", key)
+            self._space.require("fair", "max_waiters", key)
         try:
             return _terms_once(ttl, renew, max_hold, limit, max_waiters)
         except TypeError:  # a value without a hash: the check names it
             return _checked_terms(ttl, renew, max_hold, limit, max_waiters)
-
-    def _require(self, capability: str, feature: str, key: str | None = None) -> None:
-        """Refuses a feature for which the store lacks a capability.
-
-        Raises:
-            LockConfigError: It lacks it.
-        """
-        if not getattr(self.store, capability):  # the usual case without the module
-            from celery_locks.stores.capabilities import require
-
-            require(self.store, capability, feature, key)
 
     def close(self) -> None:
         """Close connections and files, and end the threads that serve the store.
@@ -448,10 +454,6 @@ class Locks:
         """
         keeper().close(self.store)
         self.store.close()
-
-    def _name(self, key: str, part: str = "") -> str:
-        """Return the full name of a key in the store, or of a part of it; see `celery_locks.keys.names`."""
-        return name_of(self.prefix, key, part)
 
 
 NO_STORE = (

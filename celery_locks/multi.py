@@ -7,20 +7,18 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from celery_locks._durations import Duration
 from celery_locks._runtime import threads
 from celery_locks._sansio import Steps, run
+from celery_locks._space import Space
 from celery_locks._validation import checked_count, checked_timeout
 from celery_locks.errors import LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.lease import Holding, Lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim, Refused
-
-if TYPE_CHECKING:
-    from celery_locks.locks import Locks
+from celery_locks.stores.types import Claim, Refused
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -203,14 +201,14 @@ class MultiLock:
         ...     leases.check()
     """
 
-    def __init__(self, locks: Locks, members: Sequence[Lock]) -> None:
+    def __init__(self, space: Space, members: Sequence[Lock]) -> None:
         self.keys = tuple(lock.key for lock in members)
-        self._locks = locks
+        self._space = space
         self._members = tuple(members)
         self._entered = threading.local()
 
     def __repr__(self) -> str:
-        return f"<MultiLock of {list(self.keys)} at {self._locks.url}>"
+        return f"<MultiLock of {list(self.keys)} at {self._space.url}>"
 
     def acquire(self, *, timeout: Duration | None = None, attempts: int | None = None) -> MultiLease:
         """Wait until all keys are acquired.
@@ -386,7 +384,7 @@ class MultiLock:
         return until is not None and self._now() >= until
 
     def _now(self) -> float:
-        return self._locks._clock.now()
+        return self._space.clock.now()
 
 
 def _release_kept_later(claims: Claims) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from celery_locks import _logging, signals
+from celery_locks._protocols import ReportedLease
 from celery_locks.errors import LossReason
 from celery_locks.keys.names import part_of
-from celery_locks.lease import Lease
 
 logger = _logging.logger(__name__)
 
@@ -49,7 +49,7 @@ class Outcome:
 OutcomeCallback = Callable[[Outcome], object]
 
 
-def of_lease(kind: OutcomeKind, lease: Lease, sender: object, reason: LossReason | None = None) -> Outcome:
+def of_lease(kind: OutcomeKind, lease: ReportedLease, sender: object, reason: LossReason | None = None) -> Outcome:
     """Return the outcome of a lease."""
     seconds = lease.waited if kind == "acquired" else lease.held_for()
     part = part_of(lease._claim.name)
@@ -84,7 +84,7 @@ def audit(callback: OutcomeCallback) -> Callable[[], None]:
     """
 
     def about_lease(kind: OutcomeKind) -> Callable[..., object]:
-        def tell(sender: object, lease: Lease, reason: LossReason | None = None, **_: Any) -> None:
+        def tell(sender: object, lease: ReportedLease, reason: LossReason | None = None, **_: Any) -> None:
             callback(of_lease(kind, lease, sender, reason))
 
         return tell

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_locks._space import Space
 from celery_locks._validation import Terms
 from celery_locks.lock import Lock
 
 if TYPE_CHECKING:
-    from celery_locks.locks import Locks
     from celery_locks.outcomes import OutcomeCallback
 
 #: Permits of the semaphore behind: a reader takes one, a writer all of them. So many may read at once.
@@ -38,15 +38,15 @@ class ReadWriteLock:
 
     def __init__(
         self,
-        locks: Locks,
+        space: Space,
         key: str,
         terms: Terms,
         owner: str | None = None,
         on_event: OutcomeCallback | None = None,
     ) -> None:
         self.key = key
-        self.read = Lock(locks, key, terms.for_permits(1, READERS), owner, on_event=on_event)
-        self.write = Lock(locks, key, terms.for_permits(READERS, READERS), owner, on_event=on_event)
+        self.read = Lock(space, key, terms.for_permits(1, READERS), owner, on_event=on_event)
+        self.write = Lock(space, key, terms.for_permits(READERS, READERS), owner, on_event=on_event)
 
     def __repr__(self) -> str:
         return f"<ReadWriteLock {self.key!r}>"

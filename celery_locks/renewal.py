@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from celery_locks import _logging
 from celery_locks._loss_reader import LossReader
+from celery_locks._protocols import KeptLease
 from celery_locks._runtime import threads
 from celery_locks._runtime.callbacks import tell
 from celery_locks._runtime.clock import Clock, monotonic
 from celery_locks._runtime.ticker import TRY_AGAIN, Ticker
 from celery_locks.errors import LockError, LossReason, StoreUnavailable
-from celery_locks.stores.base import Renewal, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Renewal
 
 if TYPE_CHECKING:
-    from celery_locks.lease import Lease
     from celery_locks.stores.parking import Parking
 
 logger = _logging.logger(__name__)
@@ -43,26 +44,26 @@ class Watch:
     """Loses leases whose deadline has passed. Does no I/O, so no store can hold it up."""
 
     def __init__(self) -> None:
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[str, KeptLease] = {}
         #: A lease that was restored in the process of its holder has the same token, and a life of its own.
-        self._doubles: dict[int, Lease] = {}
+        self._doubles: dict[int, KeptLease] = {}
         self._ticker = Ticker("celery-locks-watch", self.tick)
 
-    def add(self, lease: Lease, now: float) -> None:
+    def add(self, lease: KeptLease, now: float) -> None:
         if self._leases.setdefault(lease.token, lease) is not lease:
             self._doubles[id(lease)] = lease
         self._ticker.wake_in(lease._ends_in(now))
 
-    def discard(self, lease: Lease) -> None:
+    def discard(self, lease: KeptLease) -> None:
         if self._leases.get(lease.token) is lease:
             self._leases.pop(lease.token, None)
         elif self._doubles:
             self._doubles.pop(id(lease), None)
 
-    def lease(self, token: str) -> Lease | None:
+    def lease(self, token: str) -> KeptLease | None:
         return self._leases.get(token)
 
-    def leases(self) -> list[Lease]:
+    def leases(self) -> list[KeptLease]:
         return [*list(self._leases.values()), *list(self._doubles.values())]
 
     def tick(self) -> float | None:
@@ -80,13 +81,13 @@ class Renewer:
     closed = False
 
     def __init__(self) -> None:
-        self._leases: dict[int, Lease] = {}
+        self._leases: dict[int, KeptLease] = {}
         #: Whether this thread still has to connect to the store by itself: then it does so at the first lease, well
         #: before it has to.
         self._apart_and_new = bool(threads.greenlets())
         self._ticker = Ticker("celery-locks-renewer", self.tick)
 
-    def add(self, lease: Lease, interval: float, now: float) -> None:
+    def add(self, lease: KeptLease, interval: float, now: float) -> None:
         lease._renew_every = interval
         # From when the lease began: the store may have taken long to answer.
         lease._renew_at = lease._confirmed + interval
@@ -95,7 +96,7 @@ class Renewer:
         self._leases[id(lease)] = lease
         self._ticker.wake_in(lease._renew_at - now)
 
-    def discard(self, lease: Lease) -> None:
+    def discard(self, lease: KeptLease) -> None:
         self._leases.pop(id(lease), None)
 
     @property
@@ -114,13 +115,13 @@ class Renewer:
             _, waits = self._waits()
         return min(waits, default=None)
 
-    def _waits(self) -> tuple[list[Lease], list[float]]:
+    def _waits(self) -> tuple[list[KeptLease], list[float]]:
         """The leases, and in how many seconds each is due."""
         leases = list(self._leases.values())
         now = _now(leases)
         return leases, [lease._renew_at - now[lease._clock] for lease in leases]
 
-    def _due(self, leases: list[Lease], waits: list[float]) -> list[Lease]:
+    def _due(self, leases: list[KeptLease], waits: list[float]) -> list[KeptLease]:
         """Those that are due, and those that go along."""
         pairs = zip(leases, waits, strict=True)
         going = [lease for lease, wait in pairs if wait <= SLACK or wait <= SHARE * lease._renew_every]
@@ -132,7 +133,7 @@ class Renewer:
                 self.discard(ended)
         return living
 
-    def _renew(self, due: list[Lease]) -> None:
+    def _renew(self, due: list[KeptLease]) -> None:
         now = _now(due)
         sent = [now[lease._clock] for lease in due]
         renewals = [lease._renewal_request(at) for lease, at in zip(due, sent, strict=True)]
@@ -150,7 +151,7 @@ class Renewer:
                 lease._answer(at, renewal.ttl, answer)
 
     @staticmethod
-    def _ask(lease: Lease, renewals: list[Renewal]) -> list[LossReason | None] | None:
+    def _ask(lease: KeptLease, renewals: list[Renewal]) -> list[LossReason | None] | None:
         try:
             return lease._store.renew(renewals)
         except StoreUnavailable as error:
@@ -162,7 +163,7 @@ class Renewer:
         return None
 
 
-def _now(leases: Iterable[Lease]) -> dict[Clock, float]:
+def _now(leases: Iterable[KeptLease]) -> dict[Clock, float]:
     """What the clocks of some leases say: nearly always it is one clock for all of them."""
     return {clock: clock.now() for clock in {lease._clock for lease in leases}}
 
@@ -242,7 +243,7 @@ class Keeper:
         #: By the store that notifies, and by prefix.
         self._readers: dict[tuple[int, str], LossReader] = {}
 
-    def keep(self, lease: Lease, interval: float | None) -> None:
+    def keep(self, lease: KeptLease, interval: float | None) -> None:
         """Watches a lease's deadline and, with an ``interval`` in seconds, renews it that often."""
         lease._forget = self.forget
         now = lease._clock.now()
@@ -252,14 +253,14 @@ class Keeper:
         if lease._store.notices:
             self._reader(lease._store, lease._claim.name).keep(lease)
 
-    def forget(self, lease: Lease) -> None:
+    def forget(self, lease: KeptLease) -> None:
         """Neither watches nor renews it any more."""
         self._watch.discard(lease)
         renewer = self._renewers.get(id(lease._store))
         if renewer is not None:
             renewer.discard(lease)
 
-    def kept(self, token: str) -> Lease | None:
+    def kept(self, token: str) -> KeptLease | None:
         """The lease with this owner token, as long as it is watched."""
         return self._watch.lease(token)
 
@@ -279,7 +280,7 @@ class Keeper:
         """
         self._releaser(cast(Store, parking)).add(token, lambda: cast(Store, parking).release(name, token), within)
 
-    def release_lease_later(self, lease: Lease, within: float) -> None:
+    def release_lease_later(self, lease: KeptLease, within: float) -> None:
         """Releases a lease in the background, trying for so many seconds."""
         self._releaser(lease._store).add(lease.token, lease.release, within)
 
@@ -319,7 +320,7 @@ class Keeper:
         for part in self._parts():
             part.tick()
 
-    def leases(self) -> list[Lease]:
+    def leases(self) -> list[KeptLease]:
         """All that are watched."""
         return self._watch.leases()
 

@@ -7,14 +7,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks._durations import Duration
+from celery_locks._space import Space
 from celery_locks._validation import Terms, checked_count
 from celery_locks.errors import LockConfigError
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 if TYPE_CHECKING:
-    from celery_locks.locks import Locks
     from celery_locks.outcomes import OutcomeCallback
     from celery_locks.ticket import LockTicket
 
@@ -47,7 +47,7 @@ class Semaphore:
 
     def __init__(
         self,
-        locks: Locks,
+        space: Space,
         key: str,
         terms: Terms,
         owner: str | None = None,
@@ -56,13 +56,13 @@ class Semaphore:
         self.key = key
         self.limit = terms.limit
         self._on_event = on_event
-        self._locks = locks
+        self._space = space
         self._terms = terms
         self._owner = owner
         self._one = self._taking(1)
 
     def __repr__(self) -> str:
-        return f"<Semaphore {self.key!r} of {self.limit} at {self._locks.url}>"
+        return f"<Semaphore {self.key!r} of {self.limit} at {self._space.url}>"
 
     def acquire(self, *, permits: int = 1, timeout: Duration | None = None, attempts: int | None = None) -> Lease:
         """Waits in line, first come first served, until enough permits are free.
@@ -148,7 +148,7 @@ class Semaphore:
 
     def available(self) -> int:
         """How many of the limit's permits nobody holds now. Those who wait in line come before a newcomer."""
-        return max(0, self.limit - self._locks.store.held(self._one._name))
+        return max(0, self.limit - self._space.store.held(self._one._name))
 
     def locked(self) -> bool:
         """Whether no permit is left."""
@@ -191,4 +191,4 @@ class Semaphore:
                 f"semaphore {self.key!r} with limit={permits} or more",
                 self.key,
             )
-        return Lock(self._locks, self.key, self._terms.for_permits(permits), self._owner, self, self._on_event)
+        return Lock(self._space, self.key, self._terms.for_permits(permits), self._owner, self, self._on_event)

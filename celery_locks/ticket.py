@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from celery_locks._durations import Duration
 from celery_locks._sansio import Steps, run
+from celery_locks._validation import Terms
 from celery_locks._waiting import PLACE_KEPT
-from celery_locks.errors import LockError, LockNotOwned
+from celery_locks.errors import LockError, LockNotOwned, LockTimeout
 from celery_locks.lease import Lease, release_or_later
-from celery_locks.stores.base import Claim, Refused
+from celery_locks.stores.types import Claim, Refused
 
-if TYPE_CHECKING:
-    from celery_locks.lock import Lock
+
+class LockInLine(Protocol):
+    """The lock of a ticket."""
+
+    key: str
+    _terms: Terms
+
+    def _new_claim(self) -> Claim: ...
+    def _leave_line(self, claim: Claim) -> None: ...
+    def _undo_interrupted(self, claim: Claim, error: BaseException) -> None: ...
+    def _timed_out(self, refused: Refused) -> LockTimeout: ...
+    def _stand_steps(self, claim: Claim, timeout: Duration | None, place: float) -> Steps[Lease | Refused]: ...
 
 
 class LockTicket:
@@ -28,7 +39,7 @@ class LockTicket:
         >>> lease = ticket.wait(timeout=10)
     """
 
-    def __init__(self, lock: Lock, claim: Claim) -> None:
+    def __init__(self, lock: LockInLine, claim: Claim) -> None:
         self._lock = lock
         self._claim = claim
         self._place = max(PLACE_KEPT, lock._terms.ttl)

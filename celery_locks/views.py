@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from celery_locks import owners
 from celery_locks._validation import DEFAULT_STORE
 from celery_locks.keys.names import cursor_of, name_after
-from celery_locks.lock_info import LockInfo, Page, Stats, parts_of
+from celery_locks.lock_info import LockInfo, Page, Stats, owned_by, parts_of, with_all_holders
 from celery_locks.locks import Locks, named_stores
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 #: How soon a lease is about to end, in seconds.
 NEAR_SECONDS = 10.0
@@ -48,7 +48,28 @@ def read_key(locks: Locks, key: str, part: str = "") -> KeyView:
         StoreUnavailable: The store can't be reached.
     """
     info = locks.info(key, part)
-    return KeyView(info, [] if part else parts_of(locks, info.key))
+    return KeyView(info, [] if part else parts_of(locks._space, info.key))
+
+
+def read_all_holders(locks: Locks, item: LockInfo) -> LockInfo:
+    """Return a key of a list with up to 100 holders: one more read, where the list names too few."""
+    return with_all_holders(locks._space, item)
+
+
+def read_owned(locks: Locks, owner: str, feature: str) -> Iterator[tuple[LockInfo, Holder]]:
+    """Find what an owner holds, and those within it: a read of every 1000 keys.
+
+    Args:
+        locks: The locks.
+        owner: The owner's name.
+        feature: What needs it, for the error.
+
+    Raises:
+        LockConfigError: The store keeps no list.
+        StoreUnavailable: The store can't be reached.
+    """
+    locks._space.require("lists", feature)
+    return owned_by(locks._space, owner)
 
 
 def read_page(stores: Mapping[str, Locks], prefix: str = "", after: str | None = None, count: int = 100) -> Page:

@@ -38,7 +38,7 @@ def tell(function: Call, home: Home | None) -> None:
 
     Args:
         function: What to call.
-        home: Where it is called in a process of greenlets; see `threads.home`.
+        home: Where it is called in a process of greenlets; see `hubs.home`.
     """
     if home is not None:
         function() if home.here() else home.call(function)

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from contextlib import suppress
 
-from celery_locks._runtime.threads import Call, original
+from celery_locks._runtime.threads import Call, Home, greenlets, original
 
 
 class GeventHome:
@@ -65,3 +65,21 @@ class EventletHome:
                 self._os.read(self._reads, 4096)
             while self._calls:
                 self._hub.schedule_call_global(0, self._calls.popleft())
+
+
+#: By the real thread of the hub.
+_homes: dict[int, Home] = {}
+
+
+def home() -> Home | None:
+    """Return the home of the greenlet that asks, ``None`` in a process without greenlets in the place of threads."""
+    if not greenlets():
+        return None
+    ident = original("get_ident")()
+    if ident not in _homes:
+        _homes[ident] = GeventHome() if greenlets() == "gevent" else EventletHome()
+    return _homes[ident]
+
+
+# Their pipes would be shared with the parent.
+os.register_at_fork(after_in_child=_homes.clear)

@@ -37,18 +37,6 @@ class Home(Protocol):
         """Calls the function in the hub itself, soon: while no greenlet runs. It must not wait."""
 
 
-def home() -> Home | None:
-    """The home of the greenlet that asks, ``None`` in a process without greenlets in the place of threads."""
-    if not greenlets():
-        return None
-    ident = original("get_ident")()
-    if ident not in _homes:
-        from celery_locks._runtime import hubs
-
-        _homes[ident] = hubs.GeventHome() if greenlets() == "gevent" else hubs.EventletHome()
-    return _homes[ident]
-
-
 @cache
 def greenlets() -> str:
     """What has put greenlets in the place of threads: ``"gevent"``, ``"eventlet"`` or nothing.
@@ -122,15 +110,12 @@ def original(name: str) -> Any:
 #: How many forks there are between this process and the one that imported this: asked at each use of a connection, for
 #: a fraction of what asking for the process' number takes.
 forks = 0
-#: By the real thread of the hub.
-_homes: dict[int, Home] = {}
 
 
 def _in_forked_child() -> None:
     global forks
     forks += 1
     _ours.clear()
-    _homes.clear()  # pipes would be shared with the parent
 
 
 os.register_at_fork(after_in_child=_in_forked_child)

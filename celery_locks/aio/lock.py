@@ -15,7 +15,7 @@ from celery_locks.aio.scope import EnteredLeases
 from celery_locks.errors import LockError
 from celery_locks.lease import release_rest_later
 from celery_locks.lock import Lock
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 from celery_locks.ticket import LockTicket
 
 T = TypeVar("T")

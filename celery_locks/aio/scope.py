@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from celery_locks.lease import release_rest_later
+from celery_locks.lease import Holding, release_rest_later
 
-if TYPE_CHECKING:
-    from celery_locks.aio.lease import AsyncHolding
 
-L = TypeVar("L", bound="AsyncHolding[Any]")
+class BlockLease(Protocol):
+    """The lease of a block."""
+
+    @property
+    def plain(self) -> Holding:
+        """The same for threads."""
+
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+L = TypeVar("L", bound=BlockLease)
 
 
 class AbortableBlock:

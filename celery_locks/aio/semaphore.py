@@ -11,7 +11,7 @@ from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncLease
 from celery_locks.aio.lock import AsyncLock, AsyncLockTicket
 from celery_locks.semaphore import Semaphore
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 T = TypeVar("T")
 

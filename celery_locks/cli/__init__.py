@@ -18,13 +18,13 @@ from click_didyoumean import DYMGroup
 TRACEBACK = "CELERY_LOCKS_TRACEBACK"
 #: Each command, and the module that has it.
 _COMMANDS = {
-    "list": "seeing",
-    "show": "seeing",
-    "watch": "watching",
-    "stats": "figures",
-    "release": "freeing",
-    "wait": "freeing",
-    "sweep": "figures",
+    "list": "list_keys",
+    "show": "list_keys",
+    "watch": "watch",
+    "stats": "stats",
+    "release": "release",
+    "wait": "release",
+    "sweep": "stats",
     "doctor": "doctor",
     "sql": "sql",
 }

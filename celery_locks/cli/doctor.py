@@ -22,13 +22,13 @@ from celery_locks.cli.doctor_deadlocks import Place, Runs, deadlocks
 from celery_locks.cli.doctor_results import Finding, line_of
 from celery_locks.cli.list_keys import MOST_PAGES
 from celery_locks.cli.output import Seconds, locks_of, print_json, store_option
-from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo, with_all_holders
+from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo
 from celery_locks.stores.base import Store
 from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks.options import check_settings
+from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker import checks
-from celery_locks.views import store_names
+from celery_locks.views import read_all_holders, store_names
 
 #: By now a dead waiter was passed over, and a worker that sweeps has swept.
 PATIENCE = 12.0
@@ -225,7 +225,7 @@ class Lines:
                     self.idle.append(place)
                 elif item.waiting:
                     self.contended.append(place)
-                holders = with_all_holders(locks, item).holders  # a page names the earliest ones alone
+                holders = read_all_holders(locks, item).holders  # a page names the earliest ones alone
                 self.runs.add(holders)
                 for holder in holders:
                     if holder.state == "dispatched" and holder.queue:

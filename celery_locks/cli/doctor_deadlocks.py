@@ -13,7 +13,7 @@ from celery_locks._nesting import mark_in, mark_of_run
 from celery_locks.cli.doctor_results import Finding
 from celery_locks.cli.output import in_store, named
 from celery_locks.lock_info import LockInfo
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 #: How many keys with a line are looked at.
 MOST_LINES = 1_000

@@ -31,9 +31,9 @@ from celery_locks.cli.output import (
 )
 from celery_locks.errors import StoreUnavailable
 from celery_locks.keys.names import cursor_of
-from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo, with_all_holders
-from celery_locks.stores.base import Holder
-from celery_locks.views import read_key, read_page, read_stats, total_of
+from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo
+from celery_locks.stores.types import Holder
+from celery_locks.views import read_all_holders, read_key, read_page, read_stats, total_of
 
 #: How many pages of the store one page of filtered locks may cost.
 MOST_PAGES = 10
@@ -95,7 +95,7 @@ def find(
         page = read_page(stores, wanted.prefix, after, size)
         for item, following in zip_longest(page.items, page.items[1:]):
             if wanted.by_holder:  # a page names a few holders of each key
-                item = with_all_holders(stores[item.store], item)
+                item = read_all_holders(stores[item.store], item)
             if wanted.has(item):
                 found.append(item)
             if len(found) >= count and (following is None or _cursor(following) != _cursor(item)):

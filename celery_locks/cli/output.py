@@ -18,7 +18,7 @@ from celery_locks.cli.completion import complete_store
 from celery_locks.cli.escapes import printable
 from celery_locks.errors import LockConfigError
 from celery_locks.lock_info import LockInfo
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 from celery_locks.views import holder_fields, lock_fields, store_names
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -24,10 +24,10 @@ from celery_locks.cli.output import (
     store_option,
     table_of,
 )
-from celery_locks.lock_info import LockInfo, owned_by
-from celery_locks.stores.base import Holder
+from celery_locks.lock_info import LockInfo
+from celery_locks.stores.types import Holder
 from celery_locks.tasks.force_release import free
-from celery_locks.views import read_key
+from celery_locks.views import read_key, read_owned
 
 #: How many holders a sentence names.
 MAX_NAMED = 10
@@ -64,6 +64,8 @@ def release_command(
     if owner is not None:
         if key is not None or part:
             raise click.UsageError("give KEY or --owner, not both")
+        if not owner:
+            raise click.UsageError("give an owner's whole name, as `list` shows it")
         _release_owned(locks_of(ctx, store), owner, yes)
     elif key is not None:
         _release_key(ctx, locks_of(ctx, store), key, part, yes, look_elsewhere=store is None)
@@ -72,8 +74,7 @@ def release_command(
 
 
 def _release_owned(locks: Locks, owner: str, yes: bool) -> None:
-    locks.require("lists", "release --owner")
-    found = list(owned_by(locks, owner))
+    found = list(read_owned(locks, owner, "release --owner"))
     if not found:
         raise click.ClickException(
             f"{printable(owner)} holds no lease{in_store(locks)}: give an owner's whole name, as `list` shows it"

@@ -22,7 +22,7 @@ from celery_locks.flower.shown import moment
 from celery_locks.keys.names import check_part, cursor_of, key_and_part, name_after
 from celery_locks.keys.text import check_key
 from celery_locks.lock_info import LockInfo, Page
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 #: The most keys that are remembered, and how many of them because they were released by hand.
 MOST_KEYS, MOST_FREED = 2_000, 500

@@ -9,8 +9,8 @@ from typing import Any
 
 from celery_locks.flower.shown import moment
 from celery_locks.lock_info import LockInfo
-from celery_locks.stores.base import MOST_HOLDERS, Holder
 from celery_locks.stores.listing import MOST_LISTED
+from celery_locks.stores.types import MOST_HOLDERS, Holder
 from celery_locks.views import owner_fields
 
 #: The most entries, samples and minutes with contention that are kept of a key.

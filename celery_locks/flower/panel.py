@@ -20,10 +20,9 @@ from celery_locks.flower.history import History
 from celery_locks.flower.store_threads import StoreBusy, StoreThreads
 from celery_locks.keys.names import described
 from celery_locks.keys.text import check_key
-from celery_locks.lock_info import owned_by
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 from celery_locks.tasks.force_release import free, free_one
-from celery_locks.views import NEAR_SECONDS, read_key, store_fields, store_names
+from celery_locks.views import NEAR_SECONDS, read_key, read_owned, store_fields, store_names
 
 logger = _logging.logger(__name__)
 T = TypeVar("T")
@@ -116,9 +115,8 @@ class Panel:
 
         def work() -> list[tuple[str, str, Holder]]:
             locks = self.locks()
-            locks.require("lists", "the release of an owner's leases")
             released = []
-            for info, holder in owned_by(locks, owner):
+            for info, holder in read_owned(locks, owner, "the release of an owner's leases"):
                 if free(locks, info.key, holder, info.part):
                     self._record(info.key, info.part, holder, by)
                     released.append((info.key, info.part, holder))
@@ -212,7 +210,7 @@ def open_locks(app: Any, store: str = DEFAULT_STORE) -> Locks:
     if options.locks_url:
         return Locks(options.locks_url, **named)
     found = Locks.from_app(app, store)
-    found.prefix = prefix or found.prefix
+    found._space.prefix = prefix or found.prefix
     return found
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery_locks.lock_info import LockInfo, Page, Stats
-from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
+from celery_locks.stores.types import Holder
 from celery_locks.views import holder_fields, lock_fields, owner_fields
 
 #: How many holders a row of the list names.

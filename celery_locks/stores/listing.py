@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 #: How many holders of each lock a page names at most.
 MOST_LISTED = 20

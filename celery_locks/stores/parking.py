@@ -44,7 +44,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from celery_locks.stores.base import Claim, Granted, Refused, Value
+from celery_locks.stores.types import Claim, Granted, Refused, Value
 
 #: Seconds for which a dispatched ticket's permits are kept until `Parking.published` confirms that its message was
 #: published.

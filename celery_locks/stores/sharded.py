@@ -17,7 +17,7 @@ from celery_locks._runtime import threads
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.keys.names import key_and_part
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store, Value
+from celery_locks.stores.base import Store
 from celery_locks.stores.capabilities import CAPABILITIES
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.listing import Figures, Names, State, figures_together
@@ -26,6 +26,7 @@ from celery_locks.stores.parallel import ask, end_idle
 from celery_locks.stores.parallel_waits import DueWaits
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
 from celery_locks.stores.trial import all_of
+from celery_locks.stores.types import Claim, Granted, Holder, Refused, Renewal, Value
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from celery_locks.stores.base import TICKET, Claim, Granted, Refused
 from celery_locks.stores.parking import (
     FIRST_DISPATCH,
     STORE_GRACE,
@@ -23,6 +22,7 @@ from celery_locks.stores.parking import (
     may_dispatch,
     retention,
 )
+from celery_locks.stores.types import TICKET, Claim, Granted, Refused
 
 State = Literal["parked", "dispatched", "running", "ended", "out", "done"]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from celery_locks._validation import DEFAULT_PREFIX
-from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.parking import TRIAL, TRIAL_RETENTION, Parked, Parking, Ticket
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 
 T = TypeVar("T")
 
@@ -31,6 +31,23 @@ def throwaway_name(prefix: str) -> str:
     return f"{prefix}:{TRIAL}{secrets.token_hex(16)}}}"
 
 
+class TriedStore(Protocol):
+    """A store, as far as a trial uses it; see `Store`."""
+
+    fair: bool
+    values: bool
+
+    def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused: ...
+    def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]: ...
+    def release(self, name: str, token: str) -> bool: ...
+    def leave(self, name: str, token: str) -> None: ...
+    def wait(self, name: str, token: str, timeout: float) -> None: ...
+    def write(self, name: str, token: str, text: str, keep: float) -> bool: ...
+    def value(self, name: str) -> str | None: ...
+    def delete(self, name: str) -> bool: ...
+    def _forget_trial(self, name: str, ticket_id: str) -> None: ...
+
+
 class Trial:
     """One throwaway lock in one store.
 
@@ -40,7 +57,7 @@ class Trial:
         name: The full name of the lock.
     """
 
-    def __init__(self, store: Store, prefix: str, name: str) -> None:
+    def __init__(self, store: TriedStore, prefix: str, name: str) -> None:
         self._store = store
         self._prefix = prefix
         self._name = name
@@ -179,7 +196,7 @@ class Trial:
             raise StoreUnavailable(f"{failure}: {text}") from error
 
 
-def try_writes(store: Store, prefix: str, *, parks: bool = False, name: str = "") -> None:
+def try_writes(store: TriedStore, prefix: str, *, parks: bool = False, name: str = "") -> None:
     """Use a throwaway lock in a store, with all that the store can do.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_locks import _logging, owners
 from celery_locks._validation import SHORTEST_TTL
@@ -14,18 +14,16 @@ from celery_locks.keys.names import run_part
 from celery_locks.lease import Lease, release_or_later
 from celery_locks.lock import Lock, who_holds
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim, Refused, Renewal
 from celery_locks.stores.parking import tickets_of
+from celery_locks.stores.types import Claim, Refused, Renewal
 from celery_locks.tasks.messages.header import fields_of, for_later, store_in
 from celery_locks.tasks.options import locks_for
+from celery_locks.tasks.policies.base import Contention, ContentionPolicy, Skipped
 from celery_locks.tasks.policies.choice import POLICIES
-from celery_locks.tasks.policies.contention import Contention, ContentionPolicy, Skipped, is_local
 from celery_locks.tasks.policies.deferral import defer
+from celery_locks.tasks.policies.refused_run import is_local
+from celery_locks.tasks.spec import TaskLock, TaskWithLock
 from celery_locks.tasks.worker import journal
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.spec import TaskLock
-    from celery_locks.tasks.task import LockedTask
 
 logger = _logging.logger(__name__)
 
@@ -60,7 +58,7 @@ class Entry:
         out: Whether its ticket left the line.
     """
 
-    task: LockedTask
+    task: TaskWithLock
     spec: TaskLock
     request: Any
     args: tuple[Any, ...]
@@ -136,7 +134,7 @@ class Entry:
 
     def _acquire_of_message(self) -> Lease:
         lock = self._lock()
-        lock._name = self.locks._name(self.key, run_part(self.request.id))
+        lock._name = self.locks._space.name(self.key, run_part(self.request.id))
         contention = self._contention(lock, self._claim(lock))
         try:
             answer = contention.attempt()
@@ -228,7 +226,7 @@ class Entry:
         return claim
 
     def _lock(self) -> Lock:
-        return Lock(self.locks, self.key, self.spec.terms, self.owner, sender=self.task)
+        return Lock(self.locks._space, self.key, self.spec.terms, self.owner, sender=self.task)
 
     def _entered(self, guard: Lease | None, lease: Lease | None) -> Entered:
         if guard is not None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import states
 from celery.backends.base import DisabledBackend
@@ -22,11 +22,8 @@ from celery_locks.lease import Lease, release_or_later
 from celery_locks.lock import Lock, holder_names, this_process, who_holds
 from celery_locks.tasks.messages.header import fields_in, store_field, with_fields
 from celery_locks.tasks.options import locks_for
-from celery_locks.tasks.policies.contention import Skipped
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.spec import TaskLock
-    from celery_locks.tasks.task import LockedTask
+from celery_locks.tasks.policies.base import Skipped
+from celery_locks.tasks.spec import TaskLock, TaskWithLock
 
 logger = _logging.logger(__name__)
 
@@ -43,7 +40,7 @@ SHORTEST = 1.0
 Send = Callable[[dict[str, Any]], Any]
 
 
-def is_new_call(task: LockedTask, options: Mapping[str, Any]) -> bool:
+def is_new_call(task: TaskWithLock, options: Mapping[str, Any]) -> bool:
     """Whether these options of ``apply_async`` are of a new call, and not of a message that is sent once more."""
     task_id = options.get("task_id")
     # Such as ``self.retry()``; its parent process retries for a worker that died.
@@ -52,7 +49,7 @@ def is_new_call(task: LockedTask, options: Mapping[str, Any]) -> bool:
     return not once_more and not known.keys() - {"id", "options", "publication"}
 
 
-def call(task: LockedTask, spec: TaskLock, key: str, send: Send, options: dict[str, Any]) -> Any:
+def call(task: TaskWithLock, spec: TaskLock, key: str, send: Send, options: dict[str, Any]) -> Any:
     """Takes the lease for a call and sends its message.
 
     Args:
@@ -90,16 +87,16 @@ def call(task: LockedTask, spec: TaskLock, key: str, send: Send, options: dict[s
     return _refused(task, key, policy, holder_names(answer), send, options)
 
 
-def lock_of_call(task: LockedTask, spec: TaskLock, key: str, owner: str) -> Lock:
+def lock_of_call(task: TaskWithLock, spec: TaskLock, key: str, owner: str) -> Lock:
     """The lock on which a call takes its lease."""
     locks = locks_for(task.app, spec.options.store)
-    lock = Lock(locks, key, spec.terms, owner, sender=task)
+    lock = Lock(locks._space, key, spec.terms, owner, sender=task)
     if spec.scope.apart:
-        lock._name = locks._name(lock.key, CALL)
+        lock._name = locks._space.name(lock.key, CALL)
     return lock
 
 
-def ttl_at_call(task: LockedTask, spec: TaskLock, options: Mapping[str, Any]) -> float:
+def ttl_at_call(task: TaskWithLock, spec: TaskLock, options: Mapping[str, Any]) -> float:
     """For how long the lease of a call is taken, in seconds: the ttl counts from when the message may be run."""
     options = {**task._get_exec_options(), **options}
     ttl = spec.options.ttl + max(0.0, pause_of(task.app, options.get("eta"), options.get("countdown")))
@@ -135,7 +132,7 @@ def _send_under(lease: Lease, spec: TaskLock, lock: Lock, send: Send, options: d
         raise
 
 
-def _refused(task: LockedTask, key: str, policy: str, holders: list[str], send: Send, options: dict[str, Any]) -> Any:
+def _refused(task: TaskWithLock, key: str, policy: str, holders: list[str], send: Send, options: dict[str, Any]) -> Any:
     task_id = options["task_id"]
     error = LockContended(f"{key!r} is not available: {who_holds(holders)}", key, holders)
     said = f"{task.name}[{task_id}] was refused at its call: {error}"
@@ -160,7 +157,7 @@ def _awaited(options: Mapping[str, Any]) -> bool:
     return options.get("chain") is not None or any(options.get(name) for name in _AWAITED)
 
 
-def _skipped(task: LockedTask, task_id: str, skipped: Skipped, options: Mapping[str, Any]) -> Any:
+def _skipped(task: TaskWithLock, task_id: str, skipped: Skipped, options: Mapping[str, Any]) -> Any:
     """A result that is there already, for others too unless nobody may ask for it."""
     ignored = options.get("ignore_result", task.ignore_result)
     if ignored or task.app.conf.task_always_eager or isinstance(task.backend, DisabledBackend):

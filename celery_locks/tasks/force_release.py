@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery_locks.keys.names import check_part
 from celery_locks.keys.text import check_key
 from celery_locks.locks import Locks
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 
 def free(locks: Locks, key: str, holder: Holder, part: str = "") -> bool:
@@ -27,7 +27,7 @@ def free(locks: Locks, key: str, holder: Holder, part: str = "") -> bool:
         LockKeyError: The key is empty, or there is no such part.
         StoreUnavailable: The store can't be reached; it may have been released all the same.
     """
-    return bool(locks.store.force_release(locks._name(check_key(key), check_part(part)), holder.token))
+    return bool(locks.store.force_release(locks._space.name(check_key(key), check_part(part)), holder.token))
 
 
 def free_one(locks: Locks, key: str, fencing_token: int, part: str = "") -> Holder | None:
@@ -46,7 +46,7 @@ def free_one(locks: Locks, key: str, fencing_token: int, part: str = "") -> Hold
         LockKeyError: The key is empty, or there is no such part.
         StoreUnavailable: The store can't be reached; it may have been released all the same.
     """
-    name = locks._name(check_key(key), check_part(part))
+    name = locks._space.name(check_key(key), check_part(part))
     holder = next((each for each in locks.store.holders(name) if each.fencing_token == fencing_token), None)
     if holder is None:
         return None

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from celery_locks.backoff import Backoff
 from celery_locks.settings import OnLost, ScopeName
 from celery_locks.tasks._duration_texts import DurationText
-from celery_locks.tasks.policies.contention import Contention, ContentionPolicy
+from celery_locks.tasks.policies.base import Contention, ContentionPolicy
+from celery_locks.tasks.policies.names import CallPolicyName, RunPolicyName
 
 #: Seconds, a ``timedelta``, or a text such as ``"5m"``.
 Duration = float | timedelta | DurationText
 #: A template, a callable with the task's signature, or ``None`` for the task's name with all arguments.
 Key = str | Callable[..., str] | None
-#: What may happen to a call that finds its key held.
-CallPolicyName = Literal["existing", "raise", "skip", "replace"]
-#: What may happen to a run that finds its key held.
-RunPolicyName = Literal["retry", "wait", "skip", "reject", "raise", "park", "replace"]
 RunPolicy = RunPolicyName | ContentionPolicy | Callable[[Contention], Any]
 
 

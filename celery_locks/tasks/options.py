@@ -5,29 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from os import PathLike
 from types import MappingProxyType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery_locks._validation import DEFAULT_STORE, checked_ttl, did_you_mean
+from celery_locks._validation import DEFAULT_STORE, did_you_mean
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks, app_store, named_stores
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked
-from celery_locks.tasks.messages.broker import BROKER
-from celery_locks.tasks.messages.publish import CALL_TTL
+from celery_locks.tasks.app_settings import options_of_app
+from celery_locks.tasks.policies.basic import Park
 from celery_locks.tasks.policies.choice import POLICIES, check_call_side, check_policies, run_policy
-from celery_locks.tasks.policies.contention import Park
-from celery_locks.tasks.worker import telemetry
-from celery_locks.tasks.worker.liveness import FOLDER
-from celery_locks.tasks.worker.sweeper import SWEEP_INTERVAL
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.task import LockedTask
 
 TASK_PREFIX = "lock_"
-APP_PREFIX = "locks_"
 #: Attributes of `LockedTask` that are no options.
 _NO_OPTIONS = {"key_for", "options", "spec"}
 #: A class that the decorator made has the one that it decorates here.
@@ -36,24 +27,6 @@ DECORATED = "__celery_locks_decorated__"
 NAMED_POLICIES = tuple(type(policy) for policy in POLICIES.values())
 #: What only a policy with a line reads.
 _LINE_OPTIONS = {"max_waiters", "park_safety_copy"}
-#: Options that mean something only for one task.
-_TASK_ONLY = {"key", "limit", "permits"}
-_APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
-#: Setting: whether the worker's parent parks messages, see `celery_locks.tasks.worker.early_parking`.
-PARK_BEFORE_POOL = "locks_park_before_pool"
-_APP_SETTINGS = (
-    *(APP_PREFIX + name for name in _APP_OPTIONS),
-    "locks_url",
-    "locks_stores",
-    "locks_prefix",
-    SWEEP_INTERVAL,
-    CALL_TTL,
-    BROKER,
-    FOLDER,
-    PARK_BEFORE_POOL,
-    *telemetry.SETTINGS,
-)
-
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _locks: WeakKeyDictionary[Any, dict[str, Locks]] = WeakKeyDictionary()
 
@@ -85,7 +58,7 @@ def is_celerys_own(name: str) -> bool:
     return name.startswith("celery.")
 
 
-def options_of(task: type[LockedTask], conf: Mapping[str, Any], instance: Mapping[str, Any] = _NOTHING) -> LockOptions:
+def options_of(task: type[Any], conf: Mapping[str, Any], instance: Mapping[str, Any] = _NOTHING) -> LockOptions:
     """Return all options of a task.
 
     Args:
@@ -97,7 +70,7 @@ def options_of(task: type[LockedTask], conf: Mapping[str, Any], instance: Mappin
         LockConfigError: A setting is wrong, or an option of the task has no effect.
     """
     own = options_of_class(task) | _own_values(instance)
-    options = checked_options({**_options_of_app(conf), **own})
+    options = checked_options({**options_of_app(conf), **own})
     if options.store != DEFAULT_STORE:
         app_store(conf, options.store)
     # Both sides as a setting of the app are for tasks of all scopes.
@@ -256,48 +229,6 @@ def _distance(cls: type, name: str, instance: Mapping[str, Any]) -> int:
         layers, decorated = layers + 1, _decorated(decorated)
     found = next(number for number, base in enumerate(cls.__mro__) if attribute in vars(base))
     return max(0, found - layers)
-
-
-def check_settings(conf: Mapping[str, Any]) -> None:
-    """Checks the app's ``locks_…`` settings.
-
-    Raises:
-        LockConfigError: One is wrong, or is no setting of ours.
-    """
-    _check_names(conf)
-    options = checked_options(_options_of_app(conf))
-    for name in (*named_stores(conf), options.store):
-        if name != DEFAULT_STORE:
-            app_store(conf, name)
-    for name in (SWEEP_INTERVAL, CALL_TTL):
-        if name in conf:
-            checked_ttl(conf[name], name)
-    if not isinstance(conf.get(FOLDER), (str, PathLike, type(None))):
-        raise LockConfigError(f"{FOLDER} is a folder's path, not {conf[FOLDER]!r}")
-    if not isinstance(conf.get(BROKER), (str, type(None))):
-        raise LockConfigError(f"{BROKER} is a name for the broker, not {conf[BROKER]!r}")
-    telemetry.check(conf)
-    if not isinstance(conf.get(PARK_BEFORE_POOL, False), bool):
-        raise LockConfigError(f"{PARK_BEFORE_POOL} is True or False, not {conf[PARK_BEFORE_POOL]!r}")
-
-
-def _check_names(conf: Mapping[str, Any]) -> None:
-    namespace = getattr(conf, "prefix", None) or ""
-    for written in map(str, conf):
-        # With a namespace Celery reads the names that begin with it, in capitals if it is; and those that are set by
-        # ``app.conf``, which have none.
-        name = written[len(namespace) :].lower() if namespace and written.startswith(namespace) else written
-        if name.startswith(APP_PREFIX) and name not in _APP_SETTINGS:
-            known = [namespace + (each.upper() if namespace.isupper() else each) for each in _APP_SETTINGS]
-            if written == name:
-                known = list(_APP_SETTINGS)
-            raise LockConfigError(f"there is no setting {written}{did_you_mean(written, known)}")
-        if not namespace and written != written.lower() and written.lower() in _APP_SETTINGS:
-            raise LockConfigError(f"the setting {written} is not read: write {written.lower()}")
-
-
-def _options_of_app(conf: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: conf[APP_PREFIX + name] for name in _APP_OPTIONS if APP_PREFIX + name in conf}
 
 
 def _plain(value: Any) -> Any:

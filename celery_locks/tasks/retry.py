@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from celery.exceptions import Retry
 
@@ -20,10 +19,7 @@ from celery_locks.lease import Lease, release_or_later
 from celery_locks.renewal import keeper
 from celery_locks.tasks.messages.header import fields_of, store_field, store_in, with_fields
 from celery_locks.tasks.options import locks_for
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.spec import TaskLock
-    from celery_locks.tasks.task import LockedTask
+from celery_locks.tasks.spec import TaskLock, TaskWithLock
 
 
 class PostponedRetry(Retry):
@@ -50,7 +46,7 @@ class PostponedRetry(Retry):
         self.published = self._send()
 
 
-def hand_to_retry(task: LockedTask, spec: TaskLock, store: str, lease: Lease, pause: float) -> bool:
+def hand_to_retry(task: TaskWithLock, spec: TaskLock, store: str, lease: Lease, pause: float) -> bool:
     """Hand the lease of a run to the retry whose message is about to be published, to run after a pause in seconds.
 
     Returns:
@@ -77,7 +73,7 @@ def hand_to_retry(task: LockedTask, spec: TaskLock, store: str, lease: Lease, pa
     return handed
 
 
-def take_from_retry(task: LockedTask, spec: TaskLock) -> None:
+def take_from_retry(task: TaskWithLock, spec: TaskLock) -> None:
     """Release what was handed to a retry whose message could not be published."""
     ours = fields_of(task.request)
     if "token" in ours:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry
@@ -16,10 +16,9 @@ from celery.signals import task_postrun, task_prerun
 from celery_locks import _logging
 from celery_locks._nesting import RunScope
 from celery_locks.errors import LockError, LockTimeout, LossReason
-from celery_locks.lease import Lease, release_kept_later, release_or_later
-from celery_locks.renewal import keeper
-from celery_locks.stores.base import Value
+from celery_locks.lease import Lease, kept_lease, release_kept_later, release_or_later
 from celery_locks.stores.parking import tickets_of
+from celery_locks.stores.types import Value
 from celery_locks.tasks.abort import guard_here, lost
 from celery_locks.tasks.acquire import Entered, Entry
 from celery_locks.tasks.messages.broker import broker_id
@@ -28,12 +27,9 @@ from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.policies.deferral import Deferred
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
 from celery_locks.tasks.run_end import RunEnd, end_of
+from celery_locks.tasks.spec import TaskLock, TaskWithLock
 from celery_locks.tasks.worker import journal
 from celery_locks.tasks.worker.revoke import finish_safely, settle_message_safely
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.spec import TaskLock
-    from celery_locks.tasks.task import LockedTask
 
 logger = _logging.logger(__name__)
 
@@ -49,7 +45,7 @@ class Run:
     around the body.
     """
 
-    task: LockedTask
+    task: TaskWithLock
     spec: TaskLock
     request: Any
     outer: Run | None
@@ -68,7 +64,7 @@ class Run:
     #: Whether the ticket of its message is done.
     _finished: bool = False
 
-    def is_of(self, task: LockedTask) -> bool:
+    def is_of(self, task: TaskWithLock) -> bool:
         """Whether this is the run of the task's present request, of which a plain call within it has a copy."""
         request = task.request
         same = request is self.request if request.id is None else request.id == self.request.id
@@ -116,7 +112,7 @@ class Run:
     def _release_claims(self) -> None:
         # A signal (a soft time limit) may have struck between the store's yes and the line that took note of it.
         for claim in self.entry.claims if self.entry is not None else ():
-            forgotten = keeper().kept(claim.token)
+            forgotten = kept_lease(claim.token)
             if forgotten is not None:
                 release_or_later(self.bind_release(forgotten))
             journal.strike(claim.token)
@@ -168,7 +164,7 @@ def current_lease() -> Lease | None:
     return None if run is None else run.lease
 
 
-def run_of(task: LockedTask) -> Run | None:
+def run_of(task: TaskWithLock) -> Run | None:
     """The run under way of this task and its present request, ``None`` when there is none."""
     run = _current.get()
     while run is not None and not run.is_of(task):
@@ -176,7 +172,7 @@ def run_of(task: LockedTask) -> Run | None:
     return run
 
 
-def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_locked(task: TaskWithLock, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs the body of a task under its lease; a plain call runs it without one.
 
     Returns:
@@ -193,7 +189,7 @@ def run_locked(task: LockedTask, body: Callable[..., Any], args: tuple[Any, ...]
     return body(*args, **kwargs)
 
 
-def run_around(task: LockedTask, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_around(task: TaskWithLock, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Calls what is around a body and comes to `run_locked` in the end: the run lasts until it is left."""
     request = task.request
     if run_of(task) is None and _takes_lease(task, request):
@@ -201,7 +197,7 @@ def run_around(task: LockedTask, inner: Callable[..., Any], args: tuple[Any, ...
     return inner(*args, **kwargs)
 
 
-def _takes_lease(task: LockedTask, request: Any) -> bool:
+def _takes_lease(task: TaskWithLock, request: Any) -> bool:
     """Whether this call is a run: by a worker, eager, or as an item of a map; not a plain call ``task(…)``."""
     if request.called_directly:
         stack = _task_stack.stack
@@ -211,7 +207,7 @@ def _takes_lease(task: LockedTask, request: Any) -> bool:
     return "key" in ours or bool(ours.get("options", {}).get("enabled", task.locks_runs()))
 
 
-def _open(task: LockedTask, request: Any, inner: Callable[[Run], Any]) -> Any:
+def _open(task: TaskWithLock, request: Any, inner: Callable[[Run], Any]) -> Any:
     run = Run(task, _spec_of(task, request), request, _current.get())
     _unsettled[id(request)] = run
     try:
@@ -260,7 +256,7 @@ def _end_of(run: Run, error: BaseException) -> RunEnd:
     return RunEnd.STORED if end is RunEnd.REJECTED and out and isinstance(error, LockTimeout) else end
 
 
-def _spec_of(task: LockedTask, request: Any) -> TaskLock:
+def _spec_of(task: TaskWithLock, request: Any) -> TaskLock:
     """The task's lock, with the options of this call."""
     options = fields_of(request).get("options")
     return task.lock_spec.with_options_of_message(options) if options else task.lock_spec
@@ -316,7 +312,7 @@ class _PastAutoretry(Ignore):
         self.error = error
 
 
-def _retries_automatically(task: LockedTask) -> bool:
+def _retries_automatically(task: TaskWithLock) -> bool:
     """Whether autoretry is around the body, and was not asked to retry errors of locks."""
     asked = getattr(task, "autoretry_for", ()) or ()
     return "_orig_run" in vars(task) and not any(issubclass(kind, LockError) for kind in asked)
@@ -346,7 +342,7 @@ def _aborts(run: Run) -> bool:
     return run.spec.options.on_lost == "abort"
 
 
-def _tell(task: LockedTask, lease: Lease, reason: LossReason) -> None:
+def _tell(task: TaskWithLock, lease: Lease, reason: LossReason) -> None:
     try:
         task.on_lock_lost(lease, reason)
     except Exception:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from celery_locks import _logging
 from celery_locks._validation import Terms
-from celery_locks.errors import LockConfigError, LockError
+from celery_locks.errors import LockConfigError, LockError, LossReason
 from celery_locks.keys.maker import KeyMaker
+from celery_locks.lease import Lease
 from celery_locks.settings import LockOptions
 from celery_locks.tasks.options import check_effects
+from celery_locks.tasks.policies.base import ContentionPolicy
 from celery_locks.tasks.policies.choice import call_policy, check_policies, run_policy
-from celery_locks.tasks.policies.contention import ContentionPolicy
 from celery_locks.tasks.scopes import Scope, scope_named
 from celery_locks.tasks.signatures import CallSignature
 
@@ -116,3 +117,34 @@ class TaskLock:
         if self.key_maker is None:
             raise LockConfigError(f"{self.task_name} has no run() that could be locked")
         return self.key_maker.key(args, kwargs, self.task_name)
+
+
+class TaskWithLock(Protocol):
+    """A `LockedTask`, as the modules see it that the class itself is built on."""
+
+    name: str
+    app: Any
+    request: Any
+    backend: Any
+    acks_late: bool
+    ignore_result: bool
+    send_events: bool
+    AsyncResult: Any
+    _get_exec_options: Any
+
+    @property
+    def lock_spec(self) -> TaskLock:
+        """Everything about the task's lock."""
+
+    @property
+    def lock_options(self) -> LockOptions:
+        """The task's options."""
+
+    def locks_runs(self) -> bool:
+        """Return whether runs of the task take a lease."""
+
+    def lock_key_for(self, /, *args: Any, **kwargs: Any) -> str:
+        """Return the key of a call."""
+
+    def on_lock_lost(self, lease: Lease, reason: LossReason) -> None:
+        """Handle the loss of a run's lease."""

@@ -107,7 +107,8 @@ def _store_of(sender: Any) -> str:
     """Return the name of the store of a lock, or of the store in which a task takes its leases."""
     options = getattr(sender, "lock_options", None)
     if options is None:
-        return str(getattr(sender, "store_name", DEFAULT_STORE))
+        space = getattr(sender, "_space", None)
+        return DEFAULT_STORE if space is None else str(space.store_name)
     request = getattr(sender, "request", None)
     ours = {} if request is None else fields_of(request)
     if "key" in ours:

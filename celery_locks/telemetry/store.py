@@ -12,7 +12,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from celery_locks import LockError, Locks, _logging
 from celery_locks._validation import DEFAULT_STORE
-from celery_locks.lock_info import MOST_ON_A_PAGE, Stats, with_all_holders
+from celery_locks.lock_info import MOST_ON_A_PAGE, Stats
+from celery_locks.views import read_all_holders
 
 logger = _logging.logger(__name__)
 
@@ -221,7 +222,7 @@ def _by_task(locks: Locks) -> dict[str, ByTask] | None:
         for item in page.items:
             if not item.names_all:  # a page names a few holders of each key
                 asked += 1
-                item = with_all_holders(locks, item) if asked <= MOST_ASKED else item
+                item = read_all_holders(locks, item) if asked <= MOST_ASKED else item
                 if not item.names_all:
                     return None
             for holder in item.holders:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from celery_locks import LockConfigError, Locks, _logging
+from celery_locks.tasks.app_settings import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
 from celery_locks.tasks.worker.checks import locked_names
-from celery_locks.tasks.worker.telemetry import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
 from celery_locks.telemetry import reports
 from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer

@@ -26,9 +26,9 @@ from celery_locks.locks import Locks
 from celery_locks.outcomes import Outcome, audit
 from celery_locks.owners import read, task_of
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Holder
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.memory import store as memory
+from celery_locks.stores.types import Holder
 from celery_locks.tasks import options
 
 #: Seconds between two looks at a key.

@@ -259,7 +259,8 @@ def _excuse(
     if begun:
         return "lost in its body" if died else ""
     # Its message was acknowledged when a process accepted it, and the process died before the body.
-    died_last = bool(runs) and runs[-1].state is None and runs[-1].pid in deaths
+    # A cold shutdown may end the run first, without a state.
+    died_last = bool(runs) and not runs[-1].state and runs[-1].pid in deaths
     unseen = not runs and state.startswith("FAILURE WorkerLost")
     return "lost before its body" if died_last or unseen else ""
 

@@ -113,8 +113,11 @@ def test_early_acknowledgement_excuses_a_task_whose_process_died_in_its_run_and_
 
 def test_early_acknowledgement_excuses_a_process_that_died_before_the_body() -> None:
     events = [Event("enter", 1, 1, task_id="x"), *killed(2)]
+    ended_first = [events[0], Event("leave", 1.5, 1, task_id="x"), *events[1:]]
     for state in ("PENDING", "WAITING", "FAILURE WorkerLostError"):
         assert judged(events, EARLY, x=state).ends == {"lost before its body": 1}
+        assert judged(ended_first, EARLY, x=state).ends == {"lost before its body": 1}
+        assert judged(ended_first, LATE, x=state).stuck == {"x"}
     assert judged([*events, *parking("x", 3, pid=2)], EARLY, x="WAITING").stuck == {"x"}, "it parked since"
     assert judged(events, LATE, x="PENDING").stuck == {"x"}
 

@@ -54,7 +54,7 @@ def keys() -> list[str]:
 def waiting(shop: Shop, key: str) -> int:
     locks = Locks.from_app(shop.app)
     assert isinstance(locks.store, Parking)
-    return locks.store.waiting(locks._name(key))
+    return locks.store.waiting(locks._space.name(key))
 
 
 def send_all_parked(shop: Shop) -> dict[str, list[str]]:
@@ -73,7 +73,7 @@ def line(shop: Shop, key: str) -> list[str]:
     """The ids of the tasks in line, in order."""
     import redis
 
-    name = Locks.from_app(shop.app)._name(key)
+    name = Locks.from_app(shop.app)._space.name(key)
     server = redis.Redis.from_url(shop.variables["SHOP_URL"], decode_responses=True)
     return [server.hget(f"{name}:{ticket}", "task") for ticket in server.zrange(f"{name}:line", 0, -1)]
 

@@ -11,8 +11,8 @@ import pytest
 from celery_locks import Locks
 from celery_locks.aio import AsyncLocks
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.types import Claim
 from tests.support.loop import soon
 
 Work = Callable[[AsyncLocks], Awaitable[object]]
@@ -119,7 +119,7 @@ async def as_coroutine(work: Awaitable[object]) -> object:
 def test_promise_40_a_cancellation_at_any_await_leaves_nothing(name: str, answered: bool) -> None:
     store = MemoryStore()
     locks = AsyncLocks(Locks(store))
-    names = [locks.plain._name(key) for key in "jkl"]
+    names = [locks.plain._space.name(key) for key in "jkl"]
 
     def is_used(name: str) -> bool:
         state = store.info(name)

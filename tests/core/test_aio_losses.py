@@ -155,10 +155,10 @@ class TestCancelled:
     async def test_several_keys_give_back_what_they_had(self, store: FaultyStore, locks: AsyncLocks) -> None:
         async with locks.lock("b") as lease:
             waiting = asyncio.ensure_future(locks.multi(["a", "b"]).acquire())
-            await soon(lambda: store.in_line(locks.plain._name("b")) == 1)
+            await soon(lambda: store.in_line(locks.plain._space.name("b")) == 1)
             await cancelled(waiting)
             assert not await locks.lock("a").locked()
-            assert store.in_line(locks.plain._name("b")) == 0
+            assert store.in_line(locks.plain._space.name("b")) == 0
             assert keeper().leases() == [lease.plain]
 
 

@@ -17,7 +17,7 @@ from celery_locks.aio import AsyncLocks
 from celery_locks.settings import LockOptions
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.tasks._duration_texts import DurationText
-from celery_locks.tasks.options import check_settings
+from celery_locks.tasks.settings_check import check_settings
 
 TEXTS = {
     "250ms": 0.25,

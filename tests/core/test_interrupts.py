@@ -10,8 +10,8 @@ import pytest
 
 from celery_locks import Locks
 from celery_locks.renewal import keeper
-from celery_locks.stores.base import Claim
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.types import Claim
 from tests.support.interrupts import failures, within
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -67,7 +67,7 @@ def interrupted(name: str, every: int) -> tuple[list[str], int]:
 
     def work() -> None:
         if name.startswith(CONTENDED):
-            store.acquire(Claim(locks._name("k"), "other", "other", 0.05))
+            store.acquire(Claim(locks._space.name("k"), "other", "other", 0.05))
         WORKS[name](locks)
 
     def in_use(name: str) -> bool:
@@ -77,7 +77,7 @@ def interrupted(name: str, every: int) -> tuple[list[str], int]:
     def check(error: BaseException | None) -> str:
         if not isinstance(error, Struck):
             return f"ended with {error!r}"
-        names = [locks._name(key) for key in "jkl"]
+        names = [locks._space.name(key) for key in "jkl"]
         if not within(3, lambda: not keeper().leases() and not any(map(in_use, names))):
             return f"holders {[store.holders(name) for name in names]}, renewed {keeper().leases()}"
         lease = locks.lock("k").try_acquire()

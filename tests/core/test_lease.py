@@ -14,7 +14,7 @@ from celery_locks import Lease, Lock, LockConfigError, LockKeyError, LockLost, L
 from celery_locks.errors import LossReason
 from celery_locks.lease import release_or_later
 from celery_locks.renewal import Keeper
-from celery_locks.stores.base import Claim
+from celery_locks.stores.types import Claim
 from celery_locks.testing import MovableClock
 from tests.support.faulty_store import FaultyStore, fail
 from tests.support.waiting import eventually

@@ -7,7 +7,8 @@ import pytest
 from celery_locks import LockConfigError, LockKeyError, Locks, owners
 from celery_locks.keys.names import key_and_part, run_part
 from celery_locks.lock_info import LockInfo, parts_of
-from celery_locks.stores.base import Holder, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Holder
 from celery_locks.testing import MovableClock
 from tests.support.faulty_store import FaultyStore
 
@@ -43,7 +44,7 @@ def test_what_is_held_is_listed_by_key(locks: Locks) -> None:
 def test_odd_keys(locks: Locks, key: str) -> None:
     for each in ODD_KEYS:
         locks.lock(each).acquire()
-    assert key_and_part(locks.prefix, locks._name(key)) == (key, "")
+    assert key_and_part(locks.prefix, locks._space.name(key)) == (key, "")
     assert sorted(keys(locks)) == sorted(ODD_KEYS)
     assert sorted(keys(locks, prefix=key)) == sorted(each for each in ODD_KEYS if each.startswith(key))
     assert [item.key for item in all_pages(locks, 1)] == keys(locks)
@@ -53,7 +54,7 @@ def test_odd_keys(locks: Locks, key: str) -> None:
 def test_a_part_of_a_key_is_listed_by_the_key(locks: Locks, part: str) -> None:
     for key in ODD_KEYS:
         lock = locks.lock(key)
-        lock._name = locks._name(key, part)
+        lock._name = locks._space.name(key, part)
         lease = lock.acquire()
         (item,) = locks.list().items
         assert (item.key, item.part, item.permits) == (key, part, 1)
@@ -68,13 +69,13 @@ def test_pages_go_on_between_a_key_and_its_parts(locks: Locks) -> None:
     for key in ODD_KEYS:
         for part in parts:
             lock = locks.lock(key)
-            lock._name = locks._name(key, part)
+            lock._name = locks._space.name(key, part)
             lock.acquire()
     listed = [(item.key, item.part) for item in all_pages(locks, 1)]
     assert sorted(listed) == sorted((key, part) for key in ODD_KEYS for part in parts)
     assert [(item.key, item.part) for item in all_pages(locks, 7)] == listed
     for key in ODD_KEYS:
-        assert sorted(item.part for item in parts_of(locks, key)) == sorted(parts[1:])
+        assert sorted(item.part for item in parts_of(locks._space, key)) == sorted(parts[1:])
 
 
 @pytest.mark.parametrize("part", ["calls", "run:", "run:" + "g" * 32, "}", "call\n", "line"])

@@ -465,7 +465,7 @@ def test_no_key_can_forge_the_records_of_another() -> None:
         locks = Locks(MemoryStore(), prefix=prefix)
         for key in keys:
             for record in RECORDS:
-                name = locks._name(key) + record
+                name = locks._space.name(key) + record
                 assert seen.setdefault(name, (prefix, key, record)) == (prefix, key, record), name
 
 

@@ -66,7 +66,7 @@ class TestMulti:
             stop()
             assert [outcome.key for outcome in told if outcome.kind == "timed_out"] == [taken]
             assert sorted(held(locks, "a", "b")) == [False, True]
-            assert store.in_line(locks._name("a")) == store.in_line(locks._name("b")) == 0
+            assert store.in_line(locks._space.name("a")) == store.in_line(locks._space.name("b")) == 0
         assert both.try_acquire() is not None
 
     def test_a_timeout_is_reported_once(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from celery_locks import Lease, LockError, Locks, LockTimeout, owners
 from celery_locks._nesting import RunScope, mark_in, mark_of_run
 from celery_locks.aio import AsyncLocks
-from celery_locks.stores.base import Claim
+from celery_locks.stores.types import Claim
 from tests.support.faulty_store import FaultyStore
 from tests.support.loop import on_a_loop
 from tests.support.waiting import eventually
@@ -55,7 +55,7 @@ def test_what_the_current_run_holds_is_an_error_at_once(
     assert caught.value.key == "k"
     assert not isinstance(caught.value, LockTimeout)
     if way != "ticket":  # that keeps its place, as after a timeout
-        eventually(lambda: store.in_line(locks._name("k")) == 0)
+        eventually(lambda: store.in_line(locks._space.name("k")) == 0)
     assert not locks.lock("j").locked()
     assert run_lease.held
 
@@ -134,7 +134,7 @@ def test_permits_that_others_hold_are_waited_for(locks: Locks, run_lease: Lease)
 
 def test_a_run_is_known_among_more_holders_than_are_named(locks: Locks, store: FaultyStore) -> None:
     for number in range(120):
-        store.acquire(Claim(locks._name("k"), f"other {number}", "other", 30, 1000))
+        store.acquire(Claim(locks._space.name("k"), f"other {number}", "other", 30, 1000))
     lease = locks.semaphore("k", 1000).acquire()
     with RunScope(lease), pytest.raises(LockError, match=NESTED):
         locks.semaphore("k", 1000).acquire(permits=1000)

@@ -92,7 +92,7 @@ def run(script: str, *args: str) -> None:
 def test_a_forked_process_has_another_number() -> None:
     run("""
         import os
-        from celery_locks import tokens
+        from celery_locks._runtime import tokens
         mine = tokens.process_number()
         read, write = os.pipe()
         if os.fork() == 0:

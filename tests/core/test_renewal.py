@@ -18,7 +18,7 @@ import pytest
 from celery_locks import Lease, Lock, LockConfigError, Locks, StoreUnavailable, renewal, signals
 from celery_locks._runtime import ticker
 from celery_locks.renewal import Keeper
-from celery_locks.stores.base import Claim
+from celery_locks.stores.types import Claim
 from celery_locks.testing import MovableClock
 from tests.support.faulty_store import FaultyStore, fail
 from tests.support.waiting import eventually

@@ -12,8 +12,8 @@ import pytest
 
 from celery_locks import LockLost, Locks
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import Renewal
 from celery_locks.stores.redis.store import BATCH, RedisStore
+from celery_locks.stores.types import Renewal
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 
@@ -85,7 +85,8 @@ else:
     eventlet.monkey_patch()
     spawn, wait = eventlet.spawn, eventlet.sleep
 import threading, time
-from celery_locks import Locks, signals, threads
+from celery_locks import Locks, signals
+from celery_locks._runtime import threads
 from celery_locks._runtime.hubs import original
 
 def until(condition):

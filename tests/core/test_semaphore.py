@@ -149,7 +149,7 @@ def test_a_heavy_waiter_is_not_overtaken() -> None:
     store = FaultyStore()
     semaphore, served = Locks(store).semaphore("k", limit=3), []
     first = semaphore.acquire(permits=2)
-    name = Locks(store)._name("k")
+    name = Locks(store)._space.name("k")
 
     def take(permits: int) -> None:
         lease = semaphore.acquire(permits=permits, timeout=10)

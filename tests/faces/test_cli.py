@@ -138,7 +138,7 @@ def test_json_of_a_task(run: Run, locks: Locks) -> None:
 def test_the_lease_of_a_call_is_a_part_of_its_key(run: Run, locks: Locks) -> None:
     """As ``until_and_while_executing`` takes it: apart from the run's."""
     lock = locks.lock("user:7", owner="shop.sync[id-1] called by web1:7")
-    lock._name = locks._name("user:7", "call")
+    lock._name = locks._space.name("user:7", "call")
     lease = lock.acquire()
     header, row = run("list").output.splitlines()
     assert header.split()[:2] == ["KEY", "PART"]

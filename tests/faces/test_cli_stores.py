@@ -277,7 +277,7 @@ def test_doctor_checks_each_store(app: Celery, redis_url: str, start_redis: Call
 def test_doctor_names_the_store_of_a_line_that_is_stuck(app: Celery, audit: Locks) -> None:
     lock = audit.lock("k")
     with lock:
-        audit.store.park(lock.claim(), Ticket("id:0", "message", "id"))  # type: ignore[attr-defined]
+        audit.store.park(lock._new_claim(), Ticket("id:0", "message", "id"))  # type: ignore[attr-defined]
     stuck = {item["store"]: item for item in found(app, status=1)["waiters"]}
     assert stuck["default"]["status"] == "ok"
     assert "that no worker dispatches: k in the store audit." in stuck["audit"]["text"]

@@ -376,7 +376,7 @@ def test_programs_see_and_release(site: Site) -> None:
 def test_a_part_of_a_key_is_seen_and_released_by_itself(site: Site) -> None:
     """As ``until_and_while_executing`` holds it from the call on."""
     call = site.locks.lock("part:1", ttl=30, owner="shop.sync[id-1] called by web1:7")
-    call._name = site.locks._name("part:1", "call")
+    call._name = site.locks._space.name("part:1", "call")
     taken = call.acquire(timeout=30)
     with site.locks.lock("part:1", ttl=30, owner="me") as run:
         listed = site.basic.get("/api/locks?prefix=part:", LOGIN).json()["locks"]
@@ -533,7 +533,7 @@ def hold_many(server: RedisServer, locks: Locks, count: int) -> None:
         for start in range(0, count, 1000):
             keys = [f"many:{number:06}" for number in range(start, min(start + 1000, count))]
             terms = ("600000000", "1", "1", "me", "0", "100")
-            commands = [command_of(scripts.ACQUIRE, locks._name(key), key, *terms) for key in keys]
+            commands = [command_of(scripts.ACQUIRE, locks._space.name(key), key, *terms) for key in keys]
             connection.sendall(b"".join(commands))
             for _ in keys:
                 assert answers.readline().startswith(b":")

@@ -23,8 +23,8 @@ from celery_locks.flower.shown import moment
 from celery_locks.flower.store_threads import StoreBusy, StoreThreads
 from celery_locks.lock_info import LockInfo, Page
 from celery_locks.owners import called, running
-from celery_locks.stores.base import Holder
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.types import Holder
 from tests.support.celery_worker import ROOT
 
 NAVIGATIONS = {
@@ -118,7 +118,7 @@ def watched() -> Iterator[Watched]:
 
 def test_a_part_has_a_history_of_its_own(watched: Watched) -> None:
     call, key = watched.locks.lock("a", owner="a call"), watched.locks.lock("a}:call", owner="a key like a part")
-    call._name = watched.locks._name("a", "call")
+    call._name = watched.locks._space.name("a", "call")
     leases = [call.acquire(), key.acquire()]
     watched.look(count=1)
     watched.look(after=watched.look(count=1).next)

@@ -28,8 +28,8 @@ import celery_locks.lease
 from celery_locks import LockConfigError, Locks, LockTimeout, metrics, owners, signals
 from celery_locks.errors import LOSS_REASONS
 from celery_locks.stores.parking import Ticket
-from celery_locks.tasks.worker import telemetry as settings
-from celery_locks.telemetry import events, store
+from celery_locks.tasks.settings_check import check_settings
+from celery_locks.telemetry import events, reports, store
 from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer
 from celery_locks.telemetry.prometheus import Held, Metrics
@@ -366,7 +366,7 @@ def test_a_port_that_is_taken_stops_no_worker(redis_url: str, tmp_path: Path) ->
 )
 def test_wrong_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(LockConfigError, match=next(iter(wrong))):
-        settings.check(wrong)
+        check_settings(wrong)
 
 
 def test_with_nothing_asked_for_nobody_listens() -> None:
@@ -374,7 +374,7 @@ def test_with_nothing_asked_for_nobody_listens() -> None:
         "import sys\n"
         "from types import SimpleNamespace as Of\n"
         "from celery_locks import signals, Locks\n"
-        "from celery_locks.tasks import telemetry\n"
+        "from celery_locks.tasks.worker import telemetry\n"
         "conf = {'locks_traces': False}\n"
         "assert telemetry.begin(Of(app=Of(conf=conf)), {'default': Locks('memory://')}) is None\n"
         "assert not (signals.on_lock_acquired or signals.on_lock_released or signals.on_lock_contended)\n"
@@ -614,7 +614,7 @@ def test_a_task_that_was_dispatched_and_has_not_started(watched: Any) -> None:
     locks, told = watched
     waiting = locks.lock("k", ttl=60, owner=owners.running("parked", "id-2", "web1"))
     with locks.lock("k", owner=owners.running("runs", "id-1", "web1")):
-        locks.store.park(waiting.claim(), Ticket("id-2:0", "message", "id-2"))
+        locks.store.park(waiting._new_claim(), Ticket("id-2:0", "message", "id-2"))
         seen = told()
         assert (seen["store_held", "runs"], seen["store_blocked", "runs"]) == (1, 1)
         assert seen["store_dispatched", "runs"] == 0
@@ -685,3 +685,16 @@ def test_a_store_that_is_away_holds_nobody_up(
     stop()
     assert not text_of(registry)
     del lease
+
+
+def test_what_happens_to_a_lock_outside_tasks_names_its_store() -> None:
+    locks = Locks("memory://audit-reports")
+    locks._space.store_name = "audit"
+    seen = []
+    stop = reports.hear(seen.append)
+    try:
+        locks.lock("k").acquire().release()
+        locks.semaphore("s", limit=2).acquire().release()
+    finally:
+        stop()
+    assert {report.store for report in seen} == {"audit"}

@@ -66,8 +66,8 @@ def test_the_waiting_is_within_the_span(traced: Traced) -> None:
     waiter = threading.Thread(target=lambda: locks.lock("k").acquire().release())
     waiter.start()
     eventually(lambda: locks.info("k").waiting == 1, SOON)
-    begun = locks._clock.now()
-    eventually(lambda: locks._clock.now() - begun > 0.2, SOON)
+    begun = locks._space.clock.now()
+    eventually(lambda: locks._space.clock.now() - begun > 0.2, SOON)
     first.release()
     waiter.join(SOON)
     acquire = [span for span in traced.spans() if span.name == "lock acquire"][-1]

@@ -114,11 +114,11 @@ def cli() -> None:
     from rich.console import Console
 
     from celery_locks import Locks
-    from celery_locks.cli.output import COLUMNS, rich_table, row_of
+    from celery_locks.cli.output import rich_table, table_of
 
     locks = Locks("sqlite:///locks.db")
     with locks.lock("user:7", ttl=30):
-        table = rich_table(COLUMNS, [row_of(locks.info("user:7"))])
+        table = rich_table(*table_of([locks.info("user:7")]))
         console = Console(file=io.StringIO(), force_terminal=True, width=120)
         console.print(table)
         printed = console.file.getvalue()  # type: ignore[attr-defined]

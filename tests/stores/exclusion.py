@@ -14,7 +14,8 @@ from pathlib import Path
 
 from celery_locks import StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Granted
 
 #: Seconds that a lease lives: far longer than any of them holds it, also on a busy machine.
 TTL = 120.0

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from celery_locks.stores.base import TICKET, Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.listing import Names, State
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, RunEndName, Ticket
+from celery_locks.stores.types import TICKET, Claim, Granted, Holder, Refused, Renewal
 from tests.stores.model import Answer, Lock, Model
 
 #: Whether to look for longer, each time elsewhere.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from celery_locks.stores.base import TAKEN_KNOWN_SECONDS, TICKET, Claim
 from celery_locks.stores.parking import (
     FIRST_DISPATCH,
     RETENTION,
@@ -20,6 +19,7 @@ from celery_locks.stores.parking import (
     Ticket,
     may_dispatch,
 )
+from celery_locks.stores.types import TAKEN_KNOWN_SECONDS, TICKET, Claim
 
 
 @dataclass

@@ -24,7 +24,8 @@ from typing import Any
 from celery_locks import Locks, LockTimeout, StoreUnavailable, _waiting
 from celery_locks._runtime.clock import system_clock
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 
 now = system_clock.now  # the same for all processes of the machine
 
@@ -117,7 +118,7 @@ class User:
     ) -> None:
         locks = Locks(store, prefix="fuzz")
         self.semaphore = locks.semaphore(key, limit=limit, ttl=TTLS[-1])
-        self.store, self.name, self.limit = store, locks._name(key), limit
+        self.store, self.name, self.limit = store, locks._space.name(key), limit
         self.record, self.die, self.random = record, die, random.Random(seed)
         self.stale: list[Held] = []
         self.fates: list[Callable[[Held], None]] = []

@@ -7,7 +7,7 @@ import sys
 import uuid
 
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused
+from celery_locks.stores.types import Claim, Granted, Refused
 
 
 def claim(name: str, ttl: float = 60.0) -> Claim:

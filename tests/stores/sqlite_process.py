@@ -9,8 +9,8 @@ import time
 import uuid
 from pathlib import Path
 
-from celery_locks.stores.base import Claim, Granted, Refused
 from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.stores.types import Claim, Granted, Refused
 
 
 def claim(name: str, ttl: float = 60.0) -> Claim:

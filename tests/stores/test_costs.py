@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from celery_locks import Locks, owners
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.store import BATCH, RedisStore
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from tests.support.servers import RedisServer
 
 Hold = Callable[[RedisStore], None]

@@ -14,11 +14,12 @@ from celery_locks import Locks
 from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LockLost, LockTimeout, StoreUnavailable
 from celery_locks.stores import parallel
-from celery_locks.stores.base import Claim, Granted, Refused, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Parking
 from celery_locks.stores.sharded import Sharded
 from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.stores.types import Claim, Granted, Refused
 from tests.support.frozen_time import frozen_time
 
 PATIENCE = 30.0

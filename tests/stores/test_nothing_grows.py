@@ -42,10 +42,20 @@ def prefix() -> str:
     return f"grows-{uuid.uuid4().hex[:8]}"
 
 
+#: The threads that earlier tests in this process have left.
+_of_other_tests: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_threads() -> None:
+    _of_other_tests.clear()
+    _of_other_tests.update(threading.enumerate())
+
+
 def resources() -> tuple[int, int, int]:
     """Return how many threads of ours, open files, and leases that are watched this process has."""
-    ours = (thread for thread in threading.enumerate() if thread.name.startswith("celery-locks"))
-    threads = sum(thread.name not in SHARED_THREADS for thread in ours)
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("celery-locks")]
+    threads = sum(thread.name not in SHARED_THREADS and thread not in _of_other_tests for thread in ours)
     return threads, len(os.listdir("/proc/self/fd")), len(keeper().leases())
 
 

@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted
 from celery_locks.stores.parking import Dropped, Parked, Ticket
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import Claim, Granted
 
 MAIL, BILLING = "amqp://mail", "redis://billing/0"
 

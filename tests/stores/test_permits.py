@@ -23,9 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from celery_locks import Locks
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.stores.types import Claim, Granted, Renewal
 from celery_locks.testing import MovableClock
 from celery_locks.testing.local import processes
 from tests.stores import permit_fuzz
@@ -89,7 +90,7 @@ class Crew:
 
 def fuzz_with_processes(url: str, folder: Path, slow: float = 1.0) -> None:
     key, store, chance = f"permits-{uuid.uuid4().hex[:8]}", open_store(url), random.Random(19)
-    monitor = Monitor(store, Locks(store, prefix="fuzz")._name(key))
+    monitor = Monitor(store, Locks(store, prefix="fuzz")._space.name(key))
     with Crew(url, key, folder, slow) as users:
         eventually(lambda: permit_fuzz.read(folder)[0], 30)
         disturbed = start = time.monotonic()
@@ -153,7 +154,7 @@ class Died(BaseException):
 def test_promise_19_threads_in_memory(tmp_path: Path) -> None:
     """There are no other processes: users are threads, and those who die leave behind what they hold."""
     store, over, wrong = MemoryStore(), threading.Event(), list[BaseException]()
-    monitor = Monitor(store, Locks(store, prefix="fuzz")._name("permits"))
+    monitor = Monitor(store, Locks(store, prefix="fuzz")._space.name("permits"))
 
     def die() -> None:
         raise Died

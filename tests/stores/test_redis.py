@@ -15,12 +15,12 @@ import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.listing import Names
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.remedies import RIGHTS
 from celery_locks.stores.redis.scripts import FENCE_KEPT
 from celery_locks.stores.redis.store import TOGETHER, RedisStore
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import StoreCompliance
 from tests.stores.kinds import OnRedis
 from tests.support.proxy import Proxy, tls_proxy
@@ -295,7 +295,7 @@ class TestWhatIsInTheServer:
             client.flushdb()
             locks = Locks(redis_url)
             store = locks.store
-            name = locks._name(key)
+            name = locks._space.name(key)
             store.acquire(claim("a", name))
             store.acquire(claim("b", name), line_up=60)
             store.acquire(claim("c", name), line_up=60)
@@ -308,7 +308,7 @@ class TestWhatIsInTheServer:
     def test_the_names_of_different_keys_differ(self) -> None:
         locks = Locks("memory://names")
         keys = ["}", "=}", "{=}", "}{=}", ":{=}", "a}b", "{a}b"]
-        assert len({locks._name(key) for key in keys}) == len(keys)
+        assert len({locks._space.name(key) for key in keys}) == len(keys)
 
     def test_promise_22_fencing_grows_after_the_key_was_lost(self, store: RedisStore, client: redis.Redis) -> None:
         first = store.acquire(claim("a"))

@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from tests.chaos.clock import ShiftedClock
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

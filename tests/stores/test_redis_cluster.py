@@ -17,12 +17,13 @@ from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.aio import AsyncLocks
 from celery_locks.keys.names import key_and_part
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.listing import Names
 from celery_locks.stores.parking import Dispatch, Parked, Ticket
 from celery_locks.stores.redis import parts
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 from celery_locks.testing.compliance.base import ODD_NAMES
 from tests.stores.kinds import WithShortDelays
@@ -146,7 +147,7 @@ class TestParts:
     @pytest.mark.parametrize("key", [*ODD_NAMES.values(), "}", "k"])
     def test_all_of_a_lock_is_in_one_slot(self, redis_cluster: Cluster, store: RedisClusterStore, key: str) -> None:
         locks = Locks(store)
-        name = locks._name(key)
+        name = locks._space.name(key)
         store.acquire(claim("a", name))
         store.acquire(claim("b", name), line_up=60)
         store.enter(claim("c", name), Ticket("t:0", "message", "t"))
@@ -183,7 +184,7 @@ class TestCommands:
     def test_a_page_asks_each_part_twice_at_most(self, redis_cluster: Cluster, store: RedisClusterStore) -> None:
         locks = Locks(store)
         for number in range(600):
-            store.acquire(claim("a", locks._name(f"{number:03}")))
+            store.acquire(claim("a", locks._space.name(f"{number:03}")))
         locks.list()
         before = evals(redis_cluster)
         page = locks.list(count=500)
@@ -202,7 +203,7 @@ class TestCommands:
 
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
-        eventually(lambda: store.waiting(locks._name("k")) == 1, 30)
+        eventually(lambda: store.waiting(locks._space.name("k")) == 1, 30)
         lease.release()
         thread.join(30)
         assert waited
@@ -287,7 +288,7 @@ class TestMovingSlots:
         locks = Locks(redis_cluster.url())
         lock = locks.lock("long", ttl=120, renew=0.2)
         with lock as lease:
-            where = slot(locks._name("long"))
+            where = slot(locks._space.name("long"))
             source, target = redis_cluster.begin_move(where)
             while redis_cluster.move_keys(where, source, target, most=1):
                 assert lease.held
@@ -310,7 +311,7 @@ class TestMovingSlots:
         for number in range(5):
             users.append(asyncio.ensure_future(use(number)))
             await soon(lambda: in_line(locks, len(users)))
-        await asyncio.to_thread(self.move, redis_cluster, slot(locks.plain._name("moves")))
+        await asyncio.to_thread(self.move, redis_cluster, slot(locks.plain._space.name("moves")))
         await lease.release()
         await asyncio.gather(*users)
         assert served == [0, 1, 2, 3, 4]

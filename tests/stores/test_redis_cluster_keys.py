@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from celery_locks.stores.base import Claim, Granted, Refused
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.parts import SLOT_OF, lock_keys, never, tag_of
 from celery_locks.stores.redis.scripts import Script
+from celery_locks.stores.types import Claim, Granted, Refused
 from tests.support.clusters import Cluster
 from tests.support.servers import RedisServer
 

@@ -15,7 +15,6 @@ import redis
 
 from celery_locks import LockConfigError, Locks, LockTimeout, StoreUnavailable, renewal
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire import client as client_module
@@ -24,6 +23,7 @@ from celery_locks.stores.redis.wire.connection import Connection
 from celery_locks.stores.redis.wire.connections import patient_ttl, timeout_for
 from celery_locks.stores.redis.wire.driver import driver
 from celery_locks.stores.redis.wire.protocol import packed, repeated
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

@@ -11,12 +11,13 @@ import redis
 
 from celery_locks import Locks, StoreUnavailable
 from celery_locks._runtime.tokens import PROCESS_DIGITS
-from celery_locks.stores.base import Claim, Granted, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Dropped, Out, Parked, Parking
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.redlock.member import Member
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import Claim, Granted, Renewal
 from celery_locks.testing.compliance.ticket_base import TicketTests
 from tests.support.cli import Run, make_app
 from tests.support.servers import RedisServer, all_binaries, default_binary

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from celery_locks import Locks
-from celery_locks.stores.base import Claim, Renewal
 from celery_locks.stores.listing import Names
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import Claim, Renewal
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

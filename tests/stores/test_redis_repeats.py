@@ -11,13 +11,13 @@ import pytest
 import redis
 
 from celery_locks import StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dropped, Parked, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.calls import evalsha
 from celery_locks.stores.redis.scripts import MOST_VOID, Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire.protocol import Command, repeated
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 from tests.support.waiting import eventually
 
 NAME = "p:{k}"

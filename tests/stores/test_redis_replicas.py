@@ -13,9 +13,9 @@ import redis
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.aio import AsyncLocks
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dropped, Parked, Ticket
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 

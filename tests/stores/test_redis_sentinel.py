@@ -15,9 +15,10 @@ from redis.sentinel import Sentinel
 
 from celery_locks import Lease, LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Parking, Ticket
 from celery_locks.stores.redis.store import RedisStore
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from tests.stores.kinds import AnswersOfEachKind, ParkingAnswersOfEachKind, WithShortDelays
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import SERVICE, Sentinels
@@ -92,9 +93,9 @@ def failed_over(sentinels: Sentinels) -> Iterator[Before]:
     kept, lost, held = (locks.lock(key, ttl=300, renew=1).acquire() for key in ("kept", "lost", "held"))
     before = Before(locks, kept, lost, held)
     lost.on_lost(lambda lease, reason: before.reasons.append(reason))
-    before.parking.enter(Claim(locks._name("held"), "parked", "parked", 300), Ticket("t:0", "message", "t"))
+    before.parking.enter(Claim(locks._space.name("held"), "parked", "parked", 300), Ticket("t:0", "message", "t"))
     sentinels.replicated()
-    _forget(sentinels.replica, locks._name("lost"))
+    _forget(sentinels.replica, locks._space.name("lost"))
     new = sentinels.fail_over(RedisServer.kill)
 
     def served() -> bool:

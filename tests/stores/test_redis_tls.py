@@ -52,7 +52,7 @@ def key_on(cluster: Cluster, master: RedisServer, locks: Locks) -> str:
 
 
 def slot(locks: Locks, key: str) -> int:
-    return parts.SLOT_OF[parts.tag_of(locks._name(key))]
+    return parts.SLOT_OF[parts.tag_of(locks._space.name(key))]
 
 
 class TestCluster:
@@ -104,7 +104,7 @@ class TestSentinel:
             new = sentinels_by_tls.fail_over()
             renewed(lease)
             with new.client() as client:
-                assert client.exists(locks._name("long"))
+                assert client.exists(locks._space.name("long"))
         assert not lease.lost
 
     def test_who_trusts_nobody_or_shows_nothing(self, sentinels_by_tls: Sentinels, certificates: Certificates) -> None:

@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from celery_locks import StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Renewal
 from celery_locks.stores.listing import Names
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.store import BATCH, TOGETHER, RedisStore
+from celery_locks.stores.types import Claim, Granted, Renewal
 
 BAD = "p:{bad}"
 

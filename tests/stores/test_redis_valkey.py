@@ -9,9 +9,10 @@ import valkey
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire import driver
+from celery_locks.stores.types import Claim, Granted, Renewal
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 

@@ -16,8 +16,9 @@ import pytest
 
 from celery_locks import LockConfigError, Locks, LockTimeout, StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.redis.redlock.store import DRIFT, Redlock, with_drift, without_drift
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import StoreCompliance
 from celery_locks.testing.compliance.base import ODD_NAMES
 from celery_locks.testing.compliance.limits import Limits

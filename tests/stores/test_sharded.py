@@ -16,12 +16,13 @@ from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks._addresses import place_of
 from celery_locks.keys.names import name_of
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Dispatch, Parked, Parking, Ticket
 from celery_locks.stores.redis.redlock import Redlock
 from celery_locks.stores.sharded import Sharded
 from celery_locks.stores.sqlite import SQLiteStore
+from celery_locks.stores.types import Claim, Granted, Renewal
 from celery_locks.testing import (
     ListingCompliance,
     MovableClock,
@@ -169,8 +170,8 @@ class TestStrategies:
         stores = {"eu": MemoryStore(), "us": MemoryStore()}
         locks = Locks(Sharded(stores, strategy=by_tenant))
         with locks.lock("eu:7"), locks.lock("{odd}"):
-            assert stores["eu"].holders(locks._name("eu:7"))
-            assert stores["us"].holders(locks._name("{odd}"))
+            assert stores["eu"].holders(locks._space.name("eu:7"))
+            assert stores["us"].holders(locks._space.name("{odd}"))
         assert set(seen) == {("eu:7", ("eu", "us")), ("{odd}", ("eu", "us"))}
 
     def test_a_part_is_where_its_key_is(self) -> None:
@@ -273,7 +274,7 @@ def test_pages_over_all_stores_come_in_order(sharded: Sharded) -> None:
         found += [item.key for item in page.items]
         if (after := page.next) is None:
             break
-    assert found == sorted(keys, key=locks._name)
+    assert found == sorted(keys, key=locks._space.name)
     assert (locks.stats().locks, locks.stats().holders) == (50, 50)
     assert locks.stats().oldest == keys[0]
     for lease in leases:

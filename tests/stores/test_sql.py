@@ -21,13 +21,13 @@ import pytest
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.sql import sweeper
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.locked_session import LockedSession
 from celery_locks.stores.sql.postgresql import PostgreSQLStore
 from celery_locks.stores.sql.store import ServerStore
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.celery_worker import ROOT
 from tests.support.pooler import Pooler
@@ -178,7 +178,7 @@ class TestTrouble:
             store = open_(server.url())
             locks = Locks(store, prefix="restart")
             lease = locks.lock("key", ttl=60).acquire()
-            waiter = claim(locks._name("key"))
+            waiter = claim(locks._space.name("key"))
             assert isinstance(store.acquire(waiter, 120.0), Refused)
             server.kill()
             with pytest.raises(StoreUnavailable) as caught:
@@ -188,8 +188,8 @@ class TestTrouble:
             other = locks.lock("other").try_acquire()
             assert other is not None
             assert other.release()
-            assert store.renew([Renewal(locks._name("key"), lease.token, 60.0)]) == [None]
-            assert store.waiting(locks._name("key")) == 1
+            assert store.renew([Renewal(locks._space.name("key"), lease.token, 60.0)]) == [None]
+            assert store.waiting(locks._space.name("key")) == 1
             assert lease.release()
             granted(store, waiter)
 

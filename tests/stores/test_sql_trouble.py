@@ -15,10 +15,10 @@ import pytest
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
-from celery_locks.stores.base import Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Parked, Ticket
-from celery_locks.stores.sql import stored_functions, sweeper
+from celery_locks.stores.sql import function_texts, sweeper
 from celery_locks.stores.sql.store import ServerStore
+from celery_locks.stores.types import Granted, Refused, Renewal, Value
 from tests.stores.test_sql import (
     SOON,
     ask,
@@ -294,15 +294,15 @@ class TestOlderTables:
 
     @pytest.mark.parametrize("constant", ["MOST_HOLDERS", "SET_BACK", "COARSE_BITS", "CLOCK"])
     def test_promise_45_functions_are_named_after_their_constants(self, monkeypatch: Any, constant: str) -> None:
-        names = [stored_functions.name(each) for each in stored_functions.NAMES]
-        monkeypatch.setattr(stored_functions, constant, f"{getattr(stored_functions, constant)}0")
-        for cached in (stored_functions._texts, stored_functions._version):
+        names = [function_texts.function_name(each) for each in function_texts.NAMES]
+        monkeypatch.setattr(function_texts, constant, f"{getattr(function_texts, constant)}0")
+        for cached in (function_texts._texts, function_texts._version):
             cached.cache_clear()
         try:
-            assert not set(names) & {stored_functions.name(each) for each in stored_functions.NAMES}
+            assert not set(names) & {function_texts.function_name(each) for each in function_texts.NAMES}
         finally:
             monkeypatch.undo()
-            for cached in (stored_functions._texts, stored_functions._version):
+            for cached in (function_texts._texts, function_texts._version):
                 cached.cache_clear()
 
 
@@ -320,7 +320,7 @@ class TestNumbersAndNames:
     @pytest.mark.parametrize("prefix_of_names", ["cafe", "café", "🧀:x"])
     def test_prefixes(self, url: str, open_: Any, prefix_of_names: str) -> None:
         store = open_(url)
-        name = Locks(store, prefix=prefix_of_names)._name("key")
+        name = Locks(store, prefix=prefix_of_names)._space.name("key")
         holder = claim(name)
         granted(store, holder)
         store.enter(claim(name), Ticket("t1", "first", "task1"))

@@ -18,12 +18,12 @@ import pytest
 
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.parking import Ticket
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sqlite import file
 from celery_locks.stores.sqlite.clock import boot_id
 from celery_locks.stores.sqlite.store import EVERY, SWEEP, SQLiteStore, open_sqlite
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import MovableClock
 
 PATIENCE = 60.0

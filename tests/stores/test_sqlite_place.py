@@ -21,8 +21,8 @@ import pytest
 
 from celery_locks import Locks
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal
 from celery_locks.stores.sqlite import SQLiteStore, file, location
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from tests.support.interrupts import Check, Work, failures
 from tests.support.waiting import eventually
 
@@ -31,7 +31,7 @@ PATIENCE = 60.0
 #: Holds a key in a file for as long as its input is open.
 HOLDER = """
 import sys, uuid
-from celery_locks.stores.base import Claim
+from celery_locks.stores.types import Claim
 from celery_locks.stores.sqlite import SQLiteStore
 store = SQLiteStore(sys.argv[1])
 try:

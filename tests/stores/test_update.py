@@ -10,8 +10,8 @@ import pytest
 
 from celery_locks import LockLost, Locks, StoreUnavailable
 from celery_locks.aio import AsyncLocks
-from celery_locks.stores.base import Value
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.types import Value
 from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.redis

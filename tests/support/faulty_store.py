@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from celery_locks._runtime.clock import Clock
 from celery_locks.errors import LossReason, StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Value
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.types import Claim, Granted, Holder, Refused, Renewal, Value
 
 R = TypeVar("R")
 

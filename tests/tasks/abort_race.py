@@ -31,8 +31,8 @@ from contextlib import suppress
 
 from celery_locks import Lease, LockLost
 from celery_locks._runtime import threads
-from celery_locks.stores.base import Claim
 from celery_locks.stores.memory import MemoryStore
+from celery_locks.stores.types import Claim
 from celery_locks.tasks.abort import Aborted, guard_here
 from celery_locks.tasks.abort.greenlet import GreenletGuard
 from celery_locks.tasks.abort.signal import SignalGuard

@@ -178,4 +178,4 @@ class StepWorker:
         assert self._client.delete(*self._ticket_names(key)) > 0
 
     def _ticket_names(self, key: str) -> list[str]:
-        return list(self._client.scan_iter(f"{self.locks._name(key)}:ticket:*"))
+        return list(self._client.scan_iter(f"{self.locks._space.name(key)}:ticket:*"))

@@ -13,7 +13,7 @@ import threading
 import time
 
 from celery_locks import Locks
-from celery_locks.stores.base import Claim, Granted
+from celery_locks.stores.types import Claim, Granted
 from celery_locks.tasks.worker import journal
 
 TTL = 120.0
@@ -21,7 +21,7 @@ TTL = 120.0
 
 def hold(locks: Locks, key: str, line_up: float | None = None) -> bool:
     """Claims a key, as a run does."""
-    claim = Claim(locks._name(key), secrets.token_hex(16), "holder", TTL)
+    claim = Claim(locks._space.name(key), secrets.token_hex(16), "holder", TTL)
     journal.write(claim.token, claim.name, key, "task", "id")
     granted = isinstance(locks.store.acquire(claim, line_up), Granted)
     if granted:

@@ -32,7 +32,7 @@ def routes(shop: Shop) -> dict[str, dict[str, str]]:
 def waiting(shop: Shop, key: str) -> int:
     locks = Locks.from_app(shop.app)
     assert isinstance(locks.store, Parking)
-    return locks.store.waiting(locks._name(key))
+    return locks.store.waiting(locks._space.name(key))
 
 
 def send_parked(shop: Shop, task: str, key: str, way: str = "plain", **options: Any) -> AsyncResult:

@@ -120,7 +120,7 @@ class Service:
         """How many tasks and other waiters are in line."""
         store = self.locks.store
         assert isinstance(store, Parking)
-        return store.waiting(self.locks._name(key))
+        return store.waiting(self.locks._space.name(key))
 
     def notes(self, event: str, **fields: Any) -> list[dict[str, Any]]:
         return self.journal.entries(event, **fields)

@@ -249,7 +249,7 @@ class TestBadOptions:
             define(**options).name  # noqa: B018
 
     def test_a_setting_that_is_none_of_ours(self, app: Celery) -> None:
-        from celery_locks.tasks.options import check_settings
+        from celery_locks.tasks.settings_check import check_settings
 
         app.conf.locks_tll = 5
         with pytest.raises(LockConfigError, match="did you mean 'locks_ttl'"):

@@ -65,7 +65,7 @@ def assert_ended(worker: StepWorker, state: str = "done") -> None:
     assert worker.sweep() == 0
     assert worker.contents() == []
     assert not worker.locks.lock("k:1").locked()
-    assert worker.parking.waiting(worker.locks._name("k:1")) == 0
+    assert worker.parking.waiting(worker.locks._space.name("k:1")) == 0
 
 
 # --- Ends of runs ---

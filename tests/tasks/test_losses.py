@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from celery_locks import LockLost
-from celery_locks.stores.base import Granted
+from celery_locks.stores.types import Granted
 from tests.support.cli import Run
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop

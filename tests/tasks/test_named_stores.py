@@ -17,7 +17,8 @@ from celery_locks.aio import AsyncLocks
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Parking
 from celery_locks.tasks.messages.header import HEADER
-from celery_locks.tasks.options import all_locks, check_settings
+from celery_locks.tasks.options import all_locks
+from celery_locks.tasks.settings_check import check_settings
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
@@ -133,7 +134,7 @@ class TestWorkers:
         locks, parking = self.audit(shop)
         with locks.lock(key):
             results = [shop.task("park").apply_async((key,), lock_store="audit") for _ in range(3)]
-            eventually(lambda: parking.waiting(locks._name(key)) == 3, SOON)
+            eventually(lambda: parking.waiting(locks._space.name(key)) == 3, SOON)
             assert shop.locks.info(key).waiting == 0
             assert shop.send("park", key).get(timeout=SOON) == key, "the same key is another lock in another store"
         assert [result.get(timeout=SOON) for result in results] == [key] * 3
@@ -152,9 +153,9 @@ class TestWorkers:
         locks, parking = self.audit(shop)
         with locks.lock(key):
             result = shop.task("park").apply_async((key,), lock_store="audit")
-            eventually(lambda: parking.waiting(locks._name(key)) == 1, SOON)
+            eventually(lambda: parking.waiting(locks._space.name(key)) == 1, SOON)
             result.revoke()
-            eventually(lambda: parking.waiting(locks._name(key)) == 0, SOON)
+            eventually(lambda: parking.waiting(locks._space.name(key)) == 0, SOON)
 
     def test_promise_01_a_killed_child_frees_it(self, shop: Shop, key: str) -> None:
         worker = shop.start_worker(concurrency=1)

@@ -24,7 +24,7 @@ from celery_locks import (
 )
 from celery_locks.settings import SCOPES
 from celery_locks.tasks.messages.header import HEADER
-from celery_locks.tasks.options import check_settings
+from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker.bootsteps import LocksStep
 from celery_locks.testing.local import NodeFailed
 from tests.support.celery_worker import Worker

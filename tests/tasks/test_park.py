@@ -19,8 +19,8 @@ from celery.exceptions import TimeoutError as CeleryTimeout
 from celery.result import AsyncResult
 
 from celery_locks import LockQueueFull, Locks, LockTimeout, owners
-from celery_locks.stores.base import Granted
 from celery_locks.stores.parking import Parking
+from celery_locks.stores.types import Granted
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.testing.harness import AssertFree
 from tests.support.cli import Run, found
@@ -40,7 +40,7 @@ def shop(parking_shop: Shop) -> Shop:
 def waiting(shop: Shop, key: str) -> int:
     locks = Locks.from_app(shop.app)
     assert isinstance(locks.store, Parking)
-    return locks.store.waiting(locks._name(key))
+    return locks.store.waiting(locks._space.name(key))
 
 
 @contextmanager
@@ -346,7 +346,7 @@ def test_nothing_is_left_of_parked_tasks_but_tombstones(shop: Shop, key: str) ->
     for result in results:
         result.get(timeout=SOON)
     client = redis.Redis.from_url(shop.variables["SHOP_URL"])
-    name = Locks.from_app(shop.app)._name(key)
+    name = Locks.from_app(shop.app)._space.name(key)
 
     def left() -> Counter[str]:
         found = [found.decode().removeprefix(name) for found in client.scan_iter(f"*{key}*")]

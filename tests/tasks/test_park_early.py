@@ -16,7 +16,7 @@ from kombu import Connection
 from celery_locks import LockConfigError
 from celery_locks.tasks.messages.header import HEADER
 from celery_locks.tasks.messages.pack import pack_message, publish
-from celery_locks.tasks.options import check_settings
+from celery_locks.tasks.settings_check import check_settings
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

@@ -116,7 +116,7 @@ def assert_same(sent_on: Any, came: Any) -> None:
     for message in (sent_on, came):
         message.properties.pop("application_headers")
     left, most = (int(message.properties.pop("expiration")) for message in (sent_on, came))
-    assert 0 <= most - left < 1000 * SOON * 3
+    assert -10 <= most - left < 1000 * SOON * 3  # our wall clock goes by steps of some milliseconds
     assert came.properties.items() >= {"delivery_mode": 1, "app_id": "shop", "type": "order"}.items()
     assert sent_on.properties == came.properties
     assert sent_on.decode() == came.decode()

@@ -29,7 +29,7 @@ def test_tasks_run_one_at_a_time_and_parked_ones_in_their_order(
         results = []
         for number in range(6):
             results.append(shop.send("park", key))
-            eventually(lambda number=number: parking.waiting(locks._name(key)) == number + 1, SOON)
+            eventually(lambda number=number: parking.waiting(locks._space.name(key)) == number + 1, SOON)
     assert [result.get(timeout=SOON) for result in results] == [key] * 6
     assert [stretch.task_id for stretch in shop.journal.stretches(key)] == [result.id for result in results]
     others = [shop.send("work", f"{key}-{number % 3}") for number in range(30)]
@@ -39,6 +39,6 @@ def test_tasks_run_one_at_a_time_and_parked_ones_in_their_order(
     fences = [stretch.fence for stretch in shop.journal.stretches(f"{key}-0")]
     assert len(fences) == 10
     assert fences == sorted(set(fences))
-    assert parking.waiting(locks._name(key)) == 0
+    assert parking.waiting(locks._space.name(key)) == 0
     assert not parking.sweep(locks.prefix, "")
     locks.store.close()

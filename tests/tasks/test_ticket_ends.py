@@ -39,7 +39,7 @@ def client(service: Service) -> Iterator[Any]:
 
 
 def states_of_tickets(service: Service, client: Any, key: str) -> list[str]:
-    return [client.hget(record, "state") for record in client.keys(f"{service.locks._name(key)}:ticket:*")]
+    return [client.hget(record, "state") for record in client.keys(f"{service.locks._space.name(key)}:ticket:*")]
 
 
 WAITS = """

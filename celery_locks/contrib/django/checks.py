@@ -23,7 +23,8 @@ from django.core.checks import CheckMessage, Error, Warning
 
 from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
 from celery_locks._addresses import mask_text
-from celery_locks.tasks.options import check_settings, locks_for
+from celery_locks.tasks.options import locks_for
+from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker import checks
 from celery_locks.views import store_names
 

@@ -15,8 +15,8 @@ from celery_locks.contrib.django.escaping import SHOWN_IN_A_CELL, cut, escape_te
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.keys.names import CALL
 from celery_locks.lock_info import LockInfo, Page, Stats
-from celery_locks.stores.base import Holder
 from celery_locks.stores.listing import Waiter
+from celery_locks.stores.types import Holder
 
 #: How many characters of a part are shown: those of ``run:…`` are long.
 _PART_SHOWN = 12

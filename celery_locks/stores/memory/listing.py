@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from heapq import nsmallest
 from itertools import islice
-from typing import TYPE_CHECKING
 
-from celery_locks._runtime.clock import Clock
-from celery_locks.stores.base import TICKET
 from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
+from celery_locks.stores.memory.state import Lock, MemoryLocks
+from celery_locks.stores.types import TICKET
 
-if TYPE_CHECKING:
-    from celery_locks.stores.memory.store import Lock, MemoryStore
 
-
-class MemoryListing:
+class MemoryListing(MemoryLocks):
     """The part of `MemoryStore` that tells what is held. It looks at all locks: this store is for tests."""
 
     lists = True
-    _changed: threading.Condition
-    _clock: Clock
-    _locks: dict[str, Lock]
 
     def info(self, name: str) -> State:
-        store: MemoryStore = self  # type: ignore[assignment]
         with self._changed:
-            lock = store.current(name)
+            lock = self.current(name)
             line = tuple(_waiter(lock, token) for token in islice(lock.line, MOST_IN_LINE))
-            state = State(name, store.holders_of(lock, self._clock.now()), lock.used(), len(lock.line), line)
-            store.forget(name)
+            state = State(name, self.holders_of(lock, self._clock.now()), lock.used(), len(lock.line), line)
+            self.forget(name)
             return state
 
     def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from celery_locks._runtime.clock import Clock, system_clock
-from celery_locks.stores.base import TICKET, Claim, Granted, Refused, Value
+from celery_locks._runtime.clock import system_clock
+from celery_locks.stores.memory.state import Lock, MemoryLocks
 from celery_locks.stores.parking import (
     Dispatch,
     Dropped,
@@ -22,15 +20,13 @@ from celery_locks.stores.parking import (
     retention,
 )
 from celery_locks.stores.tickets import Record, Table, Tickets
-
-if TYPE_CHECKING:
-    from celery_locks.stores.memory.store import Lock, MemoryStore
+from celery_locks.stores.types import TICKET, Claim, Granted, Refused, Value
 
 
 class MemoryTable(Table):
     """One lock of the store, under its mutex."""
 
-    def __init__(self, store: MemoryStore, lock: Lock, name: str, now: float) -> None:
+    def __init__(self, store: MemoryLocks, lock: Lock, name: str, now: float) -> None:
         self.name = name
         self.now = now
         self._store = store
@@ -100,13 +96,8 @@ class MemoryTable(Table):
         return sorted(due, key=lambda record: record.due or 0.0)[:most]
 
 
-class MemoryParking(Parking):
+class MemoryParking(MemoryLocks, Parking):
     """The part of `MemoryStore` that parks tasks."""
-
-    _changed: threading.Condition
-    _clock: Clock
-    _locks: dict[str, Lock]
-    _tasks: dict[str, tuple[str, str]]
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
         with self._at(claim.name) as (_, tickets):
@@ -120,9 +111,9 @@ class MemoryParking(Parking):
         self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
     ) -> tuple[bool, tuple[Dispatch, ...]]:
         with self._at(name) as (lock, tickets):
-            released = self._store.end_lease(lock, name, token, end, value)
+            released = self.end_lease(lock, name, token, end, value)
             dispatches = tickets.dispatch(broker)
-            self._store.call_waiter(lock)
+            self.call_waiter(lock)
             return released, dispatches
 
     def published(self, dispatch: Dispatch, within: float) -> None:
@@ -139,7 +130,7 @@ class MemoryParking(Parking):
             for name in self._due(prefix, broker)[:most]:
                 with self._at(name) as (lock, tickets):
                     dispatches += tickets.sweep(broker)
-                    self._store.call_waiter(lock)
+                    self.call_waiter(lock)
             return tuple(dispatches)
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
@@ -149,10 +140,6 @@ class MemoryParking(Parking):
                 records = self._records(prefix, broker)
                 moments = [record.due - self._clock.now() for record in records if record.due is not None]
                 self._changed.wait(max(0.001, min([left, *moments])))
-
-    def wake_sweepers(self) -> None:
-        """Have each sweeper that waits look again: a ticket may be due earlier than what it waits for."""
-        self._changed.notify_all()
 
     def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
         with self._changed:
@@ -168,10 +155,6 @@ class MemoryParking(Parking):
     def waiting(self, name: str) -> int:
         with self._at(name) as (lock, _):
             return len(lock.line)
-
-    @property
-    def _store(self) -> MemoryStore:
-        return self  # type: ignore[return-value]
 
     def _records(self, prefix: str, broker: str) -> list[Record]:
         locks = (lock for name, lock in self._locks.items() if name.startswith(f"{prefix}:"))
@@ -192,12 +175,28 @@ class MemoryParking(Parking):
         ]
 
     def _tickets_of(self, lock: Lock, name: str) -> Tickets:
-        return Tickets(MemoryTable(self._store, lock, name, self._clock.now()))
+        return Tickets(MemoryTable(self, lock, name, self._clock.now()))
 
     @contextmanager
     def _at(self, name: str) -> Iterator[tuple[Lock, Tickets]]:
         """A lock as it is now, and its tickets."""
         with self._changed:
-            lock = self._store.current(name)
+            lock = self.current(name)
             yield lock, self._tickets_of(lock, name)
-            self._store.forget(name)
+            self.forget(name)
+
+    def end_lease(self, lock: Lock, name: str, token: str, end: RunEndName, value: Value | None) -> bool:
+        """Release a lease, keep its holder's value, and settle the ticket that ran under it."""
+        self._tickets_of(lock, name).end_run(token, end)
+        held = lock.held.pop(token, None)
+        if held is not None and value is not None:
+            self._values[name] = value.text, self._clock.now() + value.keep
+        return held is not None
+
+    def _call_next(self, lock: Lock) -> None:
+        """Tells the first in line that it may be its turn."""
+        if lock.line and next(iter(lock.line)).startswith(TICKET):
+            name = next(name for name, each in self._locks.items() if each is lock)
+            self._tickets_of(lock, name).look_at_first()
+            self._changed.notify_all()
+        self.call_waiter(lock)

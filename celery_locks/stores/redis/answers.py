@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import Granted, Holder, Refused
 from celery_locks.stores.listing import Figures, State, Waiter
 from celery_locks.stores.redis.wire.connections import as_text
+from celery_locks.stores.types import Granted, Holder, Refused
 
 MICROSECONDS = 1_000_000
 #: The ttl in a holder's record; the version before wrote none.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from celery_locks.stores.base import MOST_HOLDERS
 from celery_locks.stores.listing import MOST_COUNTED, MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, info_of, page_of
 from celery_locks.stores.redis.calls import call_of
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.wire.protocol import Command
+from celery_locks.stores.types import MOST_HOLDERS
 
 
 class RedisListing:

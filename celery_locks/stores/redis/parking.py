@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Value
 from celery_locks.stores.parking import (
     Dispatch,
     Dropped,
@@ -26,6 +25,7 @@ from celery_locks.stores.redis.calls import call_of
 from celery_locks.stores.redis.scripts import LONGEST_SLEEP, Script
 from celery_locks.stores.redis.wire.connections import Connections, as_text
 from celery_locks.stores.redis.wire.protocol import Command, arguments
+from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Value
 
 #: What says which database of which server redis-py is connected to, and what it takes when that isn't said.
 _PLACE = {"host": "localhost", "port": 6379, "path": None, "db": 0}

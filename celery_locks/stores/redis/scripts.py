@@ -8,10 +8,10 @@ import re
 from importlib.resources import files
 
 from celery_locks._runtime.tokens import PROCESS_DIGITS
-from celery_locks.stores.base import MOST_TAKEN, TAKEN_KNOWN_SECONDS, TICKET
 from celery_locks.stores.loss_feed import MOST_NOTICES
 from celery_locks.stores.parking import FIRST_DISPATCH, RETENTION, STORE_GRACE, TOMBSTONE, TRIAL, TRIAL_RETENTION
 from celery_locks.stores.redis.wire.protocol import arguments
+from celery_locks.stores.types import MOST_TAKEN, TAKEN_KNOWN_SECONDS, TICKET
 
 #: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
 #: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks.errors import LossReason, StoreUnavailable
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store, Value
+from celery_locks.stores.base import Store
 from celery_locks.stores.loss_feed import LossFeed
 from celery_locks.stores.redis import checks, scripts
 from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, holders_of, reason_of
@@ -41,6 +41,7 @@ from celery_locks.stores.redis.wire.connections import (
 )
 from celery_locks.stores.redis.wire.protocol import Command, arguments, text_argument, text_arguments
 from celery_locks.stores.redis.wire.urls import address, checked_replicas, checked_timeouts
+from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Value
 
 if TYPE_CHECKING:
     import redis

@@ -9,7 +9,7 @@ from math import inf
 from typing import TypeVar
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Store, Value
+from celery_locks.stores.base import Store
 from celery_locks.stores.listing import Figures, Names, State
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
 from celery_locks.stores.sql import listing, values
@@ -17,6 +17,7 @@ from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.sql.tickets import SQLTable
 from celery_locks.stores.tickets import Tickets
+from celery_locks.stores.types import Claim, Granted, Holder, Refused, Value
 
 T = TypeVar("T")
 

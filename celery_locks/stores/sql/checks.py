@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
+from celery_locks._runtime.clock import wall_time
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.check_results import NOT_KNOWN
 from celery_locks.stores.sql.database import Connection, Database
@@ -57,9 +57,9 @@ def _isolation(connection: Connection) -> str:
 
 
 def _clock(connection: Connection) -> str:
-    before = time.time()
+    before = wall_time()
     there = connection.run(f"SELECT {connection.dialect.server_time}").fetchone()[0] / 1e6
-    after = time.time()
+    after = wall_time()
     apart = there - after if there > after else min(0.0, there - before)
     if abs(apart) <= CLOCKS_APART:
         return ""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from celery_locks.stores.sql.executing import Executing
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sql.session import SET_BACK
-
-if TYPE_CHECKING:
-    from celery_locks.stores.sql.database import Connection
 
 #: PostgreSQL's code of the error by which a function of ours reports it.
 SET_BACK_CODE = "LK001"
@@ -33,31 +29,41 @@ def moment_of(seen: int, clock: int) -> int:
     return max(seen, clock)
 
 
-def raise_clock(connection: Connection) -> None:
+def raise_clock(connection: Executing) -> None:
     """Put the store's clock forward to the last moment at which a lock was changed, within a transaction of its own.
 
     Leases acquired since the server's clock was set back would end too early by that. So what ends later moves along,
     but for locks that were changed by the clock before: what has expired by that one stays so.
     """
-    connection.execute(
-        connection.dialect.lock_all
-    )  # no one else has a moment by the clock as it was, and goes on later
-    query = "SELECT CLOCK, coalesce(max(touched), 0) FROM celery_locks_lock"
-    clock, seen = connection.execute(query).fetchone()
-    by = seen - clock
-    if by <= SET_BACK:  # another process was first
+    if _behind(connection)[1] <= SET_BACK:  # another process was first
         return
+    connection.execute(connection.dialect.lock_all)  # no one else goes on by the clock as it was
+    clock, by = _behind(connection)
+    if by <= SET_BACK:
+        return
+    seen, latest = clock + by, clock + SET_BACK  # a lock changed before `latest` is used by the clock as it is
     connection.execute("UPDATE celery_locks_meta SET ahead = ahead + ?", (by,))
     for table in TABLES:
-        columns = [column.split()[0] for column in table.columns.split(", ")]
-        moved = ", ".join(f"{name} = {name} + ?" for name in ("until", "due", "deadline") if name in columns)
+        name, columns = f"celery_locks_{table.name}", [column.split()[0] for column in table.columns.split(", ")]
+        moved = ", ".join(f"{column} = {column} + ?" for column in ("until", "due", "deadline") if column in columns)
         connection.execute(
-            f"UPDATE celery_locks_{table.name} SET {moved} WHERE deadline > ? "
-            "AND name IN (SELECT name FROM celery_locks_lock WHERE touched <= ?)",
-            (*[by] * moved.count("?"), clock, clock),
+            f"UPDATE {name} SET {moved} WHERE deadline > ? AND EXISTS (SELECT 1 FROM celery_locks_lock l "
+            f"WHERE l.name = {name}.name AND l.touched <= ? AND l.touched < {name}.deadline)",
+            (*[by] * moved.count("?"), clock, latest),
         )
+    rows, others = "touched < ?", tuple[int, ...]()
+    if not connection.dialect.waits_through_lock_all:
+        rows, others = f"{rows} AND (deadline > ? OR watched > ?)", (clock, clock)
     connection.execute(
-        "UPDATE celery_locks_lock SET deadline = deadline + CASE WHEN touched <= ? AND deadline > ? THEN ? ELSE 0 END, "
-        "watched = watched + CASE WHEN watched > ? THEN ? ELSE 0 END, touched = ? WHERE touched < ?",
-        (clock, clock, by, clock, by, seen, seen),
+        "UPDATE celery_locks_lock SET deadline = deadline + CASE WHEN touched <= ? AND deadline > greatest(touched, ?) "
+        "THEN ? ELSE 0 END, watched = watched + CASE WHEN watched > ? THEN ? ELSE 0 END, touched = ? "
+        f"WHERE {rows}",
+        (latest, clock, by, clock, by, seen, seen, *others),
     )
+
+
+def _behind(connection: Executing) -> tuple[int, int]:
+    """Return what the store's clock shows, and by how much it is behind the last moment at which a lock was changed."""
+    query = "SELECT CLOCK, coalesce(max(touched), 0) FROM celery_locks_lock"
+    clock, seen = connection.execute(query).fetchone()
+    return clock, seen - clock

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.pool import PoolProxiedConnection
 
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.clock import SET_BACK_CODE, ClockSetBack, raise_clock
 from celery_locks.stores.sql.dialects import Dialect
@@ -215,10 +216,10 @@ class Database:
 
     def _repeat(self, work: Callable[[Connection], T], timeout: float, again: set[str]) -> T:
         """Run some work, and repeat it where that changes nothing twice: after a collision, and once for each kind."""
-        collisions, repeated, give_up = 0, False, time.monotonic() + timeout
+        collisions, repeated, give_up = 0, False, monotonic() + timeout
         while True:
             try:
-                return self._try_once(work, give_up - time.monotonic(), repeated)
+                return self._try_once(work, give_up - monotonic(), repeated)
             except Exception as error:  # noqa: PERF203 - a transaction costs more
                 kind = self._kind(error)
                 if kind == "collision" and collisions < TRIES:
@@ -229,10 +230,10 @@ class Database:
                     repeated = repeated or kind == "disconnected"
                     if kind in ("schema", "set back"):
                         self.make_schema() if kind == "schema" else self._raise_clock()
-                        give_up = time.monotonic() + timeout
+                        give_up = monotonic() + timeout
                 else:
                     raise
-                if time.monotonic() >= give_up:
+                if monotonic() >= give_up:
                     raise
 
     def _raise_clock(self) -> None:
@@ -267,7 +268,7 @@ class Database:
         _, engine, guard = self._of_this_process()
         proxied = self._connection(engine)
         # A dead connection shows only by its silence. What is left of the time is for a fresh one.
-        info, now = proxied.info, time.monotonic()
+        info, now = proxied.info, monotonic()
         doubtful = not repeated and info.get("used", now) < now - DOUBTFUL_AFTER
         call = Watched(proxied.dbapi_connection, timeout / 2 if doubtful else timeout)
         try:
@@ -285,7 +286,7 @@ class Database:
         guard.remove(call)
         if call.cut:  # at the last moment: the result is there, the connection is not
             proxied.invalidate()
-        info["used"] = time.monotonic()
+        info["used"] = monotonic()
         proxied.close()
         return result
 

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from celery_locks.stores.sql import remedies, stored_functions
+from celery_locks.stores.sql import function_texts, remedies
+from celery_locks.stores.sql.executing import Executing
 from celery_locks.stores.sql.schema import (
     SERVER_TABLES,
     TableSchema,
@@ -18,9 +19,6 @@ from celery_locks.stores.sql.schema import (
     table_statement,
     version_row,
 )
-
-if TYPE_CHECKING:
-    from celery_locks.stores.sql.database import Connection
 
 #: Seconds after which MySQL ends a session that does nothing: also one whose client stopped within a transaction.
 MYSQL_IDLE_SECONDS = 60
@@ -46,6 +44,8 @@ class Dialect(ABC):
     commit = "COMMIT"
     #: Waits for all who change a lock, and keeps others from it until the transaction's end.
     lock_all: str
+    #: Whether a statement that waits for it meanwhile goes on afterwards by the clock as it was.
+    waits_through_lock_all = False
     #: Error codes: a table or function is missing; try again; this server can't write, another may; the user has no
     #: right to; there is no room.
     missing: frozenset[Any]
@@ -89,7 +89,7 @@ class Dialect(ABC):
         """A statement in the driver's form, with the names of this store's tables."""
         return query.replace("CLOCK", self.clock).replace("?", "%s").replace(PREFIX, self.prefix)
 
-    def prepare(self, connection: Connection, timeout: float) -> None:
+    def prepare(self, connection: Executing, timeout: float) -> None:
         """Prepare a new connection.
 
         Args:
@@ -97,7 +97,7 @@ class Dialect(ABC):
             timeout: The longest that a transaction may take, in seconds.
         """
 
-    def isolates(self, connection: Connection) -> bool:
+    def isolates(self, connection: Executing) -> bool:
         """Return whether a statement alone sees all that was committed before it, without a transaction around it."""
         return True
 
@@ -110,15 +110,15 @@ class Dialect(ABC):
         """See `Session.put`."""
 
     @abstractmethod
-    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Executing, table: TableSchema, until: int, most: int) -> int:
         """Take away rows whose deadline has passed, but for those that another transaction has. Returns how many."""
 
     @abstractmethod
-    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Executing, names: Sequence[str]) -> None:
         """Take away the rows of locks, which this transaction has."""
 
     @abstractmethod
-    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Executing, names: Sequence[str], forget_at: int) -> None:
         """Keep the rows of locks, which this transaction has, until a moment at least."""
 
     @abstractmethod
@@ -190,9 +190,10 @@ class PostgreSQL(Dialect):
     types = Types(
         key='text COLLATE "C"', text="text", int="bigint", end=" WITH (fillfactor = 50)"
     )  # rows change all the time
-    server_time, clock = stored_functions.SERVER_TIME, stored_functions.CLOCK
+    server_time, clock = function_texts.SERVER_TIME, function_texts.CLOCK
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
-    lock_all = "LOCK TABLE celery_locks_lock IN EXCLUSIVE MODE"  # the weakest that keeps out who takes a row first
+    # The weakest that keeps out who takes a row first. While it waits, all others wait behind it.
+    lock_all = "SET LOCAL lock_timeout = 1000; LOCK TABLE celery_locks_lock IN EXCLUSIVE MODE"
     missing = frozenset({"42P01", "42883", "42703"})
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
@@ -203,12 +204,12 @@ class PostgreSQL(Dialect):
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.postgresql_grant(text, user)
 
-    def prepare(self, connection: Connection, timeout: float) -> None:
+    def prepare(self, connection: Executing, timeout: float) -> None:
         # Nothing may be set for a session: behind a pooler it is another client's next. So it is only asked for.
         setting = connection.run("SELECT current_setting('default_transaction_isolation')").fetchone()[0]
         connection.info["isolates"] = setting == "read committed"
 
-    def isolates(self, connection: Connection) -> bool:
+    def isolates(self, connection: Executing) -> bool:
         return bool(connection.info["isolates"])
 
     def begin(self, timeout: float) -> Sequence[str]:
@@ -229,18 +230,18 @@ class PostgreSQL(Dialect):
             f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
         )
 
-    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Executing, table: TableSchema, until: int, most: int) -> int:
         key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
         query = (
             f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} WHERE deadline <= ? "
             "ORDER BY deadline LIMIT ? FOR UPDATE SKIP LOCKED)"
         )
-        return connection.execute(query, (until, most)).rowcount
+        return int(connection.execute(query, (until, most)).rowcount)
 
-    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Executing, names: Sequence[str]) -> None:
         connection.execute(f"DELETE FROM {PREFIX}lock WHERE name = ANY (?)", (list(map(self.encode, names)),))
 
-    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Executing, names: Sequence[str], forget_at: int) -> None:
         query = f"UPDATE {PREFIX}lock SET forget_at = ? WHERE name = ANY (?)"
         connection.execute(query, (forget_at, list(map(self.encode, names))))
 
@@ -262,7 +263,7 @@ class PostgreSQL(Dialect):
         return [f"ALTER TABLE {table} DROP COLUMN IF EXISTS {column}"]
 
     def _functions(self) -> list[str]:
-        return stored_functions.texts(self.prefix)
+        return function_texts.texts(self.prefix)
 
     def _version_row(self) -> str:
         insert, changes = version_row()
@@ -284,8 +285,8 @@ class PostgreSQL(Dialect):
             if self._lacks(table, run):
                 for statement in self._table(table):
                     run(statement)
-        for name, statement in zip(stored_functions.NAMES, self._functions(), strict=True):
-            if run(f"SELECT to_regproc('{self._text(stored_functions.name(name))}')").fetchone()[0] is None:
+        for name, statement in zip(function_texts.NAMES, self._functions(), strict=True):
+            if run(f"SELECT to_regproc('{self._text(function_texts.function_name(name))}')").fetchone()[0] is None:
                 run(statement)
         run(self._version_row())
 
@@ -325,6 +326,7 @@ class MySQL(Dialect):
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
     lock_all = "SELECT count(*) FROM celery_locks_lock FOR UPDATE"  # all rows: only new ones are not kept out
+    waits_through_lock_all = True
     missing = frozenset({1146, 1054})
     #: The last two: another process has added, or taken away, the same column.
     collisions = frozenset({1020, 1213, 1060, 1091})
@@ -337,12 +339,12 @@ class MySQL(Dialect):
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.mysql_grant(text, account, database)
 
-    def prepare(self, connection: Connection, timeout: float) -> None:
+    def prepare(self, connection: Executing, timeout: float) -> None:
         settings = [
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # cutting off a name would make one of two locks
             f"SET SESSION wait_timeout = {MYSQL_IDLE_SECONDS}",
-            f"SET SESSION innodb_lock_wait_timeout = {max(1, int(timeout * stored_functions.PATIENCE))}",
+            f"SET SESSION innodb_lock_wait_timeout = {max(1, int(timeout * function_texts.PATIENCE))}",
         ]
         if "MariaDB" in connection.dbapi.get_server_info():
             settings.append(f"SET SESSION idle_transaction_timeout = {ceil(2 * timeout)}")
@@ -363,7 +365,7 @@ class MySQL(Dialect):
             f"INSERT INTO {PREFIX}{table} ({', '.join(columns)}) VALUES ({marks}) ON DUPLICATE KEY UPDATE {changed}"
         )
 
-    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Executing, table: TableSchema, until: int, most: int) -> int:
         key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
         query = f"SELECT {key} FROM {name} WHERE deadline <= ? ORDER BY deadline LIMIT ? FOR UPDATE SKIP LOCKED"
         rows = connection.execute(query, (until, most)).fetchall()
@@ -372,11 +374,11 @@ class MySQL(Dialect):
             connection.execute(f"DELETE t FROM {which}", [value for row in rows for value in row])
         return len(rows)
 
-    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Executing, names: Sequence[str]) -> None:
         which = rows_of(f"{PREFIX}lock", ("name",), len(names))
         connection.execute(f"DELETE t FROM {which}", names)
 
-    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Executing, names: Sequence[str], forget_at: int) -> None:
         which = rows_of(f"{PREFIX}lock", ("name",), len(names))
         connection.execute(f"UPDATE {which} SET t.forget_at = ?", (*names, forget_at))
 

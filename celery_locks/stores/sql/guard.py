@@ -13,6 +13,8 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet, ref
 
+from celery_locks._runtime.clock import monotonic
+
 #: Seconds between two looks at the calls under way.
 TICK = 0.05
 #: Seconds without a call after which the thread rests.
@@ -29,7 +31,7 @@ class Watched:
 
     def __init__(self, connection: Any, seconds: float) -> None:
         self._connection = ref(connection)
-        self.until = time.monotonic() + seconds
+        self.until = monotonic() + seconds
         self.cut = False
 
     def end(self) -> None:
@@ -66,11 +68,11 @@ class Guard:
             self._calls.discard(call)
 
     def _run(self) -> None:
-        idle_since = time.monotonic()
+        idle_since = monotonic()
         while True:
             time.sleep(TICK)
             with self._mutex:
-                now = time.monotonic()
+                now = monotonic()
                 if self._calls:
                     idle_since = now
                 for call in self._calls:
@@ -81,7 +83,7 @@ class Guard:
                     self._something.clear()
             if rest:
                 self._something.wait()
-                idle_since = time.monotonic()
+                idle_since = monotonic()
 
 
 def _file_number(connection: Any) -> int:

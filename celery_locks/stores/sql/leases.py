@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import (
+from celery_locks.stores.sql.session import MOST_BEFORE, Session, microseconds
+from celery_locks.stores.types import (
     MOST_HOLDERS,
     MOST_TAKEN,
     TAKEN_KNOWN_SECONDS,
@@ -15,7 +16,6 @@ from celery_locks.stores.base import (
     Refused,
     Renewal,
 )
-from celery_locks.stores.sql.session import MOST_BEFORE, Session, microseconds
 
 # All that decides about a claim, as a rule: its token's fencing token, the permits in use, the first in line.
 _LOOK = (

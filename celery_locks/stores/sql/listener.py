@@ -10,12 +10,12 @@ import random
 import secrets
 import selectors
 import threading
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery_locks import _logging
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Database
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions
@@ -70,7 +70,7 @@ class Listener:
             try:
                 yield event
             finally:
-                self._idle_since = time.monotonic()
+                self._idle_since = monotonic()
 
     def close(self) -> None:
         """Ends the thread soon. Who still waits looks for itself."""
@@ -113,12 +113,12 @@ class Listener:
         self._sender.single(lambda sender: sender.execute(query, (self._channel, probe)).fetchall())
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
-            until = time.monotonic() + PROBED
+            until = monotonic() + PROBED
             while not self._over():
                 selector.select(1.0 if not self.working else IDLE / 10)
                 if probe in self._heard(connection):
                     self.subscriptions.doubt(hearing=True)
-                if not self.working and time.monotonic() > until and not self._closed.is_set():
+                if not self.working and monotonic() > until and not self._closed.is_set():
                     logger.warning(
                         "no notices come from %s: waiting by looking again. Behind a pooler of transactions give "
                         "listen= an address past it",
@@ -139,7 +139,7 @@ class Listener:
     def _over(self) -> bool:
         """Whether nobody has waited for long. Then the next one who waits starts another thread."""
         with self._mutex:
-            idle = not self.subscriptions.waiting and time.monotonic() > self._idle_since + IDLE
+            idle = not self.subscriptions.waiting and monotonic() > self._idle_since + IDLE
             if idle or self._closed.is_set():
                 self._thread = None
                 self.subscriptions.doubt(hearing=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from celery_locks.stores.base import TICKET
 from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session, microseconds
+from celery_locks.stores.types import TICKET
 
 #: How many leases, and how many places in line, `figures` counts at most.
 MOST_COUNTED = 100_000

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from celery_locks.stores.base import Claim, Granted, Refused, Value
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import base
 from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.function_texts import PATIENCE
 from celery_locks.stores.sql.session import COARSE_BITS, SET_BACK, Session, microseconds
 from celery_locks.stores.sql.store import ServerStore
-from celery_locks.stores.sql.stored_functions import PATIENCE
+from celery_locks.stores.types import Claim, Granted, Refused, Value
 
 _FORGET = f"((({{}}) >> {COARSE_BITS}) + 2) << {COARSE_BITS}"
 # The fencing token comes back with the answer. A column to the right of its assignment has its new value. CLOCK is the

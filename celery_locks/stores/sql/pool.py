@@ -12,6 +12,8 @@ from weakref import WeakSet
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
+from celery_locks._runtime.clock import monotonic
+
 #: Connections that are kept while no one uses them, and that there may be at most.
 KEPT, MOST = 10, 20
 #: Seconds that an unused connection is kept, as long as others are used.
@@ -64,7 +66,7 @@ class SteadyPool(Pool):
             entry.close()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        give_up = time.monotonic() + self._timeout
+        give_up = monotonic() + self._timeout
         while True:
             entry = self._next_idle()
             if entry is not None:
@@ -74,12 +76,12 @@ class SteadyPool(Pool):
                 entry = self._create_connection()
                 entry.place = place  # type: ignore[attr-defined]
                 return entry
-            if time.monotonic() >= give_up:
+            if monotonic() >= give_up:
                 raise sa.exc.TimeoutError(f"all {MOST} connections of this process are taken")
             time.sleep(random.uniform(0, LONGEST_PAUSE))
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        now = time.monotonic()
+        now = monotonic()
         record.idle_since = now  # type: ignore[attr-defined]
         if len(self._idle) >= KEPT:
             record.close()

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Collection, Sequence
 from math import inf
 from typing import Literal
 
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.loss_feed import LossFeed
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import stored_functions
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.base import check_numbers
+from celery_locks.stores.sql.function_texts import PATIENCE
 from celery_locks.stores.sql.listener import DUE, DUE_LOOK, Listener
 from celery_locks.stores.sql.loss_channel import LossChannel
 from celery_locks.stores.sql.session import microseconds
 from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, SHORTEST_DUE_LOOK, ServerStore
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions, notice
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 # All that decides whether places may go, in one state of the tables: whether it is one's turn, when it may be
 # without a notice, and whether one stands in line.
@@ -90,7 +91,7 @@ class PostgreSQLStore(ServerStore):
             answer = self._acquire(claim, line_up)
         finally:
             if place is not None and isinstance(answer, Refused):
-                place.until = time.monotonic() + answer.retry_in
+                place.until = monotonic() + answer.retry_in
             else:
                 self._unsubscribe(claim.token)
         self._sweeper.now_and_then()
@@ -124,7 +125,7 @@ class PostgreSQLStore(ServerStore):
         return [answers.get((each.name, each.token)) for each in renewals]
 
     def _renew_waiting(self, renewal: Renewal, timeout: float) -> LossReason | None:
-        patience = timeout * stored_functions.PATIENCE
+        patience = timeout * PATIENCE
         renewed, _ = self._database.single(lambda db: stored_functions.renew(db, [renewal], patience), timeout)
         return None if renewed else self._why_lost([renewal], timeout)[renewal.name, renewal.token]
 
@@ -143,19 +144,19 @@ class PostgreSQLStore(ServerStore):
         listener = self._listener()
         if listener is None:
             return super().wait_any(places, timeout)
-        give_up, pause = time.monotonic() + timeout, FIRST_LOOK
+        give_up, pause = monotonic() + timeout, FIRST_LOOK
         kept = listener.subscriptions.kept
         known = {token: kept(token) or self._stranger(name, token) for name, token in places}
         with listener.expecting(known.values()) as event:
             while True:
                 event.clear()
                 turns = self._turns(listener, places, known, timeout)
-                left = give_up - time.monotonic()
+                left = give_up - monotonic()
                 if turns or left <= 0:
                     return turns
                 if listener.working:
                     until = min(each.until for each in known.values())
-                    event.wait(min(left, max(0.0, until - time.monotonic())))
+                    event.wait(min(left, max(0.0, until - monotonic())))
                 else:
                     event.wait(min(left, random.uniform(pause / 2, pause)))
                     pause = min(pause * 1.5, LONGEST_LOOK)
@@ -165,10 +166,10 @@ class PostgreSQLStore(ServerStore):
         if listener is None:
             super().await_due(prefix, broker, timeout)
             return
-        give_up = time.monotonic() + timeout
+        give_up = monotonic() + timeout
         notices = {DUE, *(self._notice(DUE, each) for each in (broker, ""))}  # one without a broker: of older versions
         with listener.expecting([Subscription(*notices)]) as event:
-            while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - time.monotonic()) > 0:
+            while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - monotonic()) > 0:
                 longest = DUE_LOOK if listener.working else LONGEST_LOOK
                 event.wait(min(left, longest, max(due_in, SHORTEST_DUE_LOOK)))
                 event.clear()
@@ -179,7 +180,7 @@ class PostgreSQLStore(ServerStore):
         """Those whose turn it may be. Where notices may have been missed, or a deadline has passed, it is looked."""
         if told := [token for token, each in known.items() if each.told]:
             return told
-        now = time.monotonic()
+        now = monotonic()
         unsure = [place for place in places if not known[place[1]].sure or known[place[1]].until <= now]
         for _, token in unsure:
             listener.subscriptions.begin(known[token])
@@ -193,7 +194,7 @@ class PostgreSQLStore(ServerStore):
             self._database.single(lambda db: db.execute(_WATCH, values).rowcount)
             seen.update(self._views(strangers))
         for token, (_, left, _) in seen.items():
-            known[token].until = time.monotonic() + left
+            known[token].until = monotonic() + left
         return [token for token, (turn, _, _) in seen.items() if turn]
 
     def _views(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[bool, float, bool]]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from celery_locks.errors import LossReason
-from celery_locks.stores.base import Renewal
 from celery_locks.stores.sql.clock import moment_of
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.dialects import rows_of
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.locked_session import ServerSession
 from celery_locks.stores.sql.session import forget_at, microseconds
+from celery_locks.stores.types import Renewal
 
 
 def renew_many(connection: Connection, renewals: Sequence[Renewal]) -> list[LossReason | Literal["blocked"] | None]:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, TypeVar
 
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LossReason, StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.base import TableStore
@@ -21,6 +21,7 @@ from celery_locks.stores.sql.locked_session import ServerSession, lock_of, read_
 from celery_locks.stores.sql.renewal import renew_many
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.sql.sweeper import Sweeper
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 T = TypeVar("T")
 
@@ -99,8 +100,8 @@ class ServerStore(TableStore):
         return _look_again_until(lambda: self._looking(lambda: self._turns_of(places)), timeout)
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        give_up, pause = time.monotonic() + timeout, FIRST_LOOK
-        while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - time.monotonic()) > 0:
+        give_up, pause = monotonic() + timeout, FIRST_LOOK
+        while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - monotonic()) > 0:
             time.sleep(min(random.uniform(pause / 2, pause), left, max(due_in, SHORTEST_DUE_LOOK)))
             pause = min(pause * 1.5, LONGEST_LOOK)
 
@@ -140,9 +141,9 @@ class ServerStore(TableStore):
         Raises:
             StoreUnavailable: There is no answer at all.
         """
-        give_up, problem = time.monotonic() + timeout, None
+        give_up, problem = monotonic() + timeout, None
         for done, (number, renewal) in enumerate(blocked):
-            share = (give_up - time.monotonic()) / (len(blocked) - done)
+            share = (give_up - monotonic()) / (len(blocked) - done)
             if share < SHORTEST_SHARE:
                 continue
             try:
@@ -223,9 +224,9 @@ class ServerStore(TableStore):
 
 
 def _look_again_until(look: Callable[[], list[str]], timeout: float) -> list[str]:
-    give_up, pause = time.monotonic() + timeout, FIRST_LOOK
+    give_up, pause = monotonic() + timeout, FIRST_LOOK
     while not (found := look()):
-        left = give_up - time.monotonic()
+        left = give_up - monotonic()
         if left <= 0:
             break
         time.sleep(min(random.uniform(pause / 2, pause), left))

@@ -27,7 +27,7 @@ class Subscription:
     Attributes:
         told: Whether a notice has come.
         sure: Whether no notice can have been missed.
-        until: When its turn may come without a notice, by `time.monotonic`; 0 where that is not known.
+        until: When its turn may come without a notice, by the machine's clock; 0 where that is not known.
     """
 
     __slots__ = ("events", "kept", "notices", "sure", "told", "until")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 
 from celery_locks import _logging
+from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Connection, Database
 from celery_locks.stores.sql.renewal import marks
@@ -35,12 +35,12 @@ class Sweeper:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._next = time.monotonic() + random.uniform(0, EVERY)
+        self._next = monotonic() + random.uniform(0, EVERY)
         self._alone = os.getpid(), threading.Lock()
 
     def now_and_then(self) -> None:
         """Sweeps if it is time to, and nobody else of this process does."""
-        if time.monotonic() < self._next:
+        if monotonic() < self._next:
             return
         if self._alone[0] != os.getpid():  # a fork may have doubled it while it was taken
             self._alone = os.getpid(), threading.Lock()
@@ -48,9 +48,9 @@ class Sweeper:
         if not mutex.acquire(blocking=False):
             return
         try:
-            self._next = time.monotonic() + EVERY
+            self._next = monotonic() + EVERY
             if self.sweep():
-                self._next = time.monotonic() + SOON
+                self._next = monotonic() + SOON
         except StoreUnavailable as error:
             logger.debug("sweeping failed: %s", error)
         finally:

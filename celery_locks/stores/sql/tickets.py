@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import astuple, fields, replace
 from typing import Any, TypeVar, cast
 
-from celery_locks.stores.base import TICKET, Claim, Granted, Refused
 from celery_locks.stores.parking import retention
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session
 from celery_locks.stores.tickets import Record, Table
+from celery_locks.stores.types import TICKET, Claim, Granted, Refused
 
 T = TypeVar("T")
 

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from celery_locks._addresses import mask
 from celery_locks._runtime.clock import Clock, system_clock, wall_time
 from celery_locks.errors import LockConfigError, LossReason
-from celery_locks.stores.base import Claim, Granted, Refused, Renewal, Value
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql.base import TableStore, check_numbers
 from celery_locks.stores.sql.leases import Leases
@@ -25,6 +24,7 @@ from celery_locks.stores.sqlite import clock
 from celery_locks.stores.sqlite.clock import AS_SET, FileClock
 from celery_locks.stores.sqlite.file import SQLiteFile
 from celery_locks.stores.sqlite.location import MOVE, place_checks
+from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ import hashlib
 from typing import Any
 from weakref import WeakKeyDictionary
 
-#: Setting: a name for the broker, where its services reach it under several addresses.
-BROKER = "locks_broker"
+from celery_locks.tasks.app_settings import BROKER
+
 _LOCAL = {"", "127.0.0.1", "::1", "localhost"}
 
 _ids: WeakKeyDictionary[Any, str] = WeakKeyDictionary()

@@ -9,13 +9,10 @@ from celery_locks import _logging
 from celery_locks._durations import seconds_of
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.parking import Dispatch, Parking, due_again
+from celery_locks.tasks.app_settings import CALL_TTL, DEFAULT_CALL_TTL
 from celery_locks.tasks.messages.pack import publish
 
 logger = _logging.logger(__name__)
-
-#: Setting: how long a key is kept for a dispatched task, before the task is dispatched once more.
-CALL_TTL = "locks_call_ttl"
-DEFAULT_CALL_TTL = 60.0
 
 
 def publish_dispatched(app: Any, parking: Parking, dispatches: Iterable[Dispatch], connection: Any = None) -> None:

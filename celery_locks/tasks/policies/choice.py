@@ -8,18 +8,9 @@ from typing import Any, get_args
 from celery_locks._validation import did_you_mean
 from celery_locks.errors import LockConfigError
 from celery_locks.settings import SCOPES, LockOptions
-from celery_locks.tasks.option_types import CallPolicyName
-from celery_locks.tasks.policies.contention import (
-    Contention,
-    ContentionPolicy,
-    Park,
-    Raise,
-    RejectMessage,
-    Replace,
-    Retry,
-    Skip,
-    Wait,
-)
+from celery_locks.tasks.policies.base import Contention, ContentionPolicy
+from celery_locks.tasks.policies.basic import Park, Raise, RejectMessage, Replace, Retry, Skip, Wait
+from celery_locks.tasks.policies.names import CallPolicyName
 from celery_locks.tasks.scopes import scope_named
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from celery import states
 from celery.exceptions import Ignore
@@ -15,12 +15,9 @@ from celery_locks import _logging
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
 from celery_locks.lock import who_holds
 from celery_locks.tasks import events
-from celery_locks.tasks.messages.header import fields_of
 from celery_locks.tasks.messages.pack import pack, publish
 from celery_locks.tasks.messages.rabbitmq import later_by
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.policies.contention import Contention
+from celery_locks.tasks.policies.refused_run import RefusedRun
 
 logger = _logging.logger(__name__)
 
@@ -58,7 +55,7 @@ class _NotIgnored(logging.Filter):
 get_logger("celery.app.trace").addFilter(_NotIgnored())
 
 
-def defer(contention: Contention, error: LockError) -> NoReturn:
+def defer(contention: RefusedRun, error: LockError) -> NoReturn:
     """Publish the message again, to come after the backoff's pause.
 
     Args:
@@ -110,7 +107,7 @@ def publish_later(task: Any, pause: float, fields: Any, before: Any = None, **po
     return pause
 
 
-def _report(contention: Contention, error: LockError, pause: float) -> None:
+def _report(contention: RefusedRun, error: LockError, pause: float) -> None:
     """Log that the run was deferred, once at INFO; store the state and send the event for monitors."""
     task, request = contention.task, contention.task.request
     said = f"Task {task.name}[{request.id}] deferred for {pause:.3g} s: {error}"
@@ -122,19 +119,13 @@ def _report(contention: Contention, error: LockError, pause: float) -> None:
         events.retried(task, error)
 
 
-def timed_out(contention: Contention, error: LockError) -> LockTimeout:
+def timed_out(contention: RefusedRun, error: LockError) -> LockTimeout:
     """Report that a run has waited for as long as it may, and return its error."""
     away = isinstance(error, StoreUnavailable)
     why = "the lock store could not be reached" if away else who_holds(contention.holder_names)
     most = contention.options.max_wait
     within = "before the task expired" if most is None else f"within {most:g} s"
     return contention.lock._timed_out(contention.refused, f"{contention.key!r} was not acquired {within}: {why}")
-
-
-def counter_of(request: Any) -> tuple[int, float]:
-    """Return how often the message of a request was deferred, and the seconds that it waited so."""
-    counter = fields_of(request)
-    return int(counter.get("deferrals", 0)), float(counter.get("waited", 0.0))
 
 
 def longest_pause(conf: Any) -> float | None:

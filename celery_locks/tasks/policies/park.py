@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from celery import states
 from celery.utils.time import maybe_iso8601, maybe_make_aware
@@ -17,6 +17,7 @@ from celery_locks import _logging, owners
 from celery_locks._runtime.clock import wall_time
 from celery_locks.errors import LockConfigError, LockQueueFull
 from celery_locks.lease import Lease
+from celery_locks.lock import Lock
 from celery_locks.settings import LockOptions
 from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Push, Ticket, tickets_of
 from celery_locks.tasks import events
@@ -26,10 +27,7 @@ from celery_locks.tasks.messages.pack import pack, pushed
 from celery_locks.tasks.messages.publish import call_ttl, publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.policies.deferral import Deferred, longest_pause, publish_later, timed_out
-
-if TYPE_CHECKING:
-    from celery_locks.lock import Lock
-    from celery_locks.tasks.policies.contention import Contention
+from celery_locks.tasks.policies.refused_run import RefusedRun
 
 logger = _logging.logger(__name__)
 
@@ -41,7 +39,7 @@ LATE = 0.1
 SAFETY_COPY = 600.0
 
 
-def park(contention: Contention) -> Lease:
+def park(contention: RefusedRun) -> Lease:
     """Acquire the lease if it is the turn of this run's message, otherwise park it.
 
     Raises:
@@ -82,7 +80,7 @@ def park(contention: Contention) -> Lease:
 
 
 def _end_without_run(
-    contention: Contention, parking: Parking, ticket: Ticket, answer: Parked | Dropped | Full | Out
+    contention: RefusedRun, parking: Parking, ticket: Ticket, answer: Parked | Dropped | Full | Out
 ) -> NoReturn:
     task, key, request = contention.task, contention.key, contention.task.request
     if isinstance(answer, Parked):
@@ -115,7 +113,7 @@ def log_parked(name: str, task_id: str, contention: Any) -> None:
     Args:
         name: The task's name.
         task_id: Its id.
-        contention: A `Contention`, with the store's answer.
+        contention: A `RefusedRun`, with the store's answer.
     """
     place = (contention.refused.position or 0) + 1
     said = f"Task {name}[{task_id}] parked, number {place} in line: {contention.error()}"
@@ -165,7 +163,7 @@ def ticket_fields(lock: Lock, ticket: Ticket, since: float) -> dict[str, Any]:
     return {**ours, "key": lock.key, "since": since, **store_field(lock._store_name)}
 
 
-def _since(contention: Contention) -> float:
+def _since(contention: RefusedRun) -> float:
     return float(fields_of(contention.task.request).get("since") or wall_time())
 
 
@@ -181,7 +179,7 @@ def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
     return min((wait for wait in waits if wait is not None), default=None)
 
 
-def _with_message(contention: Contention, parking: Parking, ticket: Ticket) -> Ticket:
+def _with_message(contention: RefusedRun, parking: Parking, ticket: Ticket) -> Ticket:
     task, request = contention.task, contention.task.request
     message = pack(task, ticket_fields(contention.lock, ticket, _since(contention)))
     owner = owners.parked(task.name, request.id, queue_of(task.app, request.delivery_info))
@@ -198,7 +196,7 @@ def push_of(app: Any, message: str, parking: Parking) -> Push | None:
         return None
 
 
-def _report_waiting(contention: Contention, parking: Parking) -> None:
+def _report_waiting(contention: RefusedRun, parking: Parking) -> None:
     """Store the state WAITING, and send the event for monitors. Where that fails, the task parks all the same."""
     task, request = contention.task, contention.task.request
     stored, sent = not (task.ignore_result or request.ignore_result), events.enabled(task.app)
@@ -211,7 +209,7 @@ def _report_waiting(contention: Contention, parking: Parking) -> None:
         events.waiting(task, meta)
 
 
-def _publish_safety_copy(contention: Contention, ticket: Ticket) -> None:
+def _publish_safety_copy(contention: RefusedRun, ticket: Ticket) -> None:
     """Leave a late message at the broker too, for the case that the store forgets the ticket.
 
     The message that brought this run may be such a copy; those that were dispatched from the line leave no other one.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import bootsteps
 
@@ -15,15 +15,15 @@ from celery_locks._validation import DEFAULT_STORE
 from celery_locks.errors import StoreUnavailable
 from celery_locks.locks import Locks, app_store, named_stores
 from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks.options import all_locks, check_settings
+from celery_locks.tasks.app_settings import FOLDER
+from celery_locks.tasks.options import all_locks
+from celery_locks.tasks.settings_check import check_settings
+from celery_locks.tasks.spec import TaskWithLock
 from celery_locks.tasks.worker import checks, journal, telemetry
-from celery_locks.tasks.worker.liveness import FOLDER, FOLDER_VARIABLE
+from celery_locks.tasks.worker.liveness import FOLDER_VARIABLE
 from celery_locks.tasks.worker.reaper import Reaper
 from celery_locks.tasks.worker.revoke import hear_revokes
 from celery_locks.tasks.worker.sweeper import Sweeper
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.task import LockedTask
 
 logger = _logging.logger(__name__)
 
@@ -98,7 +98,7 @@ class LocksStep(bootsteps.StartStopStep):
             self._telemetry.abandon()
 
 
-def _look_at(app: Any, locks: Locks, tasks: list[LockedTask]) -> None:
+def _look_at(app: Any, locks: Locks, tasks: list[TaskWithLock]) -> None:
     """Log what is wrong with a store, for its tasks."""
     try:
         locks.store.ping()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Store
 from celery_locks.tasks.options import is_celerys_own
-from celery_locks.tasks.policies.contention import Park, Retry, Wait
+from celery_locks.tasks.policies.basic import Park, Retry, Wait
 from celery_locks.tasks.policies.deferral import SAFE_SHARE, longest_pause
 from celery_locks.tasks.policies.park import SAFETY_COPY
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.task import LockedTask
+from celery_locks.tasks.spec import TaskWithLock
 
 
-def locked_tasks(app: Any) -> list[LockedTask]:
+def locked_tasks(app: Any) -> list[TaskWithLock]:
     """The tasks of an app whose runs are locked.
 
     Raises:
@@ -67,12 +65,12 @@ def _process_pool() -> type:
     return pool
 
 
-def parks(task: LockedTask) -> bool:
+def parks(task: TaskWithLock) -> bool:
     """Whether runs of a task park where their key is held."""
     return isinstance(task.lock_spec.run_policy, Park)
 
 
-def warnings(app: Any, store: Store, tasks: Iterable[LockedTask]) -> list[str]:
+def warnings(app: Any, store: Store, tasks: Iterable[TaskWithLock]) -> list[str]:
     """What to warn of.
 
     Raises:
@@ -82,7 +80,7 @@ def warnings(app: Any, store: Store, tasks: Iterable[LockedTask]) -> list[str]:
     return [*store.warnings(parks=any(map(parks, tasks))), *of_visibility(app.conf, tasks)]
 
 
-def of_visibility(conf: Any, tasks: list[LockedTask]) -> list[str]:
+def of_visibility(conf: Any, tasks: list[TaskWithLock]) -> list[str]:
     """What to warn of where a broker delivers a message again while a worker still has it."""
     longest = longest_pause(conf)
     if longest is None:
@@ -106,7 +104,7 @@ def of_visibility(conf: Any, tasks: list[LockedTask]) -> list[str]:
     return found
 
 
-def _pause(task: LockedTask) -> float:
+def _pause(task: TaskWithLock) -> float:
     """The longest countdown, in seconds, that a task's message is given by us."""
     options = task.lock_options
     if parks(task):
@@ -115,7 +113,7 @@ def _pause(task: LockedTask) -> float:
     return options.backoff.cap if isinstance(task.lock_spec.run_policy, Retry) else 0.0
 
 
-def _wait(task: LockedTask) -> float:
+def _wait(task: TaskWithLock) -> float:
     """For how long, in seconds, a run may wait while its message is not acknowledged."""
     options = task.lock_options
     if not (isinstance(task.lock_spec.run_policy, Wait) and task.acks_late):

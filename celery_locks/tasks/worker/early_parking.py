@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.app.task import Context
 from celery.worker.strategy import default
@@ -20,17 +20,17 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
 from celery_locks.stores.parking import Parking, Ticket, tickets_of
+from celery_locks.tasks.app_settings import PARK_BEFORE_POOL
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.header import fields_in
 from celery_locks.tasks.messages.pack import pack_message
 from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
-from celery_locks.tasks.options import PARK_BEFORE_POOL, locks_for
-from celery_locks.tasks.policies.contention import Contention, Park
+from celery_locks.tasks.options import locks_for
+from celery_locks.tasks.policies.base import Contention
+from celery_locks.tasks.policies.basic import Park
 from celery_locks.tasks.policies.park import LATE, WAITING, log_parked, longest_wait, push_of, ticket_fields, ticket_id
-
-if TYPE_CHECKING:
-    from celery_locks.tasks.task import LockedTask
+from celery_locks.tasks.spec import TaskWithLock
 
 logger = _logging.logger(__name__)
 
@@ -38,7 +38,7 @@ logger = _logging.logger(__name__)
 LEFT_ALONE = 5.0
 
 
-def strategy(task: LockedTask, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
+def strategy(task: TaskWithLock, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
     """What a worker does with each message of a task (``Task.Strategy``)."""
     handle: Callable[..., Any] = default(task, app, consumer, **options)
     if not app.conf.get(PARK_BEFORE_POOL, False) or not _parks_early(task):
@@ -56,7 +56,7 @@ def strategy(task: LockedTask, app: Any, consumer: Any, **options: Any) -> Calla
     return on_message
 
 
-def _parks_early(task: LockedTask) -> bool:
+def _parks_early(task: TaskWithLock) -> bool:
     """Return whether the parent may park messages of a task.
 
     Its runs must take their lease by the line alone, and leave nothing at the broker. Its key must be a template or the
@@ -76,7 +76,7 @@ class EarlyParking:
         parking: The store.
     """
 
-    def __init__(self, task: LockedTask, consumer: Any, parking: Parking) -> None:
+    def __init__(self, task: TaskWithLock, consumer: Any, parking: Parking) -> None:
         self._task = task
         self._consumer = consumer
         self._parking = parking
@@ -111,7 +111,7 @@ class EarlyParking:
         task_id = headers["id"]
         owner = owners.running(task.name, task_id, self._consumer.hostname)
         locks = locks_for(app, task.lock_options.store)
-        lock = Lock(locks, task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
+        lock = Lock(locks._space, task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
         claim = lock._new_claim()
         id = ticket_id(headers, task_id, headers.get("retries"), headers.get("replaced_task_nesting"))
         ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters, broker=broker_id(app))

@@ -26,14 +26,14 @@ from functools import cache
 from pathlib import Path
 
 from celery_locks.errors import LockConfigError
+from celery_locks.tasks.app_settings import FOLDER
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows, where Celery has no workers that matter here
     fcntl = None  # type: ignore[assignment]
 
-#: Setting: the folder under which workers write down what they hold.
-FOLDER = "locks_folder"
+#: Names the folder where the setting does not.
 FOLDER_VARIABLE = "CELERY_LOCKS_FOLDER"
 #: In memory, so that no disk is waited for.
 _DEFAULTS = ("/dev/shm", "/run/shm")

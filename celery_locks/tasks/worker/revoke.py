@@ -79,7 +79,7 @@ def settle_message(
     store = locks.store
     parking = tickets_of(store)
     if parking is not None and "ticket" in ours:
-        parking.finish(locks._name(ours["key"]), ours["ticket"], running=running)
+        parking.finish(locks._space.name(ours["key"]), ours["ticket"], running=running)
     if "token" not in ours or "lasting" in ours:
         return
     if parking is None:
@@ -94,7 +94,7 @@ def finish_safely(locks: Locks, key: str, ticket: str, token: str) -> None:
     """End the ticket of a run whose result is stored; log where the store is away."""
     parking = tickets_of(locks.store)
     if parking is not None:
-        _safely(lambda: parking.finish(locks._name(key), ticket, token))
+        _safely(lambda: parking.finish(locks._space.name(key), ticket, token))
 
 
 def settle_message_safely(app: Any, headers: Any, task_id: str | None, *, running: bool = False) -> None:

@@ -16,16 +16,13 @@ from celery_locks._durations import seconds_of
 from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import this_process
 from celery_locks.locks import Locks
-from celery_locks.stores.base import Claim, Granted
 from celery_locks.stores.parking import Parking
+from celery_locks.stores.types import Claim, Granted
+from celery_locks.tasks.app_settings import DEFAULT_SWEEP_INTERVAL, SWEEP_INTERVAL
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.publish import publish_dispatched
 
 logger = _logging.logger(__name__)
-
-#: Setting: the seconds between two looks at least, where nothing is due before.
-SWEEP_INTERVAL = "locks_sweep_interval"
-DEFAULT_SWEEP_INTERVAL = 5.0
 
 
 class Sweeper:

@@ -9,43 +9,13 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.signals import worker_process_init
 
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
-
-if TYPE_CHECKING:
-    from celery_locks.telemetry.worker import Telemetry
-
-#: The port on which a worker serves its metrics, and the address; none by default, and all.
-METRICS_PORT, METRICS_HOST = "locks_metrics_port", "locks_metrics_host"
-#: Whether it serves those of the store as well.
-METRICS_STORE = "locks_metrics_store"
-#: Whether events are sent.
-EVENTS = "locks_events"
-#: Whether spans are made; by default where OpenTelemetry's API is installed.
-TRACES = "locks_traces"
-
-SETTINGS = (METRICS_PORT, METRICS_HOST, METRICS_STORE, EVENTS, TRACES)
-
-
-def check(conf: Mapping[str, Any]) -> None:
-    """Checks them.
-
-    Raises:
-        LockConfigError: One is wrong.
-    """
-    for name in (METRICS_STORE, EVENTS, TRACES):
-        if not isinstance(conf.get(name), (bool, type(None))):
-            raise LockConfigError(f"{name} is True or False, not {conf[name]!r}")
-    port = conf.get(METRICS_PORT)
-    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535):
-        raise LockConfigError(f"{METRICS_PORT} is the number of a port, not {port!r}")
-    if not isinstance(conf.get(METRICS_HOST), (str, type(None))):
-        raise LockConfigError(f"{METRICS_HOST} is an address such as 127.0.0.1, not {conf[METRICS_HOST]!r}")
-
+from celery_locks.tasks.app_settings import EVENTS, METRICS_PORT, TRACES
 
 #: Tells a process of the pool that was not forked to make spans.
 TRACES_VARIABLE = "CELERY_LOCKS_TRACES"
@@ -53,7 +23,7 @@ TRACES_VARIABLE = "CELERY_LOCKS_TRACES"
 _begun_by = 0
 
 
-def begin(worker: Any, stores: Mapping[str, Locks]) -> Telemetry | None:
+def begin(worker: Any, stores: Mapping[str, Locks]) -> Any:
     """Start what the app's settings ask for, in a worker whose pool is not yet made.
 
     Raises:
@@ -68,8 +38,7 @@ def begin(worker: Any, stores: Mapping[str, Locks]) -> Telemetry | None:
         os.environ[TRACES_VARIABLE] = "1"
     if conf.get(METRICS_PORT) is None and not conf.get(EVENTS):
         return None
-    telemetry: Telemetry = import_module("celery_locks.telemetry.worker").Telemetry(worker, stores)
-    return telemetry
+    return import_module("celery_locks.telemetry.worker").Telemetry(worker, stores)
 
 
 def traces(conf: Mapping[str, Any]) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_locks.stores.base import Claim, Granted, Refused, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Granted, Refused
 from celery_locks.testing.compliance.base import StoreTests
 
 #: By subject: what was asked before, the claim, the answer, and who holds the lock then, earliest acquisition first.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from celery_locks.stores.base import Refused, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Parking
+from celery_locks.stores.types import Refused, Renewal
 from celery_locks.testing.compliance.ticket_base import TicketTests
 
 

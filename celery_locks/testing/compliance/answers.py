@@ -6,7 +6,8 @@ import uuid
 
 import pytest
 
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Refused, Renewal, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Refused, Renewal
 from celery_locks.testing.compliance.base import ODD_NAMES, StoreTests
 
 

@@ -11,7 +11,8 @@ from threading import Thread
 
 import pytest
 
-from celery_locks.stores.base import Claim, Granted, Holder, Refused, Renewal, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Granted, Holder, Refused, Renewal
 
 #: Names that break quoting, globs, hash tags and C strings.
 ODD_NAMES = {

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from celery_locks._validation import LARGEST_COUNT
-from celery_locks.stores.base import Granted, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.base import StoreTests
 
 #: Round numbers too: Lua writes such as 1e+15.

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from threading import Thread, Timer
 
-from celery_locks.stores.base import Granted, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Dropped, Parked, Parking
+from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.ticket_base import TicketTests
 
 #: Identities of two brokers.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from celery_locks.stores.base import Granted, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.listing import State
 from celery_locks.stores.parking import Dispatch, Dropped, Parked, Parking
+from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.ticket_base import TicketTests
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_locks.stores.base import Claim, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, Figures, Names, State, Waiter
+from celery_locks.stores.types import Claim
 from celery_locks.testing.compliance.base import ODD_NAMES, StoreTests
 
 

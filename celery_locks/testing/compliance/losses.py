@@ -13,7 +13,8 @@ from celery_locks._nesting import RunScope, mark_in
 from celery_locks.errors import LossReason
 from celery_locks.lease import Lease
 from celery_locks.locks import Locks
-from celery_locks.stores.base import Claim, Granted, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Granted
 from celery_locks.testing.compliance.base import StoreTests
 
 #: How a lease is taken by force, by the reason of its loss.

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from celery_locks.stores.base import Claim, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Parked, Ticket, tickets_of
+from celery_locks.stores.types import Claim
 from celery_locks.testing.compliance.base import StoreTests
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from celery_locks.stores.base import Claim, Renewal, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Claim, Renewal
 from celery_locks.testing.compliance.base import StoreTests
 
 

@@ -6,9 +6,10 @@ import time
 from dataclasses import replace
 from threading import Thread
 
-from celery_locks.stores.base import Granted, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.listing import Figures, Names
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking
+from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.adoption import HandedOver
 from celery_locks.testing.compliance.brokers import Brokers
 from celery_locks.testing.compliance.early_parking import EarlyParking

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from celery_locks.stores.base import Granted, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.base import StoreTests
 
 

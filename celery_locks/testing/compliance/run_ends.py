@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from celery_locks.stores.base import Granted, Renewal, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.listing import State
 from celery_locks.stores.parking import Dropped, Parked, Parking, RunEndName
+from celery_locks.stores.types import Granted, Renewal
 from celery_locks.testing.compliance.ticket_base import TicketTests
 
 

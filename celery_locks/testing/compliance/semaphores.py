@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from celery_locks.errors import LockConfigError
-from celery_locks.stores.base import MOST_HOLDERS, Granted, Store
+from celery_locks.stores.base import Store
+from celery_locks.stores.types import MOST_HOLDERS, Granted
 from celery_locks.testing.compliance.base import StoreTests
 
 

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from celery_locks.stores.base import Claim, Granted, Store
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import (
     FIRST_DISPATCH,
     STORE_GRACE,
@@ -17,6 +17,7 @@ from celery_locks.stores.parking import (
     RunEndName,
     Ticket,
 )
+from celery_locks.stores.types import Claim, Granted
 from celery_locks.testing.compliance.base import StoreTests
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from celery_locks.stores.base import Granted, Store, Value
+from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Ticket, tickets_of
+from celery_locks.stores.types import Granted, Value
 from celery_locks.testing.compliance.base import ODD_NAMES, StoreTests
 
 

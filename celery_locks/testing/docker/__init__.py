@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_locks.testing.nodes import register
+from celery_locks.testing.nodes.registration import register
 
 __all__: list[str] = []
 

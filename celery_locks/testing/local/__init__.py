@@ -19,7 +19,7 @@ if os.name == "nt":
 
 from celery_locks.testing.local.engine import LocalEngine
 from celery_locks.testing.local.executables import NodeFailed, available_servers
-from celery_locks.testing.nodes import register
+from celery_locks.testing.nodes.registration import register
 
 __all__ = ["LocalEngine", "NodeFailed"]
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.keys.names import name_of
 from celery_locks.locks import Locks
-from celery_locks.stores.base import Holder
+from celery_locks.stores.types import Holder
 
 #: Seconds between two looks at the store.
 _LOOK_EVERY = 0.02

@@ -19,9 +19,9 @@ from shop.tasks import describe, twice
 
 from celery_locks import Locks, StoreUnavailable, owners
 from celery_locks.contrib.django.lease_reference import LeaseReference
-from celery_locks.stores.base import Claim
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Ticket, tickets_of
+from celery_locks.stores.types import Claim
 
 URL = "/admin/celery_locks/lock/"
 EVIL = "user:<script>alert(1)</script>&'\""
@@ -201,7 +201,7 @@ def test_promise_48_a_called_task_is_not_shown_as_running(releaser, celery_locks
 
 
 def test_promise_48_a_dispatched_task_is_not_shown_as_running(viewer, celery_locks) -> None:
-    parking, name = tickets_of(celery_locks.store), celery_locks.name("k")
+    parking, name = tickets_of(celery_locks.store), celery_locks._space.name("k")
     lease = celery_locks.lock("k", ttl=600).acquire()
     ticket = Ticket("t:0", "a message", "t", owner=owners.parked("shop.sync", "t", "e\nmails"))
     parking.enter(Claim(name, "another", owners.running("shop.sync", "t", "w1"), 60, 1), ticket)
@@ -336,7 +336,7 @@ def test_a_store_that_is_down_is_told(releaser, monkeypatch) -> None:
 def audit(celery_locks, monkeypatch) -> Locks:
     """The locks in a second store of the app, ``audit``."""
     stores = {"default": celery_locks, "audit": Locks(MemoryStore())}
-    stores["audit"].store_name = "audit"
+    stores["audit"]._space.store_name = "audit"
     monkeypatch.setitem(app.conf, "locks_stores", {"audit": stores["audit"].store})
     monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app, store="default": stores[store]))
     return stores["audit"]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LockConfigError, LossReason
-from celery_locks.stores.base import Renewal
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.listing import (
     MOST_COUNTED,
@@ -40,6 +39,7 @@ from celery_locks.stores.redis.wire.driver import driver_of
 from celery_locks.stores.redis.wire.protocol import Command, packed
 from celery_locks.stores.redis.wire.urls import Address, Timeouts, address, checked_replicas, checked_timeouts
 from celery_locks.stores.trial import throwaway_name, try_writes
+from celery_locks.stores.types import Renewal
 
 if TYPE_CHECKING:
     import redis

@@ -48,6 +48,7 @@ local function give_back()
     -- include displaced
     holder, holder_ends, record = displaced_no_more(known[3])
   end
+  local back = holder and holder_ends - now > 0
   local ends = redis.call('ZSCORE', UNTIL, token) or '0'
   local deadline = tonumber(ends)
   redis.call('HDEL', LOCK, token)
@@ -57,7 +58,7 @@ local function give_back()
   local mark = fence .. ' ' .. NAME
   local name = left == 0 and not lined and 'n' .. NAME or 's' .. mark
   redis.call('ZREM', PREFIX .. 'locks', 's' .. mark, 'u' .. ends .. ' ' .. mark, name)
-  if left == 0 and not lined and redis.call('EXISTS', UNTIL) == 0 then -- there may be holders of no permits, which only wait
+  if left == 0 and not lined and not back and redis.call('EXISTS', UNTIL) == 0 then -- there may be holders of no permits, which only wait
     forget_holders()
   else
     redis.call('HSET', LOCK, 'held', string.format('%.0f', left))
@@ -65,7 +66,7 @@ local function give_back()
       keep(last(UNTIL) or now)
     end
   end
-  if holder and holder_ends - now > 0 then
+  if back then
     put_back(holder, holder_ends, record, left)
   end
   if deadline <= now then

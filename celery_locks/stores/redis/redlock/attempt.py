@@ -10,10 +10,10 @@ from functools import partial
 from celery_locks._runtime import threads
 from celery_locks._runtime.clock import system_clock
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import Claim, Granted, Holder, Refused
 from celery_locks.stores.parallel import ask, start
 from celery_locks.stores.redis.redlock.member import Member
 from celery_locks.stores.redis.wire.connections import patient_ttl, timeout_for
+from celery_locks.stores.types import Claim, Granted, Holder, Refused
 
 #: Seconds between two requests to a server that could not be asked to put a lease back.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
@@ -79,12 +79,27 @@ class Attempt:
         calls = [partial(self._confirm_at, member) for member in granted]
         return enough(ask(calls, self._timeout, enough))
 
-    def settle(self) -> None:
-        """A majority has granted the claim: the leases that it displaced are over, also at servers that answer late."""
+    def settle(self, quorum: int) -> bool:
+        """End the leases that the claim displaced, at servers that answer late too: a majority has granted it.
+
+        Returns:
+            Whether they are over at a majority. Otherwise they may be put back, so the claim must be taken back.
+        """
         with self._mutex:
             self._settled = True
             granted = [member for member, said in self._said.items() if isinstance(said, Granted)]
-        ask([partial(self._settle_at, member) for member in granted if member in self._displaced], self._timeout)
+        displacing = [member for member in granted if member in self._displaced]
+        if not displacing:
+            return True
+
+        def enough(answers: Sequence[bool | StoreUnavailable | None]) -> bool:
+            return len(granted) - len(displacing) + sum(answer is True for answer in answers) >= quorum
+
+        if enough(ask([partial(self._settle_at, member) for member in displacing], self._timeout, enough)):
+            return True
+        with self._mutex:
+            self._settled = False
+        return False
 
     def take_back(self) -> None:
         """Takes back what was granted, and what will be; waits for those servers that have answered the claim."""
@@ -140,10 +155,13 @@ class Attempt:
         name, token = self._claim.name, self._claim.token
         return member.confirm(name, token, self._fencing_token, self._up_for, self._claim.ttl)
 
-    def _settle_at(self, member: Member) -> None:
+    def _settle_at(self, member: Member) -> bool:
         if member in self._displaced:
-            with suppress(StoreUnavailable):
+            try:
                 member.settle(self._claim.name, self._claim.token, self._claim.adopts)
+            except StoreUnavailable:
+                return False
+        return True
 
     def _take_back_soon(self, member: Member) -> None:
         """Take back what was granted; in the background where that fails now and a lease is to be put back by it."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from celery_locks._runtime import threads
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Refused
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import granted_or_refused
 from celery_locks.stores.redis.calls import command_of, evalsha
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire.protocol import arguments
 from celery_locks.stores.trial import TTL_SECONDS, Trial, throwaway_name
+from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Refused
 
 #: How many calls to one server may be under way: each has a thread, and where it hangs they would pile up.
 MOST_UNDER_WAY = 256

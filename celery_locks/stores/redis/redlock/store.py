@@ -32,7 +32,7 @@ from weakref import WeakSet
 from celery_locks._runtime import threads
 from celery_locks._runtime.clock import system_clock
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
-from celery_locks.stores.base import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Store, Value
+from celery_locks.stores.base import Store
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.parallel import ask, end_idle, start
 from celery_locks.stores.redis.redlock.attempt import Attempt, Said
@@ -41,6 +41,7 @@ from celery_locks.stores.redis.wire.client import TIMEOUT
 from celery_locks.stores.redis.wire.connections import patient_ttl, timeout_for
 from celery_locks.stores.redis.wire.urls import each_server
 from celery_locks.stores.trial import all_of
+from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Value
 
 T = TypeVar("T")
 
@@ -132,7 +133,8 @@ class Redlock(Store):
             raise self._unavailable(said, "confirmed the lease")
         if system_clock.now() - sent >= claim.ttl:
             raise StoreUnavailable(f"the servers took longer to answer than the {claim.ttl:g} s that the lease lives")
-        attempt.settle()
+        if not attempt.settle(self._quorum):
+            raise self._unavailable(said, "ended the lease that the claim takes")
         return Granted(fencing_token)
 
     def _attempt(self, claim: Claim) -> Attempt:

@@ -18,7 +18,7 @@ from celery_locks.stores.redis.wire.urls import DEFAULT_TIMEOUTS, Address, Timeo
 if TYPE_CHECKING:
     import redis
 
-    from celery_locks.stores.base import Claim
+    from celery_locks.stores.types import Claim
 
 T = TypeVar("T")
 

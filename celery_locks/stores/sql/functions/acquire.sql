@@ -38,7 +38,7 @@ BEGIN
             WHERE name = key;
         ELSIF mine.deadline <= moment AND wanted <= room AND (again OR mine.ended <> claimant) THEN
             granted := greatest(mine.fence + 1, moment);
-            IF mine.token <> '' THEN
+            IF mine.token NOT IN ('', claimant) THEN
                 PERFORM celery_locks_spill(mine);
             END IF;
             UPDATE celery_locks_lock SET touched = moment, fence = granted, token = claimant, owner = called,

@@ -1,0 +1,78 @@
+"""The texts of the functions in a PostgreSQL database, and their names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+
+from celery_locks.stores.sql.clock import SET_BACK_CODE
+from celery_locks.stores.sql.session import COARSE_BITS, MOST_BEFORE, SET_BACK
+from celery_locks.stores.types import MOST_HOLDERS
+
+#: The functions, in an order in which they can be made.
+NAMES = ("now", "open", "spill", "tell", "parks", "acquire", "release", "leave", "finish", "renew")
+#: The part of a call's time that it may wait for another transaction: the server gives up before the client does.
+PATIENCE = 0.75
+#: The server's time, and the store's moment, in microseconds since 1970.
+SERVER_TIME = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+CLOCK = f"({SERVER_TIME} + (SELECT coalesce(max(ahead), 0) FROM celery_locks_meta))"
+
+#: 1 where a lock has a holder in the table of holders, or someone in line, at a moment; otherwise 0.
+_CROWDED = (
+    r"(EXISTS (SELECT FROM celery_locks_holder h WHERE h.name = \1 AND h.deadline > \2) "
+    r"OR EXISTS (SELECT FROM celery_locks_waiter w WHERE w.name = \1 AND w.deadline > \2))::int"
+)
+
+
+def texts(prefix: str) -> list[str]:
+    """Return the statements that make the functions.
+
+    Args:
+        prefix: What the names of tables and functions begin with.
+    """
+    known = re.compile(rf"celery_locks_({'|'.join(NAMES)})\(")
+    named = (known.sub(lambda found: f"{function_name(found[1])}(", text) for text in _texts())
+    return [text.replace("celery_locks_", prefix) for text in named]
+
+
+def function_name(function: str) -> str:
+    """Return a function's name, with the prefix that all have at first.
+
+    It names everything that the functions contain: two releases whose functions differ may share a database.
+    """
+    return f"celery_locks_{function}_{_version()}"
+
+
+@cache
+def _texts() -> tuple[str, ...]:
+    """Return the texts, with all constants in them."""
+    folder = files(__package__) / "functions"
+    return tuple(_filled((folder / f"{each}.sql").read_text(encoding="utf-8")) for each in NAMES)
+
+
+def _filled(text: str) -> str:
+    text = re.sub(r"CROWDED\((\S+), (\S+)\)", _CROWDED, text)
+    text = re.sub(r"FORGET\(([^()]+)\)", lambda found: f"((({found[1]} >> {COARSE_BITS}) + 2) << {COARSE_BITS})", text)
+    constants = {
+        "CLOCK": CLOCK,
+        "SET_CODE": SET_BACK_CODE,
+        "SET_BACK": str(SET_BACK),
+        "MOST_HOLDERS": str(MOST_HOLDERS),
+        "MOST_BEFORE": str(MOST_BEFORE),
+    }
+    for constant, value in constants.items():
+        text = text.replace(constant, value)
+    # Whoever cuts a migration where a line ends with a semicolon gets each function whole.
+    return text.replace(";\n", "; \n").strip()
+
+
+@cache
+def _version() -> str:
+    return hashlib.sha256("".join(_texts()).encode()).hexdigest()[:8]
+
+
+@cache
+def call(function: str, values: int) -> str:
+    return f"SELECT * FROM {function_name(function)}({', '.join('?' * values)})"

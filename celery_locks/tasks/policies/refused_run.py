@@ -1,0 +1,103 @@
+"""A run that found its key held: what is known of it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import Task
+
+from celery_locks.errors import LockContended, StoreUnavailable
+from celery_locks.lease import Lease
+from celery_locks.lock import Lock, holder_names, who_holds
+from celery_locks.settings import LockOptions
+from celery_locks.stores.types import Claim, Refused, Renewal
+from celery_locks.tasks.messages.header import fields_of
+
+
+@dataclass
+class RefusedRun:
+    """A run that found its key held.
+
+    Attributes:
+        task: The task.
+        lock: The lock that it needs.
+        claim: What it asked for.
+        options: The task's lock options.
+        args: The arguments of the call.
+        kwargs: Its keyword arguments.
+        refused: The store's answer.
+        ticket: The id of the ticket by which the lease was acquired, or which left the line; empty for none.
+        out: Whether the ticket left the line: the run ends the task, and then the ticket.
+    """
+
+    task: Task
+    lock: Lock
+    claim: Claim
+    options: LockOptions
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    refused: Refused = field(default_factory=lambda: Refused((), 0.0))
+    ticket: str = ""
+    out: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key."""
+        return self.lock.key
+
+    @property
+    def holder_names(self) -> list[str]:
+        """Who holds it."""
+        return holder_names(self.refused)
+
+    @property
+    def deferrals(self) -> int:
+        """How often the message was deferred already."""
+        return counter_of(self.task.request)[0]
+
+    @property
+    def waited(self) -> float:
+        """The seconds that the message waited while it was deferred."""
+        return counter_of(self.task.request)[1]
+
+    @property
+    def local(self) -> bool:
+        """Whether there is no message that could be published again: an eager run, or an item of a map."""
+        return is_local(self.task.request)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of a line in the log."""
+        return {"key": self.key, "owner": self.claim.owner, "holders": self.holder_names}
+
+    def error(self) -> LockContended:
+        """Return the error that names the holders."""
+        names = self.holder_names
+        return LockContended(f"{self.key!r} is not available: {who_holds(names)}", self.key, names)
+
+    def keep_call(self, pause: float) -> None:
+        """Renew the lease of the task's call, for while its message waits ``pause`` seconds more."""
+        ours = fields_of(self.task.request)
+        if "token" in ours and "lasting" not in ours:
+            with suppress(StoreUnavailable):
+                self.lock._store.renew([Renewal(ours["lock"], ours["token"], self.options.ttl + pause)])
+
+    def attempt(self) -> Lease | Refused:
+        """Ask for the lease once."""
+        answer = self.lock._attempt(self.claim)
+        if isinstance(answer, Refused):
+            self.refused = answer
+        return answer
+
+
+def is_local(request: Any) -> bool:
+    """Return whether a request has no message that could be published again: an eager run, or an item of a map."""
+    return bool(request.is_eager or request.called_directly)
+
+
+def counter_of(request: Any) -> tuple[int, float]:
+    """Return how often the message of a request was deferred, and the seconds that it waited so."""
+    counter = fields_of(request)
+    return int(counter.get("deferrals", 0)), float(counter.get("waited", 0.0))
