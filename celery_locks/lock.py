@@ -435,7 +435,7 @@ class Lock:
         return bool(self.holders())
 
     def holders(self) -> tuple[Holder, ...]:
-        """Those who hold the key now."""
+        """Return the holders of the key."""
         return self._store.holders(self._name)
 
     def force_release(self) -> tuple[Holder, ...]:

@@ -504,6 +504,15 @@ def named_stores(conf: Mapping[str, Any]) -> Mapping[str, str | Store]:
     return named
 
 
+def store_names(conf: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the stores that Celery's settings set, the default one first.
+
+    Raises:
+        LockConfigError: The setting ``locks_stores`` does not name stores.
+    """
+    return tuple(dict.fromkeys((DEFAULT_STORE, *named_stores(conf))))
+
+
 def _checked_terms(
     ttl: Duration, renew: bool | Duration, max_hold: Duration | None, limit: int, max_waiters: int | None
 ) -> Terms:

@@ -6,23 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from celery_locks import owners
-from celery_locks._validation import DEFAULT_STORE
 from celery_locks.keys.names import cursor_of, name_after
 from celery_locks.lock_info import LockInfo, Page, Stats, owned_by, parts_of, with_all_holders
-from celery_locks.locks import Locks, named_stores
+from celery_locks.locks import Locks
 from celery_locks.stores.types import Holder
 
 #: How soon a lease is about to end, in seconds.
 NEAR_SECONDS = 10.0
-
-
-def store_names(conf: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the stores that Celery's settings set, the default one first.
-
-    Raises:
-        LockConfigError: The setting ``locks_stores`` does not name stores.
-    """
-    return tuple(dict.fromkeys((DEFAULT_STORE, *named_stores(conf))))
 
 
 # --- Reads ---

@@ -79,7 +79,7 @@ def optional_key_argument(command: F) -> F:
 def complete_store(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names of the app's stores that begin so."""
     try:
-        from celery_locks.views import store_names
+        from celery_locks.locks import store_names
 
         names = store_names(_app(ctx).conf)
     except Exception:  # an error here would be printed over what the user types

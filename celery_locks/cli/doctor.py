@@ -23,12 +23,13 @@ from celery_locks.cli.doctor_results import Finding, line_of
 from celery_locks.cli.list_keys import MOST_PAGES
 from celery_locks.cli.output import Seconds, locks_of, print_json, store_option
 from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo
+from celery_locks.locks import store_names
 from celery_locks.stores.base import Store
 from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker import checks
-from celery_locks.views import read_all_holders, store_names
+from celery_locks.views import read_all_holders
 
 #: By now a dead waiter was passed over, and a worker that sweeps has swept.
 PATIENCE = 12.0

@@ -18,8 +18,9 @@ from celery_locks.cli.completion import complete_store
 from celery_locks.cli.escapes import printable
 from celery_locks.errors import LockConfigError
 from celery_locks.lock_info import LockInfo
+from celery_locks.locks import store_names
 from celery_locks.stores.types import Holder
-from celery_locks.views import holder_fields, lock_fields, store_names
+from celery_locks.views import holder_fields, lock_fields
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = Sequence[str]

@@ -20,9 +20,10 @@ from celery_locks.flower.history import History
 from celery_locks.flower.store_threads import StoreBusy, StoreThreads
 from celery_locks.keys.names import described
 from celery_locks.keys.text import check_key
+from celery_locks.locks import store_names
 from celery_locks.stores.types import Holder
 from celery_locks.tasks.force_release import free, free_one
-from celery_locks.views import NEAR_SECONDS, read_key, read_owned, store_fields, store_names
+from celery_locks.views import NEAR_SECONDS, read_key, read_owned, store_fields
 
 logger = _logging.logger(__name__)
 T = TypeVar("T")

@@ -66,9 +66,9 @@ class Store(ABC):
         2. *A newcomer replaced the lease* that the claim adopts, or an earlier copy of a claim that adopts or replaces:
            refused, with `Refused.replaced`.
         3. *The lease to adopt lives*, and the permits fit in its place: they are no more than it has, or no more than
-           the limit together with those of all other holders. Granted, whoever stands in line, and that lease ends.
-        4. *The claim replaces*, and asks for no more permits than its limit: granted, whoever stands in line. Holders
-           lose their leases, earliest acquisition first, until there is room.
+           the limit together with those of all other holders. Granted, also before those in line, and that lease ends.
+        4. *The claim replaces*, and asks for no more permits than its limit: granted, also before those in line.
+           Holders lose their leases, earliest acquisition first, until there is room.
         5. *There is room*, and no one stands in line before the token: the permits held by all and those asked for are
            no more than the limit that this claim names. Granted; a place in line that the token had ends.
         6. Otherwise refused. With ``line_up`` the token gets a place at the end of the line, or keeps its place for
@@ -140,7 +140,7 @@ class Store(ABC):
         """
 
     def shrink(self, name: str, token: str, permits: int) -> bool:
-        """Keep only so many permits of a lease, release the others, and wake the next in line.
+        """Keep only this many permits of a lease, release the others, and wake the next in line.
 
         A lease that has no more than these permits stays as it is, so the request may be repeated.
 

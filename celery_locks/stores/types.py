@@ -41,7 +41,7 @@ class Claim:
         limit: How many permits the lock has.
         permits: How many of them are asked for.
         adopts: The owner token of a lease that goes over to this claim, if that lease still lives: in one step its
-            record goes and this one comes, whoever stands in line. Of two claims that adopt one lease, one gets it;
+            record goes and this one comes, also before those in line. Of two claims that adopt one lease, one gets it;
             to the other it is as if it had named none.
         replaces: Take the permits from those who hold them, earliest acquisition first, as many as are needed,
             also where others stand in line. The holders are notified as by `Store.force_release`, reason ``replaced``.

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from celery_locks._validation import DEFAULT_STORE, did_you_mean
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
-from celery_locks.locks import Locks, app_store, named_stores
+from celery_locks.locks import Locks, app_store, store_names
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked
 from celery_locks.tasks.app_settings import options_of_app
 from celery_locks.tasks.policies.basic import Park
@@ -50,7 +50,7 @@ def all_locks(app: Any) -> dict[str, Locks]:
     Raises:
         LockConfigError: The app's settings name no default store.
     """
-    return {name: locks_for(app, name) for name in dict.fromkeys((DEFAULT_STORE, *named_stores(app.conf)))}
+    return {name: locks_for(app, name) for name in store_names(app.conf)}
 
 
 def is_celerys_own(name: str) -> bool:

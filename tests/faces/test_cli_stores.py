@@ -15,8 +15,9 @@ from click.shell_completion import ShellComplete
 from celery_locks import LockConfigError, LockedTask, Locks, Owner
 from celery_locks.cli import completion
 from celery_locks.cli import locks as locks_group
+from celery_locks.locks import store_names
 from celery_locks.stores.parking import Ticket
-from celery_locks.views import read_page, store_names
+from celery_locks.views import read_page
 from tests.support.cli import Run, found, make_app, nothing
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

@@ -30,10 +30,11 @@ from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
 from celery_locks.keys.names import described
 from celery_locks.keys.text import MAX_BYTES
+from celery_locks.locks import store_names
 from celery_locks.stores.types import Holder
 from celery_locks.tasks.force_release import free_one
 from celery_locks.tasks.options import locks_for
-from celery_locks.views import NEAR_SECONDS, read_key, store_names
+from celery_locks.views import NEAR_SECONDS, read_key
 
 logger = _logging.logger(__name__)
 

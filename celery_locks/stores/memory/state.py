@@ -70,7 +70,7 @@ class MemoryLocks:
         self._feeds: dict[tuple[str, str], LocalFeed] = {}
 
     def grant(self, lock: Lock, claim: Claim) -> Granted:
-        """Takes permits, whoever holds them."""
+        """Take permits, also where others hold them."""
         now = self._clock.now()
         self._last_fencing_token += 1
         lock.held[claim.token] = Held(claim, self._last_fencing_token, now, now + claim.ttl)
@@ -124,7 +124,7 @@ class MemoryLocks:
         elif holders:
             retry_in = min(held.deadline for held in lock.held.values()) - now
         else:
-            # Nobody in line either: more permits were asked for than there are.
+            # No one is in line: more permits were asked for than there are.
             retry_in = min(lock.line.values(), default=now + 1) - now
         return Refused(holders, retry_in, position)
 

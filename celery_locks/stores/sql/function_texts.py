@@ -64,7 +64,7 @@ def _filled(text: str) -> str:
     }
     for constant, value in constants.items():
         text = text.replace(constant, value)
-    # Whoever cuts a migration where a line ends with a semicolon gets each function whole.
+    # A migration that is cut where a line ends with a semicolon has each function whole.
     return text.replace(";\n", "; \n").strip()
 
 

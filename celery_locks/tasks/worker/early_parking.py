@@ -27,9 +27,9 @@ from celery_locks.tasks.messages.pack import pack_message
 from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.options import locks_for
-from celery_locks.tasks.policies.base import Contention
 from celery_locks.tasks.policies.basic import Park
 from celery_locks.tasks.policies.park import LATE, WAITING, log_parked, longest_wait, push_of, ticket_fields, ticket_id
+from celery_locks.tasks.policies.refused_run import RefusedRun
 from celery_locks.tasks.spec import TaskWithLock
 
 logger = _logging.logger(__name__)
@@ -131,7 +131,7 @@ class EarlyParking:
             raise
         if parked is None:
             return False
-        log_parked(task.name, task_id, Contention(task, lock, claim, task.lock_options, refused=parked.refused))
+        log_parked(task.name, task_id, RefusedRun(task, lock, claim, task.lock_options, refused=parked.refused))
         lock._report_contention(parked.refused)
         publish_dispatched(app, self._parking, parked.dispatches)
         return True

@@ -6,8 +6,6 @@ from types import ModuleType
 
 import pytest
 
-from celery_locks.testing.nodes import fixtures as shared
-
 
 def register(config: pytest.Config, fixtures: ModuleType) -> None:
     """Register the shared fixtures and a plugin's own. pytest-celery's are there by now: these take precedence.
@@ -21,6 +19,8 @@ def register(config: pytest.Config, fixtures: ModuleType) -> None:
     """
     import pytest_celery.plugin
     from pytest_docker_tools.wrappers import container
+
+    from celery_locks.testing.nodes import fixtures as shared
 
     if not config.pluginmanager.is_registered(pytest_celery.plugin):
         raise pytest.UsageError(

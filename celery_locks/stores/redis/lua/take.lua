@@ -62,7 +62,7 @@ if before and (permits <= before or permits <= limit - (held - before)) then
   if only then
     -- include displaced
     displace(adopts, adopted, ends)
-    deadline = math.max(deadline, ends) -- nobody comes in between before the holder's deadline
+    deadline = math.max(deadline, ends) -- no one else comes before the holder's deadline
   end
   return granted()
 end
