@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks import _logging, _nesting, _waiting, signals
 from celery_locks._durations import Duration
-from celery_locks._runtime import threads
+from celery_locks._runtime.process import host_and_pid
 from celery_locks._runtime.tokens import new_token
 from celery_locks._sansio import Abandoned, Steps, run
 from celery_locks._space import Space
@@ -550,7 +548,7 @@ class Lock:
         scope = _nesting.current_scope()
         if scope is not None:
             owner, token = owner or scope.owner, token + _nesting.mark_of_run(scope.lease.token)
-        owner = owner or this_process()
+        owner = owner or host_and_pid()
         return Claim(
             self._name,
             token,
@@ -636,14 +634,3 @@ def holder_names(refused: Refused) -> list[str]:
 def who_holds(names: list[str]) -> str:
     """The end of a sentence that says who holds a key."""
     return f"it is held by {', '.join(map(_logging.one_line, names))}" if names else "others are before in line"
-
-
-_this_process: tuple[int, str] = (-1, "")
-
-
-def this_process() -> str:
-    """Host and process id."""
-    global _this_process
-    if _this_process[0] != threads.forks:  # asking for the id itself is a system call
-        _this_process = (threads.forks, f"{socket.gethostname()}:{os.getpid()}")
-    return _this_process[1]

@@ -8,12 +8,13 @@ which no greenlet is switched; and what users wrote is called at *home*, in a gr
 from __future__ import annotations
 
 import _thread
-import os
 import sys
 import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
+
+from celery_locks._runtime import process
 
 Call = Callable[[], object]
 
@@ -22,6 +23,7 @@ RLock = _thread.RLock
 
 #: The threads started here that live.
 _ours: set[int] = set()
+process.after_fork_in_child(_ours.clear)
 
 
 class Home(Protocol):
@@ -105,17 +107,3 @@ def original(name: str) -> Any:
     if kind == "eventlet":
         return getattr(sys.modules["eventlet.patcher"].original("_thread"), name)
     return getattr(_thread, name)
-
-
-#: How many forks there are between this process and the one that imported this: asked at each use of a connection, for
-#: a fraction of what asking for the process' number takes.
-forks = 0
-
-
-def _in_forked_child() -> None:
-    global forks
-    forks += 1
-    _ours.clear()
-
-
-os.register_at_fork(after_in_child=_in_forked_child)

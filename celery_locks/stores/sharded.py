@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from celery_locks._addresses import UnreadableError, place_of
-from celery_locks._runtime import threads
+from celery_locks._runtime import process
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.keys.names import key_and_part
 from celery_locks.stores import open_store
@@ -230,7 +230,7 @@ class ShardedParking(Sharded, Parking):
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
         """Wait in all stores at once."""
-        place = threads.forks, prefix, broker  # a fork has none of its parent's threads
+        place = process.forks, prefix, broker  # a fork has none of its parent's threads
         waits = self._due_waits.get(place)
         if waits is None:
             stores = [store for store in self._stores.values() if isinstance(store, Parking)]

@@ -15,11 +15,12 @@ from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
 
 from celery_locks import _logging, owners
+from celery_locks._runtime.process import host_and_pid
 from celery_locks._validation import LONGEST_TTL
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.keys.names import CALL
 from celery_locks.lease import Lease, release_or_later
-from celery_locks.lock import Lock, holder_names, this_process, who_holds
+from celery_locks.lock import Lock, holder_names, who_holds
 from celery_locks.tasks.messages.header import fields_in, store_field, with_fields
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.policies.base import Skipped
@@ -68,7 +69,7 @@ def call(task: TaskWithLock, spec: TaskLock, key: str, send: Send, options: dict
     """
     options = {**options, "task_id": options.get("task_id") or uuid()}
     named = owners.lasting if spec.scope.lasting else owners.called
-    owner = named(task.name, options["task_id"], this_process())
+    owner = named(task.name, options["task_id"], host_and_pid())
     lock = lock_of_call(task, spec, key, owner)
     policy, ttl = spec.call_policy, ttl_at_call(task, spec, options)
     # Under its task's id a revoke finds it, which is to leave a lasting one alone.

@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_locks import Locks
+from celery_locks._runtime.process import host_and_pid
 from celery_locks.cli import locks as locks_group
 from celery_locks.cli.escapes import printable, unescaped
-from celery_locks.lock import this_process
 from celery_locks.stores import schema_sql
 from tests.support.celery_worker import ROOT, Worker
 from tests.support.cli import Run, make_app
@@ -238,7 +238,7 @@ def test_release_frees_all_holders_and_serves_who_waits(run: Run, locks: Locks) 
     waiter.start()
     eventually(lambda: locks.info("smtp").waiting == 1, SOON)
     output = run("release", "smtp", "--yes").output
-    assert output.splitlines()[0].count(this_process()) == 2
+    assert output.splitlines()[0].count(host_and_pid()) == 2
     waiter.join(SOON)
     assert smtp.available() == 1
     assert had[0].held
@@ -314,10 +314,10 @@ def test_a_store_without_tables(run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_process_prints_a_table_and_json(redis_url: str, locks: Locks, tmp_path: Path) -> None:
-    locks.lock("user:7", owner=this_process()).acquire()
+    locks.lock("user:7", owner=host_and_pid()).acquire()
     done = process("list", url=redis_url, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].split()[:2] == ["user:7", this_process()]
+    assert done.stdout.splitlines()[1].split()[:2] == ["user:7", host_and_pid()]
     assert json.loads(process("stats", "--json", url=redis_url, folder=tmp_path).stdout)["locks"] == 1
 
 

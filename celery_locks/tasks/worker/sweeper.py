@@ -13,8 +13,8 @@ from typing import Any
 
 from celery_locks import _logging
 from celery_locks._durations import seconds_of
+from celery_locks._runtime.process import host_and_pid
 from celery_locks.errors import StoreUnavailable
-from celery_locks.lock import this_process
 from celery_locks.locks import Locks
 from celery_locks.stores.parking import Parking
 from celery_locks.stores.types import Claim, Granted
@@ -44,7 +44,7 @@ class Sweeper:
         self._broker = broker_id(app)
         # The same token each time: a claim that is repeated prolongs. No key makes this name.
         name = f"{locks.prefix}:sweeper:{{{self._broker}}}"
-        self._claim = Claim(name, secrets.token_hex(16), this_process(), max(2 * self._interval, 1.0))
+        self._claim = Claim(name, secrets.token_hex(16), host_and_pid(), max(2 * self._interval, 1.0))
 
     def start(self) -> None:
         """Starts the thread."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from celery_locks._runtime import threads
+from celery_locks._runtime import process
 from celery_locks._runtime.clock import monotonic
 from celery_locks.stores.redis.wire.connection import Connection
 from celery_locks.stores.redis.wire.driver import Driver
@@ -35,17 +35,17 @@ class Pool:
     def __init__(self, longest_idle: float = LONGEST_IDLE_SECONDS) -> None:
         self._longest_idle = longest_idle
         self._idle: list[Connection] = []
-        self._fork = threads.forks
+        self._fork = process.forks
 
     @property
     def idle(self) -> int:
         """How many connections no request uses."""
-        return len(self._idle) if self._fork == threads.forks else 0
+        return len(self._idle) if self._fork == process.forks else 0
 
     def take(self, now: float) -> Connection | None:
         """Return a connection that was used lately, if there is one."""
-        if self._fork != threads.forks:  # sockets that a fork doubled are the parent's
-            self._idle, self._fork = [], threads.forks
+        if self._fork != process.forks:  # sockets that a fork doubled are the parent's
+            self._idle, self._fork = [], process.forks
         try:
             connection = self._idle.pop()
         except IndexError:

@@ -1,0 +1,65 @@
+"""The state that belongs to one process. A forked child starts without its parent's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Callable[[], object])
+
+#: The number of forks between this process and the one that imported this module. Each use of a connection compares
+#: it, because reading it costs a fraction of `os.getpid`.
+forks = 0
+
+_handlers: list[Callable[[], object]] = []
+
+
+def after_fork_in_child(handler: H) -> H:
+    """Call a function in each forked child, before any code of the child's own.
+
+    Handlers run in the order of their registration. May be used as a decorator.
+    """
+    _handlers.append(handler)
+    return handler
+
+
+class PerProcess(Generic[T]):
+    """A value that each process makes for itself, at its first use.
+
+    Args:
+        make: Makes the value. When two threads need it first at the same time, one of the two values is kept.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._values: dict[str, T] = {}
+        after_fork_in_child(self._values.clear)
+
+    def __call__(self) -> T:
+        """Return the value of this process."""
+        value = self._values.get("value")
+        return self._values.setdefault("value", self._make()) if value is None else value
+
+
+@PerProcess
+def host_and_pid() -> str:
+    """Return the name of this process: its host and process id, as ``"web-1:4711"``."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _in_forked_child() -> None:
+    global forks
+    forks += 1
+    for handler in _handlers:
+        try:
+            handler()
+        except Exception as error:  # the other handlers still have to run
+            sys.excepthook(type(error), error, error.__traceback__)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
