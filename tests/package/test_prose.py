@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/explanation/decisions.md")
 MOST_WORDS_OF_A_SENTENCE = 25
 
 #: Phrases, and what to write instead. `python -m tests.package.test_prose` shows where they stand.
@@ -136,7 +136,7 @@ def _sentences(text: str) -> list[str]:
     """Return the sentences of a text. Items of lists, and what is laid out by hand, end a sentence too."""
     text = re.sub(r"`[^`]*`", "code", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    return re.split(r"(?<=[.!?:;])[)\"']?\s+|\n\s*\n|\n {2,}|\n(?=\w+:\s)|\n(?=[-*#]|\d+\. )", text)
+    return re.split(r"(?<=[.!?:;])[)\"'*]*\s+|\n\s*\n|\n {2,}|\n(?=\w+:\s)|\n(?=[-*#]|\d+\. )", text)
 
 
 def files() -> list[Path]:
