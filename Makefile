@@ -19,7 +19,7 @@ GROUPS := dev bench matrix docs shop demo
 # What `make lock` upgrades: everything. UPGRADE= changes only what pyproject.toml asks for.
 UPGRADE ?= --upgrade
 
-# Imported modules are compiled once and kept: workers that the tests start would else compile Celery anew each time.
+# Imported modules are compiled once and kept: otherwise each worker of the tests would compile Celery again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
