@@ -338,7 +338,7 @@ class Locks:
             )
         released = []
         for item, holder in owned_by(self._space, owner):
-            if self.store.force_release(self._space.name(item.key, item.part), holder.token):
+            if self.store.force_release(item.name, holder.token):
                 released.append(item.key)
         return tuple(released)
 
@@ -383,7 +383,7 @@ class Locks:
         """
         from celery_locks.lock_info import info_of
 
-        return info_of(self._space, self.store.info(self._space.name(check_key(key), check_part(part))))
+        return info_of(self._space, self._space.name(check_key(key), check_part(part)))
 
     def stats(self, near: Duration = 10.0) -> Stats:
         """How many keys are held, how many wait, how many leases are about to end, and which key is held for longest.
@@ -395,10 +395,8 @@ class Locks:
             LockConfigError: The store keeps no list.
             StoreUnavailable: The store can't be reached.
         """
-        from celery_locks.lock_info import stats_of
-
         self._space.require("lists", "locks.stats()")
-        return stats_of(self._space, checked_ttl(near))
+        return self.store.stats(self.prefix, checked_ttl(near))
 
     def lockable(
         self,

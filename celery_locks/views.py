@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from celery_locks import owners
-from celery_locks.keys.names import cursor_of, name_after
 from celery_locks.lock_info import LockInfo, Page, Stats, owned_by, parts_of, with_all_holders
 from celery_locks.locks import Locks
+from celery_locks.stores.listing import merge_pages
 from celery_locks.stores.types import Holder
 
 #: How soon a lease is about to end, in seconds.
@@ -73,26 +73,7 @@ def read_page(stores: Mapping[str, Locks], prefix: str = "", after: str | None =
         after: Only keys after this one: `Page.next` of the page before.
         count: How many, up to 1000.
     """
-    pages = [locks.list(prefix, after, count) for locks in stores.values()]
-    if len(pages) == 1:
-        return pages[0]
-    names = next(iter(stores.values())).prefix  # an app's stores have one prefix
-
-    def place(cursor: str) -> bytes:
-        return name_after(names, cursor).encode("utf-8", "surrogatepass")
-
-    def place_of(item: LockInfo) -> bytes:
-        return place(cursor_of(item.key, item.part))
-
-    items = sorted((item for page in pages for item in page.items), key=place_of)
-    # Beyond its own page a store's keys are not known: the page of all ends where the first of theirs ends.
-    ends = [page.next for page in pages if page.next is not None]
-    if len(items) > count:
-        ends.append(cursor_of(items[count - 1].key, items[count - 1].part))
-    end = min(ends, key=place, default=None)
-    shown = items if end is None else [item for item in items if place_of(item) <= place(end)]
-    is_last = len(shown) == len(items) and all(page.next is None for page in pages)
-    return Page(tuple(shown), None if is_last else end)
+    return merge_pages([locks.list(prefix, after, count) for locks in stores.values()], count)
 
 
 def read_stats(stores: Mapping[str, Locks], near: float = NEAR_SECONDS) -> dict[str, Stats]:
@@ -102,22 +83,6 @@ def read_stats(stores: Mapping[str, Locks], near: float = NEAR_SECONDS) -> dict[
         The figures by the store's name.
     """
     return {name: locks.stats(near) for name, locks in stores.items()}
-
-
-def total_of(figures: Iterable[Stats]) -> Stats:
-    """Return the figures of several stores together; at least one."""
-    parts = list(figures)
-    oldest = max(parts, key=lambda each: each.oldest_held_for if each.oldest is not None else -1.0)
-    return Stats(
-        locks=sum(each.locks for each in parts),
-        holders=sum(each.holders for each in parts),
-        near_expiry=sum(each.near_expiry for each in parts),
-        waiting=sum(each.waiting for each in parts),
-        oldest=oldest.oldest,
-        oldest_held_for=oldest.oldest_held_for,
-        complete=all(each.complete for each in parts),
-        oldest_part=oldest.oldest_part,
-    )
 
 
 # --- Fields, for JSON ---
@@ -148,6 +113,20 @@ def holder_fields(holder: Holder) -> dict[str, Any]:
         "state": holder.state,
         "permits": holder.permits,
         "fencing_token": holder.fencing_token,
+    }
+
+
+def stats_fields(stats: Stats) -> dict[str, Any]:
+    """Return the figures over all keys of a store."""
+    return {
+        "locks": stats.locks,
+        "holders": stats.holders,
+        "near_expiry": stats.near_expiry,
+        "waiting": stats.waiting,
+        "oldest": stats.oldest,
+        "oldest_held_for": stats.oldest_held_for,
+        "complete": stats.complete,
+        "oldest_part": stats.oldest_part,
     }
 
 

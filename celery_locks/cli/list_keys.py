@@ -31,9 +31,9 @@ from celery_locks.cli.output import (
 )
 from celery_locks.errors import StoreUnavailable
 from celery_locks.keys.names import cursor_of
-from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo
+from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo, Stats
 from celery_locks.stores.types import Holder
-from celery_locks.views import read_all_holders, read_key, read_page, read_stats, total_of
+from celery_locks.views import read_all_holders, read_key, read_page, read_stats
 
 #: How many pages of the store one page of filtered locks may cost.
 MOST_PAGES = 10
@@ -161,7 +161,7 @@ def _nothing(stores: Mapping[str, Locks], searched_all: bool) -> str:
     """Return what a list without a key means."""
     if not searched_all:
         return "No key matches among those searched so far."
-    stats = total_of(read_stats(stores).values())
+    stats = Stats.total(read_stats(stores).values())
     if not stats.locks:
         return "Nothing is held or waited for."
     keys = "1 key is" if stats.locks == 1 else f"{stats.locks} keys are"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -16,7 +15,7 @@ from celery_locks.lock_info import Stats
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.publish import publish_dispatched
-from celery_locks.views import NEAR_SECONDS, read_stats, total_of
+from celery_locks.views import NEAR_SECONDS, read_stats, stats_fields
 
 #: How many locks one look of a sweep passes, and how many looks it takes at most.
 LOCKS, LOOKS = 1_000, 100
@@ -42,9 +41,9 @@ def stats_command(ctx: click.Context, near: float, store: str | None, as_json: b
       celery -A proj locks stats --json
     """
     by_store = read_stats(lists_of(ctx, store), near)
-    stats = total_of(by_store.values())
+    stats = Stats.total(by_store.values())
     if as_json:
-        print_json({**asdict(stats), "stores": {name: asdict(each) for name, each in by_store.items()}})
+        print_json({**stats_fields(stats), "stores": {name: stats_fields(each) for name, each in by_store.items()}})
         return
     _print_stats(stats, near)
     for name, each in by_store.items() if len(by_store) > 1 else ():

@@ -18,7 +18,8 @@ from celery_locks.cli.escapes import printable
 from celery_locks.cli.list_keys import Wanted, find
 from celery_locks.cli.output import COLUMNS, Seconds, lists_of, named, plain_table, rich_table, store_option, table_of
 from celery_locks.errors import StoreUnavailable
-from celery_locks.views import read_stats, total_of
+from celery_locks.lock_info import Stats
+from celery_locks.views import read_stats
 
 #: Columns and rows.
 Table = tuple[Any, list[Any]]
@@ -54,7 +55,7 @@ def watch_command(
 def _look(stores: Mapping[str, Locks], prefix: str, count: int) -> tuple[str, Table]:
     """The title and the rows; where the store is away, the title says so."""
     try:
-        stats = total_of(read_stats(stores).values())
+        stats = Stats.total(read_stats(stores).values())
         found, following = find(stores, Wanted(prefix), None, count)
     except StoreUnavailable as error:
         return one_line(str(error)), table_of([])

@@ -74,12 +74,12 @@ class History:
         with self._mutex:
             listed = set(map(_id, page.items))
             first = name_after(locks_prefix, after) if after else ""
-            last = name_after(locks_prefix, page.next) if page.next else None
+            last = page.last
             for id in [each for each in self._busy - listed if each.startswith(prefix)]:  # it begins with its key
                 name = name_after(locks_prefix, id)
-                key, part = key_and_part(locks_prefix, name)
+                key, _ = key_and_part(name)
                 if key.startswith(prefix) and name > first and (last is None or name <= last):
-                    self._see(LockInfo(key, (), 0, 1, 0, part=part), now)
+                    self._see(LockInfo(name, (), 0, 0), now)
             for info in page.items:
                 if _id(info) in self._stories or (_is_busy(info) and self._has_room(now)):
                     self._see(info, now)

@@ -59,11 +59,12 @@ def part_of(name: str) -> str:
     return "" if name.endswith("}") else name.rpartition("}:")[2]
 
 
-def key_and_part(prefix: str, name: str) -> tuple[str, str]:
+def key_and_part(name: str) -> tuple[str, str]:
     """Return the key that a full name stands for, and which part of it; the inverse of `name_of`."""
+    prefix = name.partition("{")[0]  # a prefix has no braces
     found = None if name.endswith("}") else re.fullmatch(_NAME_OF_PART, name)
     whole, part = (f"{found[1]}}}", found[2]) if found else (name, "")
-    return whole[len(prefix) + 2 : -1].removeprefix("=}"), part
+    return whole[len(prefix) + 1 : -1].removeprefix("=}"), part
 
 
 def cursor_of(key: str, part: str) -> str:

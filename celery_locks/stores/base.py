@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.stores.check_results import is_warning
-from celery_locks.stores.listing import Figures, Names, State
+from celery_locks.stores.listing import LockInfo, NameRange, Page, Stats
 from celery_locks.stores.types import Claim, Granted, Holder, Refused, Renewal, Value
 
 if TYPE_CHECKING:
@@ -220,22 +220,21 @@ class Store(ABC):
         """
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
-    def info(self, name: str) -> State:
+    def info(self, name: str) -> LockInfo:
         """What is known of one lock; at most `MOST_HOLDERS` holders and `MOST_IN_LINE` of those in line are named."""
-        return State(name, self.holders(name), self.held(name), 0)
+        return LockInfo(name, self.holders(name), self.held(name), 0)
 
-    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+    def page(self, names: NameRange) -> Page:
         """Those locks of a range of names that are held or waited for, in order.
 
         Looks at a bounded number of them, and takes what it finds expired from the store's list.
 
         Returns:
-            At most ``names.count`` locks; and the name after which to go on, ``None`` when there are no more. There may
-            be fewer than asked for, even none, and yet more to come: those looked at had expired.
+            At most ``names.count`` locks. There may be fewer, even none, although more follow: the others had expired.
         """
         raise LockConfigError(f"{type(self).__name__} keeps no list of what is held: ask for a key by its name")
 
-    def stats(self, prefix: str, near: float) -> Figures:
+    def stats(self, prefix: str, near: float) -> Stats:
         """Figures over all locks whose names begin with ``prefix`` and ``:``, at a bounded cost.
 
         Args:

@@ -20,8 +20,7 @@ from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
 from celery_locks.stores.capabilities import CAPABILITIES
 from celery_locks.stores.check_results import merge
-from celery_locks.stores.listing import Figures, Names, State, figures_together
-from celery_locks.stores.paging import merged
+from celery_locks.stores.listing import LockInfo, NameRange, Page, Stats, merge_pages
 from celery_locks.stores.parallel import ask, end_idle
 from celery_locks.stores.parallel_waits import DueWaits
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
@@ -126,7 +125,7 @@ class Sharded(Store):
     def delete(self, name: str) -> bool:
         return self.store_of(name).delete(name)
 
-    def info(self, name: str) -> State:
+    def info(self, name: str) -> LockInfo:
         return self.store_of(name).info(name)
 
     # Many locks
@@ -147,12 +146,11 @@ class Sharded(Store):
             raise _failure(answers)
         return reasons
 
-    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
-        pages = dict(zip(self._stores, self._all(lambda store: store.page(names)), strict=True))
-        return merged(pages, names.count)
+    def page(self, names: NameRange) -> Page:
+        return merge_pages(self._all(lambda store: store.page(names)), names.count)
 
-    def stats(self, prefix: str, near: float) -> Figures:
-        return figures_together(self._all(lambda store: store.stats(prefix, near)))
+    def stats(self, prefix: str, near: float) -> Stats:
+        return Stats.total(self._all(lambda store: store.stats(prefix, near)))
 
     # The stores
 
@@ -296,7 +294,7 @@ def _rendezvous(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def _by_function(strategy: Strategy, names: tuple[str, ...], name: str) -> str:
-    key, _ = key_and_part(name.partition(":{")[0], name)
+    key, _ = key_and_part(name)
     shard = strategy(key, names)
     if shard not in names:
         raise LockConfigError(f"the strategy gave {shard!r} for the key {key!r}: give one of {', '.join(names)}", key)

@@ -20,7 +20,7 @@ from celery_locks.aio import AsyncLocks
 from celery_locks.aio import driver as aio_driver
 from celery_locks.aio.workers import Workers
 from celery_locks.renewal import keeper
-from celery_locks.stores.listing import Names
+from celery_locks.stores.listing import NameRange
 from celery_locks.stores.sqlite import SQLiteStore
 from tests.support.faulty_store import FaultyStore
 from tests.support.loop import on_a_loop, soon
@@ -197,7 +197,7 @@ def test_a_release_that_is_under_way_at_the_end_is_made(tmp_path: Path) -> None:
     path = str(tmp_path / "locks.db")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", RELEASE, path], env=environment, check=True, timeout=PATIENCE)
-    assert SQLiteStore(path).page(Names("celery-locks", "celery-locks:", "", 10))[0] == ()
+    assert SQLiteStore(path).page(NameRange("celery-locks", "celery-locks:", "", 10)).items == ()
 
 
 class TestWorkers:

@@ -44,7 +44,7 @@ def test_what_is_held_is_listed_by_key(locks: Locks) -> None:
 def test_odd_keys(locks: Locks, key: str) -> None:
     for each in ODD_KEYS:
         locks.lock(each).acquire()
-    assert key_and_part(locks.prefix, locks._space.name(key)) == (key, "")
+    assert key_and_part(locks._space.name(key)) == (key, "")
     assert sorted(keys(locks)) == sorted(ODD_KEYS)
     assert sorted(keys(locks, prefix=key)) == sorted(each for each in ODD_KEYS if each.startswith(key))
     assert [item.key for item in all_pages(locks, 1)] == keys(locks)

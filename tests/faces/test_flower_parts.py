@@ -209,7 +209,7 @@ def test_contention_is_counted(watched: Watched) -> None:
 
 def test_a_line_is_seen(watched: Watched) -> None:
     for waiting in (0, 3, 4, 0):
-        watched.history.see_key(LockInfo("a", (), min(waiting, 1), 1, waiting), watched.now)
+        watched.history.see_key(LockInfo("celery-locks:{a}", (), min(waiting, 1), waiting), watched.now)
         watched.now += 1
     assert watched.kinds("a") == ["contended"]
     assert [sample[2] for sample in watched.history.of("a")["samples"]] == [3, 4, 0]
@@ -233,7 +233,7 @@ def test_more_holders_than_are_named_have_not_ended(watched: Watched) -> None:
 def test_what_is_kept_for_a_called_task_is_no_holding(watched: Watched) -> None:
     for token in ("ticket:1", "ticket:1", "of the run"):
         held = (Holder("shop.resync[1] on web1", 7 + len(token), 1, 0.0, 3.0, token),)
-        watched.history.see_key(LockInfo("a", held, 1, 1, 0), watched.now)
+        watched.history.see_key(LockInfo("celery-locks:{a}", held, 1, 0), watched.now)
     assert watched.kinds("a") == ["acquired"]
 
 
@@ -246,17 +246,17 @@ def test_history_is_bounded(watched: Watched) -> None:
     began = watched.history.of("a")["since"]
     for number in range(MOST_ENTRIES + MOST_SAMPLES):
         watched.hear("acquired", "a", number)
-        watched.history.see_key(LockInfo("a", (), 0, 1, number % 2), watched.now)
+        watched.history.see_key(LockInfo("celery-locks:{a}", (), 0, number % 2), watched.now)
     of_a = watched.history.of("a")
     assert (len(of_a["entries"]), len(of_a["samples"])) == (MOST_ENTRIES, MOST_SAMPLES)
     assert began is None
-    watched.history.see_key(LockInfo("asked for and never held", (), 0, 1, 0), watched.now)
+    watched.history.see_key(LockInfo("celery-locks:{asked for and never held}", (), 0, 0), watched.now)
     assert "asked for and never held" not in watched.history._stories
 
 
 def test_a_history_begins_where_nothing_is_missing(watched: Watched) -> None:
     now = time.time()
-    watched.history.see_key(LockInfo("a", (), 0, 1, 1), now - 1_000)
+    watched.history.see_key(LockInfo("celery-locks:{a}", (), 0, 1), now - 1_000)
     assert watched.history.of("a")["since"] == moment(now - 1_000)
     watched.now = now - 500
     for number in range(MOST_ENTRIES + 2):
@@ -271,7 +271,9 @@ def test_a_history_begins_where_nothing_is_missing(watched: Watched) -> None:
 
 def scan(history: History, keys: Sequence[str], now: float) -> None:
     """A page of the list on which each of these keys is waited for."""
-    history.see_page("celery-locks", "", None, Page(tuple(LockInfo(key, (), 0, 1, 1) for key in keys), None), now)
+    history.see_page(
+        "celery-locks", "", None, Page(tuple(LockInfo(f"celery-locks:{{{key}}}", (), 0, 1) for key in keys), None), now
+    )
 
 
 def test_promise_48_a_scan_evicts_nothing(watched: Watched) -> None:
@@ -307,7 +309,7 @@ def test_what_was_told_outlives_what_was_seen(watched: Watched) -> None:
     for number in range(MOST_FREED + 1):
         history.freed(f"freed {number}", "", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
     scan(history, [f"seen {number}" for number in range(MOST_KEYS)], 1_000.0)
-    history.see_key(LockInfo("seen 7", (), 0, 1, 1), 1_001.0)  # its page was opened
+    history.see_key(LockInfo("celery-locks:{seen 7}", (), 0, 1), 1_001.0)  # its page was opened
     for number in range(MOST_KEYS - MOST_FREED - 2):
         watched.hear("acquired", f"heard {number}", number)
     assert not [key for key in history._stories if key.startswith("seen") and key != "seen 7"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from celery_locks.stores.base import Store
-from celery_locks.stores.listing import Names, State
+from celery_locks.stores.listing import LockInfo, NameRange
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, RunEndName, Ticket
 from celery_locks.stores.types import TICKET, Claim, Granted, Holder, Refused, Renewal
 from tests.stores.model import Answer, Lock, Model
@@ -264,11 +264,11 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_list_is_as_in_the_model(self) -> None:
-        states, more = self.store.page(Names(PREFIX, f"{PREFIX}:", "", 10))
-        assert more is None
-        assert [state.name for state in states] == [name for name in sorted(self.limits) if self.in_use(name)]
-        for state in states:
-            self.compare_state(state)
+        page = self.store.page(NameRange(PREFIX, f"{PREFIX}:", "", 10))
+        assert page.last is None
+        assert [item.name for item in page.items] == [name for name in sorted(self.limits) if self.in_use(name)]
+        for item in page.items:
+            self.compare_state(item)
 
     @invariant()
     def the_figures_are_as_in_the_model(self) -> None:
@@ -282,7 +282,7 @@ class Machine(RuleBasedStateMachine):
         assert figures.waiting == sum(len(lock.line) for lock in locks.values())
         since = min((lease.since for lease in leases), default=self.model.now)
         oldest = {name for name, lock in locks.items() if any(each.since == since for each in lock.leases.values())}
-        assert figures.oldest in (oldest or {None})
+        assert figures.oldest_name in (oldest or {None})
         assert abs(figures.oldest_held_for - (self.model.now - since)) < TOLERANCE
 
     def in_use(self, name: str) -> bool:
@@ -332,7 +332,7 @@ class Machine(RuleBasedStateMachine):
         assert sorted(told, key=by_ticket) == sorted(right, key=by_ticket), f"dispatched {told}, not {right}"
         self.dispatches += told
 
-    def compare_state(self, state: State) -> None:
+    def compare_state(self, state: LockInfo) -> None:
         lock, limit = self.model.lock(state.name), self.limits[state.name]
         assert state.permits == sum(holder.permits for holder in state.holders) <= limit, "more than there are"
         assert state.waiting == len(lock.line), f"{state.waiting} wait, not {list(lock.line)}"
@@ -345,7 +345,7 @@ class Machine(RuleBasedStateMachine):
             assert abs(holder.expires_in - (lease.deadline - self.model.now)) < TOLERANCE
         self.compare_fences(state.name, {lease.fence: holder.fencing_token for holder, (_, lease) in self.pairs(state)})
 
-    def pairs(self, state: State) -> list[tuple[Holder, tuple[str, Any]]]:
+    def pairs(self, state: LockInfo) -> list[tuple[Holder, tuple[str, Any]]]:
         leases = self.model.lock(state.name).leases
         return [(holder, (holder.token, leases[holder.token])) for holder in state.holders]
 

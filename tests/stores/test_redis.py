@@ -15,7 +15,7 @@ import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store
-from celery_locks.stores.listing import Names
+from celery_locks.stores.listing import NameRange
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.remedies import RIGHTS
 from celery_locks.stores.redis.scripts import FENCE_KEPT
@@ -364,7 +364,7 @@ class TestWhatIsInTheServer:
         store.acquire(claim("a"))
         assert client.exists("p:{k}:until") == 0
         before = store.holders("p:{k}")
-        listed = store.page(Names("p", "p:{", "", 10))[0]
+        listed = store.page(NameRange("p", "p:{", "", 10)).items
         assert isinstance(store.acquire(claim("b")), Refused)  # spread now
         assert client.exists("p:{k}:until") == 1
         after = store.holders("p:{k}")
@@ -374,7 +374,7 @@ class TestWhatIsInTheServer:
         assert after[0].expires_in == pytest.approx(before[0].expires_in, abs=30)
         assert store.release("p:{k}", "a")
         assert store.holders("p:{k}") == ()
-        assert store.page(Names("p", "p:{", "", 10))[0] == ()
+        assert store.page(NameRange("p", "p:{", "", 10)).items == ()
 
 
 class TestAnswers:

@@ -18,7 +18,7 @@ from celery_locks.aio import AsyncLocks
 from celery_locks.keys.names import key_and_part
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
-from celery_locks.stores.listing import Names
+from celery_locks.stores.listing import NameRange
 from celery_locks.stores.parking import Dispatch, Parked, Ticket
 from celery_locks.stores.redis import parts
 from celery_locks.stores.redis.cluster import RedisClusterStore
@@ -232,7 +232,7 @@ class TestMovingSlots:
         assert store.acquire(claim("a", name)) == granted, "the fencing token went along"
         assert others[0].write(name, "a", "text", 60)
         assert others[1].value(name) == "text"
-        assert [state.name for state in others[2].page(Names("p", "p:{", "", 100))[0]] == [name]
+        assert [state.name for state in others[2].page(NameRange("p", "p:{", "", 100)).items] == [name]
         start = time.monotonic()
         store.release(name, "a")
         store.wait(name, "b", 30)
@@ -366,7 +366,7 @@ def with_replica() -> Iterator[tuple[Cluster, RedisServer]]:
 def test_a_lease_lives_through_the_death_of_its_master(with_replica: tuple[Cluster, RedisServer]) -> None:
     cluster, replica = with_replica
     locks = Locks(cluster.url())
-    keys = [key_and_part(locks.prefix, f"celery-locks:{{{number}}}")[0] for number in range(20)]
+    keys = [key_and_part(f"celery-locks:{{{number}}}")[0] for number in range(20)]
     leases = [locks.lock(key, ttl=300, renew=0.5).acquire() for key in keys]
     master = cluster.masters[1]
     there = {lease.key for lease in leases if cluster.owner(slot(lease._claim.name)) is master}

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from celery_locks import Locks
-from celery_locks.stores.listing import Names
+from celery_locks.stores.listing import NameRange, Page
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.types import Claim, Renewal
 from tests.support.proxy import Proxy
@@ -43,14 +43,14 @@ def test_a_page_looks_at_a_bounded_number_of_the_dead(store: RedisStore, client:
     """The marks by deadline were lost, so nothing but a page can find them."""
     client.zadd("p:locks", {f"n{{{number:05}}}": 0 for number in range(3000)})
     hold(store, "zz")
-    states, after = store.page(Names("p", "p:{", "", 100))
-    assert (states, after) == ((), "p:{01099}")
+    page = store.page(NameRange("p", "p:{", "", 100))
+    assert page == Page((), "p:{01099}")
     assert client.zcard("p:locks") == 3000 - 1100 + 4
     pages = 1
-    while after is not None:
-        states, after = store.page(Names("p", "p:{", after, 100))
+    while page.last is not None:
+        page = store.page(NameRange("p", "p:{", page.last, 100))
         pages += 1
-    assert [state.name for state in states] == ["p:{zz}"]
+    assert [item.name for item in page.items] == ["p:{zz}"]
     assert pages == 3
     assert client.zcard("p:locks") == 4
 
@@ -67,10 +67,10 @@ def test_promise_20_what_the_dead_left_on_the_list_goes(store: RedisStore, clien
 def test_a_renewal_puts_back_what_the_list_lost(store: RedisStore, client: redis.Redis) -> None:
     hold(store, "k")
     client.delete("p:locks")
-    assert store.page(Names("p", "p:{", "", 10)) == ((), None)
+    assert store.page(NameRange("p", "p:{", "", 10)) == Page((), None)
     assert store.renew([Renewal("p:{k}", "token k", 60)]) == [None]
-    assert len(store.page(Names("p", "p:{", "", 10))[0]) == 1
-    assert store.stats("p", 1.0).oldest == "p:{k}"
+    assert len(store.page(NameRange("p", "p:{", "", 10)).items) == 1
+    assert store.stats("p", 1.0).oldest_name == "p:{k}"
     assert store.release("p:{k}", "token k")
     assert client.zrange("p:locks", 0, -1) == ["."]
     assert client.pttl("p:locks") > 0
@@ -102,7 +102,7 @@ def test_a_page_costs_the_same_however_many_there_are(start_redis: Callable[...,
         return {name: each["calls"] for name, each in stats.items() if not name.endswith(("|resetstat", "config"))}
 
     def all_costs() -> list[dict[str, int]]:
-        asks = (lambda: store.page(Names("p", "p:{a", "p:{a00050}", 100)), lambda: store.stats("p", 1.0))
+        asks = (lambda: store.page(NameRange("p", "p:{a", "p:{a00050}", 100)), lambda: store.stats("p", 1.0))
         return [costs(ask) for ask in asks]
 
     hold(store, *(f"a{number:05}" for number in range(200)))

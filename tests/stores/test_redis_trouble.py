@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from celery_locks import StoreUnavailable
-from celery_locks.stores.listing import Names
+from celery_locks.stores.listing import NameRange
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.store import BATCH, TOGETHER, RedisStore
 from celery_locks.stores.types import Claim, Granted, Renewal
@@ -116,9 +116,9 @@ def test_promise_37_other_locks_are_listed(store: RedisStore, client: redis.Redi
         store.acquire(claim(key))
         store.acquire(claim(key, "waiter"), line_up=60)
     spoil(client, record)
-    states, after = store.page(Names("p", "p:{", "", 10))
-    assert [state.name for state in states if state.name != BAD] == [name("a"), name("c")]
-    assert after is None
+    page = store.page(NameRange("p", "p:{", "", 10))
+    assert [item.name for item in page.items if item.name != BAD] == [name("a"), name("c")]
+    assert page.last is None
     assert store.stats("p", 1).waiting >= 2
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from celery_locks.errors import LossReason
-from celery_locks.stores.listing import Figures, State, Waiter
+from celery_locks.stores.listing import LockInfo, Page, Stats, Waiter
 from celery_locks.stores.redis.wire.connections import as_text
 from celery_locks.stores.types import Granted, Holder, Refused
 
@@ -47,13 +47,13 @@ def reason_of(answer: Any) -> LossReason | None:
     return None if said == "renewed" else cast(LossReason, said)
 
 
-def state_of(name: str, answer: Sequence[Any]) -> State:
+def state_of(name: str, answer: Sequence[Any]) -> LockInfo:
     """A lock: how many wait, permits held, holders …, and the time."""
     waiting, permits, *holders = answer
-    return State(name, holders_of(holders), int(permits), int(waiting))
+    return LockInfo(name, holders_of(holders), int(permits), int(waiting))
 
 
-def info_of(name: str, answer: Sequence[Any]) -> State:
+def info_of(name: str, answer: Sequence[Any]) -> LockInfo:
     """A lock with its line: what `state_of` reads, and after the permits owner, task and token of each in line."""
     waiting, permits, line, *holders = answer
     texts = [as_text(part) for part in line]
@@ -61,14 +61,14 @@ def info_of(name: str, answer: Sequence[Any]) -> State:
     return replace(state_of(name, (waiting, permits, *holders)), line=waiters)
 
 
-def page_of(answer: Sequence[Any]) -> tuple[tuple[State, ...], str | None]:
+def page_of(answer: Sequence[Any]) -> Page:
     """A page: the time, the last name or nothing, and the locks."""
     now, last, *locks = answer
     states = (state_of(as_text(name), (*rest, now)) for name, *rest in locks)
-    return tuple(states), as_text(last) or None
+    return Page(tuple(states), as_text(last) or None)
 
 
-def figures_of(answer: Sequence[Any]) -> Figures:
+def stats_of(answer: Sequence[Any]) -> Stats:
     locks, holders, near, waiting, complete, oldest, held_for = answer
     counted = (int(locks), int(holders), int(near), int(waiting))
-    return Figures(*counted, as_text(oldest) or None, int(held_for) / MICROSECONDS, complete == 1)
+    return Stats(*counted, as_text(oldest) or None, int(held_for) / MICROSECONDS, complete == 1)

@@ -5,9 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from celery_locks.stores.listing import MOST_COUNTED, MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State
+from celery_locks.stores.listing import (
+    MOST_COUNTED,
+    MOST_IN_LINE,
+    MOST_LISTED,
+    MOST_PASSED_OVER,
+    LockInfo,
+    NameRange,
+    Page,
+    Stats,
+)
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, info_of, page_of
+from celery_locks.stores.redis.answers import MICROSECONDS, info_of, page_of, stats_of
 from celery_locks.stores.redis.calls import call_of
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.wire.protocol import Command
@@ -19,17 +28,17 @@ class RedisListing:
 
     lists = True
 
-    def info(self, name: str) -> State:
+    def info(self, name: str) -> LockInfo:
         return info_of(name, self._run(scripts.INFO, name, "", MOST_HOLDERS, MOST_IN_LINE))
 
-    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+    def page(self, names: NameRange) -> Page:
         # In UTF-8, as the server compares, and so are code points in Python.
         begin = f"(n{names.after}" if names.after >= names.start else f"[n{names.start}"
         looks = names.count + MOST_PASSED_OVER
         return page_of(self._over(scripts.LIST, names.prefix, begin, names.start, names.count, looks, MOST_LISTED))
 
-    def stats(self, prefix: str, near: float) -> Figures:
-        return figures_of(self._over(scripts.STATS, prefix, round(near * MICROSECONDS), MOST_COUNTED))
+    def stats(self, prefix: str, near: float) -> Stats:
+        return stats_of(self._over(scripts.STATS, prefix, round(near * MICROSECONDS), MOST_COUNTED))
 
     def _over(self, script: Script, prefix: str, *args: Any) -> Any:
         keys = (f"{prefix}:locks", f"{prefix}:lines")

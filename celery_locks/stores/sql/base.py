@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import Store
-from celery_locks.stores.listing import Figures, Names, State
+from celery_locks.stores.listing import LockInfo, NameRange, Page, Stats
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
 from celery_locks.stores.sql import listing, values
 from celery_locks.stores.sql.leases import Leases
@@ -95,16 +95,16 @@ class TableStore(Parking, Store):
 
     lists = True
 
-    def info(self, name: str) -> State:
-        def look(session: Session) -> State:
+    def info(self, name: str) -> LockInfo:
+        def look(session: Session) -> LockInfo:
             return replace(listing.state(session, name), line=listing.line(session, name))
 
         return self._read(name, look)
 
-    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+    def page(self, names: NameRange) -> Page:
         return self._read("", lambda session: listing.page(session, names))
 
-    def stats(self, prefix: str, near: float) -> Figures:
+    def stats(self, prefix: str, near: float) -> Stats:
         return self._read("", lambda session: listing.figures(session, f"{prefix}:{{", near))
 
     # --- Values ---

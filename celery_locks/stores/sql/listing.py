@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, MOST_PASSED_OVER, Figures, Names, State, Waiter
+from celery_locks.stores.listing import (
+    MOST_IN_LINE,
+    MOST_LISTED,
+    MOST_PASSED_OVER,
+    LockInfo,
+    NameRange,
+    Page,
+    Stats,
+    Waiter,
+)
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session, microseconds
 from celery_locks.stores.types import TICKET
@@ -39,12 +48,12 @@ def end_of(start: str) -> str:
     return rest[:-1] + chr(_SURROGATES.stop if following in _SURROGATES else following)
 
 
-def state(session: Session, name: str) -> State:
+def state(session: Session, name: str) -> LockInfo:
     """`Store.info`."""
     leases = Leases(session)
     query = "SELECT count(*) FROM celery_locks_waiter WHERE name = ? AND deadline > ?"
     waiting = int(session.execute(query, (name, session.now)).fetchone()[0])
-    return State(name, leases.holders(name), leases.used(name), waiting)
+    return LockInfo(name, leases.holders(name), leases.used(name), waiting)
 
 
 def line(session: Session, name: str) -> tuple[Waiter, ...]:
@@ -58,20 +67,20 @@ def line(session: Session, name: str) -> tuple[Waiter, ...]:
     return tuple(known.get(token) or Waiter(token=token) for token in tokens)
 
 
-def page(session: Session, names: Names) -> tuple[tuple[State, ...], str | None]:
+def page(session: Session, names: NameRange) -> Page:
     """`Store.page`."""
     found, last = _names(session, names)
-    states: list[State] = []
+    states: list[LockInfo] = []
     for name in found:
         if len(states) == names.count:
-            return tuple(states), states[-1].name
+            return Page(tuple(states), states[-1].name)
         one = state(session, name)
         if one.holders or one.waiting:
             states.append(replace(one, holders=one.holders[:MOST_LISTED]))
-    return tuple(states), last
+    return Page(tuple(states), last)
 
 
-def _names(session: Session, names: Names) -> tuple[list[str], str | None]:
+def _names(session: Session, names: NameRange) -> tuple[list[str], str | None]:
     """Return names of locks that may be held or waited for, and the last one looked at; ``None`` at the end."""
     # What has expired stays for a while in the tables: so many names are looked at, and no more.
     most, end = names.count + MOST_PASSED_OVER, end_of(names.start)
@@ -89,7 +98,7 @@ def _names(session: Session, names: Names) -> tuple[list[str], str | None]:
     return first, last if looked == MOST_LOOKED else None
 
 
-def figures(session: Session, start: str, near: float) -> Figures:
+def figures(session: Session, start: str, near: float) -> Stats:
     """`Store.stats` of those names that begin with ``start``."""
     now, living = session.now, (start, end_of(start), session.now)
     leases, waiters = f"SELECT name, since, deadline {_LIVING.format('holder')}", _LIVING.format("waiter")
@@ -121,4 +130,4 @@ def figures(session: Session, start: str, near: float) -> Figures:
         oldest = one(f"SELECT name FROM ({leases}) h WHERE since = ? LIMIT 1", *which, since)[0]
     complete = complete and max(holders, waiting) < MOST_COUNTED
     held_for = 0.0 if since is None else (now - since) / 1e6
-    return Figures(int(locked), int(holders), int(near_expiry), int(waiting), oldest, held_for, complete)
+    return Stats(int(locked), int(holders), int(near_expiry), int(waiting), oldest, held_for, complete)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from celery_locks.stores.base import Store
-from celery_locks.stores.listing import State
+from celery_locks.stores.listing import LockInfo
 from celery_locks.stores.parking import Dispatch, Dropped, Parked, Parking
 from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.ticket_base import TicketTests
@@ -20,7 +20,7 @@ class EarlyParking(TicketTests):
 
     def test_what_is_free_is_not_parked(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
         assert parking.park(self.claim(name), self.ticket(1)) is None
-        assert store.info(name) == State(name, (), 0, 0)
+        assert store.info(name) == LockInfo(name, (), 0, 0)
         assert parking.sweep(prefix, "") == ()
         granted = parking.enter(claim := self.claim(name), self.ticket(1))
         assert isinstance(granted, Granted)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from celery_locks.stores.base import Store
-from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, Figures, Names, State, Waiter
+from celery_locks.stores.listing import MOST_IN_LINE, MOST_LISTED, LockInfo, NameRange, Stats, Waiter
 from celery_locks.stores.types import Claim
 from celery_locks.testing.compliance.base import ODD_NAMES, StoreTests
 
@@ -28,29 +28,30 @@ class ListingCompliance(StoreTests):
         return [f"{prefix}:{{{key}}}" for key in keys]
 
     def page(self, store: Store, prefix: str, start: str = "", after: str = "", count: int = 100) -> list[str]:
-        states, _ = store.page(Names(prefix, f"{prefix}:{{{start}", after, count))
-        return [state.name for state in states]
+        page = store.page(NameRange(prefix, f"{prefix}:{{{start}", after, count))
+        return [item.name for item in page.items]
 
-    def states(self, store: Store, prefix: str) -> tuple[State, ...]:
-        return store.page(Names(prefix, f"{prefix}:{{", "", 100))[0]
+    def states(self, store: Store, prefix: str) -> tuple[LockInfo, ...]:
+        return store.page(NameRange(prefix, f"{prefix}:{{", "", 100)).items
 
     def pages(self, store: Store, prefix: str, count: int) -> Iterator[list[str]]:
         """All pages, one after the other."""
         after: str | None = ""
         while after is not None:
-            states, after = store.page(Names(prefix, f"{prefix}:{{", after, count))
-            yield [state.name for state in states]
+            page = store.page(NameRange(prefix, f"{prefix}:{{", after, count))
+            yield [item.name for item in page.items]
+            after = page.last
 
     def hold(self, store: Store, name: str, ttl: float | None = None, limit: int = 1, permits: int = 1) -> Claim:
         holder = self.claim(name, ttl, limit, permits)
         self.granted(store, holder)
         return holder
 
-    def figures(self, store: Store, prefix: str, near: float = 1.0) -> Figures:
+    def figures(self, store: Store, prefix: str, near: float = 1.0) -> Stats:
         """The figures, without the oldest."""
         figures = store.stats(prefix, near)
         assert (figures.oldest is None) == (figures.holders == 0)
-        return Figures(figures.locks, figures.holders, figures.near_expiry, figures.waiting, complete=figures.complete)
+        return Stats(figures.locks, figures.holders, figures.near_expiry, figures.waiting, complete=figures.complete)
 
     # Pages
 
@@ -69,7 +70,7 @@ class ListingCompliance(StoreTests):
         self.hold(store, f"{prefix}x:{{key}}")
         self.hold(store, f"{prefix}:x:{{key}}")
         assert self.page(store, prefix) == []
-        assert self.figures(store, prefix) == Figures(0, 0, 0, 0)
+        assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
 
     def test_a_page_begins_with_what_it_is_asked_for(self, store: Store, prefix: str) -> None:
         names = self.names_of(prefix, "user:1", "user:2", "user", "users:1", "shop:1", "user:🧀")
@@ -113,7 +114,7 @@ class ListingCompliance(StoreTests):
         for claim in claims:
             store.release(claim.name, claim.token)
         assert self.page(store, prefix) == []
-        assert self.figures(store, prefix) == Figures(0, 0, 0, 0)
+        assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
 
     def test_the_expired_are_not_listed(self, store: Store, prefix: str) -> None:
         names = sorted(self.names_of(prefix, *range(40)))
@@ -133,7 +134,7 @@ class ListingCompliance(StoreTests):
         self.granted(store, holder)  # the same once more prolongs too
         assert self.figures(store, prefix).holders == 1
         store.release(name, holder.token)
-        assert self.figures(store, prefix) == Figures(0, 0, 0, 0)
+        assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
 
     def test_who_adopts_or_replaces_is_listed(self, store: Store, prefix: str, name: str) -> None:
         first = self.hold(store, name)
@@ -166,17 +167,17 @@ class ListingCompliance(StoreTests):
         self.in_line(store, waiter)
         store.release(name, holder.token)
         assert [(state.holders, state.waiting) for state in self.states(store, prefix)] == [((), 1)]
-        assert self.figures(store, prefix) == Figures(1, 0, 0, 1)
+        assert self.figures(store, prefix) == Stats(1, 0, 0, 1)
         store.leave(name, waiter.token)
         assert self.page(store, prefix) == []
-        assert self.figures(store, prefix) == Figures(0, 0, 0, 0)
+        assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
 
     def test_a_line_of_the_dead_is_not_listed(self, store: Store, prefix: str, name: str) -> None:
         holder = self.hold(store, name)
         self.refused(store, self.claim(name), self.short)
         store.release(name, holder.token)
         self.pass_time(self.short)
-        assert self.figures(store, prefix) == Figures(0, 0, 0, 0)
+        assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
         assert self.page(store, prefix) == []
 
     def test_only_so_many_holders_are_listed(self, store: Store, prefix: str, name: str) -> None:
@@ -199,23 +200,23 @@ class ListingCompliance(StoreTests):
         assert store.info(name).waiting == MOST_IN_LINE + 2
 
     def test_nothing_is_known_of_a_free_lock(self, store: Store, name: str) -> None:
-        assert store.info(name) == State(name, (), 0, 0)
+        assert store.info(name) == LockInfo(name, (), 0, 0)
 
     # Figures
 
     def test_figures(self, store: Store, another: Store, prefix: str) -> None:
-        assert self.figures(store, prefix) == Figures(0, 0, 0, 0)
+        assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
         first, second, third = self.names_of(prefix, "1", "2", "3")
         self.hold(store, first, ttl=self.long / 2)
         self.hold(store, second, limit=3)
         self.hold(store, second, limit=3)
         self.in_line(another, self.claim(first), self.claim(first), self.claim(second))
         self.hold(store, third, ttl=self.short)
-        assert self.figures(another, prefix, self.long / 2 + 1) == Figures(3, 4, 2, 3)
+        assert self.figures(another, prefix, self.long / 2 + 1) == Stats(3, 4, 2, 3)
         self.pass_time(self.short)
-        assert self.figures(another, prefix, self.long / 2 + 1) == Figures(2, 3, 1, 3)
+        assert self.figures(another, prefix, self.long / 2 + 1) == Stats(2, 3, 1, 3)
         store.force_release(second)
-        assert self.figures(another, prefix, self.long / 2 + 1) == Figures(2, 1, 1, 3)
+        assert self.figures(another, prefix, self.long / 2 + 1) == Stats(2, 1, 1, 3)
 
     def test_the_oldest(self, store: Store, prefix: str) -> None:
         first, second, third = self.names_of(prefix, "z", "y", "x")
@@ -225,7 +226,7 @@ class ListingCompliance(StoreTests):
         self.pass_time(self.short)
         self.hold(store, third)
         figures = store.stats(prefix, 1.0)
-        assert figures.oldest == second, "the first has expired"
+        assert figures.oldest_name == second, "the first has expired"
         assert self.short <= figures.oldest_held_for < self.patience
         store.release(second, holder.token)
-        assert store.stats(prefix, 1.0).oldest == third
+        assert store.stats(prefix, 1.0).oldest_name == third

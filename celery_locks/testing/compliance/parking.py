@@ -7,7 +7,7 @@ from dataclasses import replace
 from threading import Thread
 
 from celery_locks.stores.base import Store
-from celery_locks.stores.listing import Figures, Names
+from celery_locks.stores.listing import NameRange, Page, Stats
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking
 from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.adoption import HandedOver
@@ -205,14 +205,14 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         self.end(parking, name, holder.token)  # dispatches the first, for whom the permits are kept
         assert store.info(name).waiting == 2
         if store.lists:
-            (state,), _ = store.page(Names(prefix, prefix, "", 10))
+            (state,) = store.page(NameRange(prefix, prefix, "", 10)).items
             assert (len(state.holders), state.waiting) == (1, 2)
         for number in (1, 2, 3):
             parking.finish(name, self.ticket(number).id)
         assert store.info(name).waiting == 0
         if store.lists:
-            assert store.page(Names(prefix, prefix, "", 10)) == ((), None)
-            assert store.stats(prefix, 1.0) == Figures(0, 0, 0, 0)
+            assert store.page(NameRange(prefix, prefix, "", 10)) == Page((), None)
+            assert store.stats(prefix, 1.0) == Stats(0, 0, 0, 0)
 
     # Copies
 

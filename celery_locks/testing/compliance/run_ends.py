@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from celery_locks.stores.base import Store
-from celery_locks.stores.listing import State
+from celery_locks.stores.listing import LockInfo
 from celery_locks.stores.parking import Dropped, Parked, Parking, RunEndName
 from celery_locks.stores.types import Granted, Renewal
 from celery_locks.testing.compliance.ticket_base import TicketTests
@@ -24,7 +24,7 @@ class RunEnds(TicketTests):
     def test_a_run_that_did_not_end_for_good_runs_again(self, store: Store, parking: Parking, name: str) -> None:
         claim = self.run(store, parking, name, 1)
         assert self.end(parking, name, claim.token, "again") == (True, ())
-        assert store.info(name) == State(name, (), 0, 0), "an ended ticket holds nothing and stands in no line"
+        assert store.info(name) == LockInfo(name, (), 0, 0), "an ended ticket holds nothing and stands in no line"
         again = self.claim(name)
         assert isinstance(parking.enter(again, self.ticket(1)), Granted)
         assert self.enter(parking, name, 1) == Dropped("running")
@@ -177,7 +177,7 @@ class RunEnds(TicketTests):
     ) -> None:
         claim = self.run(store, parking, name, 1)
         assert self.end(parking, name, claim.token, "stored") == (True, ())
-        assert store.info(name) == State(name, (), 0, 0), "an ended ticket holds nothing and stands in no line"
+        assert store.info(name) == LockInfo(name, (), 0, 0), "an ended ticket holds nothing and stands in no line"
         token = self.enter_granted(parking, name, 1)
         self.end(parking, name, token, "stored")
         parking.finish(name, "task 1:0", token)
@@ -329,7 +329,7 @@ class RunEnds(TicketTests):
         if owed:
             assert self.enter(parking, name, 1) == Dropped("running")
         assert self.end(parking, name, claim.token, "rejected") == (True, ())
-        assert store.info(name) == State(name, (), 0, 0), "an ended ticket holds nothing and stands in no line"
+        assert store.info(name) == LockInfo(name, (), 0, 0), "an ended ticket holds nothing and stands in no line"
         assert parking.sweep(prefix, "") == ()
         self.pass_time(max(self.first_dispatch, self.store_grace))
         assert parking.sweep(prefix, "") == ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from celery_locks._runtime.clock import monotonic
@@ -17,15 +18,14 @@ from celery_locks.stores.listing import (
     MOST_COUNTED,
     MOST_LISTED,
     MOST_PASSED_OVER,
-    Figures,
-    Names,
-    State,
-    figures_together,
+    NameRange,
+    Page,
+    Stats,
+    merge_pages,
 )
-from celery_locks.stores.paging import FIRST_LOOK, merged, to_ask_again
 from celery_locks.stores.parking import Dispatch
 from celery_locks.stores.redis import checks, scripts
-from celery_locks.stores.redis.answers import MICROSECONDS, figures_of, page_of, reason_of
+from celery_locks.stores.redis.answers import MICROSECONDS, page_of, reason_of, stats_of
 from celery_locks.stores.redis.calls import Send, call_of, command_of, evalsha
 from celery_locks.stores.redis.cluster.fan_out import FanOut, TooFewError
 from celery_locks.stores.redis.cluster.nodes import Nodes
@@ -44,6 +44,8 @@ from celery_locks.stores.types import Renewal
 if TYPE_CHECKING:
     import redis
 
+#: How many locks of each part are requested at first. Names are spread evenly, so a page has few of each part.
+FIRST_LOOK = 8
 #: Seconds between two looks at what is due: a list for each part can't be waited for with one command.
 LOOK = 0.5
 #: How many names a tried write makes at most until it has one on each master.
@@ -139,16 +141,14 @@ class RedisClusterStore(RedisStore):
 
     # All locks
 
-    def page(self, names: Names) -> tuple[tuple[State, ...], str | None]:
+    def page(self, names: NameRange) -> Page:
         looks = names.count + MOST_PASSED_OVER
         pages = self._pages({tag: (names.after, min(names.count, FIRST_LOOK)) for tag in TAGS}, names, looks)
-        again = to_ask_again(pages, names.count)
+        again = _incomplete(pages, names.count)
         pages |= self._pages(dict.fromkeys(again, (names.after, names.count)), names, looks)
-        return merged(pages, names.count)
+        return merge_pages(list(pages.values()), names.count)
 
-    def _pages(
-        self, wanted: Mapping[str, tuple[str, int]], names: Names, looks: int
-    ) -> dict[str, tuple[tuple[State, ...], str | None]]:
+    def _pages(self, wanted: Mapping[str, tuple[str, int]], names: NameRange, looks: int) -> dict[str, Page]:
         """A page of each part: those after a name, so many."""
         args = {}
         for tag, (after, count) in wanted.items():
@@ -156,16 +156,16 @@ class RedisClusterStore(RedisStore):
             args[tag] = (begin, tag + names.start, count, looks, MOST_LISTED)
         found = {}
         for tag, answer in self._of_parts(scripts.LIST, names.prefix, args).items():
-            states, after_all = page_of(answer)
-            plain = tuple(State(untagged(each.name), each.holders, each.permits, each.waiting) for each in states)
-            found[tag] = (plain, None if after_all is None else untagged(after_all))
+            page = page_of(answer)
+            items = tuple(replace(item, name=untagged(item.name)) for item in page.items)
+            found[tag] = Page(items, None if page.last is None else untagged(page.last))
         return found
 
-    def stats(self, prefix: str, near: float) -> Figures:
+    def stats(self, prefix: str, near: float) -> Stats:
         args = dict.fromkeys(TAGS, (round(near * MICROSECONDS), MOST_COUNTED))
-        parts = [figures_of(answer) for answer in self._of_parts(scripts.STATS, prefix, args).values()]
-        whole = figures_together(parts)
-        return whole if whole.oldest is None else replace(whole, oldest=untagged(whole.oldest))
+        parts = [stats_of(answer) for answer in self._of_parts(scripts.STATS, prefix, args).values()]
+        whole = Stats.total(parts)
+        return whole if whole.oldest_name is None else replace(whole, oldest_name=untagged(whole.oldest_name))
 
     def _of_parts(self, script: Script, prefix: str, args: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """What a script over the list answers for each of some parts."""
@@ -282,6 +282,13 @@ class RedisClusterStore(RedisStore):
 def open_cluster(url: str) -> RedisClusterStore:
     """The store at a URL: ``redis+cluster://user:password@host1,host2:6379``; ``rediss+cluster://`` speaks TLS."""
     return RedisClusterStore(url)
+
+
+def _incomplete(pages: Mapping[str, Page], count: int) -> list[str]:
+    """Return the parts that may have more locks for a page of ``count``."""
+    first = nsmallest(count, (item.name for page in pages.values() for item in page.items))
+    end = first[-1] if len(first) == count else None
+    return [tag for tag, page in pages.items() if page.last is not None and (end is None or page.last < end)]
 
 
 def _tells_of_something(answer: Any) -> bool:
