@@ -33,7 +33,7 @@ from celery_locks import Lease, LockLost
 from celery_locks._runtime import threads
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.types import Claim
-from celery_locks.tasks.abort import Aborted, guard_here
+from celery_locks.tasks.abort import Aborted, guard_for
 from celery_locks.tasks.abort.greenlet import GreenletGuard
 from celery_locks.tasks.abort.signal import SignalGuard
 from celery_locks.tasks.abort.thread import ThreadGuard
@@ -70,7 +70,7 @@ class Thief:
 def race(thief: Thief, dice: random.Random, pause: Callable[[], object], outcomes: Counter[str], depth: int) -> None:
     claim = Claim("name", f"token {next(_numbers)}", "owner", 60)
     lease = Lease(MemoryStore(), claim, "key", 1, time.monotonic())
-    guard = guard_here(lease)
+    guard = guard_for(lease)
     start = time.perf_counter()
     ends, lost = start + dice.random() * WINDOW, start + dice.random() * WINDOW
     thief.lose(lease, lost)
