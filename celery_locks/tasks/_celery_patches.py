@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
-from importlib import import_module
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -43,14 +42,6 @@ class Patch(NamedTuple):
     versions: str
     why: str
     install: Callable[..., object]
-
-    def original(self) -> Any:
-        """Return the function of Celery or kombu, also when it is replaced at present."""
-        module, _, path = self.target.partition(":")
-        value: Any = import_module(module)
-        for name in path.split("."):
-            value = value[name] if isinstance(value, Mapping) else getattr(value, name)
-        return inspect.unwrap(value)
 
 
 def install_for_new_tasks(before_autoretry: Callable[[Task], None], after_autoretry: Callable[[Task], None]) -> None:
@@ -309,7 +300,8 @@ def wrap_autoretry(task: Task, call: Callable[..., Any]) -> None:
     def run(*args: Any, **kwargs: Any) -> Any:
         return call(task, autoretry, args, kwargs)
 
-    task._orig_run = type(task).run.__get__(task)
+    # Autoretry calls this attribute. It may still be the run() of the class that the task had before.
+    task._orig_run = inspect.getattr_static(type(task), "run").__get__(task, type(task))
     task.run = run
 
 

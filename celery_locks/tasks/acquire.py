@@ -16,7 +16,7 @@ from celery_locks.lock import Lock, who_holds
 from celery_locks.renewal import keeper
 from celery_locks.stores.parking import tickets_of
 from celery_locks.stores.types import Claim, Refused, Renewal
-from celery_locks.tasks.messages.header import fields_of, for_later, store_in
+from celery_locks.tasks.messages.header import fields_of, headers_for_later, store_in
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.policies.base import Contention, ContentionPolicy, Skipped
 from celery_locks.tasks.policies.basic import POLICIES
@@ -43,7 +43,7 @@ class Entered:
 
 @dataclass
 class Entry:
-    """The begin of a run.
+    """The beginning of a run.
 
     Attributes:
         task: The task.
@@ -100,7 +100,7 @@ class Entry:
             result = self._enter_once_for_a_message(self._keep_lasting if scope.lasting else self._release_key)
         if isinstance(result, Entered) and self.request.id:
             later = {"started": True} if scope.call and not scope.run_adopts else {}
-            self.request.headers = for_later(self.request.headers, self.request.id, **later)
+            self.request.headers = headers_for_later(self.request.headers, self.request.id, **later)
         return result
 
     def _token_for(self, name: str) -> str:
@@ -108,7 +108,7 @@ class Entry:
         return str(self.ours.get("token", "")) if self.ours.get("lock") == name else ""
 
     def _release_call_unless(self, adopter: Lease) -> None:
-        """Release the call's lease if it is on another lock than the run's, because a deploy changed the scope."""
+        """Release the call's lease if it is on another lock than the run's. A deploy may have changed the scope."""
         token, name = self.ours.get("token"), self.ours.get("lock")
         if token and "lasting" not in self.ours and name != adopter._claim.name:
             keeper().release_later(self.locks.store, str(name), str(token), self.spec.options.ttl)

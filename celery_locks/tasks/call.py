@@ -138,7 +138,7 @@ def _refused(task: TaskWithLock, key: str, policy: str, holders: list[str], send
     error = LockContended(f"{key!r} is not available: {who_holds(holders)}", key, holders)
     text = f"{task.name}[{task_id}] was refused at its call: {error}"
     _logging.line(logger, logging.INFO, "refused", text, key=key, task=task.name, task_id=task_id, holders=holders)
-    if _awaited(options):
+    if options.get("chain") is not None or any(options.get(name) for name in _AWAITED):
         if task_id in map(owners.task_id_of, holders):  # ``self.replace()``: the task gives way to this one
             return send(options)
         ours = {"id": task_id, "key": key, "refused": policy, "holders": holders}
@@ -152,10 +152,6 @@ def _refused(task: TaskWithLock, key: str, policy: str, holders: list[str], send
                 return task.AsyncResult(existing)
         error = LockContended(f"{error}. That is no task, so there is no existing result", key, holders)
     raise error
-
-
-def _awaited(options: Mapping[str, Any]) -> bool:
-    return options.get("chain") is not None or any(options.get(name) for name in _AWAITED)
 
 
 def _skipped(task: TaskWithLock, task_id: str, skipped: Skipped, options: Mapping[str, Any]) -> Any:

@@ -28,7 +28,7 @@ from celery_locks.tasks._celery_patches import (
 from celery_locks.tasks.marks import MARK, Mark, MarksStep, check_not_marked, mark_of, new_mark
 from celery_locks.tasks.options import DECORATED, TASK_PREFIX, checked_options
 from celery_locks.tasks.policies.basic import check_call_side
-from celery_locks.tasks.run import run_around
+from celery_locks.tasks.run import run_with_autoretry
 from celery_locks.tasks.signatures import async_error, call_signature, is_async
 from celery_locks.tasks.task import LockedTask, check_lockable, prepare
 
@@ -99,9 +99,9 @@ def single_instance(target: Any = None, **options: Unpack[LockKeywords]) -> Any:
 
 
 def lock_task(task: Task, mark: Mark) -> None:
-    """Make a task that exists a locked one.
+    """Make an existing task a locked one.
 
-    A task that can't be locked refuses every call and run from then on: the process may catch the error and go on.
+    If it can't be locked, the task refuses all calls and runs from then on, as the process may catch the error.
     """
     mark.used = True
     if vars(type(task)).get(MARK) is mark:
@@ -109,7 +109,7 @@ def lock_task(task: Task, mark: Mark) -> None:
     try:
         vars(task).pop("_locks_spec", None)
         change_class(task, _locked_class(type(task), mark))
-        wrap_autoretry(task, run_around)
+        wrap_autoretry(task, run_with_autoretry)
     except Exception as error:
         task.apply_async = task.run = partial(_refuse, error)
         raise
@@ -120,25 +120,25 @@ def _refuse(reason: Exception, *args: Any, **kwargs: Any) -> None:
 
 
 def _locked_class(cls: type[Task], mark: Mark) -> type[Task]:
-    """Return the class of a locked task. Attributes of the user's class come before those of `LockedTask`.
+    """Return a locked subclass of a task's class. Attributes of the user's class come before those of `LockedTask`.
 
     Raises:
         LockConfigError: The class is decorated already, or can't be locked.
     """
     mark.used = True
-    check_not_decorated(vars(cls).get(MARK), mark, cls.__qualname__)
-    attributes = {TASK_PREFIX + name: _as_attribute(value) for name, value in mark.options.items()}
+    _check_not_decorated(vars(cls).get(MARK), mark, cls.__qualname__)
+    attributes = {
+        TASK_PREFIX + name: staticmethod(value) if inspect.isfunction(value) else value
+        for name, value in mark.options.items()
+    }
     attributes |= {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": cls.__dict__.get("abstract", True)}
     attributes |= {MARK: mark, DECORATED: cls}
-    if issubclass(cls, LockedTask):
-        return _new_class(cls, (cls,), attributes)
-    taken = [name for name in _RESERVED if hasattr(cls, name)]
-    if taken:
-        raise LockConfigError(f"{cls.__qualname__} has an attribute {taken[0]}, which locked tasks use: rename it")
-    return _new_class(cls, (cls, LockedTask), attributes)
-
-
-def _new_class(cls: type[Task], bases: tuple[type, ...], attributes: dict[str, Any]) -> type[Task]:
+    bases: tuple[type, ...] = (cls,)
+    if not issubclass(cls, LockedTask):
+        bases = (cls, LockedTask)
+        taken = [name for name in _RESERVED if hasattr(cls, name)]
+        if taken:
+            raise LockConfigError(f"{cls.__qualname__} has an attribute {taken[0]}, which locked tasks use: rename it")
     made: type[Task] = types.new_class(cls.__name__, bases, exec_body=lambda names: names.update(attributes))
     made.__qualname__ = cls.__qualname__
     prepare(made)  # the user's class may have an __init_subclass__() of its own
@@ -146,11 +146,7 @@ def _new_class(cls: type[Task], bases: tuple[type, ...], attributes: dict[str, A
     return made
 
 
-def _as_attribute(value: Any) -> Any:
-    return staticmethod(value) if inspect.isfunction(value) else value
-
-
-def check_not_decorated(present: Any, mark: Mark, name: str) -> None:
+def _check_not_decorated(present: Any, mark: Mark, name: str) -> None:
     """Check that a function or task has no other mark.
 
     Raises:
@@ -167,7 +163,7 @@ def _mark(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     if is_async(function):
         raise async_error(name)
     mark = new_mark(options, function)
-    check_not_decorated(mark_of(function), mark, name)
+    _check_not_decorated(mark_of(function), mark, name)
     # Checked now, so that the error points at the decorator. Whether ``self`` is an argument is not known yet.
     call_signature(function).key_maker(options.get("key"), name)
     try:
@@ -223,7 +219,7 @@ def _before_autoretry(task: Task) -> None:
 
 def _after_autoretry(task: Task) -> None:
     if isinstance(task, LockedTask):
-        wrap_autoretry(task, run_around)
+        wrap_autoretry(task, run_with_autoretry)
 
 
 install_for_new_tasks(_before_autoretry, _after_autoretry)

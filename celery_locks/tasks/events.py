@@ -8,7 +8,7 @@ ends, or until the next unknown state.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
@@ -51,20 +51,18 @@ def are_enabled(app: Any) -> bool:
     return bool(_enabled[0] or app.conf.worker_send_task_events)
 
 
-def send_waiting(task: Any, meta: Mapping[str, Any]) -> None:
-    """Report that the task's present request was parked."""
-    _send(task, "task-waiting", **meta)
-
-
 def send_running(task: Any) -> None:
     """Report that the turn of the task's present request has come, if it was parked."""
     if are_enabled(task.app) and "ticket" in fields_of(task.request):
-        _send(task, "task-running")
+        send(task, "task-running")
 
 
-def send_retried(task: Any, error: BaseException) -> None:
-    """Report that the task's present request was deferred, as Celery reports a retry."""
-    _send(task, "task-retried", exception=repr(error), traceback="")
+def send(task: Any, kind: str, **fields: Any) -> None:
+    """Send an event about the task's present request. An error is logged, and the task goes on."""
+    try:
+        task.send_event(kind, retry=False, **fields)
+    except Exception as error:
+        logger.warning("the event %s was not sent for %s[%s]: %s", kind, task.name, task.request.id, error)
 
 
 def store_state(task: Any, state: str, store: Callable[[], object]) -> None:
@@ -79,10 +77,3 @@ def store_state(task: Any, state: str, store: Callable[[], object]) -> None:
         store()
     except Exception as error:
         logger.warning("the state %s of %s[%s] was not stored: %s", state, task.name, task.request.id, error)
-
-
-def _send(task: Any, kind: str, **fields: Any) -> None:
-    try:
-        task.send_event(kind, retry=False, **fields)
-    except Exception as error:  # the task goes on
-        logger.warning("the event %s was not sent for %s[%s]: %s", kind, task.name, task.request.id, error)

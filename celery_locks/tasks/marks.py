@@ -92,7 +92,7 @@ def check_app(app: Any) -> None:
     tasks = list(app.tasks.values())
     locking = {mark for task in tasks for each in type(task).__mro__ if isinstance(mark := vars(each).get(MARK), Mark)}
     for task in tasks:
-        for mark in marks_behind(task):
+        for mark in marks_in_body(task):
             if mark not in locking:
                 raise LockConfigError(
                     f"the task {task.name} is not locked by the single_instance of {mark.place}: a decorator between "
@@ -104,7 +104,7 @@ def check_app(app: Any) -> None:
         logger.warning("single_instance has no effect on %s: no task is made of it", ", ".join(unused))
 
 
-def marks_behind(task: Task) -> Iterator[Mark]:
+def marks_in_body(task: Task) -> Iterator[Mark]:
     """Yield the marks of all functions that the body of a task may call, through decorators of any kind."""
     bodies = [inspect.getattr_static(type(task), name, None) for name in ("run", "__call__")]
     todo, seen = [each for each in bodies if each is not None], set[int]()

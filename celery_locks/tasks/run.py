@@ -29,7 +29,7 @@ from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_re
 from celery_locks.tasks.run_end import RunEnd, end_of
 from celery_locks.tasks.spec import TaskLock, TaskWithLock
 from celery_locks.tasks.worker import journal
-from celery_locks.tasks.worker.revoke import finish_safely, settle_message_safely
+from celery_locks.tasks.worker.revoke import finish_ticket_safely, settle_message_safely
 
 logger = _logging.logger(__name__)
 
@@ -53,9 +53,9 @@ class Run:
     entry: Entry | None = None
     #: The lease that the body sees.
     lease: Lease | None = None
-    #: The lease without which the body must not go on.
+    #: The lease whose loss stops the body.
     guard: Lease | None = None
-    #: Retries that the body asked for. They are published after the lease was released, so that it is not in their way.
+    #: Retries of the body, published after the release so that they don't find the key held by this run.
     postponed: list[PostponedRetry] = field(default_factory=list)
     #: How it ended; ``None`` while that is unknown.
     end: RunEnd | None = None
@@ -121,7 +121,7 @@ class Run:
         if self.refused:
             settle_message_safely(self.task.app, self.request.headers, self.request.id)
         if self.entry is not None and self.entry.ticket and not self._finished:
-            finish_safely(self.entry.locks, self.entry.key, self.entry.ticket, self.entry.ticket_token)
+            finish_ticket_safely(self.entry.locks, self.entry.key, self.entry.ticket, self.entry.ticket_token)
 
 
 #: Runs that are open, or whose ticket ends when their result is stored, by the ``id()`` of their request.
@@ -186,7 +186,9 @@ def run_locked(task: TaskWithLock, body: Callable[..., Any], args: tuple[Any, ..
     return body(*args, **kwargs)
 
 
-def run_around(task: TaskWithLock, autoretry: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_with_autoretry(
+    task: TaskWithLock, autoretry: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """Open a run around Celery's autoretry, which calls `run_locked`: the retry is published within the run."""
     request = task.request
     if run_of(task) is None and _takes_lease(task, request):

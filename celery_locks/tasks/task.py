@@ -24,7 +24,7 @@ from celery_locks.tasks import call
 from celery_locks.tasks._celery_patches import is_made_of_function
 from celery_locks.tasks.events import TaskEventsStep
 from celery_locks.tasks.marks import check_not_marked
-from celery_locks.tasks.messages.header import fields_in, number_messages_of, ours_alone, with_fields
+from celery_locks.tasks.messages.header import fields_in, number_messages_of, our_header_of, with_fields
 from celery_locks.tasks.option_types import Duration, Key, OnContention
 from celery_locks.tasks.options import (
     TASK_PREFIX,
@@ -223,15 +223,15 @@ class LockedTask(Task):
         given = {**fields_in(options.get("headers"), options.get("task_id")).get("options", {}), **own}
         publish = super().apply_async
 
-        def send(**options: Any) -> Any:
+        def send(options: dict[str, Any]) -> Any:
             return publish(args, kwargs, **(_with_call_options(options, given) if own else options))
 
         locked = given.get("enabled", self.locks_runs()) and not is_celerys_own(self.name)
         spec = self.lock_spec.with_options(given) if locked or own else None
         key = self._key_of_call(spec, args, kwargs) if spec is not None and locked else None
         if spec is not None and key is not None and spec.scope.call and call.is_new_call(self, options):
-            return call.call(self, spec, key, lambda options: send(**options), options)
-        return send(**options)
+            return call.call(self, spec, key, send, options)
+        return send(options)
 
     def apply(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Run the task in this process, as Celery does. Options with the prefix ``lock_`` replace the task's options.
@@ -269,7 +269,7 @@ class LockedTask(Task):
 
         def retry(throw: bool) -> Retry:
             if "headers" in options:  # Celery sends these headers only
-                options["headers"] = {**(options["headers"] or {}), **ours_alone(self.request)}
+                options["headers"] = {**(options["headers"] or {}), **our_header_of(self.request)}
             return super(LockedTask, self).retry(
                 args, kwargs, exc, throw, eta=eta, countdown=countdown, max_retries=max_retries, **options
             )

@@ -6,7 +6,7 @@ import random
 import sys
 
 from celery_locks.tasks.worker import journal
-from celery_locks.tasks.worker.stale_records import remove_stale_folders
+from celery_locks.tasks.worker.stale_folders import remove_stale_folders
 
 #: Few, so that the first and the last life of a site often meet.
 SITES = ("one", "two")

@@ -6,6 +6,7 @@ import inspect
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,17 @@ def app() -> Iterator[Celery]:
     app.close()
 
 
+def path_of(target: str) -> list[str]:
+    return target.partition(":")[2].split(".")
+
+
+def attribute_of(value: Any, name: str) -> Any:
+    """The attribute itself, of a class as the class has it; or the item of a mapping."""
+    if isinstance(value, Mapping):
+        return value[name]
+    return inspect.getattr_static(value, name) if inspect.isclass(value) else getattr(value, name)
+
+
 def nothing() -> None:
     """The body of a task."""
 
@@ -39,7 +51,9 @@ def nothing() -> None:
 @pytest.mark.parametrize("patch", PATCHES, ids=[patch.target for patch in PATCHES])
 def test_the_patched_function_has_the_parameters_that_the_patch_relies_on(patch: Patch) -> None:
     try:
-        original = patch.original()
+        original = inspect.unwrap(
+            reduce(attribute_of, path_of(patch.target), import_module(patch.target.split(":")[0]))
+        )
     except (ImportError, AttributeError, KeyError) as error:
         pytest.fail(
             f"Celery {celery.__version__} has no {patch.target} ({error!r}); it was patched because: {patch.why}"
@@ -53,11 +67,8 @@ def test_the_patched_function_has_the_parameters_that_the_patch_relies_on(patch:
 
 @pytest.mark.parametrize("name", PRIVATE_NAMES)
 def test_a_private_name_that_is_read_exists(name: str) -> None:
-    module, _, path = name.partition(":")
-    value: Any = import_module(module)
     try:
-        for attribute in path.split("."):
-            value = inspect.getattr_static(value, attribute) if inspect.isclass(value) else getattr(value, attribute)
+        reduce(attribute_of, path_of(name), import_module(name.split(":")[0]))
     except AttributeError:
         pytest.fail(f"Celery {celery.__version__} has no {name}, which celery_locks/tasks/_celery_patches.py reads")
 

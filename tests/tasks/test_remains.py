@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from celery_locks.tasks.worker.liveness import new_worker_folder
-from celery_locks.tasks.worker.stale_records import FOUND_DEAD, KEEP_SECONDS, remove_stale_folders
+from celery_locks.tasks.worker.stale_folders import FOUND_DEAD, KEEP_SECONDS, remove_stale_folders
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop

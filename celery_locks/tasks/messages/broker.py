@@ -33,7 +33,7 @@ def _made(app: Any) -> str:
 
 
 def _address(app: Any) -> str:
-    connection = app.connection_for_write()  # connects to nothing
+    connection = app.connection_for_write()  # does not connect
     info, driver = connection.info(), connection.transport.driver_type
     host = str(info.get("hostname") or "").lower()
     options = info.get("transport_options") or {}

@@ -63,7 +63,7 @@ def with_fields(headers: Any, **fields: Any) -> dict[str, Any]:
     return {**(headers if isinstance(headers, Mapping) else {}), HEADER: {**known, **fields}}
 
 
-def for_later(headers: Any, task_id: str | None, **fields: Any) -> dict[str, Any] | None:
+def headers_for_later(headers: Any, task_id: str | None, **fields: Any) -> dict[str, Any] | None:
     """Return the headers of a request whose run has started, for later messages of the task.
 
     Fields about a lease of the call, or about waiting, are left out.
@@ -74,7 +74,7 @@ def for_later(headers: Any, task_id: str | None, **fields: Any) -> dict[str, Any
     return {**others, HEADER: {"id": task_id, **kept}} if kept else others or None
 
 
-def ours_alone(request: Any) -> dict[str, Any]:
+def our_header_of(request: Any) -> dict[str, Any]:
     """Return headers with our header of a request alone, and no headers if it has none."""
     return {HEADER: request.headers[HEADER]} if fields_of(request) else {}
 

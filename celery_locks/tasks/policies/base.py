@@ -140,14 +140,8 @@ class ContentionPolicy(ABC):
         answer = contention.attempt()
         if isinstance(answer, Lease):
             return answer
-        return contention.superseded() if answer.replaced else self.decide(contention)
-
-    def decide(self, contention: Contention) -> Lease | Skipped:
-        """Return the decision of `contended`, checked.
-
-        Raises:
-            LockConfigError: It is neither a lease nor an outcome.
-        """
+        if answer.replaced:
+            return contention.superseded()
         decided = self.contended(contention)
         if isinstance(decided, (Lease, Skipped)):
             return decided

@@ -171,5 +171,5 @@ def _sides(options: LockOptions) -> tuple[Any, Any]:
 
 
 def task_prefix(task: str | None) -> str:
-    """Return the begin of an error's message that names a task, empty for none."""
+    """Return the prefix of an error's message that names a task; empty without a task."""
     return f"{task}: " if task else ""

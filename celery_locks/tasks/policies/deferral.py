@@ -105,7 +105,7 @@ def _report(contention: RefusedRun, error: LockError, pause: float) -> None:
     if not (task.ignore_result or request.ignore_result):
         events.store_state(task, states.RETRY, lambda: task.backend.mark_as_retry(request.id, error, request=request))
     if events.are_enabled(task.app):
-        events.send_retried(task, error)
+        events.send(task, "task-retried", exception=repr(error), traceback="")  # as Celery reports a retry
 
 
 def timed_out(contention: RefusedRun, error: LockError) -> LockTimeout:

@@ -206,7 +206,7 @@ def _report_waiting(contention: RefusedRun, parking: Parking) -> None:
     if stored:
         events.store_state(task, WAITING, partial(task.update_state, state=WAITING, meta=meta))
     if sent:
-        events.send_waiting(task, meta)
+        events.send(task, "task-waiting", **meta)
 
 
 def _publish_safety_copy(contention: RefusedRun, ticket: Ticket) -> None:

@@ -130,7 +130,7 @@ class EarlyParking:
         # Reported before it parks. Afterwards another worker may run it first, and report that.
         self._report_waiting(message, lock)
         text = pack_message(app, message, ticket_fields(lock, ticket, wall_time()))
-        # For another broker the main process opens no connection, as only Redis can be the store too.
+        # Only a Redis can be broker and store. With other brokers the main process opens no connection for this.
         is_redis = self._consumer.connection.transport.driver_type == "redis"
         push = push_of(app, text, self._parking) if is_redis else None
         parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))

@@ -26,7 +26,7 @@ from celery_locks.tasks.worker.liveness import Process, WorkerFolder, lock_file,
 
 logger = _logging.logger(__name__)
 
-#: The variable with the folder of the worker, for child processes that are not forked.
+#: The environment variable with the folder of the worker, for child processes that are not forked.
 VARIABLE = "CELERY_LOCKS_LIFE"
 #: The bytes of a slot: a divisor of every system's page size.
 SLOT_BYTES = 2048
@@ -93,20 +93,26 @@ class Journal:
         except IndexError:
             slot = next(self._new)
         self._slots[token] = slot
-        os.pwrite(self.fd, _HEADER.pack(0.0, len(data)) + data, slot * SLOT_BYTES)
+        self._write(slot, _HEADER.pack(0.0, len(data)) + data)
 
     def mark_granted(self, token: str) -> None:
         """Write that a claim was granted."""
         slot = self._slots.get(token)
         if slot is not None:
-            os.pwrite(self.fd, _GRANTED.pack(wall_time()), slot * SLOT_BYTES)
+            self._write(slot, _GRANTED.pack(wall_time()))
 
     def remove(self, token: str) -> None:
         """Mark the slot of a claim as free."""
         slot = self._slots.pop(token, None)
         if slot is not None:
-            os.pwrite(self.fd, _FREE, slot * SLOT_BYTES)
+            self._write(slot, _FREE)
             self._free.append(slot)
+
+    def _write(self, slot: int, data: bytes) -> None:
+        try:
+            os.pwrite(self.fd, data, slot * SLOT_BYTES)
+        except OSError as error:  # the disk is full or gone; the task goes on
+            logger.warning("the journal of this process can't be written: %s", error)
 
     def close(self) -> None:
         """Close the file. It is not removed."""
@@ -190,33 +196,19 @@ def add_claim(token: str, name: str, key: str, task: str, task_id: str, store: s
     """Record a claim that is about to be sent."""
     journal = _state.journal or own_journal()
     if journal is not None:
-        try:
-            journal.add(token, name, key, task, task_id, store)
-        except OSError as error:
-            _log_write_error(error)
+        journal.add(token, name, key, task, task_id, store)
 
 
 def mark_granted(token: str) -> None:
     """Record that a claim was granted."""
     if _state.journal is not None:
-        try:
-            _state.journal.mark_granted(token)
-        except OSError as error:
-            _log_write_error(error)
+        _state.journal.mark_granted(token)
 
 
 def remove_claim(token: str) -> None:
     """Remove a claim whose lease was released, or is to last until its ttl ends."""
     if _state.journal is not None:
-        try:
-            _state.journal.remove(token)
-        except OSError as error:
-            _log_write_error(error)
-
-
-def _log_write_error(error: OSError) -> None:
-    """Log that the disk is full or gone. The task goes on."""
-    logger.warning("the journal of this process can't be written: %s", error)
+        _state.journal.remove(token)
 
 
 @after_fork_in_child

@@ -35,7 +35,7 @@ try:
 except ImportError:  # pragma: no cover - Windows, where Celery has no workers that matter here
     fcntl = None  # type: ignore[assignment]
 
-#: The variable with the folder, in place of the setting.
+#: The environment variable with the folder. The setting takes precedence.
 FOLDER_VARIABLE = "CELERY_LOCKS_FOLDER"
 #: In memory, so that no write waits for a disk.
 _DEFAULT_FOLDERS = ("/dev/shm", "/run/shm")

@@ -25,7 +25,7 @@ from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.worker import journal
 from celery_locks.tasks.worker.journal import JournalEntry
 from celery_locks.tasks.worker.liveness import ProcessFile, WorkerFolder
-from celery_locks.tasks.worker.stale_records import remove_stale_folders
+from celery_locks.tasks.worker.stale_folders import remove_stale_folders
 
 logger = _logging.logger(__name__)
 

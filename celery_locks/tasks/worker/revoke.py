@@ -85,7 +85,7 @@ def settle_message(
         publish(app, parking, dispatches)
 
 
-def finish_safely(locks: Locks, key: str, ticket: str, token: str) -> None:
+def finish_ticket_safely(locks: Locks, key: str, ticket: str, token: str) -> None:
     """Finish the ticket of a run whose result is stored. Log an error of the store."""
     parking = tickets_of(locks.store)
     if parking is not None:

@@ -18,7 +18,7 @@ from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.tasks.app_settings import EVENTS, METRICS_PORT, TRACES
 
-#: The variable that enables spans in the pool's processes that are not forked.
+#: The environment variable that enables spans in the pool's processes that are not forked.
 TRACES_VARIABLE = "CELERY_LOCKS_TRACES"
 #: Whether telemetry has begun in this process, or in one that it was forked from.
 _has_begun = threading.Event()
