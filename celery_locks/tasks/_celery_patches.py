@@ -1,10 +1,11 @@
-"""The one place that replaces functions of Celery and kombu, or reads their private names.
+"""The one place that replaces functions of Celery and kombu.
 
-Each replacement is a row of `PATCHES`: what it replaces, the parameters that it relies on, for which releases that was
-checked, and why Celery's public interface is not enough. `PRIVATE_NAMES` lists what is read only.
-``tests/tasks/test_celery_patches.py`` compares both tables with the installed release.
+Each replacement is a row of `PATCHES`: the function, the parameters on which the replacement relies, the releases for
+which that was checked, and why Celery's public interface is not enough. `PRIVATE_NAMES` lists the private names that
+this package reads, most of them here. ``tests/tasks/test_celery_patches.py`` compares both tables with the installed
+release.
 
-This module knows nothing of locks: other modules give it functions to call.
+This module knows nothing about locks: other modules give it functions to call.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ PATCHES = (
     ),
 )
 
-#: Private names that are read and not replaced.
+#: Private names of Celery that this package reads.
 PRIVATE_NAMES = (
     "celery._state:_get_active_apps",
     "celery._state:_on_app_finalizers",

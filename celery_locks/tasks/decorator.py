@@ -18,6 +18,7 @@ from celery_locks.tasks._celery_patches import (
     call_all,
     call_when_tasks_are_made,
     change_class,
+    function_of,
     install_for_finalize,
     install_for_new_tasks,
     is_made_of_function,
@@ -210,7 +211,7 @@ def _lock_in_all_apps(proxy: Any, mark: Mark) -> None:
 
 def _before_autoretry(task: Task) -> None:
     """Lock a task that Celery has made of a marked function."""
-    mark = mark_of(inspect.getattr_static(type(task), "__wrapped__", None))
+    mark = mark_of(function_of(task))
     if mark is not None:
         lock_task(task, mark)
     elif not is_made_of_function(type(task)) and not isinstance(task, LockedTask):

@@ -14,6 +14,7 @@ from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks, app_store, store_names
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked
+from celery_locks.tasks._celery_patches import is_made_of_function
 from celery_locks.tasks.app_settings import options_of_app
 from celery_locks.tasks.policies.basic import POLICIES, check_call_side, check_policies, run_policy, task_prefix
 
@@ -200,7 +201,7 @@ def _decorated(cls: type) -> type:
 
 def _is_users_own(base: type, attribute: str) -> bool:
     """Return whether a user's class has the attribute for its own use, and not as an option of ``@app.task``."""
-    return "_decorated" not in vars(base) or any(hasattr(each, attribute) for each in base.__bases__)
+    return not is_made_of_function(base) or any(hasattr(each, attribute) for each in base.__bases__)
 
 
 def _own_values(attributes: Mapping[str, Any]) -> dict[str, Any]:

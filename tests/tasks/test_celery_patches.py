@@ -70,7 +70,7 @@ def test_a_private_name_that_is_read_exists(name: str) -> None:
     try:
         reduce(attribute_of, path_of(name), import_module(name.split(":")[0]))
     except AttributeError:
-        pytest.fail(f"Celery {celery.__version__} has no {name}, which celery_locks/tasks/_celery_patches.py reads")
+        pytest.fail(f"Celery {celery.__version__} has no {name}, which celery_locks/tasks reads")
 
 
 def test_every_replaced_function_is_replaced_once() -> None:
