@@ -265,7 +265,8 @@ def origin_of(task: Any) -> tuple[Any, str | None, Celery | None]:
 def function_of(task: Task) -> Any:
     """Return the function that ``@app.task`` was given; ``None`` for a task of a class."""
     names = ("_decorated_fun", "__wrapped__")  # the first one is new in Celery 5.7
-    function = next(filter(None, (inspect.getattr_static(type(task), name, None) for name in names)), None)
+    found = (inspect.getattr_static(type(task), name, None) for name in names)
+    function: Any = next(filter(None, found), None)
     function = getattr(function, "__func__", function)
     return function.__wrapped__ if is_pydantic_wrapper(function) else function
 

@@ -51,14 +51,7 @@ def is_new_call(task: TaskWithLock, options: Mapping[str, Any]) -> bool:
 
 
 def call(task: TaskWithLock, spec: TaskLock, key: str, send: Send, options: dict[str, Any]) -> Any:
-    """Acquire the lease for a call and send its message.
-
-    Args:
-        task: The task.
-        spec: Its lock, with the options of this call.
-        key: The key of its arguments.
-        send: Sends the message, given the options.
-        options: The options of ``apply_async``.
+    """Acquire the lease for a call and send its message, by ``send(options)``.
 
     Returns:
         The result of ``send``, or of the policy if the key is held.

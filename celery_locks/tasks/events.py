@@ -66,13 +66,7 @@ def send(task: Any, kind: str, **fields: Any) -> None:
 
 
 def store_state(task: Any, state: str, store: Callable[[], object]) -> None:
-    """Store the state of the task's present request. An error is logged, and the task goes on.
-
-    Args:
-        task: The task.
-        state: The state.
-        store: Stores it.
-    """
+    """Store the state of the task's present request, by ``store()``. An error is logged, and the task goes on."""
     try:
         store()
     except Exception as error:

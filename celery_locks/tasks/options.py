@@ -57,12 +57,7 @@ def is_celerys_own(name: str) -> bool:
 
 
 def options_of(task: type[Any], conf: Mapping[str, Any], instance: Mapping[str, Any] = _NOTHING) -> LockOptions:
-    """Return all options of a task.
-
-    Args:
-        task: Its class.
-        conf: The settings of its app.
-        instance: Attributes of the task itself.
+    """Return all options of a task: of its class, its app's settings, and its own attributes.
 
     Raises:
         LockConfigError: A setting is wrong, or an option of the task has no effect.

@@ -47,14 +47,7 @@ class PostponedRetry(Retry):
 
 
 def hand_to_retry(task: TaskWithLock, spec: TaskLock, store: str, lease: Lease, pause: float) -> bool:
-    """Hand the lease of a run to its retry, whose message is about to be published.
-
-    Args:
-        task: The task.
-        spec: Its lock, with the options of this call.
-        store: The name of the store.
-        lease: The lease of the run.
-        pause: Seconds until the retry runs.
+    """Hand the lease of a run to its retry, whose message is about to be published and runs after a pause in seconds.
 
     Returns:
         Whether the run held the lease until now.

@@ -26,12 +26,7 @@ class RunEnd(Enum):
 
 
 def end_of(task: Any, error: BaseException | None) -> RunEnd:
-    """Return how a run of a task ended.
-
-    Args:
-        task: The task.
-        error: The error that the body or its wrappers raised; ``None`` if they returned.
-    """
+    """Return how a run ended, by the error that the body or its wrappers raised; ``None`` if they returned."""
     if error is not None and not isinstance(error, Exception):
         return RunEnd.AGAIN
     if not task.acks_late or task.request.is_eager:

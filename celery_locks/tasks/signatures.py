@@ -277,12 +277,7 @@ class _Source:
         return cls(node, calls, nodes, function.__module__, function.__code__.co_firstlineno)
 
     def signature(self, own: Signature, inner: Signature) -> Signature | None:
-        """Return the signature by which callers call the wrapper, ``None`` if the source does not show it.
-
-        Args:
-            own: The wrapper's own signature.
-            inner: The inner function's signature.
-        """
+        """Return the signature by which callers call the wrapper, ``None`` if the source does not show it."""
         args, kwargs = self.node.args.vararg, self.node.args.kwarg
         names = {each.arg for each in (args, kwargs) if each is not None}
         if not self.calls or self._changes_arguments(names):

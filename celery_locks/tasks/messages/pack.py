@@ -92,13 +92,7 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
 
 
 def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
-    """Return a task's message of protocol 2, unchanged but for our header.
-
-    Args:
-        app: The app.
-        message: kombu's ``Message``.
-        ours: The fields to add to our own header.
-    """
+    """Return a task's message of protocol 2, a ``Message`` of kombu, with fields added to our header."""
     body = bytes(message.body) if isinstance(message.body, memoryview) else message.body
     if isinstance(body, bytes) and message.content_encoding == "utf-8":
         body = body.decode()

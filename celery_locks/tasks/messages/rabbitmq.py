@@ -51,12 +51,7 @@ def address_of(delivery_info: Mapping[str, Any] | None) -> tuple[str, str]:
 def delayed_address(
     app: Any, delivery_info: Mapping[str, Any] | None, pause: float
 ) -> tuple[float, tuple[str, str] | None]:
-    """Return the address that delivers a message to its original queue after a pause.
-
-    Args:
-        app: The app.
-        delivery_info: The address by which the message was delivered.
-        pause: Seconds.
+    """Return the address that delivers a message to its original queue after a pause in seconds.
 
     Returns:
         The pause that the broker can keep, never a shorter one. Then the exchange and routing key for a delayed

@@ -21,11 +21,7 @@ RunPolicyName = Literal["retry", "wait", "skip", "reject", "raise", "park", "rep
 
 
 class FunctionPolicy(ContentionPolicy):
-    """A function as a policy.
-
-    Args:
-        function: Called with the contention; returns or raises as `ContentionPolicy.contended`.
-    """
+    """A function as a policy. It has the contract of `ContentionPolicy.contended`."""
 
     def __init__(self, function: Callable[[Contention], Any]) -> None:
         self._function = function
@@ -95,12 +91,8 @@ DEFAULT_CALL_POLICY, DEFAULT_RUN_POLICY = "existing", "retry"
 def _policy_of(value: Any, known: Iterable[str] = POLICIES) -> ContentionPolicy:
     """Return the policy for a run: of a name, of a function, or the policy itself.
 
-    Args:
-        value: The value of the option.
-        known: The names that the error lists.
-
     Raises:
-        LockConfigError: No policy has this name.
+        LockConfigError: No policy has this name. The error lists the known names.
     """
     if isinstance(value, str):
         try:
@@ -136,12 +128,7 @@ def check_policies(value: Any) -> None:
 
 
 def check_call_side(value: Any, scope: str, task: str | None = None) -> None:
-    """Check that a scope that begins at the run has no policy for calls.
-
-    Args:
-        value: The option ``on_contention``.
-        scope: The scope.
-        task: The task's name, for the error.
+    """Check that ``on_contention`` has no policy for calls in a scope that begins at the run.
 
     Raises:
         LockConfigError: It has a policy for calls.

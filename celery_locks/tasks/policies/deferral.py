@@ -45,11 +45,7 @@ install_log_filter(_LOG_MARK)
 
 
 def defer(contention: RefusedRun, error: LockError) -> NoReturn:
-    """Publish the message again, to be run after the backoff's pause.
-
-    Args:
-        contention: The run that found its key held, or its store unreachable.
-        error: Why it can't run now.
+    """Publish the message of a run that can't run now, because of an error. It is run after the backoff's pause.
 
     Raises:
         Deferred: The message was published.

@@ -107,14 +107,8 @@ def _end_without_run(
     raise Deferred("revoked while it was parked")
 
 
-def log_parked(name: str, task_id: str, contention: Any) -> None:
-    """Log that a task is parked, with its key and its place in line.
-
-    Args:
-        name: The task's name.
-        task_id: Its id.
-        contention: A `RefusedRun`, with the store's answer.
-    """
+def log_parked(name: str, task_id: str, contention: RefusedRun) -> None:
+    """Log that a task is parked, with its key and its place in line."""
     place = (contention.refused.position or 0) + 1
     text = f"Task {name}[{task_id}] parked, number {place} in line: {contention.error()}"
     fields = {"key": contention.key, "task": name, "task_id": task_id, "holders": contention.holder_names}

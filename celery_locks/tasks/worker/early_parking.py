@@ -76,13 +76,7 @@ def _parks_early(task: TaskWithLock) -> bool:
 
 
 class EarlyParking:
-    """Parks messages of one task in the worker's main process.
-
-    Args:
-        task: The task.
-        consumer: Celery's ``Consumer``.
-        parking: The store.
-    """
+    """Parks messages of one task in the worker's main process."""
 
     def __init__(self, task: TaskWithLock, consumer: Any, parking: Parking) -> None:
         self._task = task

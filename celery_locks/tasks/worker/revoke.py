@@ -6,7 +6,7 @@ line. For those, the command ``revoke``, which every worker receives, looks in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
@@ -15,7 +15,7 @@ from celery import signals
 from celery_locks import _logging
 from celery_locks.errors import LockError, StoreUnavailable
 from celery_locks.locks import Locks
-from celery_locks.stores.parking import Dispatch, Parking, tickets_of
+from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks._celery_patches import install_for_revokes
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.header import fields_in, store_in
@@ -25,16 +25,9 @@ from celery_locks.tasks.run_end import RunEnd, end_of
 
 logger = _logging.logger(__name__)
 
-Publish = Callable[[Any, Parking, Sequence[Dispatch]], object]
 
-
-def withdraw(app: Any, task_ids: Iterable[str], publish: Publish = publish_dispatched) -> None:
-    """Withdraw the tickets and call leases of revoked tasks that wait.
-
-    Args:
-        app: The app.
-        task_ids: The ids of the tasks.
-        publish: Publishes the messages of tasks that this dispatches.
+def withdraw(app: Any, task_ids: Iterable[str]) -> None:
+    """Withdraw the tickets and call leases of revoked tasks that wait, and publish the tasks that this dispatches.
 
     Raises:
         StoreUnavailable: A store can't be reached; the tasks in other stores were withdrawn.
@@ -48,23 +41,20 @@ def withdraw(app: Any, task_ids: Iterable[str], publish: Publish = publish_dispa
             for task_id in revoked:
                 dispatches = parking.withdraw(locks.prefix, broker_id(app), task_id)
                 if dispatches:
-                    publish(app, parking, dispatches)
+                    publish_dispatched(app, parking, dispatches)
         except StoreUnavailable as error:  # the other stores may be available
             unavailable = error
     if unavailable is not None:
         raise unavailable
 
 
-def settle_message(
-    app: Any, headers: Any, task_id: str | None, publish: Publish = publish_dispatched, *, running: bool = False
-) -> None:
+def settle_message(app: Any, headers: Any, task_id: str | None, *, running: bool = False) -> None:
     """Release the lease of a message's call and finish its ticket, because its task will not run.
 
     Args:
         app: The app.
         headers: The message's headers.
         task_id: The task's id.
-        publish: Publishes the messages of tasks that this dispatches.
         running: Whether the run of the ticket has ended too. Otherwise a copy of the message may run elsewhere.
     """
     ours = fields_in(headers, task_id)
@@ -82,7 +72,7 @@ def settle_message(
         return
     _, dispatches = parking.end_run(ours["lock"], ours["token"], "final", broker=broker_id(app))
     if dispatches:
-        publish(app, parking, dispatches)
+        publish_dispatched(app, parking, dispatches)
 
 
 def finish_ticket_safely(locks: Locks, key: str, ticket: str, token: str) -> None:

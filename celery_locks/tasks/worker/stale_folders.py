@@ -26,11 +26,7 @@ FOUND_DEAD = "dead"
 
 
 def remove_stale_folders(own: WorkerFolder) -> None:
-    """Remove the folders that dead workers of other sites left.
-
-    Args:
-        own: The folder of this worker.
-    """
+    """Remove the folders that dead workers of other sites left, given the folder of this worker."""
     for folder in own.others_of_user():
         with suppress(OSError):  # another worker removes it too
             _remove_if_stale(folder)

@@ -26,13 +26,7 @@ logger = _logging.logger(__name__)
 
 
 class Sweeper:
-    """Sweeps the parked tasks of one store of an app.
-
-    Args:
-        app: The app whose broker gets the messages.
-        locks: The app's locks.
-        parking: Their store.
-    """
+    """Sweeps the parked tasks of one store of an app."""
 
     def __init__(self, app: Any, locks: Locks, parking: Parking) -> None:
         self._app = app
