@@ -186,15 +186,10 @@ def _lock_in_other_apps(target: Any, mark: Mark) -> None:
         if function is None or app is own_app:
             return
         task = task_in(app, function, name)
-        if task is not None and mark_of_task(task) is None:
+        if task is not None and not any(MARK in vars(cls) for cls in type(task).__mro__):
             lock_task(task, mark)
 
     call_when_tasks_are_made(lock)
-
-
-def mark_of_task(task: Task) -> Mark | None:
-    """Return the mark that has locked a task."""
-    return next((mark for each in type(task).__mro__ if (mark := vars(each).get(MARK)) is not None), None)
 
 
 def _lock_in_all_apps(proxy: Any, mark: Mark) -> None:

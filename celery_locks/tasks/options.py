@@ -62,7 +62,8 @@ def options_of(task: type[Any], conf: Mapping[str, Any], instance: Mapping[str, 
     Raises:
         LockConfigError: A setting is wrong, or an option of the task has no effect.
     """
-    own = options_of_class(task) | _own_values(instance)
+    own = options_of_class(task)
+    own |= {name.removeprefix(TASK_PREFIX): _plain(value) for name, value in instance.items() if is_option(name)}
     options = checked_options({**options_of_app(conf), **own})
     if options.store != DEFAULT_STORE:
         app_store(conf, options.store)
@@ -197,10 +198,6 @@ def _decorated(cls: type) -> type:
 def _is_users_own(base: type, attribute: str) -> bool:
     """Return whether a user's class has the attribute for its own use, and not as an option of ``@app.task``."""
     return not is_made_of_function(base) or any(hasattr(each, attribute) for each in base.__bases__)
-
-
-def _own_values(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(TASK_PREFIX): _plain(value) for name, value in attributes.items() if is_option(name)}
 
 
 def _set_with_policy(cls: type, own: Iterable[str], instance: Mapping[str, Any]) -> list[str]:

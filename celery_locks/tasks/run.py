@@ -206,7 +206,9 @@ def _takes_lease(task: TaskWithLock, request: Any) -> bool:
 
 
 def _open(task: TaskWithLock, request: Any, inner: Callable[[Run], Any]) -> Any:
-    run = Run(task, _spec_of(task, request), request, _current.get())
+    options = fields_of(request).get("options")
+    spec = task.lock_spec.with_options_of_message(options) if options else task.lock_spec
+    run = Run(task, spec, request, _current.get())
     _unsettled[id(request)] = run
     try:
         try:
@@ -252,12 +254,6 @@ def _end_of(run: Run, error: BaseException) -> RunEnd:
     left_line = run.entry is not None and run.entry.left_line
     # A dead-letter queue may bring the message again, but its ticket has left the line, so the ticket ends here.
     return RunEnd.STORED if end is RunEnd.REJECTED and left_line and isinstance(error, LockTimeout) else end
-
-
-def _spec_of(task: TaskWithLock, request: Any) -> TaskLock:
-    """Return the task's lock, with the options of this call."""
-    options = fields_of(request).get("options")
-    return task.lock_spec.with_options_of_message(options) if options else task.lock_spec
 
 
 def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -33,11 +33,8 @@ def end_of(task: Any, error: BaseException | None) -> RunEnd:
         return RunEnd.FINAL
     if isinstance(error, Reject):
         return RunEnd.AGAIN if error.requeue else RunEnd.REJECTED
-    if error is None or isinstance(error, (Ignore, Retry)) or _acknowledges_failure(task):
+    # Celery 5.7 has an option for failures alone. Older releases have one for failures and timeouts.
+    acknowledges_failure = getattr(task, "acks_on_failure", task.acks_on_failure_or_timeout)
+    if error is None or isinstance(error, (Ignore, Retry)) or acknowledges_failure:
         return RunEnd.STORED
     return RunEnd.REJECTED
-
-
-def _acknowledges_failure(task: Any) -> bool:
-    # Celery 5.7 has an option for failures alone. Older releases have one for failures and timeouts.
-    return bool(getattr(task, "acks_on_failure", task.acks_on_failure_or_timeout))
