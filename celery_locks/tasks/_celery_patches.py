@@ -24,8 +24,6 @@ from celery.local import PromiseProxy, maybe_evaluate
 from celery.utils.functional import maybe_list
 from celery.utils.log import get_logger
 
-TaskIds = Iterable[str]
-
 
 class Patch(NamedTuple):
     """A function of Celery or kombu that this library replaces.
@@ -48,8 +46,8 @@ class Patch(NamedTuple):
 def install_for_new_tasks(before_autoretry: Callable[[Task], None], after_autoretry: Callable[[Task], None]) -> None:
     """Call a function with each new task before autoretry wraps its ``run()``, and one after.
 
-    A task whose name is taken passes here neither. Celery's warning of that names its caller: no frame of this library
-    lies in between.
+    If the name of a task is taken, Celery makes none and calls neither. Its warning then names the right caller, because
+    no frame of this library lies in between.
     """
     add_autoretry = base.add_autoretry_behaviour
 
@@ -84,7 +82,7 @@ def install_for_finalize(on_finalize: Callable[[Celery], object]) -> None:
     base._announce_app_finalized = announce_app_finalized
 
 
-def install_for_revokes(on_revoke: Callable[[Celery, TaskIds], object]) -> None:
+def install_for_revokes(on_revoke: Callable[[Celery, Iterable[str]], object]) -> None:
     """Call a function after each control command that revokes tasks. Installs once in a process."""
     from celery.worker.control import Panel  # imports much that only workers need
 
