@@ -46,8 +46,8 @@ class Patch(NamedTuple):
 def install_for_new_tasks(before_autoretry: Callable[[Task], None], after_autoretry: Callable[[Task], None]) -> None:
     """Call a function with each new task before autoretry wraps its ``run()``, and one after.
 
-    If the name of a task is taken, Celery makes none and calls neither. Its warning then names the right caller, because
-    no frame of this library lies in between.
+    If the name of a task is taken, Celery makes none and calls neither function. Its warning then names the right
+    caller, because no frame of this library lies in between.
     """
     add_autoretry = base.add_autoretry_behaviour
 
