@@ -97,7 +97,7 @@ def main(kind: str, count: int, guarded: bool, depth: int) -> None:
     if not guarded:
         for guard in (SignalGuard, ThreadGuard, GreenletGuard):
             guard._disarm = lambda self: None  # type: ignore[attr-defined, method-assign]
-        SignalGuard._calls = lambda self, frame: True  # type: ignore[method-assign]
+        SignalGuard._is_called_from = lambda self, frame: True  # type: ignore[method-assign]
     sys.setswitchinterval(0.00001)
     outcomes: Counter[str] = Counter(ended=0, stopped=0, outside=0)
     thief, dice = Thief(), random.Random(9)
