@@ -13,7 +13,7 @@ from typing import Any
 
 import celery
 import pytest
-from celery import Celery
+from celery import Celery, _state
 from celery.app.trace import build_tracer
 from celery.local import PromiseProxy, Proxy
 from pydantic import BaseModel
@@ -22,6 +22,14 @@ from celery_locks import LockConfigError, LockedTask, single_instance
 from celery_locks.tasks import _celery_patches as patches
 from celery_locks.tasks._celery_patches import PATCHES, PRIVATE_NAMES, Patch
 from celery_locks.tasks.policies.deferral import Deferred
+
+
+@pytest.fixture(autouse=True)
+def no_other_apps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every app gets the shared tasks of all others: here those of Celery alone, and other tests get none of these."""
+    celerys = {callback for callback in _state._on_app_finalizers if callback.__module__ == "celery.app.builtins"}
+    monkeypatch.setattr(_state, "_on_app_finalizers", celerys)
+    monkeypatch.setattr(_state, "_get_active_apps", lambda: ())
 
 
 @pytest.fixture
@@ -138,10 +146,10 @@ class TestFinalize:
             app.finalize()
 
     def test_the_current_app_is_changed_within_a_block(self, app: Celery) -> None:
-        before = celery._state._tls.current_app
+        before = _state._tls.current_app
         with patches.as_current_app(app):
             assert celery.current_app._get_current_object() is app
-        assert celery._state._tls.current_app is before
+        assert _state._tls.current_app is before
 
 
 class TestOrigin:
