@@ -201,5 +201,5 @@ def test_who_has_another_prefix_or_store_is_left_alone(site: Site, key: str) -> 
 
 def test_a_folder_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / f"celery-locks-{os.geteuid()}").mkdir(mode=0o755)
-    with pytest.raises(OSError, match="not this user's alone"):
+    with pytest.raises(OSError, match="other users have access to"):
         new_worker_folder("redis://", str(tmp_path))
