@@ -19,6 +19,7 @@ class ReportedLease(NamedLease, Protocol):
 
     waited: float
     _claim: Claim
+    _store_name: str
 
     def held_for(self) -> float:
         """Return for how many seconds this process has held it."""

@@ -20,7 +20,7 @@ from celery_locks._runtime import threads
 from celery_locks._runtime.callbacks import tell
 from celery_locks._runtime.clock import Clock, system_clock
 from celery_locks._runtime.hubs import home
-from celery_locks._validation import checked_count, checked_ttl
+from celery_locks._validation import DEFAULT_STORE, checked_count, checked_ttl
 from celery_locks.errors import LockConfigError, LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.renewal import keeper
 from celery_locks.stores.base import Store
@@ -146,6 +146,8 @@ class Lease(Holding):
     _release_in_store: Callable[[Lease, Value | None], bool] | None = None
     #: Whether it runs a parked task's ticket.
     _has_ticket = False
+    #: The name of its store among those of an app.
+    _store_name = DEFAULT_STORE
     #: Called with each `Outcome` of this lease.
     _on_event: OutcomeCallback | None = None
 

@@ -537,7 +537,7 @@ class Lock:
         """
         names = holder_names(refused)
         if signals.on_lock_timed_out.receivers:
-            signals.on_lock_timed_out.send(self._sender, key=self.key, holders=names, owner=self._owner)
+            self._send(signals.on_lock_timed_out, names)
         self._call_hook("timed_out", names)
         message = message or f"{self.key!r} was not to be had in time: {who_holds(names)}"
         return LockTimeout(message, self.key, names)
@@ -572,6 +572,7 @@ class Lock:
             clock=clock,
             waited=waited,
         )
+        lease._store_name = self._space.store_name
         if not lease.remaining():
             raise StoreUnavailable(
                 f"the lock store took longer to answer than the {claim.ttl:g} s that a lease of {self.key!r} lives",
@@ -612,14 +613,18 @@ class Lock:
         if debug:
             said = f"{self.key!r} is not to be had now: {who_holds(names)}"
             _logging.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
-        signals.on_lock_contended.send(self._sender, key=self.key, holders=names, owner=self._owner)
+        self._send(signals.on_lock_contended, names)
         self._call_hook("contended", names)
+
+    def _send(self, signal: signals.Signal, holders: list[str]) -> None:
+        """Send a signal about an acquisition without a lease."""
+        signal.send(self._sender, key=self.key, holders=holders, owner=self._owner, store=self._store_name)
 
     def _call_hook(self, kind: OutcomeKind, holders: list[str]) -> None:
         if self._on_event is not None:
             from celery_locks.outcomes import call, of_key
 
-            call(self._on_event, of_key(kind, self.key, holders, self._owner, self._sender))
+            call(self._on_event, of_key(kind, self.key, holders, self._owner, self._sender, self._store_name))
 
 
 def _no_signal(refused: Refused) -> None:

@@ -280,7 +280,9 @@ class Locks:
             fencing_token = _of(int, data["fencing_token"])
         except (LockError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise LockKeyError(f"this is not the text of a lease: {type(error).__name__}: {error}") from error
-        return Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self._space.clock)
+        lease = Lease(self.store, claim, key, fencing_token, sent, max_hold=max_hold, clock=self._space.clock)
+        lease._store_name = self._space.store_name
+        return lease
 
     def value(self, key: str) -> Any:
         """The value kept with a key by `Lease.update`, ``None`` for none; whoever holds the key.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from celery_locks import _logging, signals
 from celery_locks._protocols import ReportedLease
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.errors import LossReason
 from celery_locks.keys.names import part_of
 
@@ -33,6 +34,7 @@ class Outcome:
             ``lost``); ``None`` without a lease.
         sender: The task, or the `Lock` or `Semaphore` outside a task.
         part: The part of the key of which it is a lease; see `LockInfo.part`.
+        store: The name of the store among those of an app: one of the setting ``locks_stores``.
     """
 
     kind: OutcomeKind
@@ -44,6 +46,7 @@ class Outcome:
     seconds: float | None = None
     sender: object = None
     part: str = ""
+    store: str = DEFAULT_STORE
 
 
 OutcomeCallback = Callable[[Outcome], object]
@@ -53,12 +56,15 @@ def of_lease(kind: OutcomeKind, lease: ReportedLease, sender: object, reason: Lo
     """Return the outcome of a lease."""
     seconds = lease.waited if kind == "acquired" else lease.held_for()
     part = part_of(lease._claim.name)
-    return Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part)
+    store = lease._store_name
+    return Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part, store)
 
 
-def of_key(kind: OutcomeKind, key: str, holders: list[str], owner: str | None, sender: object) -> Outcome:
+def of_key(
+    kind: OutcomeKind, key: str, holders: list[str], owner: str | None, sender: object, store: str
+) -> Outcome:
     """Return the outcome of an acquisition without a lease."""
-    return Outcome(kind, key, owner, holders=tuple(holders), sender=sender)
+    return Outcome(kind, key, owner, holders=tuple(holders), sender=sender, store=store)
 
 
 def call(on_event: OutcomeCallback, outcome: Outcome) -> None:
@@ -90,8 +96,8 @@ def audit(callback: OutcomeCallback) -> Callable[[], None]:
         return tell
 
     def about_key(kind: OutcomeKind) -> Callable[..., object]:
-        def tell(sender: object, key: str, holders: list[str], owner: str | None = None, **_: Any) -> None:
-            callback(of_key(kind, key, holders, owner, sender))
+        def tell(sender: object, key: str, holders: list[str], owner: str | None, store: str, **_: Any) -> None:
+            callback(of_key(kind, key, holders, owner, sender, store))
 
         return tell
 

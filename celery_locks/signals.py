@@ -108,11 +108,11 @@ def _is(wanted: Any, sender: Any) -> bool:
 on_lock_acquired = Signal("on_lock_acquired")
 """A lease was had. Receivers get ``sender``, ``lease``."""
 on_lock_contended = Signal("on_lock_contended")
-"""A lease was not to be had. Receivers get ``sender``, ``key``, ``holders``, ``owner``."""
+"""A lease was not to be had. Receivers get ``sender``, ``key``, ``holders``, ``owner``, ``store``."""
 on_lock_renewed = Signal("on_lock_renewed")
 """A lease was prolonged. Receivers get ``sender``, ``lease``."""
 on_lock_timed_out = Signal("on_lock_timed_out")
-"""The waiting for a lease ended with `LockTimeout`. Receivers get ``sender``, ``key``, ``holders``, ``owner``.
+"""The waiting for a lease ended with `LockTimeout`. Receivers get ``sender``, ``key``, ``holders``, ``owner``, ``store``.
 
 Sent once for each `LockTimeout`: by ``acquire(timeout)``, and by a run under any policy whose ``max_wait`` is over.
 Several keys together are one acquisition: ``key`` is the one that was not available.

@@ -190,7 +190,7 @@ def _of_visibility(app: Any, tasks: list[Any] | None) -> Iterator[Finding]:
     if tasks is None:
         yield Finding("visibility timeout", "ok", "not known: the tasks can't be loaded")
         return
-    warnings = checks.of_visibility(app.conf, tasks)
+    warnings = checks.visibility_warnings(app.conf, tasks)
     for warning in warnings:
         yield Finding("visibility timeout", "warning", warning)
     if not warnings:

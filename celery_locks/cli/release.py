@@ -26,7 +26,7 @@ from celery_locks.cli.output import (
 )
 from celery_locks.lock_info import LockInfo
 from celery_locks.stores.types import Holder
-from celery_locks.tasks.force_release import free
+from celery_locks.tasks.force_release import force_release_lease
 from celery_locks.views import read_key, read_owned
 
 #: How many holders a sentence names.
@@ -85,7 +85,7 @@ def _release_owned(locks: Locks, owner: str, yes: bool) -> None:
         click.echo(f"and {len(found) - MAX_LISTED} more")
     if not yes:
         click.confirm(f"Release {_leases(len(found))} of {printable(owner)}{in_store(locks)}?", abort=True)
-    released = sum(free(locks, info.key, holder, info.part) for info, holder in found)
+    released = sum(force_release_lease(locks, info.key, holder, info.part) for info, holder in found)
     if not released:
         raise click.ClickException(f"those leases of {printable(owner)} had ended: nothing was released")
     ended = f"; {_leases(len(found) - released)} had ended" if released < len(found) else ""
@@ -113,7 +113,7 @@ def _release_key(ctx: click.Context, locks: Locks, key: str, part: str, yes: boo
     freed: list[Holder] = []
     holders = info.holders
     while holders:  # a look names 100 at most
-        ended = [holder for holder in holders if free(locks, key, holder, part)]
+        ended = [holder for holder in holders if force_release_lease(locks, key, holder, part)]
         freed += ended
         info = locks.info(key, part)
         # Holders that acquired the key after the question keep it.

@@ -22,7 +22,7 @@ from celery_locks.keys.names import described
 from celery_locks.keys.text import check_key
 from celery_locks.locks import store_names
 from celery_locks.stores.types import Holder
-from celery_locks.tasks.force_release import free, free_one
+from celery_locks.tasks.force_release import force_release_by_fencing_token, force_release_lease
 from celery_locks.views import NEAR_SECONDS, read_key, read_owned, store_fields
 
 logger = _logging.logger(__name__)
@@ -92,7 +92,7 @@ class Panel:
         """
 
         def work() -> Holder | None:
-            holder = free_one(self.locks(), key, fencing_token, part)
+            holder = force_release_by_fencing_token(self.locks(), key, fencing_token, part)
             if holder is not None:
                 self._record(check_key(key), part, holder, by)
             return holder
@@ -118,7 +118,7 @@ class Panel:
             locks = self.locks()
             released = []
             for info, holder in read_owned(locks, owner, "the release of an owner's leases"):
-                if free(locks, info.key, holder, info.part):
+                if force_release_lease(locks, info.key, holder, info.part):
                     self._record(info.key, info.part, holder, by)
                     released.append((info.key, info.part, holder))
             return released

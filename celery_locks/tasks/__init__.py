@@ -1,4 +1,4 @@
-"""Locked tasks: the floor that knows Celery."""
+"""Locked tasks: the layer that knows Celery."""
 
 from celery_locks.tasks.decorator import single_instance
 from celery_locks.tasks.option_types import LockKeywords

@@ -1,4 +1,4 @@
-"""How a run begins: it acquires what its scope asks for, and settles the lease of its call."""
+"""How a run begins: it acquires the leases of its scope, and settles the lease of its call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from celery_locks.lock import Lock, who_holds
 from celery_locks.renewal import keeper
 from celery_locks.stores.parking import tickets_of
 from celery_locks.stores.types import Claim, Refused, Renewal
-from celery_locks.tasks.messages.header import fields_of, for_later, store_in
+from celery_locks.tasks.messages.header import fields_of, headers_for_later, store_in
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.policies.base import Contention, ContentionPolicy, Skipped
-from celery_locks.tasks.policies.choice import POLICIES
+from celery_locks.tasks.policies.basic import POLICIES
 from celery_locks.tasks.policies.deferral import defer
 from celery_locks.tasks.policies.refused_run import is_local
 from celery_locks.tasks.spec import TaskLock, TaskWithLock
@@ -33,8 +33,8 @@ class Entered:
     """The body may run.
 
     Attributes:
-        guard: The lease without which it must not go on, if there is one.
-        lease: The one that it sees: of its key.
+        guard: The lease whose loss stops the body, if there is one.
+        lease: The lease of the key, as the body sees it.
     """
 
     guard: Lease | None
@@ -43,7 +43,7 @@ class Entered:
 
 @dataclass
 class Entry:
-    """A run that is about to begin.
+    """The beginning of a run.
 
     Attributes:
         task: The task.
@@ -52,10 +52,10 @@ class Entry:
         args: The arguments of the call.
         kwargs: Its keyword arguments.
         bind_release: Sets how a lease of this run is released.
-        claims: All that was asked of the store, recorded before. Whatever happens, it is released.
+        claims: All claims that were sent to the store, each added before it was sent. The end of the run releases them.
         ticket: The id of the ticket that ends with this run, empty for none.
-        ticket_token: The owner token under which the run entered by it; empty for a ticket that left the line.
-        out: Whether its ticket left the line.
+        ticket_token: The owner token under which the run entered by its ticket; empty if the ticket left the line.
+        left_line: Whether its ticket left the line.
     """
 
     task: TaskWithLock
@@ -67,12 +67,12 @@ class Entry:
     claims: list[Claim] = field(default_factory=list)
     ticket: str = ""
     ticket_token: str = ""
-    out: bool = False
+    left_line: bool = False
 
     def __post_init__(self) -> None:
         request = self.request
         self.ours: Mapping[str, Any] = fields_of(request)
-        # The key under which the task was called or parked, and its store, even where they would be others now.
+        # The key under which the task was called or parked, and its store, even if a deploy has changed them since.
         self.store = store_in(self.ours) if "key" in self.ours else self.spec.options.store
         self.locks = locks_for(self.task.app, self.store)
         self.key: str = self.ours.get("key") or self.spec.key_for(self.args, self.kwargs)
@@ -80,49 +80,49 @@ class Entry:
         self.owner = owners.running(name, request.id, request.hostname) if request.id else f"{name} of a map"
 
     def enter(self) -> Entered | Skipped:
-        """Acquire what the scope asks for.
+        """Acquire the leases of the scope.
 
         Returns:
-            That the body may run, or the result of the run.
+            Permission to run the body, or the result of the run.
         """
         if "refused" in self.ours:
             return self._refused_at_call()
         scope = self.spec.scope
         result: Entered | Skipped
-        if scope.to_the_end or not scope.call:
+        if scope.run_adopts or not scope.call:
             lease = self._acquire(self._lock())
             result = self._entered(lease, lease) if isinstance(lease, Lease) else lease
             if isinstance(lease, Lease):
                 self._release_call_unless(lease)
-        elif scope.apart:
-            result = self._enter_apart()
+        elif scope.separate_locks:
+            result = self._enter_separately()
         else:
-            result = self._enter_once_for_a_message(self._leave_lasting if scope.lasting else self._free_the_key)
+            result = self._enter_once_for_a_message(self._keep_lasting if scope.lasting else self._release_key)
         if isinstance(result, Entered) and self.request.id:
-            later = {"started": True} if scope.call and not scope.to_the_end else {}
-            self.request.headers = for_later(self.request.headers, self.request.id, **later)
+            later = {"started": True} if scope.call and not scope.run_adopts else {}
+            self.request.headers = headers_for_later(self.request.headers, self.request.id, **later)
         return result
 
     def _token_for(self, name: str) -> str:
-        """The token of the call's lease, if it is a lease on this lock."""
+        """Return the token of the call's lease, empty unless it is a lease on this lock."""
         return str(self.ours.get("token", "")) if self.ours.get("lock") == name else ""
 
     def _release_call_unless(self, adopter: Lease) -> None:
-        """Release the call's lease where it is on another lock than the run's: the scope was changed meanwhile."""
+        """Release the call's lease if it is on another lock than the run's. A deploy may have changed the scope."""
         token, name = self.ours.get("token"), self.ours.get("lock")
         if token and "lasting" not in self.ours and name != adopter._claim.name:
             keeper().release_later(self.locks.store, str(name), str(token), self.spec.options.ttl)
 
-    def _enter_apart(self) -> Entered | Skipped:
+    def _enter_separately(self) -> Entered | Skipped:
         lock = self._lock()
         lease = self._acquire(lock)
         if not isinstance(lease, Lease):
             return lease
-        adopted = self._token_for(lock._name)  # of a call that was made under another scope
+        adopted = self._token_for(lock._name)  # the call was made under another scope
         return (None if adopted else self._settle_call()) or self._entered(lease, lease)
 
     def _enter_once_for_a_message(self, settle: Callable[[], Skipped | None]) -> Entered | Skipped:
-        """The key is not this run's, but a second copy of its message must not run alongside it."""
+        """Acquire a lease for the message alone, so that no second copy of it runs alongside. The key is free then."""
         guard = None
         if not is_local(self.request):
             guard = self._acquire_of_message()
@@ -144,27 +144,27 @@ class Entry:
             defer(contention, contention.error())
         return answer
 
-    def _free_the_key(self) -> Skipped | None:
+    def _release_key(self) -> Skipped | None:
         lease = self._acquire(self._lock())
         if not isinstance(lease, Lease):
             return lease
         release_or_later(self.bind_release(lease))
         return None
 
-    def _leave_lasting(self) -> Skipped | None:
-        if "token" not in self.ours:  # called by a process that does not know the task: its time begins now
+    def _keep_lasting(self) -> Skipped | None:
+        if "token" not in self.ours:  # the calling process does not know the task: the ttl begins now
             if self.request.id:
                 self.owner = owners.lasting(self.task.name, self.request.id, self.request.hostname)
             lease = self._acquire(self._lock())
             if not isinstance(lease, Lease):
                 return lease
             keeper().forget(lease)
-            journal.strike(lease.token)
+            journal.remove_claim(lease.token)
             return None
         lock = self._lock()
         contention = self._contention(lock, lock._new_claim())
         try:
-            # Asks what became of it; the lease is not prolonged by this.
+            # Asks for the state of the lease. The ttl is shorter than any, so nothing is extended.
             probe = Renewal(self.ours["lock"], self.ours["token"], SHORTEST_TTL)
             replaced = contention.lock._store.renew([probe])[0] == "replaced"
         except StoreUnavailable as error:
@@ -172,7 +172,7 @@ class Entry:
         return contention.superseded() if replaced else None
 
     def _settle_call(self) -> Skipped | None:
-        """Take the call's lease off its own lock. Returns what ends the run, if it was replaced."""
+        """Release the call's lease on its own lock. Return the result of the run if the lease was replaced."""
         token = self.ours.get("token")
         if not token:
             return None
@@ -188,10 +188,10 @@ class Entry:
             release_or_later(self.bind_release(answer))
         elif answer.replaced:
             return contention.superseded()
-        return None  # its time ran out before the run began, or a copy of the message was here before
+        return None  # its ttl ended before the run began, or the run of a copy of the message has released it
 
     def _acquire(self, lock: Lock) -> Lease | Skipped:
-        """The lease, or what the policy decides. A lease of the call on this lock is adopted."""
+        """Return the lease, or the decision of the policy. A lease of the call on this lock is adopted."""
         contention = self._contention(lock, self._claim(lock, self._token_for(lock._name)))
         try:
             result = self._policy(contention).enter(contention)
@@ -200,15 +200,15 @@ class Entry:
                 raise
             defer(contention, error)
         finally:
-            if contention.out:
-                self.out, self.ticket = True, contention.ticket
-        # Only here: a deferred message needs the ticket, whatever the store granted without an answer.
+            if contention.left_line:
+                self.left_line, self.ticket = True, contention.ticket
+        # Not in the ``finally``: a deferred message still needs its ticket.
         if contention.ticket:
             self.ticket, self.ticket_token = contention.ticket, contention.claim.token
         return result
 
     def _policy(self, contention: Contention) -> ContentionPolicy:
-        """A message that was dispatched from the line enters by its ticket, whatever the policy is now."""
+        """Return the policy. A message that was dispatched from the line enters by its ticket, even after a deploy."""
         if "ticket" in self.ours and not is_local(self.request) and tickets_of(self.locks.store) is not None:
             contention.claim.adopts = ""
             return POLICIES["park"]
@@ -222,7 +222,7 @@ class Entry:
         if adopts:
             claim = replace(claim, adopts=adopts)
         self.claims.append(claim)
-        journal.write(claim.token, claim.name, self.key, self.task.name, self.request.id or "", self.store)
+        journal.add_claim(claim.token, claim.name, self.key, self.task.name, self.request.id or "", self.store)
         return claim
 
     def _lock(self) -> Lock:
@@ -230,14 +230,14 @@ class Entry:
 
     def _entered(self, guard: Lease | None, lease: Lease | None) -> Entered:
         if guard is not None:
-            journal.granted(guard.token)
+            journal.mark_granted(guard.token)
         return Entered(None if guard is None else self.bind_release(guard), lease)
 
     def _refused_at_call(self) -> Skipped:
-        """The caller waits for the outcome of a call that was refused: this is it."""
+        """Return the outcome of a call that was refused while its caller waits for a result."""
         holders = list(self.ours.get("holders") or ())
         if self.ours["refused"] == "raise":
             raise LockContended(f"{self.key!r} was not available at the call: {who_holds(holders)}", self.key, holders)
-        said = f"{self.task.name} skipped: {self.key!r} was not available at the call"
-        _logging.line(logger, logging.INFO, "skipped", said, key=self.key, owner=self.owner, holders=holders)
+        text = f"{self.task.name} skipped: {self.key!r} was not available at the call"
+        _logging.line(logger, logging.INFO, "skipped", text, key=self.key, owner=self.owner, holders=holders)
         return Skipped(self.key, holders)

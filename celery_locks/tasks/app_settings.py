@@ -1,4 +1,4 @@
-"""The names of the app's settings that are no options of tasks, and the options among its settings."""
+"""The names of the app's settings, and the task options among them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 
 from celery_locks.settings import OPTION_NAMES
 
-#: What the names of all settings begin with.
+#: The prefix of all settings.
 APP_PREFIX = "locks_"
 #: The longest time between two sweeps, in seconds, and its default.
 SWEEP_INTERVAL, DEFAULT_SWEEP_INTERVAL = "locks_sweep_interval", 5.0
-#: How long a key is kept for a dispatched task before the task is dispatched once more, in seconds, and its default.
+#: How long a key is kept for a dispatched task before the task is dispatched again, in seconds, and its default.
 CALL_TTL, DEFAULT_CALL_TTL = "locks_call_ttl", 60.0
-#: A name for the broker, where its services reach it under several addresses.
+#: A name for the broker, for services that reach it under several addresses.
 BROKER = "locks_broker"
-#: The folder in which a machine's workers note what they hold.
+#: The folder in which the workers of a machine record their claims.
 FOLDER = "locks_folder"
-#: Whether the worker's parent parks messages of held keys before they take a slot of the pool.
+#: Whether the worker's main process parks messages of held keys before they take a slot of the pool.
 PARK_BEFORE_POOL = "locks_park_before_pool"
-#: The port and the address on which a worker serves its metrics; no port by default, and all addresses.
+#: The port and the address on which a worker serves its metrics: by default no port, and all addresses.
 METRICS_PORT, METRICS_HOST = "locks_metrics_port", "locks_metrics_host"
-#: Whether a worker serves the metrics of its stores, too.
+#: Whether a worker also serves the metrics of its stores.
 METRICS_STORE = "locks_metrics_store"
 #: Whether Celery events of locks are sent.
 EVENTS = "locks_events"
-#: Whether spans are made; by default where OpenTelemetry's API is installed.
+#: Whether spans are made; by default if OpenTelemetry's API is installed.
 TRACES = "locks_traces"
 
-#: Options that mean something only for one task.
+#: Options that can't be settings of an app.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
 #: All settings of ours.
@@ -51,5 +51,5 @@ APP_SETTINGS = (
 
 
 def options_of_app(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that an app's settings set for all of its tasks, by their names."""
+    """Return the options that an app's settings set for all its tasks, by their names."""
     return {name: conf[APP_PREFIX + name] for name in _APP_OPTIONS if APP_PREFIX + name in conf}

@@ -1,4 +1,4 @@
-"""Calls of tasks whose lease is taken at the call."""
+"""Calls of tasks that acquire a lease at the call."""
 
 from __future__ import annotations
 
@@ -28,51 +28,44 @@ from celery_locks.tasks.spec import TaskLock, TaskWithLock
 
 logger = _logging.logger(__name__)
 
-#: What `Task.apply_async` takes by position, after the arguments of the task.
+#: The positional parameters of `Task.apply_async`, after the arguments of the task.
 POSITIONAL = ("task_id", "producer", "link", "link_error", "shadow")
-#: Options of a call for whose outcome somebody waits: a canvas gives them, and so does who asks for a callback. Celery
-#: itself gives ``chain`` (maybe empty) and ``parent_id`` where it sends a chain's next task, ``reply_to`` with an id
-#: that it has told beforehand, such as that of a chord's body.
+#: Options of a call whose outcome is awaited. A canvas sets them, and so does a caller with callbacks. Celery sets
+#: ``chain`` (maybe empty) and ``parent_id`` for the next task of a chain. It sets ``reply_to`` with an id that others
+#: know already, such as the id of a chord's body.
 _AWAITED = ("chord", "group_id", "link", "link_error", "reply_to", "parent_id", "replaced_task_nesting")
 
-#: The lease of a call lasts for so many seconds at least, also if its message has expired when it is sent.
-SHORTEST = 1.0
+#: The shortest lease of a call in seconds, also for a message that has expired when it is sent.
+SHORTEST_TTL_AT_CALL = 1.0
 
 Send = Callable[[dict[str, Any]], Any]
 
 
 def is_new_call(task: TaskWithLock, options: Mapping[str, Any]) -> bool:
-    """Whether these options of ``apply_async`` are of a new call, and not of a message that is sent once more."""
+    """Return whether these options of ``apply_async`` are of a new call, and not of a message that is sent again."""
     task_id = options.get("task_id")
-    # Such as ``self.retry()``; its parent process retries for a worker that died.
-    once_more = options.get("retries") or (task_id is not None and task_id == task.request.id)
+    # ``self.retry()`` sends again, and the worker's main process does for a process that died.
+    is_again = options.get("retries") or (task_id is not None and task_id == task.request.id)
     known = fields_in(options.get("headers"), task_id)
-    return not once_more and not known.keys() - {"id", "options", "publication"}
+    return not is_again and not known.keys() - {"id", "options", "publication"}
 
 
 def call(task: TaskWithLock, spec: TaskLock, key: str, send: Send, options: dict[str, Any]) -> Any:
-    """Takes the lease for a call and sends its message.
-
-    Args:
-        task: The task.
-        spec: Its lock, with the options of this call.
-        key: The key of its arguments.
-        send: Sends the message with these options.
-        options: The options of ``apply_async``.
+    """Acquire the lease for a call and send its message, by ``send(options)``.
 
     Returns:
-        What ``send`` returns, or what the policy makes of a key that is held.
+        The result of ``send``, or of the policy if the key is held.
 
     Raises:
         LockContended: The key is held.
-        StoreUnavailable: The store is away; nothing was sent.
+        StoreUnavailable: The store can't be reached; no message was sent.
     """
     options = {**options, "task_id": options.get("task_id") or uuid()}
     named = owners.lasting if spec.scope.lasting else owners.called
     owner = named(task.name, options["task_id"], host_and_pid())
     lock = lock_of_call(task, spec, key, owner)
     policy, ttl = spec.call_policy, ttl_at_call(task, spec, options)
-    # Under its task's id a revoke finds it, which is to leave a lasting one alone.
+    # A revoke finds leases by the task's id, and must not end a lasting one.
     task_id = "" if spec.scope.lasting else options["task_id"]
     claim = replace(lock._new_claim(), ttl=ttl, task_id=task_id, replaces=policy == "replace")
     try:
@@ -80,7 +73,7 @@ def call(task: TaskWithLock, spec: TaskLock, key: str, send: Send, options: dict
     except StoreUnavailable as error:
         if not options.get("parent_id"):
             raise
-        # Sent by a worker for a canvas, which would never end. The run asks for the lease once more.
+        # A worker sends it for a canvas, which would never end otherwise. The run acquires the lease.
         logger.warning("%s; %s[%s] is sent without a lease", error, task.name, options["task_id"])
         return send(options)
     if isinstance(answer, Lease):
@@ -89,26 +82,26 @@ def call(task: TaskWithLock, spec: TaskLock, key: str, send: Send, options: dict
 
 
 def lock_of_call(task: TaskWithLock, spec: TaskLock, key: str, owner: str) -> Lock:
-    """The lock on which a call takes its lease."""
+    """Return the lock on which a call acquires its lease."""
     locks = locks_for(task.app, spec.options.store)
     lock = Lock(locks._space, key, spec.terms, owner, sender=task)
-    if spec.scope.apart:
+    if spec.scope.separate_locks:
         lock._name = locks._space.name(lock.key, CALL)
     return lock
 
 
 def ttl_at_call(task: TaskWithLock, spec: TaskLock, options: Mapping[str, Any]) -> float:
-    """For how long the lease of a call is taken, in seconds: the ttl counts from when the message may be run."""
+    """Return the ttl of the lease of a call, in seconds. The task's ttl counts from when the message may be run."""
     options = {**task._get_exec_options(), **options}
     ttl = spec.options.ttl + max(0.0, pause_of(task.app, options.get("eta"), options.get("countdown")))
     expires = options.get("expires")
     if expires is not None and not spec.scope.lasting:
-        ttl = min(ttl, max(_seconds_until(task.app, expires), min(ttl, SHORTEST)))
+        ttl = min(ttl, max(_seconds_until(task.app, expires), min(ttl, SHORTEST_TTL_AT_CALL)))
     return min(ttl, LONGEST_TTL)
 
 
 def pause_of(app: Any, eta: Any, countdown: Any) -> float:
-    """Seconds until a message with these options may be run; below 0 for a time that has passed."""
+    """Return the seconds until a message with these options may be run; below 0 for a time in the past."""
     moment = countdown or eta
     return _seconds_until(app, moment) if moment else 0.0
 
@@ -136,9 +129,9 @@ def _send_under(lease: Lease, spec: TaskLock, lock: Lock, send: Send, options: d
 def _refused(task: TaskWithLock, key: str, policy: str, holders: list[str], send: Send, options: dict[str, Any]) -> Any:
     task_id = options["task_id"]
     error = LockContended(f"{key!r} is not available: {who_holds(holders)}", key, holders)
-    said = f"{task.name}[{task_id}] was refused at its call: {error}"
-    _logging.line(logger, logging.INFO, "refused", said, key=key, task=task.name, task_id=task_id, holders=holders)
-    if _awaited(options):
+    text = f"{task.name}[{task_id}] was refused at its call: {error}"
+    _logging.line(logger, logging.INFO, "refused", text, key=key, task=task.name, task_id=task_id, holders=holders)
+    if options.get("chain") is not None or any(options.get(name) for name in _AWAITED):
         if task_id in map(owners.task_id_of, holders):  # ``self.replace()``: the task gives way to this one
             return send(options)
         ours = {"id": task_id, "key": key, "refused": policy, "holders": holders}
@@ -154,12 +147,8 @@ def _refused(task: TaskWithLock, key: str, policy: str, holders: list[str], send
     raise error
 
 
-def _awaited(options: Mapping[str, Any]) -> bool:
-    return options.get("chain") is not None or any(options.get(name) for name in _AWAITED)
-
-
 def _skipped(task: TaskWithLock, task_id: str, skipped: Skipped, options: Mapping[str, Any]) -> Any:
-    """A result that is there already, for others too unless nobody may ask for it."""
+    """Return a result that is stored already, unless the task ignores results or has no backend."""
     ignored = options.get("ignore_result", task.ignore_result)
     if ignored or task.app.conf.task_always_eager or isinstance(task.backend, DisabledBackend):
         return EagerResult(task_id, skipped, states.SUCCESS, name=task.name)

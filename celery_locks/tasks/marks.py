@@ -1,7 +1,7 @@
-"""The marks that `single_instance` leaves on functions, and what becomes of them.
+"""The marks that `single_instance` leaves on functions, and the check that each mark has locked a task.
 
-Celery makes tasks late. Until then a decorated function carries its options as a mark. A mark that no task shows is a
-lock that no run takes: it is refused where it must be a mistake, and reported otherwise.
+Celery makes tasks late. Until then a decorated function carries its options as a mark. A mark that locks no task is an
+error if a task is made of its function, and a warning otherwise.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-from celery import Task, _state, bootsteps
+from celery import Task, bootsteps
 from celery.local import Proxy
 
 from celery_locks import _logging
 from celery_locks.errors import LockConfigError
+from celery_locks.tasks._celery_patches import active_apps
 
 logger = _logging.logger(__name__)
 
-#: A function carries its mark here; so does the class of a task that has been locked by it.
+#: The attribute with the mark, on a function and on the class of the task that it has locked.
 MARK = "__celery_locks__"
-#: How many objects are looked at behind the body of one task.
-MOST_OBJECTS = 1000
+#: The search for the marks of one task's body ends after this number of objects.
+MAX_OBJECTS_SEARCHED = 1000
 
 
 @dataclass(eq=False)
@@ -35,7 +36,7 @@ class Mark:
 
     Attributes:
         options: The options.
-        place: Where it stands: the module, the function and the line.
+        place: The module, the function and the line of the decorator.
         used: Whether it has locked a task, in any app.
     """
 
@@ -48,7 +49,7 @@ _marks: WeakSet[Mark] = WeakSet()
 
 
 def new_mark(options: Mapping[str, Any], target: Any = None) -> Mark:
-    """Return a mark; one for a function is known to workers that start."""
+    """Return a new mark. Workers check at their start that the marks of functions have locked a task."""
     function = inspect.unwrap(target) if target is not None else None
     line = getattr(getattr(function, "__code__", None), "co_firstlineno", "?")
     name = getattr(target, "__qualname__", type(target).__qualname__)
@@ -59,20 +60,20 @@ def new_mark(options: Mapping[str, Any], target: Any = None) -> Mark:
 
 
 def mark_of(function: Any) -> Mark | None:
-    """Return the mark that a function shows, its own or one that functools.wraps() has copied."""
+    """Return the mark of a function: its own, or one that functools.wraps() has copied."""
     try:
         function = getattr(function, "__func__", function)
         mark = getattr(function, MARK, None)
-    except Exception:  # a proxy of another library, which stands for nothing now
+    except Exception:  # a proxy of another library that has no object now
         return None
     return mark if isinstance(mark, Mark) else None
 
 
 def check_not_marked(body: Any, cls: str) -> None:
-    """Check that the ``run()`` of a class is not decorated by itself: no task would be made of its mark.
+    """Check that the ``run()`` of a class is not decorated itself, as its mark would lock no task.
 
     Raises:
-        LockConfigError: It is.
+        LockConfigError: It is decorated.
     """
     mark = mark_of(body)
     if mark is not None:
@@ -83,45 +84,45 @@ def check_not_marked(body: Any, cls: str) -> None:
 
 
 def check_app(app: Any) -> None:
-    """Check that every task of an app whose body is marked is locked.
+    """Check that every task of an app is locked whose body is marked.
 
     Raises:
-        LockConfigError: One is not.
+        LockConfigError: A task is not locked.
     """
     tasks = list(app.tasks.values())
     locking = {mark for task in tasks for each in type(task).__mro__ if isinstance(mark := vars(each).get(MARK), Mark)}
     for task in tasks:
-        for mark in marks_behind(task):
+        for mark in marks_in_body(task):
             if mark not in locking:
                 raise LockConfigError(
-                    f"the task {task.name} is not locked by the single_instance of {mark.place}: what lies between "
+                    f"the task {task.name} is not locked by the single_instance of {mark.place}: a decorator between "
                     "them hides it. Put single_instance above the other decorators, or write them with "
                     "functools.wraps(). For run() of a class, decorate the class"
                 )
     unused = sorted(mark.place for mark in _marks if not mark.used)
-    if unused and all(other.finalized for other in _state._get_active_apps()):
+    if unused and all(other.finalized for other in active_apps()):
         logger.warning("single_instance has no effect on %s: no task is made of it", ", ".join(unused))
 
 
-def marks_behind(task: Task) -> Iterator[Mark]:
-    """Yield the marks of all functions that the body of a task leads to, by decorators of any kind."""
+def marks_in_body(task: Task) -> Iterator[Mark]:
+    """Yield the marks of all functions that the body of a task may call, through decorators of any kind."""
     bodies = [inspect.getattr_static(type(task), name, None) for name in ("run", "__call__")]
     todo, seen = [each for each in bodies if each is not None], set[int]()
-    while todo and len(seen) < MOST_OBJECTS:
+    while todo and len(seen) < MAX_OBJECTS_SEARCHED:
         each = todo.pop()
         kind = type(each)  # isinstance() would evaluate a proxy
-        may_lead = callable(each) or issubclass(kind, (staticmethod, classmethod))
-        if id(each) in seen or not may_lead or issubclass(kind, (type, Task, Proxy)):
+        is_callable = callable(each) or issubclass(kind, (staticmethod, classmethod))
+        if id(each) in seen or not is_callable or issubclass(kind, (type, Task, Proxy)):
             continue
         seen.add(id(each))
         mark = mark_of(each)
         if mark is not None:
             yield mark
-        todo += _inside(each)
+        todo += _callees(each)
 
 
-def _inside(function: Any) -> Iterator[Any]:
-    """Yield what a callable may call: what it wraps, what it is made of, and what its closure has."""
+def _callees(function: Any) -> Iterator[Any]:
+    """Yield the objects that a callable may call: those it wraps, its attributes, and its closure's variables."""
     kind = type(function)
     if issubclass(kind, (staticmethod, classmethod, types.MethodType)):
         yield function.__func__
@@ -140,7 +141,7 @@ def _inside(function: Any) -> Iterator[Any]:
 
 
 class MarksStep(bootsteps.Step):
-    """Has a worker not start while a task of its app is decorated and not locked."""
+    """Refuses the start of a worker if a task of its app is decorated and not locked."""
 
     name = "celery-locks-marks"
 

@@ -1,4 +1,4 @@
-"""Where a task's lock options come from: the task, then the app's settings, then the defaults."""
+"""The sources of a task's lock options: the task, then the app's settings, then the defaults."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks, app_store, store_names
 from celery_locks.settings import OPTION_NAMES, LockOptions, checked
+from celery_locks.tasks._celery_patches import is_made_of_function
 from celery_locks.tasks.app_settings import options_of_app
-from celery_locks.tasks.policies.basic import Park
-from celery_locks.tasks.policies.choice import POLICIES, check_call_side, check_policies, run_policy
+from celery_locks.tasks.policies.basic import POLICIES, check_call_side, check_policies, run_policy, task_prefix
 
 TASK_PREFIX = "lock_"
-#: Attributes of `LockedTask` that are no options.
+#: Attributes of `LockedTask` with this prefix that are no options.
 _NO_OPTIONS = {"key_for", "options", "spec"}
-#: A class that the decorator made has the one that it decorates here.
+#: The attribute in which a class that the decorator made keeps the decorated class.
 DECORATED = "__celery_locks_decorated__"
-#: The classes of the policies that have names.
-NAMED_POLICIES = tuple(type(policy) for policy in POLICIES.values())
-#: What only a policy with a line reads.
+#: Options that only a policy with a line reads.
 _LINE_OPTIONS = {"max_waiters", "park_safety_copy"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _locks: WeakKeyDictionary[Any, dict[str, Locks]] = WeakKeyDictionary()
 
 
 def locks_for(app: Any, store: str = DEFAULT_STORE) -> Locks:
-    """Return the locks of an app in one of its stores, made once a process.
+    """Return the locks of an app in one of its stores. They are made once in a process.
 
     Raises:
-        LockConfigError: The app's settings name no such store.
+        LockConfigError: The app's settings name no store of this name.
     """
     made = _locks.get(app)
     if made is None:
@@ -59,21 +57,17 @@ def is_celerys_own(name: str) -> bool:
 
 
 def options_of(task: type[Any], conf: Mapping[str, Any], instance: Mapping[str, Any] = _NOTHING) -> LockOptions:
-    """Return all options of a task.
-
-    Args:
-        task: Its class.
-        conf: The settings of its app.
-        instance: Attributes of the task itself.
+    """Return all options of a task: of its class, its app's settings, and its own attributes.
 
     Raises:
         LockConfigError: A setting is wrong, or an option of the task has no effect.
     """
-    own = options_of_class(task) | _own_values(instance)
+    own = options_of_class(task)
+    own |= {name.removeprefix(TASK_PREFIX): _plain(value) for name, value in instance.items() if is_option(name)}
     options = checked_options({**options_of_app(conf), **own})
     if options.store != DEFAULT_STORE:
         app_store(conf, options.store)
-    # Both sides as a setting of the app are for tasks of all scopes.
+    # A setting of the app with both sides is for tasks of all scopes.
     if "on_contention" not in own and not isinstance(options.on_contention, Mapping):
         check_call_side(options.on_contention, options.scope, task.name)
     check_effects(options, _set_with_policy(task, own, instance), task.name)
@@ -81,10 +75,10 @@ def options_of(task: type[Any], conf: Mapping[str, Any], instance: Mapping[str, 
 
 
 def checked_options(values: Mapping[str, Any]) -> LockOptions:
-    """Return options from their values by name, all checked.
+    """Return checked options, from their values by name.
 
     Raises:
-        LockConfigError: A value is wrong, or there is no such option.
+        LockConfigError: A value is wrong, or there is no option of a name.
     """
     options = LockOptions().with_values(values)
     check_policies(options.on_contention)
@@ -92,9 +86,9 @@ def checked_options(values: Mapping[str, Any]) -> LockOptions:
 
 
 def check_effects(options: LockOptions, given: Iterable[str], task: str | None = None) -> None:
-    """Check that each option that is given has an effect together with the others.
+    """Check that each option that a task or call sets has an effect together with the others.
 
-    ``backoff`` and ``max_wait`` always have one: under every policy they count for a run whose store is away.
+    ``backoff`` and ``max_wait`` always have one. Under every policy they apply to a run whose store can't be reached.
 
     Args:
         options: All options.
@@ -102,19 +96,19 @@ def check_effects(options: LockOptions, given: Iterable[str], task: str | None =
         task: The task's name, for the error.
 
     Raises:
-        LockConfigError: One has none.
+        LockConfigError: An option has no effect.
     """
     given = set(given)
     if "on_contention" in given or ("scope" in given and isinstance(options.on_contention, str)):
         check_call_side(options.on_contention, options.scope, task)
     policy = run_policy(options)
-    if type(policy) is Park or type(policy) not in NAMED_POLICIES:
+    if policy is POLICIES["park"] or policy not in POLICIES.values():
         return  # a policy of the user's own may read every option
     for name in sorted(_LINE_OPTIONS & given):
         if getattr(options, name) not in (None, False):
             raise LockConfigError(
-                f"{f'{task}: ' if task else ''}{name}={getattr(options, name)!r} has no effect with "
-                f"on_contention={options.on_contention!r}, under which no task stands in line: set "
+                f"{task_prefix(task)}{name}={getattr(options, name)!r} has no effect with "
+                f"on_contention={options.on_contention!r}, under which no task waits in line: set "
                 f'on_contention="park", or leave {name} out'
             )
 
@@ -123,8 +117,8 @@ def options_of_class(cls: type) -> dict[str, Any]:
     """Return the options that a task class sets by its ``lock_…`` attributes.
 
     Raises:
-        LockConfigError: An attribute with this prefix is no option's. Classes that are no `LockedTask` by themselves
-            may have such attributes for purposes of their own.
+        LockConfigError: An attribute with this prefix is no option. Only classes that were decorated, and are no
+            `LockedTask`, may have other attributes with this prefix.
     """
     values: dict[str, Any] = {}
     foreign = _foreign_bases(cls)
@@ -135,16 +129,16 @@ def options_of_class(cls: type) -> dict[str, Any]:
                 continue
             if name in OPTION_NAMES:
                 values[name] = _plain(value)
-            elif not (base in foreign and _is_anothers(base, attribute)) and not _is_method(value):
+            elif not (base in foreign and _is_users_own(base, attribute)) and not _is_method(value):
                 raise _no_option(f"{cls.__name__}.{attribute}", attribute)
     return values
 
 
 def call_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the lock options of one call out of the options of ``apply_async``, and return them by their names.
+    """Remove the lock options of one call from the options of ``apply_async``, and return them by their names.
 
     Raises:
-        LockConfigError: There is no such option, its value is wrong, or a message can't carry it.
+        LockConfigError: There is no option of a name, its value is wrong, or a message can't carry it.
     """
     values = {}
     for attribute in [name for name in options if name.startswith(TASK_PREFIX)]:
@@ -164,7 +158,7 @@ def check_attribute(task: Any, attribute: str, value: Any) -> None:
     """Check the value of an attribute ``lock_…`` of a task.
 
     Raises:
-        LockConfigError: It is wrong, or there is no such option and the task's class has no such attribute.
+        LockConfigError: It is wrong; or it is no option, and the task's class has no attribute of this name.
     """
     if is_option(attribute):
         checked_options({attribute.removeprefix(TASK_PREFIX): value})
@@ -172,9 +166,9 @@ def check_attribute(task: Any, attribute: str, value: Any) -> None:
         raise _no_option(f"{task.name}.{attribute}", attribute)
 
 
-def _no_option(shown: str, attribute: str) -> LockConfigError:
+def _no_option(path: str, attribute: str) -> LockConfigError:
     known = [TASK_PREFIX + name for name in OPTION_NAMES]
-    return LockConfigError(f"{shown} is no lock option{did_you_mean(attribute, known)}")
+    return LockConfigError(f"{path} is no lock option{did_you_mean(attribute, known)}")
 
 
 def _portable(attribute: str, value: Any) -> Any:
@@ -192,7 +186,7 @@ def _portable(attribute: str, value: Any) -> Any:
 
 
 def _foreign_bases(cls: type) -> set[type]:
-    """Return the classes that the decorator has made a locked task of: their attributes are the user's."""
+    """Return the user's classes that the decorator has made locked tasks of. They may have attributes of their own."""
     return {each for base in cls.__mro__ if len(base.__bases__) > 1 for each in _decorated(base).__mro__}
 
 
@@ -201,19 +195,15 @@ def _decorated(cls: type) -> type:
     return decorated
 
 
-def _is_anothers(base: type, attribute: str) -> bool:
-    """Return whether a foreign class has the attribute for its own use, and not as an option of ``@app.task``."""
-    return "_decorated" not in vars(base) or any(hasattr(each, attribute) for each in base.__bases__)
-
-
-def _own_values(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(TASK_PREFIX): _plain(value) for name, value in attributes.items() if is_option(name)}
+def _is_users_own(base: type, attribute: str) -> bool:
+    """Return whether a user's class has the attribute for its own use, and not as an option of ``@app.task``."""
+    return not is_made_of_function(base) or any(hasattr(each, attribute) for each in base.__bases__)
 
 
 def _set_with_policy(cls: type, own: Iterable[str], instance: Mapping[str, Any]) -> list[str]:
-    """Return the task's options, except line options of a base where a nearer class chose the policy.
+    """Return the task's options, except options of the line that a base sets if a nearer class sets the policy.
 
-    A base may bound the line for those of its tasks that park, and leave the policy to each.
+    A base may limit the line of all its tasks that park, and leave the policy to each task.
     """
     nearest = {name: _distance(cls, name, instance) for name in own}
     policy = nearest.get("on_contention", float("inf"))
@@ -221,7 +211,7 @@ def _set_with_policy(cls: type, own: Iterable[str], instance: Mapping[str, Any])
 
 
 def _distance(cls: type, name: str, instance: Mapping[str, Any]) -> int:
-    """Return how far from a task an option is set: 0 for the task and its decorators, more for its bases."""
+    """Return the distance from a task at which an option is set: 0 for the task and its decorators."""
     attribute, layers, decorated = TASK_PREFIX + name, 0, _decorated(cls)
     if attribute in instance:
         return 0

@@ -1,7 +1,7 @@
 """A user's ``self.retry()`` under a lease.
 
-Celery sends the new message at once, while the body still holds the lease: with a short countdown it would meet its
-own predecessor, and under "skip" it would be lost. So it is sent when the lease has been given back.
+Celery sends the new message immediately, while the body still holds the lease. With a short countdown the retry would
+find its key held by its own first run, and under ``"skip"`` it would be lost. So it is sent after the release.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from celery_locks.tasks.spec import TaskLock, TaskWithLock
 
 
 class PostponedRetry(Retry):
-    """What ``self.retry()`` raises in the body of a locked task.
+    """The exception that ``self.retry()`` raises in the body of a locked task.
 
     Args:
-        send: Sends the message, and returns the `Retry` that Celery is to see.
+        send: Sends the message, and returns the `Retry` that Celery gets.
         exc: Why the task retries.
-        pause: In how many seconds the message may be run.
+        pause: Seconds until the message may be run.
     """
 
     def __init__(self, send: Callable[[], Retry], exc: BaseException | None, pause: float) -> None:
@@ -38,7 +38,7 @@ class PostponedRetry(Retry):
         self._send = send
 
     def publish(self) -> None:
-        """Sends the message.
+        """Send the message.
 
         Raises:
             Reject: It could not be sent.
@@ -47,17 +47,17 @@ class PostponedRetry(Retry):
 
 
 def hand_to_retry(task: TaskWithLock, spec: TaskLock, store: str, lease: Lease, pause: float) -> bool:
-    """Hand the lease of a run to the retry whose message is about to be published, to run after a pause in seconds.
+    """Hand the lease of a run to its retry, whose message is about to be published and runs after a pause in seconds.
 
     Returns:
-        Whether it was held until now.
+        Whether the run held the lease until now.
     """
     request = task.request
     ttl = min(spec.options.ttl + pause, LONGEST_TTL)
     claim = replace(
         lease._claim,
         token=secrets.token_hex(16),
-        owner=owners.called(task.name, request.id, request.hostname),  # no run holds it until the retry starts
+        owner=owners.called(task.name, request.id, request.hostname),  # until the retry starts
         ttl=ttl,
         adopts=lease.token,
         replaces=False,
@@ -74,7 +74,7 @@ def hand_to_retry(task: TaskWithLock, spec: TaskLock, store: str, lease: Lease, 
 
 
 def take_from_retry(task: TaskWithLock, spec: TaskLock) -> None:
-    """Release what was handed to a retry whose message could not be published."""
+    """Release the lease that was handed to a retry whose message could not be published."""
     ours = fields_of(task.request)
     if "token" in ours:
         store = locks_for(task.app, store_in(ours)).store

@@ -1,4 +1,4 @@
-"""What each scope means: when the lease is taken, and when it is given back."""
+"""The scopes: when the lease of a task is acquired, and when it is released."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ class Scope:
     """When a task's leases are held.
 
     Attributes:
-        name: Its name.
-        call: Whether a lease is taken at the call.
-        run: Whether the body runs under a lease of the key.
-        apart: Whether the call's lease is on a lock of its own beside that of the run.
-        to_the_end: Whether the call's lease is the run's, and goes on to its retries.
-        lasting: Whether the call's lease is left alone until its ttl is over.
+        name: The scope's name.
+        call: Whether the call acquires a lease.
+        run_adopts: Whether the run adopts the lease of its call, and hands it to its retries.
+        separate_locks: Whether call and run acquire leases of two locks.
+        lasting: Whether the call's lease stays until its ttl ends.
     """
 
     name: str
     call: bool = True
-    run: bool = False
-    apart: bool = False
-    to_the_end: bool = False
+    run_adopts: bool = False
+    separate_locks: bool = False
     lasting: bool = False
 
 
 _SCOPES = {
     scope.name: scope
     for scope in (
-        Scope("while_executing", call=False, run=True),
-        Scope("until_executed", run=True, to_the_end=True),
+        Scope("while_executing", call=False),
+        Scope("until_executed", run_adopts=True),
         Scope("until_executing"),
-        Scope("until_and_while_executing", run=True, apart=True),
+        Scope("until_and_while_executing", separate_locks=True),
         Scope("until_expired", lasting=True),
     )
 }
 
 
 def scope_named(name: str) -> Scope:
-    """The scope with this name (the settings know no other names)."""
+    """Return the scope with this name. Options are checked, so there is one."""
     return _SCOPES[name]

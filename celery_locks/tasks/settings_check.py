@@ -1,4 +1,4 @@
-"""The checks of an app's settings, made when a worker starts."""
+"""The check of an app's settings, made when a worker starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_settings(conf: Mapping[str, Any]) -> None:
     """Check an app's ``locks_…`` settings.
 
     Raises:
-        LockConfigError: One is wrong, or is no setting of ours.
+        LockConfigError: A setting is wrong, or there is no setting of this name.
     """
     _check_names(conf)
     options = checked_options(options_of_app(conf))
@@ -41,20 +41,31 @@ def check_settings(conf: Mapping[str, Any]) -> None:
     for name in (SWEEP_INTERVAL, CALL_TTL):
         if name in conf:
             checked_ttl(conf[name], name)
-    if not isinstance(conf.get(FOLDER), (str, PathLike, type(None))):
-        raise LockConfigError(f"{FOLDER} is a folder's path, not {conf[FOLDER]!r}")
-    if not isinstance(conf.get(BROKER), (str, type(None))):
-        raise LockConfigError(f"{BROKER} is a name for the broker, not {conf[BROKER]!r}")
-    _check_telemetry(conf)
-    if not isinstance(conf.get(PARK_BEFORE_POOL, False), bool):
-        raise LockConfigError(f"{PARK_BEFORE_POOL} is True or False, not {conf[PARK_BEFORE_POOL]!r}")
+    for name, (kinds, description) in _KINDS.items():
+        if not isinstance(conf.get(name), (*kinds, type(None))):
+            raise LockConfigError(f"{name} is {description}, not {conf[name]!r}")
+    port = conf.get(METRICS_PORT)
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535):
+        raise LockConfigError(f"{METRICS_PORT} is the number of a port, not {port!r}")
+
+
+#: The types of settings, apart from ``None``, and their description in an error.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    FOLDER: ((str, PathLike), "a folder's path"),
+    BROKER: ((str,), "a name for the broker"),
+    METRICS_HOST: ((str,), "an address such as 127.0.0.1"),
+    PARK_BEFORE_POOL: ((bool,), "True or False"),
+    METRICS_STORE: ((bool,), "True or False"),
+    EVENTS: ((bool,), "True or False"),
+    TRACES: ((bool,), "True or False"),
+}
 
 
 def _check_names(conf: Mapping[str, Any]) -> None:
     namespace = getattr(conf, "prefix", None) or ""
     for written in map(str, conf):
-        # With a namespace Celery reads the names that begin with it, in capitals if it is; and those that are set by
-        # ``app.conf``, which have none.
+        # With a namespace Celery reads names that begin with it, in capitals if the namespace is. Settings that were
+        # set by ``app.conf`` have no namespace.
         name = written[len(namespace) :].lower() if namespace and written.startswith(namespace) else written
         if name.startswith(APP_PREFIX) and name not in APP_SETTINGS:
             known = [namespace + (each.upper() if namespace.isupper() else each) for each in APP_SETTINGS]
@@ -63,14 +74,3 @@ def _check_names(conf: Mapping[str, Any]) -> None:
             raise LockConfigError(f"there is no setting {written}{did_you_mean(written, known)}")
         if not namespace and written != written.lower() and written.lower() in APP_SETTINGS:
             raise LockConfigError(f"the setting {written} is not read: write {written.lower()}")
-
-
-def _check_telemetry(conf: Mapping[str, Any]) -> None:
-    for name in (METRICS_STORE, EVENTS, TRACES):
-        if not isinstance(conf.get(name), (bool, type(None))):
-            raise LockConfigError(f"{name} is True or False, not {conf[name]!r}")
-    port = conf.get(METRICS_PORT)
-    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535):
-        raise LockConfigError(f"{METRICS_PORT} is the number of a port, not {port!r}")
-    if not isinstance(conf.get(METRICS_HOST), (str, type(None))):
-        raise LockConfigError(f"{METRICS_HOST} is an address such as 127.0.0.1, not {conf[METRICS_HOST]!r}")

@@ -1,8 +1,8 @@
-"""The signature by which callers call a task, also where decorators lie around its body.
+"""The signature by which callers call a task, also where decorators wrap its body.
 
-Celery checks a call against the outermost callable. The key is made by the same signature, never by that of a function
-inside, which may take an argument that a decorator adds. A decorator that takes ``*args, **kwargs`` has no signature of
-its own worth the name: its source is read for how it calls the function inside.
+Celery checks a call against the outermost callable. The key is made by the same signature. The inner function's
+signature would be wrong, because a decorator may add an argument. The signature of a wrapper with ``*args, **kwargs``
+names no parameters, so its source is read to find how it calls the inner function.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from inspect import Parameter, Signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery_locks.errors import LockKeyError
+from celery_locks.errors import LockConfigError, LockKeyError
 from celery_locks.keys.canonical import model_base
 from celery_locks.keys.maker import KeyMaker, Unresolved
 from celery_locks.keys.template import Template
+from celery_locks.tasks._celery_patches import is_pydantic_wrapper, pydantic_validation
 
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 #: Methods that change a dictionary.
 _CHANGES = {"pop", "popitem", "setdefault", "update", "clear", "__setitem__", "__delitem__"}
-#: Decorators of the standard library that pass on all arguments, and have no source.
+#: Wrappers of the standard library that pass all arguments to their function, and have no source.
 _TRANSPARENT = (functools._lru_cache_wrapper,)
 
 
@@ -39,10 +40,10 @@ class CallSignature:
     """How callers call a task.
 
     Attributes:
-        signature: Its parameters, without ``self``; the defaults are as they were when the body was first looked at.
+        signature: Its parameters, without ``self``. The defaults are copies, made when the task was defined.
         hints: The types of the parameters by name.
-        doubt: Why the parameters behind ``*args`` and ``**kwargs`` can't be known; empty where all are known.
-        validate: Makes a Pydantic model of a value as Celery does for the body; ``None`` for the model's own way.
+        doubt: Why the parameters of ``*args`` and ``**kwargs`` are unknown; empty when all are known.
+        validate: Makes a Pydantic model of a value as Celery does for the body; ``None`` for the model's own method.
     """
 
     signature: Signature
@@ -54,7 +55,7 @@ class CallSignature:
         """Return the maker of the task's keys.
 
         Raises:
-            LockKeyError: The key is malformed, names no argument, or names one that can't be known.
+            LockKeyError: The key is malformed, names no argument, or names one whose parameter is unknown.
         """
         maker = KeyMaker(key, self.signature, task_name, self.hints, self.validate)
         if self.doubt and not callable(key):
@@ -80,11 +81,11 @@ def call_signature(function: Any, *, bound: bool = False) -> CallSignature:
     signature, doubt = _signature(function)
     if bound:
         signature = _without_first(signature)
-    return CallSignature(signature, _hints(function, signature), doubt, _validation(function))
+    return CallSignature(signature, _hints(function, signature), doubt, pydantic_validation(function))
 
 
 def is_async(function: Any) -> bool:
-    """Return whether a call of the function returns a coroutine, as far as its definition shows."""
+    """Return whether the definition of a function shows that its calls return coroutines."""
     if isinstance(function, functools.partial):
         return is_async(function.func)
     if isinstance(function, (staticmethod, classmethod, types.MethodType)):
@@ -101,6 +102,14 @@ def is_async(function: Any) -> bool:
     return source is not None and source.returns_call()
 
 
+def async_error(name: str) -> LockConfigError:
+    """Return the error for an async function of this name."""
+    return LockConfigError(
+        f"{name} is an async function: Celery doesn't run those, so it can't be locked. "
+        "Make it a plain function, that may call asyncio.run()"
+    )
+
+
 def _is_coroutine_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
@@ -109,7 +118,7 @@ def _is_coroutine_function(function: Any) -> bool:
 
 
 def _signature(function: Any) -> tuple[Signature, str]:
-    """Return the caller's signature of a callable, and why it may be incomplete."""
+    """Return the signature by which callers call a function, and why it may be incomplete."""
     if isinstance(function, functools.partial):
         inner, doubt = _signature(function.func)
         stub = _stub(inner)
@@ -144,9 +153,9 @@ def _signature(function: Any) -> tuple[Signature, str]:
 
 
 def _own_signature(function: Any, inside: Any) -> Signature | None:
-    """Return the signature of a callable itself, not of what it wraps; without annotations."""
+    """Return the signature of a callable itself, not of the function that it wraps; without annotations."""
     given = _static(function, "__signature__")
-    # functools.wraps() copies the one of the function inside, which need not be this one's.
+    # functools.wraps() copies the inner function's __signature__, which may differ from the wrapper's.
     if given is not None and (inside is None or given is not _static(inside, "__signature__")):
         return _frozen(function, given) if isinstance(given, Signature) else _read(function)
     if isinstance(function, types.FunctionType):
@@ -185,7 +194,7 @@ _DEFAULTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 def _frozen(function: Any, signature: Signature) -> Signature:
-    """Return the signature with the defaults that the function had at first: a body may change a list or dict."""
+    """Return the signature with the defaults that the function had first. A body may change a list or dict later."""
     try:
         defaults = _DEFAULTS.setdefault(function, {})
     except TypeError:  # no weak reference, or no hash
@@ -207,20 +216,20 @@ def _copied(default: Any) -> Any:
         return default  # a sentinel stays itself
     try:
         return deepcopy(default)
-    except Exception:  # such as a lock within it; keys can't be made of it either
+    except Exception:  # it contains a lock, for example; no key can be made of it either
         return default
 
 
-# What a decorator does, from its source -------------------------------------------------------------------------------
+# How a decorator calls the inner function -----------------------------------------------------------------------------
 
 
 @dataclass
 class _Source:
-    """The source of a wrapper: how it calls the function inside.
+    """The source of a wrapper, read for how it calls the inner function.
 
     Attributes:
         node: Its definition.
-        calls: The arguments of each call of the function inside, by position and by keyword.
+        calls: The arguments of each call of the inner function, by position and by keyword.
         nodes: These calls.
         module: The module's name.
         line: The line of the definition.
@@ -234,7 +243,7 @@ class _Source:
 
     @classmethod
     def of(cls, wrapper: Any, inside: Any) -> _Source | None:
-        """Return the source of a wrapper, ``None`` where there is none to read."""
+        """Return the source of a wrapper, ``None`` if it can't be read."""
         function = (
             wrapper
             if isinstance(wrapper, types.FunctionType)
@@ -268,23 +277,18 @@ class _Source:
         return cls(node, calls, nodes, function.__module__, function.__code__.co_firstlineno)
 
     def signature(self, own: Signature, inner: Signature) -> Signature | None:
-        """Return the caller's signature of the wrapper, ``None`` where the source does not show it.
-
-        Args:
-            own: The wrapper's own.
-            inner: The one of the function inside.
-        """
-        rest, others = self.node.args.vararg, self.node.args.kwarg
-        names = {each.arg for each in (rest, others) if each is not None}
-        if not self.calls or self._changes(names):
+        """Return the signature by which callers call the wrapper, ``None`` if the source does not show it."""
+        args, kwargs = self.node.args.vararg, self.node.args.kwarg
+        names = {each.arg for each in (args, kwargs) if each is not None}
+        if not self.calls or self._changes_arguments(names):
             return None
         found = {
-            _through(own, inner, call, rest.arg if rest else None, others.arg if others else None)
+            _signature_through(own, inner, call, args.arg if args else None, kwargs.arg if kwargs else None)
             for call in self.calls
         }
         return found.pop() if len(found) == 1 else None
 
-    def _changes(self, names: set[str]) -> bool:
+    def _changes_arguments(self, names: set[str]) -> bool:
         """Return whether the wrapper may change its ``args`` or ``kwargs``."""
         for each in ast.walk(self.node):
             if isinstance(each, ast.Name) and each.id in names and not isinstance(each.ctx, ast.Load):
@@ -300,7 +304,7 @@ class _Source:
         return False
 
     def returns_call(self) -> bool:
-        """Return whether the wrapper returns what a call of the function inside returns, as it is."""
+        """Return whether the wrapper returns the result of the inner function unchanged."""
         body: list[ast.AST] = [self.node.body] if isinstance(self.node, ast.Lambda) else list(self.node.body)
         if isinstance(self.node, ast.Lambda):
             return body[0] in self.nodes
@@ -316,25 +320,32 @@ class _Source:
         return any(value in self.nodes or _is_name(value, made) for value in returned)
 
 
-def _through(
+def _signature_through(
     own: Signature,
     inner: Signature,
     call: tuple[list[ast.expr], list[ast.keyword]],
-    rest: str | None,
-    others: str | None,
+    args: str | None,
+    kwargs: str | None,
 ) -> Signature | None:
-    """Return the caller's signature of a wrapper that calls the function inside so.
+    """Return the signature by which callers call a wrapper that makes this call of the inner function.
 
-    The wrapper's own parameters come first. Those of the function inside follow that this call does not fill.
+    The wrapper's own parameters come first. The parameters of the inner function that this call does not fill follow.
+
+    Args:
+        own: The wrapper's own signature.
+        inner: The inner function's signature.
+        call: The arguments of the call, by position and by keyword.
+        args: The name of the wrapper's ``*args``.
+        kwargs: The name of the wrapper's ``**kwargs``.
     """
     arguments, keywords = call
-    has_rest = bool(arguments) and isinstance(arguments[-1], ast.Starred) and _is_name(arguments[-1].value, {rest})
-    filled_first = arguments[:-1] if has_rest else arguments
-    if any(isinstance(each, ast.Starred) for each in filled_first) or has_rest != (rest is not None):
+    has_args = bool(arguments) and isinstance(arguments[-1], ast.Starred) and _is_name(arguments[-1].value, {args})
+    filled_first = arguments[:-1] if has_args else arguments
+    if any(isinstance(each, ast.Starred) for each in filled_first) or has_args != (args is not None):
         return None
-    doubled = [each.value for each in keywords if each.arg is None]
-    has_others = len(doubled) == 1 and _is_name(doubled[0], {others})
-    if len(doubled) != has_others or has_others != (others is not None):
+    unpacked = [each.value for each in keywords if each.arg is None]
+    has_kwargs = len(unpacked) == 1 and _is_name(unpacked[0], {kwargs})
+    if len(unpacked) != has_kwargs or has_kwargs != (kwargs is not None):
         return None
     parameters = list(inner.parameters.values())
     positional = [each for each in parameters if each.kind in _POSITIONAL]
@@ -345,13 +356,13 @@ def _through(
         return None
     mine = [each for each in own.parameters.values() if each.kind not in _VARIADIC]
     made, by_keyword = [each for each in mine if each.kind in _POSITIONAL], []
-    in_reach = has_rest
+    in_reach = has_args
     for each in positional[len(filled_first) :]:
         if each.name in filled_by_name:
-            in_reach = False  # what follows can't be given by position any more
+            in_reach = False  # callers can give the following parameters by keyword only
         elif in_reach:
-            made.append(each if has_others else each.replace(kind=Parameter.POSITIONAL_ONLY))
-        elif each.kind is Parameter.POSITIONAL_ONLY or not has_others:
+            made.append(each if has_kwargs else each.replace(kind=Parameter.POSITIONAL_ONLY))
+        elif each.kind is Parameter.POSITIONAL_ONLY or not has_kwargs:
             if each.default is Parameter.empty:
                 return None
         else:
@@ -360,12 +371,12 @@ def _through(
     for each in parameters:
         if each.kind is Parameter.VAR_POSITIONAL and in_reach:
             made.append(each)
-        elif each.kind is Parameter.KEYWORD_ONLY and has_others and each.name not in filled_by_name:
+        elif each.kind is Parameter.KEYWORD_ONLY and has_kwargs and each.name not in filled_by_name:
             by_keyword.append(each)
-    last = [each for each in parameters if each.kind is Parameter.VAR_KEYWORD and has_others]
+    last = [each for each in parameters if each.kind is Parameter.VAR_KEYWORD and has_kwargs]
     try:
         return Signature([*made, *by_keyword, *last])
-    except ValueError:  # a name twice, or defaults before others
+    except ValueError:  # a duplicate name, or a parameter without a default after one with a default
         return None
 
 
@@ -417,7 +428,7 @@ def _wrapped(function: Any) -> Any:
 
 
 def _static(value: Any, name: str) -> Any:
-    """Return an attribute of the object itself, ``None`` where it has none. A proxy is not evaluated."""
+    """Return an attribute of the object itself, ``None`` if it has none. A proxy is not evaluated."""
     try:
         return object.__getattribute__(value, "__dict__").get(name)
     except AttributeError:
@@ -430,47 +441,27 @@ def _name(function: Any) -> str:
 
 
 def _is_transparent(function: Any) -> bool:
-    return isinstance(function, _TRANSPARENT) or is_celerys_pydantic_wrapper(function)
+    return isinstance(function, _TRANSPARENT) or is_pydantic_wrapper(function)
 
 
 # Types ----------------------------------------------------------------------------------------------------------------
 
 
-def is_celerys_pydantic_wrapper(function: Any) -> bool:
-    """Return whether Celery made this function for ``pydantic=True``."""
-    home = isinstance(function, types.FunctionType) and function.__globals__.get("__name__") == "celery.app.base"
-    return home and _wrapped(function) is not None
-
-
-def _validation(function: Any) -> Callable[[Any, Any], Any] | None:
-    """Return how Celery makes a model for the body of a task with ``pydantic=True``: strictness and context count."""
-    function = getattr(function, "__func__", function)
-    if not is_celerys_pydantic_wrapper(function):
-        return None
-    names = _nonlocals(function)
-    inner = names.get("validate_argument")  # Celery 5.7
-    if isinstance(inner, types.FunctionType):
-        names = {**names, **_nonlocals(inner)}
-    strict, context = names.get("strict"), dict(names.get("context") or {})
-    context |= {"celery_app": names.get("app"), "celery_task_name": names.get("task_name")}
-    return lambda model, value: model.model_validate(value, strict=strict, context=context)
-
-
 def _hints(function: Any, signature: Signature) -> dict[str, Any]:
-    """Return the types of parameters by name, each resolved by itself: one name may be known to type checkers only."""
+    """Return the types of parameters by name. Each is resolved alone, as a name may exist for type checkers only."""
     hints: dict[str, Any] = {}
     layers = list(_layers(function))
-    spaces = [each for layer in reversed(layers) for each in _spaces(layer)]
-    pydantic = any(map(is_celerys_pydantic_wrapper, layers))
+    namespaces = [each for layer in reversed(layers) for each in _namespaces(layer)]
+    pydantic = any(map(is_pydantic_wrapper, layers))
     for layer in layers:
         for name, raw in _annotations(layer).items():
             if name in signature.parameters and name not in hints:
-                hints[name] = _resolved(raw, spaces, pydantic)
+                hints[name] = _resolved(raw, namespaces, pydantic)
     return hints
 
 
 def _layers(function: Any) -> Iterator[Any]:
-    """Yield a callable and what is inside of it, from the outside."""
+    """Yield a callable and the functions that it wraps, the outermost first."""
     while function is not None:
         if isinstance(function, functools.partial):
             function = function.func
@@ -494,11 +485,11 @@ def _annotations(function: Any) -> dict[str, Any]:
         return {}
 
 
-_Space = tuple[dict[str, Any], dict[str, Any]]
+_Namespaces = tuple[dict[str, Any], dict[str, Any]]
 
 
-def _spaces(function: Any) -> list[_Space]:
-    """Return where the names of a function's annotations may be found."""
+def _namespaces(function: Any) -> list[_Namespaces]:
+    """Return the namespaces in which the names of a function's annotations may be found."""
     if not isinstance(function, types.FunctionType):
         return []
     own = {each.__name__: each for each in getattr(function, "__type_params__", ())} | _nonlocals(function)
@@ -506,7 +497,7 @@ def _spaces(function: Any) -> list[_Space]:
 
 
 def _defining_locals(function: types.FunctionType) -> dict[str, Any]:
-    """Return the names of the function that defines this one, while it runs."""
+    """Return the local names of the function that defines this one, while that function runs."""
     *_, outer, kind, _ = ["", "", *function.__qualname__.split(".")]
     if kind != "<locals>":
         return {}
@@ -518,14 +509,14 @@ def _defining_locals(function: types.FunctionType) -> dict[str, Any]:
     return {}
 
 
-def _resolved(raw: Any, spaces: list[_Space], pydantic: bool) -> Any:
+def _resolved(raw: Any, namespaces: list[_Namespaces], pydantic: bool) -> Any:
     if isinstance(raw, type):
         return raw
-    for names, own in spaces:
+    for names, own in namespaces:
         found = _evaluated(raw, names, own)
         if found is not None:
             return found
-    later = [names for names, _ in spaces]
+    later = [names for names, _ in namespaces]
 
     def resolve() -> Any:  # a name that the module defines further down
         return next((found for names in later if (found := _evaluated(raw, names, {})) is not None), None)

@@ -1,4 +1,4 @@
-"""Everything about the lock of a task, made once and checked once."""
+"""Everything about the lock of a task. It is made once and checked once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celery_locks.lease import Lease
 from celery_locks.settings import LockOptions
 from celery_locks.tasks.options import check_effects
 from celery_locks.tasks.policies.base import ContentionPolicy
-from celery_locks.tasks.policies.choice import call_policy, check_policies, run_policy
+from celery_locks.tasks.policies.basic import call_policy, check_policies, run_policy
 from celery_locks.tasks.scopes import Scope, scope_named
 from celery_locks.tasks.signatures import CallSignature
 
@@ -38,7 +38,7 @@ class TaskLock:
 
     @cached_property
     def key_maker(self) -> KeyMaker | None:
-        """What makes the keys of calls; ``None`` for a task without a ``run()``.
+        """The maker of the keys of calls; ``None`` for a task without a ``run()``.
 
         Raises:
             LockKeyError: The key names no argument of the task.
@@ -59,22 +59,22 @@ class TaskLock:
 
     @cached_property
     def run_policy(self) -> ContentionPolicy:
-        """What happens to a run that finds its key held."""
+        """The policy for a run that finds its key held."""
         return run_policy(self.options)
 
     @cached_property
     def call_policy(self) -> str:
-        """What happens to a call that finds its key held."""
+        """The policy for a call that finds its key held."""
         return call_policy(self.options)
 
     def with_options(self, values: Mapping[str, Any]) -> TaskLock:
         """Return the lock of the same task with other values for some options, all checked.
 
         Args:
-            values: The options of one call by name, such as ``{"ttl": 5}``; as a message has them, too.
+            values: The options of one call by name, such as ``{"ttl": 5}``.
 
         Raises:
-            LockConfigError: A value is wrong or has no effect, or a name is no option's.
+            LockConfigError: A value is wrong or has no effect, or there is no option of a name.
             LockKeyError: The key names no argument of the task.
         """
         if not values:
@@ -88,18 +88,18 @@ class TaskLock:
         return made.checked()
 
     def with_options_of_message(self, values: Mapping[str, Any]) -> TaskLock:
-        """Return `with_options` of what a message brings. A value that no longer fits, after a deploy, is left out."""
+        """Return `with_options` of the options in a message. Options that are wrong since a deploy are left out."""
         made, kept = self, dict[str, Any]()
         for name, value in values.items():
             try:
                 made = self.with_options({**kept, name: value})
                 kept[name] = value
             except LockError as error:  # noqa: PERF203 - few options, and only those of a message
-                logger.warning("a message of %s has an option that no longer fits: %s", self.task_name, error)
+                logger.warning("an option in a message of %s is ignored: %s", self.task_name, error)
         return made
 
     def checked(self) -> TaskLock:
-        """Return this lock, once its key is known to be right.
+        """Return this lock after a check of its key.
 
         Raises:
             LockKeyError: The key names no argument of the task.
@@ -111,8 +111,8 @@ class TaskLock:
         """Return the key of a call.
 
         Raises:
-            LockKeyError: The arguments make none.
-            TypeError: The task does not take them.
+            LockKeyError: The arguments make no key.
+            TypeError: The task does not take these arguments.
         """
         if self.key_maker is None:
             raise LockConfigError(f"{self.task_name} has no run() that could be locked")
@@ -120,7 +120,7 @@ class TaskLock:
 
 
 class TaskWithLock(Protocol):
-    """A `LockedTask`, as the modules see it that the class itself is built on."""
+    """The interface of `LockedTask` for the modules that it imports itself."""
 
     name: str
     app: Any

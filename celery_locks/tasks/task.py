@@ -21,9 +21,10 @@ from celery_locks.lease import Lease
 from celery_locks.locks import app_store
 from celery_locks.settings import OPTION_NAMES, LockOptions, OnLost, ScopeName
 from celery_locks.tasks import call
+from celery_locks.tasks._celery_patches import is_made_of_function
 from celery_locks.tasks.events import TaskEventsStep
 from celery_locks.tasks.marks import check_not_marked
-from celery_locks.tasks.messages.header import fields_in, number_messages_of, ours_alone, with_fields
+from celery_locks.tasks.messages.header import fields_in, number_messages_of, our_header_of, with_fields
 from celery_locks.tasks.option_types import Duration, Key, OnContention
 from celery_locks.tasks.options import (
     TASK_PREFIX,
@@ -36,36 +37,36 @@ from celery_locks.tasks.options import (
     options_of_class,
 )
 from celery_locks.tasks.retry import PostponedRetry
-from celery_locks.tasks.run import run_around, run_locked, run_of
+from celery_locks.tasks.run import run_locked, run_of
 from celery_locks.tasks.scopes import scope_named
-from celery_locks.tasks.signatures import CallSignature, call_signature, is_async
+from celery_locks.tasks.signatures import CallSignature, async_error, call_signature, is_async
 from celery_locks.tasks.spec import TaskLock
 from celery_locks.tasks.worker.bootsteps import LocksStep
 
-if "celery.worker.control" in sys.modules:  # in the ``celery`` command, which asks workers what it knows itself
+if "celery.worker.control" in sys.modules:  # the ``celery`` command sends only those commands that it has loaded
     import_module("celery_locks.tasks.worker.inspection")
 
 
 class UnkeyableArguments(LockKeyError, EncodeError):
-    """A call whose arguments make no key, found before its message is sent.
+    """A call whose arguments make no key. Its message is not sent.
 
-    Also kombu's error for arguments that can't be sent: where Celery sends a chain's next task for a worker, it takes
-    that one for the failure of the task before, instead of leaving the chain without an end.
+    Also kombu's error for arguments that can't be encoded. When a worker sends the next task of a chain, Celery handles
+    that error: the previous task fails. Any other error would leave the chain without an end.
     """
 
 
 class LockedTask(Task):
     """A task that runs once at a time for each key.
 
-    Options are attributes with the prefix ``lock_`` (see `LockOptions`); those left out come from the app's settings
-    with the prefix ``locks_``.
+    Options are attributes with the prefix ``lock_``; see `LockOptions`. The app's settings with the prefix ``locks_``
+    are the defaults.
 
     Examples:
         >>> @app.task(base=LockedTask, lock_key="shop:<shop_id>", lock_ttl=60)
         ... def resync(shop_id, page=1): ...
     """
 
-    # These have no values here: what a class does not set comes from its bases, then from the settings.
+    # No values here, because a value would replace the app's settings.
     lock_key: Key
     lock_ttl: Duration
     lock_renew: bool | Duration
@@ -84,7 +85,7 @@ class LockedTask(Task):
 
     abstract = True
     Strategy = "celery_locks.tasks.worker.early_parking:strategy"
-    #: How callers call the task; ``None`` without a ``run()``.
+    #: How callers call the task; ``None`` for a class without a ``run()``.
     _locks_signature: CallSignature | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -93,7 +94,7 @@ class LockedTask(Task):
 
     @classmethod
     def bind(cls, app: Any) -> Any:
-        """Connect the task to its app (Celery calls it).
+        """Connect the task to its app. Celery calls this.
 
         Raises:
             LockConfigError: The task can't be locked, or an option has no effect.
@@ -101,17 +102,17 @@ class LockedTask(Task):
         app.steps["worker"].add(LocksStep)
         app.steps["consumer"].add(TaskEventsStep)
         bound = super().bind(app)
-        prepare(cls)  # once more: the setting task_annotations sets attributes and may wrap run()
+        prepare(cls)  # again, because the setting task_annotations may have set attributes or wrapped run()
         if not is_celerys_own(cls.name):
             number_messages_of(cls.name)
             check_lockable(cls)
-            if options_of_class(cls):  # the scope and the policy may be settings of the app
+            if options_of_class(cls):  # checked here, since the scope and the policy may be settings of the app
                 check_calls(cls, options_of(cls, app.conf))
         return bound
 
     @property
     def lock_spec(self) -> TaskLock:
-        """Everything about the lock of this task. Made once, and once more when an option has been set since.
+        """Everything about the lock of this task. Made at the first use, and again after an option was set.
 
         Raises:
             LockConfigError: A setting is wrong.
@@ -152,7 +153,7 @@ class LockedTask(Task):
 
     @property
     def lock_options(self) -> LockOptions:
-        """The options of this task: its own, the app's, the defaults.
+        """The options of this task: its own, then the app's, then the defaults.
 
         Raises:
             LockConfigError: A setting is wrong.
@@ -161,27 +162,27 @@ class LockedTask(Task):
 
     @property
     def lease(self) -> Lease | None:
-        """The lease under which this task runs now, ``None`` when it doesn't."""
+        """The lease under which this task runs now, ``None`` when it runs under none."""
         run = run_of(self)
         return None if run is None else run.lease
 
     def lock_key_for(self, /, *args: Any, **kwargs: Any) -> str:
-        """The key of a call with these arguments.
+        """Return the key of a call with these arguments.
 
         Raises:
-            LockKeyError: They make none.
-            TypeError: The task does not take them.
+            LockKeyError: The arguments make no key.
+            TypeError: The task does not take these arguments.
         """
         return self.lock_spec.key_for(args, kwargs)
 
     def locks_runs(self) -> bool:
-        """Whether runs of this task take a lease: not Celery's own tasks, and not with ``enabled`` off."""
+        """Return whether runs of this task take a lease: not Celery's own tasks, and not with ``enabled=False``."""
         enabled = getattr(self, "lock_enabled", None)
         if enabled is None:
-            # What is set now is read each time, so that tests can switch all locking off and on again. A lookup in all
-            # of the settings would take longer than the rest of a run together.
+            # Changes are read at each run, so that tests can switch all locking off and on again. A lookup in all the
+            # settings would take longer than the rest of a run, so the configured value is cached.
             enabled = self.app.conf.changes.get("locks_enabled")
-            if enabled is None:  # read, and kept, only where nothing is changed: a change may be taken back
+            if enabled is None:
                 enabled = self._locks_configured_enabled
         return enabled and not is_celerys_own(self.name)
 
@@ -190,48 +191,50 @@ class LockedTask(Task):
         return bool(self.app.conf.get("locks_enabled", True))
 
     def on_lock_lost(self, lease: Lease, reason: LossReason) -> None:
-        """Called once when the lease of a run is lost, by the thread that notices. For subclasses to override.
+        """Handle the loss of a run's lease. Does nothing unless a subclass overrides it.
+
+        It is called once, by the thread that notices the loss.
 
         Args:
             lease: The lease.
-            reason: Why it was lost.
+            reason: Why the lease was lost.
         """
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-        """Send the task, as Celery does; in a scope that begins at the call, take the lease first.
+        """Send the task, as Celery does. In a scope that begins at the call, acquire the lease first.
 
-        Options with the prefix ``lock_``, such as ``lock_ttl=5``, replace those of the task for this call and its run.
+        Options with the prefix ``lock_``, such as ``lock_ttl=5``, replace the task's options for this call and its run.
         The message carries them, so they can't be functions or objects.
 
         Returns:
-            The result of the task, or of the one that holds the key.
+            The result of the task, or of the task that holds the key.
 
         Raises:
             LockConfigError: An option is wrong or has no effect; no message was sent.
-            LockKeyError: Its arguments make no key; no message was sent.
+            LockKeyError: The arguments make no key; no message was sent.
             LockContended: Others hold the key.
-            StoreUnavailable: The lock store is away; no message was sent.
+            StoreUnavailable: The store can't be reached; no message was sent.
         """
         options = {**dict(zip(call.POSITIONAL, rest, strict=False)), **options}
         own = call_options(options)
         if "store" in own:
             app_store(self.app.conf, own["store"])
-        # A message that is sent once more has the options of its call.
+        # A message that is sent again keeps the options of its call.
         given = {**fields_in(options.get("headers"), options.get("task_id")).get("options", {}), **own}
         publish = super().apply_async
 
-        def send(**options: Any) -> Any:
+        def send(options: dict[str, Any]) -> Any:
             return publish(args, kwargs, **(_with_call_options(options, given) if own else options))
 
         locked = given.get("enabled", self.locks_runs()) and not is_celerys_own(self.name)
         spec = self.lock_spec.with_options(given) if locked or own else None
         key = self._key_of_call(spec, args, kwargs) if spec is not None and locked else None
         if spec is not None and key is not None and spec.scope.call and call.is_new_call(self, options):
-            return call.call(self, spec, key, lambda options: send(**options), options)
-        return send(**options)
+            return call.call(self, spec, key, send, options)
+        return send(options)
 
     def apply(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-        """Run the task here and now, as Celery does; options with the prefix ``lock_`` replace those of the task.
+        """Run the task in this process, as Celery does. Options with the prefix ``lock_`` replace the task's options.
 
         Raises:
             LockConfigError: An option is wrong or has no effect.
@@ -247,7 +250,7 @@ class LockedTask(Task):
         try:
             return spec.key_for(args or (), kwargs or {})
         except TypeError:
-            return None  # Celery's own check has the better message, or the task runs without one.
+            return None  # Celery checks the arguments too, unless the task has typing=False
         except LockKeyError as error:
             raise UnkeyableArguments(error.message, error.key) from error
 
@@ -262,11 +265,11 @@ class LockedTask(Task):
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
-        """Retries the task, as Celery does; the message is sent when the lease has been given back."""
+        """Retry the task, as Celery does. The message is sent after the lease was released."""
 
         def retry(throw: bool) -> Retry:
-            if "headers" in options:  # they are all that the message gets
-                options["headers"] = {**(options["headers"] or {}), **ours_alone(self.request)}
+            if "headers" in options:  # Celery sends these headers only
+                options["headers"] = {**(options["headers"] or {}), **our_header_of(self.request)}
             return super(LockedTask, self).retry(
                 args, kwargs, exc, throw, eta=eta, countdown=countdown, max_retries=max_retries, **options
             )
@@ -286,12 +289,12 @@ class LockedTask(Task):
 
 #: The attributes that are options.
 _ATTRIBUTES = tuple(TASK_PREFIX + name for name in OPTION_NAMES)
-#: What `Task.apply` takes by position, after the arguments of the task.
+#: The positional parameters of `Task.apply`, after the arguments of the task.
 _POSITIONAL_OF_APPLY = ("link", "link_error", "task_id", "retries", "throw", "logfile", "loglevel", "headers")
 
 
 def prepare(cls: type[LockedTask]) -> None:
-    """Lock the ``run()`` of a class and check its options. May be done again.
+    """Lock the ``run()`` of a class and check its options. May be called again.
 
     Raises:
         LockConfigError: An option is wrong, or the body is async or decorated by itself.
@@ -301,7 +304,7 @@ def prepare(cls: type[LockedTask]) -> None:
     if not hasattr(cls.run, "locked_body") and cls.run is not Task.run:
         body = inspect.getattr_static(cls, "run")
         owner = next(base for base in cls.__mro__ if "run" in vars(base))
-        if "_decorated" not in vars(owner):  # Celery makes a class of a function, which may well be marked
+        if not is_made_of_function(owner):  # the function that Celery makes a class of may be marked
             check_not_marked(body, cls.__qualname__)
         cls.run = _locked(cls, body)
     body = getattr(cls.run, "locked_body", None)
@@ -311,7 +314,7 @@ def prepare(cls: type[LockedTask]) -> None:
 
 
 def _takes_task(body: Any) -> bool:
-    """Return whether the first argument of a body, as it stands in its class, is the task."""
+    """Return whether the first argument of a body is the task. The body is given as its class has it."""
     return hasattr(type(body), "__get__") and not isinstance(body, staticmethod)
 
 
@@ -319,7 +322,7 @@ def check_lockable(cls: type[Task]) -> None:
     """Check that each run of a class's tasks takes a lease.
 
     Raises:
-        LockConfigError: It has a ``__call__()`` that Celery runs in place of ``run()``.
+        LockConfigError: Its class has a ``__call__()`` that Celery runs in place of ``run()``.
     """
     if getattr(cls, "lock_enabled", None) is False:
         return
@@ -335,7 +338,7 @@ def check_calls(cls: type[Task], options: LockOptions) -> None:
     """Check that calls of a class's tasks take a lease where their scope asks for one.
 
     Raises:
-        LockConfigError: Its ``apply_async()`` passes `LockedTask.apply_async` by.
+        LockConfigError: Its ``apply_async()`` does not call `LockedTask.apply_async`.
     """
     if not scope_named(options.scope).call:
         return
@@ -349,7 +352,7 @@ def check_calls(cls: type[Task], options: LockOptions) -> None:
 
 
 def _mentions(function: Any, names: set[str]) -> bool:
-    """Return whether the code of a function uses one of the names; ``True`` where it can't be read."""
+    """Return whether the code of a function uses one of the names; ``True`` if it has no code to read."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     todo = [code] if code is not None else []
     while todo:
@@ -361,7 +364,7 @@ def _mentions(function: Any, names: set[str]) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    return one is other or (inspect.ismethod(one) and one == other)  # a function is bound anew each time
+    return one is other or (inspect.ismethod(one) and one == other)  # each access to a method makes a new object
 
 
 def _with_call_options(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -372,13 +375,15 @@ def _with_call_options(options: dict[str, Any], given: dict[str, Any]) -> dict[s
 
 
 def _locked(cls: type, body: Any) -> Callable[..., Any]:
-    """The ``run`` of a class, wrapped; ``body`` is as it stands in the class."""
+    """Return the wrapper of the ``run()`` of a class.
+
+    Args:
+        cls: The class.
+        body: Its ``run()``, as the class has it: a function, a ``staticmethod`` or another descriptor.
+    """
     function = getattr(body, "__func__", body)
     if is_async(function):
-        raise LockConfigError(
-            f"{cls.__name__} is an async function: Celery doesn't run those, so it can't be locked. "
-            "Make it a plain function, that may call asyncio.run()"
-        )
+        raise async_error(cls.__name__)
 
     def bind(task: LockedTask) -> Any:
         return body.__get__(task, type(task)) if hasattr(type(body), "__get__") else body
@@ -399,7 +404,7 @@ def _checked_result(result: Any) -> Any:
     """Return the result of a run.
 
     Raises:
-        LockConfigError: It is a coroutine, which Celery does not run.
+        LockConfigError: The result is a coroutine, which Celery does not run.
     """
     if isinstance(result, CoroutineType):
         result.close()
@@ -408,17 +413,3 @@ def _checked_result(result: Any) -> Any:
             "function, that may call asyncio.run()"
         )
     return result
-
-
-def lock_around_autoretry(task: LockedTask) -> None:
-    """Has the lease of a run last until autoretry, which Celery puts around the body, has sent the retry."""
-    if "_orig_run" not in vars(task):
-        return
-    autoretry = task.run
-
-    @wraps(autoretry)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return run_around(task, autoretry, args, kwargs)
-
-    task._orig_run = type(task).run.__get__(task)
-    task.run = run

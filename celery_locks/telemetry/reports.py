@@ -10,7 +10,7 @@ from typing import Any
 
 from celery_locks import Outcome, audit, owners
 from celery_locks._validation import DEFAULT_STORE
-from celery_locks.tasks.messages.header import fields_of, store_in
+from celery_locks.tasks.messages.header import fields_of
 
 #: What is told where text was cut.
 CUT = "…"
@@ -88,7 +88,7 @@ def report_of(outcome: Outcome) -> Report:
         seconds,
         time.time(),
         outcome.part,
-        _store_of(outcome.sender),
+        outcome.store,
     )
 
 
@@ -101,19 +101,6 @@ def waited_before(task: Any) -> float:
     since = float(ours.get("since", 0.0))
     # By two machines' clocks: a parked message may have come from another.
     return float(ours.get("waited", 0.0)) + (max(0.0, time.time() - since) if since else 0.0)
-
-
-def _store_of(sender: Any) -> str:
-    """Return the name of the store of a lock, or of the store in which a task takes its leases."""
-    options = getattr(sender, "lock_options", None)
-    if options is None:
-        space = getattr(sender, "_space", None)
-        return DEFAULT_STORE if space is None else str(space.store_name)
-    request = getattr(sender, "request", None)
-    ours = {} if request is None else fields_of(request)
-    if "key" in ours:
-        return store_in(ours)
-    return str((ours.get("options") or {}).get("store", options.store))
 
 
 def _cut(part: Any, letters: int) -> Any:

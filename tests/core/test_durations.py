@@ -16,7 +16,7 @@ from celery_locks._durations import seconds_of
 from celery_locks.aio import AsyncLocks
 from celery_locks.settings import LockOptions
 from celery_locks.stores.memory import MemoryStore
-from celery_locks.tasks._duration_texts import DurationText
+from celery_locks.tasks.option_types import DurationText
 from celery_locks.tasks.settings_check import check_settings
 
 TEXTS = {

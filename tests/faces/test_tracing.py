@@ -100,9 +100,9 @@ def test_without_a_provider_nothing_is_kept() -> None:
 
 
 def test_traces_that_are_asked_for_need_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert telemetry.traces({})
-    assert not telemetry.traces({"locks_traces": False})
+    assert telemetry.is_tracing_enabled({})
+    assert not telemetry.is_tracing_enabled({"locks_traces": False})
     monkeypatch.setattr(telemetry, "find_spec", lambda name: None)
-    assert not telemetry.traces({})
+    assert not telemetry.is_tracing_enabled({})
     with pytest.raises(LockConfigError, match=r"pip install 'celery-locks\[otel\]'"):
-        telemetry.traces({"locks_traces": True})
+        telemetry.is_tracing_enabled({"locks_traces": True})

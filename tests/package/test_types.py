@@ -18,7 +18,7 @@ from celery_locks.settings import ON_LOST, OPTION_NAMES, SCOPES
 from celery_locks.tasks import LockKeywords
 from celery_locks.tasks.option_types import RunPolicyName
 from celery_locks.tasks.options import checked_options
-from celery_locks.tasks.policies.choice import CALL_POLICIES, POLICIES
+from celery_locks.tasks.policies.basic import CALL_POLICIES, POLICIES
 from tests.support.celery_worker import ROOT
 
 HEAD = """\

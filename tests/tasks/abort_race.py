@@ -33,7 +33,7 @@ from celery_locks import Lease, LockLost
 from celery_locks._runtime import threads
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.types import Claim
-from celery_locks.tasks.abort import Aborted, guard_here
+from celery_locks.tasks.abort import Aborted, guard_for
 from celery_locks.tasks.abort.greenlet import GreenletGuard
 from celery_locks.tasks.abort.signal import SignalGuard
 from celery_locks.tasks.abort.thread import ThreadGuard
@@ -70,7 +70,7 @@ class Thief:
 def race(thief: Thief, dice: random.Random, pause: Callable[[], object], outcomes: Counter[str], depth: int) -> None:
     claim = Claim("name", f"token {next(_numbers)}", "owner", 60)
     lease = Lease(MemoryStore(), claim, "key", 1, time.monotonic())
-    guard = guard_here(lease)
+    guard = guard_for(lease)
     start = time.perf_counter()
     ends, lost = start + dice.random() * WINDOW, start + dice.random() * WINDOW
     thief.lose(lease, lost)
@@ -97,7 +97,7 @@ def main(kind: str, count: int, guarded: bool, depth: int) -> None:
     if not guarded:
         for guard in (SignalGuard, ThreadGuard, GreenletGuard):
             guard._disarm = lambda self: None  # type: ignore[attr-defined, method-assign]
-        SignalGuard._calls = lambda self, frame: True  # type: ignore[method-assign]
+        SignalGuard._is_called_from = lambda self, frame: True  # type: ignore[method-assign]
     sys.setswitchinterval(0.00001)
     outcomes: Counter[str] = Counter(ended=0, stopped=0, outside=0)
     thief, dice = Thief(), random.Random(9)

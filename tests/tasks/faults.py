@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.result import AsyncResult
 
-from celery_locks.tasks.worker.reaper import LOOK_AT_OTHERS
+from celery_locks.tasks.worker.reaper import CHECK_OTHERS_SECONDS
 from celery_locks.testing.local.processes import alive
 from tests.support.celery_worker import Worker
 from tests.support.waiting import eventually
@@ -117,7 +117,7 @@ SHUTDOWNS = (
         seconds=BODY,
     ),
     Fault("`SIGKILL` of the whole worker, `ttl` 3 s", POOLS, kill_all, within=3 + 1, task="dies_briefly"),
-    Fault("the same, another worker on the machine", POOLS, kill_all, within=LOOK_AT_OTHERS + 1, neighbour=True),
+    Fault("the same, another worker on the machine", POOLS, kill_all, within=CHECK_OTHERS_SECONDS + 1, neighbour=True),
 )
 
 

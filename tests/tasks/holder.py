@@ -22,10 +22,10 @@ TTL = 120.0
 def hold(locks: Locks, key: str, line_up: float | None = None) -> bool:
     """Claims a key, as a run does."""
     claim = Claim(locks._space.name(key), secrets.token_hex(16), "holder", TTL)
-    journal.write(claim.token, claim.name, key, "task", "id")
+    journal.add_claim(claim.token, claim.name, key, "task", "id")
     granted = isinstance(locks.store.acquire(claim, line_up), Granted)
     if granted:
-        journal.granted(claim.token)
+        journal.mark_granted(claim.token)
     return granted
 
 
@@ -36,7 +36,7 @@ def told() -> None:
 
 def child_of_the_dead(locks: Locks, key: str) -> None:
     """The main process of a worker is gone, and a child still runs."""
-    life = journal.life()
+    life = journal.worker_folder()
     assert life is not None
     if os.fork():
         os._exit(0)

@@ -6,7 +6,7 @@ import random
 import sys
 
 from celery_locks.tasks.worker import journal
-from celery_locks.tasks.worker.remains import remove_remains
+from celery_locks.tasks.worker.stale_folders import remove_stale_folders
 
 #: Few, so that the first and the last life of a site often meet.
 SITES = ("one", "two")
@@ -14,12 +14,12 @@ SITES = ("one", "two")
 
 def live(folder: str) -> None:
     life = journal.begin(random.choice(SITES), folder)
-    record = journal.own_record()
+    record = journal.own_journal()
     assert record is not None
-    remove_remains(life)
-    journal.write("token", "name", "key", "task", "id")
+    remove_stale_folders(life)
+    journal.add_claim("token", "name", "key", "task", "id")
     assert record.path.exists(), "the record of a living process is gone"
-    assert [member.path for member in life.members()] == [record.path]
+    assert [member.path for member in life.process_files()] == [record.path]
     journal.end(life)
     life.remove()
 

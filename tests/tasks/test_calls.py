@@ -30,7 +30,7 @@ from celery_locks import (
     single_instance,
 )
 from celery_locks.settings import SCOPES
-from celery_locks.tasks.policies.choice import POLICIES
+from celery_locks.tasks.policies.basic import POLICIES
 from tests.support.waiting import eventually
 
 ERRORS = [

@@ -36,7 +36,7 @@ def warned(visibility: int | None, broker: str = "redis://", acks_late: bool = F
         (None, {"lock_backoff": Backoff(cap=7200)}, "to 14400 or more"),
         (600, {"lock_on_contention": "park", "lock_park_safety_copy": True}, "to 1200 or more"),
         (60, {"lock_on_contention": "wait", "acks_late": True, "lock_max_wait": 90}, "Set lock_max_wait below it"),
-        (60, {"lock_on_contention": "wait", "acks_late": True}, "in its slot for ever"),
+        (60, {"lock_on_contention": "wait", "acks_late": True}, "in its slot for an unlimited time"),
     ],
 )
 def test_a_visibility_timeout_that_is_too_short(visibility: int, options: dict[str, Any], remedy: str) -> None:

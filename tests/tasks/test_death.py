@@ -106,7 +106,7 @@ def test_promise_05_a_parked_run_that_died_is_no_run_that_ended(prefork_shop: Sh
 def test_a_lease_that_is_to_last_outlives_its_run(prefork_shop: Shop, key: str, assert_locked: AssertLocked) -> None:
     worker = prefork_shop.worker
     prefork_shop.app.send_task("lasts", (key,))  # by somebody who knows no locks: the run takes the lease
-    worker.wait_for_log(f"{key!r} is free, which its lasts")  # that of its message alone
+    worker.wait_for_log(f"released {key!r}, held by lasts")  # that of its message alone
     assert_locked(key)
 
 

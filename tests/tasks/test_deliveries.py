@@ -298,7 +298,7 @@ def test_options_of_a_call_that_no_longer_fit_after_a_deploy_are_left_out(
     assert worker.execute(worker.receive()) == ["ack"]
     assert result.get(timeout=SOON) == "worked"
     assert runs == [1]
-    assert "a message of work has an option that no longer fits: " in caplog.text
+    assert "an option in a message of work is ignored: " in caplog.text
     assert_ended(worker)
 
 

@@ -76,7 +76,7 @@ def test_promise_01_everything_in_the_store_has_an_expiry(shop: Shop, key: str, 
 def test_a_store_that_is_away_at_the_start_puts_tasks_off(fragile_shop: Shop, key: str, proxy: Proxy) -> None:
     proxy.refuse()
     worker = fragile_shop.start_worker()
-    assert "locked tasks are put off until it is back" in worker.logs()
+    assert "locked tasks are deferred until it is back" in worker.logs()
     result = fragile_shop.send("work", key)
     eventually(lambda: result.state == "RETRY", SOON)
     assert not holds(fragile_shop, key), "it ran without a lease"

@@ -12,13 +12,23 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_locks import LockConfigError, LockedTask, Locks, current_lease, single_instance
+from celery_locks import (
+    LockConfigError,
+    LockContended,
+    LockedTask,
+    Locks,
+    Outcome,
+    audit,
+    current_lease,
+    single_instance,
+)
 from celery_locks.aio import AsyncLocks
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Parking
 from celery_locks.tasks.messages.header import HEADER
 from celery_locks.tasks.options import all_locks
 from celery_locks.tasks.settings_check import check_settings
+from celery_locks.telemetry.reports import report_of
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 
@@ -112,6 +122,29 @@ class TestTasks:
         assert (held(app, "a"), held(app, "b")) == (["audit"], ["default"])
         ours = [message["headers"][HEADER] for message in sent]
         assert [fields.get("store") for fields in ours] == ["audit", None]
+
+    def test_outcomes_name_the_store_that_was_used(self, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(app, "send_task", lambda *args, **options: None)
+        options = {"lock_key": "k", "lock_scope": "until_executed", "lock_on_contention": "raise"}
+        task = app.task(base=LockedTask, name="one", shared=False, lock_store="audit", **options)(nothing)
+        outcomes: list[Outcome] = []
+        stop = audit(outcomes.append)
+        try:
+            task.apply_async(lock_store="default")
+            with pytest.raises(LockContended):
+                task.apply_async(lock_store="default")
+            task.apply_async()
+            task.apply(lock_store="default", lock_scope="while_executing", lock_key="other")
+        finally:
+            stop()
+        assert [(each.kind, each.store) for each in outcomes] == [
+            ("acquired", "default"),
+            ("contended", "default"),
+            ("acquired", "audit"),
+            ("acquired", "default"),
+            ("released", "default"),
+        ]
+        assert [report_of(each).store for each in outcomes] == [each.store for each in outcomes]
 
     def test_an_unknown_store_of_a_call_is_refused_before_a_message_is_sent(self, app: Celery) -> None:
         task = app.task(base=LockedTask, name="one", shared=False, lock_key="k")(nothing)

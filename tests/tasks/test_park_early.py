@@ -41,7 +41,7 @@ def test_it_parks_while_every_slot_is_taken(open_shop: Callable[..., Shop], key:
 def test_an_error_in_the_parent_leaves_the_message_to_the_pool(early_shop: Shop, key: str) -> None:
     shop = early_shop
     result = shop.app.send_task("park", (), {"unknown": key})
-    shop.worker.wait_for_log("a message of park could not be looked at")
+    shop.worker.wait_for_log("a message of park could not be parked before the pool")
     with pytest.raises(TypeError):
         result.get(timeout=SOON)
     assert shop.send("work", f"{key}-other").get(timeout=SOON), "the worker came to harm"
@@ -53,7 +53,7 @@ def test_a_key_made_by_a_function_is_left_to_the_run(early_shop: Shop, key: str)
         (result,) = send_parked(early_shop, key, "park_strange_key")
         assert result.state == "WAITING"
     assert result.get(timeout=SOON) == key
-    assert "a message of park_strange_key could not be looked at" not in early_shop.worker.logs()
+    assert "a message of park_strange_key could not be parked before the pool" not in early_shop.worker.logs()
 
 
 def test_a_free_key_is_left_to_the_run(early_shop: Shop, key: str) -> None:

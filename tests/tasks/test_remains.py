@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_locks.tasks.worker.liveness import new_life, published
-from celery_locks.tasks.worker.remains import FOUND_DEAD, KEEP_SECONDS, remove_remains
+from celery_locks.tasks.worker.liveness import new_worker_folder
+from celery_locks.tasks.worker.stale_folders import FOUND_DEAD, KEEP_SECONDS, remove_stale_folders
 from tests.support.celery_worker import ROOT
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
@@ -32,12 +32,12 @@ class Neighbours:
         self._new_site = lambda: Site(f"sqlite:///{folder}/locks.db", folder, stack)
         self.mortal = self._new_site()
         self.mortal.life.remove()  # until it comes back
-        self.own = published(new_life("another site", str(folder)))
+        self.own = new_worker_folder("another site", str(folder)).publish()
         self._stranger = Path()
 
     def start(self, key: str, mode: str = "holds") -> int:
         pid = self.mortal.start(key, mode)
-        [life] = self.own.strangers()
+        [life] = self.own.others_of_user()
         self._stranger = life.path
         return pid
 
@@ -50,7 +50,7 @@ class Neighbours:
         self.mortal.process.wait()
 
     def is_left_after_a_look(self) -> bool:
-        remove_remains(self.own)
+        remove_stale_folders(self.own)
         return self._stranger.exists()
 
     def let_a_day_pass(self) -> None:
@@ -101,37 +101,37 @@ def test_what_a_living_process_has_is_never_removed(neighbours: Neighbours, key:
 
 def test_a_life_that_was_never_published_is_removed_after_a_day(neighbours: Neighbours, tmp_path: Path) -> None:
     for site in ("another site", "a third site"):
-        life = new_life(site, str(tmp_path))
+        life = new_worker_folder(site, str(tmp_path))
         (life.path / ".main.1.1").touch()  # its process died before its file was ready
-        remove_remains(neighbours.own)
+        remove_stale_folders(neighbours.own)
         assert life.path.exists(), "its process may be about to publish it"
         os.utime(life.path, (LONG_AGO, LONG_AGO))
-        remove_remains(neighbours.own)
+        remove_stale_folders(neighbours.own)
         assert not life.path.exists()
 
 
 def test_other_boots_and_other_users_are_left_alone(neighbours: Neighbours, tmp_path: Path, key: str) -> None:
     neighbours.die(neighbours.start(key, "idles"))
-    [life] = neighbours.own.strangers()
+    [life] = neighbours.own.others_of_user()
     other_user = tmp_path / "celery-locks-4294967294" / life.path.parent.name
     shutil.copytree(life.path, other_user / life.path.name)
     boot, rest = life.path.name.split(".", 1)
     other_boot = life.path.rename(life.path.with_name(f"{boot[::-1]}.{rest}"))
     stray = neighbours.base / "a file"
     stray.touch()
-    remove_remains(neighbours.own)
+    remove_stale_folders(neighbours.own)
     assert all(path.exists() for path in (other_user / life.path.name, other_boot, stray))
 
 
 def test_the_empty_folder_of_a_site_is_removed(neighbours: Neighbours) -> None:
     (neighbours.base / "0123456789abcdef").mkdir()  # its worker was killed before it had made its own folder
-    remove_remains(neighbours.own)
+    remove_stale_folders(neighbours.own)
     assert neighbours.sites() == 1
     assert neighbours.own.path.exists()
 
 
 def test_the_last_life_to_end_removes_the_folders(tmp_path: Path) -> None:
-    lives = [published(new_life(site, str(tmp_path))) for site in ("one", "one", "two")]
+    lives = [new_worker_folder(site, str(tmp_path)).publish() for site in ("one", "one", "two")]
     for life in lives[:2]:
         life.remove()
     assert len(os.listdir(lives[2].path.parent.parent)) == 1

@@ -32,7 +32,7 @@ from celery_locks.keys.names import described
 from celery_locks.keys.text import MAX_BYTES
 from celery_locks.locks import store_names
 from celery_locks.stores.types import Holder
-from celery_locks.tasks.force_release import free_one
+from celery_locks.tasks.force_release import force_release_by_fencing_token
 from celery_locks.tasks.options import locks_for
 from celery_locks.views import NEAR_SECONDS, read_key
 
@@ -138,7 +138,7 @@ class LockAdmin(admin.ModelAdmin):
         """Release a lease, record who did it, and report the outcome to the user."""
         key = shown.key_html(lease.key, lease.part)
         try:
-            holder = free_one(_locks(lease.store), lease.key, lease.fencing_token, lease.part)
+            holder = force_release_by_fencing_token(_locks(lease.store), lease.key, lease.fencing_token, lease.part)
         except StoreUnavailable as failed:
             message = f"{failed.message.rstrip('.')}. It may have been released all the same: look at the key again."
             raise StoreUnavailable(message, lease.key) from failed

@@ -1,6 +1,6 @@
-"""Stops a body whose lease was lost, by what its pool has for it.
+"""Stops a body whose lease was lost, by the means of its pool.
 
-The abort is guarded: it can land only in the body, never after it.
+A guard ensures that the abort is raised in the body, and never after it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import threading
 
 from celery_locks.lease import Lease
 from celery_locks.tasks.abort.greenlet import GreenletGuard
-from celery_locks.tasks.abort.guard import Aborted, Guard, lost
-from celery_locks.tasks.abort.signal import SIGNAL, SignalGuard
+from celery_locks.tasks.abort.guard import Aborted, Guard, loss_error
+from celery_locks.tasks.abort.signal import ABORT_SIGNAL, SignalGuard
 from celery_locks.tasks.abort.thread import ThreadGuard
 
-__all__ = ["Aborted", "Guard", "guard_here", "lost"]
+__all__ = ["Aborted", "Guard", "guard_for", "loss_error"]
 
 
-def guard_here(lease: Lease) -> Guard:
-    """A guard for a body that is to run here, in this thread or greenlet."""
+def guard_for(lease: Lease) -> Guard:
+    """Return a guard for a body that runs under a lease, in this thread or greenlet."""
     if lease._home is not None:
         return GreenletGuard(lease)
-    if SIGNAL is not None and threading.current_thread() is threading.main_thread():
+    if ABORT_SIGNAL is not None and threading.current_thread() is threading.main_thread():
         return SignalGuard(lease)
     return ThreadGuard(lease)

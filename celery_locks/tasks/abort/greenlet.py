@@ -1,6 +1,6 @@
-"""The gevent and eventlet pools: the hub throws the abort into the body's greenlet.
+"""The abort in gevent and eventlet pools: the hub throws an exception into the body's greenlet.
 
-The hub runs when no greenlet does, so the body is at a place where it waits. One that never waits is not stopped.
+The hub runs while all greenlets wait, so the body is at a place where it waits. A body that never waits is not stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class GreenletGuard(Guard):
-    """For a body in a greenlet. All but `abort` happens in the thread of its hub, so nothing needs a lock."""
+    """For a body in a greenlet. All methods but `abort` run in the thread of its hub, so no lock is needed."""
 
     def __init__(self, lease: Lease) -> None:
         from greenlet import getcurrent
@@ -41,7 +41,7 @@ class GreenletGuard(Guard):
 
     def _call(self, body: Callable[[], T]) -> T:
         self._armed = True
-        if self.lease.lost:  # perhaps before that
+        if self.lease.lost:  # perhaps before the guard was armed
             self.abort(self.lease, "expired")
         return body()
 

@@ -1,4 +1,4 @@
-"""What all ways of stopping a body have in common."""
+"""The base class of the guards, which stop a body when its lease is lost."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from celery_locks.lease import Lease
 
 T = TypeVar("T")
 
-#: Seconds that the end of a run waits for those who are being told of its loss.
-PATIENCE = 5.0
+#: How long the end of a run waits until all callbacks about the loss of its lease were called.
+CALLBACKS_TIMEOUT_SECONDS = 5.0
 
 
 class Aborted(BaseException):
-    """Raised in a body whose lease was lost. No `Exception`, so that ``except Exception`` does not swallow it."""
+    """Raised in a body whose lease was lost. No `Exception`, so that ``except Exception`` does not catch it."""
 
-    #: Whose body it is for; there is one within the other where a task runs another eagerly.
+    #: The guard of the body that it stops. Bodies are nested if a task runs another one eagerly.
     guard: Guard
 
     def __init__(self, guard: Guard | None = None) -> None:
-        # Without one where the interpreter makes it, of a class that has it.
+        # The interpreter makes it without arguments, of a subclass that has the guard.
         self.guard = guard or self.guard
         self.guard.landed = True
         super().__init__(f"the lease of {self.guard.lease.key!r} was lost")
 
 
 class Guard(ABC):
-    """Around one body: stops it when its lease is lost."""
+    """Stops one body when its lease is lost."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        #: Whether the body was to be stopped while it ran.
+        #: Whether the abort was sent to the body while it ran.
         self.sent = False
-        #: Whether it was raised there.
+        #: Whether the abort was raised in the body.
         self.landed = False
         lease._abort = self.abort
 
     def run(self, body: Callable[[], T]) -> T:
-        """Runs the body.
+        """Run the body and return its result.
 
         Raises:
-            LockLost: It was stopped, whatever it made of that.
+            LockLost: The body was stopped, and returned or raised another error.
         """
         try:
             try:
@@ -55,35 +55,35 @@ class Guard(ABC):
             finally:
                 self._disarm()
         except Aborted as aborted:
-            self._disarm()  # where it landed in the `finally` above
+            self._disarm()  # the abort may have been raised in the `finally` above
             if aborted.guard is not self:
                 raise
-            raise lost(self.lease) from None
-        except (Ignore, Reject, Retry):  # the body's own decision, and no success
+            raise loss_error(self.lease) from None
+        except (Ignore, Reject, Retry):  # the body has decided, and reports no success
             raise
         except Exception as error:
             if not self.lease.lost:
                 raise
-            failed = lost(self.lease)
+            lost = loss_error(self.lease)
             if not self.sent:
                 raise
-            raise failed from error  # what the body, or a library that it uses, made of the abort
+            raise lost from error  # the body, or a library in it, has caught the abort and raised its own error
 
     @abstractmethod
     def abort(self, lease: Lease, reason: LossReason) -> None:
-        """Stops the body. Called once, by the thread that notices the loss."""
+        """Stop the body. Called once, by the thread that notices the loss."""
 
     @abstractmethod
     def _call(self, body: Callable[[], T]) -> T:
-        """Calls the body so that `abort` can stop it; raises `Aborted` if it is to be stopped already."""
+        """Call the body so that `abort` can stop it. Raise `Aborted` if the lease is lost already."""
 
     def _disarm(self) -> None:
-        """The body has ended. May be called again."""
+        """Stop sending the abort, because the body has ended. May be called again."""
 
 
-def lost(lease: Lease) -> LockLost:
-    """The error that says that a lease was lost, once all have been told: nothing of that is to outlive the run."""
-    patience = monotonic() + PATIENCE
-    while lease.lost and not lease._told and monotonic() < patience:
+def loss_error(lease: Lease) -> LockLost:
+    """Return the error of a lost lease, after all its callbacks were called: they must not outlast the run."""
+    deadline = monotonic() + CALLBACKS_TIMEOUT_SECONDS
+    while lease.lost and not lease._told and monotonic() < deadline:
         time.sleep(0.001)
     return lease._lost_error()

@@ -1,4 +1,4 @@
-"""The prefork and solo pools: a signal to the main thread, which stops a body that sleeps or waits for a socket too."""
+"""The abort in prefork and solo pools: a signal to the main thread. It also ends a sleep or a wait for a socket."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from celery_locks.tasks.abort.guard import Aborted, Guard
 
 T = TypeVar("T")
 
-try:  # the same, without making an enum's member of what it returns: that takes 60 times as long as all the rest
+try:  # signal.getsignal() converts the handler to an enum, which takes 60 times as long
     from _signal import getsignal as _getsignal  # type: ignore[import-not-found]
-except ImportError:  # an interpreter that keeps it elsewhere
+except ImportError:  # not in every interpreter
     _getsignal = signal.getsignal
 
-#: ``None`` where the system has no such signals. SIGUSR1 is Celery's soft time limit.
-SIGNAL = getattr(signal, "SIGUSR2", None)
+#: ``None`` on systems without it. SIGUSR1 is Celery's soft time limit.
+ABORT_SIGNAL = getattr(signal, "SIGUSR2", None)
 
 
 class SignalGuard(Guard):
     """For a body in the main thread.
 
-    The abort lands where the frame that calls the body is on the stack, and nowhere else: that is true from the body's
-    first instruction to its last, however it ends, also when something else strikes at that moment.
+    The abort is raised only while the frame that calls the body is on the stack. That is true from the first
+    instruction of the body to its last one, also when another signal interrupts it.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -40,68 +40,74 @@ class SignalGuard(Guard):
         self.lost = True
         main = threading.main_thread()
         if threading.current_thread() is main:
-            self.strike(sys._getframe())
+            self.raise_if_lost(sys._getframe())
         elif self._frame is not None:
-            assert SIGNAL is not None
+            assert ABORT_SIGNAL is not None
             assert main.ident is not None
-            _sent.add(True)
-            signal.pthread_kill(main.ident, SIGNAL)
+            _handler.is_ours = True
+            signal.pthread_kill(main.ident, ABORT_SIGNAL)
 
-    def strike(self, frame: FrameType | None) -> None:
-        """Raises `Aborted` if the body is to be stopped and this frame, of the main thread, is one of it.
+    def raise_if_lost(self, frame: FrameType | None) -> None:
+        """Stop the body if its lease is lost and this frame of the main thread belongs to it.
 
         Raises:
-            Aborted: So it is.
+            Aborted: The body is stopped.
         """
-        if self.lost and not self.sent and self._calls(frame):
+        if self.lost and not self.sent and self._is_called_from(frame):
             self.sent = True
             raise Aborted(self)
 
     def _call(self, body: Callable[[], T]) -> T:
-        _install()
+        _handler.install()
         _guards.append(self)
-        return self._call_framed(body)
+        return self._call_in_frame(body)
 
-    def _call_framed(self, body: Callable[[], T]) -> T:
+    def _call_in_frame(self, body: Callable[[], T]) -> T:
         self._frame = sys._getframe()
-        if self.lost or self.lease.lost:  # before there was a frame
+        if self.lost or self.lease.lost:  # before the frame was known
             self.lost = True
-            self.strike(self._frame)
+            self.raise_if_lost(self._frame)
         return body()
 
     def _disarm(self) -> None:
         self._frame = None
-        while self in _guards:  # those after it are of bodies within this one
+        while self in _guards:  # the guards after it are of bodies within this one
             _guards.pop()
 
-    def _calls(self, frame: FrameType | None) -> bool:
+    def _is_called_from(self, frame: FrameType | None) -> bool:
         while frame is not None and frame is not self._frame:
             frame = frame.f_back
         return frame is not None
 
 
-#: Of the bodies that run in the main thread, outermost first. Only the main thread changes it.
+class _Handler:
+    """The handler of the abort signal. A forked child inherits it, with the signal.
+
+    Attributes:
+        is_ours: Whether this library has sent the signal that comes next. It is not for the previous handler then.
+        previous: The handler that was installed before.
+    """
+
+    is_ours = False
+    previous: Any = None
+
+    def install(self) -> None:
+        """Install the handler for the abort signal. At every run, since billiard resets handlers in a new process."""
+        assert ABORT_SIGNAL is not None
+        current = _getsignal(ABORT_SIGNAL)
+        if current is not self:
+            self.previous = current
+            signal.signal(ABORT_SIGNAL, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        # No lock may be acquired here, because the main thread may hold it.
+        is_ours, self.is_ours = self.is_ours, False
+        for guard in _guards:
+            guard.raise_if_lost(frame)
+        if callable(self.previous) and not is_ours:
+            self.previous(number, frame)
+
+
+_handler = _Handler()
+#: The guards of the bodies that run in the main thread, outermost first. Only the main thread changes the list.
 _guards: list[SignalGuard] = []
-_previous: Any = None
-#: Set while a signal of ours is under way: it is not for the handler that was there before.
-_sent: set[bool] = set()
-
-
-def _install() -> None:
-    """Takes the signal, unless it is taken: at every run, since billiard resets handlers after a child has started."""
-    global _previous
-    assert SIGNAL is not None
-    current = _getsignal(SIGNAL)
-    if current is not _on_signal:
-        _previous = current
-        signal.signal(SIGNAL, _on_signal)
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    # No lock may be taken here: the main thread may hold it.
-    ours = bool(_sent)
-    _sent.clear()
-    for guard in _guards:
-        guard.strike(frame)
-    if callable(_previous) and not ours:
-        _previous(number, frame)

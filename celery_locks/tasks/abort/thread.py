@@ -1,6 +1,6 @@
-"""The threads pool, and workers that run off the main thread: an exception that the interpreter raises in a thread.
+"""The abort in the threads pool, and outside the main thread: the interpreter raises an exception in a thread.
 
-It is raised between two bytecodes, so a call that blocks (a sleep, a socket, a lock) ends first.
+It is raised between two bytecodes. A call that blocks, such as a sleep, ends first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ T = TypeVar("T")
 class ThreadGuard(Guard):
     """For a body in any thread.
 
-    The exception is sent under a lock, while the body runs. Afterwards, under the same lock, one that was sent and has
-    not landed is taken back.
+    The exception is sent under a lock while the body runs. When the body has ended, an exception that was not raised
+    yet is withdrawn under the same lock.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -46,7 +46,7 @@ class ThreadGuard(Guard):
             self._bodies.guards.append(self)
         finally:
             self._bodies.unlock()
-        if self.lease.lost:  # perhaps before that
+        if self.lease.lost:  # perhaps before the guard was listed
             self.abort(self.lease, "expired")
         return body()
 
@@ -56,35 +56,35 @@ class ThreadGuard(Guard):
             bodies.lock.acquire()
             if self not in bodies.guards:
                 return
-            first = bodies.guards.index(self)  # those after it are of bodies within this one
+            first = bodies.guards.index(self)  # the guards after it are of bodies within this one
             if any(guard.pending for guard in bodies.guards[first:]):
                 _raise_in(bodies.ident, None)
             del bodies.guards[first:]
             for outer in bodies.guards:
-                if outer.pending:  # it may just have been taken back
+                if outer.pending:  # its exception may have been withdrawn just now
                     _raise_in(bodies.ident, outer)
         finally:
             bodies.unlock()
 
     @property
     def pending(self) -> bool:
-        """Whether the abort is still to land."""
+        """Whether the exception was sent and not raised yet."""
         return self.sent and not self.landed
 
 
 class _Bodies:
-    """Those that run in one thread, outermost first."""
+    """The guards of the bodies that run in one thread, outermost first."""
 
     def __init__(self) -> None:
         self.ident = threading.get_ident()
-        # The bodies' own thread may take it again, where an abort landed between its acquisition and what releases it.
-        # Python 3.14 looks for one there, also in a `with` statement.
+        # The bodies' own thread may acquire it again, if an abort was raised between its acquisition and its release.
+        # Python 3.14 raises exceptions there, also in a `with` statement.
         self.lock = threading.RLock()
         self.guards: list[ThreadGuard] = []
 
     def unlock(self) -> None:
         """Release the lock as often as this thread has acquired it. While it is held, no new abort is sent."""
-        with suppress(RuntimeError):  # it is not held
+        with suppress(RuntimeError):  # it is no longer held
             while True:
                 self.lock.release()
 
@@ -100,7 +100,7 @@ def _bodies_here() -> _Bodies:
 
 
 def _raise_in(ident: int, guard: ThreadGuard | None) -> None:
-    """Has the interpreter raise a guard's abort in a thread soon, in the place of any that is still to be raised."""
-    # It wants a class, and makes the exception of it when it lands.
+    """Have the interpreter raise a guard's abort in a thread soon. It replaces an exception that was not raised yet."""
+    # The interpreter takes a class, and makes the exception when it raises it.
     exception = None if guard is None else ctypes.py_object(type("Aborted", (Aborted,), {"guard": guard}))
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), exception)

@@ -14,7 +14,7 @@ _ids: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def broker_id(app: Any) -> str:
-    """Return what parked tasks know the app's broker by: the same for all apps whose messages meet there.
+    """Return the identity of an app's broker, which is the same for all apps that use the broker.
 
     It is made of the address without user, password and options. Of several addresses the first one counts.
     """
@@ -27,13 +27,13 @@ def _made(app: Any) -> str:
     if name is None:
         try:
             name = _address(app)
-        except (KeyError, ImportError):  # of a process that publishes nothing: kombu's transport is not there
+        except (KeyError, ImportError):  # kombu's transport is not installed, so this process publishes nothing
             name = str(app.conf.broker_url).rpartition("@")[2]
     return hashlib.sha256(str(name).encode()).hexdigest()[:12]
 
 
 def _address(app: Any) -> str:
-    connection = app.connection_for_write()  # connects to nothing
+    connection = app.connection_for_write()  # does not connect
     info, driver = connection.info(), connection.transport.driver_type
     host = str(info.get("hostname") or "").lower()
     options = info.get("transport_options") or {}

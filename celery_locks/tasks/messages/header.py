@@ -1,24 +1,24 @@
 """Our header in a task's message. No other module reads or writes it.
 
 ``id``
-    The task's id. A header that was copied from another task's message counts for nothing.
+    The task's id. A header that was copied from another task's message is ignored.
 ``publication``
     A random number of the message, new each time that a task is published: by a call, by the user's own retry, by
-    ``replace()``. Copies that the broker delivers again have the same one, and so has a message that was deferred.
+    ``replace()``. Copies that the broker delivers again have the same number, and so has a deferred message.
 ``ticket``, ``broker``, ``count``, ``copy``
     The message was dispatched from the line: the id of its ticket, the broker that the ticket belongs to, and which of
-    the ticket's dispatches published it, counted from 1. Or it is a safety copy, and counts as 0.
+    the ticket's dispatches published it, counted from 1. A safety copy has the count 0.
 ``key``, ``lock``, ``token``
     The key under which the task was called or parked, the lock's name in the store, and the owner token of the lease
-    that its call took. The run settles these, even where the key would be another one now.
+    of its call. The run uses them even if a deploy has changed the key since.
 ``store``
-    The name of the store that these are in, where it is not the default one.
+    The name of their store, unless it is the default one.
 ``lasting``
     The call's lease stays until it expires.
 ``started``
     The call's lease is settled already: this is a later message of the same task.
 ``refused``, ``holders``
-    The key was held at the call: the policy by which the run ends without its body, and the holders.
+    The key was held at the call. The policy by which the run ends without its body, and the holders.
 ``options``
     The lock options of this one call.
 ``deferrals``, ``waited``
@@ -39,21 +39,21 @@ from celery_locks._validation import DEFAULT_STORE
 
 #: The name of our header.
 HEADER = "celery_locks"
-#: What a later message of the same task keeps: the rest is about one message, or one wait.
-_KEPT = ("options", "started")
+#: The fields that a later message of the same task keeps. The others are about one message, or one wait.
+_FIELDS_FOR_LATER = ("options", "started")
 
-#: Names of locked tasks: their messages get a number.
-_locked: set[str] = set()
+#: The names of tasks whose messages are numbered.
+_numbered: set[str] = set()
 
 
 def fields_in(headers: Any, task_id: str | None) -> Mapping[str, Any]:
-    """Return the fields of our header in a task's message; empty when it has none."""
+    """Return the fields of our header in a task's message; empty if it has none."""
     ours = headers.get(HEADER) if headers and isinstance(headers, Mapping) else None
     return ours if isinstance(ours, Mapping) and task_id is not None and ours.get("id") == task_id else {}
 
 
 def fields_of(request: Any) -> Mapping[str, Any]:
-    """Return the fields of our header in the message of a request; empty when it has none."""
+    """Return the fields of our header in the message of a request; empty if it has none."""
     return fields_in(request.headers, request.id)
 
 
@@ -63,29 +63,29 @@ def with_fields(headers: Any, **fields: Any) -> dict[str, Any]:
     return {**(headers if isinstance(headers, Mapping) else {}), HEADER: {**known, **fields}}
 
 
-def for_later(headers: Any, task_id: str | None, **fields: Any) -> dict[str, Any] | None:
-    """Return the headers of a request whose run has started, for the later messages of the task.
+def headers_for_later(headers: Any, task_id: str | None, **fields: Any) -> dict[str, Any] | None:
+    """Return the headers of a request whose run has started, for later messages of the task.
 
-    What was settled or waited for is left out.
+    Fields about a lease of the call, or about waiting, are left out.
     """
     known = fields_in(headers, task_id)
-    kept = {name: known[name] for name in _KEPT if name in known} | fields
+    kept = {name: known[name] for name in _FIELDS_FOR_LATER if name in known} | fields
     others = {name: value for name, value in headers.items() if name != HEADER} if isinstance(headers, Mapping) else {}
     return {**others, HEADER: {"id": task_id, **kept}} if kept else others or None
 
 
-def ours_alone(request: Any) -> dict[str, Any]:
-    """Return our header of a request, if it has one, as headers."""
+def our_header_of(request: Any) -> dict[str, Any]:
+    """Return headers with our header of a request alone, and no headers if it has none."""
     return {HEADER: request.headers[HEADER]} if fields_of(request) else {}
 
 
 def store_in(ours: Mapping[str, Any]) -> str:
-    """Return the name of the store in which the key of a message is settled."""
+    """Return the name of the store that the key and token of a message belong to."""
     return str(ours.get("store", DEFAULT_STORE))
 
 
 def store_field(store: str) -> dict[str, str]:
-    """Return the field that names a store; none for the default one, so that most messages are as short as before."""
+    """Return the field that names a store. The default store has none, so that most messages are short."""
     return {} if store == DEFAULT_STORE else {"store": store}
 
 
@@ -95,12 +95,12 @@ def new_publication() -> str:
 
 
 def number_messages_of(task_name: str) -> None:
-    """Give each message of a task a number, also where it is sent by its name in this process."""
-    _locked.add(task_name)
+    """Add a number to each message of a task that this process sends, also by the task's name."""
+    _numbered.add(task_name)
 
 
 def _number(sender: Any = None, headers: Any = None, **_: Any) -> None:
-    if sender in _locked and isinstance(headers, dict):
+    if sender in _numbered and isinstance(headers, dict):
         headers.update(with_fields(headers, id=headers.get("id"), publication=new_publication()))
 
 

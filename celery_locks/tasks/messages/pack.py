@@ -1,14 +1,14 @@
-"""A task's message as text, which any process can publish later, also one that does not know the task.
+"""The one codec for messages that are published again: a task's message as text.
 
-All messages that are published once more go through here: parked ones, deferred ones, safety copies. What is published
-is the message that came, with all its headers, links, chord and group, to the exchange and routing key that it came by.
+Any process can publish the text later, also one that does not know the task. Parked and deferred messages and safety
+copies are encoded here. They keep all headers, links, chord and group, and the address of the original message.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +20,7 @@ from kombu.utils import json as kombu_json
 
 from celery_locks._runtime.clock import wall_time
 from celery_locks.stores.parking import Parking, Push
+from celery_locks.tasks._celery_patches import redirected_client
 from celery_locks.tasks.messages.header import with_fields
 from celery_locks.tasks.messages.rabbitmq import address_of, without_deaths
 
@@ -42,10 +43,10 @@ _HEADERS = (
     "stamped_headers",
     "stamps",
 )
-#: Properties that brokers of AMQP give with a message, sent on as they came. Not ``user_id``, which the broker compares
-#: with the user who sends.
+#: AMQP properties of a message that are published unchanged. Not ``user_id``, which the broker compares with the
+#: connection's user.
 _PROPERTIES = ("delivery_mode", "message_id", "timestamp", "type", "app_id", "expiration")
-#: Delivery mode of brokers that have one: kept over a restart.
+#: The delivery mode of messages that survive a restart of the broker.
 _PERSISTENT = 2
 
 
@@ -58,11 +59,13 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
         **headers: Other headers to set, such as ``eta``.
 
     Raises:
-        EncodeError: The arguments can't be encoded by any serializer that the app accepts.
+        EncodeError: No serializer that the app accepts can encode the arguments.
     """
     request = task.request
-    came = request.properties or {}
-    content_type, encoding, body = _encoded(task, _body(request), came.get("content_type"))
+    original = request.properties or {}
+    embedded = {name: getattr(request, name) for name in ("callbacks", "errbacks", "chain", "chord")}
+    body = (request.args, request.kwargs, embedded)
+    content_type, encoding, encoded = _encoded(task, body, original.get("content_type"))
     all_headers = {
         **{name: request.__dict__.get(name) for name in _HEADERS},
         **(request.as_execution_options()["headers"] or {}),
@@ -74,14 +77,14 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
     }
     delivery = request.delivery_info or {}
     properties = {
-        **{name: came.get(name) for name in _PROPERTIES},
+        **{name: original.get(name) for name in _PROPERTIES},
         "correlation_id": request.correlation_id or request.id,
         "reply_to": request.reply_to or "",
         "priority": delivery.get("priority"),
     }
     return _packed(
         task.app,
-        (body, content_type, encoding),
+        (encoded, content_type, encoding),
         with_fields(all_headers, **{**ours, "id": request.id}),
         properties,
         delivery,
@@ -89,13 +92,7 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
 
 
 def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
-    """Return a task's message of protocol 2 as it came.
-
-    Args:
-        app: The app.
-        message: kombu's ``Message``.
-        ours: The fields to add to our own header.
-    """
+    """Return a task's message of protocol 2, a ``Message`` of kombu, with fields added to our header."""
     body = bytes(message.body) if isinstance(message.body, memoryview) else message.body
     if isinstance(body, bytes) and message.content_encoding == "utf-8":
         body = body.decode()
@@ -120,7 +117,7 @@ def _packed(
         "binary": not isinstance(body, str),
         "content_type": content_type,
         "content_encoding": encoding,
-        # kombu has decompressed the body.
+        # kombu has decompressed the body, and compresses it again.
         "compression": headers.get("compression"),
         "headers": {name: value for name, value in without_deaths(headers).items() if name != "compression"},
         "expires_at": _expires_at(app, headers.get("expires")),
@@ -134,13 +131,13 @@ def _packed(
 def publish(
     producer: Any, text: str, to: tuple[str, str] | None = None, *, count: int | None = None, **policy: Any
 ) -> None:
-    """Publish a message that was packed.
+    """Publish a packed message.
 
     Args:
         producer: A kombu ``Producer``.
         text: The message.
-        to: Exchange and routing key; those that it came by, by default.
-        count: The dispatch of its ticket that publishes it, for our header.
+        to: Exchange and routing key; by default those of the original message.
+        count: The number of this dispatch of its ticket, for our header.
         **policy: Options of ``Producer.publish``, such as ``retry``.
     """
     packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
@@ -165,27 +162,32 @@ def publish(
     )
 
 
-def pushed(app: Any, producer: Any, text: str, parking: Parking, within: float) -> Push | None:
-    """Return what `publish` would push to which list, ``None`` unless the broker is the Redis that the store is.
+def push_for(app: Any, producer: Any, text: str, parking: Parking, within: float) -> Push | None:
+    """Return the push by which the store itself publishes a message, ``None`` if its Redis is not the broker.
 
-    kombu prepares all of it. Only its last step, the push, is left to the store.
+    kombu prepares the message. Only the last step, the push to a list, is left to the store.
+
+    Args:
+        app: The app.
+        producer: A kombu ``Producer``.
+        text: The packed message.
+        parking: The store.
+        within: The seconds that the store keeps the key for the dispatched task.
     """
     channel = producer.channel
     if not isinstance(channel, VirtualChannel) or not hasattr(channel, "conn_or_acquire"):
-        return None  # not kombu's Redis
+        return None  # not kombu's transport for Redis
     if app not in _is_broker:
         with channel.conn_or_acquire() as client:
             _is_broker[app] = parking.is_broker(client.connection_pool.connection_kwargs)
     if not _is_broker[app]:
         return None
     recorder = _Recorder(channel.conn_or_acquire)
-    channel.conn_or_acquire = lambda client=None: nullcontext(recorder)
     try:
-        publish(producer, text)
-    except _OtherwisePushedError:
+        with redirected_client(channel, recorder):
+            publish(producer, text)
+    except _UnknownCommandError:
         return None
-    finally:
-        del channel.conn_or_acquire
     if len(recorder.pushed) != 1:
         return None
     queue, element = recorder.pushed[0]
@@ -193,16 +195,16 @@ def pushed(app: Any, producer: Any, text: str, parking: Parking, within: float) 
     return Push(prefix + queue, element, within)
 
 
-#: Whether the broker of an app is its lock store too: looked at once.
+#: Whether the broker of an app is its lock store too.
 _is_broker: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-class _OtherwisePushedError(Exception):
-    """kombu pushes messages in a way that is not known here."""
+class _UnknownCommandError(Exception):
+    """This release of kombu publishes by other commands than a push."""
 
 
 class _Recorder:
-    """A client that pushes nothing; what it is asked to read it reads."""
+    """A client that records pushes in place of sending them. It passes on reads."""
 
     def __init__(self, acquire: Any) -> None:
         self._acquire = acquire
@@ -211,23 +213,23 @@ class _Recorder:
     def lpush(self, queue: str, element: str) -> None:
         self.pushed.append((queue, element))
 
-    def smembers(self, name: str) -> Any:  # an exchange's queues
+    def smembers(self, name: str) -> Any:  # the queues of an exchange
         with self._acquire() as client:
             return client.smembers(name)
 
     def __getattr__(self, name: str) -> Any:
-        raise _OtherwisePushedError(name)
+        raise _UnknownCommandError(name)
 
 
 def _expires_at(app: Any, expires: Any) -> float | None:
-    """When a task expires, by the machines' clocks."""
+    """Return when a task expires, in seconds since 1970."""
     return maybe_make_aware(maybe_iso8601(expires), app.timezone).timestamp() if expires else None
 
 
 def _expiration(milliseconds: str | None, expires_at: float | None) -> float | None:
-    """For how many seconds the broker is to keep a message that came with such a limit.
+    """Return the seconds that the broker keeps a message whose original had an ``expiration``.
 
-    Once the task has expired the message goes without one: a worker must get it, to end the task.
+    The message of an expired task has no limit, because a worker must get it to end the task.
     """
     if milliseconds is None:
         return None
@@ -237,20 +239,10 @@ def _expiration(milliseconds: str | None, expires_at: float | None) -> float | N
     return left if left > 0 else None
 
 
-def _body(request: Any) -> tuple[Any, ...]:
-    embedded = {
-        "callbacks": request.callbacks,
-        "errbacks": request.errbacks,
-        "chain": request.chain,
-        "chord": request.chord,
-    }
-    return request.args, request.kwargs, embedded
-
-
-def _encoded(task: Any, body: tuple[Any, ...], came_as: str | None) -> tuple[str, str, str | bytes]:
-    """Content type, encoding, and the body as it travels: as it came if that is known, else as the app may send it."""
+def _encoded(task: Any, body: tuple[Any, ...], original_type: str | None) -> tuple[str, str, str | bytes]:
+    """Return content type, encoding and encoded body, by the original's serializer or another accepted one."""
     conf = task.app.conf
-    serializer = registry.type_to_name.get(came_as, task.serializer)
+    serializer = registry.type_to_name.get(original_type, task.serializer)
     first, *others = dict.fromkeys((serializer, task.serializer, conf.task_serializer, *conf.accept_content))
     try:
         return _dumps(body, first)

@@ -18,18 +18,18 @@ logger = _logging.logger(__name__)
 def publish_dispatched(app: Any, parking: Parking, dispatches: Iterable[Dispatch], connection: Any = None) -> None:
     """Publish the messages of dispatched tickets, and confirm each to the store.
 
-    What can't be published is left to the sweeper: this raises nothing but what stops the thread.
+    The sweeper tries again to publish messages that can't be published now. No error of the broker or store is raised.
 
     Args:
-        app: The app whose broker gets them.
+        app: The app whose broker gets the messages.
         parking: The store that dispatched them.
         dispatches: The tickets.
-        connection: A broker connection of the caller's own; by default, one of the app's pool.
+        connection: A connection to the broker; by default one of the app's pool.
     """
     for dispatch in dispatches:
         try:
             _publish(app, connection, dispatch)
-        except Exception as error:  # whatever the broker's client raises
+        except Exception as error:  # any error of the broker's client
             logger.warning(
                 "a parked task of %s could not be published (%s): the sweeper tries again", dispatch.name, error
             )
@@ -51,5 +51,5 @@ def _publish(app: Any, connection: Any, dispatch: Dispatch) -> None:
             publish(producer, dispatch.message, count=dispatch.count)
         return
     with app.producer_or_acquire() as producer:
-        once_more = {"max_retries": 1, "interval_start": 0}
-        publish(producer, dispatch.message, count=dispatch.count, retry=True, retry_policy=once_more)
+        retry_once = {"max_retries": 1, "interval_start": 0}
+        publish(producer, dispatch.message, count=dispatch.count, retry=True, retry_policy=retry_once)

@@ -1,4 +1,4 @@
-"""The queues of messages, by their addresses."""
+"""The queue of a message, by its address."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from celery_locks.tasks.messages.rabbitmq import address_of
 
 
 def queue_of(app: Any, delivery_info: Mapping[str, Any] | None) -> str | None:
-    """Return the name of the queue that a message came by, ``None`` where the app's settings don't tell.
+    """Return the name of the queue that delivered a message, ``None`` if the app's settings don't show it.
 
-    Messages carry no queue. An address without an exchange is the queue's name.
+    Messages carry an address and no queue. The address without an exchange is the queue's name.
     """
     exchange, routing_key = address_of(delivery_info)
     if not exchange:
@@ -23,7 +23,7 @@ def queue_of(app: Any, delivery_info: Mapping[str, Any] | None) -> str | None:
 
 
 def bound_queues(app: Any, exchange: str, routing_key: str) -> list[Any]:
-    """Return those of the app's queues that get messages of an exchange with this routing key."""
+    """Return the app's queues that get messages of an exchange with this routing key."""
     return [
         queue
         for queue in app.amqp.queues.values()

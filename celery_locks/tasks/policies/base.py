@@ -1,4 +1,4 @@
-"""What may become of a run that finds its key held, and the base class of the policies that decide it."""
+"""The possible outcomes of a run that finds its key held, and the base class of policies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = _logging.logger(__name__)
 
 
 class Contention(RefusedRun):
-    """A run that found its key held, with the outcomes that a policy may choose."""
+    """A run that found its key held, with the outcomes from which a policy chooses."""
 
     def wait(self) -> Lease:
         """Wait in line for the key, at most ``max_wait`` seconds.
@@ -30,7 +30,7 @@ class Contention(RefusedRun):
         return self.lock.acquire(timeout=self.options.max_wait, claim=self.claim)
 
     def retry(self) -> Lease:
-        """Publish the message again, to come after the backoff's pause. An eager run waits instead.
+        """Publish the message again, to be run after the backoff's pause. An eager run waits instead.
 
         Raises:
             Ignore: It was published; the run ends without its body.
@@ -60,17 +60,17 @@ class Contention(RefusedRun):
         Returns:
             The result of the run.
         """
-        said = f"{self.task.name} skipped: {self.error()}"
-        _logging.line(logger, logging.INFO, "skipped", said, key=self.key, owner=self.claim.owner)
+        text = f"{self.task.name} skipped: {self.error()}"
+        _logging.line(logger, logging.INFO, "skipped", text, key=self.key, owner=self.claim.owner)
         return Skipped(self.key, self.holder_names)
 
     def reject(self) -> NoReturn:
         """Reject the message, for a dead-letter queue.
 
-        With early acknowledgement the message is acknowledged already, so that no queue gets it.
+        With early acknowledgement no queue gets it, because the message is acknowledged already.
 
         Raises:
-            Reject: In any case.
+            Reject: Always.
         """
         if not self.task.acks_late:
             logger.warning(
@@ -81,17 +81,17 @@ class Contention(RefusedRun):
         raise Reject(self.error(), requeue=False)
 
     def superseded(self) -> Skipped:
-        """End the run without its body, since a later call replaced the lease of its call.
+        """End the run without its body, because a later call replaced the lease of its call.
 
         Returns:
             The result of the run.
         """
-        said = f"{self.task.name}[{self.task.request.id}] skipped: a later call replaced it"
-        _logging.line(logger, logging.INFO, "skipped", said, **self.fields, reason="replaced")
+        text = f"{self.task.name}[{self.task.request.id}] skipped: a later call replaced it"
+        _logging.line(logger, logging.INFO, "skipped", text, **self.fields, reason="replaced")
         return Skipped(self.key, self.holder_names)
 
     def wait_locally(self) -> Lease:
-        """Wait up to ``max_wait``, and not at all without one: in this process there may be no one to release.
+        """Wait in this process up to ``max_wait``. Without ``max_wait`` fail, as the holder may be this process itself.
 
         Raises:
             LockContended: The task has no ``max_wait``.
@@ -105,9 +105,9 @@ class Contention(RefusedRun):
 
 
 class Skipped(dict[str, Any]):
-    """The result of a run that was left out because others held its key.
+    """The result of a run that ended without its body, because others held its key.
 
-    A dictionary, so that it comes back the same from every result backend: ``{"skipped": True, "key": …,
+    It is a dictionary, so that every result backend returns it unchanged: ``{"skipped": True, "key": …,
     "holders": […]}``.
     """
 
@@ -119,35 +119,29 @@ class Skipped(dict[str, Any]):
 
     @staticmethod
     def of(result: Any) -> Skipped | None:
-        """The `Skipped` that a result is, also after a round trip through JSON; ``None`` when the body did run."""
+        """Return a result as a `Skipped`, also after a round trip through JSON; ``None`` if the body did run."""
         if isinstance(result, dict) and result.keys() == {"skipped", "key", "holders"} and result["skipped"] is True:
             return Skipped(result["key"], list(result["holders"]))
         return None
 
 
 class ContentionPolicy(ABC):
-    """What happens to a run that finds its key held. Subclass it for a policy of your own."""
+    """The decision about a run that finds its key held. Subclass it for a policy of your own."""
 
     def enter(self, contention: Contention) -> Lease | Skipped:
-        """Acquire the lease for a run, or decide what becomes of the run.
+        """Acquire the lease for a run, or decide how the run goes on.
 
         Returns:
             The lease under which the body runs, or the result of the run.
 
         Raises:
-            Exception: As if the body had raised it.
+            Exception: Any error; Celery handles it as one of the body.
         """
         answer = contention.attempt()
         if isinstance(answer, Lease):
             return answer
-        return contention.superseded() if answer.replaced else self.decide(contention)
-
-    def decide(self, contention: Contention) -> Lease | Skipped:
-        """Return what `contended` decides, checked.
-
-        Raises:
-            LockConfigError: It is no lease and no outcome.
-        """
+        if answer.replaced:
+            return contention.superseded()
         decided = self.contended(contention)
         if isinstance(decided, (Lease, Skipped)):
             return decided
@@ -158,17 +152,17 @@ class ContentionPolicy(ABC):
 
     @property
     def name(self) -> str:
-        """The name of the policy, for an error."""
+        """The name of the policy, for error messages."""
         return type(self).__qualname__
 
     @abstractmethod
     def contended(self, contention: Contention) -> Any:
-        """Decide.
+        """Decide how the run goes on.
 
         Returns:
-            A `Lease` (of ``contention.wait()``) under which the body runs, or an outcome of the contention:
+            A `Lease` under which the body runs, from ``contention.wait()``; or another outcome:
             ``contention.retry()``, ``.skip()``, ``.park()``, ``.reject()``.
 
         Raises:
-            Exception: As if the body had raised it.
+            Exception: Any error; Celery handles it as one of the body.
         """

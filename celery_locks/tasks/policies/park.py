@@ -1,6 +1,6 @@
 """Parking: a task whose key is held waits in line in the store, and is dispatched when its turn comes.
 
-See `celery_locks.stores.parking` for the life of a ticket. This module is about the run that a message brought.
+`celery_locks.stores.parking` describes the life of a ticket. This module is about the run of a message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Pus
 from celery_locks.tasks import events
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.header import fields_in, fields_of, new_publication, store_field
-from celery_locks.tasks.messages.pack import pack, pushed
+from celery_locks.tasks.messages.pack import pack, push_for
 from celery_locks.tasks.messages.publish import call_ttl, publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.policies.deferral import Deferred, longest_pause, publish_later, timed_out
@@ -33,10 +33,10 @@ logger = _logging.logger(__name__)
 
 #: The result state of a parked task.
 WAITING = "WAITING"
-#: Seconds after a message has expired that it is dispatched, so that the worker finds that it has.
-LATE = 0.1
-#: Seconds after which a safety copy comes, where the broker keeps to such a countdown.
-SAFETY_COPY = 600.0
+#: Seconds between the expiry of a message and its dispatch, so that the worker finds it expired.
+EXPIRY_MARGIN_SECONDS = 0.1
+#: Seconds until a safety copy is delivered, unless the broker's longest countdown is shorter.
+SAFETY_COPY_SECONDS = 600.0
 
 
 def park(contention: RefusedRun) -> Lease:
@@ -50,7 +50,7 @@ def park(contention: RefusedRun) -> Lease:
     """
     task, lock, request = contention.task, contention.lock, contention.task.request
     parking = parking_of(lock)
-    contention.claim.adopts = ""  # a lease of the call that could be adopted would have been by now
+    contention.claim.adopts = ""  # the policy has tried to adopt the lease of the call before
     wait = longest_wait(task.app, contention.options, request.expires)
     id = ticket_id(request.headers, request.id, request.retries, request.replaced_task_nesting)
     ticket = Ticket(
@@ -65,16 +65,16 @@ def park(contention: RefusedRun) -> Lease:
     )
     answer = lock._enter(parking, contention.claim, ticket)
     if isinstance(answer, Dropped) and not _may_be_copy(request):
-        # Its sender gave it no number, and its task's id was used before.
+        # The sender does not number messages, and the task's id was used before.
         ticket = replace(ticket, id=f"{id}:{new_publication()}")
         answer = lock._enter(parking, contention.claim, ticket)
     if isinstance(answer, Parked):
-        # Reported before it parks: afterwards another worker may have run it already, and reported that.
+        # Reported before it parks. Afterwards another worker may run it first, and report that.
         _report_waiting(contention, parking)
         answer = lock._enter(parking, contention.claim, _with_message(contention, parking, ticket))
     if isinstance(answer, Lease):
         contention.ticket = ticket.id if answer._has_ticket else ""
-        events.running(task)
+        events.send_running(task)
         return answer
     return _end_without_run(contention, parking, ticket, answer)
 
@@ -93,39 +93,33 @@ def _end_without_run(
     if isinstance(answer, Full):
         raise LockQueueFull(f"{answer.waiters} wait for {key!r} already: max_waiters allows no more", key)
     if isinstance(answer, Dropped):
-        said = f"dropped a copy of {task.name}[{request.id}]: it is {answer.state}"
-        _logging.line(logger, logging.INFO, "dropped", said, **contention.fields, reason=answer.state)
+        text = f"dropped a copy of {task.name}[{request.id}]: it is {answer.state}"
+        _logging.line(logger, logging.INFO, "dropped", text, **contention.fields, reason=answer.state)
         raise Deferred(f"a copy of a task that is {answer.state}")
     contention.refused, contention.ticket = answer.refused, ticket.id
     if answer.reason == "timeout":
-        contention.out = True
+        contention.left_line = True
         raise timed_out(contention, contention.error())
     stored = not (task.ignore_result or request.ignore_result)
     revoke = partial(task.backend.mark_as_revoked, request.id, "revoked", request=request, store_result=stored)
     events.store_state(task, states.REVOKED, revoke)
-    contention.out = True
+    contention.left_line = True
     raise Deferred("revoked while it was parked")
 
 
-def log_parked(name: str, task_id: str, contention: Any) -> None:
-    """Log that a task has parked, with its key and its place in line.
-
-    Args:
-        name: The task's name.
-        task_id: Its id.
-        contention: A `RefusedRun`, with the store's answer.
-    """
+def log_parked(name: str, task_id: str, contention: RefusedRun) -> None:
+    """Log that a task is parked, with its key and its place in line."""
     place = (contention.refused.position or 0) + 1
-    said = f"Task {name}[{task_id}] parked, number {place} in line: {contention.error()}"
+    text = f"Task {name}[{task_id}] parked, number {place} in line: {contention.error()}"
     fields = {"key": contention.key, "task": name, "task_id": task_id, "holders": contention.holder_names}
-    _logging.line(logger, logging.INFO, "parked", said, **fields)
+    _logging.line(logger, logging.INFO, "parked", text, **fields)
 
 
 def parking_of(lock: Lock) -> Parking:
     """Return the store of a lock, where tasks can park.
 
     Raises:
-        LockConfigError: They can't in this one.
+        LockConfigError: Tasks can't park in this store.
     """
     parking = tickets_of(lock._store)
     if parking is None:
@@ -137,7 +131,7 @@ def parking_of(lock: Lock) -> Parking:
 
 
 def ticket_id(headers: Any, task_id: str, retries: int | None, nesting: int | None) -> str:
-    """Return the id of the ticket of a message: one for each publication of a task, which its copies share.
+    """Return the id of the ticket of a message. All copies of one publication of a task share it.
 
     Args:
         headers: The message's headers.
@@ -147,12 +141,12 @@ def ticket_id(headers: Any, task_id: str, retries: int | None, nesting: int | No
     """
     ours = fields_in(headers, task_id)
     number = ours.get("ticket") or ours.get("publication")
-    # A sender without this library gives no number.
+    # A sender without this library does not number messages.
     return str(number or f"{task_id}:{retries or 0}:{nesting or 0}")
 
 
 def _may_be_copy(request: Any) -> bool:
-    """Return whether another message of the same publication may have come before this one."""
+    """Return whether another copy of the same publication may have been delivered before this one."""
     ours = fields_of(request)
     return bool("publication" in ours or "ticket" in ours or (request.delivery_info or {}).get("redelivered"))
 
@@ -170,12 +164,12 @@ def _since(contention: RefusedRun) -> float:
 def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
     """Return the seconds until ``max_wait`` is over or the message expires; ``None`` for no end.
 
-    Then the task is dispatched, and the worker that gets the message ends it.
+    After that time the task is dispatched, and the worker that gets the message ends it.
     """
     waits = [options.max_wait]
     if expires:
         moment = maybe_make_aware(maybe_iso8601(expires), app.timezone)
-        waits.append(max(0.0, (moment - app.now()).total_seconds()) + LATE)
+        waits.append(max(0.0, (moment - app.now()).total_seconds()) + EXPIRY_MARGIN_SECONDS)
     return min((wait for wait in waits if wait is not None), default=None)
 
 
@@ -187,41 +181,41 @@ def _with_message(contention: RefusedRun, parking: Parking, ticket: Ticket) -> T
 
 
 def push_of(app: Any, message: str, parking: Parking) -> Push | None:
-    """Return how the store itself can publish the message, ``None`` where it can't."""
+    """Return how the store itself can publish the message, ``None`` if it can't."""
     try:
         with app.producer_or_acquire() as producer:
-            return pushed(app, producer, message, parking, call_ttl(app.conf))
-    except app.connection_for_write().connection_errors as error:  # it can park all the same
+            return push_for(app, producer, message, parking, call_ttl(app.conf))
+    except app.connection_for_write().connection_errors as error:  # parking does not need the broker
         logger.warning("the broker is away (%s): a task parks without it", error)
         return None
 
 
 def _report_waiting(contention: RefusedRun, parking: Parking) -> None:
-    """Store the state WAITING, and send the event for monitors. Where that fails, the task parks all the same."""
+    """Store the state WAITING, and send the event for monitors. If that fails, the task parks nevertheless."""
     task, request = contention.task, contention.task.request
-    stored, sent = not (task.ignore_result or request.ignore_result), events.enabled(task.app)
+    stored, sent = not (task.ignore_result or request.ignore_result), events.are_enabled(task.app)
     if not (stored or sent):
         return
     meta = {"key": contention.key, "position": parking.waiting(contention.claim.name)}
     if stored:
         events.store_state(task, WAITING, partial(task.update_state, state=WAITING, meta=meta))
     if sent:
-        events.waiting(task, meta)
+        events.send(task, "task-waiting", **meta)
 
 
 def _publish_safety_copy(contention: RefusedRun, ticket: Ticket) -> None:
-    """Leave a late message at the broker too, for the case that the store forgets the ticket.
+    """Publish a copy of the message with a long countdown, in case the store loses the ticket.
 
-    The message that brought this run may be such a copy; those that were dispatched from the line leave no other one.
+    The run of a safety copy publishes the next one. The run of a message that was dispatched from the line does not.
     """
     task = contention.task
     ours = fields_of(task.request)
     if "ticket" in ours and not ours.get("copy"):
         return
-    asked = contention.options.park_safety_copy
-    late = min(SAFETY_COPY if asked is True else asked, longest_pause(task.app.conf) or float("inf"))
+    option = contention.options.park_safety_copy
+    countdown = min(SAFETY_COPY_SECONDS if option is True else option, longest_pause(task.app.conf) or float("inf"))
     fields = ticket_fields(contention.lock, ticket, _since(contention)) | {"copy": True, "count": 0}
     try:
-        publish_later(task, late, lambda _: fields, retry_policy={"max_retries": 1, "interval_start": 0})
-    except Exception as error:  # whatever the broker's client raises: the task is in line all the same
+        publish_later(task, countdown, lambda _: fields, retry_policy={"max_retries": 1, "interval_start": 0})
+    except Exception as error:  # any error of the broker's client; the task is in line
         logger.warning("the safety copy of %s[%s] was not published: %s", task.name, task.request.id, error)

@@ -1,4 +1,4 @@
-"""A run that found its key held: what is known of it."""
+"""A run that found its key held, and all that is known about it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class RefusedRun:
     Attributes:
         task: The task.
         lock: The lock that it needs.
-        claim: What it asked for.
+        claim: The claim that was sent to the store.
         options: The task's lock options.
         args: The arguments of the call.
         kwargs: Its keyword arguments.
         refused: The store's answer.
         ticket: The id of the ticket by which the lease was acquired, or which left the line; empty for none.
-        out: Whether the ticket left the line: the run ends the task, and then the ticket.
+        left_line: Whether the ticket left the line. The run ends the task, and then the ticket.
     """
 
     task: Task
@@ -40,7 +40,7 @@ class RefusedRun:
     kwargs: dict[str, Any] = field(default_factory=dict)
     refused: Refused = field(default_factory=lambda: Refused((), 0.0))
     ticket: str = ""
-    out: bool = False
+    left_line: bool = False
 
     @property
     def key(self) -> str:
@@ -49,18 +49,18 @@ class RefusedRun:
 
     @property
     def holder_names(self) -> list[str]:
-        """Who holds it."""
+        """The names of the holders."""
         return holder_names(self.refused)
 
     @property
     def deferrals(self) -> int:
-        """How often the message was deferred already."""
-        return counter_of(self.task.request)[0]
+        """How often the message was deferred before."""
+        return int(fields_of(self.task.request).get("deferrals", 0))
 
     @property
     def waited(self) -> float:
         """The seconds that the message waited while it was deferred."""
-        return counter_of(self.task.request)[1]
+        return float(fields_of(self.task.request).get("waited", 0.0))
 
     @property
     def local(self) -> bool:
@@ -69,7 +69,7 @@ class RefusedRun:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of a line in the log."""
+        """The fields of a log line."""
         return {"key": self.key, "owner": self.claim.owner, "holders": self.holder_names}
 
     def error(self) -> LockContended:
@@ -78,7 +78,7 @@ class RefusedRun:
         return LockContended(f"{self.key!r} is not available: {who_holds(names)}", self.key, names)
 
     def keep_call(self, pause: float) -> None:
-        """Renew the lease of the task's call, for while its message waits ``pause`` seconds more."""
+        """Renew the lease of the task's call, so that it lasts while the message waits ``pause`` seconds more."""
         ours = fields_of(self.task.request)
         if "token" in ours and "lasting" not in ours:
             with suppress(StoreUnavailable):
@@ -95,9 +95,3 @@ class RefusedRun:
 def is_local(request: Any) -> bool:
     """Return whether a request has no message that could be published again: an eager run, or an item of a map."""
     return bool(request.is_eager or request.called_directly)
-
-
-def counter_of(request: Any) -> tuple[int, float]:
-    """Return how often the message of a request was deferred, and the seconds that it waited so."""
-    counter = fields_of(request)
-    return int(counter.get("deferrals", 0)), float(counter.get("waited", 0.0))

@@ -1,1 +1,1 @@
-"""What runs in a worker next to the tasks: checks at its start, the sweeper, the reaper, what it answers."""
+"""The components of a worker next to its tasks: checks at the start, the sweeper, the reaper, remote commands."""

@@ -1,5 +1,4 @@
-"""The worker's part: looks at the lock store when the worker starts; while it runs, it sends on what is stuck and frees
-what the dead have left."""
+"""The step of a worker that checks its settings and stores, and starts the sweepers, the reaper and telemetry."""
 
 from __future__ import annotations
 
@@ -22,14 +21,17 @@ from celery_locks.tasks.spec import TaskWithLock
 from celery_locks.tasks.worker import checks, journal, telemetry
 from celery_locks.tasks.worker.liveness import FOLDER_VARIABLE
 from celery_locks.tasks.worker.reaper import Reaper
-from celery_locks.tasks.worker.revoke import hear_revokes
+from celery_locks.tasks.worker.revoke import withdraw_at_revokes
 from celery_locks.tasks.worker.sweeper import Sweeper
 
 logger = _logging.logger(__name__)
 
 
 class LocksStep(bootsteps.StartStopStep):
-    """Checks the settings: a worker that could take no lease must not start. One whose store is away may."""
+    """Runs this library's components of a worker.
+
+    A worker with wrong settings does not start. A worker whose store can't be reached starts.
+    """
 
     name = "celery-locks"
     _sweepers: Sequence[Sweeper] = ()
@@ -37,12 +39,12 @@ class LocksStep(bootsteps.StartStopStep):
     _telemetry: Any = None
 
     def create(self, worker: Any) -> None:
-        """Called before any step starts, so before the pool's processes are made: they must know of the life.
+        """Check the settings, and make the worker's folder before the pool's processes are made.
 
         Raises:
-            LockConfigError: A setting of ours is wrong or missing.
+            LockConfigError: A setting is wrong or missing.
         """
-        # Makes the command known, which the worker's parent answers. Much else comes with it, which only workers need.
+        # Registers the command ``inspect locks``. It imports much that only workers need.
         import_module("celery_locks.tasks.worker.inspection")
         app = worker.app
         check_settings(app.conf)
@@ -53,22 +55,24 @@ class LocksStep(bootsteps.StartStopStep):
         if not any(each.store.shared for each in stores.values()):
             return
         try:
-            life = journal.begin(_site(app.conf, locks.prefix), app.conf.get(FOLDER) or os.environ.get(FOLDER_VARIABLE))
+            folder = journal.begin(
+                _site(app.conf, locks.prefix), app.conf.get(FOLDER) or os.environ.get(FOLDER_VARIABLE)
+            )
         except OSError as error:
-            logger.warning("%s; what a process holds that dies is free when its ttl is over", error)
+            logger.warning("%s: the leases of a process that dies end with their ttl", error)
         else:
-            self._reaper = Reaper(app, {name: each.store for name, each in stores.items()}, life)
+            self._reaper = Reaper(app, {name: each.store for name, each in stores.items()}, folder)
             self._reaper.end_at_exit()
 
     def start(self, worker: Any) -> None:
-        """Called when the worker starts.
+        """Start the components, and check the stores.
 
         Raises:
             LockConfigError: A setting of a task is wrong.
         """
         app = worker.app
         stores = all_locks(app)
-        hear_revokes()
+        withdraw_at_revokes()
         tasks = checks.locked_tasks(app)
         parked = [(locks, parking) for locks in stores.values() if (parking := tickets_of(locks.store)) is not None]
         self._sweepers = [Sweeper(app, locks, parking) for locks, parking in parked]
@@ -79,10 +83,10 @@ class LocksStep(bootsteps.StartStopStep):
         if self._telemetry is not None:
             self._telemetry.start()
         for name, locks in stores.items():
-            _look_at(app, locks, [task for task in tasks if task.lock_options.store == name])
+            _check_store(app, locks, [task for task in tasks if task.lock_options.store == name])
 
     def stop(self, worker: Any) -> None:
-        """Called when the worker stops."""
+        """Stop the components."""
         for sweeper in self._sweepers:
             sweeper.stop()
         if self._reaper is not None:
@@ -91,27 +95,27 @@ class LocksStep(bootsteps.StartStopStep):
             self._telemetry.stop()
 
     def terminate(self, worker: Any) -> None:
-        """Called when the worker stops at once: it does not wait for the store."""
+        """Stop the components without waiting for a store."""
         if self._reaper is not None:
             self._reaper.close()
         if self._telemetry is not None:
             self._telemetry.abandon()
 
 
-def _look_at(app: Any, locks: Locks, tasks: list[TaskWithLock]) -> None:
-    """Log what is wrong with a store, for its tasks."""
+def _check_store(app: Any, locks: Locks, tasks: list[TaskWithLock]) -> None:
+    """Log the problems of a store, as far as they concern these tasks."""
     try:
         locks.store.ping()
         for warning in checks.warnings(app, locks.store, tasks):
             logger.warning("%s", warning)
     except StoreUnavailable as error:
-        logger.warning("%s; locked tasks are put off until it is back", error)
+        logger.warning("%s; locked tasks are deferred until it is back", error)
     else:
         logger.info("locks in %s, prefix %r", locks.url, locks.prefix)
 
 
 def _site(conf: Any, prefix: str) -> str | None:
-    """What leases are of; ``None`` where a setting is a `Store`, which others can't be compared with."""
+    """Return the stores and the prefix of an app; ``None`` if a setting is a `Store` and not an address."""
     others = {name: store for name, store in named_stores(conf).items() if name != DEFAULT_STORE}
     stores = [app_store(conf), *(f"{name}={store}" for name, store in sorted(others.items()) if isinstance(store, str))]
     comparable = isinstance(stores[0], str) and len(stores) == len(others) + 1

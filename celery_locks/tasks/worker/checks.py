@@ -1,4 +1,4 @@
-"""What a worker warns of when it starts: settings that break what its tasks' locks promise, each with its remedy."""
+"""The checks of a worker at its start: problems of its settings, each with its remedy."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.stores.base import Store
 from celery_locks.tasks.options import is_celerys_own
-from celery_locks.tasks.policies.basic import Park, Retry, Wait
-from celery_locks.tasks.policies.deferral import SAFE_SHARE, longest_pause
-from celery_locks.tasks.policies.park import SAFETY_COPY
+from celery_locks.tasks.policies.basic import POLICIES
+from celery_locks.tasks.policies.deferral import SAFE_SHARE_OF_TIMEOUT, longest_pause
+from celery_locks.tasks.policies.park import SAFETY_COPY_SECONDS
 from celery_locks.tasks.spec import TaskWithLock
 
 
 def locked_tasks(app: Any) -> list[TaskWithLock]:
-    """The tasks of an app whose runs are locked.
+    """Return the tasks of an app whose runs are locked.
 
     Raises:
-        LockConfigError: A setting of one is wrong.
+        LockConfigError: A setting of a task is wrong.
     """
     others = (task for name, task in app.tasks.items() if not is_celerys_own(name))
     with_options = (task for task in others if getattr(task, "lock_options", None) is not None)
@@ -27,8 +27,8 @@ def locked_tasks(app: Any) -> list[TaskWithLock]:
 
 
 def locked_names(app: Any) -> list[str]:
-    """Return the names of the app's locked tasks at this moment. A wrong setting raises nothing here."""
-    # A copy, for another thread may be adding one.
+    """Return the names of the app's locked tasks. Wrong settings are not checked."""
+    # A copy, because another thread may be adding a task.
     return [name for name, task in list(app.tasks.items()) if hasattr(type(task), "lock_options") and task.locks_runs()]
 
 
@@ -36,7 +36,7 @@ def check_start(worker: Any, stores: Mapping[str, Locks]) -> None:
     """Check that the tasks of a worker that starts are locked.
 
     Raises:
-        LockConfigError: One can't be, or each process of the pool would have locks of its own.
+        LockConfigError: A task can't be locked, or each process of the pool would have its own locks.
     """
     locked = locked_tasks(worker.app)
     for locks in stores.values() if locked else ():  # a call may choose any of them
@@ -49,55 +49,51 @@ def check_start(worker: Any, stores: Mapping[str, Locks]) -> None:
 
 
 def _processes(worker: Any) -> int:
-    """Return how many processes run a worker's tasks at most."""
+    """Return the largest number of processes that run a worker's tasks."""
     pool = worker.pool_cls
-    if not (isinstance(pool, type) and issubclass(pool, _process_pool())):
-        return 1
-    autoscale = getattr(worker, "autoscale", None) or ""
-    most = autoscale.split(",")[0] if isinstance(autoscale, str) else next(iter(autoscale), 0)
-    return max(int(worker.concurrency or 0), int(most or 0))
-
-
-def _process_pool() -> type:
     from celery.concurrency.prefork import TaskPool  # imports billiard, which only workers need
 
-    pool: type = TaskPool
-    return pool
+    if not (isinstance(pool, type) and issubclass(pool, TaskPool)):
+        return 1
+    autoscale = getattr(worker, "autoscale", None) or ""
+    largest = autoscale.split(",")[0] if isinstance(autoscale, str) else next(iter(autoscale), 0)
+    return max(int(worker.concurrency or 0), int(largest or 0))
 
 
 def parks(task: TaskWithLock) -> bool:
-    """Whether runs of a task park where their key is held."""
-    return isinstance(task.lock_spec.run_policy, Park)
+    """Return whether runs of a task park if their key is held."""
+    return task.lock_spec.run_policy is POLICIES["park"]
 
 
 def warnings(app: Any, store: Store, tasks: Iterable[TaskWithLock]) -> list[str]:
-    """What to warn of.
+    """Return warnings about a store and the broker, as far as they concern these tasks.
 
     Raises:
-        StoreUnavailable: The store can't be asked.
+        StoreUnavailable: The store can't be reached.
     """
     tasks = list(tasks)
-    return [*store.warnings(parks=any(map(parks, tasks))), *of_visibility(app.conf, tasks)]
+    return [*store.warnings(parks=any(map(parks, tasks))), *visibility_warnings(app.conf, tasks)]
 
 
-def of_visibility(conf: Any, tasks: list[TaskWithLock]) -> list[str]:
-    """What to warn of where a broker delivers a message again while a worker still has it."""
+def visibility_warnings(conf: Any, tasks: list[TaskWithLock]) -> list[str]:
+    """Return warnings about a broker that delivers a message again while a worker still has it."""
     longest = longest_pause(conf)
     if longest is None:
         return []
     pause, who = max(((_pause(task), task.name) for task in tasks), default=(0.0, ""))
     wait, waiter = max(((_wait(task), task.name) for task in tasks), default=(0.0, ""))
-    found, timeout = [], longest / SAFE_SHARE
+    found, timeout = [], longest / SAFE_SHARE_OF_TIMEOUT
     if pause > longest:
+        needed = pause / SAFE_SHARE_OF_TIMEOUT
         found.append(
             f"the broker's visibility_timeout of {timeout:g} s is too short for the pauses of {pause:g} s of {who}: "
-            f"they are cut to {longest:g} s. Set it in broker_transport_options to {pause / SAFE_SHARE:g} or more, or "
+            f"they are cut to {longest:g} s. Set it in broker_transport_options to {needed:g} or more, or "
             "lower the backoff's cap"
         )
     if wait > timeout:
-        how_long = "ever" if wait == float("inf") else f"{wait:g} s"
+        duration = "an unlimited time" if wait == float("inf") else f"{wait:g} s"
         found.append(
-            f"{waiter} may wait in its slot for {how_long}, with acks_late, and the broker's visibility_timeout is "
+            f"{waiter} may wait in its slot for {duration}, with acks_late, and the broker's visibility_timeout is "
             f"{timeout:g} s: meanwhile its message is delivered again. Set lock_max_wait below it, or raise "
             "visibility_timeout in broker_transport_options"
         )
@@ -105,17 +101,17 @@ def of_visibility(conf: Any, tasks: list[TaskWithLock]) -> list[str]:
 
 
 def _pause(task: TaskWithLock) -> float:
-    """The longest countdown, in seconds, that a task's message is given by us."""
+    """Return the longest countdown, in seconds, of messages that this library publishes for a task."""
     options = task.lock_options
     if parks(task):
         copy = options.park_safety_copy
-        return SAFETY_COPY if copy is True else float(copy)
-    return options.backoff.cap if isinstance(task.lock_spec.run_policy, Retry) else 0.0
+        return SAFETY_COPY_SECONDS if copy is True else float(copy)
+    return options.backoff.cap if task.lock_spec.run_policy is POLICIES["retry"] else 0.0
 
 
 def _wait(task: TaskWithLock) -> float:
-    """For how long, in seconds, a run may wait while its message is not acknowledged."""
+    """Return how long, in seconds, a run may wait while its message is not acknowledged."""
     options = task.lock_options
-    if not (isinstance(task.lock_spec.run_policy, Wait) and task.acks_late):
+    if not (task.lock_spec.run_policy is POLICIES["wait"] and task.acks_late):
         return 0.0
     return float("inf") if options.max_wait is None else options.max_wait

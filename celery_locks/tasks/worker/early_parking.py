@@ -1,8 +1,8 @@
-"""Parking before the pool, where the setting ``locks_park_before_pool`` is on.
+"""Parking before the pool, with the setting ``locks_park_before_pool``.
 
-The worker's parent looks at each message whose task parks. When its key is held it parks the message as it came, so
-that it takes no slot of the pool. The parent never takes a lease, and whatever goes wrong here: the message goes the
-ordinary way, and is parked by its run if need be.
+The worker's main process checks each message whose task parks. If its key is held, it parks the message, which so takes
+no slot of the pool. The main process never acquires a lease. After an error here the message goes to the pool, and its
+run may park it.
 """
 
 from __future__ import annotations
@@ -27,19 +27,27 @@ from celery_locks.tasks.messages.pack import pack_message
 from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.options import locks_for
-from celery_locks.tasks.policies.basic import Park
-from celery_locks.tasks.policies.park import LATE, WAITING, log_parked, longest_wait, push_of, ticket_fields, ticket_id
+from celery_locks.tasks.policies.park import (
+    EXPIRY_MARGIN_SECONDS,
+    WAITING,
+    log_parked,
+    longest_wait,
+    push_of,
+    ticket_fields,
+    ticket_id,
+)
 from celery_locks.tasks.policies.refused_run import RefusedRun
 from celery_locks.tasks.spec import TaskWithLock
+from celery_locks.tasks.worker.checks import parks
 
 logger = _logging.logger(__name__)
 
-#: Seconds for which the parent leaves a store alone that it could not reach: it has more to do than to wait for it.
-LEFT_ALONE = 5.0
+#: How long the main process does not ask a store again that it could not reach.
+PAUSE_AFTER_ERROR_SECONDS = 5.0
 
 
 def strategy(task: TaskWithLock, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """What a worker does with each message of a task (``Task.Strategy``)."""
+    """Return the handler of a task's messages in a worker's main process (``Task.Strategy``)."""
     handle: Callable[..., Any] = default(task, app, consumer, **options)
     if not app.conf.get(PARK_BEFORE_POOL, False) or not _parks_early(task):
         return handle
@@ -57,56 +65,52 @@ def strategy(task: TaskWithLock, app: Any, consumer: Any, **options: Any) -> Cal
 
 
 def _parks_early(task: TaskWithLock) -> bool:
-    """Return whether the parent may park messages of a task.
+    """Return whether the main process may park messages of a task.
 
-    Its runs must take their lease by the line alone, and leave nothing at the broker. Its key must be a template or the
-    default: a function may read what is set for the run only, such as a tenant.
+    The runs must acquire their leases by the line alone, and leave no safety copy at the broker. The key must be a
+    template or the default one: a function may depend on the context of the run, such as a tenant.
     """
     spec = task.lock_spec
-    by_line = isinstance(spec.run_policy, Park) and not spec.scope.call and not spec.options.park_safety_copy
+    by_line = parks(task) and not spec.scope.call and not spec.options.park_safety_copy
     return by_line and not callable(spec.options.key)
 
 
 class EarlyParking:
-    """Parks messages of one task in the worker's parent.
-
-    Args:
-        task: The task.
-        consumer: Celery's ``Consumer``.
-        parking: The store.
-    """
+    """Parks messages of one task in the worker's main process."""
 
     def __init__(self, task: TaskWithLock, consumer: Any, parking: Parking) -> None:
         self._task = task
         self._consumer = consumer
         self._parking = parking
-        self._left_alone_until = 0.0
+        self._paused_until = 0.0
 
     def parks(self, message: Any) -> bool:
-        """Parks a message of protocol 2 if its key is held. Returns whether it did."""
+        """Park a message of protocol 2 if its key is held. Return whether it is parked now."""
         headers = message.headers
-        # One that was in line already enters by its ticket, one that took its key at the call under that key. One that
-        # waits for its eta has its turn by then.
+        # A dispatched message enters by its ticket, and a message with a lease of its call under that lease's key. The
+        # key of a message with an eta may be free when its time has come.
         ours = fields_in(headers, headers["id"])
         settled = ours.keys() & {"ticket", "key", "options"}
         if settled or headers.get("eta") or not self._task.locks_runs():
             return False
-        if headers["id"] in self._consumer.controller.state.revoked or monotonic() < self._left_alone_until:
+        if headers["id"] in self._consumer.controller.state.revoked or monotonic() < self._paused_until:
             return False
         try:
             return self._park(message, headers)
         except StoreUnavailable as error:
-            self._left_alone_until = monotonic() + LEFT_ALONE
-            logger.warning("%s; messages are parked by the pool for %g s", error, LEFT_ALONE)
+            self._paused_until = monotonic() + PAUSE_AFTER_ERROR_SECONDS
+            logger.warning("%s; messages are parked by the pool for %g s", error, PAUSE_AFTER_ERROR_SECONDS)
         except Exception:
-            logger.exception("a message of %s could not be looked at; it goes to the pool", self._task.name)
+            logger.exception(
+                "a message of %s could not be parked before the pool; it goes to the pool", self._task.name
+            )
         return False
 
     def _park(self, message: Any, headers: Any) -> bool:
         task, app = self._task, self._task.app
         args, kwargs, _ = message.payload
         wait = longest_wait(app, task.lock_options, headers.get("expires"))
-        if wait is not None and wait <= LATE:  # it has expired
+        if wait is not None and wait <= EXPIRY_MARGIN_SECONDS:  # it has expired
             return False
         task_id = headers["id"]
         owner = owners.running(task.name, task_id, self._consumer.hostname)
@@ -117,16 +121,18 @@ class EarlyParking:
         ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters, broker=broker_id(app))
         if self._parking.park(claim, ticket) is None:
             return False
-        # Reported before it parks: afterwards another worker may have run it already, and reported that.
+        # Reported before it parks. Afterwards another worker may run it first, and report that.
         self._report_waiting(message, lock)
         text = pack_message(app, message, ticket_fields(lock, ticket, wall_time()))
-        push = push_of(app, text, self._parking) if self._virtual else None
+        # Only a Redis can be broker and store. With other brokers the main process opens no connection for this.
+        is_redis = self._consumer.connection.transport.driver_type == "redis"
+        push = push_of(app, text, self._parking) if is_redis else None
         parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
         ticket = replace(ticket, message=text, push=push, owner=parked_owner)
         try:
             parked = self._parking.park(claim, ticket)
         except StoreUnavailable:
-            # The pool gets the message. A copy of the request that comes late must not park it.
+            # The pool gets the message. If the store has parked it nevertheless, its place in line is released.
             keeper().release_later(locks.store, claim.name, claim.token, claim.ttl)
             raise
         if parked is None:
@@ -136,23 +142,18 @@ class EarlyParking:
         publish_dispatched(app, self._parking, parked.dispatches)
         return True
 
-    @property
-    def _virtual(self) -> bool:
-        """Whether the broker may be the store: another one is not worth a connection of the parent's."""
-        return bool(self._consumer.connection.transport.driver_type == "redis")
-
     def _report_waiting(self, message: Any, lock: Lock) -> None:
         task, headers, dispatcher = self._task, message.headers, self._consumer.event_dispatcher
         stored = not (task.ignore_result or headers.get("ignore_result"))
-        told = bool(dispatcher and dispatcher.enabled and task.send_events)
-        if not (stored or told):
+        sent = bool(dispatcher and dispatcher.enabled and task.send_events)
+        if not (stored or sent):
             return
         meta = {"key": lock.key, "position": self._parking.waiting(lock._name)}
         if stored:
             args, kwargs, _ = message.payload
             request = Context(headers, args=args, kwargs=kwargs)
             task.backend.store_result(headers["id"], meta, WAITING, request=request)
-        if told:
-            shown = {"args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr")}
+        if sent:
+            arguments = {"args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr")}
             ids = {name: headers.get(name) for name in ("root_id", "parent_id")}
-            dispatcher.send("task-waiting", uuid=headers["id"], name=task.name, **shown, **ids, **meta)
+            dispatcher.send("task-waiting", uuid=headers["id"], name=task.name, **arguments, **ids, **meta)

@@ -1,6 +1,6 @@
 """``celery inspect locks``: the leases that the processes of a worker hold now.
 
-Imported by workers, and by the ``celery`` command, which knows only those commands that it has loaded.
+Workers import it, and so does the ``celery`` command, which sends only those commands that it has loaded.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 from celery.worker.control import inspect_command
 
 from celery_locks.tasks.worker import journal
-from celery_locks.tasks.worker.journal import Written
-from celery_locks.tasks.worker.liveness import Member
+from celery_locks.tasks.worker.journal import JournalEntry
+from celery_locks.tasks.worker.liveness import ProcessFile
 
 
 @inspect_command(name="locks", help="Leases that this worker's tasks hold now.")
 def locks(state: Any, **kwargs: Any) -> Any:
-    """Leases that this worker's tasks hold now.
+    """Return the leases that this worker's tasks hold now.
 
     Returns:
         For each ``store`` (its name), ``key``, ``task``, ``id`` (of the task), ``pid``, and ``since`` (seconds since
@@ -25,22 +25,22 @@ def locks(state: Any, **kwargs: Any) -> Any:
     """
     held = held_here()
     if held is None:
-        return {"error": "this worker does not write down what its processes hold: see its log at the start"}
+        return {"error": "this worker keeps no journal of its leases: its log at the start has the reason"}
     return sorted(held, key=lambda lease: float(lease["since"]))
 
 
 def held_here() -> list[dict[str, Any]] | None:
-    """What the processes of this worker hold; ``None`` where that is not written down."""
-    life = journal.life()
-    if life is None:
+    """Return the leases that the processes of this worker hold; ``None`` if it keeps no journal."""
+    folder = journal.worker_folder()
+    if folder is None:
         return None
-    return [_shown(member, written) for member in life.members() for written in _read(member) if written.since]
+    return [_fields_of(file, entry) for file in folder.process_files() for entry in _read(file) if entry.since]
 
 
-def _read(member: Member) -> list[Written]:
+def _read(file: ProcessFile) -> list[JournalEntry]:
     try:
-        fd = os.open(member.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # it has ended
+        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # the process has ended
         return []
     try:
         return journal.read(fd)
@@ -48,13 +48,13 @@ def _read(member: Member) -> list[Written]:
         os.close(fd)
 
 
-def _shown(member: Member, written: Written) -> dict[str, Any]:
-    """What is told of a lease: never its token, by which anybody could release it."""
+def _fields_of(file: ProcessFile, entry: JournalEntry) -> dict[str, Any]:
+    """Return the public fields of a lease: never its token, by which others could release it."""
     return {
-        "store": written.store,
-        "key": written.key,
-        "task": written.task,
-        "id": written.task_id,
-        "pid": member.process.pid,
-        "since": round(written.since, 3),
+        "store": entry.store,
+        "key": entry.key,
+        "task": entry.task,
+        "id": entry.task_id,
+        "pid": file.process.pid,
+        "since": round(entry.since, 3),
     }

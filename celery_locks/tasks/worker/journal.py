@@ -1,9 +1,10 @@
-"""What the runs of this process have asked the store for, written down where the worker finds it should this one die.
+"""A journal of the claims of this process, which its worker reads if the process dies.
 
-A file for each process, in the folder of its worker's life: slots of a fixed size, each written by one system call that
-is within a page, so that a process which is killed leaves a slot as it was or as it was to be. It costs some 7 µs a
-run. A claim is written before it is sent and struck out after its lease was given back: what is found can be too much,
-but never too little, and whoever acts on it does so by the owner token, which changes nothing where it holds nothing.
+Each process has a file in the folder of its worker. The file has slots of a fixed size. One system call within a page
+writes a slot, so the death of the process leaves each slot either old or new. A run spends some 7 µs on it.
+
+A claim is added before it is sent, and removed after its lease was released. So a journal may list leases that have
+ended, but never omits one. A reader releases leases by their owner tokens, which has no effect on an ended lease.
 """
 
 from __future__ import annotations
@@ -19,32 +20,33 @@ from celery.signals import worker_process_init
 
 from celery_locks import _logging
 from celery_locks._runtime.clock import wall_time
+from celery_locks._runtime.process import after_fork_in_child
 from celery_locks._validation import DEFAULT_STORE
-from celery_locks.tasks.worker.liveness import Life, Process, lock_file, new_life, published
+from celery_locks.tasks.worker.liveness import Process, WorkerFolder, lock_file, new_worker_folder
 
 logger = _logging.logger(__name__)
 
-#: Names the folder of the life to child processes that don't inherit it by a fork.
+#: The environment variable with the folder of the worker, for child processes that are not forked.
 VARIABLE = "CELERY_LOCKS_LIFE"
-#: Bytes for a claim: a divisor of every system's page.
-SLOT = 2048
-#: When it was granted (0: not yet), and how long the text is (0: the slot is free).
+#: The bytes of a slot: a divisor of every system's page size.
+SLOT_BYTES = 2048
+#: When the claim was granted (0: not yet), and the length of the text (0: the slot is free).
 _HEADER = struct.Struct("<dI")
 _FREE = _HEADER.pack(0.0, 0)
 _GRANTED = struct.Struct("<d")
 
 
 @dataclass(frozen=True)
-class Written:
-    """A claim that was written down.
+class JournalEntry:
+    """A claim in a journal.
 
     Attributes:
         token: The owner token.
         name: The lock's full name in the store.
-        key: What is locked.
+        key: The key.
         task: The task's name.
-        task_id: Its id.
-        since: When it was granted, in seconds since 1970; 0 when it is not known to be.
+        task_id: The task's id.
+        since: When it was granted, in seconds since 1970; 0 if that is not known.
         store: The name of the store.
     """
 
@@ -57,21 +59,21 @@ class Written:
     store: str
 
 
-class Record:
-    """The file of this process.
+class Journal:
+    """The journal of this process.
 
     Args:
-        life: The life it belongs to.
+        folder: The folder of its worker.
         main: Whether this is the worker's main process.
 
     Raises:
-        OSError: It can't be written.
+        OSError: The file can't be written.
     """
 
-    def __init__(self, life: Life, main: bool = False) -> None:
-        me = Process.me()
-        path = life.path / f"{'main.' if main else ''}{me.pid}.{me.start}"
-        hidden = path.with_name(f".{path.name}")  # until it is locked: others take an unlocked one for a dead one's
+    def __init__(self, folder: WorkerFolder, main: bool = False) -> None:
+        me = Process.current()
+        path = folder.path / f"{'main.' * main}{me.pid}.{me.start}"
+        hidden = path.with_name(f".{path.name}")  # until it is locked, because an unlocked file proves its process dead
         self.fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.path = path
         self._slots: dict[str, int] = {}
@@ -81,144 +83,143 @@ class Record:
             raise OSError(f"{hidden} can't be locked")
         hidden.rename(path)
 
-    def write(self, token: str, *rest: str) -> None:
-        """Writes a claim down: token, name, key, task, task id, store."""
+    def add(self, token: str, *rest: str) -> None:
+        """Write a claim to a slot: token, name, key, task, task id, store."""
         data = "\0".join((token, *rest)).encode("utf-8", "surrogatepass")
-        if len(data) > SLOT - _HEADER.size or data.count(b"\0") != len(rest):
-            return  # rarer than it is worth: the lease ends with its ttl
+        if len(data) > SLOT_BYTES - _HEADER.size or data.count(b"\0") != len(rest):
+            return  # rare: if the process dies, the lease ends with its ttl
         try:
             slot = self._free.pop()
         except IndexError:
             slot = next(self._new)
         self._slots[token] = slot
-        os.pwrite(self.fd, _HEADER.pack(0.0, len(data)) + data, slot * SLOT)
+        self._write(slot, _HEADER.pack(0.0, len(data)) + data)
 
-    def granted(self, token: str) -> None:
-        """A claim was granted."""
+    def mark_granted(self, token: str) -> None:
+        """Write that a claim was granted."""
         slot = self._slots.get(token)
         if slot is not None:
-            os.pwrite(self.fd, _GRANTED.pack(wall_time()), slot * SLOT)
+            self._write(slot, _GRANTED.pack(wall_time()))
 
-    def strike(self, token: str) -> None:
-        """Strikes a claim out."""
+    def remove(self, token: str) -> None:
+        """Mark the slot of a claim as free."""
         slot = self._slots.pop(token, None)
         if slot is not None:
-            os.pwrite(self.fd, _FREE, slot * SLOT)
+            self._write(slot, _FREE)
             self._free.append(slot)
 
+    def _write(self, slot: int, data: bytes) -> None:
+        try:
+            os.pwrite(self.fd, data, slot * SLOT_BYTES)
+        except OSError as error:  # the disk is full or gone; the task goes on
+            logger.warning("the journal of this process can't be written: %s", error)
+
     def close(self) -> None:
-        """Closes the file, which stays."""
+        """Close the file. It is not removed."""
         os.close(self.fd)
 
 
-def read(fd: int) -> list[Written]:
-    """What is written in a record."""
+def read(fd: int) -> list[JournalEntry]:
+    """Return the claims in a journal."""
     data = os.pread(fd, os.fstat(fd).st_size, 0)
-    return [written for start in range(0, len(data), SLOT) if (written := _written(data[start : start + SLOT]))]
+    slots = (data[start : start + SLOT_BYTES] for start in range(0, len(data), SLOT_BYTES))
+    return [entry for slot in slots if (entry := _entry_of(slot)) is not None]
 
 
-def _written(slot: bytes) -> Written | None:
+def _entry_of(slot: bytes) -> JournalEntry | None:
     if len(slot) < _HEADER.size:
         return None
     since, length = _HEADER.unpack_from(slot)
     parts = slot[_HEADER.size : _HEADER.size + length].decode("utf-8", "replace").split("\0")
-    if not length or len(parts) not in (5, 6):  # the version before knew one store
+    if not length or len(parts) not in (5, 6):  # the previous version has no store
         return None
     token, name, key, task, task_id = parts[:5]
-    return Written(token, name, key, task, task_id, since, parts[5] if len(parts) == 6 else DEFAULT_STORE)
+    return JournalEntry(token, name, key, task, task_id, since, parts[5] if len(parts) == 6 else DEFAULT_STORE)
 
 
-# ---------------------------------------------------------------------- of this process
-
-_life: Life | None = Life(Path(os.environ[VARIABLE])) if os.environ.get(VARIABLE) else None
-_record: Record | None = None
+# This process ---------------------------------------------------------------------------------------------------------
 
 
-def begin(site: str | None, folder: str | None) -> Life:
-    """Begins the life of the worker that this process is the main one of; see `new_life`."""
-    global _life, _record
-    life = new_life(site, folder)
-    _record = Record(life, main=True)
-    _life = published(life)
-    _record.path = _life.path / _record.path.name
-    os.environ[VARIABLE] = str(_life.path)
-    return _life
+class _State:
+    """The folder of the worker that this process belongs to, and the journal of this process."""
+
+    folder: WorkerFolder | None = WorkerFolder(Path(os.environ[VARIABLE])) if os.environ.get(VARIABLE) else None
+    journal: Journal | None = None
 
 
-def end(life: Life) -> None:
-    """Ends a life whose main process is this one: all that it held was given back."""
-    global _life, _record
-    for member in life.members():
-        if member.main and member.process.pid == os.getpid():
-            member.path.unlink(missing_ok=True)
-    if life != _life:  # another began in this process, as in tests
+_state = _State()
+
+
+def begin(site: str | None, base: str | None) -> WorkerFolder:
+    """Make the folder of the worker whose main process this is; see `new_worker_folder`."""
+    folder = new_worker_folder(site, base)
+    _state.journal = Journal(folder, main=True)
+    _state.folder = folder.publish()
+    _state.journal.path = _state.folder.path / _state.journal.path.name
+    os.environ[VARIABLE] = str(_state.folder.path)
+    return _state.folder
+
+
+def end(folder: WorkerFolder) -> None:
+    """Remove the journal of this process, the main one of a worker, which has released all its leases."""
+    for file in folder.process_files():
+        if file.main and file.process.pid == os.getpid():
+            file.path.unlink(missing_ok=True)
+    if folder != _state.folder:  # another worker began in this process, as in tests
         return
-    if _record is not None:
-        _record.close()
-    _life = _record = None
+    if _state.journal is not None:
+        _state.journal.close()
+    _state.folder = _state.journal = None
     os.environ.pop(VARIABLE, None)
 
 
-def life() -> Life | None:
-    """The life that this process belongs to, ``None`` outside a worker."""
-    return _life
+def worker_folder() -> WorkerFolder | None:
+    """Return the folder of the worker that this process belongs to, ``None`` outside a worker."""
+    return _state.folder
 
 
-def own_record() -> Record | None:
-    """The record of this process; made when it is first asked for. ``None`` outside a worker."""
-    global _life, _record
-    if _record is None and _life is not None:
+def own_journal() -> Journal | None:
+    """Return the journal of this process, made at the first use; ``None`` outside a worker."""
+    if _state.journal is None and _state.folder is not None:
         try:
-            _record = Record(_life)
+            _state.journal = Journal(_state.folder)
         except OSError as error:
-            logger.warning("what this process holds can't be written down (%s): should it die, its ttl ends it", error)
-            _life = None
-    return _record
+            logger.warning(
+                "the journal of this process can't be written (%s): if the process dies, its leases end with their ttl",
+                error,
+            )
+            _state.folder = None
+    return _state.journal
 
 
-def write(token: str, name: str, key: str, task: str, task_id: str, store: str = DEFAULT_STORE) -> None:
-    """Writes down a claim that is about to be made."""
-    record = _record or own_record()
-    if record is not None:
-        try:
-            record.write(token, name, key, task, task_id, store)
-        except OSError as error:
-            _full(error)
+def add_claim(token: str, name: str, key: str, task: str, task_id: str, store: str = DEFAULT_STORE) -> None:
+    """Record a claim that is about to be sent."""
+    journal = _state.journal or own_journal()
+    if journal is not None:
+        journal.add(token, name, key, task, task_id, store)
 
 
-def granted(token: str) -> None:
-    """Notes that a claim was granted."""
-    if _record is not None:
-        try:
-            _record.granted(token)
-        except OSError as error:
-            _full(error)
+def mark_granted(token: str) -> None:
+    """Record that a claim was granted."""
+    if _state.journal is not None:
+        _state.journal.mark_granted(token)
 
 
-def strike(token: str) -> None:
-    """Strikes out a claim whose lease was given back, or is to last."""
-    if _record is not None:
-        try:
-            _record.strike(token)
-        except OSError as error:
-            _full(error)
+def remove_claim(token: str) -> None:
+    """Remove a claim whose lease was released, or is to last until its ttl ends."""
+    if _state.journal is not None:
+        _state.journal.remove(token)
 
 
-def _full(error: OSError) -> None:
-    """The disk is full or gone: that is worth no task."""
-    logger.warning("what this process holds can't be written down: %s", error)
-
-
-def _in_forked_child() -> None:
-    global _record
-    if _record is not None:  # the parent's
-        _record.close()
-        _record = None
+@after_fork_in_child
+def _close_journal_of_parent() -> None:
+    if _state.journal is not None:
+        _state.journal.close()
+        _state.journal = None
 
 
 def _in_pool_process(**kwargs: Any) -> None:
-    own_record()  # now, so that the first run needn't, and the worker knows of all its processes
+    own_journal()  # made now, so that the first run is quick, and the worker knows all its processes
 
 
-os.register_at_fork(after_in_child=_in_forked_child)
 worker_process_init.connect(_in_pool_process, weak=False, dispatch_uid="celery-locks-record")

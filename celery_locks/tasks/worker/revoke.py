@@ -1,23 +1,22 @@
-"""Messages that will never run: what was acquired for them at their call is released at once.
+"""Messages that will never run: the lease of their call is released immediately, and their ticket ends.
 
-A worker that has the message reports it by Celery's signals. No worker has one that waits at the broker: for
-that, the command ``revoke``, which every worker receives, looks in the store.
+The worker that has the message notices by Celery's signals. No worker has a message that waits at the broker or in
+line. For those, the command ``revoke``, which every worker receives, looks in the stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery import signals
-from celery.utils.functional import maybe_list
 
 from celery_locks import _logging
 from celery_locks.errors import LockError, StoreUnavailable
 from celery_locks.locks import Locks
-from celery_locks.stores.parking import Dispatch, Parking, tickets_of
+from celery_locks.stores.parking import tickets_of
+from celery_locks.tasks._celery_patches import install_for_revokes
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.header import fields_in, store_in
 from celery_locks.tasks.messages.publish import publish_dispatched
@@ -26,25 +25,14 @@ from celery_locks.tasks.run_end import RunEnd, end_of
 
 logger = _logging.logger(__name__)
 
-#: Control commands that revoke tasks.
-COMMANDS = ("revoke", "terminate")
-_HEARD = "__celery_locks__"
 
-Publish = Callable[[Any, Parking, Sequence[Dispatch]], object]
-
-
-def withdraw(app: Any, task_ids: Iterable[str], publish: Publish = publish_dispatched) -> None:
-    """Take out of the store what tasks have there that wait and were revoked.
-
-    Args:
-        app: The app.
-        task_ids: The tasks.
-        publish: Publishes the messages of those whose turn comes by it.
+def withdraw(app: Any, task_ids: Iterable[str]) -> None:
+    """Withdraw the tickets and call leases of revoked tasks that wait, and publish the tasks that this dispatches.
 
     Raises:
-        StoreUnavailable: A store can't be reached; those of the others were withdrawn.
+        StoreUnavailable: A store can't be reached; the tasks in other stores were withdrawn.
     """
-    revoked, problem = list(task_ids), None
+    revoked, unavailable = list(task_ids), None
     for locks in all_locks(app).values():
         parking = tickets_of(locks.store)
         if parking is None:
@@ -53,23 +41,20 @@ def withdraw(app: Any, task_ids: Iterable[str], publish: Publish = publish_dispa
             for task_id in revoked:
                 dispatches = parking.withdraw(locks.prefix, broker_id(app), task_id)
                 if dispatches:
-                    publish(app, parking, dispatches)
-        except StoreUnavailable as error:  # the other stores are there
-            problem = error
-    if problem is not None:
-        raise problem
+                    publish_dispatched(app, parking, dispatches)
+        except StoreUnavailable as error:  # the other stores may be available
+            unavailable = error
+    if unavailable is not None:
+        raise unavailable
 
 
-def settle_message(
-    app: Any, headers: Any, task_id: str | None, publish: Publish = publish_dispatched, *, running: bool = False
-) -> None:
-    """Release the lease that was acquired at the call of a message, and end its ticket: its task needs neither.
+def settle_message(app: Any, headers: Any, task_id: str | None, *, running: bool = False) -> None:
+    """Release the lease of a message's call and finish its ticket, because its task will not run.
 
     Args:
         app: The app.
         headers: The message's headers.
         task_id: The task's id.
-        publish: Publishes the messages of those whose turn comes by it.
         running: Whether the run of the ticket has ended too. Otherwise a copy of the message may run elsewhere.
     """
     ours = fields_in(headers, task_id)
@@ -87,41 +72,24 @@ def settle_message(
         return
     _, dispatches = parking.end_run(ours["lock"], ours["token"], "final", broker=broker_id(app))
     if dispatches:
-        publish(app, parking, dispatches)
+        publish_dispatched(app, parking, dispatches)
 
 
-def finish_safely(locks: Locks, key: str, ticket: str, token: str) -> None:
-    """End the ticket of a run whose result is stored; log where the store is away."""
+def finish_ticket_safely(locks: Locks, key: str, ticket: str, token: str) -> None:
+    """Finish the ticket of a run whose result is stored. Log an error of the store."""
     parking = tickets_of(locks.store)
     if parking is not None:
         _safely(lambda: parking.finish(locks._space.name(key), ticket, token))
 
 
 def settle_message_safely(app: Any, headers: Any, task_id: str | None, *, running: bool = False) -> None:
-    """Call `settle_message`; log where the store is away."""
+    """Call `settle_message`. Log an error of the store."""
     _safely(lambda: settle_message(app, headers, task_id, running=running))
 
 
-def hear_revokes() -> None:
-    """Has the control commands that revoke tasks look in the store too (once a process)."""
-    from celery.worker.control import Panel  # much else comes with it, which only workers need
-
-    for name in COMMANDS:
-        command = Panel.data[name]
-        if not hasattr(command, _HEARD):
-            Panel.data[name] = _hearing(command, 0 if name == "revoke" else 1)
-
-
-def _hearing(command: Callable[..., Any], position: int) -> Callable[..., Any]:
-    @wraps(command)
-    def hearing(state: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = command(state, *args, **kwargs)
-        task_ids = kwargs.get("task_id") or args[position : position + 1]
-        _safely(lambda: withdraw(state.app, maybe_list(task_ids) or ()))
-        return answer
-
-    setattr(hearing, _HEARD, True)
-    return hearing
+def withdraw_at_revokes() -> None:
+    """Withdraw tasks from the stores at each control command that revokes them."""
+    install_for_revokes(lambda app, task_ids: _safely(lambda: withdraw(app, task_ids)))
 
 
 def _on_revoked(sender: Any, request: Any, **kwargs: Any) -> None:
@@ -129,9 +97,9 @@ def _on_revoked(sender: Any, request: Any, **kwargs: Any) -> None:
 
 
 def _on_failure(sender: Any, task_id: str, exception: Any = None, **kwargs: Any) -> None:
-    """The task failed before its body, as ``before_start`` raised; or in the worker's parent, as its process died.
+    """Settle the message of a task that failed before its body, or whose process died.
 
-    Other messages have lost our header by then.
+    It fails before its body if ``before_start`` raises. The header of other messages has been removed by then.
     """
     request = getattr(sender, "request", None)
     if request is None or request.id != task_id or not hasattr(type(sender), "lock_options"):
@@ -141,18 +109,18 @@ def _on_failure(sender: Any, task_id: str, exception: Any = None, **kwargs: Any)
 
 
 def _on_refused(sender: Any, message: Any, **kwargs: Any) -> None:
-    """The worker knows no such task, or can't read the message."""
+    """Settle a message that the worker can't read, or whose task is unknown."""
     headers = message.headers or {}
     settle_message_safely(sender.app, headers, headers.get("id"))
 
 
-def _safely(do: Callable[[], None]) -> None:
+def _safely(action: Callable[[], None]) -> None:
     try:
-        do()
+        action()
     except LockError as error:
-        logger.warning("%s; what the task has there ends with its ttl", error)
+        logger.warning("%s; the leases of the task end with their ttl", error)
     except Exception:
-        logger.exception("what a task has in the store could not be released: it ends with its ttl")
+        logger.exception("the leases of a task could not be released: they end with their ttl")
 
 
 for _signal, _receiver in (

@@ -1,7 +1,7 @@
-"""The sweeper: a thread in every worker that dispatches what is overdue.
+"""The sweeper: a thread in every worker that dispatches overdue tickets.
 
-Of the workers of one broker one sweeps at a time, the others stand by. It runs wherever tasks can park in the store,
-since tasks may be parked there from before a deploy.
+Only one of the workers of a broker sweeps at a time. The sweeper runs for each store with parking, also if no task
+parks now: tasks may have been parked before a deploy.
 """
 
 from __future__ import annotations
@@ -26,13 +26,7 @@ logger = _logging.logger(__name__)
 
 
 class Sweeper:
-    """Sweeps the parked tasks of an app's store.
-
-    Args:
-        app: The app whose broker gets the messages.
-        locks: The app's locks.
-        parking: Their store.
-    """
+    """Sweeps the parked tasks of one store of an app."""
 
     def __init__(self, app: Any, locks: Locks, parking: Parking) -> None:
         self._app = app
@@ -42,41 +36,41 @@ class Sweeper:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-locks-sweeper", daemon=True)
         self._broker = broker_id(app)
-        # The same token each time: a claim that is repeated prolongs. No key makes this name.
+        # Always the same token, so that each claim extends the lease. No key has a name of this form.
         name = f"{locks.prefix}:sweeper:{{{self._broker}}}"
         self._claim = Claim(name, secrets.token_hex(16), host_and_pid(), max(2 * self._interval, 1.0))
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets another sweeper act; the thread ends when it next looks."""
+        """Let the sweeper of another worker take over. The thread ends at its next check."""
         self._stopped.set()
         with suppress(StoreUnavailable):
             self._locks.store.release(self._claim.name, self._claim.token)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._look_safely()
+            self._sweep_safely()
 
-    def _look_safely(self) -> None:
+    def _sweep_safely(self) -> None:
         try:
-            self._look()
+            self._sweep()
         except StoreUnavailable as error:
             logger.warning("%s; parked tasks are dispatched when it is back", error)
             self._stopped.wait(min(1.0, self._interval))
         except Exception:
-            logger.exception("the sweeper failed; it goes on")
+            logger.exception("the sweeper failed and tries again")
             self._stopped.wait(self._interval)
 
-    def _look(self) -> None:
+    def _sweep(self) -> None:
         if not isinstance(self._locks.store.acquire(self._claim), Granted):
             self._stopped.wait(self._interval)
             return
         dispatches = self._parking.sweep(self._locks.prefix, self._broker)
         if dispatches:
-            # A connection of its own: those of the app's pool belong to the worker's other threads and children.
+            # Not a connection of the app's pool, which belongs to other threads and to the worker's processes.
             with self._app.connection_for_write() as connection:
                 publish_dispatched(self._app, self._parking, dispatches, connection)
         elif not self._stopped.is_set():

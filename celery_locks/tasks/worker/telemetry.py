@@ -1,11 +1,12 @@
-"""Metrics, events and traces, as the worker sees them: their settings, and what is started where they ask for it.
+"""Metrics, events and traces in a worker: their settings, and the start of the enabled ones.
 
-What they need is loaded only then.
+Their modules are loaded only if a setting enables them.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,23 +18,22 @@ from celery_locks.errors import LockConfigError
 from celery_locks.locks import Locks
 from celery_locks.tasks.app_settings import EVENTS, METRICS_PORT, TRACES
 
-#: Tells a process of the pool that was not forked to make spans.
+#: The environment variable that enables spans in the pool's processes that are not forked.
 TRACES_VARIABLE = "CELERY_LOCKS_TRACES"
-#: The number of the process that began what this one has, or has inherited by a fork.
-_begun_by = 0
+#: Whether telemetry has begun in this process, or in one that it was forked from.
+_has_begun = threading.Event()
 
 
 def begin(worker: Any, stores: Mapping[str, Locks]) -> Any:
-    """Start what the app's settings ask for, in a worker whose pool is not yet made.
+    """Start the telemetry that the app's settings enable, before the pool's processes are made.
 
     Raises:
-        LockConfigError: A package that is needed is not installed.
+        LockConfigError: A package for it is not installed.
     """
-    global _begun_by
-    _begun_by = os.getpid()
+    _has_begun.set()
     conf = worker.app.conf
     os.environ.pop(TRACES_VARIABLE, None)
-    if traces(conf):
+    if is_tracing_enabled(conf):
         import_module("celery_locks.tracing").instrument()
         os.environ[TRACES_VARIABLE] = "1"
     if conf.get(METRICS_PORT) is None and not conf.get(EVENTS):
@@ -41,24 +41,24 @@ def begin(worker: Any, stores: Mapping[str, Locks]) -> Any:
     return import_module("celery_locks.telemetry.worker").Telemetry(worker, stores)
 
 
-def traces(conf: Mapping[str, Any]) -> bool:
-    """Whether spans are to be made.
+def is_tracing_enabled(conf: Mapping[str, Any]) -> bool:
+    """Return whether spans are made.
 
     Raises:
-        LockConfigError: They are asked for, and OpenTelemetry's API is not installed.
+        LockConfigError: A setting enables them, and OpenTelemetry's API is not installed.
     """
-    asked = conf.get(TRACES)
-    if asked is False:
+    setting = conf.get(TRACES)
+    if setting is False:
         return False
-    there = find_spec("opentelemetry") is not None and find_spec("opentelemetry.trace") is not None
-    if asked and not there:
+    is_installed = find_spec("opentelemetry") is not None and find_spec("opentelemetry.trace") is not None
+    if setting and not is_installed:
         raise LockConfigError(f"{TRACES} needs OpenTelemetry's API: pip install 'celery-locks[otel]'")
-    return there
+    return is_installed
 
 
 def _in_pool_process(**kwargs: Any) -> None:
-    """What a fork would have inherited."""
-    if _begun_by:
+    """Start telemetry in a process of the pool that was not forked."""
+    if _has_begun.is_set():
         return
     if os.environ.get(TRACES_VARIABLE):
         import_module("celery_locks.tracing").instrument()
