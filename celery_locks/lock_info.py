@@ -1,4 +1,4 @@
-"""What is held: pages of it, one key of it, and figures."""
+"""Reads of a store: pages of keys, a single key, and figures over all keys."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class LockInfo:
 
     Attributes:
         key: What is locked.
-        part: Empty for the key itself. A part is locked apart from it: ``"call"`` is held from the call until the run
+        part: Empty for the key itself. A part is locked separately: ``"call"`` is held from the call until the run
             starts (``until_and_while_executing``), ``"run:…"`` by a run, against a second copy of its message
             (``until_executing``, ``until_expired``).
-        holders: Who holds it, earliest acquisition first. At most 20 are named on a page, 100 by `Locks.info`.
+        holders: The holders, earliest acquisition first. At most 20 are named on a page, 100 by `Locks.info`.
         permits: How many permits are held, by all holders.
-        limit: How many there were for the holder who came last; each acquisition brings its own limit.
+        limit: The limit of the newest holder. Each acquisition has its own limit.
         waiting: How many stand in line: waiters and parked tasks.
-        line: Who stands in line, in order: at most 100, named by `Locks.info` alone.
+        line: The first 100 in line, in order. Only `Locks.info` names them.
         store: The name of the store among those of an app.
     """
 
@@ -52,12 +52,12 @@ class LockInfo:
 
 @dataclass(frozen=True)
 class Page:
-    """Some of the keys that are held, in order.
+    """A page of the keys that are held or waited for, in order.
 
     Attributes:
-        items: The keys. There may be fewer than asked for, even none, and yet more to come.
-        next: What to give as ``after`` for the next page, ``None`` when this is the last. It is the last key of this
-            page, with its part.
+        items: The keys. A page may have fewer keys than requested, even none, and not be the last.
+        next: The value of ``after`` for the next page: the last key of this page, with its part. ``None`` on the last
+            page.
     """
 
     items: tuple[LockInfo, ...]
@@ -73,10 +73,10 @@ class Stats:
         holders: Leases: a semaphore may have several.
         near_expiry: Leases whose deadline is near and that were not renewed yet.
         waiting: How many stand in line, for all keys together.
-        oldest: The key that is held for longest without a break, ``None`` when none is held.
-        oldest_held_for: For how many seconds.
-        complete: Whether that is all. Else the store stopped counting, and there are more.
-        oldest_part: Which part of that key is held; see `LockInfo.part`.
+        oldest: The key that is held for longest without a break, ``None`` if no key is held.
+        oldest_held_for: For how many seconds that key is held.
+        complete: Whether all keys were counted. If not, the store stopped counting, and there are more.
+        oldest_part: The part of the oldest key that is held; see `LockInfo.part`.
     """
 
     locks: int
@@ -90,16 +90,16 @@ class Stats:
 
 
 def page_of(space: Space, prefix: str, after: str | None, count: int) -> Page:
-    """See `Locks.list`."""
+    """Return a page of keys; see `Locks.list`."""
     for text in filter(None, (prefix, after)):
         check_key(text)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ON_A_PAGE:
         raise LockConfigError(f"count must be a whole number from 1 to {MOST_ON_A_PAGE}, not {count!r}")
-    # The name of a key ends with a brace; that of what keys begin with does not.
+    # The full name of a key ends with a brace. A prefix of keys has none.
     start = space.name(prefix).removesuffix("}") if prefix else f"{space.prefix}:{{"
     states, last = space.store.page(Names(space.prefix, start, name_after(space.prefix, after) if after else "", count))
     items = (info_of(space, state) for state in states)
-    # The brace that ends a name may look like the last one of what was asked for.
+    # The brace that ends a full name may match a brace at the end of the prefix.
     return Page(
         tuple(item for item in items if item.key.startswith(prefix)),
         None if last is None else cursor_of(*key_and_part(space.prefix, last)),
@@ -107,7 +107,7 @@ def page_of(space: Space, prefix: str, after: str | None, count: int) -> Page:
 
 
 def parts_of(space: Space, key: str) -> list[LockInfo]:
-    """Return the parts of a key that are held apart from it; none where the store keeps no list."""
+    """Return the parts of a key that are held separately; none if the store keeps no list."""
     if not space.store.lists:
         return []
     states, _ = space.store.page(Names(space.prefix, f"{space.name(key)}:", "", MOST_ON_A_PAGE))
@@ -115,12 +115,12 @@ def parts_of(space: Space, key: str) -> list[LockInfo]:
 
 
 def with_all_holders(space: Space, item: LockInfo) -> LockInfo:
-    """Return a lock of a list with up to 100 holders, where the list names too few."""
+    """Return a lock of a page with up to 100 holders: read again if the page does not name all."""
     return item if item.names_all else info_of(space, space.store.info(space.name(item.key, item.part)))
 
 
 def owned_by(space: Space, owner: str) -> Iterator[tuple[LockInfo, Holder]]:
-    """Find what an owner holds, and those within it."""
+    """Yield the leases of an owner, and of all owners within it."""
     page: Page | None = None
     while page is None or page.next is not None:
         page = page_of(space, "", None if page is None else page.next, MOST_ON_A_PAGE)
@@ -130,14 +130,14 @@ def owned_by(space: Space, owner: str) -> Iterator[tuple[LockInfo, Holder]]:
 
 
 def info_of(space: Space, state: State) -> LockInfo:
-    """What a store tells of a lock, by its key."""
+    """Return the state of a lock in a store, by its key."""
     limit = state.holders[-1].limit if state.holders else 1
     key, part = key_and_part(space.prefix, state.name)
     return LockInfo(key, state.holders, state.permits, limit, state.waiting, state.line, part, space.store_name)
 
 
 def stats_of(space: Space, near: float) -> Stats:
-    """See `Locks.stats`."""
+    """Return the figures over all keys; see `Locks.stats`."""
     figures = space.store.stats(space.prefix, near)
     oldest, part = (None, "") if figures.oldest is None else key_and_part(space.prefix, figures.oldest)
     return Stats(

@@ -18,7 +18,7 @@ __all__ = ["Aborted", "Guard", "guard_here", "lost"]
 
 def guard_here(lease: Lease) -> Guard:
     """A guard for a body that is to run here, in this thread or greenlet."""
-    if lease._home is not None:
+    if lease._hub is not None:
         return GreenletGuard(lease)
     if SIGNAL is not None and threading.current_thread() is threading.main_thread():
         return SignalGuard(lease)

@@ -84,6 +84,6 @@ class Guard(ABC):
 def lost(lease: Lease) -> LockLost:
     """The error that says that a lease was lost, once all have been told: nothing of that is to outlive the run."""
     patience = monotonic() + PATIENCE
-    while lease.lost and not lease._told and monotonic() < patience:
+    while lease.lost and not lease._loss_reported and monotonic() < patience:
         time.sleep(0.001)
     return lease._lost_error()

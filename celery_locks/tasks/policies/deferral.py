@@ -13,7 +13,7 @@ from celery.utils.log import get_logger
 
 from celery_locks import _logging
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
-from celery_locks.lock import who_holds
+from celery_locks.lock import describe_holders
 from celery_locks.tasks import events
 from celery_locks.tasks.messages.pack import pack, publish
 from celery_locks.tasks.messages.rabbitmq import later_by
@@ -122,7 +122,7 @@ def _report(contention: RefusedRun, error: LockError, pause: float) -> None:
 def timed_out(contention: RefusedRun, error: LockError) -> LockTimeout:
     """Report that a run has waited for as long as it may, and return its error."""
     away = isinstance(error, StoreUnavailable)
-    why = "the lock store could not be reached" if away else who_holds(contention.holder_names)
+    why = "the lock store could not be reached" if away else describe_holders(contention.holder_names)
     most = contention.options.max_wait
     within = "before the task expired" if most is None else f"within {most:g} s"
     return contention.lock._timed_out(contention.refused, f"{contention.key!r} was not acquired {within}: {why}")
