@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from celery_locks.lockable import Lockable
     from celery_locks.locks import Locks
     from celery_locks.multi import MultiLease, MultiLock
-    from celery_locks.outcomes import Outcome, audit
     from celery_locks.owners import Owner
-    from celery_locks.read_write import ReadWriteLock
-    from celery_locks.semaphore import Semaphore
+    from celery_locks.semaphore import ReadWriteLock, Semaphore
+    from celery_locks.signals import Outcome, audit
     from celery_locks.tasks import (
         Contention,
         ContentionPolicy,
@@ -75,30 +74,29 @@ __all__ = [
     "single_instance",
 ]
 
-#: Imported when asked for, so that code without tasks doesn't load Celery, nor a plain lock what it doesn't use.
-_LATER = {
+#: The module of each name. It is imported at the first use: code without tasks doesn't load Celery.
+_MODULES = {
     "Backoff": "backoff",
     "Lease": "lease",
     "Lock": "lock",
     "Locks": "locks",
-    "Semaphore": "semaphore",
     **dict.fromkeys(
         ("Contention", "ContentionPolicy", "LockedTask", "Skipped", "current_lease", "single_instance"), "tasks"
     ),
-    **dict.fromkeys(("Outcome", "audit"), "outcomes"),
+    **dict.fromkeys(("Outcome", "audit"), "signals"),
     **dict.fromkeys(("LockInfo", "Page", "Stats"), "lock_info"),
     "LockTicket": "ticket",
     "Lockable": "lockable",
     **dict.fromkeys(("MultiLease", "MultiLock"), "multi"),
     "Owner": "owners",
-    "ReadWriteLock": "read_write",
+    **dict.fromkeys(("ReadWriteLock", "Semaphore"), "semaphore"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"celery_locks.{_LATER[name]}"), name)
+    value = getattr(import_module(f"celery_locks.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

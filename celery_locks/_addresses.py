@@ -1,4 +1,4 @@
-"""Addresses of stores and brokers: where their passwords are, how they are shown, and which of them mean one store."""
+"""Addresses of stores and brokers: their passwords, which are masked, and the store that they mean."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from celery_locks.errors import LockConfigError
 
 T = TypeVar("T")
 
-# --- What an address is made of; see `login_of` ---
+# --- The parts of an address; see `login_of` ---
 
-#: What comes before the authority: what ends at the first "/", "?" or "#".
+#: The scheme precedes the authority, which ends at the first "/", "?" or "#".
 _SCHEME = re.compile(r"\s*(?:sharded:)?([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _AUTHORITY = re.compile(r"[^/?#]*")
 #: Hosts, each with a port or without. Up to five digits are taken for a port, and not for a password.
@@ -25,28 +25,28 @@ _HOST = r"(?:\[[\da-f:.]*(?:%[\w.]+)?\]|(?:[^\[\]@:%,;/?#：﹕]|%(?!3a))*)(?::\
 _HOSTS = re.compile(rf"{_HOST}(?:[,;]{_HOST})*(?=[/?#]|\Z)", re.IGNORECASE)
 #: A path, and parameters in which an "@" is a part of a value.
 _PARAMETERS = re.compile(r"(?:/[^?#@:]*)?\?[a-z][a-z_]+=[^&#]*(?:&[a-z][a-z_]+=[^&#]*)*", re.IGNORECASE)
-#: What ends the user's name. Python takes the wide ones for a colon, too.
+#: The end of the user's name. Python reads the wide characters as a colon, too.
 _COLON = re.compile(":|%3a|[：﹕]", re.IGNORECASE)  # noqa: RUF001
 #: Schemes whose addresses have a path and no host, or a name alone.
 _OF_PATHS = ("sqlite", "sqla+sqlite", "db+sqlite", "unix", "redis+socket", "rediss+socket", "file", "filesystem")
 _OF_NAMES = ("memory",)
-#: Schemes of addresses that are no store's or broker's, such as keys: an "@" in the path is usual there.
+#: Schemes of other addresses, which keys may contain: an "@" in the path is usual there.
 _OF_PAGES = ("http", "https", "ws", "wss", "ftp", "s3", "gs", "file")
 #: The schemes of stores and brokers.
 _KNOWN = (
     r"(?:rediss?|valkeys?|postgresql|mysql|mariadb|sqlite|memory|unix|sharded|redlock|sentinel|(?:py)?amqps?)(?:\+\w+)?"
 )
-#: What is between two addresses, or nothing where one begins within another. A password is not expected to contain one.
+#: The text between two addresses: empty if one begins within another. No password is expected to contain an address.
 _BETWEEN = re.compile(rf"([|;,]\s*|(?<![\w+.-]))(?=(?:{_KNOWN})://)", re.IGNORECASE)
 
-#: The name of a parameter, which may be percent-encoded.
+#: A parameter's name, which may be percent-encoded.
 _NAME = re.compile(r"[?&;#]([^=&;?#]*?)(?:=|%3d)", re.IGNORECASE)
-#: Names of secrets: long words anywhere, short ones at the end of a word, so that compass and max_tokens are shown.
+#: Names of secrets: long words anywhere, short ones only at the end of a word. So compass and max_tokens are shown.
 _SECRET = re.compile(
     r"password|passwd|passphrase|secret|credential|(?:(?<!com)(?<!by)pass|pwd|token|auth|creds?|(?:api|access)_?key)(?![a-z])",
     re.IGNORECASE,
 )
-#: The value of a secret. A piece without "=" that follows belongs to it: its "&" is not percent-encoded.
+#: The value of a secret. Its "&" may not be percent-encoded, so a piece without "=" that follows belongs to it.
 _VALUE = re.compile(r"[^&]+(?:&[^=&]*(?=&|\Z))*")
 
 #: A URL within a text, up to a space. A colon without a port after it may begin a password that contains spaces.
@@ -55,15 +55,15 @@ _URL = re.compile(
     r"(?:\S*@\S*|(?!\[[\da-f:.]*\])[^\s/?#@:]*:(?!\d*(?:[^\w\s@]|\s|\Z)).{1,200}?@\S*|\S*)",
     re.IGNORECASE | re.DOTALL,
 )
-#: What ends a sentence or a quotation, and not a URL.
+#: Characters that end a sentence or a quotation, not a URL.
 _PUNCTUATION = "'\"`<>(){},.;:!?…"
 
 
 class UnreadableError(ValueError):
-    """An address can't be read, for a reason in our own words: it quotes nothing of the address."""
+    """An address can't be read. The message is written here, and quotes nothing of the address."""
 
 
-#: What to do about an address that can't be read.
+#: The end of an error for an address that can't be read.
 ENCODE = (
     "write it as user:password@host:port, with digits as the port, and special characters in user and password as %40 "
     "and the like"
@@ -71,16 +71,16 @@ ENCODE = (
 
 
 def reads_address(function: Callable[..., T]) -> Callable[..., T]:
-    """Decorate a function of an address: a ``ValueError`` of reading it becomes a `LockConfigError` without secrets."""
+    """Decorate a function that reads an address: its ``ValueError`` becomes a `LockConfigError` without secrets."""
 
     @wraps(function)
     def read(url: str, *args: Any) -> T:
         try:
             return function(url, *args)
-        except LockConfigError:  # which is a ValueError too, in our own words
+        except LockConfigError:  # a ValueError too, whose message has no secrets
             raise
         except ValueError as error:
-            # A library's own words may quote a password that it took for a port, and so may what caused the error.
+            # The message of a library, or of the error's cause, may quote a password that the library read as a port.
             why = error if isinstance(error, UnreadableError) else ENCODE
             unreadable = LockConfigError(f"the address of the lock store, {mask(url)}, can't be read: {why}")
         raise unreadable  # outside, so that the error has no context
@@ -89,18 +89,18 @@ def reads_address(function: Callable[..., T]) -> Callable[..., T]:
 
 
 def addresses_in(text: str) -> list[str]:
-    """Return the addresses of a setting of Celery, which has ";" between them."""
+    """Return the addresses of a setting of Celery, which separates them by ";"."""
     return re.split(r";(?=[a-z][\w+.-]*://)", text, flags=re.IGNORECASE)
 
 
 class Login(NamedTuple):
-    """Where user and password are in an address.
+    """The user and the password in an address.
 
     Attributes:
-        user: As it is written, with its colon.
-        password: As it is written.
-        begin: Where the user begins.
-        end: Where the password ends: at its "@", or at the end of the address.
+        user: The user as it is written, with its colon.
+        password: The password as it is written.
+        begin: The index of the user.
+        end: The index after the password: that of its "@", or the length of the address.
         clear: Whether libraries read the same user and password.
     """
 
@@ -112,18 +112,18 @@ class Login(NamedTuple):
 
 
 def login_of(url: str) -> Login:
-    """Return user and password of an address, however malformed it is.
+    """Return the user and the password of an address, which may be malformed.
 
-    An address is clear where no other reading is likely:
+    An address is clear if no other reading is likely:
 
-    - The authority ends with hosts, each with a port of up to five digits or without. The login is what precedes their
-      "@", if there is one.
+    - The authority ends with hosts, each with a port of up to five digits or without. The login precedes their "@", if
+      there is one.
     - No "@" follows the authority, except in parameters such as ``?client_name=app@box``.
     - The address of a file or a socket has no login if its path follows the scheme.
 
-    Any other address may have a password with "/", "?", "#" or "@" in it, or lack the "@" after its password. Its
-    login ends at the last "@" that hosts follow, or at the end of the address. A password is what follows the first
-    colon (or %3A) of a login. So ``redis://u:12/34@h`` has the password ``12/34``, and ``redis://u:hunter2`` has
+    Any other address may have a password that contains "/", "?", "#" or "@", or lack the "@" after its password. Its
+    login ends at the last "@" that hosts follow, or at the end of the address. The password follows the first colon
+    (or %3A) of a login. So ``redis://u:12/34@h`` has the password ``12/34``, and ``redis://u:hunter2`` has
     ``hunter2``, but ``redis://h:6379/0?client_name=app@box`` has none.
     """
     scheme = _SCHEME.match(url)
@@ -152,23 +152,23 @@ def _hosts_follow(url: str, place: int) -> bool:
 
 
 def _has_no_login(url: str, begin: int, stop: int, kind: str) -> bool:
-    """Return whether what follows the authority can't be a part of a login."""
+    """Return whether the text after the authority can't be a part of a login."""
     if url.find("@", stop) >= 0:
         return _PARAMETERS.fullmatch(url, stop) is not None
     path = url[stop:].partition("?")[0]
-    # A slash too many, or too few, makes a path of the login.
+    # With a slash too many, or too few, the login is read as a path.
     return (begin < stop and kind != "") or _COLON.search(path) is None
 
 
 def is_ambiguous(url: str) -> bool:
-    """Return whether a library may take a part of the password for something else, and print it."""
+    """Return whether a library may read a part of the password as another part of the address, and print it."""
     login = login_of(url)
     return bool(login.password) and not login.clear
 
 
 def mask(url: str) -> str:
-    """Return an address without its passwords, for logs and errors, however malformed it is."""
-    # Each second piece is what is between two addresses, which has nothing to mask.
+    """Return an address without its passwords, for logs and errors. It may be malformed."""
+    # Each second piece is the text between two addresses, which has nothing to mask.
     return "".join(piece if number % 2 else _mask_one(piece) for number, piece in enumerate(_BETWEEN.split(url)))
 
 
@@ -177,7 +177,7 @@ def _mask_one(url: str) -> str:
     if not login.password:
         return _mask_parameters(url)
     before, parameters = url[: login.end - len(login.password)], f"?{login.password}"
-    if _mask_parameters(parameters) != parameters:  # the "@" may be that of a parameter, and more of it follow
+    if _mask_parameters(parameters) != parameters:  # the "@" may belong to a parameter, whose value continues
         return f"{before}***"
     return f"{before}***" + _mask_parameters(url[login.end :])
 
@@ -214,14 +214,14 @@ _LOCAL = ("", "127.0.0.1", "::1")
 
 @reads_address
 def place_of(url: str) -> str:
-    """Return what all addresses of a store have in common.
+    """Return the place of a store: a text that is the same for all its addresses.
 
-    User, password and options are no part of it. Case, percent-encoding, default ports and databases, slashes at the
+    It has neither user nor password nor options. Case, percent-encoding, default ports and databases, slashes at the
     end, and the order of parameters and of several hosts make no difference.
     """
     scheme, _, rest = url.strip().partition("://")
-    kind, _, ways = scheme.lower().partition("+")
-    ways = "redlock" if kind == "redlock" else ways if ways in ("sentinel", "cluster", "redlock", "socket") else ""
+    kind, _, setup = scheme.lower().partition("+")
+    setup = "redlock" if kind == "redlock" else setup if setup in ("sentinel", "cluster", "redlock", "socket") else ""
     kind = _ALIASES.get(kind, kind)
     before, _, query = rest.partition("?")
     parameters = dict(parse_qsl(query, keep_blank_values=True))
@@ -229,29 +229,29 @@ def place_of(url: str) -> str:
         return f"memory://{before}"
     if kind == "sqlite":
         return f"sqlite:///{os.path.realpath(unquote(before[1:]))}"
-    if kind == "unix" or ways == "socket":
+    if kind == "unix" or setup == "socket":
         number = parameters.get("db", parameters.get("virtual_host", "0"))
         return f"unix://{os.path.realpath(unquote(before))}?db={_database(number)}"
     servers, _, path = before.partition("/")
-    port = _SENTINEL_PORT if ways == "sentinel" else _PORTS.get(kind, 0)
+    port = _SENTINEL_PORT if setup == "sentinel" else _PORTS.get(kind, 0)
     hosts = ",".join(sorted(_host(server, port) for server in servers.replace(";", ",").split(",")))
     parts = [unquote(part) for part in path.split("/") if part]
     if kind in ("redis", "rediss"):
-        service = parts[:1] if ways == "sentinel" else []
+        service = parts[:1] if setup == "sentinel" else []
         number = parameters.get("db") or "".join(parts[len(service) :]) or "0"
-        parts = [*service, *([] if ways == "cluster" else [_database(number)])]
+        parts = [*service, *([] if setup == "cluster" else [_database(number)])]
     prefix = parameters.get("table_prefix", "celery_locks_")
     own = f"?table_prefix={prefix}" if kind in ("postgresql", "mysql") and prefix != "celery_locks_" else ""
-    return f"{kind}{ways and '+'}{ways}://{hosts}/{'/'.join(parts)}{own}"
+    return f"{kind}{setup and '+'}{setup}://{hosts}/{'/'.join(parts)}{own}"
 
 
 def _database(number: str) -> str:
-    """Return the number of a database as redis-py reads it, which takes all else for 0."""
+    """Return the number of a database as redis-py reads it: 0 for any other text."""
     return str(int(number)) if number.isdecimal() else "0"
 
 
 def _host(server: str, default: int) -> str:
-    """Return a host, with its port where that is not the default one."""
+    """Return a host, with its port unless that is the default one."""
     parts = urlsplit(f"//{server.rpartition('@')[2]}")
     host = unquote(parts.hostname or "").lower().rstrip(".")
     with suppress(ValueError):

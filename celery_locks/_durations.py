@@ -1,4 +1,4 @@
-"""Durations: read from what users write, and written for people to read."""
+"""Durations: read from options, and formatted for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_locks.errors import LockConfigError
 
-#: A duration as users write it: seconds, a ``timedelta``, or a text such as ``"30s"``, ``"5m"``, ``"1h30m"``.
+#: A duration in an option: seconds, a ``timedelta``, or a text such as ``"30s"``, ``"5m"``, ``"1h30m"``.
 Duration = float | timedelta | str
 
 #: Milliseconds of each unit, in the order in which a text has them.
@@ -22,10 +22,10 @@ def seconds_of(name: str, value: Any) -> float:
 
     Args:
         name: The option, for the error.
-        value: What the user wrote.
+        value: The value of the option.
 
     Raises:
-        LockConfigError: It is no duration.
+        LockConfigError: It is not a duration.
     """
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -48,10 +48,10 @@ def _seconds_of_text(text: str) -> float | None:
 
 
 def is_number(value: object) -> bool:
-    """Return whether it is a finite number that a float can hold, and no flag."""
+    """Return whether a value is a finite number that a float can hold, and not a ``bool``."""
     try:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int that no float can hold
+    except OverflowError:  # an int that is too large
         return False
 
 

@@ -1,8 +1,8 @@
-"""The lines of the log: what became of a key is one line each, the same in its text and in its fields.
+"""The lines of the log. Each event of a key is one line, with the same fields in its text and in its record.
 
-Such a line ends with ``[event=… key=… …]``, and its record has the fields as attributes, for those who log JSON:
-``event``, ``key``, ``task``, ``task_id``, ``owner``, ``fencing_token``, ``reason``, ``seconds``, ``holders``; what
-is not known is left out. No line has a password of a URL in it, nor an owner token.
+A line of an event ends with ``[event=… key=… …]``, and its record has the fields as attributes, for logs in JSON:
+``event``, ``key``, ``task``, ``task_id``, ``owner``, ``fencing_token``, ``reason``, ``seconds``, ``holders``. Fields
+that are not known are left out. No line contains the password of a URL, or an owner token.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from celery_locks import owners
 
 
 class NamedLease(Protocol):
-    """A lease, as the log shows it."""
+    """The fields of a lease that the log shows."""
 
     @property
     def key(self) -> str: ...
@@ -25,15 +25,12 @@ class NamedLease(Protocol):
 
 
 def one_line(text: str) -> str:
-    """Return a text with line ends and other unprintable characters escaped: keys and owners are what users send."""
+    """Return a text with line ends and other unprintable characters escaped, which keys and owners may contain."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class _Masked(logging.Filter):
-    """Takes the passwords out of URLs, whatever a line came from: a broker's or a driver's error too.
-
-    Each message stays on one line.
-    """
+    """Masks the passwords of URLs in a record, also in the error of a broker or a driver, and keeps it on one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         from celery_locks._addresses import mask_text
@@ -42,7 +39,7 @@ class _Masked(logging.Filter):
         masked = one_line(mask_text(text))
         if masked != text:
             record.msg, record.args = masked, ()
-        if record.exc_info and not record.exc_text:  # a formatter takes this text where there is one
+        if record.exc_info and not record.exc_text:  # a formatter prefers this text, if it is set
             record.exc_text = mask_text(_FORMATTER.formatException(record.exc_info))
         return True
 
@@ -52,36 +49,36 @@ _MASKED = _Masked()
 
 
 def logger(name: str) -> logging.Logger:
-    """The logger of a module, whose lines have no passwords in them."""
-    made = logging.getLogger(name)
-    made.addFilter(_MASKED)
-    return made
+    """Return the logger of a module, which masks passwords."""
+    named = logging.getLogger(name)
+    named.addFilter(_MASKED)
+    return named
 
 
-def line(logger: logging.Logger, level: int, event: str, said: str, **fields: Any) -> None:
-    """Logs what became of a key.
+def line(logger: logging.Logger, level: int, event: str, message: str, **fields: Any) -> None:
+    """Log an event of a key.
 
     Args:
-        logger: The module's.
-        level: Of `logging`.
-        event: One word for it.
-        said: The same for people.
-        **fields: Those that are known; ``task`` and ``task_id`` are read from the ``owner`` where they are in it.
+        logger: The module's logger.
+        level: The level, as `logging` has it.
+        event: The event, in one word.
+        message: The event, for people.
+        **fields: The fields that are known. ``task`` and ``task_id`` are read from ``owner`` if it names a task.
     """
     task = owners.task_of(fields.get("owner") or "")
     if task is not None:
         fields = {**dict(zip(("task", "task_id"), task, strict=True)), **fields}
     known = {name: _plain(fields[name]) for name in FIELDS if fields.get(name) is not None}
     text = " ".join(f"{name}={_shown(value)}" for name, value in known.items())
-    logger.log(level, "%s [event=%s %s]", said, event, text, extra={"event": event, **known}, stacklevel=2)
+    logger.log(level, "%s [event=%s %s]", message, event, text, extra={"event": event, **known}, stacklevel=2)
 
 
-def of_lease(logger: logging.Logger, level: int, event: str, said: str, lease: NamedLease, **more: Any) -> None:
-    """Logs what became of a lease; see `line`."""
-    line(logger, level, event, said, key=lease.key, owner=lease.owner, fencing_token=lease.fencing_token, **more)
+def of_lease(logger: logging.Logger, level: int, event: str, message: str, lease: NamedLease, **more: Any) -> None:
+    """Log an event of a lease; see `line`."""
+    line(logger, level, event, message, key=lease.key, owner=lease.owner, fencing_token=lease.fencing_token, **more)
 
 
-#: In the order in which they are told.
+#: The fields, in their order in a line.
 FIELDS = ("key", "task", "task_id", "owner", "fencing_token", "reason", "seconds", "holders")
 
 
@@ -94,5 +91,5 @@ def _shown(value: Any) -> str:
     return str(value) if plain and str(value).isprintable() else repr(value)
 
 
-#: What would make the end of a value unclear.
+#: Characters that would make the end of a value unclear.
 _QUOTED = set(" =[]'\"")

@@ -1,6 +1,6 @@
-"""What the current run and the current block hold: to wait for it would be a deadlock, so it is an error instead.
+"""Waits that would be deadlocks: for a key that the current run, or a ``with`` block of this thread, holds itself.
 
-A lock asks here once the store has refused it, so a free key costs nothing.
+A lock checks this only after the store has refused it, so a free key costs nothing.
 """
 
 from __future__ import annotations
@@ -10,21 +10,33 @@ import threading
 from contextvars import ContextVar
 from hashlib import blake2b
 from types import TracebackType
+from typing import Protocol
 
 from celery_locks import owners
-from celery_locks._protocols import KeptLease, LockedKey
+from celery_locks._validation import Terms
 from celery_locks.errors import LockError
 from celery_locks.renewal import keeper
+from celery_locks.renewal.watched_lease import WatchedLease
+from celery_locks.stores.base import Store
 from celery_locks.stores.types import MOST_HOLDERS, Refused
 
 #: An owner token has 32 hexadecimal digits. What the body of a run acquires has 16 more: the mark of the run.
 _TOKEN_LENGTH, _MARK_BYTES = 32, 8
 
 
-class RunScope:
-    """The body of a run, as a context manager: locks that are acquired within know which lease the run holds.
+class RefusedLock(Protocol):
+    """A lock that was refused. The lock itself is built on this module."""
 
-    Threads, asyncio tasks and greenlets with a copy of the context know it too, until the lease ends.
+    key: str
+    _name: str
+    _store: Store
+    _terms: Terms
+
+
+class RunScope:
+    """The body of a run, as a context manager: locks that it acquires know which lease the run holds.
+
+    So do locks in threads, asyncio tasks and greenlets with a copy of the context, until the lease ends.
 
     Args:
         lease: The lease of the run.
@@ -32,7 +44,7 @@ class RunScope:
 
     __slots__ = ("_outer", "lease")
 
-    def __init__(self, lease: KeptLease) -> None:
+    def __init__(self, lease: WatchedLease) -> None:
         self.lease = lease
         self._outer: RunScope | None = None
 
@@ -47,18 +59,18 @@ class RunScope:
         _scope.set(self._outer)
 
     @property
-    def lives(self) -> bool:
+    def is_held(self) -> bool:
         """Whether the run still holds its lease, by the local clock."""
-        return self.lease._lives(self.lease._clock.now())
+        return self.lease._is_held_at(self.lease._clock.now())
 
     @property
     def outer(self) -> RunScope | None:
-        """The run that this one is nested in, as an eager task within a body is."""
-        return _living(self._outer)
+        """The run whose body this run is nested in, such as that of an eager task; ``None`` for none."""
+        return _innermost_held(self._outer)
 
     @property
     def owner(self) -> str:
-        """The owner's name of what the body acquires by itself."""
+        """The owner's name of the locks that the body acquires."""
         return owners.in_body(self.lease.owner)
 
 
@@ -66,27 +78,27 @@ _scope: ContextVar[RunScope | None] = ContextVar("celery_locks_run_scope", defau
 
 
 def current_scope() -> RunScope | None:
-    """Return the innermost run under way here, ``None`` outside runs."""
+    """Return the innermost run whose body this code is in, ``None`` outside runs."""
     scope = _scope.get()
-    return None if scope is None else _living(scope)
+    return None if scope is None else _innermost_held(scope)
 
 
-def _living(scope: RunScope | None) -> RunScope | None:
-    # A signal may have struck before a scope could end: what its run held ended all the same.
-    while scope is not None and not scope.lives:
+def _innermost_held(scope: RunScope | None) -> RunScope | None:
+    # A signal may have interrupted the end of a scope. The lease of its run has ended all the same.
+    while scope is not None and not scope.is_held:
         scope = scope._outer
     return scope
 
 
 def block_here() -> tuple[int, object]:
-    """Return what a block belongs to: the thread or greenlet, and the asyncio task that runs in it, if one does."""
+    """Return the owner of a block that begins here: the thread or greenlet, and its current asyncio task, if any."""
     asyncio = sys.modules.get("asyncio")
     running = asyncio is not None and asyncio._get_running_loop() is not None
     return threading.get_ident(), asyncio.current_task() if asyncio is not None and running else None
 
 
-def _own_leases(lock: LockedKey, refused: Refused, endless: bool) -> tuple[list[KeptLease], bool]:
-    """Return the leases of a lock that can't end before the current run or block does, and whether one is a run's."""
+def _own_leases(lock: RefusedLock, refused: Refused, endless: bool) -> tuple[list[WatchedLease], bool]:
+    """Return the leases of a lock that can't end before the current run or block, and whether one is that of a run."""
     runs, scope = {}, current_scope()
     while scope is not None:
         runs[scope.lease.token] = scope.lease
@@ -107,19 +119,19 @@ def _own_leases(lock: LockedKey, refused: Refused, endless: bool) -> tuple[list[
     return own, any(lease.token in runs for lease in own)
 
 
-def waits_for_itself(lock: LockedKey, refused: Refused, endless: bool) -> LockError | None:
-    """Return the error of a wait that could never succeed: what is held here leaves too few permits.
+def waits_for_itself(lock: RefusedLock, refused: Refused, endless: bool) -> LockError | None:
+    """Return the error of a wait that could never succeed, because the code that waits holds too many permits itself.
 
-    The lease of a run counts always. That of a ``with`` block counts where the wait has no end, and where it is renewed
-    without an end: then the thread, or the asyncio task, of the block never comes to the block's end.
+    The lease of a run always counts. The lease of a ``with`` block counts if the wait has no timeout and the lease is
+    renewed without a limit: then the thread, or the asyncio task, never reaches the end of its block.
 
     Args:
-        lock: What was asked for.
+        lock: The lock to wait for.
         refused: The store's answer, which names the holders.
         endless: Whether the wait has no timeout.
 
     Returns:
-        The error, ``None`` where the wait may succeed.
+        The error, or ``None`` if the wait may succeed.
     """
     limit, wanted = lock._terms.limit, lock._terms.permits
     own, of_run = _own_leases(lock, refused, endless)
@@ -128,24 +140,24 @@ def waits_for_itself(lock: LockedKey, refused: Refused, endless: bool) -> LockEr
         return None
     holder, use = ("the current run", "current_lease()") if of_run else ("this block", "the lease of the block")
     if limit == 1:
-        said = f"{holder} holds {lock.key!r} already and would wait for itself: use {use}, or acquire another key"
+        message = f"{holder} holds {lock.key!r} already and would wait for itself: use {use}, or acquire another key"
     else:
-        said = (
+        message = (
             f"{holder} holds {held} of the {limit} permits of {lock.key!r} and would wait for itself to acquire "
-            f"{wanted} more: release them first, or acquire all that are needed together"
+            f"{wanted} more: release them first, or acquire all of them in one call"
         )
-    return LockError(said, lock.key)
+    return LockError(message, lock.key)
 
 
 def mark_of_run(token: str) -> str:
-    """Return what the owner tokens end with that a run asks for, made of the token of its lease.
+    """Return the mark of a run: the end of each owner token that its body acquires with.
 
-    By it `celery locks doctor` finds the run that stands in line. It is made by a one-way function, so a token can't be
-    computed from the mark.
+    By the mark, `celery locks doctor` finds the run that stands in line. A one-way function makes it from the token of
+    the run's lease, so no one can compute that token from it.
     """
     return blake2b(token.encode(), digest_size=_MARK_BYTES).hexdigest()
 
 
 def mark_in(token: str) -> str | None:
-    """Return the mark of the run that asked for this owner token, ``None`` where no run did."""
+    """Return the mark of the run whose body uses this owner token, ``None`` for a token from outside of runs."""
     return token[_TOKEN_LENGTH:] if len(token) == _TOKEN_LENGTH + 2 * _MARK_BYTES else None

@@ -1,4 +1,4 @@
-"""A space: what all locks of one `Locks` have in common."""
+"""`Space`: the store, the prefix, the owner and the clock that all locks of a `Locks` share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from celery_locks.stores.base import Store
 
 @dataclass
 class Space:
-    """The names of one prefix in one store, as one user of them sees it.
+    """The names of one prefix in one store.
 
     Attributes:
         store: The store.
-        url: Its address without the password, or the name of its class.
-        prefix: What all names begin with.
+        url: The store's address without the password, or the name of its class.
+        prefix: The beginning of all names.
         owner: The holder's name that others see, ``None`` for host and process id.
-        clock: What the deadlines of leases are watched by.
-        store_name: The name of the store among those of an app.
+        clock: The clock of the leases' deadlines.
+        store_name: The name of the store among the stores of an app.
     """
 
     store: Store
@@ -37,9 +37,9 @@ class Space:
         """Refuse a feature for which the store lacks a capability.
 
         Raises:
-            LockConfigError: It lacks it.
+            LockConfigError: The store lacks the capability.
         """
-        if not getattr(self.store, capability):  # the usual case without the module
+        if not getattr(self.store, capability):  # usually False, so the module is not loaded
             from celery_locks.stores.capabilities import require
 
             require(self.store, capability, feature, key)

@@ -1,30 +1,36 @@
-"""On what terms a lease is had, checked."""
+"""The terms of a lease, and the checks of options."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-from celery_locks._durations import seconds_of
+from celery_locks._durations import Duration, seconds_of
 from celery_locks.errors import LockConfigError
 
-SHORTEST_TTL = 0.001
-LONGEST_TTL = 365 * 24 * 3600.0
-DEFAULT_TTL = 30.0
+#: The bounds of a ttl, and its default, in seconds.
+SHORTEST_TTL, LONGEST_TTL, DEFAULT_TTL = 0.001, 365 * 24 * 3600.0, 30.0
 DEFAULT_PREFIX = "celery-locks"
-#: The name of the store that is used where no other is named.
+#: The name of the store that is used by default.
 DEFAULT_STORE = "default"
-#: A lease is renewed every ``ttl / RENEWALS``.
-RENEWALS = 3
-#: The largest limit: every store counts exactly up to it. Lua in Redis has no other numbers than floats.
+#: A lease is renewed every ``ttl / RENEWALS_PER_TTL`` by default.
+RENEWALS_PER_TTL = 3
+#: The largest limit up to which every store counts exactly: numbers in Redis's Lua are floats.
 LARGEST_COUNT = 2**53
 
 
 class Terms:
-    """On what terms a lease is had; see `Locks.lock`. Not to be changed.
+    """The terms on which a lease is acquired; see `Locks.lock`. They are shared, so they must not be changed.
 
     Attributes:
-        interval: Seconds between renewals, ``None`` for none.
-        first_ttl: For how long the lease is asked for at first, in seconds.
+        ttl: The time to live without renewal, in seconds.
+        renew: Whether the lease is renewed, or every how many seconds.
+        max_hold: The longest holding in seconds, ``None`` for no bound.
+        limit: How many permits the key has.
+        permits: How many of them the lease takes.
+        max_waiters: How many may stand in line, 0 for any number.
+        interval: The seconds between two renewals, ``None`` for no renewal.
+        first_ttl: The ttl of the first request, in seconds.
     """
 
     def __init__(
@@ -46,16 +52,46 @@ class Terms:
         self.first_ttl = ttl if max_hold is None else min(ttl, max_hold)
 
     def for_permits(self, permits: int, limit: int | None = None) -> Terms:
-        """The same, for so many permits."""
+        """Return the same terms with other permits, and with another limit if one is given."""
         limit = self.limit if limit is None else limit
         return Terms(self.ttl, self.renew, self.max_hold, limit, permits, self.max_waiters)
 
 
-def checked_ttl(value: Any, name: str = "ttl") -> float:
-    """The ttl in seconds.
+def checked_terms(
+    ttl: Duration,
+    renew: bool | Duration,
+    max_hold: Duration | None,
+    limit: int = 1,
+    max_waiters: int | None = None,
+) -> Terms:
+    """Return the terms of the arguments of `Locks.lock`.
 
     Raises:
-        LockConfigError: It is no duration, or out of bounds.
+        LockConfigError: An argument is wrong.
+    """
+    try:
+        return _cached_terms(ttl, renew, max_hold, limit, max_waiters)
+    except TypeError:  # a value without a hash: the check names it
+        return _new_terms(ttl, renew, max_hold, limit, max_waiters)
+
+
+def _new_terms(
+    ttl: Duration, renew: bool | Duration, max_hold: Duration | None, limit: int, max_waiters: int | None
+) -> Terms:
+    longest = checked_longest("max_hold", max_hold)
+    waiters = 0 if max_waiters is None else checked_count("max_waiters", max_waiters)
+    return Terms(checked_ttl(ttl), checked_renew(renew), longest, checked_count("limit", limit), 1, waiters)
+
+
+#: Programs make a lock at each use, nearly all on the same few terms. Typed, since 1 is not ``True`` here.
+_cached_terms = lru_cache(maxsize=256, typed=True)(_new_terms)
+
+
+def checked_ttl(value: Any, name: str = "ttl") -> float:
+    """Return a ttl in seconds.
+
+    Raises:
+        LockConfigError: It is not a duration, or it is out of bounds.
     """
     seconds = seconds_of(name, value)
     if not SHORTEST_TTL <= seconds <= LONGEST_TTL:
@@ -66,21 +102,21 @@ def checked_ttl(value: Any, name: str = "ttl") -> float:
 
 
 def renewal_interval(ttl: float, renew: bool | float) -> float | None:
-    """Seconds between renewals, ``None`` for no renewal.
+    """Return the seconds between two renewals, ``None`` for no renewal.
 
     Raises:
-        LockConfigError: The interval is above ``ttl / 2``: a single renewal that fails would lose the lease.
+        LockConfigError: The interval is above ``ttl / 2``, so that one failed renewal would lose the lease.
     """
     if renew is False:
         return None
-    interval = ttl / RENEWALS if renew is True else renew
+    interval = ttl / RENEWALS_PER_TTL if renew is True else renew
     if not 0 < interval <= ttl / 2:
         raise LockConfigError(f"renew={renew!r}: renewals must be at most half the ttl apart, that is {ttl / 2:g} s")
     return interval
 
 
 def checked_renew(value: Any) -> bool | float:
-    """Return whether to renew, or how often, in seconds.
+    """Return whether to renew, or the seconds between two renewals.
 
     Raises:
         LockConfigError: It is neither.
@@ -89,19 +125,19 @@ def checked_renew(value: Any) -> bool | float:
 
 
 def checked_timeout(timeout: Any) -> float:
-    """Return the longest wait in seconds; 0 for one below 0.
+    """Return the longest wait in seconds, at least 0.
 
     Raises:
-        LockConfigError: It is no duration.
+        LockConfigError: It is not a duration.
     """
     return max(0.0, seconds_of("timeout", timeout))
 
 
 def checked_longest(name: str, value: Any, lowest: float = SHORTEST_TTL) -> float | None:
-    """A bound in seconds, ``None`` for none.
+    """Return an upper bound in seconds, ``None`` for no bound.
 
     Raises:
-        LockConfigError: It is no time, or below ``lowest``.
+        LockConfigError: It is not a duration, or it is below ``lowest`` seconds.
     """
     if value is None:
         return None
@@ -112,10 +148,10 @@ def checked_longest(name: str, value: Any, lowest: float = SHORTEST_TTL) -> floa
 
 
 def checked_count(name: str, value: Any) -> int:
-    """A number of permits, waiters and such.
+    """Return a number of permits, waiters or attempts.
 
     Raises:
-        LockConfigError: It is no whole number above 0, or above `LARGEST_COUNT`.
+        LockConfigError: It is not a whole number from 1 to `LARGEST_COUNT`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise LockConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -125,7 +161,7 @@ def checked_count(name: str, value: Any) -> int:
 
 
 def did_you_mean(name: str, known: Any) -> str:
-    """``; did you mean …?`` for a name that is near a known one, and the known ones."""
+    """Return the end of an error for an unknown name: the nearest known name, if one is near, and all known names."""
     from difflib import get_close_matches  # for an error only
 
     near = get_close_matches(name, known, 1)

@@ -1,7 +1,7 @@
-"""The errors of celery-locks; each carries the ``key`` it is about.
+"""The errors of celery-locks. Each has the ``key`` that it is about.
 
-Every error survives pickle and Celery's JSON results: its ``args`` are all that it is made of, and all of them are
-plain text, numbers or lists of text.
+Every error survives pickle and Celery's JSON results: its ``args`` are all its arguments, as plain text, numbers or
+lists of text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal, get_args
 LossReason = Literal["expired", "stolen", "deleted", "unreachable", "max_hold", "replaced", "force_released"]
 """Why a lease ended before its holder released it.
 
-``expired``: its time ran out; ``stolen``: someone else has the key; ``deleted``: its record is gone from the store;
-``unreachable``: the store did not answer in time; ``max_hold``: it was held for as long as it may be; ``replaced``: a
+``expired``: its ttl ran out; ``stolen``: another holder has the key; ``deleted``: its record is gone from the store;
+``unreachable``: the store did not answer in time; ``max_hold``: it reached its longest holding; ``replaced``: a
 newcomer took the key over; ``force_released``: it was released by force, such as by `Lock.force_release`.
 """
 LOSS_REASONS: tuple[LossReason, ...] = get_args(LossReason)
@@ -24,12 +24,12 @@ class LockError(Exception):
     """Base of all errors of celery-locks.
 
     Args:
-        message: What happened and what to do about it.
-        key: The key it is about, or ``None`` where it is about no single key.
+        message: What happened, and what to do about it.
+        key: The key that the error is about, or ``None`` if it is not about a single key.
     """
 
     def __init__(self, message: str = "", key: str | None = None) -> None:
-        # Not by `super`: OSError, a base of `LockTimeout`, would take two arguments for an error number and its text.
+        # Not by `super`: OSError, a base of `LockTimeout`, would read two arguments as an error number and its text.
         Exception.__init__(self, message, key)
         self.message = message
         self.key = key
@@ -44,7 +44,7 @@ class LockContended(LockError):
     Args:
         message: What happened.
         key: The key.
-        holders: Names of those who hold it, as far as they are known.
+        holders: The names of the holders, as far as they are known.
     """
 
     def __init__(self, message: str = "", key: str | None = None, holders: Sequence[str] = ()) -> None:
@@ -54,7 +54,7 @@ class LockContended(LockError):
 
 
 class LockTimeout(LockContended, TimeoutError):
-    """The key was still held by others when the waiting time was over. Also a `TimeoutError`."""
+    """The key was still held by others when the timeout was over. Also a `TimeoutError`."""
 
 
 class LockLost(LockError):
@@ -63,7 +63,7 @@ class LockLost(LockError):
     Args:
         message: What happened.
         key: The key.
-        reason: Why, see `LossReason`.
+        reason: Why it ended; see `LossReason`.
     """
 
     def __init__(self, message: str = "", key: str | None = None, reason: LossReason | None = None) -> None:
@@ -73,7 +73,7 @@ class LockLost(LockError):
 
 
 class LockNotOwned(LockError):
-    """The lease asked for is not one that this token holds."""
+    """The lease is not held any more, or the ticket was cancelled."""
 
 
 class LockKeyError(LockError, ValueError):
@@ -81,12 +81,12 @@ class LockKeyError(LockError, ValueError):
 
 
 class LockConfigError(LockError, ValueError):
-    """A setting or option is wrong; the message states which, and what to write instead. Also a `ValueError`."""
+    """A setting or option is wrong. The message states which, and what to write instead. Also a `ValueError`."""
 
 
 class StoreUnavailable(LockError):
-    """The store can't be reached or can't serve: nothing was acquired."""
+    """The store can't be reached or can't serve the request. Nothing was acquired."""
 
 
 class LockQueueFull(LockError):
-    """The line for the key is as long as it may be."""
+    """The line for the key has ``max_waiters`` waiters already."""

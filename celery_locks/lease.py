@@ -1,4 +1,4 @@
-"""A lease: a holding that ends by itself at its deadline, and knows when it has."""
+"""`Lease`: a holding of a key that expires by itself at its deadline."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 from celery_locks import _logging, signals
 from celery_locks._durations import Duration
-from celery_locks._loss_reader import why_lost
 from celery_locks._nesting import block_here
 from celery_locks._runtime import threads
-from celery_locks._runtime.callbacks import tell
+from celery_locks._runtime.callbacks import run_callback
 from celery_locks._runtime.clock import Clock, system_clock
-from celery_locks._runtime.hubs import home
+from celery_locks._runtime.hubs import current_hub
 from celery_locks._validation import DEFAULT_STORE, checked_count, checked_ttl
 from celery_locks.errors import LockConfigError, LockError, LockLost, LossReason, StoreUnavailable
 from celery_locks.renewal import keeper
+from celery_locks.renewal.loss_reader import why_lost
+from celery_locks.signals import OutcomeCallback, OutcomeKind, call_on_event, outcome_of_lease
 from celery_locks.stores.base import Store
 from celery_locks.stores.types import Claim, Granted, Renewal, Value
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from celery_locks.outcomes import OutcomeCallback, OutcomeKind
-
 logger = _logging.logger(__name__)
 
 LostCallback = Callable[["Lease", LossReason], object]
 
-_TOLD = {
+_REASON_TEXTS = {
     "expired": "its time ran out",
     "stolen": "someone else holds it",
     "deleted": "its record is gone from the store",
@@ -49,7 +48,7 @@ _TOLD = {
 class Holding(ABC):
     """One lease, or several that are held and lost together. A context manager that releases them."""
 
-    #: Whether a run of a task releases it.
+    #: Whether it is the lease of a task's run, which releases it.
     _of_run = False
 
     @property
@@ -81,7 +80,7 @@ class Holding(ABC):
             raise
 
     def _begin_block(self) -> None:
-        """Note that a ``with`` block of this thread or asyncio task holds it: to wait for it there is a deadlock."""
+        """Note the thread or asyncio task whose ``with`` block holds it, which must not wait for it."""
         here = block_here()
         for lease in self._members():
             lease._block = here
@@ -101,50 +100,51 @@ class Holding(ABC):
 
 
 class Lease(Holding):
-    """A holding of a key, made by `Lock.acquire` and its like.
+    """A holding of a key, returned by `Lock.acquire` and the other ways to acquire.
 
-    It is *held* until its holder *releases* or *abandons* it, or until it is *lost*. It never goes back. Once `release`
-    is called it is no longer held, also while the store has not confirmed it.
+    A lease is *held* until its holder *releases* or *abandons* it, or until it is *lost*. Then it is never held again.
+    From the call of `release` on it is not held, even before the store confirms the release.
 
-    As a context manager it is released at the end of the block, after an error too. If it was lost within, the end
-    raises `LockLost`, unless the block raised an error of its own. A lease that is not held raises `LockLost` at the
-    beginning.
+    As a context manager, it is released at the end of the block, also after an error. If the lease was lost in the
+    block, the end raises `LockLost`, unless the block raised another error. The beginning raises `LockLost` if the
+    lease is not held.
 
-    Its deadline is counted from before the request that was last confirmed was sent, on a clock that goes on while
-    the machine sleeps: it never ends later here than in the store.
+    The deadline is counted from before the last confirmed request was sent, on a clock that counts the sleep of the
+    machine too. So a lease never ends later here than in the store.
 
     Attributes:
         key: What is locked.
         owner: The holder's name, for people to read.
-        token: The owner token: random, one for each acquisition. Whoever has it can release the lease.
-        fencing_token: Greater than that of every earlier lease of this key. Send it along with writes, and have the
-            receiver refuse a smaller one than it has seen: that stops even a holder who does not know yet that it lost.
+        token: The owner token: random, one for each acquisition. Every process that has it can release the lease.
+        fencing_token: A number greater than that of every earlier lease of this key. Send it with each write, and let
+            the receiver refuse a number below the highest that it has seen. That stops even a holder that does not
+            know yet that its lease is lost.
         ttl: How long the lease lives without renewal, in seconds.
-        sender: What signals name as their sender.
-        waited: How long this process had waited for it, in seconds.
+        sender: The sender of its signals.
+        waited: How long this process waited for the lease, in seconds.
 
     Examples:
         >>> with lock.acquire(timeout=10) as lease:
         ...     lease.check()
     """
 
-    # What most leases never change: so it costs none of them anything.
+    # Attributes of the class, because most leases never change them.
     _state = "held"
     _reason: LossReason | None = None
     _renewal: Renewal | None = None
-    #: What is to be kept with the key.
-    _update: Value | None = None
-    #: How many permits are left once the release of some, that the store has not confirmed, is done.
-    _kept: int | None = None
-    #: How often it is renewed, in seconds, and when next, on its clock; set by what renews it.
+    #: The new value of the key, written at the release.
+    _new_value: Value | None = None
+    #: The number of permits after a release of some of them that the store has not confirmed.
+    _permits_left: int | None = None
+    #: The renewer's interval in seconds, and its next renewal, on the lease's clock.
     _renew_every = _renew_at = 0.0
-    #: What the ``with`` block belongs to that holds it; see `block_here`.
+    #: The owner of the ``with`` block that holds it; see `block_here`.
     _block: object = None
-    #: Whether all have been told that it was lost.
-    _told = False
-    #: Releases it in the store in another way than `Store.release`, as a task's run does.
+    #: Whether all callbacks and receivers have been called for its loss.
+    _loss_reported = False
+    #: Replaces `Store.release`: a task's run also settles its ticket.
     _release_in_store: Callable[[Lease, Value | None], bool] | None = None
-    #: Whether it runs a parked task's ticket.
+    #: Whether its run has a parked task's ticket.
     _has_ticket = False
     #: The name of its store among those of an app.
     _store_name = DEFAULT_STORE
@@ -175,107 +175,104 @@ class Lease(Holding):
         self._clock = clock
         self._hold_end = None if max_hold is None else sent + max_hold
         self.waited = waited
-        #: When it was asked for, on its clock.
-        self._since = sent
-        #: When the request that was last confirmed was sent, on its clock.
-        self._confirmed = sent
-        self._asked = sent
+        #: When it was requested, when its last confirmed request was sent, and its last request, on its clock.
+        self._since = self._confirmed = self._last_sent = sent
         self._deadline = self._capped(sent + claim.ttl)
         self._callbacks: list[LostCallback] = []
-        # Both re-entrant: a signal's handler may interrupt its own thread within, and ask or release.
+        # Both re-entrant: a handler of a system signal may interrupt the thread that holds one, and use the lease.
         self._mutex = threads.RLock()
         self._releases = threads.RLock()
-        #: Where others are told of it, in a process of greenlets.
-        self._home = home()
-        #: Stops what runs under it: called first when it is lost, by the thread that notices.
-        self._abort: LostCallback = _nothing
-        #: Takes the lease out of renewal; set by what put it in.
-        self._forget: Callable[[Any], object] = _nothing
+        #: The hub in which receivers and callbacks are called, in a process of greenlets.
+        self._hub = current_hub()
+        #: Aborts the work under the lease. When the lease is lost, the thread that notices calls this first.
+        self._abort: LostCallback = _do_nothing
+        #: Takes the lease out of renewal; set by the keeper.
+        self._forget: Callable[[Any], object] = _do_nothing
 
     def __repr__(self) -> str:
         return f"<Lease {self.key!r} {self._state} fencing_token={self.fencing_token} owner={self.owner!r}>"
 
-    # ------------------------------------------------------------------ for the holder
+    # --- For the holder ---
 
     @property
     def permits(self) -> int:
         """How many permits of its key it holds; 1 for a lock.
 
-        Permits that were to be released are not counted, also where the store could not be reached then.
+        Released permits are not counted, even if the store could not be reached at their release.
         """
-        return self._claim.permits if self._kept is None else min(self._kept, self._claim.permits)
+        return self._claim.permits if self._permits_left is None else min(self._permits_left, self._claim.permits)
 
     @property
     def held(self) -> bool:
-        """Whether it is still held; asks only the local clock."""
+        """Whether it is still held, by the local clock."""
         return not self.lost and self._state == "held" and self._clock.now() < self._deadline
 
     @property
     def lost(self) -> bool:
-        """Whether it ended before it was released; asks only the local clock."""
+        """Whether it ended before it was released, by the local clock."""
         if self._state == "held" and self._clock.now() >= self._deadline:
             self._end_at_deadline()
         return self._state == "lost"
 
     @property
     def lost_reason(self) -> LossReason | None:
-        """Why it was lost, or ``None``."""
+        """Why it was lost; ``None`` if it was not."""
         return self._reason if self.lost else None
 
     def remaining(self) -> float:
-        """Seconds until the deadline; 0 when it is no longer held."""
+        """Return the seconds until the deadline, 0 if the lease is not held any more."""
         left = self._deadline - self._clock.now()
         return left if left > 0 and self._state == "held" else 0.0
 
     def _time_left(self) -> float:
-        """Seconds until the deadline, whether it is still held or not; 0 when it has passed."""
+        """Return the seconds until the deadline, also after a release; 0 when it has passed."""
         return max(0.0, self._ends_in(self._clock.now()))
 
     def held_for(self) -> float:
-        """Seconds since it was asked for."""
+        """Return the seconds since the lease was requested."""
         return self._clock.now() - self._since
 
     def check(self) -> None:
-        """Does nothing while it is held; without I/O, so a loop may call it often.
+        """Raise `LockLost` unless the lease is held. Without I/O, so a loop may call it often.
 
         Raises:
-            LockLost: It is held no more.
+            LockLost: The lease is not held any more.
         """
         if not self.held:
             raise self._lost_error()
 
     def extend(self, ttl: Duration | None = None) -> None:
-        """Prolongs it now, to ``ttl`` seconds from now; it never ends sooner than before.
+        """Extend the lease now: its deadline is at least ``ttl`` seconds from now.
 
         Args:
-            ttl: The time from now; its own ttl by default.
+            ttl: The time from now: seconds, a ``timedelta`` or a text such as ``"5m"``; the lease's own by default.
 
         Raises:
-            LockLost: It was held no more.
-            LockConfigError: The ttl is no number, or out of bounds.
-            StoreUnavailable: The store can't be reached; it is still held until its deadline.
+            LockLost: The lease is not held any more.
+            LockConfigError: The ttl is not a duration, or it is out of bounds.
+            StoreUnavailable: The store can't be reached. The lease is still held until its deadline.
         """
         ttl = None if ttl is None else checked_ttl(ttl)
         self.check()
         sent = self._clock.now()
         renewal = self._renewal_request(sent, ttl)
-        self._answer(sent, renewal.ttl, renew_one(self._store, renewal, self.key))
+        self._apply_renewal(sent, renewal.ttl, renew_one(self._store, renewal, self.key))
         self.check()
 
     def release(self, *, permits: int | None = None) -> bool:
         """Release the key, or some of its permits.
 
         Args:
-            permits: How many permits of a semaphore to release; the lease is held with the rest of them. By default,
-                and if the lease has no more, the whole lease is released.
+            permits: How many permits of a semaphore to release. The lease is held with the rest of them. By default,
+                and if the lease has no other permits, the whole lease is released.
 
         Returns:
-            ``True`` when this call released it, ``False`` when it was no longer held.
+            ``True`` if this call released the lease, ``False`` if it was not held any more.
 
         Raises:
-            LockConfigError: The lease has fewer permits, or it is no whole number of at least 1.
-            StoreUnavailable: The store can't be reached. A lease that was to be released as a whole is no longer
-                renewed nor held; call again to release it in the store before its deadline there.
+            LockConfigError: The lease has fewer permits, or the number is not a whole number of at least 1.
+            StoreUnavailable: The store can't be reached. After the release of a whole lease, it is neither held nor
+                renewed any more. Call again to release it in the store before its deadline there.
         """
         if permits is not None and self._has_more_than(permits):
             return self._release_permits(permits)
@@ -284,34 +281,39 @@ class Lease(Holding):
                 released = self._release()
             return released  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            if not isinstance(error, LockError):  # an interrupt: the holder has no reason to release it again
+            if not isinstance(error, LockError):  # after an interrupt, the holder may not release it again
                 keeper().release_lease_later(self, self._time_left())
             raise
 
     def _release(self) -> bool:
         if self._state in ("released", "abandoned"):
             return False
-        # From here on a renewal that is under way finds nothing to lose.
+        # From here on, the answer to a renewal can't mark the lease as lost.
         repeated = self._state == "releasing"
         if not (repeated or self.lost):
             self._move("held", "releasing")
         self._forget(self)
-        # A lease that is lost here may live on in the store for a moment: it is freed there all the same.
-        released = self._give_back()
+        # A lease that is lost here may still be held in the store for a moment, so it is released there too.
+        # In one step with the value: the holder that wrote a value held the key until then.
+        value = self._new_value if self._state == "releasing" else None
+        if self._release_in_store is not None:
+            released = self._release_in_store(self, value)
+        else:
+            released = self._store.release(self._claim.name, self.token, value)
         if self._state == "lost":
             return False
-        # The store's no to a repeated release tells of no loss: the first may have got there, and its reply not back.
+        # If a repeated release finds no lease, the first one may have released it and its reply may be lost.
         if not (released or repeated):
             self._lose(self._why_gone(), "releasing")
         elif self._move("releasing", "released"):
-            self._tell_release()
+            self._report_release()
         return released
 
     def _has_more_than(self, permits: int) -> bool:
-        """Return whether it has more permits.
+        """Return whether the lease has more permits.
 
         Raises:
-            LockConfigError: It has fewer, or it is no whole number of at least 1.
+            LockConfigError: The lease has fewer, or the number is not a whole number of at least 1.
         """
         if checked_count("permits", permits) > self._claim.permits:
             raise LockConfigError(
@@ -324,22 +326,22 @@ class Lease(Holding):
         with self._releases:
             if not self.held:
                 return False
-            kept = self._claim.permits - permits
-            # If an earlier reply was lost, the store may have fewer already: this is the same release once more.
-            self._kept = kept if self._kept is None else min(self._kept, kept)
-            if not self._store.shrink(self._claim.name, self.token, self._kept):
+            left = self._claim.permits - permits
+            # If an earlier reply was lost, the store may have fewer already. Then this is the same release once more.
+            self._permits_left = left if self._permits_left is None else min(self._permits_left, left)
+            if not self._store.shrink(self._claim.name, self.token, self._permits_left):
                 self._lose(self._why_gone())
                 return False
-            self._claim, self._kept = replace(self._claim, permits=self._kept), None
+            self._claim, self._permits_left = replace(self._claim, permits=self._permits_left), None
             return True
 
     def abandon(self) -> bool:
-        """Stop holding it without releasing it: the key stays taken until the lease expires in the store.
+        """Stop holding the lease without a release: the key stays taken until the lease expires in the store.
 
-        It is no longer renewed, and a value that was to be kept is not written. This is not a loss.
+        The lease is not renewed any more, and the value of `update` is not written. This is not a loss.
 
         Returns:
-            ``True`` when this call abandoned it, ``False`` when it was no longer held.
+            ``True`` if this call abandoned the lease, ``False`` if it was not held any more.
         """
         try:
             return not self.lost and self._move("held", "abandoned")
@@ -348,20 +350,21 @@ class Lease(Holding):
                 self._forget(self)
 
     def _hand_over(self, claim: Claim) -> bool:
-        """Gives it to a claim that adopts it, in one step: like `release`, but nobody gets in between.
+        """Let a claim adopt the lease in one step. Unlike with `release`, no waiter can acquire the key in between.
 
         Returns:
-            Whether the claim has it now; ``False`` when it was no longer held.
+            Whether the claim has the lease now; ``False`` if it was not held any more.
 
         Raises:
-            StoreUnavailable: The store can't be reached. It is no longer renewed nor held; `release` may be called.
+            StoreUnavailable: The store can't be reached. The lease is neither held nor renewed any more. `release` may
+                be called.
         """
         try:
             with self._releases:
                 handed = self._hand_over_once(claim)
             return handed  # noqa: RET504 - as in `release`
         except BaseException as error:
-            if not isinstance(error, LockError):  # an interrupt: one of the two has it
+            if not isinstance(error, LockError):  # an interrupt: the claim or the lease holds the key
                 keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
                 keeper().release_lease_later(self, self._time_left())
             raise
@@ -375,15 +378,8 @@ class Lease(Holding):
             self._lose("replaced" if answer.replaced else self._why_gone(), "releasing")
             return False
         if self._move("releasing", "released"):
-            self._tell_release()
+            self._report_release()
         return True
-
-    def _give_back(self) -> bool:
-        # In one step: a value that was written is that of a holder who held the key until then.
-        value = self._update if self._state == "releasing" else None
-        if self._release_in_store is not None:
-            return self._release_in_store(self, value)
-        return self._store.release(self._claim.name, self.token, value)
 
     def _why_gone(self) -> LossReason:
         if self._clock.now() >= self._deadline:
@@ -396,7 +392,7 @@ class Lease(Holding):
 
     @property
     def value(self) -> Any:
-        """The value kept with the key: that of `update`, else what the store has, ``None`` for none. Asks the store.
+        """The value kept with the key: that of `update`, or the one in the store; ``None`` for none. Asks the store.
 
         Raises:
             LockConfigError: The store keeps no values.
@@ -404,21 +400,22 @@ class Lease(Holding):
         """
         from celery_locks.stores import json_values
 
-        update = self._update
-        return json_values.read(self._store, self._claim.name) if update is None else json.loads(update.text)
+        new = self._new_value
+        return json_values.read(self._store, self._claim.name) if new is None else json.loads(new.text)
 
     def update(self, value: Any, keep: Duration | None = None) -> None:
-        """Sets the value to be kept with the key: written when the lease is released, if it is still held then.
+        """Set the value kept with the key. It is written when the lease is released, if it is still held then.
 
-        Nothing is written before: a holder that dies or loses its lease leaves the value as it was.
+        Nothing is written before. A holder that dies or loses its lease leaves the value as it was.
 
         Args:
-            value: Anything that JSON has.
-            keep: How long it is kept from the release on; 30 days by default.
+            value: Any JSON value.
+            keep: How long to keep the value after the release: seconds, a ``timedelta`` or a text such as ``"5m"``; 30
+                days by default.
 
         Raises:
-            LockLost: The lease is held no more.
-            LockConfigError: The value is no JSON, the time is out of bounds, or the store keeps no values.
+            LockLost: The lease is not held any more.
+            LockConfigError: The value is not JSON, the time is out of bounds, or the store keeps no values.
         """
         from celery_locks.stores import json_values
         from celery_locks.stores.capabilities import require
@@ -427,13 +424,13 @@ class Lease(Holding):
             require(self._store, "values", "lease.update()", self.key)
         self.check()
         kept = checked_ttl(json_values.KEPT if keep is None else keep, "keep")
-        self._update = Value(json_values.to_text(value, self.key), kept)
+        self._new_value = Value(json_values.to_text(value, self.key), kept)
 
     def _check_written(self, released: bool) -> None:
-        """Raise an error unless its release has written its value.
+        """Raise an error unless the release has written the value.
 
         A release that is sent again after a lost reply finds no lease. Before the deadline, the first copy released it.
-        Later the lease may have expired, and the value with it.
+        Later, the lease may have expired, and the value may not be written.
         """
         if not released:
             raise self._lost_error()
@@ -445,21 +442,21 @@ class Lease(Holding):
             )
 
     def on_lost(self, callback: LostCallback) -> Callable[[], None]:
-        """Calls ``callback(lease, reason)`` once when the lease is lost.
+        """Call ``callback(lease, reason)`` once when the lease is lost, immediately if it is lost already.
 
-        It is called by the thread that finds it lost, or by one of this library where that is the first to notice. A
-        lease that is lost already calls it at once.
+        The thread that notices the loss calls it. If that is a thread of this library that renews or watches leases,
+        the library's callback thread calls it.
 
         Returns:
             A function that disconnects the callback.
         """
         self._callbacks.append(callback)
-        if self.lost:  # told here, or by the thread that is about to: whoever takes it from the list
-            self._tell()
+        if self.lost:  # this thread may have been the first to notice, and so may another one
+            self._call_callbacks()
         return lambda: self._disconnect(callback)
 
     def serialize(self) -> str:
-        """The lease as text, for `Locks.restore` in another process. Whoever has the text can release the lease."""
+        """Return the lease as text, for `Locks.restore` in another process. Keep it secret: it contains the token."""
         claim = self._claim
         return json.dumps(
             {
@@ -475,36 +472,36 @@ class Lease(Holding):
         )
 
     def _lost_error(self) -> LockLost:
-        """The error that says that it is held no more."""
+        """Return the error of a lease that is not held any more."""
         if self._state in ("releasing", "released", "abandoned"):
             how = "abandoned" if self._state == "abandoned" else "released"
             return LockLost(f"the lease of {self.key!r} was {how}", self.key)
         reason = self._reason or "expired"
-        return LockLost(f"the lease of {self.key!r} was lost: {_TOLD[reason]}", self.key, reason)
+        return LockLost(f"the lease of {self.key!r} was lost: {_REASON_TEXTS[reason]}", self.key, reason)
 
-    # ------------------------------------------------------------------ for renewal
+    # --- For renewal ---
 
-    def _lives(self, now: float) -> bool:
-        """Whether it is held when its clock says ``now``."""
+    def _is_held_at(self, now: float) -> bool:
+        """Return whether the lease is held when its clock reads ``now``."""
         return self._state == "held" and now < self._deadline
 
     def _ends_in(self, now: float) -> float:
-        """Seconds until its deadline when its clock says ``now``."""
+        """Return the seconds until the deadline when its clock reads ``now``."""
         return self._deadline - now
 
     def _is_of_block(self, here: object) -> bool:
-        """Whether a ``with`` block of this thread or task holds it and only the block's end ends it.
+        """Return whether a ``with`` block of this thread or task holds it, and it can only end with the block.
 
         Args:
-            here: What `block_here` returns.
+            here: The result of `block_here`.
         """
         endless = self._renew_every > 0 and self._hold_end is None
         return endless and self._block == here and self._state == "held"
 
     def _renewal_request(self, now: float, ttl: float | None = None) -> Renewal:
-        """What to ask the store for, ``now`` being when it is asked."""
-        if now > self._asked:
-            self._asked = now
+        """Return the request for a renewal that is sent when the lease's clock reads ``now``."""
+        if now > self._last_sent:
+            self._last_sent = now
         if ttl is None and self._hold_end is None:  # the same each time
             self._renewal = self._renewal or Renewal(self._claim.name, self.token, self.ttl)
             return self._renewal
@@ -513,44 +510,44 @@ class Lease(Holding):
             ttl = min(ttl, max(self._hold_end - now, 0.001))
         return Renewal(self._claim.name, self.token, ttl)
 
-    def _answer(self, sent: float, ttl: float, reason: LossReason | None) -> None:
-        """Takes the store's answer to a renewal that was sent at ``sent``."""
+    def _apply_renewal(self, sent: float, ttl: float, reason: LossReason | None) -> None:
+        """Apply the store's answer to a renewal that was sent at ``sent``: ``None``, or the reason of a loss."""
         if reason is not None:
             self._lose(self._why_ended("expired") if self._clock.now() >= self._deadline else reason)
             return
         deadline = self._capped(sent + ttl)
         with self._mutex:
             if self._state != "held" or self._clock.now() >= self._deadline:
-                return  # The answer came too late: the holder may have been told already.
+                return  # The answer came too late: the holder may know of the loss already.
             if sent > self._confirmed:
                 self._confirmed = sent
             if deadline > self._deadline:
                 self._deadline = deadline
         if signals.on_lock_renewed.receivers or self._on_event is not None:
-            tell(partial(self._send, signals.on_lock_renewed, "renewed"), self._home)
+            run_callback(partial(self._send, signals.on_lock_renewed, "renewed"), self._hub)
 
     def _end_at_deadline(self) -> None:
-        """Loses it: the deadline has passed."""
-        self._lose(self._why_ended("unreachable" if self._asked > self._confirmed else "expired"))
+        """Mark the lease as lost, because its deadline has passed."""
+        self._lose(self._why_ended("unreachable" if self._last_sent > self._confirmed else "expired"))
 
     def _lose(self, reason: LossReason, state: str = "held") -> None:
-        """Marks it lost and tells, if it was in that state."""
+        """Mark the lease as lost, and report the loss, if it is in this state."""
         if not self._move(state, "lost", reason):
             return
         self._forget(self)
         try:
             self._abort(self, reason)
         finally:
-            tell(partial(self._tell_loss, reason), self._home)
+            run_callback(partial(self._report_loss, reason), self._hub)
 
     def _in_forked_child(self) -> None:
-        """Leaves renewal and news to the parent: the child has a copy, which knows nothing of later renewals."""
-        self._mutex, self._releases = threads.RLock(), threads.RLock()  # another thread may have had them
+        """Leave renewal and reports to the parent: this copy in the child does not see later renewals."""
+        self._mutex, self._releases = threads.RLock(), threads.RLock()  # another thread may have held them
         self._callbacks.clear()
-        self._abort = self._forget = _nothing
+        self._abort = self._forget = _do_nothing
         self._on_event = None
 
-    # ------------------------------------------------------------------ inside
+    # --- State and reports ---
 
     def _members(self) -> Sequence[Lease]:
         return (self,)
@@ -565,37 +562,35 @@ class Lease(Holding):
         with self._mutex:
             if self._state != before:
                 return False
-            self._reason = reason  # first: who sees the state asks for it
+            self._reason = reason  # before the state: a reader of the state reads the reason next
             self._state = after
             return True
 
-    def _tell_release(self) -> None:
+    def _report_release(self) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             _logging.of_lease(
                 logger, logging.DEBUG, "released", f"released {self.key!r}", self, seconds=self.held_for()
             )
         self._send(signals.on_lock_released, "released")
 
-    def _tell_loss(self, reason: LossReason) -> None:
-        said = f"lost the lease of {self.key!r}: {reason}"
-        _logging.of_lease(logger, logging.WARNING, "lost", said, self, reason=reason, seconds=self.held_for())
+    def _report_loss(self, reason: LossReason) -> None:
+        message = f"lost the lease of {self.key!r}: {reason}"
+        _logging.of_lease(logger, logging.WARNING, "lost", message, self, reason=reason, seconds=self.held_for())
         try:
-            self._tell()
+            self._call_callbacks()
         finally:
             self._send(signals.on_lock_lost, "lost", reason=reason)
-            self._told = True
+            self._loss_reported = True
 
     def _send(self, signal: signals.Signal, kind: OutcomeKind, **named: LossReason) -> None:
-        """Send a signal about it, and call the hook of its lock."""
+        """Send a signal of this lease, and call the ``on_event`` of its lock."""
         if signal.receivers:
             signal.send(self.sender, lease=self, **named)
         if self._on_event is not None:
-            from celery_locks.outcomes import call, of_lease
+            call_on_event(self._on_event, outcome_of_lease(kind, self, self.sender, **named))
 
-            call(self._on_event, of_lease(kind, self, self.sender, **named))
-
-    def _tell(self) -> None:
-        """Calls the callbacks that nobody has called yet."""
+    def _call_callbacks(self) -> None:
+        """Call each callback that no thread has called yet."""
         while self._callbacks:
             try:
                 callback = self._callbacks.pop(0)
@@ -604,10 +599,10 @@ class Lease(Holding):
             assert self._reason is not None
             try:
                 callback(self, self._reason)
-            except (Exception, SystemExit):  # an exit would end the thread that watches over all leases
+            except (Exception, SystemExit):  # an exit would end the thread that calls all callbacks
                 logger.exception("a callback for the lost lease of %r raised", self.key)
-            except BaseException:  # what stops this thread, such as its abort: only when all have been told
-                self._tell()
+            except BaseException:  # an abort of this thread: it waits until all callbacks are called
+                self._call_callbacks()
                 raise
 
     def _disconnect(self, callback: LostCallback) -> None:
@@ -616,14 +611,14 @@ class Lease(Holding):
 
 
 def release_or_later(lease: Lease) -> bool:
-    """Release a lease, in the background where the store can't be reached now.
+    """Release a lease, in the background if the store can't be reached now.
 
     Returns:
         Whether it was held until now.
     """
     try:
         return lease.release()
-    except BaseException as error:  # also when this thread is stopped while it waits for the store
+    except BaseException as error:  # also if this thread is interrupted while it waits for the store
         keeper().release_lease_later(lease, lease._time_left())
         if not isinstance(error, StoreUnavailable):
             raise
@@ -634,7 +629,7 @@ def renew_one(store: Store, renewal: Renewal, key: str) -> LossReason | None:
     """Renew one lease now; see `Store.renew`.
 
     Raises:
-        StoreUnavailable: Nothing is known of the lease, which is not a loss.
+        StoreUnavailable: The state of the lease is unknown, which is not a loss.
     """
     reason = store.renew([renewal])[0]
     if reason == "unreachable":
@@ -643,7 +638,7 @@ def renew_one(store: Store, renewal: Renewal, key: str) -> LossReason | None:
 
 
 def release_rest_later(holding: Holding) -> None:
-    """Release in the background what is not released yet: this thread was interrupted."""
+    """Release in the background the leases that are not released yet, because this thread was interrupted."""
     for lease in holding._members():
         if lease._state in ("held", "releasing"):
             keeper().release_lease_later(lease, lease._time_left())
@@ -662,5 +657,5 @@ def kept_lease(token: str) -> Lease | None:
     return cast("Lease | None", keeper().kept(token))
 
 
-def _nothing(*args: Any) -> None:
-    """Does nothing."""
+def _do_nothing(*args: Any) -> None:
+    """Do nothing."""

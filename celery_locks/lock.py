@@ -1,4 +1,4 @@
-"""`Lock`, one key: waiting for it, holding it, giving it back."""
+"""`Lock`: wait for a key, acquire it, and release it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_locks import _logging, _nesting, _waiting, signals
+from celery_locks import _logging, _nesting, _sansio, signals
 from celery_locks._durations import Duration
 from celery_locks._runtime.process import host_and_pid
 from celery_locks._runtime.tokens import new_token
-from celery_locks._sansio import Abandoned, Steps, run
+from celery_locks._sansio import CallerCancelled, Steps, run, wait_in_line
 from celery_locks._space import Space
 from celery_locks._validation import Terms, checked_count, checked_timeout
-from celery_locks._waiting import wait_in_line
 from celery_locks.errors import LockError, LockQueueFull, LockTimeout, StoreUnavailable
 from celery_locks.lease import Lease, kept_lease, release_kept_later, release_or_later, release_rest_later
 from celery_locks.renewal import keeper
+from celery_locks.signals import OutcomeCallback, OutcomeKind, call_on_event, outcome_of_key
 from celery_locks.stores.types import Claim, Granted, Holder, Refused
 
 if TYPE_CHECKING:
-    from celery_locks.outcomes import OutcomeCallback, OutcomeKind
     from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket
     from celery_locks.ticket import LockTicket
 
@@ -35,10 +34,9 @@ logger = _logging.logger(__name__)
 
 
 class Lock:
-    """One key. May be shared by threads; each acquisition is a `Lease` of its own.
+    """The lock of a key. Threads may share it; each acquisition is a `Lease` of its own.
 
-    As a context manager it waits as long as it takes, and raises `LockLost` at the end when the lease was lost
-    within.
+    As a context manager, it waits for any time, and raises `LockLost` at the end if the lease was lost in the block.
 
     Attributes:
         key: What is locked.
@@ -61,7 +59,7 @@ class Lock:
         self._owner = owner or space.owner
         self._sender = sender or self
         self._on_event = on_event
-        #: The leases of those who are within, innermost last, by thread (or greenlet).
+        #: The leases of the ``with`` blocks of each thread (or greenlet), innermost last.
         self._entered: dict[int, list[Lease]] = {}
 
     @property
@@ -75,22 +73,23 @@ class Lock:
     def acquire(
         self, *, timeout: Duration | None = None, attempts: int | None = None, claim: Claim | None = None
     ) -> Lease:
-        """Wait in line, first come first served, until the key is free.
+        """Acquire the key. Wait in line, first come first served, until it is free.
 
         Args:
-            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
-            attempts: How often the store is asked at most; ``None`` for any number. It stands in line between two
-                attempts, for 0.25 s at first and twice as long each time, up to 3 s; a release ends the pause.
-            claim: A claim of `claim`, for callers that must know the owner token beforehand.
+            timeout: The longest wait: seconds, a ``timedelta`` or a text such as ``"5m"``; ``None`` for no limit, 0 for
+                a single attempt.
+            attempts: The highest number of requests to the store; ``None`` for any number. Between two attempts it
+                waits in line, for 0.25 s at first and twice as long each time, up to 3 s. A release ends the pause.
+            claim: A claim of this lock, for callers that must know the owner token before.
 
         Raises:
-            LockTimeout: It was still held by others when the time was over, or at the last attempt.
-            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
-            LockError: The current run, or a ``with`` block of this thread, holds it already and would wait for itself.
-            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
+            LockTimeout: Others still held the key at the end of the timeout, or at the last attempt.
+            LockQueueFull: The line has ``max_waiters`` waiters already.
+            LockError: The current run, or a ``with`` block of this thread, holds the key and would wait for itself.
+            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives. Nothing was
                 acquired.
         """
-        # The first look without steps: where the key is free, they would cost some 6 µs.
+        # The first request without steps, which would cost some 6 µs if the key is free.
         timeout = None if timeout is None else checked_timeout(timeout)
         begun = self._space.clock.now()
         until = None if timeout is None else begun + timeout
@@ -98,59 +97,61 @@ class Lock:
         if attempts is not None:
             once, until = checked_count("attempts", attempts) == 1 or once, math.inf if until is None else until
         claim = claim or self._new_claim()
-        claim.patience = timeout or None  # a single try has the time that the store takes
+        claim.patience = timeout or None  # a single attempt may take as long as the store takes
         try:
-            answer: Lease | Refused = self._look(claim, None if once else _waiting.PLACE_KEPT, sent=begun)
+            answer: Lease | Refused = self._request(claim, None if once else _sansio.PLACE_KEPT_SECONDS, sent=begun)
             if not isinstance(answer, Lease):
-                answer = run(self._ask_and_leave_steps(claim, until, answer, begun, attempts))
+                answer = run(self._wait_and_leave_steps(claim, until, answer, begun, attempts))
             if isinstance(answer, Lease):
                 return answer
         except BaseException:
-            self._undo(claim)
+            self._roll_back(claim)
             raise
-        return self._in_time(answer, until)
+        return self._lease_or_timeout(answer, until)
 
     def _acquire_steps(self, timeout: Duration | None = None, attempts: int | None = None) -> Steps[Lease]:
-        """The steps of `acquire`."""
+        """Return the steps of `acquire`."""
         claim = self._new_claim()
         until = self._until(claim, timeout)
         if attempts is not None:
             attempts, until = checked_count("attempts", attempts), math.inf if until is None else until
-        return self._in_time((yield from self._ask_and_leave_steps(claim, until, attempts=attempts)), until)
+        return self._lease_or_timeout((yield from self._wait_and_leave_steps(claim, until, attempts=attempts)), until)
 
-    def _ask_and_leave_steps(
+    def _wait_and_leave_steps(
         self,
         claim: Claim,
         until: float | None,
-        seen: Refused | None = None,
+        first_answer: Refused | None = None,
         begun: float | None = None,
         attempts: int | None = None,
     ) -> Steps[Lease | Refused]:
         try:
-            answer = yield from self._in_line(claim, until, seen=seen, begun=begun, attempts=attempts)
+            answer = yield from self._line_steps(
+                claim, until, first_answer=first_answer, begun=begun, attempts=attempts
+            )
             if isinstance(answer, Refused) and answer.position is not None:
                 yield partial(self._store.leave, claim.name, claim.token)
         except BaseException as error:
-            self._undo(claim, error)
+            self._roll_back(claim, error)
             raise
         return answer
 
     def _refuse_nested(self, refused: Refused, endless: bool = False) -> None:
-        """Raise an error where a wait could never succeed; see `nesting.waits_for_itself`.
+        """Raise an error if a wait could never succeed; see `_nesting.waits_for_itself`.
 
         Args:
             refused: The store's answer.
             endless: Whether the wait has no timeout.
 
         Raises:
-            LockError: What the current run holds, or a ``with`` block of this thread or asyncio task, is asked for.
+            LockError: The current run, or a ``with`` block of this thread or asyncio task, holds the key.
         """
         error = _nesting.waits_for_itself(self, refused, endless)
         if error is not None:
             raise error
 
-    def _check_ended(self, answer: Lease | Refused | Granted, until: float | None) -> None:
-        """Raise the error of a wait that ended before its time was over."""
+    def _raise_if_ended(self, answer: Lease | Refused | Granted, until: float | None) -> None:
+        """Raise the error of a wait that ended before its timeout."""
         error = self._ended_error(answer, until)
         if error is not None:
             raise error
@@ -160,8 +161,8 @@ class Lock:
             return None
         if answer.full:
             most = self._terms.max_waiters
-            said = f"{self.key!r} has max_waiters={most} waiters already: try again later, or raise max_waiters"
-            return LockQueueFull(said, self.key)
+            message = f"{self.key!r} has max_waiters={most} waiters already: try again later, or raise max_waiters"
+            return LockQueueFull(message, self.key)
         if until is None or self._space.clock.now() < until:
             return _nesting.waits_for_itself(self, answer, until is None)
         return None
@@ -170,44 +171,44 @@ class Lock:
         return lambda refused: _nesting.waits_for_itself(self, refused, until is None) is not None
 
     def _until(self, claim: Claim, timeout: Duration | None) -> float | None:
-        """Return when to stop waiting for a claim, and note in it how long its caller waits."""
+        """Return when the wait for a claim ends, and note in the claim how long its caller waits."""
         seconds = None if timeout is None else checked_timeout(timeout)
         claim.patience = seconds or None
         return None if seconds is None else self._space.clock.now() + seconds
 
-    def _in_time(self, answer: Lease | Refused, until: float | None) -> Lease:
+    def _lease_or_timeout(self, answer: Lease | Refused, until: float | None) -> Lease:
         if isinstance(answer, Lease):
             return answer
-        self._check_ended(answer, until)
+        self._raise_if_ended(answer, until)
         raise self._timed_out(answer)
 
     def enqueue(self) -> LockTicket:
-        """Takes a place in line, or the lease if the key is free, and returns at once; see `LockTicket`.
+        """Take a place in line, or acquire the key if it is free, without a wait; see `LockTicket`.
 
         Raises:
             LockConfigError: The store has no line.
-            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
-            StoreUnavailable: The store can't be reached; nothing was acquired.
+            LockQueueFull: The line has ``max_waiters`` waiters already.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
         claim = self._new_claim()
         try:
             ticket = self._enqueue(claim)
             return ticket  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            self._undo_interrupted(claim, error)
+            self._roll_back_interrupt(claim, error)
             raise
 
     def _enqueue(self, claim: Claim) -> LockTicket:
-        """`enqueue`, for callers that must know the owner token beforehand."""
+        """Do the same as `enqueue`, for callers that must know the owner token before."""
         try:
             ticket = run(self._enqueue_steps(claim))
             return ticket  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
-            self._undo_interrupted(claim, error)
+            self._roll_back_interrupt(claim, error)
             raise
 
     def _enqueue_steps(self, claim: Claim | None = None) -> Steps[LockTicket]:
-        """The steps of `enqueue`."""
+        """Return the steps of `enqueue`."""
         from celery_locks.ticket import LockTicket
 
         self._space.require("fair", "lock.enqueue()", self.key)
@@ -215,136 +216,138 @@ class Lock:
         try:
             yield from ticket._position_steps()
         except BaseException as error:
-            self._undo(ticket._claim, error)
+            self._roll_back(ticket._claim, error)
             raise
         return ticket
 
     def wait(self, *, timeout: Duration | None = None) -> bool:
-        """Waits in line until it could be acquired, and acquires nothing. The next one to ask may be quicker.
+        """Wait in line until the key is free, and acquire nothing. Another caller may acquire it next.
 
         Args:
-            timeout: The longest wait; ``None`` for as long as it takes.
+            timeout: The longest wait: seconds, a ``timedelta`` or a text such as ``"5m"``; ``None`` for no limit.
 
         Returns:
-            Whether it came free in time.
+            Whether the key became free in time.
 
         Raises:
-            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
-            LockError: The current run, or a ``with`` block of this thread, holds it: that would wait for itself.
+            LockQueueFull: The line has ``max_waiters`` waiters already.
+            LockError: The current run, or a ``with`` block of this thread, holds the key and would wait for itself.
             StoreUnavailable: The store can't be reached.
         """
         return run(self._wait_steps(timeout))
 
     def _wait_steps(self, timeout: Duration | None = None) -> Steps[bool]:
-        """The steps of `wait`."""
-        mine = self._new_claim()
-        until = self._until(mine, timeout)
-        # A claim for no permits, that is granted where there is room for this lock's: it keeps nobody out.
-        claim = replace(mine, permits=0, limit=mine.limit - mine.permits, ttl=_waiting.PLACE_KEPT)
+        """Return the steps of `wait`."""
+        own = self._new_claim()
+        until = self._until(own, timeout)
+        # A claim for no permits, which is granted if this lock's permits are free: it takes none from other holders.
+        claim = replace(own, permits=0, limit=own.limit - own.permits, ttl=_sansio.PLACE_KEPT_SECONDS)
         try:
-            look, hopeless = self._store.acquire, self._is_hopeless(until)
+            ask, is_hopeless = self._store.acquire, self._is_hopeless(until)
             answer = yield from wait_in_line(
-                self._store, self._space.clock, claim, until, look, _no_signal, hopeless=hopeless
+                self._store, self._space.clock, claim, until, ask, _send_no_signal, is_hopeless=is_hopeless
             )
             yield partial(self._leave_line, claim)
         except BaseException as error:
-            self._undo(claim, error)
+            self._roll_back(claim, error)
             raise
-        self._check_ended(answer, until)
+        self._raise_if_ended(answer, until)
         return isinstance(answer, Granted)
 
-    def _ask_steps(self, claim: Claim, timeout: float | None, stay: bool) -> Steps[Lease | Refused]:
-        """Return the steps of a wait that keeps its place in line when the time is over, and sends no signal then.
+    def _member_steps(self, claim: Claim, timeout: float | None, stay: bool) -> Steps[Lease | Refused]:
+        """Return the steps of a wait for one of several keys: it may keep its place in line, and sends no time-out.
 
         Args:
-            claim: What is asked for.
+            claim: The claim.
             timeout: The longest wait in seconds.
-            stay: Whether it stands in line also after the last look.
+            stay: Whether to stand in line also after the last request.
         """
         until = None if timeout is None else self._space.clock.now() + timeout
         try:
-            answer = yield from self._in_line(claim, until, stay=stay)
+            answer = yield from self._line_steps(claim, until, stay=stay)
             ended = self._ended_error(answer, until)
             if ended is not None:
                 yield partial(self._leave_line, claim)
         except BaseException as error:
-            self._undo(claim, error)
+            self._roll_back(claim, error)
             raise
         if ended is not None:
             raise ended
         return answer
 
-    def _stand_steps(self, claim: Claim, timeout: Duration | None, place: float) -> Steps[Lease | Refused]:
-        """For `LockTicket`: waits in line, and stays in it. The place is kept for ``place`` seconds after each look.
+    def _ticket_steps(self, claim: Claim, timeout: Duration | None, place: float) -> Steps[Lease | Refused]:
+        """Return the steps of a `LockTicket`'s wait, which stays in line.
+
+        The store keeps its place for ``place`` seconds after each request.
 
         Raises:
-            StoreUnavailable: The store can't be reached; what it may have granted is granted to the next call.
+            StoreUnavailable: The store can't be reached. If it has granted the claim, the next call gets the lease.
         """
         until = self._until(claim, timeout)
         try:
-            answer = yield from self._in_line(claim, until, place, stay=True)
+            answer = yield from self._line_steps(claim, until, place, stay=True)
         except StoreUnavailable:
             raise
         except BaseException as error:
-            self._undo(claim, error)
+            self._roll_back(claim, error)
             raise
-        self._check_ended(answer, until)
+        self._raise_if_ended(answer, until)
         return answer
 
     def _leave_line(self, claim: Claim) -> None:
-        """Gives up a place in line, and what the store granted while nobody heard its answer."""
+        """Leave the line, and release the lease if the store granted it and its answer did not arrive."""
         try:
             self._store.leave(claim.name, claim.token)
             self._store.release(claim.name, claim.token)
         except BaseException as error:
-            self._undo(claim)
+            self._roll_back(claim)
             if not isinstance(error, StoreUnavailable):
                 raise
 
     def try_acquire(self) -> Lease | None:
-        """The lease, or ``None`` when others hold the key or wait for it.
+        """Acquire the key without a wait. Return ``None`` if others hold the key or wait for it.
 
         Raises:
-            StoreUnavailable: The store can't be reached; nothing was acquired.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
         claim = self._new_claim()
         try:
             answer = self._attempt(claim)
             return answer if isinstance(answer, Lease) else None
         except BaseException as error:
-            self._undo_interrupted(claim, error)
+            self._roll_back_interrupt(claim, error)
             raise
 
     def _try_steps(self) -> Steps[Lease | None]:
-        """The steps of `try_acquire`."""
+        """Return the steps of `try_acquire`."""
         claim = self._new_claim()
         try:
-            answer = yield from self._in_line(claim, self._space.clock.now())
+            answer = yield from self._line_steps(claim, self._space.clock.now())
         except BaseException as error:
-            self._undo(claim, error)
+            self._roll_back(claim, error)
             raise
         return answer if isinstance(answer, Lease) else None
 
     def _attempt(self, claim: Claim | None = None, keep: bool = True) -> Lease | Refused:
-        """Like `try_acquire`, with the store's answer where the lease was not to be had.
+        """Do the same as `try_acquire`, but return the store's answer if it is a refusal.
 
         Args:
-            claim: What to ask for.
-            keep: Whether the lease is watched and renewed here. One that is not is for another process.
+            claim: The claim.
+            keep: Whether this process watches and renews the lease. If not, the lease is for another process.
         """
         claim = claim or self._new_claim()
         try:
-            answer = self._look(claim, keep=keep)
+            answer = self._request(claim, keep=keep)
             if isinstance(answer, Lease):
                 return answer
         except BaseException:
-            self._undo(claim)
+            self._roll_back(claim)
             raise
         self._report_contention(answer)
         return answer
 
     def _enter(self, parking: Parking, claim: Claim, ticket: Ticket) -> Lease | Parked | Dropped | Full | Out:
-        """`Parking.enter`, with the lease where it was granted."""
+        """Do the same as `Parking.enter`, but return the lease if it was granted."""
         sent = self._space.clock.now()
         try:
             answer = parking.enter(claim, ticket)
@@ -355,8 +358,8 @@ class Lock:
         except BaseException:
             if (lease := kept_lease(claim.token)) is not None:
                 lease._forget(lease)
-            # Not by a release: the ticket would be done, and its message be dropped when it is sent again.
-            keeper().take_back_later(parking, claim.name, claim.token, claim.ttl)
+            # The ticket stays: if it were done, the next copy of its message would be dropped.
+            keeper().release_unheard_later(parking, claim.name, claim.token, claim.ttl)
             raise
         from celery_locks.stores.parking import Parked
 
@@ -365,15 +368,18 @@ class Lock:
         return answer
 
     def run(self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any) -> T:
-        """Calls the function under the lock and returns what it returns.
+        """Call a function under the lock, and return its result.
 
         Args:
-            function: What to call with the arguments.
-            timeout: The longest wait for the key.
+            function: The function.
+            *args: Its positional arguments.
+            timeout: The longest wait for the key; see `acquire`.
+            **kwargs: Its keyword arguments.
 
         Raises:
-            LockTimeout: The key was not to be had in time.
+            LockTimeout: Others still held the key at the end of the timeout.
             LockLost: The lease was lost while the function ran.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
         return self._run(lambda lease: function(*args, **kwargs), timeout)
 
@@ -383,15 +389,16 @@ class Lock:
         """Change the value kept with the key, under the lock.
 
         Args:
-            function: Called with the value, ``None`` for none; returns the new one, which must be JSON.
-            timeout: The longest wait for the key.
-            keep: How long the new value is kept; 30 days by default.
+            function: Called with the value, or ``None`` if there is none. It returns the new value, which must be JSON.
+            timeout: The longest wait for the key; see `acquire`.
+            keep: How long to keep the new value: seconds, a ``timedelta`` or a text such as ``"5m"``; 30 days by
+                default.
 
         Returns:
             The new value. It was written in the step that released the key.
 
         Raises:
-            LockTimeout: The key was still held by others when the time was over.
+            LockTimeout: Others still held the key at the end of the timeout.
             LockLost: The lease was lost before the value was written.
             LockConfigError: The value is not JSON, the time is out of bounds, or the store keeps no values.
             StoreUnavailable: The store can't be reached. If it failed at the release, the value may be written.
@@ -405,17 +412,17 @@ class Lock:
         def change(lease: Lease) -> T:
             value = function(lease.value)
             lease.update(value, keep)
-            released = lease.release()  # here, because the end of a block leaves what fails to the background
+            released = lease.release()  # here, because the end of a block tries a failed release in the background
             lease._check_written(released)
             return value
 
         return self._run(change, timeout)
 
     def _require_values(self) -> None:
-        """Refuse `update` where the store keeps no values.
+        """Refuse `update` if the store keeps no values.
 
         Raises:
-            LockConfigError: It keeps none.
+            LockConfigError: The store keeps no values.
         """
         self._space.require("values", "lock.update()", self.key)
 
@@ -429,11 +436,11 @@ class Lock:
             raise
 
     def locked(self) -> bool:
-        """Whether anybody holds the key."""
+        """Return whether the key is held."""
         return bool(self.holders())
 
     def holders(self) -> tuple[Holder, ...]:
-        """Return the holders of the key."""
+        """Return the holders of the key, earliest acquisition first; at most 100."""
         return self._store.holders(self._name)
 
     def force_release(self) -> tuple[Holder, ...]:
@@ -452,7 +459,7 @@ class Lock:
             lease = self._enter_block(claim)
             return lease  # noqa: RET504 - a call in the return is outside the try
         except BaseException:
-            self._undo_block(claim)
+            self._roll_back_block(claim)
             raise
 
     def _enter_block(self, claim: Claim) -> Lease:
@@ -463,11 +470,11 @@ class Lock:
             lease._begin_block()
             return lease
         except BaseException:
-            self._undo_block(claim)
+            self._roll_back_block(claim)
             raise
 
-    def _undo_block(self, claim: Claim) -> None:
-        """Release what a block has acquired that was interrupted at its beginning."""
+    def _roll_back_block(self, claim: Claim) -> None:
+        """Release the lease of a block that was interrupted at its beginning."""
         lease = release_kept_later(claim.token)
         if lease is not None:
             self._leave_block(lease)
@@ -494,24 +501,32 @@ class Lock:
         if not leases:
             self._entered.pop(thread, None)
 
-    def _in_line(
+    def _line_steps(
         self,
         claim: Claim,
         until: float | None,
         place: float | None = None,
         stay: bool = False,
-        seen: Refused | None = None,
+        first_answer: Refused | None = None,
         begun: float | None = None,
         attempts: int | None = None,
     ) -> Steps[Lease | Refused]:
         clock = self._space.clock
-        look = partial(self._look, begun=clock.now() if begun is None else begun)
-        hopeless = self._is_hopeless(until)
         return wait_in_line(
-            self._store, clock, claim, until, look, self._report_contention, place, stay, seen, hopeless, attempts
+            self._store,
+            clock,
+            claim,
+            until,
+            partial(self._request, begun=clock.now() if begun is None else begun),
+            self._report_contention,
+            place,
+            stay,
+            first_answer,
+            self._is_hopeless(until),
+            attempts,
         )
 
-    def _look(
+    def _request(
         self,
         claim: Claim,
         line_up: float | None = None,
@@ -519,7 +534,7 @@ class Lock:
         begun: float | None = None,
         sent: float | None = None,
     ) -> Lease | Refused:
-        # The lease is kept by the thread that hears of it: a loop may be busy for long before it does.
+        # The keeper gets the lease in the thread of the request: an event loop may be busy for long before it does.
         sent = self._space.clock.now() if sent is None else sent
         answer = self._store.acquire(claim, line_up)
         if not isinstance(answer, Granted):
@@ -529,47 +544,39 @@ class Lock:
     def _timed_out(self, refused: Refused, message: str = "") -> LockTimeout:
         """Send `on_lock_timed_out` and return the `LockTimeout`.
 
-        Each acquisition that times out calls this once, whatever its policy.
+        Each acquisition that times out calls this once, under every policy.
 
         Args:
             refused: The store's last answer.
-            message: That of the error; by default, that the time is over.
+            message: The message of the error; by default, that the timeout is over.
         """
         names = holder_names(refused)
         if signals.on_lock_timed_out.receivers:
             self._send(signals.on_lock_timed_out, names)
-        self._call_hook("timed_out", names)
-        message = message or f"{self.key!r} was not to be had in time: {who_holds(names)}"
+        self._call_on_event("timed_out", names)
+        message = message or f"{self.key!r} was not acquired in time: {describe_holders(names)}"
         return LockTimeout(message, self.key, names)
 
     def _new_claim(self) -> Claim:
-        """What one acquisition of this lock asks for, with an owner token of its own."""
+        """Return a claim for one acquisition of this lock, with an owner token of its own."""
         terms, owner, token = self._terms, self._owner, new_token()
         scope = _nesting.current_scope()
         if scope is not None:
             owner, token = owner or scope.owner, token + _nesting.mark_of_run(scope.lease.token)
         owner = owner or host_and_pid()
-        return Claim(
-            self._name,
-            token,
-            owner,
-            terms.first_ttl,
-            terms.limit,
-            terms.permits,
-            max_waiters=terms.max_waiters,
-        )
+        most = terms.max_waiters
+        return Claim(self._name, token, owner, terms.first_ttl, terms.limit, terms.permits, max_waiters=most)
 
     def _granted(self, claim: Claim, granted: Granted, sent: float, keep: bool = True, waited: float = 0.0) -> Lease:
-        number, max_hold, clock = granted.fencing_token, self._terms.max_hold, self._space.clock
         lease = Lease(
             self._store,
             claim,
             self.key,
-            number,
+            granted.fencing_token,
             sent,
-            max_hold=max_hold,
+            max_hold=self._terms.max_hold,
             sender=self._sender,
-            clock=clock,
+            clock=self._space.clock,
             waited=waited,
         )
         lease._store_name = self._space.store_name
@@ -588,54 +595,55 @@ class Lock:
             lease._send(signals.on_lock_acquired, "acquired")
         return lease
 
-    def _undo_interrupted(self, claim: Claim, error: BaseException) -> None:
-        """`undo`, unless the error is one of ours: what raised it has left nothing behind."""
+    def _roll_back_interrupt(self, claim: Claim, error: BaseException) -> None:
+        """Do the same as `_roll_back` after an interrupt. A `LockError` has left nothing behind."""
         if not isinstance(error, LockError):
-            self._undo(claim, error)
+            self._roll_back(claim, error)
 
-    def _undo(self, claim: Claim, error: BaseException | None = None) -> None:
-        """Gives back what an acquisition that failed may have got all the same."""
-        # The store may have said yes while the reply was lost, or while this thread was interrupted.
+    def _roll_back(self, claim: Claim, error: BaseException | None = None) -> None:
+        """Release the lease that an acquisition may have got although it failed."""
+        # The store may have granted it while its reply was lost, or while this thread was interrupted.
         lease = kept_lease(claim.token)
         if lease is not None:
             release_or_later(lease)
-        elif isinstance(error, Abandoned):
+        elif isinstance(error, CallerCancelled):
             self._leave_line(claim)
         else:
             keeper().release_later(self._store, claim.name, claim.token, claim.ttl)
 
     def _report_contention(self, refused: Refused) -> None:
-        """Tells that it was not to be had."""
+        """Log that the key is not available, and send the signal."""
         debug = logger.isEnabledFor(logging.DEBUG)
         if not (debug or signals.on_lock_contended.receivers or self._on_event):
             return
         names = holder_names(refused)
         if debug:
-            said = f"{self.key!r} is not to be had now: {who_holds(names)}"
-            _logging.line(logger, logging.DEBUG, "contended", said, key=self.key, owner=self._owner, holders=names)
+            message = f"{self.key!r} is not available now: {describe_holders(names)}"
+            _logging.line(logger, logging.DEBUG, "contended", message, key=self.key, owner=self._owner, holders=names)
         self._send(signals.on_lock_contended, names)
-        self._call_hook("contended", names)
+        self._call_on_event("contended", names)
 
     def _send(self, signal: signals.Signal, holders: list[str]) -> None:
         """Send a signal about an acquisition without a lease."""
-        signal.send(self._sender, key=self.key, holders=holders, owner=self._owner, store=self._store_name)
+        store = self._space.store_name
+        signal.send(self._sender, key=self.key, holders=holders, owner=self._owner, store=store)
 
-    def _call_hook(self, kind: OutcomeKind, holders: list[str]) -> None:
+    def _call_on_event(self, kind: OutcomeKind, holders: list[str]) -> None:
         if self._on_event is not None:
-            from celery_locks.outcomes import call, of_key
+            store = self._space.store_name
+            outcome = outcome_of_key(kind, self.key, holders, self._owner, self._sender, store)
+            call_on_event(self._on_event, outcome)
 
-            call(self._on_event, of_key(kind, self.key, holders, self._owner, self._sender, self._store_name))
 
-
-def _no_signal(refused: Refused) -> None:
+def _send_no_signal(refused: Refused) -> None:
     """Send no signal."""
 
 
 def holder_names(refused: Refused) -> list[str]:
-    """The names of those who hold a key."""
+    """Return the names of a key's holders."""
     return [holder.owner for holder in refused.holders]
 
 
-def who_holds(names: list[str]) -> str:
-    """The end of a sentence that says who holds a key."""
+def describe_holders(names: list[str]) -> str:
+    """Return the end of a sentence that names the holders of a key."""
     return f"it is held by {', '.join(map(_logging.one_line, names))}" if names else "others are before in line"

@@ -1,4 +1,4 @@
-"""What is held: pages of it, one key of it, and figures."""
+"""Reads of a store: pages of keys, a single key, and figures over all keys."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ MOST_ON_A_PAGE = 1_000
 
 
 def page_of(space: Space, prefix: str, after: str | None, count: int) -> Page:
-    """See `Locks.list`."""
+    """Return a page of keys; see `Locks.list`."""
     for text in filter(None, (prefix, after)):
         check_key(text)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ON_A_PAGE:
         raise LockConfigError(f"count must be a whole number from 1 to {MOST_ON_A_PAGE}, not {count!r}")
-    # The name of a key ends with a brace; that of what keys begin with does not.
+    # The full name of a key ends with a brace. A prefix of keys has none.
     start = space.name(prefix).removesuffix("}") if prefix else f"{space.prefix}:{{"
     page = space.store.page(NameRange(space.prefix, start, name_after(space.prefix, after) if after else "", count))
-    # The brace that ends a name may look like the last character of the requested beginning.
+    # The brace that ends a full name may match a brace at the end of the prefix.
     items = (replace(item, store=space.store_name) for item in page.items if item.key.startswith(prefix))
     return Page(tuple(items), page.last)
 
 
 def parts_of(space: Space, key: str) -> list[LockInfo]:
-    """Return the parts of a key that are held apart from it; none where the store keeps no list."""
+    """Return the parts of a key that are held separately; none if the store keeps no list."""
     if not space.store.lists:
         return []
     page = space.store.page(NameRange(space.prefix, f"{space.name(key)}:", "", MOST_ON_A_PAGE))
@@ -47,7 +47,7 @@ def with_all_holders(space: Space, item: LockInfo) -> LockInfo:
 
 
 def owned_by(space: Space, owner: str) -> Iterator[tuple[LockInfo, Holder]]:
-    """Find what an owner holds, and those within it."""
+    """Yield the leases of an owner, and of all owners within it."""
     page: Page | None = None
     while page is None or page.next is not None:
         page = page_of(space, "", None if page is None else page.next, MOST_ON_A_PAGE)

@@ -1,4 +1,4 @@
-"""`Lockable`, a kind of thing that is locked: declared once, used by its id."""
+"""`Lockable`: a kind of thing that is locked, declared once and used by its id."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from celery_locks.lock import Lock
 
 
 class Lockable:
-    """A kind of thing that is locked, made by `Locks.lockable`: how its keys are written, and how it is held.
+    """A kind of thing that is locked, made by `Locks.lockable`: the form of its keys, and the terms of its leases.
 
-    Called with an id it gives the lock of that thing. Its key is made as that of a task with the same ``key=``: no
-    value can forge another's, and task and script exclude each other.
+    Called with an id, it returns the lock of that thing. The key is the same as that of a task with the same ``key=``.
+    So tasks and scripts exclude each other, and no value can forge the key of another.
 
     Attributes:
-        template: How keys are written.
+        template: The form of the keys.
 
     Examples:
         >>> order = locks.lockable("order:<order_id>", ttl=60)
@@ -31,7 +31,7 @@ class Lockable:
 
     def __init__(self, template: str, make: Callable[[str], Lock]) -> None:
         if not isinstance(template, str):
-            raise LockKeyError(f"a lockable is declared by a template such as 'order:<order_id>', not by {template!r}")
+            raise LockKeyError(f"{template!r} is not a template: give a text such as 'order:<order_id>'")
         self.template = template
         self._make = make
         names = dict.fromkeys(placeholder.name for placeholder in Template(template).placeholders)
@@ -42,7 +42,11 @@ class Lockable:
         return f"<Lockable {self.template!r}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Lock:
-        """The lock of one thing, by the values that the template names: in its order, or by name.
+        """Return the lock of one thing.
+
+        Args:
+            *args: The values of the template's names, in its order.
+            **kwargs: The values of other names of the template.
 
         Raises:
             LockKeyError: A value has no stable text.
@@ -51,5 +55,5 @@ class Lockable:
         return self._make(self.key(*args, **kwargs))
 
     def key(self, *args: Any, **kwargs: Any) -> str:
-        """The key of one thing; raises as the call does."""
+        """Return the key of one thing, for the values of a call. It raises the same errors."""
         return self._keys.key(args, kwargs)

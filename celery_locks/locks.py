@@ -1,11 +1,10 @@
-"""`Locks`, the way to leases outside tasks."""
+"""`Locks`: leases outside tasks."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_locks._addresses import addresses_in, mask
@@ -19,7 +18,7 @@ from celery_locks._validation import (
     Terms,
     checked_count,
     checked_longest,
-    checked_renew,
+    checked_terms,
     checked_ttl,
 )
 from celery_locks.errors import LockConfigError, LockError, LockKeyError, LockNotOwned
@@ -28,7 +27,7 @@ from celery_locks.keys.text import check_key
 from celery_locks.lease import Lease, renew_one
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
-from celery_locks.semaphore import Semaphore
+from celery_locks.semaphore import ReadWriteLock, Semaphore
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
 from celery_locks.stores.types import Claim
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
     from celery_locks.lock_info import LockInfo, Page, Stats
     from celery_locks.lockable import Lockable
     from celery_locks.multi import MultiLock
-    from celery_locks.outcomes import OutcomeCallback
-    from celery_locks.read_write import ReadWriteLock
+    from celery_locks.signals import OutcomeCallback
 
 T = TypeVar("T")
 
@@ -47,13 +45,13 @@ class Locks:
     """Locks in a store.
 
     Args:
-        store: A store's URL or a `Store`; without one the variable ``CELERY_LOCKS_URL`` names it.
-        prefix: What all names in the store begin with. Locks of different prefixes never meet.
+        store: A `Store`, or its URL; by default the URL in the environment variable ``CELERY_LOCKS_URL``.
+        prefix: The beginning of all names in the store. Locks with different prefixes never exclude each other.
         owner: The holder's name that others see; host and process id by default.
-        clock: What the deadlines of leases are watched by (tests pass one that they can move).
+        clock: The clock of the leases' deadlines. Tests pass one that they can move.
 
     Raises:
-        LockConfigError: There is no URL, or it names no store.
+        LockConfigError: There is no URL, or it is not that of a store; or the prefix is empty or has braces.
     """
 
     def __init__(
@@ -70,25 +68,25 @@ class Locks:
         if not isinstance(store, (str, Store)):
             raise LockConfigError(f"a store is a URL or a Store such as RedisStore(client), not {type(store).__name__}")
         if not prefix or "{" in prefix or "}" in prefix:
-            raise LockConfigError(f"the prefix must be some text without braces, not {prefix!r}")
+            raise LockConfigError(f"prefix={prefix!r} is empty or has braces: give a text without braces")
         url = mask(store) if isinstance(store, str) else type(store).__name__
         opened = open_store(store) if isinstance(store, str) else store
         self._space = Space(opened, url, prefix, owner, clock, DEFAULT_STORE)
 
     @classmethod
     def from_app(cls, app: Any, store: str = DEFAULT_STORE) -> Locks:
-        """Return the locks of a Celery app, in the store that its settings name.
+        """Return the locks of a Celery app, in a store of its settings.
 
-        ``locks_stores`` names stores, such as ``{"default": url, "audit": url}``. Without a default store there, it is
-        the first of these that is set: ``locks_url``, the variable ``CELERY_LOCKS_URL``, the result backend, the broker
-        (the last two if they are Redis or Valkey). ``locks_prefix`` is the prefix.
+        ``locks_stores`` names stores, such as ``{"default": url, "audit": url}``. Without a default store there, the
+        first of these that is set is the default: ``locks_url``, the variable ``CELERY_LOCKS_URL``, the result backend,
+        the broker (the last two if they are Redis or Valkey). ``locks_prefix`` is the prefix.
 
         Args:
             app: The app.
             store: The name of the store.
 
         Raises:
-            LockConfigError: No store is set, or none has this name.
+            LockConfigError: No store is set, or no store has this name.
         """
         locks = cls(app_store(app.conf, store), prefix=app.conf.get("locks_prefix", DEFAULT_PREFIX))
         locks._space.store_name = store
@@ -101,7 +99,7 @@ class Locks:
 
     @property
     def store_name(self) -> str:
-        """The name of the store among those of an app."""
+        """The name of the store among the stores of an app."""
         return self._space.store_name
 
     @property
@@ -111,7 +109,7 @@ class Locks:
 
     @property
     def prefix(self) -> str:
-        """What all names in the store begin with."""
+        """The beginning of all names in the store."""
         return self._space.prefix
 
     @property
@@ -130,20 +128,21 @@ class Locks:
         max_waiters: int | None = None,
         on_event: OutcomeCallback | None = None,
     ) -> Lock:
-        """The lock of a key. Nothing is acquired yet.
+        """Return the lock of a key. Nothing is acquired yet.
 
         Args:
             key: What to lock: any text that is not empty.
             ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
+            renew: Whether to renew the lease while it is held: ``True`` for every ``ttl / 3``, or the time between two
+                renewals, at most ``ttl / 2``.
+            max_hold: The longest holding. Then renewal stops, and the lease is lost.
+            owner: The holder's name that others see; that of the `Locks` by default.
+            max_waiters: How many may wait in line at most. The next one gets `LockQueueFull`.
+            on_event: Called with each `Outcome` of this lock, in the thread in which it happens; see `Outcome.kind`.
 
         Raises:
-            LockKeyError: The key is empty or no text.
-            LockConfigError: Another argument is wrong.
+            LockKeyError: The key is empty or not a text.
+            LockConfigError: Another argument is wrong, or the store has no line for ``max_waiters``.
         """
         terms = self._terms(key, ttl, renew, max_hold, max_waiters=max_waiters)
         return Lock(self._space, check_key(key), terms, owner, on_event=on_event)
@@ -160,23 +159,14 @@ class Locks:
         max_waiters: int | None = None,
         on_event: OutcomeCallback | None = None,
     ) -> Semaphore:
-        """The semaphore of a key, of which so many permits may be held at once. Nothing is acquired yet.
+        """Return the semaphore of a key, of which ``limit`` permits may be held at the same time.
 
-        Users of one key may give different limits: each acquisition goes by its own, see `Semaphore`.
-
-        Args:
-            key: What to share: any text that is not empty.
-            limit: How many permits there are.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
+        Users of one key may give different limits, since each acquisition has its own; see `Semaphore`. The other
+        arguments are those of `lock`. Nothing is acquired yet.
 
         Raises:
-            LockKeyError: The key is empty or no text.
-            LockConfigError: Another argument is wrong.
+            LockKeyError: The key is empty or not a text.
+            LockConfigError: Another argument is wrong, or the store has no semaphores.
         """
         self._space.require("semaphores", "locks.semaphore()", key)
         terms = self._terms(key, ttl, renew, max_hold, limit, max_waiters)
@@ -193,24 +183,15 @@ class Locks:
         max_waiters: int | None = None,
         on_event: OutcomeCallback | None = None,
     ) -> ReadWriteLock:
-        """The read-write lock of a key: many readers at once, or one writer. Nothing is acquired yet.
+        """Return the read-write lock of a key: many readers may hold it at the same time, or one writer.
 
-        Args:
-            key: What to lock: any text that is not empty. All users of a key should agree on what it is: a plain lock
-                of the same key keeps no reader out.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
+        The arguments are those of `lock`. All users of a key have to use it in this way: a plain lock of the same key
+        does not exclude readers. Nothing is acquired yet.
 
         Raises:
-            LockKeyError: The key is empty or no text.
+            LockKeyError: The key is empty or not a text.
             LockConfigError: Another argument is wrong, or the store has no semaphores.
         """
-        from celery_locks.read_write import ReadWriteLock
-
         self._space.require("semaphores", "locks.read_write()", key)
         terms = self._terms(key, ttl, renew, max_hold, max_waiters=max_waiters)
         return ReadWriteLock(self._space, check_key(key), terms, owner, on_event)
@@ -226,46 +207,38 @@ class Locks:
         max_waiters: int | None = None,
         on_event: OutcomeCallback | None = None,
     ) -> MultiLock:
-        """Several keys, all or none, whatever their order; a key that is named twice counts once.
+        """Return a lock of several keys, acquired all or none.
 
-        Args:
-            keys: What to lock: at least one text.
-            ttl: How long each lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while they are held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding of each; then renewal stops and all are lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
+        ``keys`` has at least one key, in any order, and a repeated key counts once. The other arguments are those of
+        `lock`, for each of the leases. Nothing is acquired yet.
 
         Raises:
-            LockKeyError: A key is empty or no text.
+            LockKeyError: A key is empty or not a text.
             LockConfigError: Another argument is wrong, or there is no key.
         """
         from celery_locks.multi import MultiLock, members
 
         if isinstance(keys, str):
             raise LockConfigError(f"multi takes a list of keys, not the text {keys!r}: write multi([{keys!r}])")
-        found = members(
-            keys,
-            lambda key: self.lock(
-                key, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
-            ),
-        )
+        terms = self._terms(None, ttl, renew, max_hold, max_waiters=max_waiters)
+        found = members(keys, lambda key: Lock(self._space, check_key(key), terms, owner, on_event=on_event))
         if not found:
             raise LockConfigError("multi needs at least one key")
         return MultiLock(self._space, found)
 
     def restore(self, text: str) -> Lease:
-        """The lease of `Lease.serialize`, in this process: confirmed by the store, and watched, but not renewed here.
+        """Return the lease of a text of `Lease.serialize`, after the store has confirmed it.
+
+        This process watches the lease but does not renew it.
 
         Raises:
-            LockNotOwned: The lease is held no more.
+            LockNotOwned: The lease is not held any more.
             LockKeyError: The text is not that of a lease.
-            StoreUnavailable: The store can't be reached, or could not renew the lease in time.
+            StoreUnavailable: The store can't be reached, or could not confirm the lease in time.
         """
         lease = self._read(text)
         if renew_one(self.store, lease._renewal_request(self._space.clock.now()), lease.key) is not None:
-            raise LockNotOwned(f"the lease of {lease.key!r} is held no more", lease.key)
+            raise LockNotOwned(f"the lease of {lease.key!r} is not held any more", lease.key)
         keeper().keep(lease, None)
         return lease
 
@@ -285,10 +258,10 @@ class Locks:
         return lease
 
     def value(self, key: str) -> Any:
-        """The value kept with a key by `Lease.update`, ``None`` for none; whoever holds the key.
+        """Return the value that `Lease.update` keeps with a key, ``None`` for none. The key may be held or free.
 
         Raises:
-            LockKeyError: The key is empty or no text.
+            LockKeyError: The key is empty or not a text.
             LockConfigError: The store keeps no values.
             StoreUnavailable: The store can't be reached.
         """
@@ -298,38 +271,38 @@ class Locks:
         return json_values.read(self.store, self._space.name(check_key(key)))
 
     def delete(self, key: str) -> bool:
-        """Delete what the store has of a key: its leases, and the value kept with it.
+        """Delete the leases of a key, and the value kept with it.
 
-        Its holders lose their leases, with the reason ``force_released`` as by `Lock.force_release`, and write no value
-        any more. Waiters stay in line. A parked task's ticket stays, too.
+        Its holders lose their leases with the reason ``force_released``, as by `Lock.force_release`, and can't write a
+        value any more. Waiters and parked tasks stay in line.
 
         Returns:
             Whether there was a lease or a value.
 
         Raises:
-            LockKeyError: The key is empty or no text.
+            LockKeyError: The key is empty or not a text.
             StoreUnavailable: The store can't be reached.
         """
         name = self._space.name(check_key(key))
-        # First the leases: a holder that still had one could write its value after the old one was deleted.
+        # First the leases: otherwise a holder could write its value after the old value was deleted.
         held = bool(self.store.force_release(name))
         return (self.store.values and self.store.delete(name)) or held
 
     def release_owned_by(self, owner: str) -> tuple[str, ...]:
-        """Release by force all that an owner holds, and those within it; see `Owner`.
+        """Release by force the leases of an owner, and of all owners within it; see `Owner`.
 
-        Their leases are lost with the reason ``force_released``. It looks at all keys that are held, and at 100 holders
-        of each at most. What is acquired meanwhile may be left.
+        The leases are lost with the reason ``force_released``. The call reads all keys that are held, with up to 100
+        holders of each. Leases that are acquired during the call may be left.
 
         Args:
             owner: The owner's name.
 
         Returns:
-            The keys of the leases that were released, one for each.
+            The key of each lease that was released.
 
         Raises:
-            LockConfigError: The owner is empty or no text, or the store keeps no list.
-            StoreUnavailable: The store can't be reached; some may be released already.
+            LockConfigError: The owner is empty or not a text, or the store keeps no list.
+            StoreUnavailable: The store can't be reached. Some leases may be released already.
         """
         from celery_locks.lock_info import owned_by
 
@@ -347,16 +320,16 @@ class Locks:
     def list(self, prefix: str = "", after: str | None = None, count: int = 100) -> Page:
         """Return a page of the keys that are held or waited for, in a fixed order.
 
-        It costs one look at the store, however many locks there are. Between two pages keys come and go: one that is
-        held from the first page to the last is on exactly one of them.
+        A page costs one read of the store. Keys may appear and disappear between two pages. A key that is held from the
+        first page to the last is on exactly one page.
 
         Args:
-            prefix: Only keys that begin so.
+            prefix: The beginning of the keys.
             after: Only keys after this one: `Page.next` of the page before.
-            count: How many at most, up to 1000.
+            count: The highest number of keys, up to 1000.
 
         Raises:
-            LockKeyError: The prefix or the key is no text that a key can have.
+            LockKeyError: The prefix, or ``after``, can't be the text of a key.
             LockConfigError: The count is out of bounds, or the store keeps no list.
             StoreUnavailable: The store can't be reached.
 
@@ -373,14 +346,14 @@ class Locks:
         return page_of(self._space, prefix, after, count)
 
     def info(self, key: str, part: str = "") -> LockInfo:
-        """Return who holds a key and who waits for it; at most 100 holders and 100 of those in line are named.
+        """Return the holders and the waiters of a key: up to 100 of each.
 
         Args:
             key: The key.
-            part: A part of the key that is locked apart from it: `LockInfo.part` of a list.
+            part: A part of the key that is locked separately: `LockInfo.part` of a page.
 
         Raises:
-            LockKeyError: The key is empty or no text, or there is no such part.
+            LockKeyError: The key is empty or not a text, or it has no part of this name.
             StoreUnavailable: The store can't be reached.
         """
         from celery_locks.lock_info import info_of
@@ -388,13 +361,13 @@ class Locks:
         return info_of(self._space, self._space.name(check_key(key), check_part(part)))
 
     def stats(self, near: Duration = 10.0) -> Stats:
-        """How many keys are held, how many wait, how many leases are about to end, and which key is held for longest.
+        """Return figures over all keys: held keys, waiters, leases near their deadline, and the longest holding.
 
         Args:
-            near: How soon a lease is about to end.
+            near: A lease counts as near its deadline within this time: seconds, a ``timedelta`` or a text.
 
         Raises:
-            LockConfigError: The store keeps no list.
+            LockConfigError: The store keeps no list, or the time is not a duration.
             StoreUnavailable: The store can't be reached.
         """
         self._space.require("lists", "locks.stats()")
@@ -411,16 +384,10 @@ class Locks:
         max_waiters: int | None = None,
         on_event: OutcomeCallback | None = None,
     ) -> Lockable:
-        """Declares a kind of thing that is locked, at one place for all its users.
+        """Declare a kind of thing that is locked, in one place for all its users.
 
-        Args:
-            template: How its keys are written, such as ``"order:<order_id>"``: as ``key=`` of a task.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
+        ``template`` is the form of its keys, such as ``"order:<order_id>"``, as ``key=`` of a task. The other arguments
+        are those of `lock`.
 
         Raises:
             LockKeyError: The template is malformed.
@@ -442,15 +409,12 @@ class Locks:
     ) -> Terms:
         if max_waiters is not None:
             self._space.require("fair", "max_waiters", key)
-        try:
-            return _terms_once(ttl, renew, max_hold, limit, max_waiters)
-        except TypeError:  # a value without a hash: the check names it
-            return _checked_terms(ttl, renew, max_hold, limit, max_waiters)
+        return checked_terms(ttl, renew, max_hold, limit, max_waiters)
 
     def close(self) -> None:
         """Close connections and files, and end the threads that serve the store.
 
-        Leases that are still held go on being renewed until they are released.
+        Leases that are still held are renewed until they are released.
         """
         keeper().close(self.store)
         self.store.close()
@@ -464,10 +428,10 @@ _REDIS = ("redis://", "rediss://", "redis+socket://", "valkey://", "valkeys://",
 
 
 def app_store(conf: Mapping[str, Any], name: str = DEFAULT_STORE) -> str | Store:
-    """Return a lock store, or its address, that Celery's settings name; see `Locks.from_app`.
+    """Return a lock store of Celery's settings, or its address; see `Locks.from_app`.
 
     Raises:
-        LockConfigError: No store is set, or none has this name.
+        LockConfigError: No store is set, or no store has this name.
     """
     store: str | Store | None
     named = named_stores(conf)
@@ -494,7 +458,7 @@ def named_stores(conf: Mapping[str, Any]) -> Mapping[str, str | Store]:
     """Return the setting ``locks_stores``.
 
     Raises:
-        LockConfigError: It does not name stores, or it names a default store and ``locks_url`` is set as well.
+        LockConfigError: It is not a mapping of names, or it names a default store and ``locks_url`` is set as well.
     """
     named: Mapping[str, str | Store] = conf.get("locks_stores") or {}
     if not isinstance(named, Mapping) or not all(isinstance(name, str) and name for name in named):
@@ -508,24 +472,12 @@ def store_names(conf: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the stores that Celery's settings set, the default one first.
 
     Raises:
-        LockConfigError: The setting ``locks_stores`` does not name stores.
+        LockConfigError: The setting ``locks_stores`` is not a mapping of names.
     """
     return tuple(dict.fromkeys((DEFAULT_STORE, *named_stores(conf))))
 
 
-def _checked_terms(
-    ttl: Duration, renew: bool | Duration, max_hold: Duration | None, limit: int, max_waiters: int | None
-) -> Terms:
-    longest = checked_longest("max_hold", max_hold)
-    waiters = 0 if max_waiters is None else checked_count("max_waiters", max_waiters)
-    return Terms(checked_ttl(ttl), checked_renew(renew), longest, checked_count("limit", limit), 1, waiters)
-
-
-#: Locks are made at each use, and nearly all on the same few terms. Typed, since 1 is no ``True`` here.
-_terms_once = lru_cache(maxsize=256, typed=True)(_checked_terms)
-
-
 def _of(kind: type[T], value: Any) -> T:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
     return value

@@ -1,4 +1,4 @@
-"""`MultiLock`: several keys at once, all or none."""
+"""`MultiLock`: several keys, acquired together or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from celery_locks.stores.types import Claim, Refused
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: What a call asks for: written down before, so that all of it can be released.
+#: The claims of one acquisition, each noted before its first request, so that all of them can be released.
 Claims = list[tuple[Lock, Claim]]
 
 #: For how many seconds a holder of some of the keys waits for the next one: in the first round, and at most.
@@ -33,9 +33,9 @@ MultiLostCallback = Callable[["MultiLease", Lease, LossReason], object]
 
 
 class MultiLease(Holding):
-    """The leases of several keys, that are held and lost together: when one is lost, the others are given back.
+    """The leases of several keys, held and lost together: when one is lost, the others are released.
 
-    As a context manager it releases all at the end of the block, as a `Lease` does.
+    As a context manager, it releases all of them at the end of the block, as a `Lease` does.
 
     Attributes:
         leases: One for each key, ordered by key.
@@ -56,29 +56,29 @@ class MultiLease(Holding):
 
     @property
     def held(self) -> bool:
-        """Whether all are held; asks only the local clock."""
+        """Whether all are held, by the local clock."""
         return not self._releasing and all(lease.held for lease in self.leases)
 
     @property
     def lost(self) -> bool:
-        """Whether one ended before it was released."""
+        """Whether one ended before it was released, by the local clock."""
         return any(lease.lost for lease in self.leases)
 
     @property
     def lost_reason(self) -> LossReason | None:
-        """Why the first one that was lost was lost, or ``None``."""
+        """Why the first lost lease was lost; ``None`` if none was."""
         lease = self._first_lost()
         return None if lease is None else lease.lost_reason
 
     def remaining(self) -> float:
-        """Seconds until the first deadline; 0 when they are no longer held."""
+        """Return the seconds until the first deadline, 0 if they are not all held any more."""
         return min(lease.remaining() for lease in self.leases) if self.held else 0.0
 
     def check(self) -> None:
-        """Does nothing while all are held; without I/O.
+        """Raise `LockLost` unless all are held. Without I/O.
 
         Raises:
-            LockLost: One is held no more; its ``key`` says which.
+            LockLost: One is not held any more; ``key`` is its key.
         """
         for lease in self.leases:
             if lease.lost:
@@ -87,29 +87,33 @@ class MultiLease(Holding):
             raise LockLost("the leases were released", self.leases[0].key)
 
     def extend(self, ttl: Duration | None = None) -> None:
-        """Prolongs all of them now; see `Lease.extend`.
+        """Extend all of them now; see `Lease.extend`.
+
+        Args:
+            ttl: The time from now: seconds, a ``timedelta`` or a text such as ``"5m"``; each lease's own by default.
 
         Raises:
-            LockLost: One was held no more, and so all are lost.
-            StoreUnavailable: The store can't be reached; they are still held until their deadlines.
+            LockLost: One was not held any more, and so all are lost.
+            LockConfigError: The ttl is not a duration, or it is out of bounds.
+            StoreUnavailable: The store can't be reached. They are still held until their deadlines.
         """
         for lease in self.leases:
             lease.extend(ttl)
         self.check()
 
     def release(self) -> bool:
-        """Gives all keys back.
+        """Release all keys.
 
         Returns:
-            ``True`` when this call released all of them, ``False`` when one was no longer held.
+            ``True`` if this call released all of them, ``False`` if one was not held any more.
 
         Raises:
-            StoreUnavailable: The store can't be reached. None is renewed any more; call again to release the rest.
+            StoreUnavailable: The store can't be reached. None is renewed any more. Call again to release the rest.
         """
         try:
             return self._release()
         except BaseException as error:
-            if not isinstance(error, LockError):  # an interrupt: the holder has no reason to release them again
+            if not isinstance(error, LockError):  # after an interrupt, the holder may not release them again
                 release_rest_later(self)
             raise
 
@@ -123,10 +127,10 @@ class MultiLease(Holding):
         return all(answers)
 
     def abandon(self) -> bool:
-        """Stop holding all of them without releasing them; see `Lease.abandon`.
+        """Stop holding all of them without a release; see `Lease.abandon`.
 
         Returns:
-            ``True`` when this call abandoned all of them, ``False`` when one was no longer held.
+            ``True`` if this call abandoned all of them, ``False`` if one was not held any more.
         """
         with self._mutex:
             self._releasing = True
@@ -134,7 +138,7 @@ class MultiLease(Holding):
         return all(abandoned)
 
     def on_lost(self, callback: MultiLostCallback) -> Callable[[], None]:
-        """Calls ``callback(self, lease, reason)`` once, with the first lease that is lost.
+        """Call ``callback(self, lease, reason)`` once, with the first lease that is lost.
 
         Returns:
             A function that disconnects the callback.
@@ -144,17 +148,21 @@ class MultiLease(Holding):
             lost = self._lost
         if lost is not None and self._take(callback):
             callback(self, *lost)
-        return lambda: self._disconnect(callback)
+
+        def disconnect() -> None:
+            self._take(callback)
+
+        return disconnect
 
     def _lost_error(self) -> LockLost:
-        """The error that says that they are held no more."""
+        """Return the error of leases that are not held any more."""
         return (self._first_lost() or self.leases[0])._lost_error()
 
     def _members(self) -> Sequence[Lease]:
         return self.leases
 
     def _first_lost(self) -> Lease | None:
-        # Callbacks may be told a moment later than a lease knows.
+        # A lease knows that it is lost a moment before its callbacks are called.
         return self._lost[0] if self._lost else next((lease for lease in self.leases if lease.lost), None)
 
     def _one_is_lost(self, lease: Lease, reason: LossReason) -> None:
@@ -164,7 +172,7 @@ class MultiLease(Holding):
             self._lost = lease, reason
         for other in self.leases:
             if other is not lease:
-                # By the thread that talks to the store: this one may be the watch, which must not hang with it.
+                # In the background: this thread may be the watch, which must not hang with the store.
                 keeper().release_lease_later(other, other.remaining())
         while self._callbacks:
             callback = self._callbacks[0]
@@ -172,29 +180,27 @@ class MultiLease(Holding):
                 callback(self, lease, reason)
 
     def _take(self, callback: MultiLostCallback) -> bool:
+        """Remove a callback. Return whether this call removed it."""
         with self._mutex:
             if callback not in self._callbacks:
                 return False
             self._callbacks.remove(callback)
             return True
 
-    def _disconnect(self, callback: MultiLostCallback) -> None:
-        self._take(callback)
-
 
 class MultiLock:
     """Several keys that are acquired together: all of them or none.
 
-    The keys are acquired in one order, that of their text, so that two of these rarely wait for each other. A holder of
-    some of them waits for the next one for half a second only. Then it releases all, but keeps its place in line for
-    the one that was missing. In the next round it acquires that one first, and has twice the patience for the others.
-    So nothing is deadlocked, whatever order other code uses, and a crowd at one of the keys starves no one. The price:
-    first come, first served holds for each key, not for all of them together.
+    The keys are acquired in the order of their text, so that two multi-locks rarely wait for each other. A holder of
+    some of the keys waits only half a second for the next one. Then it releases all, but keeps its place in line for
+    the missing key. In the next round it acquires that key first, and waits twice as long for the others. So there is
+    no deadlock, even if other code uses another order, and many waiters at one key starve no one. The price: the order
+    of arrival holds for each key, not for all of them together.
 
-    As a context manager it waits as long as it takes, and raises `LockLost` at the end when a lease was lost within.
+    As a context manager, it waits for any time, and raises `LockLost` at the end if a lease was lost in the block.
 
     Attributes:
-        keys: What is locked, in the order in which it is.
+        keys: The keys, in the order in which they are acquired.
 
     Examples:
         >>> with locks.multi(["account:1", "account:2"]) as leases:
@@ -211,36 +217,37 @@ class MultiLock:
         return f"<MultiLock of {list(self.keys)} at {self._space.url}>"
 
     def acquire(self, *, timeout: Duration | None = None, attempts: int | None = None) -> MultiLease:
-        """Wait until all keys are acquired.
+        """Acquire all keys. Wait until they are free.
 
         Args:
-            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
-            attempts: How many rounds there are at most; ``None`` for any number.
+            timeout: The longest wait: seconds, a ``timedelta`` or a text such as ``"5m"``; ``None`` for no limit, 0 for
+                a single attempt.
+            attempts: The highest number of rounds; ``None`` for any number.
 
         Raises:
-            LockTimeout: One was still held by others when the time was over, or after the last round; none was
+            LockTimeout: Others still held one of the keys at the end of the timeout, or after the last round. None was
                 acquired.
-            LockQueueFull: As many wait already for one of them as ``max_waiters`` allows; none was acquired.
-            StoreUnavailable: The store can't be reached; none was acquired.
+            LockQueueFull: The line of one of the keys has ``max_waiters`` waiters already. None was acquired.
+            StoreUnavailable: The store can't be reached. None was acquired.
         """
-        return self._settled(lambda claims: self._acquire_steps(timeout, claims, attempts))
+        return self._run_or_release(lambda claims: self._acquire_steps(timeout, claims, attempts))
 
     def _acquire_steps(
         self, timeout: Duration | None = None, claims: Claims | None = None, attempts: int | None = None
     ) -> Steps[MultiLease]:
-        """The steps of `acquire`."""
+        """Return the steps of `acquire`."""
         until = None if timeout is None else self._now() + checked_timeout(timeout)
         attempts = None if attempts is None else checked_count("attempts", attempts)
-        had = yield from self._acquire_rounds(until, [] if claims is None else claims, attempts)
-        if isinstance(had, MultiLease):
-            return had
-        blocked, refused = had
-        raise blocked._timed_out(refused)
+        answer = yield from self._acquire_rounds(until, [] if claims is None else claims, attempts)
+        if isinstance(answer, MultiLease):
+            return answer
+        missing, refused = answer
+        raise missing._timed_out(refused)
 
     def _try_steps(self, claims: Claims | None = None) -> Steps[MultiLease | None]:
-        """The steps of `try_acquire`."""
-        had = yield from self._acquire_rounds(self._now(), [] if claims is None else claims)
-        return had if isinstance(had, MultiLease) else None
+        """Return the steps of `try_acquire`."""
+        answer = yield from self._acquire_rounds(self._now(), [] if claims is None else claims)
+        return answer if isinstance(answer, MultiLease) else None
 
     def _acquire_rounds(
         self, until: float | None, claims: Claims, attempts: int | None = None
@@ -250,37 +257,45 @@ class MultiLock:
         while True:
             rounds += 1
             last = attempts is not None and rounds >= attempts
-            had = yield from self._round(order, until, patience, claims, last, attempts is not None)
-            if isinstance(had, MultiLease):
+            answer = yield from self._round(order, until, patience, claims, last, attempts is not None)
+            if isinstance(answer, MultiLease):
                 try:
-                    if had.held:
-                        return had
-                    yield had.release  # one ended while the last one was waited for
+                    if answer.held:
+                        return answer
+                    yield answer.release  # one lease ended during the wait for the last key
                     claims.clear()
                 except BaseException:
-                    release_rest_later(had)
+                    release_rest_later(answer)
                     raise
                 continue
             if not claims:
-                return had
-            # With empty hands from here on, and first in the next round at the key that was missing.
-            order = (had[0], *(lock for lock in self._members if lock is not had[0]))
+                return answer
+            # It holds no key now. The next round begins with the missing key.
+            missing = answer[0]
+            order = (missing, *(lock for lock in self._members if lock is not missing))
             patience = min(2 * patience, LONGEST_PATIENCE_SECONDS)
 
     def try_acquire(self) -> MultiLease | None:
-        """All the leases, or ``None`` when others hold one of the keys or wait for it.
+        """Acquire all keys without a wait. Return ``None`` if others hold one of them or wait for it.
 
         Raises:
-            StoreUnavailable: The store can't be reached; none was acquired.
+            StoreUnavailable: The store can't be reached. None was acquired.
         """
-        return self._settled(self._try_steps)
+        return self._run_or_release(self._try_steps)
 
     def run(self, function: Callable[..., T], *args: Any, timeout: Duration | None = None, **kwargs: Any) -> T:
-        """Calls the function while it holds all keys, and returns what it returns.
+        """Call a function while all keys are held, and return its result.
+
+        Args:
+            function: The function.
+            *args: Its positional arguments.
+            timeout: The longest wait for the keys; see `acquire`.
+            **kwargs: Its keyword arguments.
 
         Raises:
-            LockTimeout: The keys were not to be had in time.
+            LockTimeout: Others still held one of the keys at the end of the timeout.
             LockLost: A lease was lost while the function ran.
+            StoreUnavailable: The store can't be reached. None was acquired.
         """
         claims: Claims = []
         try:
@@ -290,15 +305,15 @@ class MultiLock:
             _release_kept_later(claims)
             raise
 
-    def _settled(self, steps: Callable[[Claims], Steps[R]]) -> R:
-        """Take steps; when they are interrupted, release all that they asked for."""
+    def _run_or_release(self, steps: Callable[[Claims], Steps[R]]) -> R:
+        """Run steps. If they are interrupted, release all their claims."""
         claims: Claims = []
         try:
             answer = run(steps(claims))
             return answer  # noqa: RET504 - a call in the return is outside the try
         except BaseException as error:
             for lock, claim in claims:
-                lock._undo_interrupted(claim, error)
+                lock._roll_back_interrupt(claim, error)
             raise
 
     def __enter__(self) -> MultiLease:
@@ -335,10 +350,10 @@ class MultiLock:
     def _round(
         self, order: Sequence[Lock], until: float | None, patience: float, claims: Claims, last: bool, bounded: bool
     ) -> Steps[MultiLease | tuple[Lock, Refused]]:
-        """Acquire all of them, or none: then return the lock that was missing.
+        """Acquire all keys. If one is missing, release the others, and return its lock and the store's answer.
 
-        Unless its time is over, the place in line for that one is kept. Its claim is the only one left in ``claims``
-        then, and is used again in the next round.
+        Unless the time is over, it keeps its place in line for the missing key. That claim is then the only one in
+        ``claims``, and the next round uses it again.
         """
         leases: list[Lease] = []
         places = {lock._name: claim for lock, claim in claims}
@@ -348,16 +363,15 @@ class MultiLock:
                 if lock._name not in places:
                     claims.append((lock, claim))
                 claim.patience = self._left(until, None) or None
-                # With empty hands it waits for the first one for as long as it takes, unless rounds are counted. A
-                # random part of the patience is left out, so that two that wait for each other don't release at the
-                # same time.
+                # While it holds no key, it waits for the first one for any time, unless the rounds are counted. The
+                # patience is random, so that two multi-locks that wait for each other don't release at the same time.
                 most = patience * random.uniform(0.5, 1) if leases or bounded else None
                 stay = not (last or self._is_over(until))
-                answer = yield from lock._ask_steps(claim, self._left(until, most), stay)
+                answer = yield from lock._member_steps(claim, self._left(until, most), stay)
                 if isinstance(answer, Lease):
                     leases.append(answer)
                     continue
-                yield partial(self._give_back, leases)
+                yield partial(_release_all, leases)
                 claims[:] = [(lock, claim)]
                 if last or self._is_over(until):
                     if answer.position is not None:
@@ -366,15 +380,10 @@ class MultiLock:
                 return lock, answer
             return MultiLease(leases)
         except BaseException as error:
-            self._give_back(leases)
+            _release_all(leases)
             for lock, claim in claims:
-                lock._undo(claim, error)
+                lock._roll_back(claim, error)
             raise
-
-    @staticmethod
-    def _give_back(leases: list[Lease]) -> None:
-        while leases:
-            release_or_later(leases.pop())
 
     def _left(self, until: float | None, most: float | None) -> float | None:
         left = None if until is None else max(0.0, until - self._now())
@@ -387,8 +396,13 @@ class MultiLock:
         return self._space.clock.now()
 
 
+def _release_all(leases: list[Lease]) -> None:
+    while leases:
+        release_or_later(leases.pop())
+
+
 def _release_kept_later(claims: Claims) -> None:
-    """Release in the background what was granted: this thread was interrupted."""
+    """Release in the background the leases of these claims, because this thread was interrupted."""
     for _, claim in claims:
         release_kept_later(claim.token)
 
@@ -401,5 +415,5 @@ def _release(lease: Lease) -> bool | StoreUnavailable:
 
 
 def members(keys: Iterable[str], make: Callable[[str], Lock]) -> list[Lock]:
-    """The locks of some keys, each once, in the one order in which they are taken."""
+    """Return the locks of some keys, each once, in the order in which they are acquired."""
     return sorted({lock._name: lock for lock in map(make, keys)}.values(), key=lambda lock: lock._name)

@@ -1,4 +1,4 @@
-"""The names of owners: of tasks, by what they are and where they run or wait; and of kinds that users declare."""
+"""The names of owners: tasks, with the place where they run or wait, and the kinds of owners that users declare."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Literal, NamedTuple, cast
 
 from celery_locks.errors import LockConfigError
 
-#: Where a task is: it runs on a worker, and may have acquired the lease in its body; was called by a process; or is
-#: parked, and its message goes to a queue. The last one is where a lease began that is not tied to a run.
+#: How a task is related to its place. It runs on a worker, acquired the lease in its body on a worker, was called by a
+#: process, or is parked for a queue. The last one: a lease lasts until its ttl ends, and a process acquired it.
 Where = Literal["on", "in its body on", "called by", "via queue", "until expiry from"]
 _UNKNOWN = "(unknown)"
 
-#: The task's name, its id, and where it is.
+#: The task's name, its id, its relation and its place.
 _OWNER = re.compile(
     r"([^\[\]]*)\[([^\[\]]*)\] (on|in its body on|called by|via queue|until expiry from) (.*)", re.DOTALL
 )
-#: Escaped, so that no name or id can look like another's.
+#: These are escaped, so that no two tasks have one owner's name.
 _ESCAPES = {"%": "%25", "[": "%5B", "]": "%5D"}
 _TABLE = str.maketrans(_ESCAPES)
-#: Those of an id of a declared owner, which ends at the next slash.
+#: For the id of a declared owner, which ends at the next slash.
 _ID_TABLE = str.maketrans({**_ESCAPES, "/": "%2F"})
 _KIND = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -27,15 +27,15 @@ _KIND = re.compile(r"[A-Za-z0-9_.-]+")
 class Owner:
     """A kind of owner, such as a user: declared once, so that all its owners are named alike.
 
-    Called with ids it returns an owner's name, for ``owner=`` of `Locks` and of each lock.
+    Called with ids, it returns an owner's name, for ``owner=`` of `Locks` and of each lock.
 
     Args:
-        kind: What its owners are, such as ``"user"``.
-        within: The kind that each of them belongs to, if there is one: `Locks.release_owned_by` releases what an owner
-            and those within it hold.
+        kind: The kind, such as ``"user"``: letters, digits, ``_``, ``.`` and ``-``.
+        within: The kind that each of its owners belongs to, if there is one. `Locks.release_owned_by` releases the
+            leases of an owner and of all owners within it.
 
     Raises:
-        LockConfigError: A kind has other characters than letters, digits, ``_``, ``.`` and ``-``.
+        LockConfigError: A kind has other characters.
 
     Examples:
         >>> user = Owner("user", within="org")
@@ -58,10 +58,10 @@ class Owner:
         """Return the name of an owner.
 
         Args:
-            ids: The id of each kind, outermost first.
+            ids: The id of each kind, the outermost first.
 
         Raises:
-            LockConfigError: There are too many or too few, or one is no text or number, or is empty.
+            LockConfigError: There are too many or too few, or one is empty, or neither a text nor a whole number.
         """
         if len(ids) != len(self._kinds):
             raise LockConfigError(
@@ -76,7 +76,7 @@ class Owner:
 
 
 def belongs_to(name: str, owner: str) -> bool:
-    """Return whether an owner's name is that of an owner, or of one within it."""
+    """Return whether a name is that of an owner, or of an owner within it."""
     return name == owner or name.startswith(f"{owner}/")
 
 
@@ -86,8 +86,8 @@ class TaskOwner(NamedTuple):
     Attributes:
         name: The task's name.
         id: The task's id.
-        where: What `place` is.
-        place: The worker, the process, or the queue.
+        where: How the task is related to its place.
+        place: The worker, the process or the queue.
     """
 
     name: str
@@ -97,12 +97,12 @@ class TaskOwner(NamedTuple):
 
     @property
     def worker(self) -> str | None:
-        """The worker on which the task runs, ``None`` when none runs."""
+        """The worker on which the task runs, ``None`` if it does not run."""
         return self.place if self.where in ("on", "in its body on") else None
 
     @property
     def queue(self) -> str | None:
-        """The queue that the message of a parked task goes to, ``None`` where that is not known."""
+        """The queue of a parked task's message, ``None`` if the task is not parked or the queue is not known."""
         return self.place if self.where == "via queue" and self.place != _UNKNOWN else None
 
 
@@ -112,38 +112,38 @@ def running(name: str, task_id: str, worker: str) -> str:
 
 
 def in_body(run: str) -> str:
-    """Return the owner's name of a lock that the body of a run acquires by itself.
+    """Return the owner's name of a lock that the body of a run acquires.
 
     Args:
-        run: The owner's name of the run, or of such a lock.
+        run: The owner's name of the run, or of another lock of its body.
     """
     task = read(run)
     return run if task is None else f"{_escaped(task.name)}[{_escaped(task.id)}] in its body on {task.place}"
 
 
 def called(name: str, task_id: str, process: str) -> str:
-    """Return the owner's name of a task that was called and doesn't run yet."""
+    """Return the owner's name of a task that was called and does not run yet."""
     return f"{_escaped(name)}[{_escaped(task_id)}] called by {process}"
 
 
 def lasting(name: str, task_id: str, process: str) -> str:
-    """Return the owner's name of a lease that lasts until its ttl ends, whether its task has run or not."""
+    """Return the owner's name of a lease that lasts until its ttl ends, even if its task has run."""
     return f"{_escaped(name)}[{_escaped(task_id)}] until expiry from {process}"
 
 
 def parked(name: str, task_id: str, queue: str | None) -> str:
-    """Return the owner's name of a parked task, also when its turn has come and its message waits in a queue.
+    """Return the owner's name of a parked task, also while its message waits in a queue after its dispatch.
 
     Args:
         name: The task's name.
         task_id: The task's id.
-        queue: The queue that its message goes to, ``None`` where it is not known.
+        queue: The queue of its message, ``None`` if it is not known.
     """
     return f"{_escaped(name)}[{_escaped(task_id)}] via queue {_UNKNOWN if queue is None else queue}"
 
 
 def read(owner: str) -> TaskOwner | None:
-    """Return the task that an owner's name stands for, ``None`` when it is no task's."""
+    """Return the task that an owner's name stands for, ``None`` for the name of any other owner."""
     found = _OWNER.fullmatch(owner)
     if found is None:
         return None
@@ -152,13 +152,13 @@ def read(owner: str) -> TaskOwner | None:
 
 
 def task_of(owner: str) -> tuple[str, str] | None:
-    """Return name and id of the task whose own lease this is, ``None`` for a lock of its body and for other owners."""
+    """Return name and id of a task that owns its own lease, ``None`` for locks of a body and for other owners."""
     task = read(owner)
     return None if task is None or task.where == "in its body on" else (task.name, task.id)
 
 
 def task_id_of(owner: str) -> str | None:
-    """Return the id of the task whose own lease this is; see `task_of`."""
+    """Return the id of a task that owns its own lease; see `task_of`."""
     task = task_of(owner)
     return None if task is None else task[1]
 

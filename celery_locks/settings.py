@@ -1,4 +1,4 @@
-"""The options of a locked task, checked."""
+"""The options of a locked task, and their checks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from celery_locks._validation import (
 from celery_locks.backoff import Backoff
 from celery_locks.errors import LockConfigError
 
-#: From the start of a run to its end; from the call to the end of the run, retries included; from the call to the start
-#: of the run; the two apart; from the call until the ttl ends.
+#: When a task holds its lease: from the start of a run to its end; from the call to the end of the run, retries
+#: included; from the call to the start of the run; both, with a lease for each; from the call until the ttl ends.
 ScopeName = Literal[
     "while_executing", "until_executed", "until_executing", "until_and_while_executing", "until_expired"
 ]
@@ -41,16 +41,16 @@ class LockOptions:
         limit: How many permits a key has.
         permits: How many of them a run takes.
         scope: When the lease is held.
-        on_contention: What happens to a task that finds its key held: a policy's name, or a policy, or one for each
-            side: ``{"call": …, "run": …}``.
-        max_wait: The longest waiting in seconds, over all retries, ``None`` for no bound.
+        on_contention: The policy for a task that finds its key held: a name or a policy, or one for each side:
+            ``{"call": …, "run": …}``.
+        max_wait: The longest wait in seconds, over all retries, ``None`` for no bound.
         max_waiters: How many may stand in line for a key under ``"park"``, ``None`` for any number.
-        park_safety_copy: Whether a parked task also leaves a late message at the broker, in case the store forgets:
-            ``True``, or after how many seconds it is to come.
-        backoff: Delays of ``"retry"``.
-        on_lost: What a lost lease does to running work: ``"abort"`` or ``"signal"``.
-        store: The name of the store that leases are kept in: one of the setting ``locks_stores``.
-        enabled: The off switch.
+        park_safety_copy: Whether a parked task also leaves a delayed message at the broker, in case the store loses its
+            data: ``True``, or the delay in seconds.
+        backoff: The delays of ``"retry"``.
+        on_lost: Whether a lost lease aborts the task (``"abort"``) or only sends the signal (``"signal"``).
+        store: The name of the store of the leases: one of the setting ``locks_stores``.
+        enabled: Whether the task is locked.
     """
 
     key: str | Callable[..., str] | None = None
@@ -72,21 +72,21 @@ class LockOptions:
     def __post_init__(self) -> None:
         if self.permits > self.limit:
             raise LockConfigError(
-                f"permits={self.permits} can never be had of limit={self.limit}: raise limit or lower permits"
+                f"permits={self.permits} is more than limit={self.limit}: raise limit or lower permits"
             )
         renewal_interval(self.ttl, self.renew)
 
     def with_values(self, values: Mapping[str, Any]) -> LockOptions:
-        """These options, with other values for some.
+        """Return these options with other values for some.
 
         Raises:
-            LockConfigError: A value is wrong, or a name is no option's.
+            LockConfigError: A value is wrong, or a name is not that of an option.
         """
         return replace(self, **{name: checked(name, value) for name, value in values.items()})
 
 
 SCOPES: tuple[ScopeName, ...] = get_args(ScopeName)
-#: Where a task can find its key held.
+#: The sides on which a task can find its key held.
 SIDES = ("call", "run")
 ON_LOST: tuple[OnLost, ...] = get_args(OnLost)
 #: All options, in the order of the docs.
@@ -94,10 +94,10 @@ OPTION_NAMES = tuple(field.name for field in fields(LockOptions))
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of an option in its plain form, such as seconds for a duration.
+    """Return the value of an option in its plain form, such as seconds for a duration.
 
     Raises:
-        LockConfigError: It is wrong, or ``name`` is no option's.
+        LockConfigError: The value is wrong, or there is no option of this name.
     """
     try:
         check = _CHECKS[name]
@@ -134,7 +134,7 @@ def _key(name: str, value: Any) -> Any:
 
 
 def _backoff(name: str, value: Any) -> Backoff:
-    if isinstance(value, Mapping):  # as settings files write it
+    if isinstance(value, Mapping):  # as in a file of settings
         try:
             return Backoff(**value)
         except TypeError as error:
@@ -145,7 +145,7 @@ def _backoff(name: str, value: Any) -> Backoff:
 
 
 def _policy(name: str, value: Any) -> Any:
-    # Policies live on the tasks' floor, which checks their names.
+    # The layer of tasks has the policies, and checks their names.
     if isinstance(value, Mapping):
         for side, policy in value.items():
             if side not in SIDES:

@@ -1,8 +1,9 @@
-"""What happens to leases, told to whoever wants to know.
+"""Signals and outcomes: how a process reports what happens to its leases.
 
-``holders`` are names. ``owner`` is the name that the holder would have had, ``None`` for host and process id.
-``sender`` is the task, or the `Lock` outside a task. Signals are sent by the thread that notices: renewals and most
-losses by a thread of this library, so receivers should be short and thread-safe.
+Receivers of a signal get keyword arguments. ``holders`` are names. ``owner`` is the name that the holder would have
+had, ``None`` for host and process id. ``sender`` is the task, or the `Lock` outside a task. The thread that notices an
+event sends its signal: for renewals and most losses a thread of this library. So receivers should be short and
+thread-safe.
 """
 
 from __future__ import annotations
@@ -10,9 +11,17 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from celery_locks import _logging
+from celery_locks._logging import NamedLease
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.errors import LossReason
+from celery_locks.keys.names import part_of
+
+if TYPE_CHECKING:
+    from celery_locks.stores.types import Claim
 
 __all__ = [
     "Signal",
@@ -34,18 +43,17 @@ class Signal:
     """A list of receivers, with the interface of Celery's signals (whose module would import Celery).
 
     Args:
-        name: For the log.
+        name: The name, for the log.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._changes = threading.RLock()
-        #: Replaced, never changed: `send` goes over it without a lock. Where a signal is sent most often, this is asked
-        #: first whether anybody listens.
+        #: Replaced, never changed, so `send` needs no lock. Senders on the free path check first that it is not empty.
         self.receivers: tuple[tuple[Callable[[], Receiver | None], Any], ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there are receivers."""
         return bool(self.receivers)
 
     @overload
@@ -53,12 +61,12 @@ class Signal:
     @overload
     def connect(self, receiver: None = None, sender: Any = None, weak: bool = True) -> Callable[[R], R]: ...
     def connect(self, receiver: Any = None, sender: Any = None, weak: bool = True) -> Any:
-        """Calls ``receiver`` at every signal; also a decorator, with arguments or without.
+        """Call ``receiver`` at every signal. Also a decorator, with arguments or without.
 
         Args:
-            receiver: Called with keyword arguments; it should accept ``**kwargs``, for those to come.
+            receiver: Called with keyword arguments. It should accept ``**kwargs``, for later versions.
             sender: Only signals of this sender.
-            weak: Keep no strong reference, so that the receiver goes when nothing else holds it. Lambdas and local
+            weak: Keep no strong reference: the receiver is removed once nothing else refers to it. Lambdas and local
                 functions need ``weak=False``.
         """
         if receiver is None:
@@ -70,7 +78,7 @@ class Signal:
         return receiver
 
     def disconnect(self, receiver: Receiver, sender: Any = None) -> bool:
-        """Calls ``receiver`` no more for this sender. Returns whether it had been connected."""
+        """Stop calling ``receiver`` for this sender. Return whether it was connected."""
         with self._changes:
             kept = tuple(entry for entry in self.receivers if not (entry[0]() == receiver and _is(entry[1], sender)))
             found = len(kept) < len(self.receivers)
@@ -78,7 +86,7 @@ class Signal:
         return found
 
     def send(self, sender: Any, **named: Any) -> None:
-        """Calls the receivers of this sender. One that raises is logged and disturbs nothing."""
+        """Call the receivers of this sender. An error of a receiver is logged; the others are called all the same."""
         for reference, wanted in self.receivers:
             receiver = reference()
             if receiver is None:
@@ -106,13 +114,13 @@ def _is(wanted: Any, sender: Any) -> bool:
 
 
 on_lock_acquired = Signal("on_lock_acquired")
-"""A lease was had. Receivers get ``sender``, ``lease``."""
+"""A lease was acquired. Receivers get ``sender``, ``lease``."""
 on_lock_contended = Signal("on_lock_contended")
-"""A lease was not to be had. Receivers get ``sender``, ``key``, ``holders``, ``owner``, ``store``."""
+"""A key was not available. Receivers get ``sender``, ``key``, ``holders``, ``owner``, ``store``."""
 on_lock_renewed = Signal("on_lock_renewed")
-"""A lease was prolonged. Receivers get ``sender``, ``lease``."""
+"""A lease was renewed. Receivers get ``sender``, ``lease``."""
 on_lock_timed_out = Signal("on_lock_timed_out")
-"""The waiting for a lease ended with `LockTimeout`. Receivers get ``sender``, ``key``, ``holders``, ``owner``, ``store``.
+"""The wait for a lease ended with `LockTimeout`. Receivers get ``sender``, ``key``, ``holders``, ``owner``, ``store``.
 
 Sent once for each `LockTimeout`: by ``acquire(timeout)``, and by a run under any policy whose ``max_wait`` is over.
 Several keys together are one acquisition: ``key`` is the one that was not available.
@@ -120,4 +128,124 @@ Several keys together are one acquisition: ``key`` is the one that was not avail
 on_lock_released = Signal("on_lock_released")
 """A lease was released by its holder. Receivers get ``sender``, ``lease``."""
 on_lock_lost = Signal("on_lock_lost")
-"""A lease ended before its holder released it; told once. Receivers get ``sender``, ``lease``, ``reason``."""
+"""A lease ended before its holder released it. Sent once. Receivers get ``sender``, ``lease``, ``reason``."""
+
+
+# --- Outcomes: the same events for one function, of all locks of a process or of one lock ---
+
+OutcomeKind = Literal["acquired", "contended", "timed_out", "renewed", "released", "lost"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of an acquisition, or an event of a lease.
+
+    Attributes:
+        kind: ``acquired``; ``contended`` (not available: the caller waits, or gives up); ``timed_out`` (the wait is
+            over); ``renewed`` (for ``on_event`` of a lock only, not for `audit`); ``released``; ``lost`` (the lease
+            ended before it was released).
+        key: What is locked.
+        owner: The name of the holder, or of the caller that did not acquire the key; ``None`` for a process without a
+            name.
+        fencing_token: The lease's number; ``None`` without a lease.
+        reason: Why a lease was lost; ``None`` for other kinds.
+        holders: The names of the holders; empty if there is a lease.
+        seconds: How long this process waited for the lease (``acquired``), or has held it (``renewed``, ``released``,
+            ``lost``); ``None`` without a lease.
+        sender: The task, or the `Lock` or `Semaphore` outside a task.
+        part: The part of the key of which it is a lease; see `LockInfo.part`.
+        store: The name of the store among those of an app: one of the setting ``locks_stores``.
+    """
+
+    kind: OutcomeKind
+    key: str
+    owner: str | None = None
+    fencing_token: int | None = None
+    reason: LossReason | None = None
+    holders: tuple[str, ...] = ()
+    seconds: float | None = None
+    sender: object = None
+    part: str = ""
+    store: str = DEFAULT_STORE
+
+
+OutcomeCallback = Callable[[Outcome], object]
+
+
+class ReportedLease(NamedLease, Protocol):
+    """A lease, as an outcome reports it. The lease itself is built on this module."""
+
+    waited: float
+    _claim: Claim
+    _store_name: str
+
+    def held_for(self) -> float:
+        """Return for how many seconds this process has held it."""
+
+
+def outcome_of_lease(
+    kind: OutcomeKind, lease: ReportedLease, sender: object, reason: LossReason | None = None
+) -> Outcome:
+    """Return the outcome of an acquisition with a lease."""
+    seconds = lease.waited if kind == "acquired" else lease.held_for()
+    part = part_of(lease._claim.name)
+    store = lease._store_name
+    return Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part, store)
+
+
+def outcome_of_key(
+    kind: OutcomeKind, key: str, holders: list[str], owner: str | None, sender: object, store: str
+) -> Outcome:
+    """Return the outcome of an acquisition without a lease."""
+    return Outcome(kind, key, owner, holders=tuple(holders), sender=sender, store=store)
+
+
+def call_on_event(on_event: OutcomeCallback, outcome: Outcome) -> None:
+    """Call the ``on_event`` of a lock, and log its error."""
+    try:
+        on_event(outcome)
+    except Exception:
+        logger.exception("on_event of %r raised: %r", outcome.key, on_event)
+
+
+def audit(callback: OutcomeCallback) -> Callable[[], None]:
+    """Call ``callback(outcome)`` for every outcome in this process, also those of tasks, until it is disconnected.
+
+    The thread in which the outcome happens calls it, for losses a thread of this library: so it should be short. Its
+    errors are logged.
+
+    Returns:
+        A function that disconnects the callback.
+
+    Examples:
+        >>> stop = audit(lambda outcome: log.info("%s %s %s", outcome.kind, outcome.key, outcome.owner))
+        >>> stop()
+    """
+
+    def for_lease(kind: OutcomeKind) -> Callable[..., object]:
+        def receive(sender: object, lease: ReportedLease, reason: LossReason | None = None, **_: Any) -> None:
+            callback(outcome_of_lease(kind, lease, sender, reason))
+
+        return receive
+
+    def for_key(kind: OutcomeKind) -> Callable[..., object]:
+        def receive(sender: object, key: str, holders: list[str], owner: str | None, store: str, **_: Any) -> None:
+            callback(outcome_of_key(kind, key, holders, owner, sender, store))
+
+        return receive
+
+    receivers = [
+        (on_lock_acquired, for_lease("acquired")),
+        (on_lock_contended, for_key("contended")),
+        (on_lock_timed_out, for_key("timed_out")),
+        (on_lock_released, for_lease("released")),
+        (on_lock_lost, for_lease("lost")),
+    ]
+    for signal, receiver in receivers:
+        signal.connect(receiver, weak=False)
+
+    def disconnect() -> None:
+        for signal, receiver in receivers:
+            signal.disconnect(receiver)
+
+    return disconnect

@@ -1,26 +1,24 @@
-"""Where receivers and callbacks are called: never by the threads that watch over leases, which they could hold up."""
+"""The thread that calls receivers and callbacks, so that users' code can't delay the renewal of leases."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable
 
 from celery_locks._runtime import threads
-from celery_locks._runtime.threads import Home
+from celery_locks._runtime.process import PerProcess
+from celery_locks._runtime.threads import Call, Hub
 from celery_locks._runtime.ticker import Ticker
 
-Call = Callable[[], object]
 
-
-class _Teller:
-    """Calls functions one after the other in a thread of its own."""
+class CallbackThread:
+    """A thread that calls functions one after the other."""
 
     def __init__(self) -> None:
         self._calls: deque[Call] = deque()
-        self._ticker = Ticker("celery-locks-teller", self._tick)
+        self._ticker = Ticker("celery-locks-callbacks", self._tick)
 
     def put(self, function: Call) -> None:
+        """Call a function soon."""
         self._calls.append(function)
         self._ticker.wake_in(0)
 
@@ -30,34 +28,19 @@ class _Teller:
         return None
 
 
-_teller: _Teller | None = None
+_callback_thread = PerProcess(CallbackThread)
 
 
-def tell(function: Call, home: Home | None) -> None:
-    """Calls a function that calls what users wrote: now, or soon where this thread watches over leases.
+def run_callback(function: Call, hub: Hub | None) -> None:
+    """Call a function that calls users' code: now, or soon if this thread renews or watches leases.
 
     Args:
-        function: What to call.
-        home: Where it is called in a process of greenlets; see `hubs.home`.
+        function: The function.
+        hub: The hub in which it is called, in a process of greenlets; see `hubs.current_hub`.
     """
-    if home is not None:
-        function() if home.here() else home.call(function)
-    elif threads.ours():
-        _the_teller().put(function)
+    if hub is not None:
+        function() if hub.is_current() else hub.spawn(function)
+    elif threads.is_library_thread():
+        _callback_thread().put(function)
     else:
         function()
-
-
-def _the_teller() -> _Teller:
-    global _teller
-    if _teller is None:
-        _teller = _Teller()
-    return _teller
-
-
-def _in_forked_child() -> None:
-    global _teller
-    _teller = None
-
-
-os.register_at_fork(after_in_child=_in_forked_child)

@@ -9,10 +9,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What leases read the time from; tests pass one that they can move."""
+    """A clock for the deadlines of leases. Tests pass one that they can move."""
 
     def now(self) -> float:
-        """Seconds since some fixed moment. Never goes back, and goes on through a suspend of the machine."""
+        """Return the seconds since some fixed moment: never fewer than before, and counted through a suspend."""
 
 
 class SystemClock:
@@ -23,7 +23,7 @@ class SystemClock:
 
     _id: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
-    # No method of ours: it is asked several times for each lease, and so the C function answers.
+    # The C function itself, not a method that calls it: each lease reads the clock several times.
     # Tools that freeze time replace `time.monotonic` in all modules, and `time.clock_gettime` for CLOCK_REALTIME.
     now = staticmethod(partial(time.monotonic) if _id is None else partial(time.clock_gettime, _id))
 
@@ -34,8 +34,8 @@ system_clock = SystemClock()
 monotonic = system_clock.now
 
 _CLOCK_REALTIME_COARSE = 5
-_linux = sys.platform.startswith("linux")
+_is_linux = sys.platform.startswith("linux")
 
 #: Return the seconds since 1970, within a few milliseconds: for moments that processes compare, instead of
-#: ``time.time``. Linux has a second clock for them, which no tool knows.
-wall_time = partial(time.clock_gettime, _CLOCK_REALTIME_COARSE if _linux else time.CLOCK_REALTIME)
+#: ``time.time``. Linux has a second clock for them, which no tool replaces.
+wall_time = partial(time.clock_gettime, _CLOCK_REALTIME_COARSE if _is_linux else time.CLOCK_REALTIME)

@@ -1,4 +1,4 @@
-"""The hubs of gevent and eventlet, as `threads.Home`."""
+"""The hubs of gevent and eventlet, each with the interface of `threads.Hub`."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ import sys
 from collections import deque
 from contextlib import suppress
 
-from celery_locks._runtime.threads import Call, Home, greenlets, original
+from celery_locks._runtime import process
+from celery_locks._runtime.threads import Call, Hub, greenlets, unpatched
 
 
-class GeventHome:
+class GeventHub:
     """A hub of gevent."""
 
     def __init__(self) -> None:
-        self._ident = original("get_ident")()
+        self._ident = unpatched("get_ident")()
         import gevent
 
         self._spawn = gevent.spawn
         self._loop = gevent.get_hub().loop
 
-    def here(self) -> bool:
-        return bool(original("get_ident")() == self._ident)
+    def is_current(self) -> bool:
+        return bool(unpatched("get_ident")() == self._ident)
 
-    def call(self, function: Call) -> None:
+    def spawn(self, function: Call) -> None:
         self._loop.run_callback_threadsafe(self._spawn, function)
 
-    def in_hub(self, function: Call) -> None:
+    def call(self, function: Call) -> None:
         self._loop.run_callback_threadsafe(function)
 
 
-class EventletHome:
-    """A hub of eventlet. It has no means to be called by another thread: a greenlet listens at a pipe."""
+class EventletHub:
+    """A hub of eventlet. Other threads can't call it, so one of its greenlets reads their calls from a pipe."""
 
     def __init__(self) -> None:
-        self._ident = original("get_ident")()
+        self._ident = unpatched("get_ident")()
         import eventlet.hubs
 
         self._hub = eventlet.hubs.get_hub()
@@ -47,15 +48,15 @@ class EventletHome:
         self._os = sys.modules["eventlet.patcher"].original("os")
         self._spawn(self._listen)
 
-    def here(self) -> bool:
-        return bool(original("get_ident")() == self._ident)
+    def is_current(self) -> bool:
+        return bool(unpatched("get_ident")() == self._ident)
+
+    def spawn(self, function: Call) -> None:
+        self.call(lambda: self._spawn(function))
 
     def call(self, function: Call) -> None:
-        self.in_hub(lambda: self._spawn(function))
-
-    def in_hub(self, function: Call) -> None:
         self._calls.append(function)
-        with suppress(BlockingIOError):  # so many bytes in the pipe will do
+        with suppress(BlockingIOError):  # a full pipe wakes the greenlet as well
             self._os.write(self._writes, b".")
 
     def _listen(self) -> None:
@@ -67,19 +68,16 @@ class EventletHome:
                 self._hub.schedule_call_global(0, self._calls.popleft())
 
 
-#: By the real thread of the hub.
-_homes: dict[int, Home] = {}
+#: The hub of each real thread. A child doesn't keep them: it would share their pipes with its parent.
+_hubs: dict[int, Hub] = {}
+process.after_fork_in_child(_hubs.clear)
 
 
-def home() -> Home | None:
-    """Return the home of the greenlet that asks, ``None`` in a process without greenlets in the place of threads."""
+def current_hub() -> Hub | None:
+    """Return the hub of this greenlet, ``None`` in a process whose threads are not greenlets."""
     if not greenlets():
         return None
-    ident = original("get_ident")()
-    if ident not in _homes:
-        _homes[ident] = GeventHome() if greenlets() == "gevent" else EventletHome()
-    return _homes[ident]
-
-
-# Their pipes would be shared with the parent.
-os.register_at_fork(after_in_child=_homes.clear)
+    ident = unpatched("get_ident")()
+    if ident not in _hubs:
+        _hubs[ident] = GeventHub() if greenlets() == "gevent" else EventletHub()
+    return _hubs[ident]

@@ -41,8 +41,10 @@ class PerProcess(Generic[T]):
 
     def __call__(self) -> T:
         """Return the value of this process."""
-        value = self._values.get("value")
-        return self._values.setdefault("value", self._make()) if value is None else value
+        try:
+            return self._values["value"]
+        except KeyError:
+            return self._values.setdefault("value", self._make())
 
 
 @PerProcess
@@ -57,7 +59,7 @@ def _in_forked_child() -> None:
     for handler in _handlers:
         try:
             handler()
-        except Exception as error:  # the other handlers still have to run
+        except Exception as error:  # noqa: PERF203 - the other handlers still have to run
             sys.excepthook(type(error), error, error.__traceback__)
 
 

@@ -1,8 +1,8 @@
-"""Threads and locks of the operating system, also where gevent or eventlet has put greenlets in their place.
+"""Threads and locks of the operating system, also where gevent or eventlet has replaced them with greenlets.
 
-Leases must be renewed and watched while a greenlet keeps its hub busy, so that is done by real threads. In such a
-process they share nothing with greenlets that could make either wait: their locks are real ones, held for moments in
-which no greenlet is switched; and what users wrote is called at *home*, in a greenlet of the hub.
+Leases must be renewed and watched while a greenlet keeps its hub busy, so real threads do that. They share nothing with
+greenlets that could make either wait. Their locks are real ones, held only while no greenlet can be switched. Users'
+code is called in a greenlet of its hub.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from celery_locks._runtime import process
 
 Call = Callable[[], object]
 
-#: A re-entrant lock; neither gevent nor eventlet replaces the one that is made in C.
+#: A re-entrant lock. It is made in C, and neither gevent nor eventlet replaces it.
 RLock = _thread.RLock
 
-#: The threads started here that live.
-_ours: set[int] = set()
-process.after_fork_in_child(_ours.clear)
+#: The idents of the running threads that `start` has started.
+_library_threads: set[int] = set()
+process.after_fork_in_child(_library_threads.clear)
 
 
-class Home(Protocol):
-    """The hub that greenlets of a thread run in. Its methods may be called by any thread."""
+class Hub(Protocol):
+    """The hub of a thread's greenlets, or an asyncio loop: users' code is called there. Any thread may use it."""
 
-    def here(self) -> bool:
-        """Whether this is a greenlet of it."""
+    def is_current(self) -> bool:
+        """Return whether this code runs in it."""
+
+    def spawn(self, function: Call) -> None:
+        """Call the function soon, in a greenlet of its own."""
 
     def call(self, function: Call) -> None:
-        """Calls the function in a greenlet of its own, soon."""
-
-    def in_hub(self, function: Call) -> None:
-        """Calls the function in the hub itself, soon: while no greenlet runs. It must not wait."""
+        """Call the function soon, in the hub itself: while no greenlet runs. The function must not wait."""
 
 
 @cache
 def greenlets() -> str:
-    """What has put greenlets in the place of threads: ``"gevent"``, ``"eventlet"`` or nothing.
+    """Return the library that has replaced threads with greenlets: ``"gevent"``, ``"eventlet"`` or ``""``.
 
-    Found out at the first lease: whoever patches has done so by then, or will have worse problems.
+    The first lease decides: a program that patches threads has to do so before.
     """
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     if gevent is not None and gevent.is_module_patched("threading"):
@@ -54,56 +54,53 @@ def greenlets() -> str:
 
 
 def new_lock() -> Any:
-    """A real lock, not re-entrant."""
-    return original("allocate_lock")()
+    """Return a real lock, not re-entrant."""
+    return unpatched("allocate_lock")()
 
 
 def start(function: Call, name: str) -> None:
-    """Starts a real daemon thread.
+    """Start a real daemon thread.
 
     Raises:
         RuntimeError: The system has no thread left.
     """
 
     def run() -> None:
-        ident = original("get_ident")()
-        _ours.add(ident)
+        ident = unpatched("get_ident")()
+        _library_threads.add(ident)
         try:
             function()
         finally:
-            _ours.discard(ident)
+            _library_threads.discard(ident)
 
     if greenlets():
-        original("start_new_thread")(run, ())
+        unpatched("start_new_thread")(run, ())
     else:
         threading.Thread(target=run, name=name, daemon=True).start()
 
 
-def ours() -> bool:
-    """Whether this is a thread of `start`."""
-    return original("get_ident")() in _ours
+def is_library_thread() -> bool:
+    """Return whether `start` has started this thread."""
+    return unpatched("get_ident")() in _library_threads
 
 
-def apart() -> int:
-    """Which of several sets of connections this thread uses.
+def connection_set() -> int:
+    """Return the number of the set of connections that this thread uses: 0 for the set that most threads share.
 
-    Sockets and pools of a greenlet belong to its hub, so a thread of `start` has its own beside them.
-
-    Returns:
-        0 for the usual set.
+    In a process of greenlets, sockets and pools belong to a hub. Each thread of `start` uses a set of its own there.
     """
     if not greenlets():
         return 0
-    ident: int = original("get_ident")()
-    return ident if ident in _ours else 0
+    ident: int = unpatched("get_ident")()
+    return ident if ident in _library_threads else 0
 
 
 @cache
-def original(name: str) -> Any:
-    """What the module ``_thread`` held before it was patched."""
-    kind = greenlets()
-    if kind == "gevent":
+def unpatched(name: str) -> Any:
+    """Return a function of the module ``_thread`` as it was before the module was patched."""
+    library = greenlets()
+    if library == "gevent":
         return sys.modules["gevent.monkey"].get_original("_thread", name)
-    if kind == "eventlet":
+    if library == "eventlet":
         return getattr(sys.modules["eventlet.patcher"].original("_thread"), name)
     return getattr(_thread, name)

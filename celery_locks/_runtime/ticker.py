@@ -12,20 +12,20 @@ from celery_locks._runtime.clock import monotonic
 
 logger = _logging.logger(__name__)
 
-#: A thread with nothing to do ends after so many seconds, and is started anew when there is something.
-IDLE = 60.0
-#: What failed is tried again after so many seconds.
-TRY_AGAIN = 0.25
+#: An idle thread ends after this time. `Ticker.wake_in` starts another one.
+IDLE_SECONDS = 60.0
+#: The pause before a failed call is tried again.
+RETRY_SECONDS = 0.25
 
 
 class Ticker:
-    """A daemon thread that calls ``tick`` when it is time.
+    """A daemon thread that calls ``tick`` when it is due.
 
     Args:
         name: The thread's name.
-        tick: Does what is due and returns the seconds until something is due again, or ``None`` for nothing.
-        real: Whether it is a real thread also where greenlets stand in the place of threads. Then it must not call
-            what users wrote, nor log.
+        tick: Does what is due. Returns the seconds until the next call, or ``None`` if nothing is due.
+        real: Whether the thread is a real one also in a process of greenlets. Then ``tick`` must neither call users'
+            code nor log.
     """
 
     def __init__(self, name: str, tick: Callable[[], float | None], real: bool = True) -> None:
@@ -36,32 +36,32 @@ class Ticker:
         self._ending = False
         self._real = real
         self._mutex = threads.RLock() if real else threading.RLock()
-        #: Free when there is something new. A condition would do but for the locks that it makes itself.
-        self._news = threads.new_lock() if real else threading.Lock()
-        self._news.acquire()
+        #: Released to wake the thread. Not a condition, which would make locks of its own.
+        self._wakeup = threads.new_lock() if real else threading.Lock()
+        self._wakeup.acquire()
 
     def wake_in(self, seconds: float) -> None:
-        """Ticks in so many seconds at the latest."""
+        """Call ``tick`` within this time."""
         due = monotonic() + seconds
         if self._running and due >= self._next:
-            return  # The usual case, without a lock: it wakes before that anyhow, and looks again.
+            return  # The usual case, without a lock: the thread wakes before that anyhow, and looks again.
         with self._mutex:
             self._ending = False
             self._next = min(self._next, due)
             if self._running:
-                with suppress(RuntimeError):  # it was free already
-                    self._news.release()
+                with suppress(RuntimeError):  # it is released already
+                    self._wakeup.release()
             else:
-                # Only then running: where no thread can be started now, the next call tries again.
+                # Running only after the start: if no thread can be started now, the next call tries again.
                 self._start()
                 self._running = True
 
     def end(self) -> None:
-        """Has the thread end soon, whatever is due; `wake_in` goes on with it, or with another one."""
+        """End the thread soon, whatever is due. `wake_in` keeps it, or starts another one."""
         with self._mutex:
             self._ending, self._next = True, float("inf")
             with suppress(RuntimeError):
-                self._news.release()
+                self._wakeup.release()
 
     def _start(self) -> None:
         if self._real:
@@ -71,14 +71,14 @@ class Ticker:
 
     def _run(self) -> None:
         while self._sleep():
-            # From here on a `wake_in` counts from now; one that came before is seen by this tick.
+            # From here on a `wake_in` counts from now. This tick does what earlier calls were for.
             seconds = self._tick_safely()
             if seconds is not None:
                 self.wake_in(max(seconds, 0.001))
 
     def _sleep(self) -> bool:
-        """Waits until it is time. Returns whether to go on: ``False`` after a long time with nothing to do."""
-        idle_until = monotonic() + IDLE
+        """Wait until a tick is due. Return ``False`` if the thread should end."""
+        idle_until = monotonic() + IDLE_SECONDS
         while True:
             with self._mutex:
                 now = monotonic()
@@ -92,15 +92,15 @@ class Ticker:
                     self._running = False
                     return False
                 pause = min(self._next, max(idle_until, now + 1.0)) - now
-            self._news.acquire(True, pause)
+            self._wakeup.acquire(True, pause)
 
     def _has_hub(self) -> bool:
-        """Whether connections of this thread belong to a hub of its own: it would have to be taken down with it."""
+        """Return whether connections of this thread belong to a hub of its own, which would have to end with it."""
         return self._real and bool(threads.greenlets())
 
     def _tick_safely(self) -> float | None:
         try:
             return self._tick()
-        except BaseException:  # A thread that dies would leave every lease to its ttl.
-            logger.exception("%s failed; it goes on", self._name)
-            return TRY_AGAIN
+        except BaseException:  # without this thread, no lease would be renewed
+            logger.exception("%s failed and continues", self._name)
+            return RETRY_SECONDS

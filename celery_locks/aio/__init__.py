@@ -1,7 +1,7 @@
-"""Locks for asyncio: what `celery_locks.Locks` offers, awaited.
+"""Locks for asyncio, with the same methods as `celery_locks.Locks`, awaited.
 
-Both faces of a store exclude each other: a coroutine and a task that lock the same key of the same prefix are never in
-at once.
+Locks for asyncio and for threads exclude each other: a coroutine and a task never hold the same key of the same prefix
+at the same time.
 """
 
 from __future__ import annotations

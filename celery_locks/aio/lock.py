@@ -1,4 +1,4 @@
-"""`AsyncLock`, one key: waiting for it, holding it, giving it back; and `AsyncLockTicket`, a place in line."""
+"""`AsyncLock`, the lock of a key, and `AsyncLockTicket`, a place in line."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ T = TypeVar("T")
 
 
 class AsyncLock:
-    """One key. May be shared by tasks, loops and threads; each acquisition is an `AsyncLease` of its own.
+    """The lock of a key. Tasks, loops and threads may share it; each acquisition is an `AsyncLease` of its own.
 
-    With ``async with`` it waits as long as it takes, and raises `LockLost` at the end when the lease was lost within;
-    with ``abort`` the task is cancelled as soon as that is known, and the block ends with `LockLost`.
+    With ``async with``, it waits for any time, and raises `LockLost` at the end if the lease was lost in the block.
+    With ``abort=True``, the task is cancelled as soon as the loss is known, and the block ends with `LockLost`.
 
-    A waiting that is cancelled, by ``asyncio.timeout`` too, gives up its place in line, and what was granted at that
-    moment.
+    A wait that is cancelled, also by ``asyncio.timeout``, leaves the line, and releases a lease that was granted at
+    that moment.
 
     Attributes:
         key: What is locked.
-        plain: The lock for threads that is behind it, which signals name as their sender.
+        plain: The lock for threads that it wraps, and that is the sender of signals.
 
     Examples:
         >>> async with locks.lock("user:7", ttl=30) as lease:
@@ -49,43 +49,49 @@ class AsyncLock:
         return f"<Async{repr(self.plain)[1:]}"
 
     async def acquire(self, *, timeout: Duration | None = None, attempts: int | None = None) -> AsyncLease:
-        """Waits in line, first come first served, until the key is free; see `Lock.acquire`.
+        """Acquire the key. Wait in line, first come first served, until it is free; see `Lock.acquire`.
 
         Args:
-            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
-            attempts: How often the store is asked at most.
+            timeout: The longest wait: seconds, a ``timedelta`` or a text such as ``"5m"``; ``None`` for no limit, 0 for
+                a single attempt.
+            attempts: The highest number of requests to the store.
 
         Raises:
-            LockTimeout: It was still held by others when the time was over, or at the last attempt.
-            LockQueueFull: As many wait already as ``max_waiters`` of the lock allows.
-            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
+            LockTimeout: Others still held the key at the end of the timeout, or at the last attempt.
+            LockQueueFull: The line has ``max_waiters`` waiters already.
+            LockError: The current run, or a block of this task, holds the key and would wait for itself.
+            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives. Nothing was
                 acquired.
         """
         return AsyncLease(await self._driver.drive(self.plain._acquire_steps(timeout, attempts), timeout), self._abort)
 
     async def try_acquire(self) -> AsyncLease | None:
-        """The lease, or ``None`` when others hold the key or wait for it.
+        """Acquire the key without a wait in line. Return ``None`` if others hold the key or wait for it.
 
         Raises:
-            StoreUnavailable: The store can't be reached; nothing was acquired.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
         lease = await self._driver.drive(self.plain._try_steps())
         return None if lease is None else AsyncLease(lease, self._abort)
 
     async def enqueue(self) -> AsyncLockTicket:
-        """Takes a place in line, or the lease if the key is free, and returns at once; see `AsyncLockTicket`.
+        """Take a place in line, or acquire the key if it is free, without a wait; see `AsyncLockTicket`.
 
         Raises:
             LockConfigError: The store has no line.
-            StoreUnavailable: The store can't be reached; nothing was acquired.
+            LockQueueFull: The line has ``max_waiters`` waiters already.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
         return AsyncLockTicket(await self._driver.drive(self.plain._enqueue_steps()), self._driver, self._abort)
 
     async def wait(self, *, timeout: Duration | None = None) -> bool:
-        """Waits in line until it could be acquired, and acquires nothing; see `Lock.wait`.
+        """Wait in line until the key is free, and acquire nothing; see `Lock.wait`.
+
+        Args:
+            timeout: The longest wait; ``None`` for no limit.
 
         Returns:
-            Whether it came free in time.
+            Whether the key became free in time.
 
         Raises:
             StoreUnavailable: The store can't be reached.
@@ -103,15 +109,18 @@ class AsyncLock:
     async def run(
         self, function: Callable[..., Any], *args: Any, timeout: Duration | None = None, **kwargs: Any
     ) -> Any:
-        """Calls the function, or coroutine function, under the lock and returns what it returns.
+        """Call a function or a coroutine function under the lock, and return its result.
 
         Args:
-            function: What to call with the arguments.
-            timeout: The longest wait for the key.
+            function: The function.
+            *args: Its positional arguments.
+            timeout: The longest wait for the key; see `acquire`.
+            **kwargs: Its keyword arguments.
 
         Raises:
-            LockTimeout: The key was not to be had in time.
+            LockTimeout: Others still held the key at the end of the timeout.
             LockLost: The lease was lost while the function ran.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
         return await run_under(await self.acquire(timeout=timeout), function, *args, **kwargs)
 
@@ -129,15 +138,15 @@ class AsyncLock:
         """Change the value kept with the key, under the lock; see `Lock.update`.
 
         Args:
-            function: A function, or a coroutine function, that is called with the value and returns the new one.
-            timeout: The longest wait for the key.
-            keep: How long the new value is kept; 30 days by default.
+            function: A function or a coroutine function. It is called with the value, and returns the new one.
+            timeout: The longest wait for the key; see `acquire`.
+            keep: How long to keep the new value; 30 days by default.
 
         Returns:
             The new value.
 
         Raises:
-            LockTimeout: The key was still held by others when the time was over.
+            LockTimeout: Others still held the key at the end of the timeout.
             LockLost: The lease was lost before the value was written.
             LockConfigError: The value is not JSON, the time is out of bounds, or the store keeps no values.
             StoreUnavailable: The store can't be reached. If it failed at the release, the value may be written.
@@ -157,11 +166,11 @@ class AsyncLock:
         return await run_under(lease, change)
 
     async def locked(self) -> bool:
-        """Whether anybody holds the key."""
+        """Return whether the key is held."""
         return await self._driver.call(self.plain.locked)
 
     async def holders(self) -> tuple[Holder, ...]:
-        """Those who hold the key now."""
+        """Return the holders of the key, earliest acquisition first; at most 100."""
         return await self._driver.call(self.plain.holders)
 
     async def force_release(self) -> tuple[Holder, ...]:
@@ -186,9 +195,9 @@ class AsyncLock:
 
 
 class AsyncLockTicket:
-    """A place in line for a key, made by `AsyncLock.enqueue`; see `LockTicket`. For one task at a time.
+    """A place in line for a key, made by `AsyncLock.enqueue`; see `LockTicket`. Tasks must not share it.
 
-    A `wait` that is cancelled gives the place up; one whose ``timeout`` is over keeps it.
+    A `wait` that is cancelled leaves the line. After the ``timeout`` of a `wait`, the ticket keeps its place.
 
     Examples:
         >>> ticket = await lock.enqueue()
@@ -207,45 +216,49 @@ class AsyncLockTicket:
 
     @property
     def acquired(self) -> bool:
-        """Whether the lease was had, by the last look; asks nobody."""
+        """Whether the lease was acquired. Without I/O: as of the last `position` or `wait`."""
         return self._plain.acquired
 
     @property
     def lease(self) -> AsyncLease | None:
-        """The lease, once it was had."""
+        """The lease, once it was acquired; before, ``None``."""
         if self._lease is None and self._plain.lease is not None:
             self._lease = AsyncLease(self._plain.lease, self._abort)
         return self._lease
 
     async def position(self) -> int | None:
-        """How many stand before it in line, ``None`` once it has the lease. Asks the store, and takes it if it can.
+        """Return how many stand before it in line, ``None`` once it has the lease.
+
+        Asks the store, and acquires the lease if its turn has come.
 
         Raises:
-            LockNotOwned: It was cancelled.
-            StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
+            LockNotOwned: The ticket was cancelled.
+            StoreUnavailable: The store can't be reached. The place is kept as before.
         """
         return await self._drive(self._plain._position_steps())
 
     async def wait(self, *, timeout: Duration | None = None) -> AsyncLease:
-        """Waits until it is its turn. After a `LockTimeout` it still stands in line, and may wait again.
+        """Wait until its turn comes, and return the lease.
+
+        After a `LockTimeout` the ticket keeps its place, and may wait again.
 
         Args:
-            timeout: The longest wait; ``None`` for as long as it takes.
+            timeout: The longest wait: seconds, a ``timedelta`` or a text such as ``"5m"``; ``None`` for no limit.
 
         Raises:
-            LockTimeout: It was not its turn when the time was over.
-            LockNotOwned: It was cancelled.
-            StoreUnavailable: The store can't be reached; the place is kept for as long as it was.
+            LockTimeout: Its turn did not come before the end of the timeout.
+            LockNotOwned: The ticket was cancelled.
+            StoreUnavailable: The store can't be reached. The place is kept as before.
         """
         await self._drive(self._plain._wait_steps(timeout), timeout)
         assert self.lease is not None
         return self.lease
 
     async def cancel(self) -> bool:
-        """Leaves the line; a lease that it has already is released.
+        """Leave the line. If the ticket has a lease, release it.
 
         Returns:
-            Whether this call cancelled it, with a lease: whether that was still held.
+            Whether this call cancelled the ticket; if it has a lease, whether that was still held.
         """
         return await self._driver.call(self._plain.cancel)
 
@@ -254,14 +267,14 @@ class AsyncLockTicket:
             return await self._driver.drive(steps, timeout)
         except LockError:
             raise
-        except BaseException:  # a cancellation: the place is given up, maybe only after the next wait has begun
+        except BaseException:  # a cancellation: the old place may be left only after the next wait has begun
             if self._plain.lease is None:
-                self._plain._begin_anew()
+                self._plain._renew_claim()
             raise
 
 
 async def run_under(lease: AsyncHolding[Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function, or coroutine function, in a block under a lease."""
+    """Call a function or a coroutine function in a block under a lease."""
     try:
         async with lease:
             result = function(*args, **kwargs)

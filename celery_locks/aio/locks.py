@@ -1,4 +1,4 @@
-"""`AsyncLocks`, the way to leases for coroutines."""
+"""`AsyncLocks`: leases for coroutines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from celery_locks.aio.multi import AsyncMultiLock
 from celery_locks.aio.semaphore import AsyncSemaphore
 from celery_locks.lockable import Lockable
 from celery_locks.locks import Locks
-from celery_locks.read_write import ReadWriteLock
+from celery_locks.semaphore import ReadWriteLock
 from celery_locks.stores.base import Store
 
 if TYPE_CHECKING:
     from celery_locks.lock_info import LockInfo, Page, Stats
-    from celery_locks.outcomes import OutcomeCallback
+    from celery_locks.signals import OutcomeCallback
 
 
 class AsyncReadWriteLock:
-    """A key that many may read at once, and one alone may write; see `ReadWriteLock`.
+    """A key that many readers may hold at the same time, or one writer alone; see `ReadWriteLock`.
 
     Attributes:
         key: What is locked.
@@ -51,7 +51,7 @@ class AsyncLockable:
     """A kind of thing that is locked, made by `AsyncLocks.lockable`; see `Lockable`.
 
     Attributes:
-        template: How keys are written.
+        template: The form of the keys.
 
     Examples:
         >>> order = locks.lockable("order:<order_id>", ttl=60)
@@ -68,7 +68,11 @@ class AsyncLockable:
         return f"<AsyncLockable {self.template!r}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> AsyncLock:
-        """The lock of one thing, by the values that the template names: in its order, or by name.
+        """Return the lock of one thing.
+
+        Args:
+            *args: The values of the template's names, in its order.
+            **kwargs: The values of other names of the template.
 
         Raises:
             LockKeyError: A value has no stable text.
@@ -77,27 +81,30 @@ class AsyncLockable:
         return AsyncLock(self._plain(*args, **kwargs), self._abort)
 
     def key(self, *args: Any, **kwargs: Any) -> str:
-        """The key of one thing; raises as the call does."""
+        """Return the key of one thing, for the values of a call. It raises the same errors."""
         return self._plain.key(*args, **kwargs)
 
 
 class AsyncLocks:
-    """Locks in a store, for asyncio. May be shared by loops, and made before there is one.
+    """Locks in a store, for asyncio. Loops may share it, and it may be made before a loop runs.
+
+    The methods that make a lock have the arguments of the same methods of `Locks`, and ``abort``. With ``abort=True``,
+    the loss of a lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
 
     Args:
-        store: A store's URL or a `Store`; without one the variable ``CELERY_LOCKS_URL`` names it. Or a `Locks`, whose
-            leases these are then.
-        prefix: What all names in the store begin with. Locks of different prefixes never meet.
+        store: A `Store`, or its URL; by default the URL in the environment variable ``CELERY_LOCKS_URL``. Or a `Locks`,
+            whose store, prefix, owner and clock are used.
+        prefix: The beginning of all names in the store. Locks with different prefixes never exclude each other.
         owner: The holder's name that others see; host and process id by default.
-        clock: What the deadlines of leases are watched by (tests pass one that they can move).
+        clock: The clock of the leases' deadlines. Tests pass one that they can move.
 
     Attributes:
         plain: The same locks for threads.
         store: The store.
-        prefix: What all names in the store begin with.
+        prefix: The beginning of all names in the store.
 
     Raises:
-        LockConfigError: There is no URL, or it names no store.
+        LockConfigError: There is no URL, or it is not that of a store; or the prefix is empty or has braces.
 
     Examples:
         >>> locks = AsyncLocks("redis://localhost/1")
@@ -120,10 +127,14 @@ class AsyncLocks:
 
     @classmethod
     def from_app(cls, app: Any, store: str = DEFAULT_STORE) -> AsyncLocks:
-        """Return the locks of a Celery app, in the store that its settings name; see `Locks.from_app`.
+        """Return the locks of a Celery app, in a store of its settings; see `Locks.from_app`.
+
+        Args:
+            app: The app.
+            store: The name of the store.
 
         Raises:
-            LockConfigError: No store is set, or none has this name.
+            LockConfigError: No store is set, or no store has this name.
         """
         return cls(Locks.from_app(app, store))
 
@@ -139,22 +150,7 @@ class AsyncLocks:
         on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncLock:
-        """The lock of a key. Nothing is acquired yet.
-
-        Args:
-            key: What to lock: any text that is not empty.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
-            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
-
-        Raises:
-            LockKeyError: The key is empty or no text.
-            LockConfigError: Another argument is wrong.
-        """
+        """Return the lock of a key; see `Locks.lock`, also for the arguments and errors."""
         return AsyncLock(
             self.plain.lock(
                 key, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
@@ -175,23 +171,7 @@ class AsyncLocks:
         on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncSemaphore:
-        """The semaphore of a key, of which so many permits may be held at once. Nothing is acquired yet.
-
-        Args:
-            key: What to share: any text that is not empty.
-            limit: How many permits there are.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
-            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
-
-        Raises:
-            LockKeyError: The key is empty or no text.
-            LockConfigError: Another argument is wrong, or the store has no semaphores.
-        """
+        """Return the semaphore of a key; see `Locks.semaphore`, also for the arguments and errors."""
         return AsyncSemaphore(
             self.plain.semaphore(
                 key, limit, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
@@ -211,22 +191,7 @@ class AsyncLocks:
         on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncReadWriteLock:
-        """The read-write lock of a key: many readers at once, or one writer. Nothing is acquired yet.
-
-        Args:
-            key: What to lock: any text that is not empty.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
-            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
-
-        Raises:
-            LockKeyError: The key is empty or no text.
-            LockConfigError: Another argument is wrong, or the store has no semaphores.
-        """
+        """Return the read-write lock of a key; see `Locks.read_write`, also for the arguments and errors."""
         return AsyncReadWriteLock(
             self.plain.read_write(
                 key, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
@@ -246,27 +211,11 @@ class AsyncLocks:
         on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncMultiLock:
-        """Several keys, all or none, whatever their order; a key that is named twice counts once.
-
-        Args:
-            keys: What to lock: at least one text.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
-            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
-
-        Raises:
-            LockKeyError: A key is empty or no text.
-            LockConfigError: Another argument is wrong, or there is no key.
-        """
+        """Return a lock of several keys, acquired all or none; see `Locks.multi`, also for the arguments and errors."""
         return AsyncMultiLock(
             self.plain.multi(
                 keys, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
             ),
-            self.store,
             abort,
         )
 
@@ -282,22 +231,7 @@ class AsyncLocks:
         on_event: OutcomeCallback | None = None,
         abort: bool = False,
     ) -> AsyncLockable:
-        """Declares a kind of thing that is locked, at one place for all its users.
-
-        Args:
-            template: How its keys are written, such as ``"order:<order_id>"``: as ``key=`` of a task.
-            ttl: How long a lease lives without renewal: seconds, a ``timedelta`` or a text such as ``"5m"``.
-            renew: Whether to renew while it is held: ``True`` for every ``ttl / 3``, or the time between renewals.
-            max_hold: The longest holding; then renewal stops and the lease is lost.
-            owner: The holder's name that others see.
-            max_waiters: How many may wait in line at most; one more gets `LockQueueFull`.
-            on_event: Called with each `Outcome` of this lock, see `Outcome.kind`, by the thread in which it happens.
-            abort: Whether a lost lease cancels the task in its ``async with`` or `run`, which then raises `LockLost`.
-
-        Raises:
-            LockKeyError: The template is malformed.
-            LockConfigError: Another argument is wrong.
-        """
+        """Declare a kind of thing that is locked; see `Locks.lockable`, also for the arguments and errors."""
         return AsyncLockable(
             self.plain.lockable(
                 template, ttl, renew=renew, max_hold=max_hold, owner=owner, max_waiters=max_waiters, on_event=on_event
@@ -306,45 +240,46 @@ class AsyncLocks:
         )
 
     async def restore(self, text: str) -> AsyncLease:
-        """The lease of `AsyncLease.serialize`: confirmed by the store, and watched, but not renewed here.
+        """Return the lease of a text of `AsyncLease.serialize`, after the store has confirmed it; see `Locks.restore`.
 
         Raises:
-            LockNotOwned: The lease is held no more.
+            LockNotOwned: The lease is not held any more.
             LockKeyError: The text is not that of a lease.
+            StoreUnavailable: The store can't be reached, or could not confirm the lease in time.
         """
         return AsyncLease(await driver_of(self.store).call(self.plain.restore, text))
 
     async def value(self, key: str) -> Any:
-        """The value kept with a key by `AsyncLease.update`, ``None`` for none; whoever holds the key.
+        """Return the value that `AsyncLease.update` keeps with a key, ``None`` for none; see `Locks.value`.
 
         Raises:
-            LockKeyError: The key is empty or no text.
+            LockKeyError: The key is empty or not a text.
             LockConfigError: The store keeps no values.
             StoreUnavailable: The store can't be reached.
         """
         return await driver_of(self.store).call(self.plain.value, key)
 
     async def delete(self, key: str) -> bool:
-        """Delete what the store has of a key: its leases, and the value kept with it; see `Locks.delete`.
+        """Delete the leases of a key, and the value kept with it; see `Locks.delete`.
 
         Returns:
             Whether there was a lease or a value.
 
         Raises:
-            LockKeyError: The key is empty or no text.
+            LockKeyError: The key is empty or not a text.
             StoreUnavailable: The store can't be reached.
         """
         return await driver_of(self.store).call(self.plain.delete, key)
 
     async def release_owned_by(self, owner: str) -> tuple[str, ...]:
-        """Release by force all that an owner holds, and those within it; see `Locks.release_owned_by`.
+        """Release by force the leases of an owner, and of all owners within it; see `Locks.release_owned_by`.
 
         Returns:
-            The keys of the leases that were released, one for each.
+            The key of each lease that was released.
 
         Raises:
-            LockConfigError: The owner is empty or no text, or the store keeps no list.
-            StoreUnavailable: The store can't be reached; some may be released already.
+            LockConfigError: The owner is empty or not a text, or the store keeps no list.
+            StoreUnavailable: The store can't be reached. Some leases may be released already.
         """
         return await driver_of(self.store).call(self.plain.release_owned_by, owner)
 
@@ -358,28 +293,25 @@ class AsyncLocks:
         return await driver_of(self.store).call(self.plain.list, prefix, after, count)
 
     async def info(self, key: str, part: str = "") -> LockInfo:
-        """Return who holds a key and who waits for it; see `Locks.info`.
+        """Return the holders and the waiters of a key; see `Locks.info`.
 
         Raises:
-            LockKeyError: The key is empty or no text, or there is no such part.
+            LockKeyError: The key is empty or not a text, or it has no part of this name.
             StoreUnavailable: The store can't be reached.
         """
         return await driver_of(self.store).call(self.plain.info, key, part)
 
     async def stats(self, near: Duration = 10.0) -> Stats:
-        """Figures over all keys; see `Locks.stats`.
-
-        Args:
-            near: How soon a lease is about to end.
+        """Return figures over all keys; see `Locks.stats`.
 
         Raises:
-            LockConfigError: The store keeps no list.
+            LockConfigError: The store keeps no list, or ``near`` is not a duration.
             StoreUnavailable: The store can't be reached.
         """
         return await driver_of(self.store).call(self.plain.stats, near)
 
     async def close(self) -> None:
-        """Gives back connections and files."""
+        """Close connections and files, and end the threads that serve the store; see `Locks.close`."""
         await driver_of(self.store).call(self.plain.close)
         close_driver(self.store)
 

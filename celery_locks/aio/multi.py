@@ -1,4 +1,4 @@
-"""`AsyncMultiLock`: several keys at once, all or none."""
+"""`AsyncMultiLock`: several keys, acquired together or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from celery_locks.aio.lease import AsyncMultiLease
 from celery_locks.aio.lock import run_under
 from celery_locks.aio.scope import EnteredLeases
 from celery_locks.multi import MultiLock
-from celery_locks.stores.base import Store
 
 T = TypeVar("T")
 
@@ -21,18 +20,18 @@ class AsyncMultiLock:
     """Several keys that are acquired together: all of them or none; see `MultiLock`.
 
     Attributes:
-        keys: What is locked, in the order in which it is.
-        plain: The same for threads.
+        keys: The keys, in the order in which they are acquired.
+        plain: The lock for threads that it wraps.
 
     Examples:
         >>> async with locks.multi(["account:1", "account:2"]) as leases:
         ...     leases.check()
     """
 
-    def __init__(self, plain: MultiLock, store: Store, abort: bool = False) -> None:
+    def __init__(self, plain: MultiLock, abort: bool = False) -> None:
         self.keys = plain.keys
         self.plain = plain
-        self._store = store
+        self._store = plain._space.store
         self._abort = abort
         self._entered: EnteredLeases[AsyncMultiLease] = EnteredLeases()
 
@@ -40,27 +39,30 @@ class AsyncMultiLock:
         return f"<Async{repr(self.plain)[1:]}"
 
     async def acquire(self, *, timeout: Duration | None = None, attempts: int | None = None) -> AsyncMultiLease:
-        """Waits until all keys are had.
+        """Acquire all keys. Wait until they are free.
 
         Args:
-            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
-            attempts: How many rounds there are at most; see `MultiLock`.
+            timeout: The longest wait: seconds, a ``timedelta`` or a text such as ``"5m"``; ``None`` for no limit, 0 for
+                a single attempt.
+            attempts: The highest number of rounds; see `MultiLock`.
 
         Raises:
-            LockTimeout: One was still held by others when the time was over; none was acquired.
-            StoreUnavailable: The store can't be reached; none was acquired.
+            LockTimeout: Others still held one of the keys at the end of the timeout, or after the last round. None was
+                acquired.
+            LockQueueFull: The line of one of the keys has ``max_waiters`` waiters already. None was acquired.
+            StoreUnavailable: The store can't be reached. None was acquired.
         """
         steps = self.plain._acquire_steps(timeout, attempts=attempts)
         return AsyncMultiLease(await driver_of(self._store).drive(steps, timeout), self._abort)
 
     async def try_acquire(self) -> AsyncMultiLease | None:
-        """All the leases, or ``None`` when others hold one of the keys or wait for it.
+        """Acquire all keys without a wait in line. Return ``None`` if others hold one of them or wait for it.
 
         Raises:
-            StoreUnavailable: The store can't be reached; none was acquired.
+            StoreUnavailable: The store can't be reached. None was acquired.
         """
-        had = await driver_of(self._store).drive(self.plain._try_steps())
-        return None if had is None else AsyncMultiLease(had, self._abort)
+        lease = await driver_of(self._store).drive(self.plain._try_steps())
+        return None if lease is None else AsyncMultiLease(lease, self._abort)
 
     @overload
     async def run(
@@ -73,11 +75,18 @@ class AsyncMultiLock:
     async def run(
         self, function: Callable[..., Any], *args: Any, timeout: Duration | None = None, **kwargs: Any
     ) -> Any:
-        """Calls the function, or coroutine function, while all keys are held, and returns what it returns.
+        """Call a function or a coroutine function while all keys are held, and return its result.
+
+        Args:
+            function: The function.
+            *args: Its positional arguments.
+            timeout: The longest wait for the keys; see `acquire`.
+            **kwargs: Its keyword arguments.
 
         Raises:
-            LockTimeout: The keys were not to be had in time.
+            LockTimeout: Others still held one of the keys at the end of the timeout.
             LockLost: A lease was lost while the function ran.
+            StoreUnavailable: The store can't be reached. None was acquired.
         """
         return await run_under(await self.acquire(timeout=timeout), function, *args, **kwargs)
 

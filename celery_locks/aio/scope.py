@@ -1,4 +1,4 @@
-"""``async with``: the blocks under a lease, aborted when it is lost."""
+"""The blocks of ``async with``, which are aborted when their lease is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class BlockLease(Protocol):
 
     @property
     def plain(self) -> Holding:
-        """The same for threads."""
+        """The lease for threads."""
 
     async def __aenter__(self) -> Any: ...
     async def __aexit__(
@@ -26,7 +26,7 @@ L = TypeVar("L", bound=BlockLease)
 
 
 class AbortableBlock:
-    """A block of a task, which `abort` ends by a cancellation."""
+    """A block of an asyncio task, which `abort` cancels."""
 
     def __init__(self) -> None:
         task = asyncio.current_task()
@@ -34,30 +34,30 @@ class AbortableBlock:
         self._task = task
         self._open = True
         self._aborted = False
-        #: How many had asked this task to end before; known since Python 3.11.
-        self._asked: int = task.cancelling() if hasattr(task, "cancelling") else 0
+        #: How many cancellations of this task were pending before; known since Python 3.11.
+        self._cancelling: int = task.cancelling() if hasattr(task, "cancelling") else 0
 
     def abort(self) -> None:
-        """Cancel the task while it is in the block."""
+        """Cancel the task, if it is still in the block."""
         if self._open and not self._aborted:
             self._aborted = True
             self._task.cancel()
 
     def close(self, error: BaseException | None) -> bool:
-        """End the block: from here on no abort hits what comes after it.
+        """End the block. From here on, `abort` does nothing.
 
         Returns:
-            Whether the error is the cancellation of `abort`, and no one else asked the task to end.
+            Whether the error is the cancellation by `abort`, and the only one.
         """
         self._open = False
         if not self._aborted:
             return False
-        asked: int = self._task.uncancel() if hasattr(self._task, "uncancel") else 0
-        return isinstance(error, asyncio.CancelledError) and asked <= self._asked
+        left: int = self._task.uncancel() if hasattr(self._task, "uncancel") else 0
+        return isinstance(error, asyncio.CancelledError) and left <= self._cancelling
 
 
 class EnteredLeases(Generic[L]):
-    """The leases of a lock whose blocks are under way; tasks may share the lock."""
+    """The leases of a lock's current blocks. Tasks may share the lock."""
 
     def __init__(self) -> None:
         self._leases: list[tuple[asyncio.Task[Any] | None, L]] = []
@@ -77,9 +77,9 @@ class EnteredLeases(Generic[L]):
     ) -> None:
         """End the newest block of this task."""
         task = asyncio.current_task()
-        mine = [entered for entered in self._leases if entered[0] is task]
-        # A block may be left by another task than entered it, as some fixtures of tests do.
-        entered = mine[-1] if mine else self._leases[0]
+        own = [entered for entered in self._leases if entered[0] is task]
+        # The block may have been entered by another task, as with some fixtures of tests.
+        entered = own[-1] if own else self._leases[0]
         try:
             self._leases.remove(entered)
             await entered[1].__aexit__(kind, error, trace)

@@ -17,18 +17,20 @@ T = TypeVar("T")
 
 
 class AsyncSemaphore:
-    """A key of which ``limit`` permits may be held at once; see `Semaphore`. Each acquisition is an `AsyncLease`.
+    """A key of which ``limit`` permits may be held at the same time; see `Semaphore`.
 
-    With ``async with`` it takes one permit, as an `AsyncLock` takes its key.
+    Each acquisition is an `AsyncLease`.
+
+    With ``async with``, it acquires one permit, as an `AsyncLock` acquires its key.
 
     Attributes:
         key: What is shared.
-        limit: How many permits there are.
-        plain: The semaphore for threads that is behind it, which signals name as their sender.
+        limit: How many permits the key has.
+        plain: The semaphore for threads that it wraps, and that is the sender of signals.
 
     Examples:
         >>> smtp = locks.semaphore("smtp", limit=5)
-        >>> async with smtp:                    # one of five
+        >>> async with smtp:                    # one of five permits
         ...     await send()
         >>> await smtp.run(send_many, permits=3)
     """
@@ -38,7 +40,7 @@ class AsyncSemaphore:
         self.limit = plain.limit
         self.plain = plain
         self._abort = abort
-        self._one = self._taking(1)
+        self._one = self._lock_of(1)
 
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
@@ -46,48 +48,51 @@ class AsyncSemaphore:
     async def acquire(
         self, *, permits: int = 1, timeout: Duration | None = None, attempts: int | None = None
     ) -> AsyncLease:
-        """Waits in line, first come first served, until enough permits are free.
+        """Acquire permits. Wait in line, first come first served, until enough of them are free.
 
         Args:
-            permits: How many, all at once.
-            timeout: The longest wait; ``None`` for as long as it takes, 0 for a single try.
-            attempts: How often the store is asked at most; see `Lock.acquire`.
+            permits: How many permits to acquire, all or none.
+            timeout: The longest wait: seconds, a ``timedelta`` or a text such as ``"5m"``; ``None`` for no limit, 0 for
+                a single attempt.
+            attempts: The highest number of requests to the store; see `Lock.acquire`.
 
         Raises:
-            LockTimeout: They were not available when the time was over, or at the last attempt.
-            LockQueueFull: As many wait already as ``max_waiters`` of the semaphore allows.
-            LockConfigError: More permits than the limit, or no whole number of at least 1.
-            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives; nothing was
+            LockTimeout: Too few permits were free at the end of the timeout, or at the last attempt.
+            LockQueueFull: The line has ``max_waiters`` waiters already.
+            LockConfigError: The permits are more than the limit, or not a whole number of at least 1.
+            StoreUnavailable: The store can't be reached, or took longer to answer than the lease lives. Nothing was
                 acquired.
         """
-        return await self._taking(permits).acquire(timeout=timeout, attempts=attempts)
+        return await self._lock_of(permits).acquire(timeout=timeout, attempts=attempts)
 
     async def try_acquire(self, *, permits: int = 1) -> AsyncLease | None:
-        """The lease, or ``None`` when too few permits are free or others wait for them.
+        """Acquire permits without a wait in line. Return ``None`` if too few are free, or others wait for them.
 
         Raises:
-            LockConfigError: More permits than the limit, or no whole number of at least 1.
-            StoreUnavailable: The store can't be reached; nothing was acquired.
+            LockConfigError: The permits are more than the limit, or not a whole number of at least 1.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
-        return await self._taking(permits).try_acquire()
+        return await self._lock_of(permits).try_acquire()
 
     async def enqueue(self, *, permits: int = 1) -> AsyncLockTicket:
-        """Takes a place in line, or the lease if enough permits are free, and returns at once.
+        """Take a place in line, or acquire the permits if enough are free, without a wait; see `AsyncLockTicket`.
 
         Raises:
-            LockConfigError: More permits than the limit, or no whole number of at least 1.
-            StoreUnavailable: The store can't be reached; nothing was acquired.
+            LockConfigError: The permits are more than the limit, or not a whole number of at least 1; or the store has
+                no line.
+            LockQueueFull: The line has ``max_waiters`` waiters already.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
-        return await self._taking(permits).enqueue()
+        return await self._lock_of(permits).enqueue()
 
     async def wait(self, *, permits: int = 1, timeout: Duration | None = None) -> bool:
-        """Waits in line until so many permits are free, and takes none.
+        """Wait in line until this many permits are free, and acquire none; see `Lock.wait`.
 
         Raises:
-            LockConfigError: More permits than the limit, or no whole number of at least 1.
+            LockConfigError: The permits are more than the limit, or not a whole number of at least 1.
             StoreUnavailable: The store can't be reached.
         """
-        return await self._taking(permits).wait(timeout=timeout)
+        return await self._lock_of(permits).wait(timeout=timeout)
 
     @overload
     async def run(
@@ -105,37 +110,40 @@ class AsyncSemaphore:
     async def run(
         self, function: Callable[..., Any], *args: Any, permits: int = 1, timeout: Duration | None = None, **kwargs: Any
     ) -> Any:
-        """Calls the function, or coroutine function, while permits are held, and returns what it returns.
+        """Call a function or a coroutine function while permits are held, and return its result.
 
         Args:
-            function: What to call with the arguments.
-            permits: How many.
-            timeout: The longest wait for them.
+            function: The function.
+            *args: Its positional arguments.
+            permits: How many permits to hold.
+            timeout: The longest wait for them; see `acquire`.
+            **kwargs: Its keyword arguments.
 
         Raises:
-            LockTimeout: They were not to be had in time.
-            LockConfigError: More permits than the limit, or no whole number of at least 1.
+            LockTimeout: Too few permits were free at the end of the timeout.
+            LockConfigError: The permits are more than the limit, or not a whole number of at least 1.
             LockLost: The lease was lost while the function ran.
+            StoreUnavailable: The store can't be reached. Nothing was acquired.
         """
-        return await self._taking(permits).run(function, *args, timeout=timeout, **kwargs)
+        return await self._lock_of(permits).run(function, *args, timeout=timeout, **kwargs)
 
     async def available(self) -> int:
-        """How many of the limit's permits nobody holds now. Those who wait in line come before a newcomer."""
+        """Return how many of the limit's permits are free now. Waiters in line get them before a newcomer."""
         return await driver_of(self._one.plain._store).call(self.plain.available)
 
     async def locked(self) -> bool:
-        """Whether no permit is left."""
+        """Return whether no permit is free."""
         return await self.available() == 0
 
     async def holders(self) -> tuple[Holder, ...]:
-        """Those who hold permits now, earliest acquisition first; at most 100 are named."""
+        """Return the holders of permits, earliest acquisition first; at most 100."""
         return await self._one.holders()
 
     async def force_release(self) -> tuple[Holder, ...]:
         """Release all permits by force; see `Semaphore.force_release`.
 
         Returns:
-            Those who held them; at most 100 are named.
+            The holders, at most 100.
         """
         return await self._one.force_release()
 
@@ -147,5 +155,5 @@ class AsyncSemaphore:
     ) -> None:
         await self._one.__aexit__(kind, error, trace)
 
-    def _taking(self, permits: int) -> AsyncLock:
-        return AsyncLock(self.plain._taking(permits), self._abort)
+    def _lock_of(self, permits: int) -> AsyncLock:
+        return AsyncLock(self.plain._lock_of(permits), self._abort)

@@ -1,9 +1,8 @@
-"""Threads that make the requests of coroutines."""
+"""Threads that send the requests of coroutines."""
 
 from __future__ import annotations
 
 import atexit
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,25 +10,25 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from celery_locks._runtime import threads
+from celery_locks._runtime import process, threads
 from celery_locks._runtime.clock import system_clock
 
 T = TypeVar("T")
 
-#: Seconds after which a thread with nothing to do ends.
+#: An idle thread ends after this time.
 IDLE_SECONDS = 10.0
-#: Seconds that the end of the process waits for calls that are under way, or queued, such as releases.
+#: How long the end of the process waits for calls that are queued or have begun, such as releases.
 EXIT_PATIENCE_SECONDS = 1.0
 
 
 class Workers:
-    """Daemon threads that call functions, in the order in which they come.
+    """Daemon threads that call functions, in the order of their submission.
 
-    They are no `ThreadPoolExecutor`: the end of the process would wait for its threads, however long a store hangs.
+    Not a `ThreadPoolExecutor`: the end of the process would wait for its threads while a store hangs.
 
     Args:
-        most: How many threads there are at most.
-        name: What they are called.
+        most: The highest number of threads.
+        name: Their name.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -39,12 +38,12 @@ class Workers:
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._mutex = threads.RLock()
         self._threads = 0
-        #: How many calls are queued or under way.
+        #: How many calls are queued or have begun.
         self._calls = 0
         _all.add(self)
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """Have a thread call a function, unless the future is cancelled before.
+        """Call a function in a thread, unless the future is cancelled before.
 
         Raises:
             RuntimeError: The system has no thread left, or the interpreter is shutting down.
@@ -58,14 +57,14 @@ class Workers:
         return future
 
     def close(self) -> None:
-        """End the threads when they have called what is queued. Later calls start threads anew."""
+        """End the threads once the queue is empty. Later calls start threads again."""
         with self._mutex:
             for _ in range(self._threads):
                 self._queue.put(None)
             self._threads = 0
 
     def drain(self, until: float) -> None:
-        """Wait until nothing is queued or under way, until a moment of the system's clock at the latest."""
+        """Wait until no call is queued or has begun, but only until this moment of the system's clock."""
         while self._calls and system_clock.now() < until:
             time.sleep(0.005)
 
@@ -82,12 +81,12 @@ class Workers:
             pass
 
     def _call_next(self) -> bool:
-        """Call the next function. Returns whether there was one."""
+        """Call the next function. Return ``False`` if the thread should end."""
         try:
             call = self._queue.get(timeout=IDLE_SECONDS)
         except Empty:
             with self._mutex:
-                if not self._queue.empty():  # it came just now
+                if not self._queue.empty():  # a call was submitted just now
                     return True
                 self._threads -= 1
                 return False
@@ -113,17 +112,11 @@ def _call(future: Future[T], function: Callable[[], T]) -> None:
 
 
 _all: WeakSet[Workers] = WeakSet()
+process.after_fork_in_child(_all.clear)  # their threads are the parent's
 
 
+@atexit.register
 def _drain() -> None:
     until = system_clock.now() + EXIT_PATIENCE_SECONDS
     for workers in list(_all):
         workers.drain(until)
-
-
-def _in_forked_child() -> None:
-    _all.clear()  # their threads are the parent's
-
-
-atexit.register(_drain)
-os.register_at_fork(after_in_child=_in_forked_child)

@@ -12,7 +12,7 @@ from celery_locks._validation import SHORTEST_TTL
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.keys.names import run_part
 from celery_locks.lease import Lease, release_or_later
-from celery_locks.lock import Lock, who_holds
+from celery_locks.lock import Lock, describe_holders
 from celery_locks.renewal import keeper
 from celery_locks.stores.parking import tickets_of
 from celery_locks.stores.types import Claim, Refused, Renewal
@@ -237,7 +237,9 @@ class Entry:
         """Return the outcome of a call that was refused while its caller waits for a result."""
         holders = list(self.ours.get("holders") or ())
         if self.ours["refused"] == "raise":
-            raise LockContended(f"{self.key!r} was not available at the call: {who_holds(holders)}", self.key, holders)
+            raise LockContended(
+                f"{self.key!r} was not available at the call: {describe_holders(holders)}", self.key, holders
+            )
         text = f"{self.task.name} skipped: {self.key!r} was not available at the call"
         _logging.line(logger, logging.INFO, "skipped", text, key=self.key, owner=self.owner, holders=holders)
         return Skipped(self.key, holders)

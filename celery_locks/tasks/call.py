@@ -20,7 +20,7 @@ from celery_locks._validation import LONGEST_TTL
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.keys.names import CALL
 from celery_locks.lease import Lease, release_or_later
-from celery_locks.lock import Lock, holder_names, who_holds
+from celery_locks.lock import Lock, describe_holders, holder_names
 from celery_locks.tasks.messages.header import fields_in, store_field, with_fields
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.policies.base import Skipped
@@ -128,7 +128,7 @@ def _send_under(lease: Lease, spec: TaskLock, lock: Lock, send: Send, options: d
 
 def _refused(task: TaskWithLock, key: str, policy: str, holders: list[str], send: Send, options: dict[str, Any]) -> Any:
     task_id = options["task_id"]
-    error = LockContended(f"{key!r} is not available: {who_holds(holders)}", key, holders)
+    error = LockContended(f"{key!r} is not available: {describe_holders(holders)}", key, holders)
     text = f"{task.name}[{task_id}] was refused at its call: {error}"
     _logging.line(logger, logging.INFO, "refused", text, key=key, task=task.name, task_id=task_id, holders=holders)
     if options.get("chain") is not None or any(options.get(name) for name in _AWAITED):

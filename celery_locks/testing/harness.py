@@ -23,9 +23,9 @@ from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.keys.names import described
 from celery_locks.lease import Lease
 from celery_locks.locks import Locks
-from celery_locks.outcomes import Outcome, audit
 from celery_locks.owners import read, task_of
 from celery_locks.renewal import keeper
+from celery_locks.signals import Outcome, audit
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.memory import store as memory
 from celery_locks.stores.types import Holder

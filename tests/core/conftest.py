@@ -18,9 +18,9 @@ _keeper_of_this_process = renewal.keeper()
 @pytest.fixture(autouse=True)
 def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[renewal.Keeper]:
     """The keeper of this test; what an earlier one left behind is not its concern."""
-    monkeypatch.setattr(renewal, "TRY_AGAIN", 0.02)
+    monkeypatch.setattr(renewal, "RETRY_SECONDS", 0.02)
     keeper = renewal.Keeper()
-    monkeypatch.setattr(renewal, "_keeper", keeper)
+    monkeypatch.setitem(renewal.keeper._values, "value", keeper)
     yield keeper
     for lease in list(keeper._watch._leases.values()):
         keeper.forget(lease)

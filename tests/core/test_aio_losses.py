@@ -100,7 +100,7 @@ class TestCancelled:
     async def test_it_is_not_held_up_by_a_store_that_hangs(
         self, store: FaultyStore, lock: AsyncLock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(driver, "GIVING_UP", 0.05)
+        monkeypatch.setattr(driver, "CANCEL_PATIENCE_SECONDS", 0.05)
         asked, go_on = threading.Event(), threading.Event()
         store.after["acquire"] = lambda: (asked.set(), go_on.wait(60))
         waiting = asyncio.ensure_future(lock.acquire())
@@ -343,8 +343,8 @@ class TestBlockedLoop:
 
         lease = asyncio.run(acquire())
         lock.plain.force_release()
-        asyncio.run(soon(lambda: lease.plain._told))
-        assert "is not told of a lost lease: its event loop is closed" in caplog.text
+        asyncio.run(soon(lambda: lease.plain._loss_reported))
+        assert "is not called for a lost lease: its event loop is closed" in caplog.text
         assert "raised" not in caplog.text
 
 

@@ -139,7 +139,7 @@ async def test_close_ends_the_threads(locks: AsyncLocks) -> None:
     ours = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith(names)]
     assert {thread.name for thread in ours} == set(names)
     await locks.close()
-    await soon(lambda: not any(thread.is_alive() for thread in ours), aio_driver.GIVING_UP)
+    await soon(lambda: not any(thread.is_alive() for thread in ours), aio_driver.CANCEL_PATIENCE_SECONDS)
     async with locks.lock("k"):  # it may be used again
         pass
     await locks.close()

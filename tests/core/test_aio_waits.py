@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from celery_locks import _waiting
+from celery_locks import _sansio
 from celery_locks.aio import AsyncLocks
 from celery_locks.aio.waits import MOST_THREADS
 from celery_locks.stores.memory import MemoryStore
@@ -34,7 +34,7 @@ class InKinds(MemoryStore):
 
 @pytest.mark.parametrize("store", [OneByOne, InKinds, MemoryStore])
 def test_each_is_woken_however_many_wait(store: type[MemoryStore], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_waiting, "PLACE_KEPT", LONG)
+    monkeypatch.setattr(_sansio, "PLACE_KEPT_SECONDS", LONG)
     each_is_woken(AsyncLocks(store()), [str(number) for number in range(MOST_THREADS + 8)])
 
 

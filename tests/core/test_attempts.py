@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celery_locks import LockConfigError, LockQueueFull, Locks, LockTimeout, _waiting
+from celery_locks import LockConfigError, LockQueueFull, Locks, LockTimeout, _sansio
 from celery_locks.aio import AsyncLocks
 from celery_locks.stores.memory import MemoryStore
 from tests.support.faulty_store import FaultyStore
@@ -26,7 +26,7 @@ made = pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_waiting, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(_sansio, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("celery_locks.multi.PATIENCE_SECONDS", 0.001)
 
 
@@ -50,7 +50,7 @@ class TestAttempts:
         assert store.in_line(held._claim.name) == 0
 
     def test_a_release_ends_the_pause(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_waiting, "FIRST_PAUSE_SECONDS", 3)
+        monkeypatch.setattr(_sansio, "FIRST_PAUSE_SECONDS", 3)
         locks, store = Locks(store := FaultyStore()), store
         held = locks.lock("k").acquire()
         store.before["wait"] = lambda: held.release()

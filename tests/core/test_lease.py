@@ -128,7 +128,7 @@ def test_repr_shows_no_owner_token(lock: Lock) -> None:
 def test_the_stores_reason_is_told(lock: Lock, reason: LossReason) -> None:
     lease = lock.acquire()
     heard = reasons(lease)
-    lease._answer(1_000, 30, reason)
+    lease._apply_renewal(1_000, 30, reason)
     assert (lease.lost_reason, heard) == (reason, [reason])
     with pytest.raises(LockLost) as caught:
         lease.check()
@@ -217,14 +217,14 @@ def test_an_answer_after_max_hold_says_max_hold(locks: Locks, clock: MovableCloc
     """The renewal was under way when the time was over, and the store says only that the lease has expired."""
     lease = locks.lock("k", ttl=30, max_hold=5).acquire()
     clock.advance(5)
-    lease._answer(1_004, 1, "expired")
+    lease._apply_renewal(1_004, 1, "expired")
     assert lease.lost_reason == "max_hold"
 
 
 def test_an_answer_that_comes_too_late_does_not_revive(lock: Lock, clock: MovableClock, told: Told) -> None:
     lease = lock.acquire()
     clock.advance(30)
-    lease._answer(1_029, 30, None)
+    lease._apply_renewal(1_029, 30, None)
     assert lease.lost
     assert "renewed" not in names(told)
 
@@ -232,8 +232,8 @@ def test_an_answer_that_comes_too_late_does_not_revive(lock: Lock, clock: Movabl
 def test_an_answer_in_the_wrong_order_does_not_shorten(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
     clock.advance(10)
-    lease._answer(1_010, 30, None)
-    lease._answer(1_005, 30, None)
+    lease._apply_renewal(1_010, 30, None)
+    lease._apply_renewal(1_005, 30, None)
     assert lease.remaining() == 30
 
 
@@ -358,7 +358,7 @@ def test_promise_09_a_loss_is_told_once_to_each_in_a_race_of_threads(locks: Lock
 def test_release_races_with_a_renewal_that_finds_nothing(lock: Lock, store: FaultyStore, told: Told) -> None:
     """The store has released it, the reply is under way, and a renewal that was under way is told that it is gone."""
     lease = lock.acquire()
-    store.after["release"] = lambda: lease._answer(1_000, 30, "deleted")
+    store.after["release"] = lambda: lease._apply_renewal(1_000, 30, "deleted")
     assert lease.release() is True
     assert not lease.lost
     assert names(told) == ["acquired", "released"]

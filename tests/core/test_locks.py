@@ -112,7 +112,7 @@ def test_a_timeout_names_the_holders_and_leaves_the_line(timeout: Any) -> None:
     locks = Locks(store, owner="Anna")
     locks.lock("k").acquire()
     lock = locks.lock("k")
-    with pytest.raises(LockTimeout, match="'k' was not to be had in time: it is held by Anna") as caught:
+    with pytest.raises(LockTimeout, match="'k' was not acquired in time: it is held by Anna") as caught:
         lock.acquire(timeout=timeout)
     assert (caught.value.key, caught.value.holders) == ("k", ["Anna"])
     assert store.in_line(lock._name) == 0
@@ -174,7 +174,7 @@ def test_promise_01_a_dead_holder_is_passed_over_at_its_ttl() -> None:
 
 
 def test_a_waiter_keeps_its_place_for_longer_than_a_place_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_locks._waiting.PLACE_KEPT", 0.15)
+    monkeypatch.setattr("celery_locks._sansio.PLACE_KEPT_SECONDS", 0.15)
     store = FaultyStore()
     lock = Locks(store).lock("k", ttl=60)
     lease = lock.acquire()
@@ -606,8 +606,8 @@ class Leases(RuleBasedStateMachine):
         self.clock = MovableClock()
         self.store = FaultyStore(self.clock)
         self.locks = Locks(self.store, clock=self.clock)
-        self.before, self.keeper = renewal._keeper, renewal.Keeper()
-        renewal._keeper = self.keeper
+        self.before, self.keeper = renewal.keeper(), renewal.Keeper()
+        renewal.keeper._values["value"] = self.keeper
         self.all: list[Lease] = []
         self.ends: dict[str, str] = {}
         self.stolen_at: dict[str, float] = {}
@@ -617,7 +617,7 @@ class Leases(RuleBasedStateMachine):
     def teardown(self) -> None:
         for lease in self.all:
             self.keeper.forget(lease)
-        renewal._keeper = self.before
+        renewal.keeper._values["value"] = self.before
 
     @rule(
         target=leases,

@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 import redis
 
-from celery_locks import Lease, LockLost, Locks, StoreUnavailable, _loss_reader
+from celery_locks import Lease, LockLost, Locks, StoreUnavailable
 from celery_locks._runtime import tokens
 from celery_locks.aio import AsyncLocks
-from celery_locks.renewal import keeper
+from celery_locks.renewal import keeper, loss_reader
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.testing.compliance.losses import lost_in_time
@@ -140,8 +140,8 @@ def test_a_store_that_is_used_after_close_has_a_reader_again(locks: Locks, other
 def test_an_idle_reader_ends_and_starts_again(
     locks: Locks, others: Locks, readers: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_loss_reader, "IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(_loss_reader, "LONGEST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(loss_reader, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(loss_reader, "LONGEST_WAIT_SECONDS", 0.05)
     for _ in range(3):
         lease = locks.lock("k", renew=False).acquire()
         assert readers() == 1
@@ -217,7 +217,7 @@ def test_a_reader_whose_store_is_away_pauses_and_logs_once(
         def close(self) -> None:
             """Does nothing."""
 
-    monkeypatch.setattr(_loss_reader, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(loss_reader, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(RedisStore, "loss_feed", lambda *_: Away())
     locks.lock("k").acquire()
     eventually(lambda: len(waits) >= 7, SOON)
@@ -308,10 +308,10 @@ def test_a_greenlet_is_notified(kind: str, store: str, request: pytest.FixtureRe
 told = []
 locks = Locks(url)
 lease = locks.lock("greenlet", ttl=600).acquire()
-lease.on_lost(lambda lease, reason: told.append((reason, original("get_ident")())))
+lease.on_lost(lambda lease, reason: told.append((reason, unpatched("get_ident")())))
 locks.lock("greenlet").force_release()
 until(lambda: told)
-assert told == [("force_released", original("get_ident")())], told
+assert told == [("force_released", unpatched("get_ident")())], told
 locks.close()
 """,
     )

@@ -116,7 +116,7 @@ def test_leases_due_almost_at_once_are_renewed_together(
     while clock.now() < end:
         clock.advance(keeper._renewer(store).tick() or 10)  # as its thread sleeps
     assert sum(store.renewed) in range(500, 550)
-    assert len(store.renewed) <= 1 / renewal.SLACK + 2
+    assert len(store.renewed) <= 1 / renewal.DUE_WITHIN_SECONDS + 2
 
 
 def test_each_store_has_a_renewer_of_its_own(live: FaultyStore, threads: Callable[[], list[str]]) -> None:
@@ -127,7 +127,9 @@ def test_each_store_has_a_renewer_of_its_own(live: FaultyStore, threads: Callabl
     lease = Locks(live).lock("k", ttl=0.3).acquire()
     eventually(lambda: len(live.renewed) >= 5)
     assert lease.held
-    assert [name for name in threads() if "teller" not in name] == ["celery-locks-renewer"] * 2 + ["celery-locks-watch"]
+    assert [name for name in threads() if "callbacks" not in name] == ["celery-locks-renewer"] * 2 + [
+        "celery-locks-watch"
+    ]
     go_on.set()
 
 
@@ -159,7 +161,7 @@ def test_promise_13_a_lease_outlives_many_times_its_ttl(live: FaultyStore) -> No
 def test_idle_threads_end_and_start_again(
     live: FaultyStore, monkeypatch: pytest.MonkeyPatch, threads: Callable[[], list[str]]
 ) -> None:
-    monkeypatch.setattr(ticker, "IDLE", 0.05)
+    monkeypatch.setattr(ticker, "IDLE_SECONDS", 0.05)
     for _ in range(2):
         lease = Locks(live).lock("k", ttl=0.3).acquire()
         renewed = len(live.renewed)
@@ -241,7 +243,7 @@ def test_those_that_could_not_be_asked_for_are_tried_again_and_the_others_go_on(
     keeper.tick()
     assert (here.remaining(), there.remaining()) == (30, 20)
     away.clear()
-    clock.advance(ticker.TRY_AGAIN)
+    clock.advance(ticker.RETRY_SECONDS)
     keeper.tick()
     assert there.remaining() == 30
     assert not there.lost

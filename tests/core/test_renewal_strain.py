@@ -87,7 +87,7 @@ else:
 import threading, time
 from celery_locks import Locks, signals
 from celery_locks._runtime import threads
-from celery_locks._runtime.hubs import original
+from celery_locks._runtime.threads import unpatched
 
 def until(condition):
     deadline = time.monotonic() + 20
@@ -112,14 +112,14 @@ class TestGreenlets:
             redis_url,
             """
 renewed = []
-signals.on_lock_renewed.connect(lambda **named: renewed.append(original("get_ident")()), weak=False)
+signals.on_lock_renewed.connect(lambda **named: renewed.append(unpatched("get_ident")()), weak=False)
 lease = Locks(url).lock("k", ttl=1.0).acquire()
 end = time.monotonic() + 3.0
 while time.monotonic() < end:
     assert lease.held
 assert not renewed, "receivers are called by greenlets alone"
 until(lambda: len(renewed) >= 6)
-assert set(renewed) == {original("get_ident")()}
+assert set(renewed) == {unpatched("get_ident")()}
 assert lease.release()
 """,
         )
@@ -135,12 +135,12 @@ lease = lock.acquire()
 
 def receiver(lease, reason):
     wait(0.01)                          # it may wait, and use what belongs to the hub
-    told.append((reason, original("get_ident")(), lock.locked()))
+    told.append((reason, unpatched("get_ident")(), lock.locked()))
 
 lease.on_lost(receiver)
 lock.force_release()
 until(lambda: told)
-assert told == [("force_released", original("get_ident")(), False)], told
+assert told == [("force_released", unpatched("get_ident")(), False)], told
 """,
         )
 

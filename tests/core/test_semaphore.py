@@ -95,7 +95,7 @@ def test_more_permits_than_the_limit_says_what_to_do(semaphore: Semaphore, store
     with pytest.raises(LockConfigError) as caught:
         take(semaphore, permits=6)
     assert str(caught.value) == (
-        "permits=6 can never be had of limit=5: ask for 5 at most, or make the semaphore 'k' with limit=6 or more"
+        "permits=6 is more than limit=5: ask for 5 at most, or make the semaphore 'k' with limit=6 or more"
     )
     assert caught.value.key == "k"
     assert store.calls == []

@@ -546,7 +546,7 @@ def test_a_task_has_all_series_once_it_is_known() -> None:
 
 
 def test_each_reason_of_a_loss_is_described() -> None:
-    assert set(LOSS_REASONS) == set(celery_locks.lease._TOLD)
+    assert set(LOSS_REASONS) == set(celery_locks.lease._REASON_TEXTS)
     reasons = (ROOT / "docs" / "reference" / "errors.md").read_text().partition("| reason |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE) == list(LOSS_REASONS)
 

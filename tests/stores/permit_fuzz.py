@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from celery_locks import Locks, LockTimeout, StoreUnavailable, _waiting
+from celery_locks import Locks, LockTimeout, StoreUnavailable, _sansio
 from celery_locks._runtime.clock import system_clock
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
@@ -254,7 +254,7 @@ def main(url: str, key: str, limit: str, folder: str, users: str, slow: str) -> 
     """
     global TTLS, PLACE
     TTLS, PLACE = tuple(ttl * float(slow) for ttl in TTLS), PLACE * float(slow)
-    _waiting.PLACE_KEPT = PLACE  # else a user that is killed in line would hold up all others for ten seconds
+    _sansio.PLACE_KEPT_SECONDS = PLACE  # else a user that is killed in line would hold up all others for ten seconds
     over, record, running, started = Path(folder, "over"), Record(Path(folder)), set[int](), 0
     while running or not over.exists():
         while len(running) < int(users) and not over.exists():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_locks import LockLost, LockTimeout, _waiting
+from celery_locks import LockLost, LockTimeout, _sansio
 from celery_locks.aio import AsyncLocks
 from celery_locks.aio.waits import MOST_THREADS
 from celery_locks.renewal import keeper
@@ -88,7 +88,7 @@ async def test_a_thousand_cancellations_leave_nothing(
     locks: AsyncLocks, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is left behind stays for longer than is waited for it to go.
-    monkeypatch.setattr(_waiting, "PLACE_KEPT", LONG)
+    monkeypatch.setattr(_sansio, "PLACE_KEPT_SECONDS", LONG)
     seed = random.randrange(2**32)
     print("seed:", seed)
     dice = random.Random(seed)

@@ -85,7 +85,7 @@ def race(thief: Thief, dice: random.Random, pause: Callable[[], object], outcome
         outcomes["ended"] += 1
     except LockLost:
         outcomes["stopped"] += 1
-    wait_until(lambda: lease._told and time.perf_counter() >= ends + WINDOW, pause)
+    wait_until(lambda: lease._loss_reported and time.perf_counter() >= ends + WINDOW, pause)
 
 
 def wait_until(condition: Callable[[], bool], pause: Callable[[], object]) -> None:

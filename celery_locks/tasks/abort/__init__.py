@@ -18,7 +18,7 @@ __all__ = ["Aborted", "Guard", "guard_for", "loss_error"]
 
 def guard_for(lease: Lease) -> Guard:
     """Return a guard for a body that runs under a lease, in this thread or greenlet."""
-    if lease._home is not None:
+    if lease._hub is not None:
         return GreenletGuard(lease)
     if ABORT_SIGNAL is not None and threading.current_thread() is threading.main_thread():
         return SignalGuard(lease)

@@ -27,9 +27,9 @@ class GreenletGuard(Guard):
         super().__init__(lease)
 
     def abort(self, lease: Lease, reason: LossReason) -> None:
-        assert lease._home is not None
-        if not lease._home.here() or self._getcurrent() is not self._greenlet:
-            lease._home.in_hub(self._throw)
+        assert lease._hub is not None
+        if not lease._hub.is_current() or self._getcurrent() is not self._greenlet:
+            lease._hub.call(self._throw)
         elif self._armed and not self.sent:
             self.sent = True
             raise Aborted(self)

@@ -84,6 +84,6 @@ class Guard(ABC):
 def loss_error(lease: Lease) -> LockLost:
     """Return the error of a lost lease, after all its callbacks were called: they must not outlast the run."""
     deadline = monotonic() + CALLBACKS_TIMEOUT_SECONDS
-    while lease.lost and not lease._told and monotonic() < deadline:
+    while lease.lost and not lease._loss_reported and monotonic() < deadline:
         time.sleep(0.001)
     return lease._lost_error()

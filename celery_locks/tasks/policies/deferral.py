@@ -11,7 +11,7 @@ from celery.exceptions import Ignore
 
 from celery_locks import _logging
 from celery_locks.errors import LockError, LockTimeout, StoreUnavailable
-from celery_locks.lock import who_holds
+from celery_locks.lock import describe_holders
 from celery_locks.tasks import events
 from celery_locks.tasks._celery_patches import install_log_filter
 from celery_locks.tasks.messages.pack import pack, publish
@@ -107,7 +107,7 @@ def _report(contention: RefusedRun, error: LockError, pause: float) -> None:
 def timed_out(contention: RefusedRun, error: LockError) -> LockTimeout:
     """Report that a run has reached ``max_wait`` or expired, and return its error."""
     is_away = isinstance(error, StoreUnavailable)
-    why = "the lock store could not be reached" if is_away else who_holds(contention.holder_names)
+    why = "the lock store could not be reached" if is_away else describe_holders(contention.holder_names)
     max_wait = contention.options.max_wait
     within = "before the task expired" if max_wait is None else f"within {max_wait:g} s"
     return contention.lock._timed_out(contention.refused, f"{contention.key!r} was not acquired {within}: {why}")

@@ -10,7 +10,7 @@ from celery import Task
 
 from celery_locks.errors import LockContended, StoreUnavailable
 from celery_locks.lease import Lease
-from celery_locks.lock import Lock, holder_names, who_holds
+from celery_locks.lock import Lock, describe_holders, holder_names
 from celery_locks.settings import LockOptions
 from celery_locks.stores.types import Claim, Refused, Renewal
 from celery_locks.tasks.messages.header import fields_of
@@ -75,7 +75,7 @@ class RefusedRun:
     def error(self) -> LockContended:
         """Return the error that names the holders."""
         names = self.holder_names
-        return LockContended(f"{self.key!r} is not available: {who_holds(names)}", self.key, names)
+        return LockContended(f"{self.key!r} is not available: {describe_holders(names)}", self.key, names)
 
     def keep_call(self, pause: float) -> None:
         """Renew the lease of the task's call, so that it lasts while the message waits ``pause`` seconds more."""

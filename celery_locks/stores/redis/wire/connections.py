@@ -59,7 +59,7 @@ class Connections:
 
     def for_ttl(self, ttl: float | None = None) -> Client:
         """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again."""
-        which = (timeout_for(ttl, self._timeouts.request), threads.apart())
+        which = (timeout_for(ttl, self._timeouts.request), threads.connection_set())
         return self._clients.get(which) or self._new_client(*which)
 
     def for_blocking(self, longest: float) -> Client:

@@ -1,4 +1,4 @@
-"""The loop on which users' code is called: receivers, callbacks, and the abort of what runs under a lease."""
+"""The event loop on which users' code is called: receivers, callbacks, and the abort of the work under a lease."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_locks import _logging
-from celery_locks._runtime.callbacks import tell
+from celery_locks._runtime.callbacks import run_callback
 from celery_locks._runtime.threads import Call
 
 logger = _logging.logger(__name__)
 
-#: Coroutines of callbacks that run: a loop keeps only weak references to its tasks.
+#: Running coroutines of callbacks: a loop has only weak references to its tasks.
 _running: set[asyncio.Future[Any]] = set()
 
 
-class LoopHome:
-    """A loop as `threads.Home`. Its methods may be called by any thread."""
+class LoopHub:
+    """The running loop, with the interface of `threads.Hub`. Any thread may use it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
 
-    def here(self) -> bool:
+    def is_current(self) -> bool:
+        """Return whether this code runs on the loop."""
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
 
     def call(self, function: Call) -> None:
+        """Call the function soon, on the loop."""
         try:
             self._loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed: the loss is told all the same
-            tell(function, None)
+        except RuntimeError:  # the loop is closed: the loss is reported all the same
+            run_callback(function, None)
 
-    def in_hub(self, function: Call) -> None:
-        self.call(function)
+    spawn = call
 
     def call_back(self, callback: Callable[..., object], *args: object) -> None:
-        """Calls what a user gave, a function or a coroutine function, on the loop."""
-        if self.here():
+        """Call a user's function or coroutine function on the loop."""
+        if self.is_current():
             self._call_back(callback, *args)
         elif self._loop.is_closed():
-            logger.warning("%r is not told of a lost lease: its event loop is closed", callback)
+            logger.warning("%r is not called for a lost lease: its event loop is closed", callback)
         else:
             self.call(lambda: self._call_back(callback, *args))
 
@@ -56,10 +57,10 @@ class LoopHome:
         if inspect.isawaitable(answer):
             task = asyncio.ensure_future(answer)
             _running.add(task)
-            task.add_done_callback(_ended)
+            task.add_done_callback(_end)
 
 
-def _ended(task: asyncio.Future[Any]) -> None:
+def _end(task: asyncio.Future[Any]) -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("a callback for a lost lease raised", exc_info=error)
