@@ -423,7 +423,7 @@ class Lease(Holding):
         if not self._store.values:
             require(self._store, "values", "lease.update()", self.key)
         self.check()
-        kept = checked_ttl(json_values.KEPT if keep is None else keep, "keep")
+        kept = checked_ttl(json_values.KEEP_SECONDS if keep is None else keep, "keep")
         self._new_value = Value(json_values.to_text(value, self.key), kept)
 
     def _check_written(self, released: bool) -> None:

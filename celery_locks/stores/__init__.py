@@ -1,4 +1,4 @@
-"""Stores by URL; each is imported only when its URL is asked for."""
+"""Stores by their URLs. A store's module is imported when the first store of its scheme is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_locks.stores.base import Store
 
 __all__ = ["Store", "open_store", "schema_sql"]
 
-#: scheme → (module, function that takes the URL and gives the store)
+#: Scheme → module, and the function that makes a store of a URL.
 _OPENERS = {
     "memory": ("celery_locks.stores.memory", "open_memory"),
     "sqlite": ("celery_locks.stores.sqlite", "open_sqlite"),
@@ -40,12 +40,12 @@ _OPENERS = {
     "valkeys+redlock": ("celery_locks.stores.redis.redlock", "open_redlock"),
 }
 
-#: package → the extra that brings it, where they differ; SQLAlchemy comes with the scheme's own
+#: Package → the extra that installs it, where the names differ. For SQLAlchemy it depends on the scheme.
 _EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 
 
 def open_store(url: str) -> Store:
-    """The store that a URL names. Nothing is connected yet.
+    """Return the store of a URL. It connects at its first request.
 
     Raises:
         LockConfigError: No store has this scheme, the URL can't be read, or the store's driver is not installed.
@@ -78,7 +78,7 @@ def schema_sql(url: str, *, upgrade: bool = False) -> str:
         upgrade: Return only the statements that upgrade the tables of an older version.
 
     Raises:
-        LockConfigError: The URL can't be read, its store needs no such statements, or SQLAlchemy is not installed.
+        LockConfigError: The URL can't be read, its store needs no tables, or SQLAlchemy is not installed.
     """
     scheme = url.partition(":")[0].lower()
     if _OPENERS.get(scheme, ("", ""))[1] != "open_server":
@@ -91,7 +91,7 @@ def schema_sql(url: str, *, upgrade: bool = False) -> str:
 
 
 def _missing(url: str, scheme: str, error: ModuleNotFoundError) -> Exception:
-    """What a package that is not installed means."""
+    """Return the error for a package that is not installed."""
     package = error.name or ""
     if package.startswith("celery_locks"):
         return error

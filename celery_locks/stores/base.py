@@ -1,18 +1,18 @@
-"""What a store is: where leases live, and the one clock that they end by.
+"""The contract of a store: it keeps leases, and leases end by its clock alone.
 
-A store keeps, for each lock, its *holders* (owner token, permits, deadline), a *line* of waiters (first come, first
-served, each with a deadline of its own) and the last fencing token. Eight promises hold for every store:
+For each lock, a store keeps its *holders*: owner token, permits and deadline. It keeps a *line* of waiters, each with a
+deadline of its own, and the last fencing token. Every store keeps eight promises:
 
-1. Never more than ``limit`` permits are held by holders whose deadline has not passed on the store's clock.
-2. Every change is one atomic step, guarded by the owner token; a stale token changes nothing.
+1. The holders whose deadline has not passed on the store's clock never have more than ``limit`` permits together.
+2. Every change is one atomic step, guarded by the owner token. A stale token changes nothing.
 3. A fencing token is greater than every earlier one of its lock, also after the lock was idle or deleted.
-4. Everything written has an expiry, and nothing scans without a bound.
-5. An acquire repeated with the same token is the same acquire, so a lost reply can be retried.
-6. Waiters that line up are served first come, first served; a dead waiter or holder is passed over within its ttl.
-7. Waiters are woken, not polled, where the store can.
-8. All that is written for one lock lies under its name (for Redis Cluster: in one hash slot).
+4. All records expire, and no request scans without a bound.
+5. An acquire that is repeated with the same token is the same acquire, so a caller can repeat it after a lost reply.
+6. Waiters in line are served first come, first served. A dead waiter or holder is passed over within its ttl.
+7. Waiters are woken, not polled, if the store can do so.
+8. All records of a lock are under its name. In a Redis Cluster they are in one hash slot.
 
-`celery_locks.testing.StoreCompliance` tests all of them; run it over a store of your own.
+`celery_locks.testing.StoreCompliance` tests all of them. Run it over your own store.
 """
 
 from __future__ import annotations
@@ -31,81 +31,89 @@ if TYPE_CHECKING:
 
 
 class Store(ABC):
-    """Where leases live. Methods may be called by any thread.
+    """A place where leases live. Any thread may call the methods.
 
-    Every method raises `StoreUnavailable` when the store can't be reached or can't serve; nothing was acquired then.
+    Every method raises `StoreUnavailable` when the store can't be reached or can't serve. Nothing was acquired then.
+
+    The class attributes declare the store's capabilities. A feature that the store lacks is refused with
+    `LockConfigError`, and its compliance tests are skipped.
     """
 
-    #: Whether `wait` is woken by a release. Without, it looks again every now and then.
+    #: Whether a release ends `wait`. Otherwise `wait` polls.
     wakes = False
-    #: For how many tokens at once `wait_any` can wait.
+    #: For how many tokens `wait_any` can wait at the same time.
     waits_for = 1
-    #: Whether leases are seen by other processes.
+    #: Whether other processes see the leases.
     shared = True
-    #: Whether leases are seen by other machines.
+    #: Whether other machines see the leases.
     machines = True
-    #: Whether fencing tokens grow for each lock (promise 3).
+    #: Whether the fencing tokens of a lock grow (promise 3).
     fencing = True
     #: Whether a lock may have a limit above one.
     semaphores = True
-    #: Whether waiters that line up are served first come, first served (promise 6).
+    #: Whether waiters in line are served first come, first served (promise 6).
     fair = True
-    #: Whether a process is notified promptly of leases that were taken from it by force: `loss_feed`.
+    #: Whether a process is notified promptly when its leases are taken by force: `loss_feed`.
     notices = False
-    #: Whether a value can be kept with a lock: `write`, `value` and `delete`.
+    #: Whether the store keeps values with locks: `write`, `value` and `delete`.
     values = False
-    #: Whether it keeps a list of what is held: `page` and `stats`.
+    #: Whether the store lists its locks: `page` and `stats`.
     lists = False
 
     @abstractmethod
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        """Take permits, by this rule. The first line that applies decides; what has passed its deadline does not count.
+        """Take permits, by this rule.
 
-        1. *The token holds already*: granted again, with the same fencing token and permits. The deadline becomes no
-           sooner. So a request whose reply was lost can be repeated.
-        2. *A newcomer replaced the lease* that the claim adopts, or an earlier copy of a claim that adopts or replaces:
-           refused, with `Refused.replaced`.
-        3. *The lease to adopt lives*, and the permits fit in its place: they are no more than it has, or no more than
-           the limit together with those of all other holders. Granted, also before those in line, and that lease ends.
-        4. *The claim replaces*, and asks for no more permits than its limit: granted, also before those in line.
-           Holders lose their leases, earliest acquisition first, until there is room.
-        5. *There is room*, and no one stands in line before the token: the permits held by all and those asked for are
-           no more than the limit that this claim names. Granted; a place in line that the token had ends.
+        The first case that applies decides. Expired leases and expired places in line do not count.
+
+        1. *The token holds the lock already*: granted again, with the same fencing token and permits. The deadline
+           becomes no sooner. So a caller can repeat a request whose reply was lost.
+        2. *A newcomer replaced the lease* that the claim adopts, or the lease that an earlier copy of a claim with
+           ``adopts`` or ``replaces`` got: refused, with `Refused.replaced`.
+        3. *The lease to adopt lives*, and the permits fit in its place: they are no more than that lease has, or no
+           more than the limit together with all other holders' permits. Granted, before all in line, and that lease
+           ends.
+        4. *The claim replaces*, and requests no more permits than its limit: granted, before all in line. Holders lose
+           their leases, earliest acquisition first, until there is room.
+        5. *There is room*, and no one stands in line before the token. There is room when all held permits and the
+           requested ones are no more than the limit of this claim. Granted. The token's place in line ends.
         6. Otherwise refused. With ``line_up`` the token gets a place at the end of the line, or keeps its place for
-           longer; but no new place where `Claim.max_waiters` others have one, see `Refused.full`.
+           longer. It gets no new place when `Claim.max_waiters` others have one; see `Refused.full`.
 
         `celery_locks.testing` has a table of cases of this rule, which all stores answer alike.
 
         Args:
-            claim: What is asked for.
-            line_up: When refused, stand in line for that many seconds (longer by repeating the call before they are
-                over: the place is kept). ``None``: don't line up; a place had before is kept until its own deadline.
+            claim: The request.
+            line_up: When refused, stand in line for this many seconds. A call before they have passed keeps the place
+                for longer. With ``None``, don't line up. A place that the token has is kept until its own deadline.
         """
 
     @abstractmethod
     def leave(self, name: str, token: str) -> None:
-        """Gives up the place in line, if there is one. A wake-up that this token had goes to the next."""
+        """Leave the line. If the token was woken already, wake the next waiter."""
 
     @abstractmethod
     def wait(self, name: str, token: str, timeout: float) -> None:
-        """Blocks until it may be this token's turn, or ``timeout`` seconds are over. May return early."""
+        """Block until it may be this token's turn, or ``timeout`` seconds have passed. May return early."""
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        """Like `wait`, for several who stand in line: so one thread waits for many.
+        """Wait for several places in line, so that one thread serves many waiters; see `wait`.
 
         Args:
-            places: Names and tokens, at least one and at most `waits_for`; all names with the same `waits_with`.
+            places: Names and tokens: at least one and at most `waits_for`, all names with the same `waits_with`.
             timeout: For how many seconds at most.
 
         Returns:
-            The tokens whose turn it may be. There may be none, before the timeout too.
+            The tokens whose turn it may be. There may be none, also before the timeout.
         """
         name, token = places[0]
         self.wait(name, token, timeout)
         return (token,)
 
     def waits_with(self, name: str) -> Hashable:
-        """What names have in common that `wait_any` can wait for at once. For a store to override that can't mix all.
+        """Return the group of a name. `wait_any` waits only for names of one group at the same time.
+
+        A store of several servers overrides this.
 
         Args:
             name: A lock's full name.
@@ -114,14 +122,18 @@ class Store(ABC):
 
     @abstractmethod
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
-        """Prolongs leases, all in one round trip.
+        """Renew leases, all in one round trip.
 
         Returns:
-            For each, in order: ``None`` when it was prolonged, else why it no longer can be: ``expired`` (its
-            deadline has passed), ``stolen`` (its record is gone and others hold the lock), ``deleted`` (its record
-            is gone), ``replaced`` (a newcomer took it by `Claim.replaces`), ``force_released`` (by `force_release`).
-            The last two are known for an hour at least. Or ``unreachable`` where a store of many
-            servers could not ask this lease's: nothing is known of it, and it is tried again.
+            For each lease, in order, ``None`` when it was renewed, otherwise the reason:
+
+            - ``expired``: its deadline has passed.
+            - ``stolen``: its record is gone, and others hold the lock.
+            - ``deleted``: its record is gone.
+            - ``replaced``: a newcomer took it by `Claim.replaces`. Known for at least an hour.
+            - ``force_released``: it was ended by `force_release`. Known for at least an hour.
+            - ``unreachable``: a store of several servers could not reach the server of this lease. The state of the
+              lease is unknown, and the caller tries again.
         """
 
     @abstractmethod
@@ -131,23 +143,23 @@ class Store(ABC):
         Args:
             name: The lock's full name.
             token: The owner token.
-            value: What to keep with the lock, written in the same atomic step if the token holds the lock. A store that
-                is full releases the lease, and keeps the value that was there.
+            value: The value to keep with the lock, written in the same atomic step if the token holds the lock. A
+                store that is full releases the lease and keeps the earlier value.
 
         Returns:
-            Whether this call released a lease that had not passed its deadline. A request whose reply was lost is
-            repeated; a repeat that finds no lease can't know whether the first one released it, and counts as released.
+            Whether this call released a lease whose deadline had not passed. The store repeats a request whose reply
+            was lost. A repeat that finds no lease can't know whether the first request released it: it returns true.
         """
 
     def shrink(self, name: str, token: str, permits: int) -> bool:
         """Keep only this many permits of a lease, release the others, and wake the next in line.
 
-        A lease that has no more than these permits stays as it is, so the request may be repeated.
+        A lease that has no more permits than these stays as it is, so the request may be repeated.
 
         Args:
             name: The lock's full name.
             token: The owner token.
-            permits: How many are kept, at least 1.
+            permits: How many permits are kept, at least 1.
 
         Returns:
             Whether the token holds the lock, and its deadline has not passed.
@@ -160,124 +172,123 @@ class Store(ABC):
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
         """Release a lock by force, and wake the next in line. A parked task's ticket stays as it is.
 
-        The reason ``force_released`` is kept for `renew`, of `MOST_TAKEN` holders at most. They are notified where the
-        store does so.
+        The store keeps the reason ``force_released`` for `renew`, for at most `MOST_TAKEN` holders. A store with
+        `notices` notifies them.
 
         Args:
             name: The lock's full name.
-            token: The owner token of the only holder to release; all holders without it.
+            token: The owner token of the only holder to release. If empty, all holders are released.
 
         Returns:
-            The holders that were released, at most `MOST_HOLDERS`. A call whose reply is lost may be repeated by the
-            store itself; it still counts as one call.
+            The holders that were released, at most `MOST_HOLDERS`. The store may repeat the request after a lost
+            reply. The answer is that of one call.
         """
 
     def serving(self, name: str) -> Store:
-        """Return the store that a lock is in. For a store of several stores to override."""
+        """Return the store that a lock is in. A store of several stores overrides this."""
         return self
 
     def loss_feed(self, name: str, process: str) -> LossFeed:
-        """Return the notices for a process about leases that are taken by force. For a store with `notices`.
+        """Return the notices for a process about leases that are taken by force. A store with `notices` overrides this.
 
         Args:
-            name: The full name of a lock: of all that share its prefix.
+            name: The full name of a lock. The notices are about all locks with its prefix.
             process: The first digits of the process's owner tokens; see `celery_locks._runtime.tokens`.
         """
         raise LockConfigError(f"{type(self).__name__} sends no notices: losses are noticed at the next renewal")
 
     @abstractmethod
     def holders(self, name: str) -> tuple[Holder, ...]:
-        """Those who hold the lock now, earliest acquisition first, at most `MOST_HOLDERS`."""
+        """Return the holders of a lock, earliest acquisition first, at most `MOST_HOLDERS`."""
 
     def held(self, name: str) -> int:
-        """How many permits are held now. For a store to override where a lock may have more than `MOST_HOLDERS`."""
+        """Return how many permits are held. A store with more than `MOST_HOLDERS` holders for a lock overrides this."""
         return sum(holder.permits for holder in self.holders(name))
 
     def write(self, name: str, token: str, text: str, keep: float) -> bool:
-        """Keeps a value with a lock, if this token holds it.
+        """Keep a value with a lock, if this token holds the lock.
 
         Args:
             name: The lock's full name.
             token: The owner token.
             text: The value.
-            keep: For how many seconds; the lease may end before.
+            keep: For how many seconds the value is kept, also after the lease has ended.
 
         Returns:
-            Whether it was written: ``False`` when the token holds the lock no more.
+            Whether the value was written: ``False`` when the token no longer holds the lock.
         """
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def value(self, name: str) -> str | None:
-        """The value that is kept with a lock, ``None`` for none."""
+        """Return the value that is kept with a lock, ``None`` for none."""
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def delete(self, name: str) -> bool:
-        """Deletes the value that is kept with a lock, whoever holds it.
+        """Delete the value that is kept with a lock, also when others hold the lock.
 
         Returns:
-            Whether there was one. A call whose reply is lost may be repeated by the store itself; it still counts as
-            one call.
+            Whether there was a value. The store may repeat the request after a lost reply. The answer is that of one
+            call.
         """
         raise LockConfigError(f"{type(self).__name__} keeps no values with its locks")
 
     def info(self, name: str) -> LockInfo:
-        """What is known of one lock; at most `MOST_HOLDERS` holders and `MOST_IN_LINE` of those in line are named."""
+        """Return the holders and the line of a lock: at most `MOST_HOLDERS` and `MOST_IN_LINE` of them."""
         return LockInfo(name, self.holders(name), self.held(name), 0)
 
     def page(self, names: NameRange) -> Page:
-        """Those locks of a range of names that are held or waited for, in order.
+        """Return the locks of a range of names that are held or waited for, in order.
 
-        Looks at a bounded number of them, and takes what it finds expired from the store's list.
+        The store reads a bounded number of names, and removes from its list the locks that it finds expired.
 
         Returns:
             At most ``names.count`` locks. There may be fewer, even none, although more follow: the others had expired.
         """
-        raise LockConfigError(f"{type(self).__name__} keeps no list of what is held: ask for a key by its name")
+        raise LockConfigError(f"{type(self).__name__} keeps no list of locks: read one key by locks.info(key)")
 
     def stats(self, prefix: str, near: float) -> Stats:
-        """Figures over all locks whose names begin with ``prefix`` and ``:``, at a bounded cost.
+        """Return figures over all locks whose names begin with ``prefix`` and ``:``, at a bounded cost.
 
         Args:
-            prefix: What the names begin with.
-            near: How soon a deadline is near, in seconds.
+            prefix: The beginning of the names.
+            near: A lease is near its end when its deadline passes within this many seconds.
         """
-        raise LockConfigError(f"{type(self).__name__} keeps no list of what is held: ask for a key by its name")
+        raise LockConfigError(f"{type(self).__name__} keeps no list of locks: read one key by locks.info(key)")
 
     @abstractmethod
     def ping(self) -> None:
-        """Raises `StoreUnavailable` when the store can't serve."""
+        """Raise `StoreUnavailable` when the store can't serve."""
 
     def about(self) -> str:
-        """What it is and which release, for people to read. For a store to override."""
+        """Return the kind and the version of the store, for people to read."""
         return type(self).__name__
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
-        """What in the store's settings could break what leases promise. For a store to override.
+        """Check the settings of the store for what could break the promises of leases.
 
         Args:
             parks: Whether tasks wait in the store, so that it must not forget them.
 
         Returns:
-            For each thing that was looked at, such as ``"eviction"``, what is wrong with it and the remedy; an empty
-            text when it is as it should be, and one that begins with ``"not known: "`` when it could not be looked at.
+            The result of each check by the check's name, such as ``"eviction"``. It states the problem and the remedy,
+            and is empty when all is well. It begins with ``"not known: "`` when the store could not check.
         """
         return {}
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
-        """Acquire, renew, wait for and release a throwaway lock. For a store of several servers to override.
+        """Acquire, renew, wait for and release a throwaway lock. A store of several servers overrides this.
 
-        It has a random key, so it never meets a lock of the site. What a released lock leaves is all that it leaves.
+        The lock has a random key, so it never meets a lock of the site. It leaves no more than a released lock does.
 
         Args:
-            prefix: That of the site's locks: so the names that rights are given for are tried.
-            parks: Whether a task is parked and dispatched, too, where tasks can park in the store.
+            prefix: The prefix of the site's locks. The store's access rules may be about names with this prefix.
+            parks: Whether a task is parked and dispatched, too, if tasks can park in the store.
 
         Returns:
-            What fails while locks work all the same, such as one server of a majority; each with its remedy.
+            Problems in spite of which locks work, such as the failure of one server of a majority, each with its remedy.
 
         Raises:
-            StoreUnavailable: Locks don't work. Its text names the step that failed, what the store answered, and the
-                remedy.
+            StoreUnavailable: Locks don't work. The text names the failed step, the answer, and the remedy.
         """
         from celery_locks.stores.trial import try_writes
 
@@ -285,7 +296,7 @@ class Store(ABC):
         return []
 
     def _forget_trial(self, name: str, ticket_id: str) -> None:
-        """Delete what a tried write leaves beyond a released lock. For a store to override.
+        """Delete the records that `try_writes` leaves in addition to those of a released lock.
 
         Args:
             name: The full name of the throwaway lock.
@@ -293,8 +304,8 @@ class Store(ABC):
         """
 
     def warnings(self, *, parks: bool = False) -> list[str]:
-        """What `checks` found to be wrong."""
+        """Return the problems that `checks` found."""
         return [result for result in self.checks(parks=parks).values() if is_warning(result)]
 
     def close(self) -> None:
-        """Gives back connections and files. The store may be used again afterwards."""
+        """Close connections and files. The store may be used again afterwards."""

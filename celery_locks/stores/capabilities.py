@@ -1,4 +1,4 @@
-"""What a store can do: declared by it, asked for where a feature is defined, and printed into the documentation."""
+"""The capabilities of stores. A store declares them, features require them, and the documentation lists them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from importlib import import_module
 
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import Store
-from celery_locks.stores.parking import Parking
+from celery_locks.stores.parking import Parking, tickets_of
 
-#: Attribute of a `Store` → what it means when it is true.
+#: Attribute of a `Store` → its meaning when it is true.
 CAPABILITIES = {
     "shared": "leases that other processes see",
     "machines": "leases that other machines see",
@@ -22,7 +22,7 @@ CAPABILITIES = {
     "notices": "holders notified within 100 ms of a forced release or a replacement",
 }
 
-#: Address → module and class.
+#: Address → module and class of the store.
 _STORES = {
     "`redis://`, `valkey://`": ("celery_locks.stores.redis.store", "RedisStore"),
     "`postgresql://`": ("celery_locks.stores.sql.postgresql", "PostgreSQLStore"),
@@ -36,17 +36,17 @@ _STORES = {
 
 
 def has(store: Store | type[Store], capability: str) -> bool:
-    """Whether a store, or a class of stores, has a capability."""
+    """Return whether a store, or a class of stores, has a capability."""
     if capability == "parks":
-        return issubclass(store if isinstance(store, type) else type(store), Parking)
+        return issubclass(store, Parking) if isinstance(store, type) else tickets_of(store) is not None
     return bool(getattr(store, capability))
 
 
 def require(store: Store, capability: str, feature: str, key: str | None = None) -> None:
-    """Refuses a feature that the store can't serve.
+    """Refuse a feature for which the store lacks a capability.
 
     Raises:
-        LockConfigError: It can't; the message names stores that can.
+        LockConfigError: The store lacks it. The message names stores that have it.
     """
     if not has(store, capability):
         others = ", ".join(address.replace("`", "") for address, kind in stores().items() if has(kind, capability))
@@ -58,7 +58,7 @@ def require(store: Store, capability: str, feature: str, key: str | None = None)
 
 
 def stores() -> dict[str, type[Store]]:
-    """The stores by their addresses; those whose driver is not installed are left out."""
+    """Return the classes of stores by their addresses, without those whose driver is not installed."""
     known = ((address, _store(module, name)) for address, (module, name) in _STORES.items())
     return {address: kind for address, kind in known if kind is not None}
 
@@ -72,7 +72,7 @@ def _store(module: str, name: str) -> type[Store] | None:
 
 
 def table() -> str:
-    """What each store can do, as a table in Markdown."""
+    """Return the capabilities of all stores, as a table in Markdown."""
     known = stores()
     lines = [f"| | {' | '.join(known)} |", f"|---|{'---|' * len(known)}"]
     for capability, meaning in CAPABILITIES.items():

@@ -1,10 +1,10 @@
-"""Results of a store's checks: a text for each check, which is empty where all is well."""
+"""The results of a store's checks: a text for each check, empty when all is well."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-#: The beginning of the result of a check that could not look.
+#: The beginning of the result of a check that could not be made.
 NOT_KNOWN = "not known: "
 
 
@@ -14,7 +14,7 @@ def is_warning(result: str) -> bool:
 
 
 def merge(answers: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the results of several servers as those of one: their warnings, or else what is not known.
+    """Merge the results of several servers: their warnings, or if there are none, what is not known.
 
     Args:
         answers: The results of each server.

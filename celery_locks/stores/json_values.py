@@ -1,4 +1,4 @@
-"""Values that are kept with a key: JSON, read and written."""
+"""The values that are kept with keys, as JSON."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from celery_locks.errors import LockConfigError
 from celery_locks.stores.base import Store
 
-#: For how many seconds a value is kept, where nothing else is said: 30 days.
-KEPT = 30 * 24 * 3600.0
+#: How many seconds a value is kept by default.
+KEEP_SECONDS = 30 * 24 * 3600.0
 
 
 def read(store: Store, name: str) -> Any:
-    """The value kept with a lock, ``None`` for none."""
+    """Return the value that is kept with a lock, ``None`` for none."""
     text = store.value(name)
     return None if text is None else json.loads(text)
 
 
 def to_text(value: Any, key: str) -> str:
-    """A value as JSON.
+    """Return a value as JSON.
 
     Raises:
-        LockConfigError: JSON has no such value.
+        LockConfigError: JSON can't express the value.
     """
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))

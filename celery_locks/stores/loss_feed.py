@@ -1,4 +1,4 @@
-"""Notices of a store to a process that leases were taken from it by force."""
+"""The notices that a store sends to a process whose leases were taken by force."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from contextlib import suppress
 
 from celery_locks._runtime import threads
 
-#: How many notices wait for a process at most. The holders beyond notice their losses at their next renewals.
+#: How many notices wait for a process at most. The holders of further leases notice their losses when they renew.
 MOST_NOTICES = 1_000
 
 
 class LossFeed(ABC):
     """The notices for one process about the leases of one prefix.
 
-    A notice is a hint. It may come late, twice, for a lease that lives, or never.
+    A notice is a hint. It may come late, twice, never, or for a lease that still lives.
     """
 
     @abstractmethod
     def wait(self, timeout: float) -> Collection[str] | None:
-        """Block until there are notices, or ``timeout`` seconds are over. One thread calls this.
+        """Block until there are notices, or ``timeout`` seconds have passed. One thread calls this.
 
         Returns:
             The owner tokens of the leases that were taken, at most `MOST_NOTICES`. ``None`` when notices may have been
@@ -39,13 +39,13 @@ class LossFeed(ABC):
 
 
 class LocalFeed(LossFeed):
-    """The notices of a store in this process. It may be used again after `close`."""
+    """The notices of a store in memory. The feed may be used again after `close`."""
 
     def __init__(self) -> None:
         self._tokens: deque[str] = deque(maxlen=MOST_NOTICES)
-        # A real lock: a thread waits for it that must not depend on the hub of greenlets.
-        self._news = threads.new_lock()
-        self._news.acquire()
+        # A real lock: the thread that waits for it must not depend on the hub of greenlets.
+        self._has_notices = threads.new_lock()
+        self._has_notices.acquire()
 
     def put(self, token: str) -> None:
         """Add a notice."""
@@ -53,21 +53,23 @@ class LocalFeed(LossFeed):
         self._wake()
 
     def wait(self, timeout: float) -> Collection[str]:
-        self._news.acquire(True, timeout)
+        """Return the notices; see `LossFeed.wait`."""
+        self._has_notices.acquire(True, timeout)
         tokens = set[str]()
         while self._tokens:
             tokens.add(self._tokens.popleft())
         return tokens
 
     def close(self) -> None:
+        """End a `wait` in another thread."""
         self._wake()
 
     def _wake(self) -> None:
-        with suppress(RuntimeError):  # it is awake already
-            self._news.release()
+        with suppress(RuntimeError):  # the thread was woken already
+            self._has_notices.release()
 
 
 def cut(file: int) -> None:
-    """End what another thread waits for on a socket, by its file number."""
+    """Shut a socket down, by its file number, so that a thread which waits on it goes on."""
     with suppress(OSError), socket.socket(fileno=os.dup(file)) as connection:
         connection.shutdown(socket.SHUT_RDWR)

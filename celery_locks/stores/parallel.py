@@ -1,12 +1,11 @@
-"""Asking several stores at once, and going on as soon as enough of them have answered.
+"""Requests to several stores at the same time.
 
-Each call has a thread of its own, since a server that hangs must not keep the others waiting; where greenlets are in
-the place of threads it is a greenlet of the asking thread's hub. Calls whose answer was not waited for go on.
+Each request has a thread of its own, because a server that hangs must not delay the others. When greenlets replace
+threads, it is a greenlet of the caller's hub. Requests that the caller no longer waits for run to their end.
 """
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -14,15 +13,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from celery_locks._runtime import threads
+from celery_locks._runtime import process, threads
 from celery_locks._runtime.clock import system_clock
 from celery_locks.errors import StoreUnavailable
 
 T = TypeVar("T")
 
 #: Seconds after which an idle thread ends.
-IDLE = 30.0
-#: The queues of threads that wait for something to do.
+IDLE_SECONDS = 30.0
+#: The queues of idle threads.
 _idle: list[Any] = []
 
 
@@ -31,17 +30,18 @@ def ask(
     timeout: float,
     enough: Callable[[Sequence[T | StoreUnavailable | None]], bool] = lambda answers: False,
 ) -> list[T | StoreUnavailable | None]:
-    """Makes calls, all at once.
+    """Make calls at the same time, and return their answers.
 
-    When there are enough answers, those that need about as long are waited for too: up to twice the time.
+    Once there are enough answers, the wait goes on for as long as it has taken so far. So calls that are about as quick
+    still count.
 
     Args:
-        calls: What to do; `StoreUnavailable` is an answer too, and any other error is raised.
+        calls: The calls. `StoreUnavailable` is an answer, and any other error is raised.
         timeout: How long to wait at most, in seconds.
-        enough: Whether these answers will do.
+        enough: Return whether these answers are enough.
 
     Returns:
-        For each call, in order, what it returned; why it could not; or ``None`` where it is still under way.
+        For each call, in order, the value that it returned, its error, or ``None`` while it still runs.
     """
     answers: list[T | StoreUnavailable | None] = [None] * len(calls)
     came = queue.SimpleQueue[tuple[int, Any]]()
@@ -71,18 +71,18 @@ def _answer(came: queue.SimpleQueue[tuple[int, Any]], number: int, call: Callabl
 
 
 def start(function: Callable[[], object]) -> None:
-    """Calls a function that raises nothing in another thread; in this one where the system has no more of them."""
+    """Call a function that raises nothing in another thread, or in this one when the system has no threads left."""
     try:
         if threads.greenlets():
             threading.Thread(target=function, daemon=True).start()
         else:
             _start_thread(function)
-    except RuntimeError:  # also at the end of the interpreter
+    except RuntimeError:  # also while the interpreter shuts down
         function()
 
 
 def _start_thread(function: Callable[[], object]) -> None:
-    """Starting a thread takes longer than a server that is near: one that has nothing to do is taken first."""
+    """Call a function in an idle thread, or in a new one: starting a thread takes longer than a request."""
     try:
         work = _idle.pop()
     except IndexError:
@@ -94,11 +94,11 @@ def _start_thread(function: Callable[[], object]) -> None:
 def _work(work: Any) -> None:
     while True:
         try:
-            function = work.get(timeout=IDLE)
+            function = work.get(timeout=IDLE_SECONDS)
         except queue.Empty:
             try:
                 _idle.remove(work)
-            except ValueError:  # it was taken just now: something is about to come
+            except ValueError:  # another thread took it just now, and will send work
                 continue
             return
         if function is None:
@@ -109,10 +109,10 @@ def _work(work: Any) -> None:
 
 
 def end_idle() -> None:
-    """End the threads that have nothing to do, after a store was closed."""
+    """End the idle threads, after a store was closed."""
     while _idle:
         with suppress(IndexError):  # another thread took it
             _idle.pop().put(None)
 
 
-os.register_at_fork(after_in_child=_idle.clear)
+process.after_fork_in_child(_idle.clear)

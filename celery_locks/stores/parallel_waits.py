@@ -1,4 +1,4 @@
-"""Waiting in several stores at once for what is due in any of them."""
+"""Waits in several stores at the same time, until a ticket is due in one of them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.parallel import start
 from celery_locks.stores.parking import Parking
 
-#: Seconds before a store that could not be reached is asked again.
+#: Seconds between two requests to a store that can't be reached.
 PAUSE_SECONDS = 0.5
 
 
 class DueWaits:
-    """Waits as `Parking.await_due` in each of some stores, by a thread for each.
+    """Waits in several stores, by a thread for each; see `Parking.await_due`.
 
-    A wait that is still under way when its caller goes on is not begun anew by the next call.
+    A store's wait that goes on after its caller has returned serves the next call, too.
 
     Args:
         stores: The stores.
-        prefix: That of the locks.
-        broker: Whose tickets.
+        prefix: The prefix of the locks.
+        broker: The broker of the tickets.
     """
 
     def __init__(self, stores: Sequence[Parking], prefix: str, broker: str) -> None:
         self._prefix = prefix
         self._broker = broker
         self._changed = threading.Condition()
-        #: When each store is to be asked; infinity while a thread waits in it.
+        #: When the next wait in each store begins; infinity while a thread waits in it.
         self._next = dict.fromkeys(range(len(stores)), 0.0)
         self._stores = stores
         self._due = False
 
     def wait(self, timeout: float) -> None:
-        """Block until something may be due in one of the stores, or ``timeout`` seconds are over."""
+        """Block until a ticket may be due in one of the stores, or ``timeout`` seconds have passed."""
         until = system_clock.now() + timeout
         with self._changed:
             while not self._due and (left := until - system_clock.now()) > 0:

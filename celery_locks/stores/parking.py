@@ -1,8 +1,8 @@
 """Parking: tasks that wait in line in the store, and are dispatched when their turn comes.
 
 A task that finds its key held leaves a *ticket* in line: its message, and a number that keeps its place. A ticket
-belongs to one message of a task, and to the broker that the message came from. It lives until that message has run for
-good:
+belongs to one message of a task, and to the broker of that message. It lives until the message has run for good. Its
+states:
 
 ``parked``
     In line, among the waiters of `Store.acquire`: one line a lock, first come, first served.
@@ -22,19 +22,21 @@ good:
 ``done``
     A small tombstone, kept for `TOMBSTONE` seconds: a late copy of the message is dropped.
 
-**Owed.** A run that does not end for good is followed by another one. Usually the broker delivers the message again.
-Where it may not, the run is *owed*: the store itself parks the ticket again. A run is owed from its start if its task
-acknowledges late and its copy of the message is not the one that the ticket's last dispatch published: whatever the
-broker delivers again then may have been dropped already. Any run is owed as soon as a copy of its message is dropped.
-The next run of the ticket is owed, too.
+**Owed runs.** When a run does not end for good, another one has to follow. Usually the broker delivers the message
+again. If it may not do so, the run is *owed*: the store itself parks the ticket again.
+
+- A run is owed as soon as a copy of its message is dropped.
+- A run is owed from its start if its task acknowledges late, and its copy of the message is not that of the last
+  dispatch. The copy that the broker would deliver again may have been dropped already.
+- If a run is owed, the next run of its ticket is owed, too.
 
 **Brokers.** Services with brokers of their own may share a store. Each step names the broker of the process that makes
 it, and dispatches only tickets of that broker. A ticket without a broker, such as one that an older version wrote, is
 dispatched by every process. A step that names no broker dispatches only tickets without one. The line stays one for
 all: a ticket of another broker that is first in line stays first, and the sweeper of its broker is woken.
 
-Each step is one atomic change of the store, and none is lost when the process that made it dies: what should have
-happened by now is *due*, and found by `Parking.sweep`.
+Each step is one atomic change of the store. If a process dies before its next step, the ticket becomes *due* after a
+while, and `Parking.sweep` takes that step.
 """
 
 from __future__ import annotations
@@ -51,13 +53,13 @@ from celery_locks.stores.types import Claim, Granted, Refused, Value
 FIRST_DISPATCH = 5.0
 #: Seconds from an owed run's end to its ticket's next parking, unless the run's result is stored within them.
 STORE_GRACE = 30.0
-#: Seconds that a parked ticket is kept in the store; each sweep that finds it begins them anew.
+#: Seconds that a parked ticket is kept in the store. Each sweep that finds it starts them again.
 RETENTION = 30 * 24 * 3600.0
 #: Seconds that a ticket is kept whose run has ended: longer than brokers take to deliver a message again.
 TOMBSTONE = 2 * 3600.0
-#: How the name of a tried write's lock begins after the prefix. No key of a user gives such a name: see `Locks.name`.
+#: The beginning, after the prefix, of the names of the locks of `Store.try_writes`. No key of a user has this name.
 TRIAL = "{=}celery-locks-doctor:"
-#: `RETENTION` of a ticket in such a lock, in seconds: after twice this time nothing of it is left.
+#: The `RETENTION` of tickets in these locks, in seconds. After twice this time no record is left.
 TRIAL_RETENTION = 5.0
 
 #: Why a ticket left the line before its turn.
@@ -68,14 +70,15 @@ RunEndName = Literal["final", "stored", "rejected", "again"]
 
 @dataclass(frozen=True)
 class Push:
-    """How a ticket's message is published where the broker's queue is a list in the store itself.
+    """The way to publish a ticket's message when the broker's queue is a list in the store itself.
 
     See `Parking.is_broker`.
 
     Attributes:
-        queue: The list.
-        element: What is pushed to the end that is served next: the task has waited longer than what is in the queue.
-        within: For how many seconds its permits are kept then, as by `Parking.published`.
+        queue: The key of the list.
+        element: The element to push. It goes to the end that is served next: the task has waited longer than the
+            messages in the queue.
+        within: For how many seconds the permits are kept then, as by `Parking.published`.
     """
 
     queue: str
@@ -85,17 +88,18 @@ class Push:
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a task leaves in line.
+    """A task's request to stand in line.
 
     Attributes:
-        id: One for each message of a task: its copies have the same one, its retries others.
-        message: What is published when its turn comes. Without one (empty) a ticket that is not known is not parked,
-            and the answer is `Parked` all the same, with no position.
-        task_id: The task; `Parking.withdraw` finds the ticket by it.
-        wait: The longest wait in seconds from the first parking; ``None`` for any.
-        max_waiters: How many may stand in line at most, this one counted; ``None`` for any.
-        push: Lets the store publish the message itself the first time, in the step that dispatches the ticket.
-        owner: The owner shown for the ticket in line and for its kept permits; if empty, the claim's owner.
+        id: The id of the task's message. All copies of the message have the same id, and each retry has its own.
+        message: The message to publish when its turn comes. If it is empty, an unknown ticket is not parked, and the
+            answer is `Parked` all the same, without a position.
+        task_id: The task's id, by which `Parking.withdraw` finds the ticket.
+        wait: The longest wait in seconds from the first parking; ``None`` for no bound.
+        max_waiters: How many may stand in line, including this one; ``None`` for no bound.
+        push: Allows the store to publish the message of the first dispatch itself, in the step of the dispatch.
+        owner: The owner that others see, for the place in line and for the permits that are kept; if empty, the
+            owner of the claim.
         broker: Identity of the broker that the message belongs to. Only a step made for this broker dispatches the
             ticket; if empty, every step does.
         late: Whether the task acknowledges late: if its run does not end for good, the broker delivers its message
@@ -123,8 +127,8 @@ class Dispatch:
     Attributes:
         name: The lock's full name.
         id: The ticket's.
-        message: What is to be published.
-        count: How often the ticket was dispatched, this time included.
+        message: The message to publish.
+        count: How often the ticket was dispatched, including this time.
     """
 
     name: str
@@ -138,8 +142,8 @@ class Parked:
     """The ticket stands in line.
 
     Attributes:
-        refused: Why, and its position.
-        dispatches: Tickets of the same broker whose turn has come, found on the way; to be published.
+        refused: The refusal, with its position.
+        dispatches: Tickets of the same broker whose turn has come, for the caller to publish.
     """
 
     refused: Refused
@@ -148,9 +152,9 @@ class Parked:
 
 @dataclass(frozen=True)
 class Dropped:
-    """This copy of the message is not needed: its task has run (``done``) or runs under a lease that lives.
+    """This copy of the message is not needed: its task has run (``done``), or runs under a live lease (``running``).
 
-    Such a run is owed from now on, since this copy will not come again.
+    The broker will not deliver this copy again, so the run is owed from now on.
     """
 
     state: Literal["done", "running"]
@@ -158,7 +162,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Full:
-    """There are as many in line as may be; nothing was changed.
+    """The line is full. Nothing was changed.
 
     Attributes:
         waiters: How many wait, or `Ticket.max_waiters` where the store counts no further.
@@ -176,38 +180,44 @@ class Out:
 
 
 class Parking(ABC):
-    """What a `Store` does besides when tasks can park in it."""
+    """The methods of a `Store` in which tasks can park.
+
+    Attributes:
+        can_park: Whether tasks can park. Only in a store of several stores, some of which can't, it is false.
+    """
+
+    can_park = True
 
     @abstractmethod
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
-        """Take the permits if it is the turn of a message that has arrived, and park its ticket otherwise.
+        """Take the permits for a message that has arrived if it is its turn, and park its ticket otherwise.
 
-        It is its turn when enough permits are free (those that are kept for this ticket are) and no one with a lower
-        number stands in line. A ticket that is not known comes first come, first served, and becomes known only when
-        it has to park. One that was parked, dispatched, ended, or running under a lease that has expired keeps its
-        number. Repeated with the same token after it was granted it is granted again.
+        Its turn has come when no one with a lower number stands in line, and enough permits are free. The permits that
+        are kept for this ticket count as free. An unknown ticket has the last number, and becomes known only when it
+        has to park. A ticket that was parked, dispatched or ended keeps its number. So does one whose run's lease has
+        expired. A repeated call with the same token is granted again.
 
-        The run of a ticket that is known is owed if `Ticket.late` is set, unless the ticket was dispatched and
-        `Ticket.count` is that dispatch; and if the ticket's last run was owed.
+        The run of a known ticket is owed if its last run was owed. It is owed also if `Ticket.late` is set, unless
+        `Ticket.count` is the last dispatch.
         """
 
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
-        """Park a ticket that is not known, if it can't have the permits now; never take any.
+        """Park an unknown ticket if its task can't run now; never take permits.
 
-        For a store to override: one that doesn't parks by `enter` alone.
+        A store that doesn't override this parks tickets by `enter` alone.
 
         Args:
-            claim: What the ticket's run will ask for.
-            ticket: Without a message the store only answers whether it would park; the answer is `Parked` then, with
-                no position.
+            claim: The claim of the ticket's run.
+            ticket: The ticket. Without a message, the store parks nothing. It returns `Parked` without a position if
+                the ticket would have to park.
 
         Returns:
-            ``None`` when nothing was changed: the ticket is known, it could run now, or the line is full.
+            ``None`` when nothing was changed: the ticket is known, its task could run now, or the line is full.
         """
         return None
 
     def is_broker(self, settings: Mapping[str, Any]) -> bool:
-        """Return whether these connection settings (redis-py's) are those of this store's own server and database."""
+        """Return whether these connection settings of redis-py lead to this store's own server and database."""
         return False
 
     @abstractmethod
@@ -266,48 +276,52 @@ class Parking(ABC):
 
     @abstractmethod
     def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
-        """Do what is due for a broker, in at most ``most`` locks whose names begin with ``prefix`` and ``:``.
+        """Handle the due tickets of a broker, in at most ``most`` locks whose names begin with ``prefix`` and ``:``.
 
-        Parks dispatched tickets again whose deadline has passed, and puts out those that have waited too long. Parks
-        owed tickets again whose run's lease has expired, or whose run ended and did not store its result in time.
-        Dispatches those whose turn it is. It leaves tickets of other brokers alone.
+        - Dispatched tickets whose deadline has passed are parked again.
+        - Tickets that have waited too long are put out.
+        - Owed tickets are parked again when the lease of their run has expired, or when their run has ended and did not
+          store its result in time.
+        - Tickets whose turn has come are dispatched.
+
+        Tickets of other brokers are left alone.
 
         Args:
-            prefix: That of the locks.
-            broker: Whose tickets, and those without a broker. If empty, only those without a broker.
-            most: How many locks at most.
+            prefix: The prefix of the locks.
+            broker: The broker. Tickets without a broker are handled, too. If empty, only these are handled.
+            most: How many locks are swept at most.
 
         Returns:
-            What to publish: at most 100 for each lock.
+            The dispatches for the caller to publish, at most 100 for each lock.
         """
 
     @abstractmethod
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        """Block until `sweep` may find something due for the broker, or ``timeout`` seconds are over.
+        """Block until a ticket of the broker may be due, or ``timeout`` seconds have passed.
 
         It returns in time also when a ticket is parked meanwhile that is due earlier. It may return early.
         """
 
     @abstractmethod
     def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
-        """Put out the parked ticket of a task that was revoked, or release the lease taken for it at its call.
+        """Put out the parked ticket of a revoked task, or release the lease that was taken at its call.
 
         A ticket of another broker is left alone, also when its task has the same id.
 
         Returns:
-            The task's own message, and those whose turn has come by it, to be published. Nothing where nothing was
-            found.
+            The dispatches for the caller to publish: the task's own message, and the tickets whose turn has come then.
+            Empty when neither a ticket nor a lease was found.
         """
 
     @abstractmethod
     def waiting(self, name: str) -> int:
-        """Return how many tickets and waiters stand in line for the lock. Dispatched tickets don't."""
+        """Return how many tickets and waiters stand in line for a lock. Dispatched tickets don't count."""
 
 
 def due_again(count: int, within: float) -> float:
     """Return for how many seconds a ticket's permits are kept after its message was published for the n-th time.
 
-    Twice as long each time: the message may be waiting behind a long queue, and each dispatch adds one to it.
+    The time doubles: the message may wait in a long queue, and each dispatch adds a message to it.
     """
     return min(within * 2.0 ** (count - 1), 3600.0)
 
@@ -323,7 +337,7 @@ def may_dispatch(owned_by: str, broker: str) -> bool:
 
 
 def is_trial(name: str) -> bool:
-    """Return whether a full name is that of a tried write's lock: no sweeper dispatches what is parked there."""
+    """Return whether a full name is that of a lock of `Store.try_writes`. No sweeper dispatches its tickets."""
     return name.find("{") == name.find(TRIAL) != -1
 
 
@@ -334,7 +348,7 @@ def retention(name: str) -> float:
 
 def tickets_of(store: object) -> Parking | None:
     """Return the store, if tasks can park in it."""
-    return store if isinstance(store, Parking) else None
+    return store if isinstance(store, Parking) and store.can_park else None
 
 
 __all__: Sequence[str] = (

@@ -1,8 +1,8 @@
-"""``sharded:``: locks dealt out over several stores, each of which serves its own.
+"""``sharded:``: locks in several stores, each of which serves a part of the keys.
 
-Which store serves a lock is decided by rendezvous hashing (Thaler and Ravishankar, "Using Name-Based Mappings to
-Increase Hit Rates", 1998): each store has a number for each name, and the greatest wins. A store that comes takes those
-names for which its number is the greatest, and none moves between the others.
+Rendezvous hashing decides which store serves a lock (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit
+Rates", 1998). Each store has a number for each name, and the store with the greatest number serves it. A new store
+takes over the names for which its number is the greatest. No name moves between the other stores.
 """
 
 from __future__ import annotations
@@ -23,61 +23,55 @@ from celery_locks.stores.check_results import merge
 from celery_locks.stores.listing import LockInfo, NameRange, Page, Stats, merge_pages
 from celery_locks.stores.parallel import ask, end_idle
 from celery_locks.stores.parallel_waits import DueWaits
-from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket
+from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket, tickets_of
 from celery_locks.stores.trial import all_of
 from celery_locks.stores.types import Claim, Granted, Holder, Refused, Renewal, Value
 
 T = TypeVar("T")
 
-#: Each store has its own time-outs; one that keeps to none is not waited for any longer, in seconds.
-PATIENCE = 30.0
-#: Gives the name of the shard that serves a key, out of the names of all.
+#: How many seconds a request waits for a store that ignores its own timeouts.
+PATIENCE_SECONDS = 30.0
+#: A function of a key and the names of all stores that returns the name of the store that serves the key.
 Strategy = Callable[[str, Sequence[str]], str]
 
 
-class Sharded(Store):
-    """Locks dealt out over several stores.
+class Sharded(Store, Parking):
+    """Locks in several stores, each of which serves a part of the keys.
 
-    It can do what all of them can. One that can't be reached is missed by its own locks alone, and by those who look at
-    all of them. Where one is added or taken away while locks are held, those that move are free at their new place:
-    stop what uses them before, or let their ttls pass.
+    It has the capabilities that all of its stores have. When a store can't be reached, only its own keys fail, and
+    requests about all keys.
+
+    When you add or remove a store while locks are held, the keys that move are free in their new store. Stop the
+    programs that use them before, or let the ttls pass.
 
     Args:
-        stores: Their URLs; or a mapping of names to URLs or stores. The names decide on who serves what, so a store
-            that keeps its name may move to another address. The name of a URL is what all URLs of that store have in
-            common: ``redis://h1``, ``redis://H1:6379/0`` and ``redis://:password@h1/?db=0`` are one.
-        strategy: Which store serves a key. ``"rendezvous"``, as above. ``"modulo"`` counts the key's hash modulo the
-            number of stores, in their order: quicker with very many stores, but a store more or less moves nearly all
-            keys. Or a function of the key and the names of the stores, that returns one of these names; each process
-            must get the same answer.
+        stores: The URLs of the stores, or a mapping of names to URLs or stores. The names decide which store serves
+            which keys, so a store that keeps its name may move to another address. The name of a URL is the part that
+            all URLs of that store share: ``redis://h1``, ``redis://H1:6379/0`` and ``redis://:password@h1/?db=0`` have
+            the same name.
+        strategy: How a key's store is chosen. ``"rendezvous"`` is described above. ``"modulo"`` takes the hash of the
+            key modulo the number of stores, in their order. It is quicker with very many stores, but another store
+            moves nearly all keys. Or a function of the key and the names of the stores, which returns one of the names.
+            It must return the same name in each process.
 
     Raises:
-        LockConfigError: There is none, one is named twice, a URL is wrong, or there is no such strategy.
+        LockConfigError: There is no store, a store is named twice, a URL is wrong, or the strategy is unknown.
     """
-
-    def __new__(
-        cls, stores: Sequence[str] | Mapping[str, str | Store], *, strategy: str | Strategy = "rendezvous"
-    ) -> Sharded:
-        """Tasks can park in it if they can in all of its stores."""
-        opened = _opened(stores)
-        parks = cls is Sharded and all(isinstance(store, Parking) for store in opened.values())
-        made = super().__new__(ShardedParking if parks else cls)
-        made._stores = opened
-        return made
 
     def __init__(
         self, stores: Sequence[str] | Mapping[str, str | Store], *, strategy: str | Strategy = "rendezvous"
     ) -> None:
-        self._stores: dict[str, Store]
+        self._stores = _opened(stores)
         self._shard_of = _shard_of(strategy, list(self._stores))
         self._due_waits: dict[tuple[int, str, str], DueWaits] = {}
         self.waits_for = min(store.waits_for for store in self._stores.values())
         for capability in CAPABILITIES:
             if capability != "parks":
                 setattr(self, capability, all(getattr(store, capability) for store in self._stores.values()))
+        self.can_park = all(tickets_of(store) for store in self._stores.values())
 
     def store_of(self, name: str) -> Store:
-        """The store that serves a lock, by its full name."""
+        """Return the store that serves a lock, by its full name."""
         return self._stores[self._shard_of(name)]
 
     # One lock
@@ -131,14 +125,14 @@ class Sharded(Store):
     # Many locks
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
-        """Where some stores can't be reached, the leases in the others are renewed all the same."""
+        """Renew leases. When some stores can't be reached, the leases in the others are renewed all the same."""
         own: dict[Store, list[int]] = {}
         for number, renewal in enumerate(renewals):
             own.setdefault(self.store_of(renewal.name), []).append(number)
         calls = [partial(store.renew, [renewals[number] for number in numbers]) for store, numbers in own.items()]
-        shortest = min((renewal.ttl for renewal in renewals), default=PATIENCE)
+        shortest = min((renewal.ttl for renewal in renewals), default=PATIENCE_SECONDS)
         reasons: list[LossReason | None] = ["unreachable"] * len(renewals)
-        answers = [calls[0]()] if len(calls) == 1 else ask(calls, min(PATIENCE, shortest / 2))
+        answers = [calls[0]()] if len(calls) == 1 else ask(calls, min(PATIENCE_SECONDS, shortest / 2))
         for numbers, answer in zip(own.values(), answers, strict=True):
             for number, reason in zip(numbers, answer, strict=True) if isinstance(answer, list) else ():
                 reasons[number] = reason
@@ -152,10 +146,57 @@ class Sharded(Store):
     def stats(self, prefix: str, near: float) -> Stats:
         return Stats.total(self._all(lambda store: store.stats(prefix, near)))
 
+    # Parking
+
+    def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
+        return _parking(self.store_of(claim.name)).enter(claim, ticket)
+
+    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        return _parking(self.store_of(claim.name)).park(claim, ticket)
+
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        return _parking(self.store_of(name)).end_run(name, token, end, broker=broker, value=value)
+
+    def published(self, dispatch: Dispatch, within: float) -> None:
+        _parking(self.store_of(dispatch.name)).published(dispatch, within)
+
+    def finish(self, name: str, ticket_id: str, token: str = "", *, running: bool = True) -> None:
+        _parking(self.store_of(name)).finish(name, ticket_id, token, running=running)
+
+    def waiting(self, name: str) -> int:
+        return _parking(self.store_of(name)).waiting(name)
+
+    def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
+        """Sweep the stores that can be reached."""
+        return self._dispatches(lambda store: store.sweep(prefix, broker, most))
+
+    def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
+        return self._dispatches(lambda store: store.withdraw(prefix, broker, task_id))
+
+    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
+        """Wait in all stores at the same time."""
+        place = process.forks, prefix, broker  # a fork has none of its parent's threads
+        waits = self._due_waits.get(place)
+        if waits is None:
+            waits = self._due_waits.setdefault(
+                place, DueWaits(list(map(_parking, self._stores.values())), prefix, broker)
+            )
+        waits.wait(timeout)
+
+    def _dispatches(self, step: Callable[[Parking], tuple[Dispatch, ...]]) -> tuple[Dispatch, ...]:
+        """Return the dispatches of a step in all stores. When it fails in some, return those of the others."""
+        answers = self._asked(step)
+        dispatches = tuple(dispatch for answer in answers if isinstance(answer, tuple) for dispatch in answer)
+        if not dispatches and not all(isinstance(answer, tuple) for answer in answers):
+            raise _failure(answers)
+        return dispatches
+
     # The stores
 
     def ping(self) -> None:
-        self._all(_answers)
+        self._all(_pings)
 
     def about(self) -> str:
         return f"{', '.join(dict.fromkeys(self._all(lambda store: store.about())))}, {len(self._stores)} stores"
@@ -164,7 +205,7 @@ class Sharded(Store):
         return merge(self._all(lambda store: store.checks(parks=parks)))
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
-        """Use a throwaway lock in each of the stores."""
+        """Use a throwaway lock in each store."""
         warnings, failures = all_of(self._asked(lambda store: store.try_writes(prefix, parks=parks)))
         if failures:
             raise StoreUnavailable("; ".join(failures))
@@ -176,10 +217,10 @@ class Sharded(Store):
         end_idle()
 
     def _all(self, call: Callable[[Store], T]) -> list[T]:
-        """What all stores answer, in order.
+        """Return the answers of all stores, in order.
 
         Raises:
-            StoreUnavailable: One of them does not.
+            StoreUnavailable: A store did not answer.
         """
         answers = self._asked(call)
         found = [answer for answer in answers if answer is not None and not isinstance(answer, StoreUnavailable)]
@@ -188,64 +229,11 @@ class Sharded(Store):
         return found
 
     def _asked(self, call: Callable[[Any], T]) -> list[T | StoreUnavailable | None]:
-        return ask([partial(call, store) for store in self._stores.values()], PATIENCE)
-
-
-class ShardedParking(Sharded, Parking):
-    """`Sharded` over stores in which tasks can park."""
-
-    def _of(self, name: str) -> Parking:
-        store = self.store_of(name)
-        assert isinstance(store, Parking)
-        return store
-
-    def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
-        return self._of(claim.name).enter(claim, ticket)
-
-    def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
-        return self._of(claim.name).park(claim, ticket)
-
-    def end_run(
-        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
-    ) -> tuple[bool, tuple[Dispatch, ...]]:
-        return self._of(name).end_run(name, token, end, broker=broker, value=value)
-
-    def published(self, dispatch: Dispatch, within: float) -> None:
-        self._of(dispatch.name).published(dispatch, within)
-
-    def finish(self, name: str, ticket_id: str, token: str = "", *, running: bool = True) -> None:
-        self._of(name).finish(name, ticket_id, token, running=running)
-
-    def waiting(self, name: str) -> int:
-        return self._of(name).waiting(name)
-
-    def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
-        """Do what is due in the stores that can be reached."""
-        return self._dispatches(lambda store: store.sweep(prefix, broker, most))
-
-    def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
-        return self._dispatches(lambda store: store.withdraw(prefix, broker, task_id))
-
-    def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        """Wait in all stores at once."""
-        place = process.forks, prefix, broker  # a fork has none of its parent's threads
-        waits = self._due_waits.get(place)
-        if waits is None:
-            stores = [store for store in self._stores.values() if isinstance(store, Parking)]
-            waits = self._due_waits.setdefault(place, DueWaits(stores, prefix, broker))
-        waits.wait(timeout)
-
-    def _dispatches(self, step: Callable[[Parking], tuple[Dispatch, ...]]) -> tuple[Dispatch, ...]:
-        """Return the dispatches of several steps: where one fails, those of the others."""
-        answers = self._asked(step)
-        dispatches = tuple(dispatch for answer in answers if isinstance(answer, tuple) for dispatch in answer)
-        if not dispatches and not all(isinstance(answer, tuple) for answer in answers):
-            raise _failure(answers)
-        return dispatches
+        return ask([partial(call, store) for store in self._stores.values()], PATIENCE_SECONDS)
 
 
 def open_sharded(url: str) -> Sharded:
-    """The store at ``sharded:`` and the URLs of its stores, with ``|`` between them."""
+    """Return the store of a URL: ``sharded:`` and the URLs of its stores, with ``|`` between them."""
     urls = [each.strip() for each in url.partition(":")[2].split("|") if each.strip()]
     if not all("://" in each for each in urls):
         raise UnreadableError("each store has an address with ://, and a | in a password is written as %7C")
@@ -268,7 +256,7 @@ def _opened(stores: Sequence[str] | Mapping[str, str | Store]) -> dict[str, Stor
 
 
 def _shard_of(strategy: str | Strategy, names: Sequence[str]) -> Callable[[str], str]:
-    """Return what gives the name of the shard that serves a lock, by the lock's full name."""
+    """Return the function that chooses the store of a lock, by the lock's full name."""
     if strategy == "rendezvous":
         return _rendezvous(names)
     if strategy == "modulo":
@@ -297,7 +285,9 @@ def _by_function(strategy: Strategy, names: tuple[str, ...], name: str) -> str:
     key, _ = key_and_part(name)
     shard = strategy(key, names)
     if shard not in names:
-        raise LockConfigError(f"the strategy gave {shard!r} for the key {key!r}: give one of {', '.join(names)}", key)
+        raise LockConfigError(
+            f"the strategy returned {shard!r} for the key {key!r}: return one of {', '.join(names)}", key
+        )
     return shard
 
 
@@ -305,7 +295,13 @@ def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass")
 
 
-def _answers(store: Store) -> bool:
+def _parking(store: Store) -> Parking:
+    parking = tickets_of(store)
+    assert parking is not None  # callers ask `tickets_of` first
+    return parking
+
+
+def _pings(store: Store) -> bool:
     store.ping()
     return True
 

@@ -1,4 +1,4 @@
-"""The life of tickets, for stores whose steps are made in Python; the Redis scripts do the same."""
+"""The life of tickets, for stores whose steps run in Python. The scripts of Redis do the same."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ from celery_locks.stores.types import TICKET, Claim, Granted, Refused
 
 State = Literal["parked", "dispatched", "running", "ended", "out", "done"]
 
-#: How many tickets one step dispatches or looks at, at most.
+#: How many tickets one step dispatches, or finds due, at most.
 MOST = 100
 
 
 @dataclass
 class Record:
-    """A ticket as it is kept. Moments are those of the store's clock.
+    """The record of a ticket. Moments are those of the store's clock.
 
     Attributes:
-        until: When it has waited for as long as it may.
+        number: The number of its place in line.
+        until: The moment at which its longest wait ends, ``None`` for no bound.
         count: How often it was dispatched.
-        token: Of the run.
-        why: It is out.
-        due: When to look at it again; ``None`` for a running or ended one that is not owed, and for done ones.
-        deadline: When it may be forgotten.
-        broker: The one that its message belongs to; empty for tickets of older versions.
+        token: The owner token of its run.
+        why: The reason for which it is out.
+        due: The moment at which a sweeper handles it. ``None`` when it is done, and while its run is not owed.
+        deadline: The moment at which the record expires.
+        broker: The broker of its message; empty for tickets of older versions.
     """
 
     id: str
@@ -62,7 +63,7 @@ class Record:
 
     @property
     def is_owed(self) -> bool:
-        """Whether its run is owed: it is parked again if that run does not end for good."""
+        """Whether its run is owed: the ticket is parked again if that run does not end for good."""
         return self.state in ("running", "ended") and self.due is not None
 
 
@@ -74,98 +75,101 @@ class Table(ABC):
 
     @abstractmethod
     def after(self, seconds: float) -> float:
-        """The moment so many seconds from now."""
+        """Return the moment that is this many seconds from now."""
 
     @abstractmethod
     def used(self) -> int:
-        """Permits held now."""
+        """Return how many permits are held."""
 
     @abstractmethod
     def deadline(self, token: str) -> float | None:
-        """When a holder's lease ends; ``None`` when it has."""
+        """Return the deadline of a live lease, ``None`` when there is none."""
 
     @abstractmethod
     def first_deadline(self) -> float | None:
-        """When the first holder's lease ends."""
+        """Return the earliest deadline of the leases."""
 
     @abstractmethod
     def grant(self, claim: Claim) -> Granted:
-        """Takes permits, whoever holds them; the same as before for a token that holds already."""
+        """Grant a claim, also when others hold its permits. A token that holds already keeps its lease."""
 
     @abstractmethod
     def drop(self, token: str) -> None:
-        """Gives a holder's permits back."""
+        """Release the lease of a token, if it has one."""
 
     @abstractmethod
     def head(self) -> tuple[str, int, float] | None:
-        """Who stands first in line: token, number, and until when."""
+        """Return the first in line: token, number, and deadline of the place."""
 
     @abstractmethod
     def stand(self, record: Record) -> None:
-        """Puts a ticket in line, at its number, for as long as `retention` states."""
+        """Give a ticket its place in line, by its number, for as long as `retention` states."""
 
     @abstractmethod
     def leave(self, token: str) -> None:
-        """Takes a token out of line."""
+        """Remove a token from the line."""
 
     @abstractmethod
     def first_ticket(self) -> str | None:
-        """The id of the first ticket in line."""
+        """Return the id of the first ticket in line."""
 
     @abstractmethod
     def next_number(self) -> int:
-        """A number greater than all before it."""
+        """Return a number greater than all before it."""
 
     @abstractmethod
     def waiters(self) -> int:
-        """How many stand in line."""
+        """Return how many stand in line."""
 
     def has_room(self, most: int) -> bool:
         """Return whether fewer than this stand in line."""
         return self.waiters() < most
 
     def has_ended(self, token: str) -> bool:
-        """Return whether the lease of a token has ended, as far as that is known: an acquire of it arrives late."""
+        """Return whether the store knows that a token's lease has ended, so that its request comes too late."""
         return False
 
     @abstractmethod
     def refused(self, token: str) -> Refused:
-        """The refusal of a token."""
+        """Return the refusal of a token."""
 
     @abstractmethod
     def get(self, id: str) -> Record | None:
-        """A ticket."""
+        """Return a ticket, ``None`` if it is unknown."""
 
     @abstractmethod
     def put(self, record: Record) -> None:
-        """Writes a ticket."""
+        """Write a ticket."""
 
     @abstractmethod
     def running(self, token: str) -> Record | None:
-        """The ticket that runs under a token."""
+        """Return the ticket that runs under a token."""
 
     @abstractmethod
     def due(self, broker: str, most: int) -> list[Record]:
-        """Return tickets of a broker, and those without one, that are due: the earliest first."""
+        """Return the tickets that are due, the earliest first: those of a broker, and those without a broker."""
 
 
 class Tickets:
-    """What happens to the tickets of one lock."""
+    """The steps in the life of the tickets of one lock. They are the methods of `Parking`."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._trial, self._retention = is_trial(table.name), retention(table.name)
 
     def enter(self, claim: Claim, ticket: Ticket) -> Granted | Parked | Dropped | Full | Out:
+        """Acquire for a message that has arrived, or park its ticket; see `Parking.enter`."""
         table, me = self._table, TICKET + ticket.id
         record = table.get(ticket.id)
         if record is not None and (answer := self._not_needed(claim, record)):
             return answer
         if table.deadline(claim.token) is not None:
-            return table.grant(claim)._replace(has_ticket=record is not None)  # the same once more: its reply was lost
+            return table.grant(claim)._replace(
+                has_ticket=record is not None
+            )  # the same request again, after a lost reply
         if table.has_ended(claim.token):
             return Parked(table.refused(me))
-        table.drop(me)  # what is kept for it, it takes or gives back now
+        table.drop(me)  # the permits that were kept for it: it takes or releases them now
         head = table.head()
         first = head is None or head[0] == me or (record is not None and record.number < head[1])
         if first and table.used() + claim.permits <= claim.limit:
@@ -174,11 +178,12 @@ class Tickets:
                 table.leave(me)
                 due = table.after(claim.ttl) if self._will_be_owed(record, ticket) else None
                 self._put(replace(record, state="running", token=claim.token, due=due, deadline=self._kept()))
-                self._look_at_first()
+                self.look_at_first()
             return granted._replace(has_ticket=record is not None)
         return self._line_up(claim, ticket, record)
 
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
+        """Park an unknown ticket that can't run now; see `Parking.park`."""
         table = self._table
         free = table.head() is None and table.used() + claim.permits <= claim.limit
         if free or table.get(ticket.id) is not None:
@@ -187,13 +192,13 @@ class Tickets:
         return answer if isinstance(answer, Parked) else None
 
     def dispatch(self, broker: str) -> tuple[Dispatch, ...]:
-        """Dispatch the tickets of a broker whose turn it is; see that the next one is looked at in time."""
+        """Dispatch the tickets of a broker whose turn has come."""
         dispatches = self._dispatch(broker)
-        self._look_at_first()
+        self.look_at_first()
         return dispatches
 
     def end_run(self, token: str, end: RunEndName) -> None:
-        """Settle the ticket that ran under a token; its lease is released next."""
+        """Settle the ticket that ran under a token. The caller releases the lease next."""
         table, record = self._table, self._table.running(token)
         if record is None:
             return
@@ -208,10 +213,29 @@ class Tickets:
             self._park(record)
 
     def look_at_first(self) -> None:
-        """See that the first ticket in line is looked at in time, after a change by a process that does not publish."""
-        self._look_at_first()
+        """Make the first ticket in line due as soon as a sweeper may have to dispatch it.
+
+        The step that makes room dispatches the first in line. But the holder may die, a waiter before the first ticket
+        may die, and the step may be that of another broker.
+        """
+        table, head = self._table, self._table.head()
+        if head is None:
+            return
+        is_ticket = head[0].startswith(TICKET)
+        id = head[0].removeprefix(TICKET) if is_ticket else table.first_ticket()
+        record = None if id is None else table.get(id)
+        if record is None:
+            return
+        if is_ticket:
+            free = table.used() + record.permits <= record.limit
+            moment = table.now if free else (table.first_deadline() or table.now)
+        else:  # a waiter takes free permits by itself
+            moment = head[2]
+        if record.due is None or moment < record.due:
+            self._put(replace(record, due=moment))
 
     def published(self, id: str, within: float) -> None:
+        """Keep the permits of a dispatched ticket; see `Parking.published`."""
         table, record = self._table, self._table.get(id)
         if record is None:
             return
@@ -223,6 +247,7 @@ class Tickets:
             self._put(replace(record, due=deadline))
 
     def finish(self, id: str, token: str, running: bool) -> None:
+        """Mark a ticket as done; see `Parking.finish`."""
         record = self._table.get(id)
         if record is None or record.state == "done":
             return
@@ -231,40 +256,43 @@ class Tickets:
             self._table.leave(TICKET + id)
             self._table.drop(TICKET + id)
             self._finish(record)
-            self._look_at_first()
+            self.look_at_first()
         elif token and record.state in ("running", "ended") and record.token == token:
             self._finish(record)
 
     def withdraw(self, id: str, broker: str) -> tuple[Dispatch, ...]:
+        """Put a parked ticket out; see `Parking.withdraw`."""
         record = self._table.get(id)
         if record is None or record.state != "parked" or not may_dispatch(record.broker, broker):
             return ()
         dispatches = (self._put_out(record, "revoked"), *self._dispatch(broker))
-        self._look_at_first()
+        self.look_at_first()
         return dispatches
 
     def sweep(self, broker: str) -> tuple[Dispatch, ...]:
+        """Handle the tickets that are due; see `Parking.sweep`."""
         table, dispatches = self._table, []
         for record in table.due(broker, MOST):
             if record.state == "parked" and record.until is not None and record.until <= table.now:
                 dispatches.append(self._put_out(record, "timeout"))
-            elif record.state in ("parked", "dispatched"):  # kept for longer in line; or its message did not arrive
+            elif record.state in (
+                "parked",
+                "dispatched",
+            ):  # its place is kept for longer, or its message did not arrive
                 table.drop(TICKET + record.id)
                 self._park(record)
             elif record.state == "out":
                 dispatches.append(self._publish(record))
             elif record.state == "running" and (deadline := table.deadline(record.token)) is not None:
                 self._put(replace(record, due=deadline))
-            else:  # it is owed, and its lease has expired, or its result was not stored in time
+            else:  # its run is owed, and the lease has expired, or the result was not stored in time
                 self._park(record)
         dispatches += self._dispatch(broker)
-        self._look_at_first()
+        self.look_at_first()
         return tuple(dispatches)
 
-    # ------------------------------------------------------------------ steps
-
     def _put(self, record: Record) -> None:
-        """Write a ticket. One of a tried write is never due, so no sweeper dispatches it, even if the trial dies."""
+        """Write a ticket. A ticket of `Store.try_writes` is never due: no sweeper dispatches it if its process dies."""
         self._table.put(replace(record, due=None) if self._trial else record)
 
     def _line_up(self, claim: Claim, ticket: Ticket, record: Record | None) -> Parked | Full:
@@ -277,13 +305,13 @@ class Tickets:
             record = self._new(claim, ticket)
         self._park(record)
         dispatches = self._dispatch(ticket.broker)
-        self._look_at_first()
+        self.look_at_first()
         return Parked(table.refused(me), dispatches)
 
     @staticmethod
     def _will_be_owed(record: Record, ticket: Ticket) -> bool:
         """Return whether the run that a copy of a ticket's message begins is owed from its start."""
-        # A copy that came by the last dispatch comes again by the broker, unless it was acknowledged for another one.
+        # The broker delivers the copy of the last dispatch again, unless it was acknowledged in place of another.
         last_dispatch = record.state != "parked" and record.count == ticket.count
         return record.is_owed or (ticket.late and not last_dispatch)
 
@@ -358,25 +386,3 @@ class Tickets:
     def _finish(self, record: Record) -> None:
         deadline = self._table.after(min(TOMBSTONE, self._retention))
         self._put(replace(record, state="done", message="", why="", token="", due=None, deadline=deadline))
-
-    def _look_at_first(self) -> None:
-        """Have the first ticket in line looked at in time: its broker's sweeper finds it due.
-
-        A step that makes room dispatches the first in line. The process that should make room may die, a waiter before
-        the first ticket may die, and the step may be of another broker.
-        """
-        table, head = self._table, self._table.head()
-        if head is None:
-            return
-        is_ticket = head[0].startswith(TICKET)
-        id = head[0].removeprefix(TICKET) if is_ticket else table.first_ticket()
-        record = None if id is None else table.get(id)
-        if record is None:
-            return
-        if is_ticket:
-            free = table.used() + record.permits <= record.limit
-            moment = table.now if free else (table.first_deadline() or table.now)
-        else:  # to a waiter room means nothing here: it looks for itself
-            moment = head[2]
-        if record.due is None or moment < record.due:
-            self._put(replace(record, due=moment))

@@ -1,4 +1,4 @@
-"""Test whether a store accepts writes, with a throwaway lock."""
+"""A test of whether a store accepts writes, with a throwaway lock; see `Store.try_writes`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol, TypeVar
 
 from celery_locks._validation import DEFAULT_PREFIX
 from celery_locks.errors import LossReason, StoreUnavailable
-from celery_locks.stores.parking import TRIAL, TRIAL_RETENTION, Parked, Parking, Ticket
+from celery_locks.stores.parking import TRIAL, TRIAL_RETENTION, Parked, Ticket, tickets_of
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 
 T = TypeVar("T")
 
-#: Who holds the throwaway lock, for people to read.
+#: The owner of the throwaway lock, for people to read.
 OWNER = "celery locks doctor"
 #: How long its leases, places in line and values live, in seconds, if this process dies.
 TTL_SECONDS = 2 * TRIAL_RETENTION
@@ -23,16 +23,16 @@ WAIT_SECONDS = 0.25
 
 
 def throwaway_name(prefix: str) -> str:
-    """Return the full name of a lock that no one else has.
+    """Return the full name of a lock that no one else uses.
 
     Args:
-        prefix: That of the site's locks.
+        prefix: The prefix of the site's locks.
     """
     return f"{prefix}:{TRIAL}{secrets.token_hex(16)}}}"
 
 
 class TriedStore(Protocol):
-    """A store, as far as a trial uses it; see `Store`."""
+    """The methods of `Store` that a trial uses."""
 
     fair: bool
     values: bool
@@ -53,7 +53,7 @@ class Trial:
 
     Args:
         store: The store.
-        prefix: That of the site's locks: so the names that rights are given for are tried.
+        prefix: The prefix of the site's locks. The store's access rules may be about names with this prefix.
         name: The full name of the lock.
     """
 
@@ -107,18 +107,20 @@ class Trial:
         renewal = Renewal(claim.name, claim.token, TTL_SECONDS)
         with self.step("a lock can't be renewed"):
             self._expect(self._store.renew([renewal]), [None])
-            self._expect(self._store.renew([renewal, renewal]), [None, None])  # many are renewed in another way
+            self._expect(
+                self._store.renew([renewal, renewal]), [None, None]
+            )  # stores renew several leases in another way
 
     def _value(self, claim: Claim) -> None:
         with self.step("a value can't be kept with a key"):
             self._expect(self._store.delete(claim.name), False)
             self._expect(self._store.write(claim.name, claim.token, "1", TTL_SECONDS), True)
             self._expect(self._store.value(claim.name), "1")
-            # So it expires: a delete would leave a mark behind.
+            # Let the value expire: deleting it would leave a record.
             self._expect(self._store.write(claim.name, claim.token, "1", 0.001), True)
 
     def _wait(self, holder: Claim) -> None:
-        """Line up behind a holder, which releases; be woken, and leave."""
+        """Line up behind a holder, wake up when it releases, and leave the line."""
         waiter = self.claim()
         with self.step("a waiter can't stand in line"):
             answer = self._store.acquire(waiter, TTL_SECONDS)
@@ -133,9 +135,9 @@ class Trial:
                 self._store.leave(waiter.name, waiter.token)
 
     def _park(self, ticket_id: str) -> None:
-        """Park a task behind a holder, dispatch it, run it, and look for what is due."""
-        store, holder, run = self._store, self.claim(), self.claim()
-        assert isinstance(store, Parking)
+        """Park a task behind a holder, dispatch it, run it, and sweep."""
+        store, holder, run = tickets_of(self._store), self.claim(), self.claim()
+        assert store is not None
         # Without a message a ticket is not parked. No sweeper sends this one, even if this process dies: see `TRIAL`.
         ticket = Ticket(ticket_id, "{}", secrets.token_hex(16), wait=TTL_SECONDS)
         self._acquire(holder)
@@ -152,7 +154,7 @@ class Trial:
                 self._expect(store.end_run(run.name, run.token, "stored", broker="")[0], True)
                 store.finish(run.name, ticket.id, run.token)
             with self.step("the sweeper can't look for parked tasks"):
-                nowhere = f"{self._prefix}:{secrets.token_hex(16)}"  # so it sweeps no task of the site
+                nowhere = f"{self._prefix}:{secrets.token_hex(16)}"  # a prefix without tasks of the site
                 self._expect(store.sweep(nowhere, ""), ())
                 self._expect(store.withdraw(self._prefix, "", ticket.task_id), ())
                 store.await_due(nowhere, "", 0.01)
@@ -174,16 +176,16 @@ class Trial:
     def _expect(self, answer: T, expected: T) -> None:
         if answer != expected:
             raise StoreUnavailable(
-                f"the lock store answered {answer!r} where {expected!r} is right. Does it evict or delete keys, or "
+                f"the lock store answered {answer!r}, and {expected!r} is right. Does it evict or delete keys, or "
                 "does another program write to them? Give locks a store of their own by locks_url"
             )
 
     @contextmanager
     def step(self, failure: str) -> Iterator[None]:
-        """Name the step that fails within, and the keys of the site's own prefix.
+        """Add the failed step to an error, and name the keys by the site's prefix.
 
         Args:
-            failure: What can't be done when it fails.
+            failure: The start of the error's text.
 
         Raises:
             StoreUnavailable: The step failed.
@@ -197,26 +199,26 @@ class Trial:
 
 
 def try_writes(store: TriedStore, prefix: str, *, parks: bool = False, name: str = "") -> None:
-    """Use a throwaway lock in a store, with all that the store can do.
+    """Use a throwaway lock with all capabilities of a store.
 
     Args:
         store: The store.
-        prefix: That of the site's locks.
-        parks: Whether a task is parked, too, where tasks can park in the store.
-        name: The lock's full name, if not a random one.
+        prefix: The prefix of the site's locks.
+        parks: Whether a task is parked, too, if tasks can park in the store.
+        name: The lock's full name; a random one if empty.
 
     Raises:
         StoreUnavailable: A step failed. Its text names the step, what the store answered, and the remedy.
     """
     trial = Trial(store, prefix, name or throwaway_name(prefix))
-    trial.run(line=store.fair, values=store.values, parks=parks and isinstance(store, Parking))
+    trial.run(line=store.fair, values=store.values, parks=parks and tickets_of(store) is not None)
 
 
 def all_of(answers: Iterable[list[str] | StoreUnavailable | None]) -> tuple[list[str], list[str]]:
-    """Return what works with a warning, and what fails, of the answers of several stores.
+    """Return the warnings and the failures of several stores.
 
     Args:
-        answers: What `Store.try_writes` returned or raised in each; ``None`` where it did not end in time.
+        answers: What `Store.try_writes` returned or raised for each store; ``None`` when it did not end in time.
     """
     warnings, failures = list[str](), list[str]()
     for answer in answers:

@@ -1,4 +1,4 @@
-"""What is asked of a store, and what it answers."""
+"""The requests and answers of stores."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 from celery_locks import owners
 from celery_locks.owners import TaskOwner, Where
 
-#: How many holders a refusal or `Store.holders` names at most.
+#: How many holders a refusal, `Store.holders` and `Store.info` name at most.
 MOST_HOLDERS = 100
-#: Of how many holders that one call takes a lock from by force the reason is kept at most.
+#: How many holders of one forced release find its reason in the store at most.
 MOST_TAKEN = 1_000
-#: For how many seconds beyond its deadline it is known why a lease was taken by force.
+#: How many seconds beyond its deadline the store keeps the reason for which a lease was taken by force.
 TAKEN_KNOWN_SECONDS = 3_900.0
-#: How the owner token begins that holds the permits of a dispatched ticket, and stands for a parked one in line.
+#: The beginning of the owner token by which a parked ticket stands in line, and by which a dispatched one has permits.
 TICKET = "ticket:"
 
 #: What a holder is doing; see `Holder.state`.
@@ -31,22 +31,21 @@ _STATES: dict[Where, HolderState] = {
 # Not frozen: making one would cost four times as much.
 @dataclass(slots=True)
 class Claim:
-    """What an acquisition asks for.
+    """A request for a lease.
 
     Attributes:
         name: The lock's full name in the store.
-        token: The owner token: random, one for each acquisition.
-        owner: Who asks, for people to read.
+        token: The owner token: random, a new one for each acquisition.
+        owner: The holder's name, for people to read.
         ttl: How long the lease lives without renewal, in seconds.
         limit: How many permits the lock has.
-        permits: How many of them are asked for.
-        adopts: The owner token of a lease that goes over to this claim, if that lease still lives: in one step its
-            record goes and this one comes, also before those in line. Of two claims that adopt one lease, one gets it;
-            to the other it is as if it had named none.
-        replaces: Take the permits from those who hold them, earliest acquisition first, as many as are needed,
-            also where others stand in line. The holders are notified as by `Store.force_release`, reason ``replaced``.
-        task_id: The task on whose behalf a lease is taken before it runs: `Store.withdraw` finds the lease by it.
-        max_waiters: Line up only while fewer wait for the lock than this; 0 for any number. See `Refused.full`.
+        permits: How many of them are requested.
+        adopts: The owner token of a live lease that this claim takes over, in one step and before all in line. When
+            two claims adopt the same lease, one gets it. The other is treated as if it had named no lease.
+        replaces: Whether to take as many permits as needed from the holders, earliest acquisition first and before all
+            in line. The holders are notified as by `Store.force_release`, with the reason ``replaced``.
+        task_id: The task for which the lease is taken at its call. `Parking.withdraw` finds the lease by it.
+        max_waiters: Line up only while fewer than this wait for the lock; 0 for no bound. See `Refused.full`.
         patience: For how many seconds the caller waits for the answer; ``None`` for as long as the store takes. The
             store raises `StoreUnavailable` soon after that.
     """
@@ -66,16 +65,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock.
+    """A lease, as others see it.
 
     Attributes:
-        owner: The name that was given at the acquisition.
-        fencing_token: The acquisition's number.
+        owner: The holder's name: `Claim.owner`.
+        fencing_token: The number of the acquisition.
         permits: How many permits are held.
         held_for: Seconds since the acquisition, on the store's clock.
         expires_in: Seconds until the deadline, on the store's clock.
-        token: The owner token. Whoever has it can release the lease: never show it.
-        limit: How many permits the lock had when it was acquired: each acquisition brings its own limit.
+        token: The owner token. A process that knows it can release the lease: never show it.
+        limit: How many permits the lock had at this acquisition. Each acquisition brings a limit of its own.
     """
 
     owner: str
@@ -88,24 +87,25 @@ class Holder:
 
     @property
     def task_name(self) -> str | None:
-        """The name of the task that holds it, ``None`` when it is no task."""
+        """The name of the task that holds the lease, ``None`` when the holder is no task."""
         task = self._task
         return None if task is None else task.name
 
     @property
     def task_id(self) -> str | None:
-        """The id of the task that holds it, ``None`` when it is no task."""
+        """The id of the task that holds the lease, ``None`` when the holder is no task."""
         task = self._task
         return None if task is None else task.id
 
     @property
     def state(self) -> HolderState:
-        """What the holder is doing.
+        """The state of the holder.
 
-        ``"running"``: a task's run. ``"dispatched"``: a parked task whose turn has come; its message waits in a queue.
-        ``"called"``: a task that was called, or retries, and has not started; its message waits.
-        ``"lasting"``: the lease lasts until it expires, whether its task has run or not (``until_expired``).
-        ``"held"``: no task, or a lock that the body of a run acquired by itself.
+        - ``"running"``: a task runs.
+        - ``"dispatched"``: the turn of a parked task has come, and its message waits in a queue.
+        - ``"called"``: a task was called or retries, and its message waits in a queue.
+        - ``"lasting"``: the lease lasts until it expires, whether its task has run or not (``until_expired``).
+        - ``"held"``: the holder is no task, or the body of a run acquired the lock by itself.
         """
         task = self._task
         if self.token.startswith(TICKET):
@@ -114,13 +114,13 @@ class Holder:
 
     @property
     def worker(self) -> str | None:
-        """The worker on which the task runs, ``None`` when none runs."""
+        """The worker on which the task runs, ``None`` when no task runs."""
         task = None if self.token.startswith(TICKET) else self._task
         return None if task is None else task.worker
 
     @property
     def queue(self) -> str | None:
-        """The queue in which the message of a dispatched task waits, ``None`` where that is not known."""
+        """The queue in which the message of a dispatched task waits, ``None`` if unknown."""
         task = self._task
         return None if task is None else task.queue
 
@@ -130,12 +130,12 @@ class Holder:
 
 
 class Granted(NamedTuple):
-    """The lease is had, for ``ttl`` seconds from the moment the store saw the claim.
+    """The lease is granted, for ``ttl`` seconds from the moment at which the store got the claim.
 
     Attributes:
-        fencing_token: Greater than that of every earlier lease of the lock.
-        has_ticket: Whether the lease runs a ticket that the store knows, see `Parking.enter`: the ticket is to be
-            settled when the run has ended.
+        fencing_token: A number greater than that of every earlier lease of the lock.
+        has_ticket: Whether the run under this lease has a ticket in the store; see `Parking.enter`. If so, the caller
+            ends the run by `Parking.end_run`.
     """
 
     fencing_token: int
@@ -143,17 +143,17 @@ class Granted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The lease was not to be had.
+    """The lease is refused.
 
     Attributes:
-        holders: Who holds the lock (at most `MOST_HOLDERS`); empty when it is kept for those in line.
-        retry_in: Seconds until another try may succeed without a wake-up (a deadline passes, or the place in line
-            has to be confirmed).
-        position: How many stand before this token in line; ``None`` when it is not in line. A store may count no
-            further than 1,000.
-        replaced: The lease that was to be adopted was taken by a newcomer (`Claim.replaces`); known for an hour at
-            least.
-        full: The token was to line up, and `Claim.max_waiters` others wait already: it has no place in line.
+        holders: The holders, at most `MOST_HOLDERS`; empty when the free permits are kept for the waiters in line.
+        retry_in: Seconds after which another try may succeed without a wake-up: a deadline passes until then, or the
+            place in line has to be confirmed.
+        position: How many stand before this token in line, ``None`` when it has no place. A store may count no further
+            than 1,000.
+        replaced: Whether a newcomer took the lease that this claim adopts (see `Claim.replaces`). Known for at least
+            an hour.
+        full: Whether the token got no place in line, because `Claim.max_waiters` others wait already.
     """
 
     holders: tuple[Holder, ...]
@@ -164,11 +164,11 @@ class Refused(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A value to be kept with a lock.
+    """A value to keep with a lock.
 
     Attributes:
         text: The value as JSON.
-        keep: For how many seconds; the lease may end before.
+        keep: For how many seconds it is kept, also after the lease has ended.
     """
 
     text: str
@@ -176,12 +176,12 @@ class Value(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """A lease to be prolonged: from now on it lives for ``ttl`` more seconds, and never ends sooner than before.
+    """A request to renew a lease: it lives for ``ttl`` seconds from now on, and never ends sooner than before.
 
     Attributes:
         name: The lock's full name in the store.
         token: The owner token.
-        ttl: Seconds.
+        ttl: How long it lives without another renewal, in seconds.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""For tests of code with locks: a store for each, somebody else who holds a key, leases that are lost, who held what.
+"""Tools for tests of code with locks: a store for each test, another holder, lost leases, and the history of locks.
 
-The fixtures of the pytest plugin are made of these; see ``docs/how-to/testing.md``.
+The fixtures of the pytest plugin use them; see ``docs/how-to/testing.md``.
 """
 
 from __future__ import annotations
@@ -19,62 +19,77 @@ from celery.app.task import Task
 
 from celery_locks import signals
 from celery_locks._runtime.clock import monotonic
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.errors import LockConfigError, LossReason
 from celery_locks.keys.names import described
 from celery_locks.lease import Lease
-from celery_locks.locks import Locks
+from celery_locks.locks import Locks, app_store
 from celery_locks.owners import read, task_of
 from celery_locks.renewal import keeper
 from celery_locks.signals import Outcome, audit
 from celery_locks.stores.memory import MemoryStore
-from celery_locks.stores.memory import store as memory
+from celery_locks.stores.memory import store as memory_stores
 from celery_locks.stores.types import Holder
 from celery_locks.tasks import options
 
-#: Seconds between two looks at a key.
-LOOK_EVERY = 0.01
+#: Seconds between two reads of a key.
+POLL_SECONDS = 0.01
+
+#: The stores of a test by the names that apps give them, by the test's default store.
+_stores_of_tests: WeakKeyDictionary[MemoryStore, dict[str, MemoryStore]] = WeakKeyDictionary()
 
 
 @contextmanager
 def store_for_a_test() -> Iterator[MemoryStore]:
-    """A new store in memory, in which all apps of this process, and ``Locks()``, have their locks until it ends.
+    """Keep the locks of all apps of this process, and of ``Locks()``, in a new store in memory until the block ends.
 
-    All apps have the same prefix in it, whatever their settings say.
+    A store that apps have by another name than the default one is a store of its own in memory, for all apps together.
+    All apps have the same prefix, whatever their settings are.
     """
     url = f"memory://test-{secrets.token_hex(8)}"
-    store = memory.open_memory(url)
+    store = memory_stores.open_memory(url)
+    stores = _stores_of_tests[store] = {DEFAULT_STORE: store}
+
+    def from_app(cls: type[Locks], app: Any, store: str = DEFAULT_STORE) -> Locks:
+        if store != DEFAULT_STORE:
+            app_store(app.conf, store)  # raises LockConfigError for an unknown name
+        locks = cls(stores.setdefault(store, MemoryStore()))
+        locks._space.store_name = store
+        return locks
+
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("CELERY_LOCKS_URL", url)
-            patch.setattr(Locks, "from_app", classmethod(lambda cls, app, *_: cls(store)))
+            patch.setattr(Locks, "from_app", classmethod(from_app))
             patch.setattr(options, "_locks", WeakKeyDictionary())
             yield store
     finally:
-        memory._named.pop(url, None)
-        keeper().drop(store)
+        memory_stores._named.pop(url, None)
+        for each in stores.values():
+            keeper().drop(each)
 
 
 class HeldLock:
-    """``with held_lock(key) as lease:`` somebody else holds a key.
+    """A context manager in which another holder has a key: ``with held_lock(key) as lease:``.
 
     Args:
-        locks: Where.
+        locks: The locks of the test.
     """
 
     def __init__(self, locks: Locks) -> None:
         self._locks = locks
 
     @contextmanager
-    def __call__(self, key: str, by: str = "somebody else", permits: int = 1) -> Iterator[Lease]:
-        """Holds the key until the block ends; it is not renewed, and lives for an hour.
+    def __call__(self, key: str, by: str = "another holder", permits: int = 1) -> Iterator[Lease]:
+        """Hold the key until the block ends. The lease is not renewed, and lives for an hour.
 
         Args:
-            key: What is held.
+            key: The key.
             by: The holder's name that others see.
             permits: How many permits of a semaphore.
 
         Raises:
-            AssertionError: Others hold it already.
+            AssertionError: The key is held already.
         """
         semaphore = self._locks.semaphore(key, permits, ttl=3600, renew=False, owner=by)
         lease = semaphore.try_acquire(permits=permits)
@@ -88,7 +103,7 @@ class HeldLock:
 
 @dataclass
 class _Loss:
-    """How the next run is to lose its lease."""
+    """A loss that is planned for the next run."""
 
     seconds: float | None
     calls: int | None
@@ -103,10 +118,10 @@ class _Loss:
 
 
 class LockLostAfter:
-    """Has runs lose their leases.
+    """Makes runs lose their leases.
 
     Args:
-        store: Only leases in it.
+        store: The default store of the test. Leases in the test's other stores are lost, too.
     """
 
     def __init__(self, store: MemoryStore) -> None:
@@ -123,15 +138,15 @@ class LockLostAfter:
         key: str | None = None,
         reason: LossReason = "deleted",
     ) -> None:
-        """The next run that takes a lease loses it. Called twice, the run after that loses its own too.
+        """Make the next run that acquires a lease lose it. After a second call, the run after that loses its lease too.
 
-        In the store the key is free from then on, so that others can have it.
+        The key is free in the store from then on, so that others can acquire it.
 
         Args:
-            seconds: So many seconds after it was acquired.
-            calls: Instead: when ``lease.check()`` is called for the so-manieth time. No clock has a part in it.
+            seconds: How long after the lease was acquired.
+            calls: In place of ``seconds``: at which call of ``lease.check()``. This depends on no clock.
             key: Only a run that holds this key.
-            reason: What is told to ``on_lock_lost``.
+            reason: The reason that ``on_lock_lost`` gets.
 
         Raises:
             LockConfigError: Not exactly one of ``seconds`` and ``calls`` is given, or it is out of bounds.
@@ -143,10 +158,10 @@ class LockLostAfter:
         self._losses.append(_Loss(seconds, calls, key, reason))
 
     def close(self) -> None:
-        """Ends it.
+        """Make no more runs lose their leases.
 
         Raises:
-            AssertionError: A loss did not happen: the test did not test what it says.
+            AssertionError: A planned loss did not happen, so the test proves nothing.
         """
         signals.on_lock_acquired.disconnect(self._acquired)
         for timer in self._timers:
@@ -157,7 +172,7 @@ class LockLostAfter:
                 raise AssertionError(f"lock_lost_after ({loss}): no lease was lost, since {why}")
 
     def _acquired(self, sender: object, lease: Lease, **_: Any) -> None:
-        if lease._store is not self._store or not isinstance(sender, Task) or _of_call(lease):
+        if not _is_of_test(lease._store, self._store) or not isinstance(sender, Task) or _is_of_call(lease):
             return
         fitting = (loss for loss in self._losses if loss.lease is None and loss.key in (None, lease.key))
         loss = next(fitting, None)
@@ -189,22 +204,22 @@ class LockLostAfter:
         loss.happened = True
         try:
             # Not by force: that would leave a reason of its own.
-            self._store.release(lease._claim.name, lease.token)
+            lease._store.release(lease._claim.name, lease.token)
         finally:
             lease._lose(loss.reason)
 
 
 class LockHistory(Sequence[Outcome]):
-    """What became of locks, in order: each is an `Outcome`.
+    """The outcomes of all locks of a test, in order; each is an `Outcome`.
 
     Args:
-        store: Of locks in it.
+        store: The default store of the test.
     """
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._outcomes: list[Outcome] = []
-        self._stop = audit(self._hear)
+        self._stop = audit(self._add)
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
@@ -217,52 +232,52 @@ class LockHistory(Sequence[Outcome]):
         return len(self._outcomes)
 
     def __repr__(self) -> str:
-        return "\n".join(f"{each.kind} {each.key!r} {each.owner}" for each in self) or "nothing happened"
+        return "\n".join(f"{each.kind} {each.key!r} {each.owner}" for each in self) or "no outcomes"
 
     def of(self, key: str) -> list[Outcome]:
-        """What became of one key."""
+        """Return the outcomes of one key."""
         return [each for each in self if each.key == key]
 
     def kinds(self, key: str) -> list[str]:
-        """The same in words: ``["acquired", "released"]``."""
+        """Return the kinds of the outcomes of one key, such as ``["acquired", "released"]``."""
         return [each.kind for each in self.of(key)]
 
     def holders(self, key: str) -> list[str]:
-        """Who acquired a key, in order: tasks by their names, others by the names that they gave."""
+        """Return who acquired a key, in order: tasks by their names, other holders by their owner's names."""
         return [_name(each.owner or "") for each in self.of(key) if each.kind == "acquired"]
 
     def close(self) -> None:
-        """Hears no more."""
+        """Record no more outcomes."""
         self._stop()
 
-    def _hear(self, outcome: Outcome) -> None:
-        if getattr(outcome.sender, "store", self._store) is self._store:
+    def _add(self, outcome: Outcome) -> None:
+        if _is_of_test(getattr(outcome.sender, "store", self._store), self._store):
             self._outcomes.append(outcome)
 
 
 class AssertLocked:
-    """``assert_locked(key, by=…)``.
+    """Asserts that a key is held: ``assert_locked(key, by=…)``.
 
     Args:
-        locks: Where.
+        locks: The locks of the test.
     """
 
     def __init__(self, locks: Locks) -> None:
         self._locks = locks
 
     def __call__(self, key: str, by: Any = None, within: float = 0.0) -> Holder:
-        """Asserts that a key is held.
+        """Assert that a key is held.
 
         Args:
             key: The key.
-            by: By whom: a task, its name, a task's id, or a holder's name; ``None`` for anybody.
-            within: For how many seconds to wait for it.
+            by: The holder: a task, its name, a task's id, or an owner's name; ``None`` for any holder.
+            within: How many seconds to wait for it.
 
         Returns:
-            Who holds it.
+            The holder.
 
         Raises:
-            AssertionError: Nobody holds it, or others do.
+            AssertionError: The key is free, or others hold it.
         """
         wanted = None if by is None else str(getattr(by, "name", by))
         until = monotonic() + within
@@ -273,38 +288,43 @@ class AssertLocked:
             if monotonic() >= until:
                 who = "" if wanted is None else f" by {wanted}"
                 raise AssertionError(f"{key!r} is not held{who}: {_state(self._locks, key)}")
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_SECONDS)
 
 
 class AssertFree:
-    """``assert_free(key)``.
+    """Asserts that a key is free: ``assert_free(key)``.
 
     Args:
-        locks: Where.
+        locks: The locks of the test.
     """
 
     def __init__(self, locks: Locks) -> None:
         self._locks = locks
 
     def __call__(self, key: str, within: float = 0.0) -> None:
-        """Asserts that nobody holds a key.
+        """Assert that no one holds a key.
 
         Args:
             key: The key.
-            within: For how many seconds to wait for it.
+            within: How many seconds to wait for it.
 
         Raises:
-            AssertionError: Somebody holds it.
+            AssertionError: The key is held.
         """
         until = monotonic() + within
         while self._locks.lock(key).locked():
             if monotonic() >= until:
                 raise AssertionError(f"{key!r} is not free: {_state(self._locks, key)}")
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_SECONDS)
 
 
-def _of_call(lease: Lease) -> bool:
-    """Whether it was taken when its task was called: no run has it yet."""
+def _is_of_test(store: Any, default_store: MemoryStore) -> bool:
+    """Return whether a store is one of those of a test."""
+    return store is default_store or store in _stores_of_tests.get(default_store, {}).values()
+
+
+def _is_of_call(lease: Lease) -> bool:
+    """Return whether a lease was acquired at the call of its task, and no run has it yet."""
     task = read(lease.owner)
     return task is not None and task.where in ("called by", "until expiry from")
 
@@ -315,9 +335,9 @@ def _name(owner: str) -> str:
 
 
 def _state(locks: Locks, key: str) -> str:
-    """Who holds a key, and what else is held, for a message."""
+    """Return who holds a key, and which other keys are held, for a message."""
     holders = locks.lock(key).holders()
     if holders:
         return f"it is held by {', '.join(holder.owner for holder in holders)}"
     held = [described(item.key, item.part) for item in locks.list(count=10).items]
-    return f"nobody holds it; held are {', '.join(held)}" if held else "nobody holds any key"
+    return f"it is free; held are {', '.join(held)}" if held else "it is free, and so are all others"

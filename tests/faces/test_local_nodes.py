@@ -279,7 +279,7 @@ from celery_locks import Locks
 def test_in_memory(lock_store, celery_locks, held_lock, assert_locked):
     assert celery_locks.store is lock_store is Locks().store
     with held_lock("shop:7"):
-        assert_locked("shop:7", by="somebody else")
+        assert_locked("shop:7", by="another holder")
 
 def test_on_workers(celery_setup, celery_locks, celery_locks_store, held_lock, assert_locked, assert_free):
     assert str(celery_locks_store.container.port) in repr(celery_locks) + celery_setup.app.conf.locks_url

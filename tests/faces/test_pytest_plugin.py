@@ -55,7 +55,7 @@ def idle(done):
 EAGER = """
 import threading
 import pytest
-from celery_locks import LockContended, LockLost, Locks, Skipped
+from celery_locks import LockConfigError, LockContended, LockLost, Locks, Skipped
 from shop import app, idle, mail, rebuild, sync, told
 
 @pytest.fixture(autouse=True)
@@ -75,10 +75,10 @@ def test_all_have_one_store(lock_store, celery_locks, held_lock, assert_locked, 
     assert_free("user:7")
     with held_lock("user:7"):
         assert Locks.from_app(app).store is Locks().store is lock_store
-        assert assert_locked("user:7", by="somebody else").fencing_token > 0
-        with pytest.raises(AssertionError, match="held by somebody else"):
+        assert assert_locked("user:7", by="another holder").fencing_token > 0
+        with pytest.raises(AssertionError, match="held by another holder"):
             assert_locked("user:7", by=sync)
-        with pytest.raises(AssertionError, match="is not free: it is held by somebody else"):
+        with pytest.raises(AssertionError, match="is not free: it is held by another holder"):
             assert_free("user:7")
         with pytest.raises(AssertionError, match="can't be held by me"), held_lock("user:7", by="me"):
             pass
@@ -94,6 +94,20 @@ def test_a_test_leaves_nothing_first(celery_locks):
 def test_a_test_leaves_nothing_second(celery_locks, assert_free):
     assert_free("left")
     assert celery_locks.list().items == ()
+
+def test_named_stores_stay_apart(lock_store, lock_history, lock_lost_after, monkeypatch):
+    monkeypatch.setitem(app.conf, "locks_stores", {"audit": "memory://audit"})
+    audit = Locks.from_app(app, "audit")
+    assert audit.store_name == "audit" and audit.store is Locks.from_app(app, "audit").store is not lock_store
+    with audit.lock("user:7", ttl=30):
+        assert sync.apply((7,)).get() == "synced"
+    assert lock_history.kinds("user:7") == ["acquired", "acquired", "released", "released"]
+    monkeypatch.setattr(rebuild, "lock_store", "audit")
+    lock_lost_after(calls=1)
+    with pytest.raises(LockLost):
+        rebuild.apply((7, 5), throw=True)
+    with pytest.raises(LockConfigError, match="no lock store has the name 'adit'"):
+        Locks.from_app(app, "adit")
 
 def test_permits(held_lock, celery_locks):
     with held_lock("smtp", permits=3):
@@ -126,7 +140,7 @@ def test_switched_off(lock_store, monkeypatch, held_lock, lock_history):
     monkeypatch.setitem(app.conf, "locks_enabled", False)
     with held_lock("user:7"):
         assert sync.apply((7,)).get() == "synced"
-    assert lock_history.holders("user:7") == ["somebody else"]
+    assert lock_history.holders("user:7") == ["another holder"]
 
 def test_switched_on_again(lock_store, held_lock):
     with held_lock("user:7"):
@@ -193,7 +207,7 @@ def test_a_project_and_the_page_without_pytest_celery(pytester: pytest.Pytester)
     pytester.makepyfile(shop=TASKS, test_eager=EAGER, test_never=NEVER)
     pytester.makeini("[pytest]\naddopts = -p no:valkey\n")
     result = pytester.runpytest_subprocess(*WITHOUT_PYTEST_CELERY, "-n", "2", timeout=110)
-    result.assert_outcomes(passed=15 + of_page, errors=2, failed=1)
+    result.assert_outcomes(passed=16 + of_page, errors=2, failed=1)
     result.stdout.fnmatch_lines_random(
         [
             "*AssertionError: lock_lost_after (1 calls of lease.check()): no lease was lost, since no run took a lease",

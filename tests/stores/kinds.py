@@ -17,7 +17,7 @@ from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import MovableClock, ValueCompliance
 from celery_locks.testing.compliance.adoption import HandedOver
-from celery_locks.testing.compliance.answers import Told
+from celery_locks.testing.compliance.answers import HoldersAndRefusals
 from celery_locks.testing.compliance.brokers import Brokers
 from celery_locks.testing.compliance.early_parking import EarlyParking
 from celery_locks.testing.compliance.renewals import Renewals
@@ -76,7 +76,7 @@ class WithShortDelays:
                 monkeypatch.setattr(scripts, name, Script(text))
 
 
-class AnswersOfEachKind(Renewals, Waking, Told, ValueCompliance):
+class AnswersOfEachKind(Renewals, Waking, HoldersAndRefusals, ValueCompliance):
     """The part of the compliance suite that gets every form of answer, for settings of a client."""
 
 

@@ -1,14 +1,19 @@
-"""What a lock costs a Redis server, in counts that no machine changes: commands, round trips, bytes."""
+"""What a lock costs, in counts that no machine changes: commands, round trips and bytes in Redis, steps in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
 import redis
 
 from celery_locks import Locks, owners
+from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.store import BATCH, RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
@@ -171,3 +176,84 @@ def test_bytes_of_a_released_key_do_not_depend_on_the_owner(store: RedisStore, s
         store.release(NAME, claim(1).token)
         if len(owner.encode()) <= 192:
             assert bytes_of_records(server) <= 200
+
+
+# --- The store in memory: no request costs more for a longer line ---
+
+
+@contextmanager
+def counted_lines() -> Iterator[list[int]]:
+    """Count the lines of Python that this thread runs, those of comprehensions once for each element."""
+    lines, before = [0], sys.gettrace()
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        lines[0] += event != "call" or frame.f_code.co_name.startswith("<")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield lines
+    finally:
+        sys.settrace(before)
+
+
+def a_line(store: MemoryStore, length: int) -> None:
+    """A semaphore with many holders, and behind them many waiters and parked tasks in turn."""
+    for number in range(length):
+        assert isinstance(store.acquire(claim(number, limit=length)), Granted)
+    for number in range(length):
+        store.acquire(claim(2 * length + number, limit=length), line_up=60)
+        ticket = Ticket(f"{number}", "message", f"task {number}", broker="b" if number % 2 else "")
+        assert isinstance(store.enter(claim(length + number, limit=length), ticket), Parked)
+
+
+def requests_in_line(length: int) -> dict[str, Callable[[MemoryStore], object]]:
+    last, late = claim(3 * length - 1, limit=length), claim(5 * length, limit=length)
+    ticket = Ticket("late", "message", "late")
+    return {
+        "acquire": lambda store: store.acquire(late),
+        "line up": lambda store: store.acquire(late, line_up=60),
+        "ask again": lambda store: store.acquire(last, line_up=60),
+        "leave": lambda store: store.leave(NAME, last.token),
+        "renew": lambda store: store.renew([Renewal(NAME, claim(length // 2).token, 60)]),
+        "release": lambda store: store.release(NAME, claim(length // 2).token),
+        "end a run": lambda store: store.end_run(NAME, claim(length // 2 + 1).token, "final", broker=""),
+        "enter": lambda store: store.enter(late, ticket),
+        "withdraw": lambda store: store.withdraw("celery-locks", "", f"task {length // 2 // 2 * 2}"),
+        "sweep": lambda store: store.sweep("celery-locks", "b"),
+        "await due": lambda store: store.await_due("celery-locks", "b", 0.01),
+        "held": lambda store: store.held(NAME),
+        "holders": lambda store: store.holders(NAME),
+        "waiting": lambda store: store.waiting(NAME),
+        "info": lambda store: store.info(NAME),
+    }
+
+
+def test_a_request_in_memory_costs_the_same_in_a_long_line() -> None:
+    counts: dict[int, dict[str, int]] = {}
+    for length in (150, 1_500):
+        store, counts[length] = MemoryStore(), {}
+        a_line(store, length)
+        for name, request in requests_in_line(length).items():
+            with counted_lines() as lines:
+                request(store)
+            counts[length][name] = lines[0]
+    # A search by halves may need a few steps more.
+    dearer = {name: count for name, count in counts[1_500].items() if count > 1.2 * counts[150][name] + 40}
+    assert not dearer, f"with a tenth of the line: {counts[150]}"
+
+
+def test_a_line_in_memory_is_served_in_linear_time() -> None:
+    """Sorting and copying are no lines of Python: here the time of all requests counts."""
+
+    def seconds_for_each(length: int) -> float:
+        store, begun = MemoryStore(), time.perf_counter()
+        for number in range(length):
+            store.acquire(claim(number), line_up=60)
+        for number in range(length):
+            assert store.release(NAME, claim(number).token)
+            assert number + 1 == length or isinstance(store.acquire(claim(number + 1)), Granted)
+        return (time.perf_counter() - begun) / length
+
+    ratios = (seconds_for_each(8_000) / min(seconds_for_each(200) for _ in range(5)) for _ in range(5))
+    assert any(ratio < 5 for ratio in ratios), "40 times as many waiters, and each costs more than 5 times as much"

@@ -18,7 +18,7 @@ from celery_locks.keys.names import name_of
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
 from celery_locks.stores.memory import MemoryStore
-from celery_locks.stores.parking import Dispatch, Parked, Parking, Ticket
+from celery_locks.stores.parking import Dispatch, Parked, Parking, Ticket, tickets_of
 from celery_locks.stores.redis.redlock import Redlock
 from celery_locks.stores.sharded import Sharded
 from celery_locks.stores.sqlite import SQLiteStore
@@ -187,10 +187,10 @@ class TestStrategies:
 
 def test_it_can_do_what_all_can(tmp_path: Path) -> None:
     both = Sharded({"memory": MemoryStore(), "file": SQLiteStore(str(tmp_path / "locks.db"))})
-    assert isinstance(both, Parking)
+    assert tickets_of(both) is both
     assert (both.wakes, both.shared, both.machines, both.semaphores) == (False, False, False, True)
     poor = Sharded({"memory": MemoryStore(), "majority": Redlock("redlock://h1,h2,h3")})
-    assert not isinstance(poor, Parking)
+    assert tickets_of(poor) is None
     assert (poor.semaphores, poor.fair, poor.lists, poor.values, poor.fencing) == (False, False, False, False, True)
 
 

@@ -74,8 +74,7 @@ class FaultyStore(MemoryStore):
 
     def in_line(self, name: str) -> int:
         """How many stand in line."""
-        lock = self._locks.get(name)
-        return 0 if lock is None else len(lock.line)
+        return self.waiting(name)
 
     def _do(self, method: str, call: Callable[[], R]) -> R:
         self.calls.append(method)

@@ -1,9 +1,9 @@
-"""The contract of a store, as tests. Each module has those of one promise."""
+"""The contract of a store, as tests. Each module tests one promise."""
 
 from __future__ import annotations
 
 from celery_locks.testing.compliance.acquire_rule import AcquireRule
-from celery_locks.testing.compliance.answers import Told
+from celery_locks.testing.compliance.answers import HoldersAndRefusals
 from celery_locks.testing.compliance.base import MovableClock, StoreTests
 from celery_locks.testing.compliance.big_numbers import BigNumbers
 from celery_locks.testing.compliance.closing import Closing
@@ -12,7 +12,7 @@ from celery_locks.testing.compliance.line import Line
 from celery_locks.testing.compliance.listing import ListingCompliance
 from celery_locks.testing.compliance.losses import Losses
 from celery_locks.testing.compliance.max_waiters import MaxWaiters
-from celery_locks.testing.compliance.owner_tokens import Owners
+from celery_locks.testing.compliance.owner_tokens import OwnerTokens
 from celery_locks.testing.compliance.parking import ParkingCompliance
 from celery_locks.testing.compliance.renewals import Renewals
 from celery_locks.testing.compliance.repeats import Repeats
@@ -28,16 +28,16 @@ class StoreCompliance(
     AcquireRule,
     Limits,
     Semaphores,
-    Owners,
+    OwnerTokens,
     Renewals,
     Losses,
     Line,
     Waking,
-    Told,
+    HoldersAndRefusals,
     Repeats,
     BigNumbers,
     Shrinking,
     MaxWaiters,
     Closing,
 ):
-    """What every store promises, as tests."""
+    """Tests of what every store promises."""

@@ -1,4 +1,4 @@
-"""The rule of acquisition, as a table of cases that each store answers alike; see `Store.acquire`."""
+"""The rule of acquisition, as a table of cases that all stores answer alike; see `Store.acquire`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from celery_locks.stores.base import Store
 from celery_locks.stores.types import Claim, Granted, Refused
 from celery_locks.testing.compliance.base import StoreTests
 
-#: By subject: what was asked before, the claim, the answer, and who holds the lock then, earliest acquisition first.
+#: Name of the case → earlier steps, the claim, the answer, and the holders then, earliest acquisition first.
 #:
 #: Steps are separated by semicolons. ``a`` is a claim with the token a, with options after it: ``permits=`` and
 #: ``limit=``, ``adopts=`` a token, ``replaces``, ``line`` to line up, ``most=`` as `Claim.max_waiters`, ``short`` for a
-#: deadline that ``pass`` lets pass. ``-a`` is a release, ``~a`` gives up the place in line. An answer is ``granted``,
+#: deadline that ``pass`` lets pass. ``-a`` is a release, ``~a`` leaves the line. An answer is ``granted``,
 #: ``same`` (granted again; see `StoreTests.fence_may_grow`), ``refused`` (with a number: and in line at this place),
 #: ``full`` or ``replaced``.
 CASES: dict[str, list[tuple[str, str, str, str]]] = {
@@ -111,12 +111,12 @@ class AcquireRule(StoreTests):
 
     @pytest.mark.parametrize("subject", CASES)
     def test_the_rule_of_acquisition(self, store: Store, another: Store, name: str, subject: str) -> None:
-        wrong, known = list[str](), 0
+        wrong, supported = list[str](), 0
         for number, (before, asked, answer, holders) in enumerate(CASES[subject]):
             steps = _Steps(self, store, another, f"{name}:{number}")
-            if not steps.known(f"{before}; {asked}"):
+            if not steps.are_supported(f"{before}; {asked}"):
                 continue
-            known += 1
+            supported += 1
             for step in before.split("; "):
                 steps.take(step)
             for step in asked.split("; "):
@@ -127,15 +127,15 @@ class AcquireRule(StoreTests):
             if (got, held) != (answer, holders):
                 wrong.append(f"{before} > {asked}: {got}, held by {held!r}; should be {answer}, held by {holders!r}")
         assert not wrong, "\n".join(wrong)
-        if not known:
-            pytest.skip(f"{type(store).__name__} declares that it lacks what this takes")
+        if not supported:
+            pytest.skip(f"{type(store).__name__} declares that it lacks a capability of this case")
 
 
 class _Steps:
-    """One case in a lock of its own.
+    """The steps of one case, on a lock of its own.
 
     Args:
-        tests: The tests that it is one of.
+        tests: The tests of the case.
         store: The store.
         another: Another object of the store, which takes every second step.
         name: The lock's full name.
@@ -148,15 +148,15 @@ class _Steps:
         self._tokens: dict[str, str] = {}
         self._fences: dict[str, int] = {}
 
-    def known(self, steps: str) -> bool:
-        """Whether the store has what these steps take."""
+    def are_supported(self, steps: str) -> bool:
+        """Return whether the store has the capabilities that these steps need."""
         words = steps.replace(";", "").split()
         line = "line" in words or any(word.startswith("most=") for word in words)
         limits = any(word.startswith(("limit=", "permits=")) for word in words)
         return (self._store.fair or not line) and (self._store.semaphores or not limits)
 
     def take(self, step: str) -> str:
-        """Return the answer to a claim; of other steps nothing."""
+        """Take a step, and return the answer to a claim; of other steps an empty text."""
         self._stores.reverse()
         store, (letter, *options) = self._stores[0], step.split() or [""]
         if letter == "pass":

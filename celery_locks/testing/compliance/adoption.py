@@ -11,7 +11,7 @@ from celery_locks.testing.compliance.ticket_base import TicketTests
 
 
 class HandedOver(TicketTests):
-    """Leases that go from one to another."""
+    """Leases that another claim takes over."""
 
     def test_of_two_that_adopt_a_lease_one_gets_it(self, store: Store, another: Store, name: str) -> None:
         called = self.claim(name)
@@ -19,7 +19,7 @@ class HandedOver(TicketTests):
         first, second = (replace(self.claim(name), adopts=called.token) for _ in range(2))
         later = self.granted(another, first)
         assert later > fence
-        assert self.granted(store, first) == later, "the same once more"
+        assert self.granted(store, first) == later, "a repeated request"
         self.refused(store, second)
         assert not store.release(name, called.token)
 
@@ -64,7 +64,7 @@ class HandedOver(TicketTests):
         assert adopting.replaced
         store.release(name, new.token)
         late = store.acquire(replace(self.claim(name), adopts=old.token))
-        assert isinstance(late, Refused), "what was replaced does not come back"
+        assert isinstance(late, Refused), "a lease that was replaced does not come back"
         assert late.replaced
 
     def test_as_many_are_replaced_as_needed_the_earliest_first(self, store: Store, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a store tells of holders and of refusals, and the store itself."""
+"""The holders and the refusals that a store returns, and its checks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Refused, Ren
 from celery_locks.testing.compliance.base import ODD_NAMES, StoreTests
 
 
-class Told(StoreTests):
-    """What a store tells of holders and of refusals, and the store itself."""
+class HoldersAndRefusals(StoreTests):
+    """The holders and the refusals that a store returns, and its checks."""
 
     def test_holders(self, store: Store, another: Store, name: str) -> None:
         claims = [self.claim(name, limit=5, permits=permits) for permits in (2, 1)]
@@ -26,7 +26,7 @@ class Told(StoreTests):
         assert all(0 < holder.expires_in <= self.long for holder in holders)
         assert not any(holder.token in repr(holder) for holder in holders)
 
-    def test_nobody_holds_a_new_lock(self, store: Store, name: str) -> None:
+    def test_a_new_lock_is_free(self, store: Store, name: str) -> None:
         assert store.holders(name) == ()
 
     def test_held_for_and_expires_in_follow_the_clock(self, store: Store, name: str) -> None:
@@ -71,18 +71,18 @@ class Told(StoreTests):
         store.release(name, holder.token)
         self._retry(store, waiter, store.acquire(waiter, self.long), 2.0)
 
-    def test_after_retry_in_a_dead_waiter_that_was_called_is_gone(self, store: Store, name: str) -> None:
+    def test_after_retry_in_a_dead_waiter_that_was_woken_is_gone(self, store: Store, name: str) -> None:
         holder, waiter = self.claim(name), self.claim(name)
         self.granted(store, holder)
         self.refused(store, self.claim(name), 2.0)
         answer = self.refused(store, waiter, self.long)
-        store.release(name, holder.token)  # calls the dead one, and nobody calls the next
+        store.release(name, holder.token)  # wakes the dead waiter, and no one wakes the next
         if answer.position == 0:
-            pytest.skip("this machine was too slow: the waiter had died before the next one came")
+            pytest.skip("this machine was too slow: the waiter had expired before the next one came")
         self._retry(store, waiter, answer, 2.0)
 
     def _retry(self, store: Store, claim: Claim, answer: Granted | Refused, within: float) -> None:
-        """Tries again whenever the store says to, and is served once the time of the dead is over."""
+        """Try again after each ``retry_in``, and expect to be served within this many seconds."""
         left = within
         while left > 0 and isinstance(answer, Refused):
             assert 0 < answer.retry_in <= within

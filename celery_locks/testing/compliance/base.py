@@ -1,4 +1,4 @@
-"""What tests of a store are written with."""
+"""The base class of tests of a store."""
 
 from __future__ import annotations
 
@@ -40,39 +40,40 @@ class MovableClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Moves it; below 0 it goes back, as only a wall clock may."""
+        """Move the clock. A negative number moves it back, which only happens to wall clocks."""
         self._now += seconds
 
 
 class StoreTests:
-    """What tests of a store are written with. Give ``store``; the rest is to be set where it differs.
+    """Tools for tests of a store.
 
-    Names are made afresh for each test, so one server may serve all of them.
+    Override the fixture ``store``, and the attributes whose values don't fit the store. Each test has lock names of its
+    own, so all tests may use the same server.
     """
 
-    #: Seconds a lease or place lives that a test lets end.
+    #: How many seconds a lease or a place lives that expires during the test.
     short = 0.2
-    #: Seconds a lease lives that must outlive its test.
+    #: How many seconds a lease lives that must outlive its test.
     long = 120.0
-    #: Seconds until a test gives up waiting for something that must happen.
+    #: After how many seconds a test stops waiting for something that must happen.
     patience = 30.0
-    #: Seconds within which a waiter is woken, if the store wakes.
+    #: Within how many seconds a store with `Store.wakes` wakes a waiter.
     wakes_within = 5.0
-    #: Threads and acquisitions of each in the tests under load.
+    #: The number of threads in tests under load, and the acquisitions of each.
     threads, rounds = 6, 20
-    #: Whether `Store.renew` still knows a lease right after its deadline. Without, ``deleted`` will do.
+    #: Whether `Store.renew` returns ``expired`` right after the deadline. Otherwise it may return ``deleted``.
     tells_expired = True
-    #: Whether a token that holds already may get a greater fencing token when it acquires again.
+    #: Whether a repeated acquire may return a greater fencing token.
     fence_may_grow = False
 
     @pytest.fixture
     def store(self) -> Store:
-        """The store under test."""
-        raise NotImplementedError("give a fixture named store")
+        """Return the store under test."""
+        raise NotImplementedError("override the fixture store")
 
     @pytest.fixture
     def another(self, store: Store) -> Store:
-        """A second store object on the same data, like another process would have."""
+        """Return a second store object on the same data, as another process would have."""
         return store
 
     @pytest.fixture(autouse=True)
@@ -82,14 +83,14 @@ class StoreTests:
         another.close()
 
     def pass_time(self, seconds: float) -> None:
-        """Lets at least that much time pass on the store's clock."""
+        """Let at least this much time pass on the store's clock."""
         time.sleep(seconds + 0.02)
 
     @contextmanager
     def losing_a_reply(self, store: Store) -> Iterator[Store]:
-        """A store on the same data: the first change that the block asks it for is made, and the reply to it is lost.
+        """Yield a store on the same data that makes the first change of the block, and loses the reply.
 
-        To be overridden where a server is asked. Without one there is no reply to be lost, and ``store`` will do.
+        Tests of a store with a server override this. Without a server there is no reply to lose.
         """
         yield store
 
@@ -97,40 +98,40 @@ class StoreTests:
     def name(self) -> str:
         return f"compliance:{uuid.uuid4().hex}"
 
-    # What the tests are written with
+    # --- Tools ---
 
     def claim(self, name: str, ttl: float | None = None, limit: int = 1, permits: int = 1) -> Claim:
         token = uuid.uuid4().hex
         return Claim(name, token, f"owner-{token[:6]}", self.long if ttl is None else ttl, limit, permits)
 
     def granted(self, store: Store, claim: Claim, line_up: float | None = None) -> int:
-        """The fencing token; fails when the claim is refused."""
-        self.declared(store, claim, line_up)
+        """Return the fencing token of a claim that must be granted."""
+        self.skip_unless_capable(store, claim, line_up)
         answer = store.acquire(claim, line_up)
         assert isinstance(answer, Granted), f"refused though free: {answer}"
         return answer.fencing_token
 
-    def declared(self, store: Store, claim: Claim, line_up: float | None = None) -> None:
-        """Ends a test, as skipped, that needs what the store says that it lacks; it is to refuse that by itself."""
+    def skip_unless_capable(self, store: Store, claim: Claim, line_up: float | None = None) -> None:
+        """Skip the test if the claim needs a capability that the store declares to lack."""
         if max(claim.limit, claim.permits) > 1 and not store.semaphores:
             pytest.skip(f"{type(store).__name__} declares that it has no limits above one")
         if line_up is not None and not store.fair:
             pytest.skip(f"{type(store).__name__} declares that it has no line")
 
     def refused(self, store: Store, claim: Claim, line_up: float | None = None) -> Refused:
-        self.declared(store, claim, line_up)
+        self.skip_unless_capable(store, claim, line_up)
         answer = store.acquire(claim, line_up)
-        assert isinstance(answer, Refused), f"granted though not to be had: {answer}"
+        assert isinstance(answer, Refused), f"granted, but must be refused: {answer}"
         return answer
 
     def in_line(self, store: Store, *claims: Claim) -> None:
-        """Lines them up, in this order, for as long as the test runs."""
+        """Line claims up, in this order, for as long as the test runs."""
         for claim in claims:
             self.refused(store, claim, self.long)
 
     def until_granted(self, store: Store, claim: Claim) -> Granted:
-        """Acquires like a client: in line, and again after each wait."""
-        self.declared(store, claim)
+        """Acquire as a client does: in line, and again after each wait."""
+        self.skip_unless_capable(store, claim)
         give_up = time.monotonic() + self.patience
         while isinstance(answer := store.acquire(claim, self.long), Refused):
             assert time.monotonic() < give_up, f"still refused after {self.patience} s: {answer}"
@@ -139,7 +140,7 @@ class StoreTests:
 
     @contextmanager
     def waiting(self, store: Store, claim: Claim) -> Iterator[Callable[[], None]]:
-        """Waits in a thread; the function given checks that the wait has ended in time."""
+        """Wait in a thread. Yield a function that checks that the wait has ended in time."""
         thread = Thread(target=store.wait, args=(claim.name, claim.token, 2 * self.patience), daemon=True)
         thread.start()
 
@@ -157,7 +158,7 @@ class StoreTests:
         return [holder.owner for holder in holders]
 
     def run_all(self, work: Callable[[int], None]) -> None:
-        """Calls ``work(number)`` in as many threads as `threads` says, and raises what one of them raised."""
+        """Call ``work(number)`` in each of `threads` threads, and raise the error of the first that failed."""
         with ThreadPoolExecutor(self.threads) as pool:
             futures: list[Future[None]] = [pool.submit(work, number) for number in range(self.threads)]
             for future in futures:

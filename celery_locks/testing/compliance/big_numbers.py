@@ -11,7 +11,7 @@ from celery_locks.stores.base import Store
 from celery_locks.stores.types import Granted
 from celery_locks.testing.compliance.base import StoreTests
 
-#: Round numbers too: Lua writes such as 1e+15.
+#: Round numbers, too: Lua may write them as 1e+15.
 LIMITS = (10**9, 10**14, 10**15, 2**52, LARGEST_COUNT)
 
 

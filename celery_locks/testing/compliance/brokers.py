@@ -1,4 +1,4 @@
-"""Services with brokers of their own that share a store, and the moments at which their sweepers look."""
+"""A store that is shared by services with brokers of their own, and the wake-ups of their sweepers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAIL, BILLING = "amqp://mail", "redis://billing/0"
 class Brokers(TicketTests):
     """A step dispatches tickets of its own broker only, and wakes the sweeper of another one."""
 
-    #: Seconds by which a sweeper may be late for what is due.
+    #: Seconds by which a sweeper may be late for a due ticket.
     late = 1.0
 
     @contextmanager
     def sweeper_waits(self, parking: Parking, prefix: str, broker: str) -> Iterator[None]:
-        """A sweeper of a broker that has begun to wait; it is woken by what the block does."""
+        """Have a sweeper of a broker wait, and expect that the block wakes it."""
         thread = Thread(target=parking.await_due, args=(prefix, broker, self.patience), daemon=True)
         thread.start()
         yield
@@ -106,7 +106,7 @@ class Brokers(TicketTests):
     def test_a_ticket_that_is_due_hides_none_of_another_broker(
         self, store: Store, parking: Parking, prefix: str, name: str
     ) -> None:
-        """Many of one broker have waited too long; no sweeper of it is there."""
+        """Many tickets of one broker have waited too long, and it has no sweeper."""
         self.hold(store, name)
         for number in range(105):
             ticket = self.ticket(number, wait=self.short, broker=MAIL)
@@ -128,7 +128,7 @@ class Brokers(TicketTests):
         self.park(parking, name, 2, broker=BILLING)
         assert self.ids(self.end(parking, name, holder.token, broker=MAIL)[1]) == ["task 1:0"]
         self.pass_time(self.first_dispatch)
-        assert self.ids(parking.sweep(prefix, BILLING)) == ["task 2:0"], "the permits are kept no longer"
+        assert self.ids(parking.sweep(prefix, BILLING)) == ["task 2:0"], "the permits are no longer kept"
         assert parking.sweep(prefix, MAIL) == (), "it is parked again, and the second holds the permits"
         answer = self.enter(parking, name, 1, MAIL)
         assert isinstance(answer, Parked)
@@ -168,7 +168,7 @@ class Brokers(TicketTests):
     def test_a_task_of_another_broker_is_not_withdrawn(
         self, store: Store, parking: Parking, prefix: str, name: str
     ) -> None:
-        """Two services may name their tasks alike."""
+        """Two services may use the same task ids."""
         other = f"{prefix}:{{other}}"
         for place in (name, other):
             self.hold(store, place)
@@ -194,7 +194,7 @@ class Brokers(TicketTests):
     def test_the_sweeper_is_in_time_for_a_ticket_that_parks_while_it_waits(
         self, store: Store, parking: Parking, prefix: str, name: str
     ) -> None:
-        """The longest wait of a ticket ends before what the sweeper waits for."""
+        """The longest wait of a ticket ends before the moment that the sweeper waits for."""
         self.hold(store, name)
         self.park(parking, name, 1, broker=MAIL)
         self.waits_for(parking, prefix, MAIL)  # what woke it before is over

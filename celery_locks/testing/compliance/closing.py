@@ -1,4 +1,4 @@
-"""What is left of a store when its locks are closed."""
+"""Locks that are closed leave no thread of their store behind."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from celery_locks.locks import Locks
 from celery_locks.stores.base import Store
 from celery_locks.testing.compliance.base import StoreTests
 
-#: The threads that serve one store.
+#: The names of threads that serve one store.
 OF_ONE_STORE = ("celery-locks-renewer", "celery-locks-releaser", "celery-locks-notices")
 
 
 class Closing(StoreTests):
-    """What is left of a store when its locks are closed."""
+    """Locks that are closed leave no thread of their store behind."""
 
     def test_promise_42_closed_locks_leave_no_thread(self, store: Store, name: str) -> None:
         before = self._serving()

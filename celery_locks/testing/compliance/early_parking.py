@@ -1,4 +1,4 @@
-"""Parking before the pool: what `Parking.park` promises where a store has one."""
+"""Parking before the pool: `Parking.park`, in stores that have it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class EarlyParking(TicketTests):
     """A ticket that can't run now is parked, and no permit is taken."""
 
     def parks_early(self, parking: Parking) -> bool:
-        """Whether the store has a `Parking.park` of its own. One that doesn't never parks by it."""
+        """Return whether the store overrides `Parking.park`. Other stores never park by it."""
         return type(parking).park is not Parking.park
 
     def test_what_is_free_is_not_parked(self, store: Store, parking: Parking, prefix: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The limit of a lock (promise 1): never more permits held than there are, by holders that live."""
+"""The limit of a lock (promise 1): live holders never have more permits than there are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery_locks.testing.compliance.base import StoreTests
 
 
 class Limits(StoreTests):
-    """The limit of a lock (promise 1): never more permits held than there are, by holders that live."""
+    """The limit of a lock (promise 1): live holders never have more permits than there are."""
 
     def test_a_held_lock_is_refused_to_others(self, store: Store, another: Store, name: str) -> None:
         first = self.claim(name)

@@ -142,7 +142,7 @@ class Line(StoreTests):
         holder, waiter = self.claim(name), self.claim(name)
         self.granted(store, holder)
         self.in_line(store, waiter)
-        store.leave(name, "nobody")
+        store.leave(name, "another")
         store.leave(name + "x", waiter.token)
         store.leave(name, holder.token)
         assert self.refused(store, waiter).position == 0

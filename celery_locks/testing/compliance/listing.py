@@ -1,4 +1,4 @@
-"""What is held: pages, single locks, figures."""
+"""Lists of locks: pages, single locks, figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery_locks.testing.compliance.base import ODD_NAMES, StoreTests
 
 
 class ListingCompliance(StoreTests):
-    """What a store with ``lists`` promises of its list, as tests."""
+    """Tests of what a store with ``lists`` promises of its list."""
 
     @pytest.fixture
     def prefix(self) -> str:
@@ -35,7 +35,7 @@ class ListingCompliance(StoreTests):
         return store.page(NameRange(prefix, f"{prefix}:{{", "", 100)).items
 
     def pages(self, store: Store, prefix: str, count: int) -> Iterator[list[str]]:
-        """All pages, one after the other."""
+        """Yield the names of all pages, one page after the other."""
         after: str | None = ""
         while after is not None:
             page = store.page(NameRange(prefix, f"{prefix}:{{", after, count))
@@ -48,14 +48,14 @@ class ListingCompliance(StoreTests):
         return holder
 
     def figures(self, store: Store, prefix: str, near: float = 1.0) -> Stats:
-        """The figures, without the oldest."""
+        """Return the figures, without the oldest."""
         figures = store.stats(prefix, near)
         assert (figures.oldest is None) == (figures.holders == 0)
         return Stats(figures.locks, figures.holders, figures.near_expiry, figures.waiting, complete=figures.complete)
 
-    # Pages
+    # --- Pages ---
 
-    def test_what_is_held_is_listed_in_order(self, store: Store, another: Store, prefix: str) -> None:
+    def test_held_locks_are_listed_in_order(self, store: Store, another: Store, prefix: str) -> None:
         assert self.page(store, prefix) == []
         names = self.names_of(prefix, "b", "a", "ä", "a:b", "A", "🧀", "a b")
         claims = [self.hold(store, name) for name in names]
@@ -93,7 +93,9 @@ class ListingCompliance(StoreTests):
         assert all(len(page) == count for page in pages[:-1])
         assert len(pages) == -(-7 // count), "a page too many"
 
-    def test_what_comes_and_goes_between_pages_disturbs_nobody(self, store: Store, another: Store, prefix: str) -> None:
+    def test_what_comes_and_goes_between_pages_leaves_the_others_listed(
+        self, store: Store, another: Store, prefix: str
+    ) -> None:
         names = self.names_of(prefix, *"bdfh")
         claims = [self.hold(store, name) for name in names]
         pages = self.pages(store, prefix, 2)
@@ -131,7 +133,7 @@ class ListingCompliance(StoreTests):
         self.pass_time(self.short)
         assert self.page(store, prefix) == [name]
         assert self.figures(store, prefix).holders == 1
-        self.granted(store, holder)  # the same once more prolongs too
+        self.granted(store, holder)  # a repeated request renews it, too
         assert self.figures(store, prefix).holders == 1
         store.release(name, holder.token)
         assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
@@ -144,9 +146,9 @@ class ListingCompliance(StoreTests):
         assert [self.names(state.holders) for state in self.states(store, prefix)] == [["third"]]
         assert self.figures(store, prefix).holders == 1
 
-    # What is told of a lock
+    # --- One lock ---
 
-    def test_a_page_tells_of_holders_and_waiters(self, store: Store, another: Store, prefix: str, name: str) -> None:
+    def test_a_page_has_holders_and_waiters(self, store: Store, another: Store, prefix: str, name: str) -> None:
         claims = [self.hold(store, name, limit=5, permits=permits) for permits in (2, 1)]
         self.refused(another, self.claim(name, limit=6, permits=4), self.long)
         self.refused(another, self.claim(name, limit=6, permits=4), self.short)
@@ -162,7 +164,7 @@ class ListingCompliance(StoreTests):
         self.pass_time(self.short)
         assert (self.states(store, prefix)[0].waiting, store.info(name).waiting) == (1, 1)
 
-    def test_a_line_is_listed_though_nobody_holds(self, store: Store, prefix: str, name: str) -> None:
+    def test_a_line_is_listed_without_a_holder(self, store: Store, prefix: str, name: str) -> None:
         holder, waiter = self.hold(store, name), self.claim(name)
         self.in_line(store, waiter)
         store.release(name, holder.token)
@@ -187,22 +189,22 @@ class ListingCompliance(StoreTests):
         assert state.permits == 2 * len(claims)
         assert len(store.info(name).holders) == len(claims)
 
-    def test_the_line_is_told_and_waiters_have_no_names(self, store: Store, prefix: str, name: str) -> None:
+    def test_info_has_the_line_and_waiters_have_no_names(self, store: Store, prefix: str, name: str) -> None:
         self.hold(store, name)
         self.refused(store, self.claim(name), self.short)
         self.in_line(store, *(self.claim(name) for _ in range(2)))
         assert store.info(name).line == (Waiter(),) * 3
-        assert self.states(store, prefix)[0].line == (), "a page doesn't tell it"
+        assert self.states(store, prefix)[0].line == (), "a page names no waiters"
         self.pass_time(self.short)
         assert store.info(name).line == (Waiter(),) * 2
         self.in_line(store, *(self.claim(name) for _ in range(MOST_IN_LINE)))
         assert len(store.info(name).line) <= MOST_IN_LINE
         assert store.info(name).waiting == MOST_IN_LINE + 2
 
-    def test_nothing_is_known_of_a_free_lock(self, store: Store, name: str) -> None:
+    def test_a_free_lock_has_no_holders_and_no_line(self, store: Store, name: str) -> None:
         assert store.info(name) == LockInfo(name, (), 0, 0)
 
-    # Figures
+    # --- Figures ---
 
     def test_figures(self, store: Store, another: Store, prefix: str) -> None:
         assert self.figures(store, prefix) == Stats(0, 0, 0, 0)

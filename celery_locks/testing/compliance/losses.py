@@ -1,4 +1,4 @@
-"""Leases that are taken by force: who may be released, why a lease was lost, and when its holder notices."""
+"""Leases that are taken by force: which ones, the reason of the loss, and the notice to the holder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from celery_locks.stores.base import Store
 from celery_locks.stores.types import Claim, Granted
 from celery_locks.testing.compliance.base import StoreTests
 
-#: How a lease is taken by force, by the reason of its loss.
+#: The ways to take a lease by force, by the reason of the loss.
 FORCES: dict[LossReason, Callable[[Store, Claim], object]] = {
     "force_released": lambda store, claim: store.force_release(claim.name),
     "replaced": lambda store, claim: store.acquire(replace(claim, token=claim.token[::-1], replaces=True)),
@@ -28,17 +28,17 @@ each_force = pytest.mark.parametrize("reason", FORCES)
 class Losses(StoreTests):
     """Leases that are taken by force."""
 
-    #: Seconds within which a holder notices it, if the store notifies. A slow machine gets some more than a user may.
+    #: Seconds within which a store with `notices` notifies a holder. It is more than users get, for slow machines.
     notices_within = 5.0
 
     @pytest.fixture
     def holder(self, store: Store, name: str) -> Iterator[Lease]:
-        """A lease that is never renewed, so nothing but a notice tells of its loss before its release."""
+        """Return a lease that is never renewed, so that only a notice can report its loss before its release."""
         locks = Locks(store, prefix=name)
         yield locks.lock("k", ttl=self.long, renew=False).acquire()
         locks.close()
 
-    # Which leases
+    # --- Which leases ---
 
     def test_one_holder_is_released_by_its_token(self, store: Store, another: Store, name: str) -> None:
         first, second = self.claim(name, limit=2), self.claim(name, limit=2)
@@ -88,7 +88,7 @@ class Losses(StoreTests):
             assert self.names(unlucky.force_release(name, claim.token if only else "")) == [claim.owner]
         assert store.holders(name) == ()
 
-    # Why
+    # --- The reason ---
 
     @each_force
     def test_the_reason_is_known_whoever_holds_it_afterwards(
@@ -127,7 +127,7 @@ class Losses(StoreTests):
         self.granted(store, called)
         another.force_release(name, called.token)
         answer = store.acquire(replace(self.claim(name), adopts=called.token))
-        assert isinstance(answer, Granted), "only a replaced call is not to run"
+        assert isinstance(answer, Granted), "only a call that was replaced must not run"
 
     def test_a_release_by_force_of_many_holders(self, store: Store, another: Store, name: str) -> None:
         claims = [self.claim(name, limit=150) for _ in range(150)]
@@ -137,12 +137,11 @@ class Losses(StoreTests):
         reasons = store.renew([self.renewal(claim) for claim in claims])
         assert set(reasons) == {"force_released"}
 
-    # When
+    # --- Notices ---
 
     @each_force
     def test_a_holder_is_notified(self, store: Store, another: Store, holder: Lease, reason: LossReason) -> None:
-        if not store.notices:
-            pytest.skip(f"{type(store).__name__} declares that it sends no notices")
+        skip_without_notices(store)
         with lost_in_time(holder, self.notices_within) as reasons:
             FORCES[reason](another, holder._claim)
         assert reasons == [reason]
@@ -151,9 +150,8 @@ class Losses(StoreTests):
     def test_a_holder_within_the_body_of_a_run_is_notified(
         self, store: Store, another: Store, name: str, reason: LossReason
     ) -> None:
-        """Its owner token is longer than others: it ends with a mark of the run."""
-        if not store.notices:
-            pytest.skip(f"{type(store).__name__} declares that it sends no notices")
+        """Its owner token is longer than others, because it ends with a mark of the run."""
+        skip_without_notices(store)
         locks = Locks(store, prefix=name)
         with RunScope(locks.lock("run", ttl=self.long, renew=False).acquire()):
             lease = locks.lock("k", ttl=self.long, renew=False).acquire()
@@ -164,8 +162,7 @@ class Losses(StoreTests):
         locks.close()
 
     def test_a_holder_is_notified_after_an_earlier_loss(self, store: Store, another: Store, name: str) -> None:
-        if not store.notices:
-            pytest.skip(f"{type(store).__name__} declares that it sends no notices")
+        skip_without_notices(store)
         locks = Locks(store, prefix=name)
         for number in range(3):
             lease = locks.lock(f"k{number}", ttl=self.long, renew=False).acquire()
@@ -175,8 +172,7 @@ class Losses(StoreTests):
         locks.close()
 
     def test_other_leases_of_the_process_go_on(self, store: Store, another: Store, holder: Lease, name: str) -> None:
-        if not store.notices:
-            pytest.skip(f"{type(store).__name__} declares that it sends no notices")
+        skip_without_notices(store)
         other = Locks(store, prefix=name).lock("other", ttl=self.long, renew=False).acquire()
         with lost_in_time(holder, self.notices_within):
             another.force_release(holder._claim.name)
@@ -184,9 +180,15 @@ class Losses(StoreTests):
         assert other.release() is True
 
 
+def skip_without_notices(store: Store) -> None:
+    """Skip the test if the store sends no notices."""
+    if not store.notices:
+        pytest.skip(f"{type(store).__name__} declares that it sends no notices")
+
+
 @contextmanager
 def lost_in_time(lease: Lease, seconds: float) -> Iterator[list[LossReason]]:
-    """Expect that the block takes a lease, and that its holder notices within some seconds. Yield the reasons."""
+    """Expect that the block takes a lease by force, and that its holder is notified in time. Yield the reasons."""
     reasons, noticed = list[LossReason](), threading.Event()
 
     def lost(_: Lease, reason: LossReason) -> None:
@@ -195,4 +197,4 @@ def lost_in_time(lease: Lease, seconds: float) -> Iterator[list[LossReason]]:
 
     lease.on_lost(lost)
     yield reasons
-    assert noticed.wait(seconds), f"its holder noticed nothing for {seconds} s"
+    assert noticed.wait(seconds), f"its holder was not notified within {seconds} s"

@@ -1,4 +1,4 @@
-"""Parking: tickets, leases that are adopted and replaced, leases taken for a task."""
+"""Parking: tickets, adopted and replaced leases, and leases that are taken at a call."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from celery_locks.testing.compliance.run_ends import RunEnds
 
 
 class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
-    """What every store promises of parking, of adopted leases and of replaced ones, as tests."""
+    """Tests of what every store promises of parking, of adopted leases and of replaced ones."""
 
-    # Coming and parking
+    # --- Parking ---
 
     def test_a_free_lock_is_granted_and_leaves_no_ticket(self, store: Store, parking: Parking, name: str) -> None:
         claim = self.claim(name)
         granted = parking.enter(claim, self.ticket(1))
         assert isinstance(granted, Granted)
         assert not granted.has_ticket
-        assert parking.enter(claim, self.ticket(1)) == granted, "the same once more"
+        assert parking.enter(claim, self.ticket(1)) == granted, "a repeated request"
         assert self.end(parking, name, claim.token) == (True, ())
-        assert isinstance(self.enter(parking, name, 1), Granted), "a copy that comes later is a first one"
+        assert isinstance(self.enter(parking, name, 1), Granted), "a later copy counts as a first one"
 
     def test_a_held_lock_parks(self, store: Store, another: Store, parking: Parking, name: str) -> None:
         holder = self.hold(another, name)
@@ -55,10 +55,10 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         few = self.ticket(1, max_waiters=1)
         assert isinstance(parking.enter(self.claim(name), few), Parked)
         assert parking.enter(self.claim(name), self.ticket(2, max_waiters=1)) == Full(1)
-        assert isinstance(parking.enter(self.claim(name), few), Parked), "one that is in line already may stay"
+        assert isinstance(parking.enter(self.claim(name), few), Parked), "a ticket that is in line already stays"
         assert self.ids(self.end(parking, name, holder.token)[1]) == [few.id]
 
-    # Being dispatched
+    # --- Dispatching ---
 
     def test_tickets_are_dispatched_in_the_order_in_which_they_parked(
         self, store: Store, parking: Parking, name: str
@@ -102,7 +102,7 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         self.refused(store, first, self.short)
         self.in_line(store, second)
         self.pass_time(self.short)
-        assert self.refused(store, second).position == 1, "the dead are not counted"
+        assert self.refused(store, second).position == 1, "expired places are not counted"
         assert self.refused(store, first, self.long).position == 2
         assert self.ids(self.end(parking, name, holder.token)[1]) == ["task 1:0"]
         parking.finish(name, "task 1:0")
@@ -114,9 +114,11 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         for number, permits in ((1, 1), (2, 1), (3, 2), (4, 1)):
             self.park(parking, name, number, limit=3, permits=permits)
         dispatches = self.end(parking, name, holder.token)[1]
-        assert self.ids(dispatches) == ["task 1:0", "task 2:0"], "a heavy one that does not fit yet is not overtaken"
+        assert self.ids(dispatches) == ["task 1:0", "task 2:0"], (
+            "a ticket of many permits that does not fit yet is not overtaken"
+        )
         one, two = (each.fencing_token for each in store.holders(name))
-        assert one < two, "two that are dispatched in one step have one fencing token"
+        assert one < two, "two tickets that are dispatched in one step have different fencing tokens"
         parking.enter(first := self.claim(name, limit=3), self.ticket(1))
         assert self.ids(self.end(parking, name, first.token)[1]) == ["task 3:0"]
 
@@ -169,10 +171,10 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         if isinstance(answer, Parked):
             assert answer.refused.position == 0
 
-    # What is told
+    # --- Owners and figures ---
 
     def test_a_ticket_has_an_owner_of_its_own(self, store: Store, parking: Parking, name: str) -> None:
-        """In line, and while permits are kept for it; its run then has the owner of the claim by which it entered."""
+        """Others see the ticket's owner in line and while permits are kept. The run has the owner of its claim."""
         holder, ticket = self.hold(store, name), replace(self.ticket(1), owner="shop.sync[task 1] via queue shop")
         assert isinstance(parking.enter(self.claim(name), ticket), Parked)
         if store.lists:
@@ -214,7 +216,7 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
             assert store.page(NameRange(prefix, prefix, "", 10)) == Page((), None)
             assert store.stats(prefix, 1.0) == Stats(0, 0, 0, 0)
 
-    # Copies
+    # --- Copies ---
 
     def test_a_copy_is_dropped_while_the_task_runs_and_when_it_has(
         self, store: Store, parking: Parking, name: str
@@ -243,7 +245,7 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         self.pass_time(self.short)
         assert self.ids(parking.sweep(prefix, "")) == ["task 1:0"], "it keeps its place before the next"
 
-    # The sweeper's part
+    # --- Sweeping ---
 
     def test_a_dead_holder_leaves_its_line_to_the_sweeper(
         self, store: Store, parking: Parking, prefix: str, name: str
@@ -291,7 +293,7 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         assert time.monotonic() - began >= 0.9
         assert parking.sweep(prefix, "") == ()
 
-    # Leaving the line
+    # --- Leaving the line ---
 
     def test_a_ticket_that_waited_too_long_is_out(self, store: Store, parking: Parking, prefix: str, name: str) -> None:
         self.hold(store, name)
@@ -304,7 +306,7 @@ class ParkingCompliance(EarlyParking, HandedOver, RunEnds, Brokers):
         told = parking.enter(claim, self.ticket(1))
         assert isinstance(told, Out)
         assert told.reason == "timeout"
-        assert isinstance(parking.enter(claim, self.ticket(1)), Out), "the same once more"
+        assert isinstance(parking.enter(claim, self.ticket(1)), Out), "a repeated request"
         parking.finish(name, "task 1:0")
         assert self.enter(parking, name, 1) == Dropped("done")
 

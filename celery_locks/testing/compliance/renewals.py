@@ -1,4 +1,4 @@
-"""Leases are prolonged, never shortened and never revived."""
+"""Leases are renewed, never shortened and never revived."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from celery_locks.testing.compliance.base import StoreTests
 
 
 class Renewals(StoreTests):
-    """Leases are prolonged, never shortened and never revived."""
+    """Leases are renewed, never shortened and never revived."""
 
     def test_renew_prolongs(self, store: Store, another: Store, name: str) -> None:
         claim = self.claim(name, ttl=self.long)
@@ -71,7 +71,7 @@ class Renewals(StoreTests):
 
     def test_renew_of_nothing(self, store: Store, name: str) -> None:
         assert store.renew([]) == []
-        assert store.renew([Renewal(name, "nobody", self.long)]) == ["deleted"]
+        assert store.renew([Renewal(name, "another", self.long)]) == ["deleted"]
 
     def test_renew_of_many(self, store: Store, name: str) -> None:
         claims = [self.claim(f"{name}:{number}") for number in range(150)]

@@ -1,4 +1,4 @@
-"""What becomes of a ticket when its run ends: done, or to run again."""
+"""The state of a ticket when its run ends: it is done, or runs again."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class RunEnds(TicketTests):
         assert parking.sweep(prefix, "") == ()
         assert self.names(store.holders(name)) == [adopter.owner]
 
-    # A result that is not stored yet
+    # --- A result that is not stored yet ---
 
     def test_a_run_whose_result_was_not_stored_runs_again_when_its_message_comes(
         self, store: Store, parking: Parking, name: str
@@ -207,9 +207,9 @@ class RunEnds(TicketTests):
         self.pass_time(self.store_grace)
         assert self.ids(parking.sweep(prefix, "")) == ["task 1:0"]
         parking.finish(name, "task 1:0", claim.token)
-        assert isinstance(self.enter(parking, name, 1), Granted), "too late: the ticket is another run's"
+        assert isinstance(self.enter(parking, name, 1), Granted), "too late: another run has the ticket"
 
-    # Owed runs
+    # --- Owed runs ---
 
     @pytest.mark.parametrize("end", ["stored", "again"])
     def test_the_run_after_an_owed_run_is_owed(
@@ -245,7 +245,7 @@ class RunEnds(TicketTests):
     def test_a_run_that_began_from_the_line_is_owed_if_its_task_acknowledges_late(
         self, store: Store, parking: Parking, name: str, late: bool, owed: bool
     ) -> None:
-        """Its own message was acknowledged when the ticket parked; this copy may not come again."""
+        """Its first message was acknowledged when the ticket parked. The broker may not deliver this copy again."""
         holder = self.hold(store, name)
         self.park(parking, name, 1)
         store.release(name, holder.token)
@@ -254,7 +254,7 @@ class RunEnds(TicketTests):
         granted = parking.enter(claim, ticket)
         assert isinstance(granted, Granted)
         assert granted.has_ticket
-        assert parking.enter(claim, ticket) == granted, "the same once more"
+        assert parking.enter(claim, ticket) == granted, "a repeated request"
         assert self.ids(self.end(parking, name, claim.token, "again")[1]) == (["task 1:0"] if owed else [])
 
     @pytest.mark.parametrize("count", [0, 1, 2])
@@ -274,7 +274,7 @@ class RunEnds(TicketTests):
     def test_a_late_copy_that_takes_over_is_owed_only_if_it_is_an_older_one(
         self, store: Store, parking: Parking, name: str
     ) -> None:
-        """One that is requeued again and again comes by the broker each time: nothing is added to the queue."""
+        """The broker delivers a message that is requeued again and again: the store adds none to the queue."""
         holder = self.hold(store, name)
         self.park(parking, name, 1)
         self.end(parking, name, holder.token)
@@ -318,7 +318,7 @@ class RunEnds(TicketTests):
         assert parking.sweep(prefix, "") == ()
         assert self.enter(parking, name, 1) == Dropped("done")
 
-    # A message that was rejected
+    # --- A rejected message ---
 
     @pytest.mark.parametrize("owed", [False, True], ids=["not owed", "owed"])
     def test_a_run_whose_message_was_rejected_runs_again_only_when_a_copy_arrives(
@@ -357,7 +357,7 @@ class RunEnds(TicketTests):
         released, dispatches = self.end(parking, name, claim.token, "rejected")
         assert (released, self.ids(dispatches)) == (True, ["task 2:0"])
 
-    # Ends without a run
+    # --- Ends without a run ---
 
     @pytest.mark.parametrize("state", ["parked", "dispatched", "running", "ended", "out"])
     def test_a_ticket_is_finished_wherever_it_is(

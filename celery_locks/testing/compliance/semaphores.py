@@ -1,4 +1,4 @@
-"""Limits above one: how many permits are held, and who is served when."""
+"""Limits above one: how many permits are held, and in which order waiters are served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_locks.testing.compliance.base import StoreTests
 
 
 class Semaphores(StoreTests):
-    """Limits above one: how many permits are held, and who is served when."""
+    """Limits above one: how many permits are held, and in which order waiters are served."""
 
     def test_a_store_without_semaphores_refuses_them(self, store: Store, name: str) -> None:
         claim = self.claim(name, limit=2)
@@ -43,7 +43,7 @@ class Semaphores(StoreTests):
         self.pass_time(self.short)
         assert another.held(name) == 4
         assert another.held(name + "x") == 0
-        assert store.held(name) == 4, "asking changed something"
+        assert store.held(name) == 4, "reading changed something"
 
     def test_held_counts_more_than_are_named(self, store: Store, name: str) -> None:
         for _ in range(MOST_HOLDERS + 5):
@@ -61,7 +61,7 @@ class Semaphores(StoreTests):
         assert store.held(name) == 5
 
     def test_a_heavy_one_is_not_starved(self, store: Store, another: Store, name: str) -> None:
-        """Light ones come and go without end; the heavy one is served when those before it have gone."""
+        """Claims of one permit never end. A claim of all permits is served when those before it have ended."""
         light = [self.claim(name, limit=3) for _ in range(3)]
         for claim in light:
             self.granted(store, claim)
@@ -117,7 +117,7 @@ class Semaphores(StoreTests):
     def test_heavy_and_light_ones_all_get_a_turn(self, store: Store, another: Store, name: str) -> None:
         def work(number: int) -> None:
             mine = (store, another)[number % 2]
-            for _ in range(self.rounds if number else 3):  # number 0 needs all there is, beside many that need little
+            for _ in range(self.rounds if number else 3):  # number 0 needs all permits, and the others need one
                 claim = self.claim(name, limit=3, permits=1 if number else 3)
                 self.until_granted(mine, claim)
                 assert mine.release(name, claim.token)

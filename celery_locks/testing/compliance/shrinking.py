@@ -1,4 +1,4 @@
-"""A lease of several permits gives some of them back."""
+"""A lease of several permits releases some of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery_locks.testing.compliance.base import StoreTests
 
 
 class Shrinking(StoreTests):
-    """A lease of several permits gives some of them back."""
+    """A lease of several permits releases some of them."""
 
     def test_a_store_without_semaphores_shrinks_nothing(self, store: Store, name: str) -> None:
         claim = self.claim(name)

@@ -1,4 +1,4 @@
-"""What tests of parking are written with."""
+"""The base class of tests of parking."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from celery_locks.testing.compliance.base import StoreTests
 
 
 class TicketTests(StoreTests):
-    """A lock of a prefix of its own, and tasks that park in it."""
+    """Tools for tests of tasks that park in a lock, under a prefix of its own."""
 
     #: Seconds of `FIRST_DISPATCH`, to let it pass.
     first_dispatch = FIRST_DISPATCH
@@ -64,7 +64,7 @@ class TicketTests(StoreTests):
         return claim.token
 
     def park(self, parking: Parking, name: str, *numbers: int, broker: str = "", **claim: float) -> None:
-        """Lines them up, in this order."""
+        """Park tickets, in this order."""
         for number in numbers:
             assert isinstance(self.enter(parking, name, number, broker, **claim), Parked)
 

@@ -11,7 +11,7 @@ from celery_locks.testing.compliance.base import ODD_NAMES, StoreTests
 
 
 class ValueCompliance(StoreTests):
-    """What a store with ``values`` promises of them, as tests."""
+    """Tests of what a store with ``values`` promises of them."""
 
     def test_a_holder_writes(self, store: Store, another: Store, name: str) -> None:
         claim = self.claim(name)
@@ -26,7 +26,7 @@ class ValueCompliance(StoreTests):
 
     def test_who_does_not_hold_writes_nothing(self, store: Store, another: Store, name: str) -> None:
         first, second = self.claim(name, ttl=self.short), self.claim(name)
-        assert not store.write(name, first.token, "nobody", self.long)
+        assert not store.write(name, first.token, "another", self.long)
         self.granted(store, first)
         assert store.write(name, first.token, "first", self.long)
         self.pass_time(self.short)
@@ -108,7 +108,7 @@ class ValueCompliance(StoreTests):
     def test_a_run_ends_with_a_value(self, store: Store, name: str) -> None:
         parking, locked = tickets_of(store), f"{name}:{{key}}"
         if parking is None:
-            pytest.skip(f"in {type(store).__name__} no tasks park")
+            pytest.skip(f"tasks can't park in {type(store).__name__}")
         run = self.claim(locked)
         assert isinstance(parking.enter(run, Ticket("t", "message", "task")), Granted)
         assert parking.end_run(locked, run.token, "final", broker="", value=Value("one", self.long)) == (True, ())

@@ -24,7 +24,7 @@ from celery_locks.testing.local.programs import PostgreSQL, Program, RabbitMQ, R
 from celery_locks.testing.nodes import failure
 from celery_locks.testing.nodes.ports import free_port
 
-#: Which program an image's name stands for, and which one a command's first word.
+#: The program by the name of an image, and by the first word of a command.
 _IMAGES: dict[str, type[Program]] = {"redis": Redis, "valkey": Redis, "rabbitmq": RabbitMQ, "postgres": PostgreSQL}
 _COMMANDS: dict[str, type[Program]] = {
     "redis-server": Redis,
@@ -35,10 +35,10 @@ _COMMANDS: dict[str, type[Program]] = {
     "python": Worker,
     "python3": Worker,
 }
-#: What to do where no program of this machine will do.
+#: The remedy when no program of this machine fits.
 IN_CONTAINERS = "run these tests in containers: pytest -p no:celery_locks.testing.local -p celery_locks.testing.docker"
-#: Seconds between two looks at a program that starts.
-_LOOK_EVERY = 0.005
+#: Seconds between two checks of a program that starts.
+_POLL_SECONDS = 0.005
 #: The command by which pytest-docker-tools lists open ports.
 _LISTENING = "cat /proc/net/tcp"
 
@@ -47,7 +47,7 @@ class LocalContainer:
     """docker-py's container over a process.
 
     Args:
-        image: What it was made of.
+        image: The image that it stands for.
         command: Its command line.
         env: Its environment.
         binds: Folders of this machine, by where the container has them.
@@ -82,12 +82,12 @@ class LocalContainer:
         variables = {key: os.pathsep.join(map(self._here, value.split(os.pathsep))) for key, value in env.items()}
         folder = Path(self._here(working_dir)) if working_dir else next(reversed(self._binds.values()), self.folder)
         kind = _kind(image, words)
-        if kind is Worker:  # a container has its own: what a killed worker leaves there goes with it
+        if kind is Worker:  # as in a container: the files that a killed worker leaves there are removed with it
             variables.setdefault("TMPDIR", str(self.folder))
         self.program = kind(words, variables, folder if kind is Worker else self.folder)
         self.name = name or f"{kind.__name__.lower()}-{self.id[:12]}"
 
-    # --- What it is and does ---
+    # --- State ---
 
     @property
     def short_id(self) -> str:
@@ -135,11 +135,11 @@ class LocalContainer:
         }
 
     def logs(self, **_: Any) -> bytes:
-        """Return all that it has logged and printed."""
+        """Return its log, with everything that it printed."""
         return self.log_file.read_bytes()
 
     def reload(self) -> None:
-        """Nothing is kept that could be old."""
+        """Do nothing: the attributes are always up to date."""
 
     def exec_run(
         self,
@@ -170,7 +170,7 @@ class LocalContainer:
             return ExecResult(127, str(error).encode())
         return ExecResult(_exit_code(done.returncode), done.stdout)
 
-    # --- Its life ---
+    # --- Start and stop ---
 
     def start(self) -> None:
         """Start the program, and wait until it is ready.
@@ -181,7 +181,7 @@ class LocalContainer:
         if self.status in ("running", "paused"):
             return
         program = self.program
-        self._end(grace=0)  # what is left of its last start
+        self._end(grace=0)  # processes of its last start
         try:
             if self._process is None:
                 program.prepare()
@@ -212,15 +212,15 @@ class LocalContainer:
                     program.port = 0
                     return False
                 if status == 0 and not program.serves:
-                    return True  # it has done what it was to do
+                    return True  # a command that has ended well
                 raise self._failed(f"ended with {_ended(status)} before it was ready")
             if time.monotonic() >= deadline:
                 raise self._failed(f"was not ready within {program.start_timeout:g} s ({program.ready_means})")
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
         return True
 
     def kill(self, signal: str | int | None = None) -> None:
-        """Send a signal to the program. SIGKILL ends all that it has started too, as it ends a container."""
+        """Send a signal to the program. SIGKILL also ends all processes that it has started, as in a container."""
         self._check_running()
         assert self._process is not None
         number = _signal(signal)
@@ -261,7 +261,7 @@ class LocalContainer:
         self._end(grace=0)
         processes.remove_folder(self.folder)
 
-    # --- Its files ---
+    # --- Files ---
 
     def put_archive(self, path: str, data: bytes | IO[bytes]) -> bool:
         """Unpack a tar archive into one of its folders."""
@@ -281,7 +281,7 @@ class LocalContainer:
             archive.add(found, arcname=Path(path).name)
         return iter([stream.getvalue()]), {"name": Path(path).name, "size": found.stat().st_size}
 
-    # --- Inside ---
+    # --- Details ---
 
     def _here(self, text: str) -> str:
         """Return a path of the container as one of this machine, also in ``--option=/path``; other text as it is."""

@@ -1,8 +1,8 @@
-"""Subprocesses that end with the tests, whatever ends those.
+"""Subprocesses that end with the tests, also when the tests are killed.
 
-Each process gets a group of its own. A *reaper*, one small process alongside the tests, reads the groups' numbers from
-a pipe. Its end of file means that the test process is gone, by SIGKILL too: then the reaper kills what is left. Unlike
-Linux's death signal for children this doesn't depend on which thread started a process, and works on macOS.
+Each process gets a group of its own. A *reaper*, a small process alongside the tests, reads the numbers of the groups
+from a pipe. When the pipe ends, the test process is gone, and the reaper kills the groups that are left. Linux's death
+signal for children would depend on the thread that started a process, and macOS has none.
 """
 
 from __future__ import annotations
@@ -21,49 +21,53 @@ from typing import IO
 
 import psutil
 
+from celery_locks._runtime import process
+
 _REAPER = """
 import os, shutil, signal, sys
-groups, folders = set(), set()
+known = {"group": set(), "folder": set()}
 for line in sys.stdin:
-    verb, what = line.rstrip("\\n").split(" ", 1)
-    wanted = groups if verb.endswith("group") else folders
-    (wanted.add if verb.startswith("add") else wanted.discard)(what)
-for group in groups:
+    action, kind, name = line.rstrip("\\n").split(" ", 2)
+    getattr(known[kind], action)(name)
+for group in known["group"]:
     try:
         os.killpg(int(group), signal.SIGKILL)
     except OSError:
         pass
-for folder in folders:
+for folder in known["folder"]:
     shutil.rmtree(folder, ignore_errors=True)
 """
 
-_lock = threading.Lock()
-_reaper: subprocess.Popen[str] | None = None
+
+class _Reaper:
+    """The process that removes what the tests leave behind. It starts with the first message to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def notify(self, message: str) -> None:
+        """Send ``add group N``, ``discard group N``, or the same for a folder."""
+        with self._lock:
+            if self._process is None:
+                argv = [sys.executable, "-I", "-S", "-c", _REAPER]
+                self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
+            assert self._process.stdin is not None
+            self._process.stdin.write(message + "\n")
+            self._process.stdin.flush()
+
+    def forget(self) -> None:
+        """Close the pipe in a forked child: it must end with the test process, not with the last of its children."""
+        self._lock = threading.Lock()
+        reaper, self._process = self._process, None
+        if reaper is not None and reaper.stdin is not None:
+            with contextlib.suppress(OSError):
+                reaper.stdin.close()
+            reaper.returncode = 0  # it is no child of this process, so there is nothing to wait for
 
 
-def _notify_reaper(message: str) -> None:
-    global _reaper
-    with _lock:
-        if _reaper is None:
-            argv = [sys.executable, "-I", "-S", "-c", _REAPER]
-            _reaper = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
-        assert _reaper.stdin is not None
-        _reaper.stdin.write(message + "\n")
-        _reaper.stdin.flush()
-
-
-def _forget_reaper() -> None:
-    """In a forked child: the pipe must end with the test process, not with the last of its children."""
-    global _lock, _reaper
-    _lock = threading.Lock()
-    if _reaper is not None and _reaper.stdin is not None:
-        with contextlib.suppress(OSError):
-            _reaper.stdin.close()
-        _reaper.returncode = 0  # it is no child of this process: nothing to wait for
-        _reaper = None
-
-
-os.register_at_fork(after_in_child=_forget_reaper)
+_reaper = _Reaper()
+process.after_fork_in_child(_reaper.forget)
 
 
 def start(
@@ -75,7 +79,7 @@ def start(
     user: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in a group of its own, with no input; it is killed, with its group, when the tests end."""
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         [str(part) for part in argv],
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -87,8 +91,8 @@ def start(
         group=user,
         extra_groups=None if user is None else (),
     )
-    _notify_reaper(f"add-group {process.pid}")
-    return process
+    _reaper.notify(f"add group {started.pid}")
+    return started
 
 
 def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal.SIGTERM) -> int:
@@ -111,7 +115,7 @@ def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal
         with contextlib.suppress(psutil.Error):
             other.kill()
     status = process.wait()
-    _notify_reaper(f"drop-group {process.pid}")
+    _reaper.notify(f"discard group {process.pid}")
     return status
 
 
@@ -130,13 +134,13 @@ def make_folder() -> Path:
     """Make a folder that goes with the tests, with a path short enough for a Unix socket in it (104 bytes)."""
     parent = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="cl-", dir="/tmp" if len(parent) > 60 else parent)
-    _notify_reaper(f"add-folder {folder}")
+    _reaper.notify(f"add folder {folder}")
     return Path(folder)
 
 
 def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    _notify_reaper(f"drop-folder {folder}")
+    _reaper.notify(f"discard folder {folder}")
 
 
 def alive(pid: int) -> bool:

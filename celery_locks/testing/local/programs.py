@@ -1,4 +1,4 @@
-"""What nodes run: how each program starts, and when it is ready."""
+"""The programs of nodes: how each starts, and when it is ready."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOBODY = 65534
 
 
 class Program(ABC):
-    """What a container of an image runs here.
+    """A program that stands for a container.
 
     Args:
         command: The container's command.
@@ -37,7 +37,7 @@ class Program(ABC):
     start_timeout: float = 60.0
     #: Signal of an orderly end.
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
-    #: What `is_ready` waits for, for an error.
+    #: What `is_ready` waits for; part of an error.
     ready_means: ClassVar[str] = "it serves its port, and has logged that it does"
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
@@ -57,10 +57,10 @@ class Program(ABC):
         return {**os.environ, **self.given_env}
 
     def prepare(self) -> None:
-        """Make what it needs before it first starts."""
+        """Make the files that it needs for its first start."""
 
     def before_start(self, log: Path) -> None:
-        """Start what has to run alongside it."""
+        """Start the programs that have to run alongside it."""
 
     @property
     def serves(self) -> bool:
@@ -101,7 +101,7 @@ class Worker(Program):
         return [program, *rest]
 
     def env(self) -> dict[str, str]:
-        # A setup without a broker or backend has no such variable, and must not get the developer's.
+        # A setup without a broker or backend sets no variable for it, and must not get the developer's.
         others = {name: value for name, value in os.environ.items() if name not in URL_VARIABLES}
         path = [self.given_env.get("PYTHONPATH", ""), *_own_import_path(), os.environ.get("PYTHONPATH", "")]
         programs = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
@@ -117,7 +117,7 @@ class Worker(Program):
 
 
 def _own_import_path() -> list[str]:
-    """Return where the tests import the project from: what is on their path apart from the installed packages."""
+    """Return the folders that the tests import the project from: their import path without installed packages."""
     installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     paths = [Path(entry or ".").resolve() for entry in sys.path]
     return [
@@ -151,13 +151,13 @@ class RabbitMQ(Program):
         return [str(rabbitmq_server())]
 
     def prepare(self) -> None:
-        for name in ("rabbitmq.conf", "env.conf"):  # without them it would read the system's
+        for name in ("rabbitmq.conf", "env.conf"):  # without these it would read the files of the system
             (self.folder / name).touch()
         (self.folder / "plugins").write_text("[].\n")
         self._epmd_port, self._dist_port = free_port(), free_port()
 
     def before_start(self, log: Path) -> None:
-        # By hand, so that it ends with the node: one that Erlang starts goes on by itself.
+        # Started here, so that it ends with the node. An epmd that Erlang starts would go on running.
         argv = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
         with log.open("ab") as output:
             self.companions = [processes.start(argv, output=output, env=self.env())]
