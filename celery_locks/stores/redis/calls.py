@@ -6,11 +6,11 @@ A call is repeated at most once, when its connection broke or its answer did not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Protocol
 
+from celery_locks._runtime.tokens import process_number
 from celery_locks.stores.redis.parts import lock_keys
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.wire.driver import Driver
@@ -71,26 +71,17 @@ def command_with(script: Script, name: str, token: str, more: int, rest: str, ta
     return f"*{5 + len(keys) + more}\r\n{own}{rest}".encode()
 
 
-def call_name(token: str) -> str:
-    """A name for one call about an owner token, by which the server knows it when it is sent again."""
-    return f"{token[:8]}{_process}{next(_calls)}"
+def request_id() -> str:
+    """Return the id of a new request, that no other request of any process has.
+
+    Scripts compare ids for equality only. Requests about one owner token may come from several processes: from a child
+    after a fork, or from the process that restored a lease.
+    """
+    return f"{process_number()}{next(_requests)}"
 
 
-def request_number() -> str:
-    """Return the next number of a request: it distinguishes the requests of one owner token."""
-    return str(next(_calls))
-
-
-#: Together they tell the calls of all processes apart that have the same owner token.
-_process, _calls = os.urandom(4).hex(), count()
-
-
-def _in_forked_child() -> None:
-    global _process
-    _process = os.urandom(4).hex()
-
-
-os.register_at_fork(after_in_child=_in_forked_child)
+#: Numbers the requests of this process.
+_requests = count()
 
 
 def evalsha(client: Sender, script: Script, command: Command) -> Any:

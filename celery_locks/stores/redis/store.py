@@ -20,12 +20,11 @@ from celery_locks.stores.redis.answers import MICROSECONDS, granted_or_refused, 
 from celery_locks.stores.redis.calls import (
     Send,
     Sender,
-    call_name,
     command_of,
     command_with,
     evalsha,
     evalsha_all,
-    request_number,
+    request_id,
 )
 from celery_locks.stores.redis.listing import RedisListing
 from celery_locks.stores.redis.loss_list import LossList
@@ -135,7 +134,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
         return bool(self._run(scripts.SHRINK, name, token, permits) == 1)
 
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
-        return holders_of(self._run(scripts.FORCE_RELEASE, name, token, MOST_HOLDERS, call_name(token)))
+        return holders_of(self._run(scripts.FORCE_RELEASE, name, token, MOST_HOLDERS, request_id()))
 
     def loss_feed(self, name: str, process: str) -> LossFeed:
         return LossList(self._connections, f"{name.partition('{')[0]}lost:{process}", LONGEST_WAIT)
@@ -168,7 +167,7 @@ class RedisStore(RedisParking, RedisListing, RedisValues, Store):
 
     def _claim(self, script: Script, claim: Claim, count: int, rest: str) -> Any:
         """Calls a script with a claim, so many more arguments, and the number of the request."""
-        name, tag, number = claim.name, self._tag(claim.name), request_number()
+        name, tag, number = claim.name, self._tag(claim.name), request_id()
         terms = f"{_terms(claim.ttl, claim.limit, claim.permits)}{text_argument(claim.owner)}"
         rest = f"{terms}{rest}{text_argument(number)}"
         command = command_with(script, name, claim.token, 5 + count, rest, tag)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from abc import abstractmethod
 from typing import Any
 
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.answers import MICROSECONDS
-from celery_locks.stores.redis.calls import call_of, request_number
+from celery_locks.stores.redis.calls import call_of, request_id
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.wire.connections import as_text
 from celery_locks.stores.redis.wire.protocol import Command
@@ -24,7 +23,7 @@ class RedisValues:
         kept, unclear, number = (
             max(1, round(keep * MICROSECONDS)),
             " ".join(self._unclear.get(token, ())),
-            request_number(),
+            request_id(),
         )
         try:
             return bool(self._run(scripts.WRITE, name, token, text, kept, unclear, number) == 1)
@@ -38,7 +37,7 @@ class RedisValues:
 
     def delete(self, name: str) -> bool:
         # Its mark is named by the call, so that no other delete or write can take it for another one's.
-        keys = (f"{name}:value", f"{name}:deleted:{secrets.token_hex(8)}")
+        keys = (f"{name}:value", f"{name}:deleted:{request_id()}")
         return bool(self._call(scripts.DELETE, keys[0], call_of(scripts.DELETE, keys)) == 1)
 
     @abstractmethod

@@ -13,11 +13,10 @@ local function release_displaced(claim, displaced)
   redis.call('HDEL', LOCK, 'by ' .. token)
   local holder, ends, record
   if displaced then
-    holder, ends, record = displaced_no_more(displaced)
+    holder, ends, record = end_displacement(token, displaced)
   end
   if holder then -- that is what the claim has displaced now
-    token = claim
-    displace(holder, record, ends)
+    displace(claim, holder, record, ends)
   else
     redis.call('HDEL', LOCK, 'of ' .. claim)
   end
@@ -46,7 +45,7 @@ local function give_back()
   local holder, holder_ends, record
   if known[3] then
     -- include displaced
-    holder, holder_ends, record = displaced_no_more(known[3])
+    holder, holder_ends, record = end_displacement(token, known[3])
   end
   local back = holder and holder_ends - now > 0
   local ends = redis.call('ZSCORE', UNTIL, token) or '0'

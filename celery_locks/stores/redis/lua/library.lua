@@ -31,9 +31,11 @@ local function unlist_idle()
   end
 end
 
--- Takes a holder's record away.
-local function drop(holder)
-  local record, ends = redis.call('HGET', LOCK, holder), redis.call('ZSCORE', UNTIL, holder)
+-- Removes a holder's record. If the holder has displaced a lease, that can't be put back any more, unless `is_displaced`
+-- states that a claim displaces this holder in turn.
+local function drop(holder, is_displaced)
+  local known, ends = redis.call('HMGET', LOCK, holder, 'of ' .. holder), redis.call('ZSCORE', UNTIL, holder)
+  local record, displaced, claim = known[1], known[2], holder
   if record then
     unlist(record, ends)
   end
@@ -44,6 +46,13 @@ local function drop(holder)
   if record then
     redis.call('HDEL', LOCK, holder)
     redis.call('HINCRBY', LOCK, 'held', '-' .. string.match(record, '^%d+'))
+  end
+  if displaced and not is_displaced then
+    -- include displaced
+    while displaced do -- and what the displaced holder had displaced itself
+      claim = end_displacement(claim, displaced)
+      displaced = claim and redis.call('HGET', LOCK, 'of ' .. claim)
+    end
   end
 end
 

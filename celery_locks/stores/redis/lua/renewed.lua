@@ -58,13 +58,13 @@ local function renewed(ttl)
     return why == 'force_released' and why or 'replaced' -- an older release wrote 1
   end
 
+  -- include library
+
+  local held = tidy() -- before the next line: it ends the claims whose deadline has passed
   if redis.call('HEXISTS', LOCK, 'by ' .. token) == 1 then
     return 'unreachable' -- a claim displaced it, which may yet put it back; see displaced
   end
-
-  -- include library
-
-  return tidy() > 0 and 'stolen' or 'deleted'
+  return held > 0 and 'stolen' or 'deleted'
 end
 
 -- include trouble

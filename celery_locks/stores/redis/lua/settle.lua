@@ -8,7 +8,7 @@ local displaced = redis.call('HGET', LOCK, 'of ' .. token)
 if not displaced then
   return 0
 end
-local holder, ends = displaced_no_more(displaced)
+local holder, ends = end_displacement(token, displaced)
 if holder and holder ~= ARGV[3] then
   redis.call('SET', LOCK .. ':replaced:' .. holder, 'replaced', 'PX', math.ceil((math.max(ends - now, 0) + TAKEN_KNOWN) / 1000))
 end

@@ -58,10 +58,10 @@ local adopted = adopts ~= '' and redis.call('HGET', LOCK, adopts)
 local before = adopted and tonumber(string.match(adopted, '^%d+'))
 if before and (permits <= before or permits <= limit - (held - before)) then
   local ends = redis.call('ZSCORE', UNTIL, adopts) or '0'
-  drop(adopts)
+  drop(adopts, only)
   if only then
     -- include displaced
-    displace(adopts, adopted, ends)
+    displace(token, adopts, adopted, ends)
     deadline = math.max(deadline, ends) -- no one else comes before the holder's deadline
   end
   return granted()

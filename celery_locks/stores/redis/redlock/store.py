@@ -221,8 +221,9 @@ class Redlock(Store):
         kinds = Counter(reasons)
         if kinds[None] >= self._quorum:
             return None
-        if len(reasons) - kinds.pop(None, 0) > len(self._members) - self._quorum:
-            return kinds.most_common(1)[0][0]
+        lost = Counter({reason: count for reason, count in kinds.items() if reason not in (None, "unreachable")})
+        if lost.total() > len(self._members) - self._quorum:
+            return lost.most_common(1)[0][0]
         return "unreachable"
 
     def _mend(self, renewal: Renewal, reasons: Sequence[LossReason | None]) -> None:
