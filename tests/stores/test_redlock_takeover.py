@@ -14,7 +14,7 @@ import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.calls import evalsha
+from celery_locks.stores.redis.commands import evalsha
 from celery_locks.stores.redis.redlock import Redlock
 from celery_locks.stores.redis.redlock.member import Member
 from celery_locks.stores.redis.scripts import Script

@@ -9,8 +9,8 @@ from typing import Any
 from celery_locks._runtime import threads
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.answers import granted_or_refused
-from celery_locks.stores.redis.calls import command_of, evalsha
+from celery_locks.stores.redis.commands import evalsha, lock_command
+from celery_locks.stores.redis.replies import parse_claim
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire.protocol import arguments
 from celery_locks.stores.trial import TTL_SECONDS, Trial, throwaway_name
@@ -75,7 +75,7 @@ class Member(RedisStore):
             displaces: The owner token of the only holder that it may displace.
         """
         special = arguments(claim.adopts, f"only {displaces}", "", MOST_HOLDERS)
-        return granted_or_refused(self._claim(scripts.TAKE, claim, 4, special))
+        return parse_claim(self._claim(scripts.TAKE, claim, 4, special))
 
     def settle(self, name: str, token: str, adopts: str) -> None:
         """End that the lease which a claim displaced is put back when that claim is released: a majority granted it.
@@ -96,7 +96,7 @@ class Member(RedisStore):
             StoreUnavailable: Whether it was done, or will be, is not known.
         """
         client = self._connections.for_ttl(ttl)
-        command = command_of(scripts.RELEASE, name, token, " ".join(self._unclear.get(token, ())))
+        command = lock_command(scripts.RELEASE, name, token, " ".join(self._unclear.get(token, ())))
         try:
             with self._counted():
                 evalsha(client, scripts.RELEASE, command)
