@@ -5,7 +5,7 @@ are shared: the line ``-- include NAME`` is replaced by the text of ``lua/parts/
 within a block is local to the block. So a script only creates the functions that its path through the code needs:
 creating all of them takes longer than most requests.
 
-The line ``-- constants`` is replaced by those constants of Python that the script uses.
+The line ``-- constants`` is replaced by those constants of Python that the script uses. The server gets no comments.
 """
 
 from __future__ import annotations
@@ -67,12 +67,14 @@ _CONSTANTS = {
     "TRIAL_RETENTION": round(TRIAL_RETENTION * 1e6),
 }
 _INCLUDE = re.compile(r"-- include (\w+)")
+_COMMENT = re.compile(r"^ *--(?! include | constants$).*\n|\n(?=\n)", re.M)
 _NAME = re.compile(r"[A-Z][A-Z_]+")
 
 
 @functools.cache
 def _read(path: str) -> str:
-    return files(__package__).joinpath("lua", *path.split("/")).read_text(encoding="utf-8")
+    text = files(__package__).joinpath("lua", *path.split("/")).read_text(encoding="utf-8")
+    return _COMMENT.sub("", text)
 
 
 def _include(text: str) -> str:

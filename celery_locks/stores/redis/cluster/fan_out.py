@@ -94,7 +94,7 @@ class FanOut:
         sent: list[_Sent] = []
         try:
             for client, own in self._by_client(numbers):
-                self._send(sent, client.anew() if anew else client, own, before)
+                self._send(sent, client.for_repeat() if anew else client, own, before)
             while sent:
                 self._receive(sent.pop(0), len(before))
         finally:

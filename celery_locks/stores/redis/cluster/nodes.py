@@ -184,7 +184,7 @@ class Nodes:
         while True:
             client = node.for_ttl(ttl)
             if broken:
-                client = client.anew()
+                client = client.for_repeat()
             try:
                 return call(Asking(client) if asking else client)
             except self.driver.broken:
@@ -210,7 +210,7 @@ class Nodes:
     def _ask(self, place: Place, ttl: float | None) -> tuple[list[tuple[Place, range]] | None, Exception | None]:
         """Return ranges of slots with their masters, or the error of the node."""
         try:
-            reply = self.at(place).for_ttl(ttl).anew().call("CLUSTER", "SLOTS")
+            reply = self.at(place).for_ttl(ttl).for_repeat().call("CLUSTER", "SLOTS")
         except self.driver.errors as error:
             return None, error
         # A node that doesn't know its own address sends none.

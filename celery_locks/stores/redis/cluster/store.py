@@ -296,7 +296,7 @@ def _has_content(reply: Any) -> bool:
 
 
 def _nodes_at(place: Address) -> Nodes:
-    if place.ways != "cluster":
+    if place.topology != "cluster":
         raise LockConfigError(f"{place.masked} is no address of a cluster: write redis+cluster://host1,host2")
     if place.path not in ("", "0"):
         raise LockConfigError(f"{place.masked} names a database, and a cluster has only one: leave it out")
