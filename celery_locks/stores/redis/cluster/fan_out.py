@@ -66,7 +66,7 @@ class FanOut:
             self._refresh(broken[0])
         if again := self._again():
             load = () if self._script is None else (packed(("SCRIPT", "LOAD", self._script.text)),)
-            self._round(again, load, anew=bool(broken))
+            self._round(again, load, repeats=bool(broken))
         refused = self._failed_with((driver.response_error,))
         self._follow([number for number in refused if redirection(self._replies[number], ("", 0))[0]])
         return self._replies
@@ -90,11 +90,11 @@ class FanOut:
     def _failed_with(self, errors: tuple[type[Exception], ...]) -> list[Number]:
         return [number for number, reply in enumerate(self._replies) if isinstance(reply, errors)]
 
-    def _round(self, numbers: Sequence[Number], before: Sequence[Command] = (), anew: bool = False) -> None:
+    def _round(self, numbers: Sequence[Number], before: Sequence[Command] = (), repeats: bool = False) -> None:
         sent: list[_Sent] = []
         try:
             for client, own in self._by_client(numbers):
-                self._send(sent, client.for_repeat() if anew else client, own, before)
+                self._send(sent, client.for_repeat() if repeats else client, own, before)
             while sent:
                 self._receive(sent.pop(0), len(before))
         finally:
@@ -121,7 +121,7 @@ class FanOut:
 
     def _send(self, sent: list[_Sent], client: Client, own: Sequence[Number], before: Sequence[Command]) -> None:
         if not client.connected and self._elapsed() > 1.5 * client.timeout:  # other masters used the time
-            self._failed(own, self._timed_out())
+            self._failed(own, self._nodes.driver.timeout_error("a master of the cluster did not reply in time"))
             return
         batch = [*before, *(self._commands[number][1] for number in own), *wait_command(self._replicas, client.timeout)]
         try:
@@ -143,9 +143,6 @@ class FanOut:
                 return
         for number, reply in zip(own, replies, strict=True):
             self._replies[number] = reply
-
-    def _timed_out(self) -> Exception:
-        return self._nodes.driver.timeout_error("a master of the cluster did not reply in time")
 
     def _failed(self, numbers: Sequence[Number], error: Exception) -> None:
         for number in numbers:

@@ -126,11 +126,6 @@ class Nodes:
         node = self._nodes.get(place)
         return self._nodes.setdefault(place, self._connect(place)) if node is None else node
 
-    def moved(self, slot: int, place: Place) -> Node:
-        """Note that another node serves a slot."""
-        self._serving[slot] = self.at(place)
-        return self._serving[slot]
-
     def refresh(self, broken: Node | None = None, ttl: float | None = None) -> None:
         """Ask the nodes one after the other which master serves which slot.
 
@@ -202,10 +197,12 @@ class Nodes:
                 if place is None or redirections > REDIRECTIONS:
                     time.sleep(MOVE_PAUSE_SECONDS)
                 asking = code == "ASK"
-                if place is not None:
-                    node = self.at(place) if asking else self.moved(slot, place)
-                else:
+                if place is None:
                     node = self.of(slot, ttl)
+                else:
+                    node = self.at(place)
+                    if not asking:  # the slot has moved for good
+                        self._serving[slot] = node
 
     def _ask(self, place: Place, ttl: float | None) -> tuple[list[tuple[Place, range]] | None, Exception | None]:
         """Return ranges of slots with their masters, or the error of the node."""

@@ -130,7 +130,10 @@ class Attempt:
         if isinstance(reply, Granted) and settled:
             self._settle_at(member)
         if not wanted:
-            self._undo_late(member, reply)
+            if isinstance(reply, Refused):
+                self._unclear.discard(member)
+            else:
+                self._undo_at(member)
         elif fencing_token is not None and isinstance(reply, Granted):
             self._confirm_at(member)
         if isinstance(reply, StoreUnavailable):
@@ -142,13 +145,6 @@ class Attempt:
             return member.acquire(self._claim)
         holder = self._displaced.get(member)
         return member.take(self._claim, "" if holder is None else holder.token)
-
-    def _undo_late(self, member: Member, reply: Reply) -> None:
-        """Undo the claim at a server whose reply came too late."""
-        if isinstance(reply, Refused):
-            self._unclear.discard(member)
-        else:
-            self._undo_at(member)
 
     def _confirm_at(self, member: Member) -> bool:
         assert self._fencing_token is not None
@@ -165,8 +161,13 @@ class Attempt:
 
     def _undo_at(self, member: Member) -> None:
         """Undo the claim at one server. If that fails and a displaced lease depends on it, go on in the background."""
-        if not self._try_undo_at(member) and member in self._displaced and not self._settled:
-            start(partial(self._keep_undoing_at, member))
+        try:
+            member.undo_claim(self._claim.name, self._claim.token, self._claim.ttl)
+        except StoreUnavailable:  # the server stays unclear
+            if member in self._displaced and not self._settled:
+                start(partial(self._keep_undoing_at, member))
+        else:
+            self._unclear.discard(member)
 
     def _keep_undoing_at(self, member: Member) -> None:
         pause = FIRST_UNDO_PAUSE_SECONDS
@@ -177,11 +178,3 @@ class Attempt:
                 member.undo_claim(self._claim.name, self._claim.token, self._claim.ttl)
                 return
             pause = min(2 * pause, LONGEST_UNDO_PAUSE_SECONDS)
-
-    def _try_undo_at(self, member: Member) -> bool:
-        try:
-            member.undo_claim(self._claim.name, self._claim.token, self._claim.ttl)
-        except StoreUnavailable:
-            return False  # the server stays unclear
-        self._unclear.discard(member)
-        return True

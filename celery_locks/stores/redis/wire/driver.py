@@ -24,7 +24,6 @@ class Driver:
         kind = name.capitalize()
         self.name = name
         self.client: Any = module.Redis
-        self.cluster: Any = getattr(module, f"{kind}Cluster")
         self.pool: Any = module.ConnectionPool
         self.sentinel: Any = import_module(f"{name}.sentinel").Sentinel
         self.parse_url: Callable[[str], dict[str, Any]] = import_module(f"{name}.connection").parse_url
@@ -40,7 +39,6 @@ class Driver:
         #: The server replied with an error.
         self.response_error: type[Exception] = errors.ResponseError
         self.no_script: type[Exception] = errors.NoScriptError
-        self.read_only: type[Exception] = errors.ReadOnlyError
 
     def no_retry(self) -> Any:
         """Return a policy that never retries: the stores retry themselves, since they know the lease's deadline."""
