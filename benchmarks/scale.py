@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.rows import Row
 from celery_locks import Locks
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.calls import Command, command_of, evalsha_all
+from celery_locks.stores.redis.commands import Command, evalsha_all, lock_command
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.types import MOST_HOLDERS, Claim
 from tests.support.servers import RedisServer
@@ -97,7 +97,7 @@ def _hold(url: str, start: int, end: int) -> None:
 def acquire(number: int) -> Command:
     """The command of `RedisStore.acquire`, for an hour."""
     terms = (3_600_000_000, 1, 1, "shop.resync[0123456789ab] at web1", 0, MOST_HOLDERS)
-    return command_of(scripts.ACQUIRE, f"bench:{{{number}}}", f"{number:032x}", *terms)
+    return lock_command(scripts.ACQUIRE, f"bench:{{{number}}}", f"{number:032x}", *terms)
 
 
 def used(client: Any) -> int:

@@ -68,7 +68,7 @@ def test_every_key_and_table_in_a_store_is_documented() -> None:
     from celery_locks.stores.sql.schema import SERVER_TABLES
 
     page = (ROOT / "docs" / "reference" / "layout.md").read_text()
-    scripts = "".join(path.read_text() for path in (ROOT / "celery_locks" / "stores" / "redis" / "lua").glob("*.lua"))
+    scripts = "".join(path.read_text() for path in (ROOT / "celery_locks" / "stores" / "redis" / "lua").rglob("*.lua"))
     of_locks = set(re.findall(r"LOCK \.\. (?:of_broker\()?':(\w+)", scripts)) | {"until", "line", "alive", "wake"}
     of_all = set(re.findall(r"(?:PREFIX|INDEX) \.\. (?:of_broker\()?'(\w+)", scripts))
     assert {"value", "runs", "due"} < of_locks

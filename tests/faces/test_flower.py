@@ -21,7 +21,7 @@ from tornado.web import create_signed_value
 from celery_locks import Locks
 from celery_locks.flower.history import MOST_KEYS
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.calls import command_of
+from celery_locks.stores.redis.commands import lock_command
 from celery_locks.stores.redis.wire.protocol import packed
 from tests.support.flower import ODD_KEYS, Answer, Flower
 from tests.support.proxy import Proxy
@@ -533,7 +533,7 @@ def hold_many(server: RedisServer, locks: Locks, count: int) -> None:
         for start in range(0, count, 1000):
             keys = [f"many:{number:06}" for number in range(start, min(start + 1000, count))]
             terms = ("600000000", "1", "1", "me", "0", "100")
-            commands = [command_of(scripts.ACQUIRE, locks._space.name(key), key, *terms) for key in keys]
+            commands = [lock_command(scripts.ACQUIRE, locks._space.name(key), key, *terms) for key in keys]
             connection.sendall(b"".join(commands))
             for _ in keys:
                 assert answers.readline().startswith(b":")

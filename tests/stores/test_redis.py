@@ -19,7 +19,7 @@ from celery_locks.stores.listing import NameRange
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis.remedies import RIGHTS
 from celery_locks.stores.redis.scripts import FENCE_KEPT
-from celery_locks.stores.redis.store import TOGETHER, RedisStore
+from celery_locks.stores.redis.store import SCRIPT_BATCH, RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import StoreCompliance
 from tests.stores.kinds import OnRedis
@@ -203,8 +203,8 @@ class TestPromise23HalfDoneCalls:
         for name in names[:4]:
             proxied.acquire(claim("a", name))
         proxy.drop_reply(1, after=2, command="EVALSHA")
-        renewals = [Renewal(name, "a", 90) for name in names] * (TOGETHER // 2)  # three commands
-        assert proxied.renew(renewals) == ([None] * 4 + ["deleted"]) * (TOGETHER // 2)
+        renewals = [Renewal(name, "a", 90) for name in names] * (SCRIPT_BATCH // 2)  # three commands
+        assert proxied.renew(renewals) == ([None] * 4 + ["deleted"]) * (SCRIPT_BATCH // 2)
         assert proxy.drops_left == 0
 
     def test_a_release_with_the_store_away_keeps_its_token(self, proxied: RedisStore, proxy: Proxy) -> None:
@@ -257,14 +257,14 @@ class TestScripts:
         proxy.commands.clear()
         renewed: list[Any] = []
         thread = threading.Thread(
-            target=lambda: renewed.extend(proxied.renew([Renewal("p:{k}", "a", 60)] * 9 * TOGETHER)), daemon=True
+            target=lambda: renewed.extend(proxied.renew([Renewal("p:{k}", "a", 60)] * 9 * SCRIPT_BATCH)), daemon=True
         )
         thread.start()
         eventually(lambda: proxy.commands.count("EVALSHA") == 9)
         assert not renewed, "the first answer was there before the last request"
         proxy.heal()
         thread.join(30)
-        assert renewed == [None] * 9 * TOGETHER
+        assert renewed == [None] * 9 * SCRIPT_BATCH
 
     def test_an_acquire_and_a_release_are_a_command_each(self, proxied: RedisStore, proxy: Proxy) -> None:
         proxied.release("p:{k}", "a") or proxied.acquire(claim("b", "p:{other}"))

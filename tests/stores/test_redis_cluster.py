@@ -20,7 +20,7 @@ from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
 from celery_locks.stores.listing import NameRange
 from celery_locks.stores.parking import Dispatch, Parked, Ticket
-from celery_locks.stores.redis import parts
+from celery_locks.stores.redis import hash_tags
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
@@ -108,7 +108,7 @@ def store(redis_cluster: Cluster) -> Iterator[RedisClusterStore]:
 
 
 def slot(name: str) -> int:
-    return parts.SLOT_OF[parts.tag_of(name)]
+    return hash_tags.SLOT_OF[hash_tags.tag_of(name)]
 
 
 async def in_line(locks: AsyncLocks, number: int) -> bool:
@@ -128,19 +128,19 @@ def names_on_each(cluster: Cluster) -> list[str]:
 
 class TestParts:
     def test_tags_lie_in_the_slots_that_the_servers_say(self, redis_cluster: Cluster) -> None:
-        for tag, where in list(parts.SLOT_OF.items())[::16]:
+        for tag, where in list(hash_tags.SLOT_OF.items())[::16]:
             assert redis_cluster.call(redis_cluster.masters[0], "CLUSTER", "KEYSLOT", f"{tag}p:{{k}}:line") == where
 
     def test_tags_are_as_they_were(self) -> None:
         """Other tags, or another way to deal names out, and processes of two releases would not exclude each other."""
-        assert parts.TAGS[:3] == ("{14}", "{10}", "{100}")
-        assert len(set(parts.TAGS)) == parts.PARTS == 128
-        assert parts.tag_of("celery-locks:{user:7}") == "{122}"
+        assert hash_tags.TAGS[:3] == ("{14}", "{10}", "{100}")
+        assert len(set(hash_tags.TAGS)) == hash_tags.PARTITIONS == 128
+        assert hash_tags.tag_of("celery-locks:{user:7}") == "{122}"
 
     def test_each_master_has_its_share(self, redis_cluster: Cluster) -> None:
-        ports = Counter(redis_cluster.owner(where).port for where in parts.SLOT_OF.values())
+        ports = Counter(redis_cluster.owner(where).port for where in hash_tags.SLOT_OF.values())
         assert sorted(ports.values()) == [42, 43, 43]
-        used = Counter(parts.tag_of(f"celery-locks:{{user:{number}}}") for number in range(12_800))
+        used = Counter(hash_tags.tag_of(f"celery-locks:{{user:{number}}}") for number in range(12_800))
         assert len(used) == 128
         assert max(used.values()) < 200
 
@@ -190,7 +190,7 @@ class TestCommands:
         page = locks.list(count=500)
         assert [item.key for item in page.items] == [f"{number:03}" for number in range(500)]
         assert page.next == "499"
-        assert sum(evals(redis_cluster)) - sum(before) <= 2 * parts.PARTS
+        assert sum(evals(redis_cluster)) - sum(before) <= 2 * hash_tags.PARTITIONS
 
     def test_a_wake_up_comes_at_once(self, redis_cluster: Cluster, store: RedisClusterStore) -> None:
         locks = Locks(store)
@@ -325,8 +325,8 @@ class TestMovingSlots:
 
     def other_name(self, name: str) -> str:
         """A lock in the same part."""
-        tag = parts.tag_of(name)
-        return next(other for number in range(10**6) if parts.tag_of(other := f"p:{{o{number}}}") == tag)
+        tag = hash_tags.tag_of(name)
+        return next(other for number in range(10**6) if hash_tags.tag_of(other := f"p:{{o{number}}}") == tag)
 
 
 class TestMastersThatFail:

@@ -12,7 +12,7 @@ import redis
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.cluster import RedisClusterStore
-from celery_locks.stores.redis.parts import SLOT_OF, lock_keys, never, tag_of
+from celery_locks.stores.redis.hash_tags import SLOT_OF, guard_key, lock_keys, tag_of
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.types import Claim, Granted, Refused
 from tests.support.clusters import Cluster
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 NAME = "p:{moves}"
 TAG = tag_of(NAME)
 #: Scripts of no single lock.
-OVER_ALL = {scripts.LIST, scripts.STATS, scripts.DUE, scripts.DELETE, scripts.RENEW_MANY}
+OVER_ALL = {scripts.PAGE, scripts.STATS, scripts.DUE, scripts.DELETE, scripts.RENEW_MANY}
 OF_A_LOCK = {
     name: script for name, script in vars(scripts).items() if isinstance(script, Script) and script not in OVER_ALL
 }
@@ -68,9 +68,10 @@ def test_promise_08_no_script_runs_while_its_slot_moves(redis_cluster: Cluster, 
     assert isinstance(store.acquire(claim("b", limit=3, permits=3), line_up=60), Refused)
     assert isinstance(store.enter(claim("c", limit=3), Ticket("t", "message", "task")), Parked)
     store.write(NAME, "a", "text", 60)
-    keys, lists = lock_keys(TAG, NAME, "p:"), (f"{TAG}p:locks", f"{TAG}p:lines", never(f"{TAG}p:"))
+    guard = guard_key(f"{TAG}p:")
+    keys, lists = lock_keys(TAG, NAME, "p:"), (f"{TAG}p:locks", f"{TAG}p:lines", guard)
     commands = [(script, keys) for script in OF_A_LOCK.values()]
-    commands += [(scripts.LIST, lists), (scripts.STATS, lists), (scripts.DUE, (f"{TAG}p:parked", never(f"{TAG}p:")))]
+    commands += [(scripts.PAGE, lists), (scripts.STATS, lists), (scripts.DUE, (f"{TAG}p:parked", guard))]
     slot = SLOT_OF[TAG]
     source, target = redis_cluster.begin_move(slot)
     try:

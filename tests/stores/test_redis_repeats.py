@@ -13,7 +13,7 @@ import redis
 from celery_locks import StoreUnavailable
 from celery_locks.stores.parking import Dropped, Parked, Ticket
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.calls import evalsha
+from celery_locks.stores.redis.commands import evalsha
 from celery_locks.stores.redis.scripts import MOST_VOID, Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire.protocol import Command, repeated

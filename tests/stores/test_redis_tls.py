@@ -11,7 +11,7 @@ import redis
 from redis.sentinel import Sentinel
 
 from celery_locks import Lease, Locks, StoreUnavailable
-from celery_locks.stores.redis import parts
+from celery_locks.stores.redis import hash_tags
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
 from tests.support.clusters import SERVICE, Cluster, Sentinels
@@ -52,7 +52,7 @@ def key_on(cluster: Cluster, master: RedisServer, locks: Locks) -> str:
 
 
 def slot(locks: Locks, key: str) -> int:
-    return parts.SLOT_OF[parts.tag_of(locks._space.name(key))]
+    return hash_tags.SLOT_OF[hash_tags.tag_of(locks._space.name(key))]
 
 
 class TestCluster:

@@ -12,7 +12,7 @@ import redis
 from celery_locks import StoreUnavailable
 from celery_locks.stores.listing import NameRange
 from celery_locks.stores.parking import Parked, Ticket
-from celery_locks.stores.redis.store import BATCH, TOGETHER, RedisStore
+from celery_locks.stores.redis.store import BATCH, SCRIPT_BATCH, RedisStore
 from celery_locks.stores.types import Claim, Granted, Renewal
 
 BAD = "p:{bad}"
@@ -47,7 +47,7 @@ def spoil(client: redis.Redis, record: str = "") -> None:
     client.set(BAD + record, "oops")
 
 
-@pytest.mark.parametrize("many", [2, TOGETHER, TOGETHER + 1, BATCH + 1])
+@pytest.mark.parametrize("many", [2, SCRIPT_BATCH, SCRIPT_BATCH + 1, BATCH + 1])
 def test_promise_37_other_leases_of_the_batch_are_renewed(store: RedisStore, client: redis.Redis, many: int) -> None:
     keys = [*range(many - 1), "bad"]
     for key in keys:

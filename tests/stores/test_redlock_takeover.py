@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from threading import Event
 from time import monotonic
@@ -14,7 +14,7 @@ import redis
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.calls import evalsha
+from celery_locks.stores.redis.commands import evalsha
 from celery_locks.stores.redis.redlock import Redlock
 from celery_locks.stores.redis.redlock.member import Member
 from celery_locks.stores.redis.scripts import Script
@@ -426,3 +426,69 @@ def test_what_a_majority_can_not_do(store: Redlock) -> None:
     with pytest.raises(LockConfigError, match="max_waiters"):
         store.acquire(claim("b", max_waiters=1))
     assert store.release(NAME, "a")
+
+
+def test_an_answer_of_unreachable_is_no_loss(store: Redlock, servers: list[RedisServer]) -> None:
+    """One server lost the lease. At another one a claim displaced it, and may yet put it back."""
+    granted = store.acquire(claim("old"))
+    assert isinstance(granted, Granted)
+    servers[0].client().flushall()
+    with closing(Member(servers[1].url())) as member:
+        assert isinstance(member.take(claim("new", replaces=True), "old"), Granted)
+        with pytest.raises(StoreUnavailable):
+            store.renew([Renewal(NAME, "old", TTL)])
+        assert member.release(NAME, "new")
+    eventually(lambda: comes_back(store, servers, granted.fencing_token), 10)
+
+
+def comes_back(store: Redlock, servers: list[RedisServer], fencing_token: int) -> bool:
+    """Renew the first holder's lease: that restores it on the servers which lost it."""
+    store.renew([Renewal(NAME, "old", TTL)])
+    return is_as_before(store, servers, fencing_token)
+
+
+class TestClaimsWhoseProcessDied:
+    """A claim that displaced a lease, and that is neither settled nor released, ends with its ttl."""
+
+    @pytest.fixture
+    def members(self, servers: list[RedisServer]) -> Iterator[list[Member]]:
+        with ExitStack() as stack:
+            yield [stack.enter_context(closing(Member(server.url()))) for server in servers]
+
+    def displace(self, member: Member, token: str, displaces: str) -> None:
+        wanted = replace(claim(token, replaces=True), ttl=0.3)
+        assert isinstance(member.take(wanted, displaces), Granted)
+
+    def test_a_holder_learns_that_its_lease_has_ended(self, store: Redlock, members: list[Member]) -> None:
+        assert isinstance(store.acquire(replace(claim("old"), ttl=0.3)), Granted)
+        for member in members[:2]:
+            self.displace(member, "new", "old")
+
+        def has_ended() -> bool:
+            with suppress(StoreUnavailable):
+                return store.renew([Renewal(NAME, "old", TTL)]) != [None]
+            return False
+
+        eventually(has_ended, 10)
+        assert isinstance(store.acquire(claim("next")), Granted)
+
+    def test_a_lease_of_a_majority_comes_back_to_the_server(
+        self, store: Redlock, servers: list[RedisServer], members: list[Member]
+    ) -> None:
+        granted = store.acquire(replace(claim("old"), ttl=0.3))
+        assert isinstance(granted, Granted)
+        self.displace(members[0], "new", "old")
+        self.displace(members[0], "newer", "new")
+        assert store.renew([Renewal(NAME, "old", TTL)]) == [None]
+        eventually(lambda: comes_back(store, servers, granted.fencing_token), 10)
+        assert not [field for field in servers[0].client().hkeys(NAME) if field.startswith(("of ", "by "))]
+
+    @pytest.mark.parametrize("by", ["force", "its name"])
+    def test_a_claim_that_is_released_by_force_leaves_nothing(
+        self, store: Redlock, servers: list[RedisServer], members: list[Member], by: str
+    ) -> None:
+        assert isinstance(store.acquire(claim("old")), Granted)
+        self.displace(members[0], "new", "old")
+        members[0].force_release(NAME, "" if by == "force" else "new")
+        assert not [field for field in servers[0].client().hkeys(NAME) if field.startswith(("of ", "by "))]
+        assert members[0].renew([Renewal(NAME, "old", TTL)]) == ["deleted"]

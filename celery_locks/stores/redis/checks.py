@@ -1,4 +1,4 @@
-"""What in a server's settings breaks what leases promise, in words that name the remedy."""
+"""Checks of a server's settings: each result names the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from celery_locks.stores.redis.remedies import code_of
 from celery_locks.stores.redis.wire.connections import as_text
 from celery_locks.stores.redis.wire.driver import response_errors
 
-#: Seconds by which the clocks of server and client may differ: leases don't mind, but countdowns and expiries of
-#: messages are moments of one machine's clock that another reads.
-CLOCKS_APART = 5.0
+#: Seconds by which the clocks of server and client may differ. Leases use the server's clock only. But countdowns and
+#: expiries of messages are times of one machine's clock that another machine reads.
+MOST_CLOCK_DIFFERENCE_SECONDS = 5.0
 
 Call = Callable[..., Any]
 
 
-#: The oldest release that has all the commands of the scripts.
-OLDEST = (6, 2)
+#: The oldest release that has all commands of the scripts.
+OLDEST_RELEASE = (6, 2)
 
 
 class NotKnown(Exception):
-    """Why a check could not look."""
+    """A check could not be made. The text is the reason."""
 
 
 def checks(call: Call, parks: bool) -> dict[str, str]:
-    """What was looked at in the server, and what is wrong with it (nothing: empty), or that it is not known.
+    """Return the result of each check: the problem, an empty text for none, or that it is not known.
 
     Args:
-        call: Sends a command and returns the answer.
+        call: Sends a command and returns the reply.
         parks: Whether tasks wait in the store, so that it must not forget them.
 
     Raises:
@@ -50,7 +50,7 @@ def _result(check: Callable[[Call], str], call: Call) -> str:
 
 
 def about(call: Call) -> str:
-    """The server's name and release, as far as it says.
+    """Return the server's name and release.
 
     Raises:
         redis.RedisError: The server can't be reached.
@@ -61,17 +61,17 @@ def about(call: Call) -> str:
         info = {}
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
-    return f"Redis {info.get('redis_version', '(it does not say which)')}"
+    return f"Redis {info.get('redis_version', '(unknown release)')}"
 
 
 def _version(call: Call) -> str:
-    said = _field(_info(call, "server"), "redis_version")  # Valkey says there which Redis it is like
-    parts = said.split(".")
+    version = _field(_info(call, "server"), "redis_version")  # Valkey has the compatible Redis version there
+    parts = version.split(".")
     if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
-        raise NotKnown(f"the server reports the version {said!r}")
-    if (int(parts[0]), int(parts[1])) >= OLDEST:
+        raise NotKnown(f"the server reports the version {version!r}")
+    if (int(parts[0]), int(parts[1])) >= OLDEST_RELEASE:
         return ""
-    return f"the lock store is a Redis {said}, and locks need 6.2 or newer, or Valkey. Upgrade the server"
+    return f"the lock store is a Redis {version}, and locks need 6.2 or newer, or Valkey. Upgrade the server"
 
 
 def _eviction(call: Call) -> str:
@@ -97,9 +97,9 @@ def _persistence(call: Call) -> str:
 
 
 def _saves(call: Call) -> bool:
-    """Whether there are save points."""
-    answer = _ask(call, "CONFIG", "GET", "save")
-    parts = list(answer.values() if isinstance(answer, Mapping) else answer[1::2])
+    """Return whether there are save points."""
+    reply = _ask(call, "CONFIG", "GET", "save")
+    parts = list(reply.values() if isinstance(reply, Mapping) else reply[1::2])
     if not parts:
         raise NotKnown("the server does not report its save points")
     return as_text(parts[0]) != ""
@@ -111,7 +111,7 @@ def _clock(call: Call) -> str:
     after = wall_time()
     there = int(seconds) + int(micros) / 1e6
     apart = there - after if there > after else there - before if there < before else 0.0
-    if abs(apart) <= CLOCKS_APART:
+    if abs(apart) <= MOST_CLOCK_DIFFERENCE_SECONDS:
         return ""
     side = "ahead of" if apart > 0 else "behind"
     return (
@@ -133,7 +133,7 @@ def _field(info: Mapping[str, str], name: str) -> str:
 
 
 def _ask(call: Call, *command: str) -> Any:
-    """Send a command that a user may lack, or a managed server may not have.
+    """Send a command that the user may not be allowed to call, or that a managed server may lack.
 
     Raises:
         NotKnown: The server refuses it.

@@ -1,4 +1,4 @@
-"""The notices of a Redis or Valkey server: a list for each process, which it reads by blocking."""
+"""The notices of lost leases in Redis: a list for each process, which reads it with a blocking command."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from celery_locks.stores.redis.wire.protocol import packed
 
 
 class LossList(LossFeed):
-    """The list of one process, read on a connection of its own.
+    """The list of one process, which it reads on a connection of its own.
 
     Args:
-        connections: To the server.
-        key: The list.
-        longest: The longest that `wait` is to block, in seconds.
+        connections: The connections to the server.
+        key: The key of the list.
+        longest: The longest that `wait` may block, in seconds.
     """
 
     def __init__(self, connections: Connections, key: str, longest: float) -> None:
@@ -26,18 +26,18 @@ class LossList(LossFeed):
         self._key = key
         self._longest = longest
         self._closed = False
-        #: The one that waits for an answer now.
+        #: The connection that waits for a reply now.
         self._connection: Connection | None = None
 
     def wait(self, timeout: float) -> Collection[str]:
         try:
-            answer = self._ask("BLPOP", self._key, f"{max(timeout, 0.001):.3f}")  # 0 would block for ever
-            if answer is None:
+            reply = self._ask("BLPOP", self._key, f"{max(timeout, 0.001):.3f}")  # 0 would block forever
+            if reply is None:
                 return ()
             rest = self._ask("LPOP", self._key, MOST_NOTICES)
         except self._connections.driver.errors as error:
             raise self._connections.unavailable(error) from error
-        return [as_text(answer[1]), *map(as_text, rest or ())]
+        return [as_text(reply[1]), *map(as_text, rest or ())]
 
     def close(self) -> None:
         self._closed = True
@@ -46,16 +46,16 @@ class LossList(LossFeed):
             cut(connection.fileno())
 
     def _ask(self, *command: Any) -> Any:
-        client = self._connections.for_blocking(self._longest)  # of the thread that waits
+        client = self._connections.for_blocking(self._longest)  # of the current thread
         self._connection = connection = client.send([packed(command)])
         try:
             if self._closed:
                 cut(connection.fileno())
-            (answer,) = client.receive(connection, 1)
+            (reply,) = client.receive(connection, 1)
         finally:
             self._connection = None
         if self._closed:
             raise StoreUnavailable(f"the notices of {self._connections.name} are closed")
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if isinstance(reply, Exception):
+            raise reply
+        return reply

@@ -1,4 +1,4 @@
-"""What an error of a Redis or Valkey server means for locks, and what to do about it."""
+"""The meaning of errors of a Redis or Valkey server, and their remedies."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from celery_locks._validation import DEFAULT_PREFIX
 
-#: The commands that scripts and waits use, as an access control list names them. The order matters: @keyspace holds
-#: FLUSHALL, which -@dangerous takes away; INFO is dangerous to Redis, and only reads.
+#: The commands that the store uses, as in an access control list. The order matters: @keyspace contains FLUSHALL, which
+#: -@dangerous removes. INFO counts as dangerous in Redis, but only reads.
 RIGHTS = (
     "+evalsha +script|load +@hash +@sortedset +@list +@string +@keyspace +time +ping +select +wait -@dangerous +info"
 )
 #: The keys of locks, with the default prefix.
 KEYS = f"~{DEFAULT_PREFIX}:*"
 
-#: The code of an error → what it means and what to do.
+#: The code of an error → its meaning and the remedy.
 _REMEDIES = {
     "NOREPLICAS": (
         "the server refuses writes, since it has fewer replicas than min-replicas-to-write asks for. "
@@ -45,7 +45,7 @@ _REMEDIES = {
     "WRONGPASS": "check user and password in the address; special characters are percent-encoded there",
     "MAXCLIENTS": "the server has no connection left. Raise maxclients there, or close connections",
 }
-#: The classes of the libraries whose text has lost its code.
+#: The libraries' classes of errors whose text has no code.
 _CLASSES = {
     "ReadOnlyError": "READONLY",
     "OutOfMemoryError": "OOM",
@@ -58,11 +58,11 @@ _CLASSES = {
     "AuthenticationWrongNumberOfArgsError": "WRONGPASS",
     "MaxConnectionsError": "MAXCLIENTS",
 }
-#: Codes that servers send. The others are ours, for errors without a code.
+#: Codes that servers send. The other keys of `_REMEDIES` are for errors without a code.
 _CODES = {*_REMEDIES, "NOPERM"} - {"MAXCLIENTS", "WRONGPASS"}
-#: A server older than Redis 7 writes the code of an error in a script within a text.
+#: Redis before 7 has the code of a script's error within a text.
 _CODE = re.compile(rf"(?:^|[\s:-])({'|'.join([*_REMEDIES, 'NOPERM'])})\b")
-#: What servers and libraries answer without a code.
+#: Texts of errors without a code.
 _TEXTS = {
     "can't run this command": "NOPERM",
     "has no permissions to": "NOPERM",
@@ -76,10 +76,10 @@ _USER = re.compile(r"\bUser (\S+) has no permissions")
 
 
 def code_of(error: BaseException) -> str:
-    """Return the server's code of an error, such as ``NOREPLICAS``; an empty text where it has none.
+    """Return the server's code of an error, such as ``NOREPLICAS``; an empty text if it has none.
 
     Args:
-        error: Of the library. What caused it is looked at, too.
+        error: The library's error. Its causes are searched, too.
     """
     for each in _causes(error):
         text = str(each)
@@ -94,17 +94,17 @@ def code_of(error: BaseException) -> str:
 
 
 def remedy_of(code: str) -> str:
-    """Return what a code of `code_of` means and what to do; an empty text where nothing is known."""
+    """Return the meaning and the remedy of a code, an empty text if there is none."""
     return _REMEDIES.get(code, "")
 
 
 def explained(error: BaseException, rights: str, keys: str) -> str:
-    """Return what happened, with the server's own code, and then what to do.
+    """Return an error's text with the server's code, and the remedy.
 
     Args:
-        error: Of the library.
-        rights: The commands that the user needs, as an access control list names them.
-        keys: The keys that it needs, in the same way.
+        error: The library's error.
+        rights: The commands that the user needs, as in an access control list.
+        keys: The keys that the user needs, in the same form.
     """
     code, text = code_of(error), str(error)
     shown = text if not code or code in text or code not in _CODES else f"{code} {text}"
@@ -119,15 +119,15 @@ def explained(error: BaseException, rights: str, keys: str) -> str:
 
 
 def _names(rights: str, command: str) -> bool:
-    """Return whether rights name a command, or a subcommand of it: Redis 6.2 reports the command alone."""
+    """Return whether rights contain a command or a subcommand of it: Redis 6.2 reports the command only."""
     return any(right == f"+{command}" or right.startswith(f"+{command}|") for right in rights.split())
 
 
 def missing_right(text: str) -> tuple[str, str, str]:
-    """Return what a user lacks, its name, and the command that it may not run; the last is empty for keys.
+    """Return what a user lacks, the user's name, and the command that is not allowed, which is empty for keys.
 
     Args:
-        text: What the server answered.
+        text: The server's error.
     """
     command, user = _COMMAND.search(text), _USER.search(text)
     name = user[1] if user else "USER"

@@ -1,4 +1,12 @@
-"""The Lua scripts: each after the prelude that all of them share, with what it includes where it says so."""
+"""The Lua scripts, composed of the files in ``lua/``.
+
+Each file in ``lua/`` is one script. Its name is that of the store's method that calls it. The files in ``lua/parts/``
+are shared: the line ``-- include NAME`` is replaced by the text of ``lua/parts/NAME.lua``. A part that is included
+within a block is local to the block. So a script only creates the functions that its path through the code needs:
+creating all of them takes longer than most requests.
+
+The line ``-- constants`` is replaced by those constants of Python that the script uses. The server gets no comments.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +21,19 @@ from celery_locks.stores.parking import FIRST_DISPATCH, RETENTION, STORE_GRACE, 
 from celery_locks.stores.redis.wire.protocol import arguments
 from celery_locks.stores.types import MOST_TAKEN, TAKEN_KNOWN_SECONDS, TICKET
 
-#: The last fencing token is remembered for so long after the last deadline, in seconds. While it is, it grows even
-#: when the server's clock is set back; afterwards it grows because the clock does. So a clock may go back an hour.
+#: Seconds for which the last fencing token is kept after the last deadline. Until then the next token is greater even
+#: if the server's clock is set back. Afterwards tokens grow because the clock does. So a clock may go back an hour.
 FENCE_KEPT = 3_900
 #: The longest that a sweeper blocks on the server, in seconds: it need not be woken for what is due later.
 LONGEST_SLEEP = 5.0
-#: How many requests and owner tokens of a lock are remembered at most of which copies may still be under way.
+#: How many voided requests of a lock are kept at most; see ``voided_requests.lua``.
 MOST_VOID = 1_000
 #: Seconds until a sweeper looks again at a lock that it could not read.
 TROUBLE_PAUSE = 60.0
 
 
 class Script:
-    """A script as the server gets it, and the digest that it is known by afterwards.
+    """A script, and the digest by which the server knows it once it is loaded.
 
     Args:
         text: What the server runs.
@@ -33,13 +41,13 @@ class Script:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # SHA-1 is the name that EVALSHA asks for; nothing here relies on its strength.
+        # EVALSHA asks for SHA-1; nothing here relies on its strength.
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        #: How a command begins that calls it with one key.
-        self.called = arguments("EVALSHA", self.sha, 1)
+        #: The beginning of a command that calls the script with one key.
+        self.call_with_one_key = arguments("EVALSHA", self.sha, 1)
 
 
-#: What the scripts share with the other stores; times in microseconds.
+#: Times are in microseconds.
 _CONSTANTS = {
     "RETENTION": round(RETENTION * 1e6),
     "RETENTION_MS": f"'{RETENTION * 1e3:.0f}'",
@@ -59,41 +67,31 @@ _CONSTANTS = {
     "TRIAL_RETENTION": round(TRIAL_RETENTION * 1e6),
 }
 _INCLUDE = re.compile(r"-- include (\w+)")
+_COMMENT = re.compile(r"^ *--(?! include | constants$).*\n|\n(?=\n)", re.M)
 _NAME = re.compile(r"[A-Z][A-Z_]+")
 
 
 @functools.cache
-def _read(name: str) -> str:
-    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _load(name: str) -> Script:
-    # Functions may be made within a block: a ``local`` of Lua lives as long as its block does.
-    text = _include(_read("prelude")) + "\n" + _include(_read(name))
-    return _with_constants(text)
-
-
-def _of_no_lock(name: str) -> Script:
-    return _with_constants(_include(_read(name)))
-
-
-def _with_constants(text: str) -> Script:
-    """The script, with those constants that it uses where it asks for them."""
-    return Script(text.replace("-- constants", _constants(text)))
-
-
-def _constants(text: str) -> str:
-    used = set(_NAME.findall(text))
-    return "\n".join(f"local {name} = {value}" for name, value in _CONSTANTS.items() if name in used)
+def _read(path: str) -> str:
+    text = files(__package__).joinpath("lua", *path.split("/")).read_text(encoding="utf-8")
+    return _COMMENT.sub("", text)
 
 
 def _include(text: str) -> str:
-    return _INCLUDE.sub(lambda included: _include(_read(included[1])), text)
+    return _INCLUDE.sub(lambda part: _include(_read(f"parts/{part[1]}.lua")), text)
+
+
+def _load(name: str) -> Script:
+    text = _include(_read(f"{name}.lua"))
+    used = set(_NAME.findall(text))
+    constants = "\n".join(f"local {constant} = {value}" for constant, value in _CONSTANTS.items() if constant in used)
+    return Script(text.replace("-- constants", constants))
 
 
 ACQUIRE = _load("acquire")
 TAKE = _load("take")
 RENEW = _load("renew")
+RENEW_MANY = _load("renew_many")
 CONFIRM = _load("confirm")
 SETTLE = _load("settle")
 RELEASE = _load("release")
@@ -103,7 +101,10 @@ FORCE_RELEASE = _load("force_release")
 HOLDERS = _load("holders")
 HELD = _load("held")
 INFO = _load("info")
+PAGE = _load("page")
+STATS = _load("stats")
 WRITE = _load("write")
+DELETE = _load("delete")
 ENTER = _load("enter")
 PARK = _load("park")
 END_RUN = _load("end_run")
@@ -112,9 +113,4 @@ FINISH = _load("finish")
 SWEEP = _load("sweep")
 WITHDRAW = _load("withdraw")
 WAITING = _load("waiting")
-#: Without the prelude: of no single lock, or of nothing but its value.
-DUE = _of_no_lock("due")
-DELETE = Script(_read("delete"))
-LIST = _of_no_lock("list")
-RENEW_MANY = _of_no_lock("renew_many")
-STATS = _of_no_lock("stats")
+DUE = _load("due")

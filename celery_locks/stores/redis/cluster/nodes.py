@@ -1,7 +1,7 @@
-"""The masters of a Redis Cluster: who serves which slot, as far as it is known, and commands that go there.
+"""The masters of a Redis Cluster, and the slots that they serve.
 
-redis-py's own ``RedisCluster`` is not used: its way for commands costs more than the whole of a lock, it has one
-timeout for all of them, and its locks would be shared by greenlets and the real thread that renews.
+redis-py's own ``RedisCluster`` is not used. A command by it costs more than a whole lock. It has one timeout for all
+commands. Greenlets and the real thread that renews would share its locks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from celery_locks._runtime.clock import monotonic
-from celery_locks.stores.redis.calls import Sender
+from celery_locks.stores.redis.commands import Sender
 from celery_locks.stores.redis.remedies import KEYS, RIGHTS
 from celery_locks.stores.redis.wire.connections import Connections, as_text
 from celery_locks.stores.redis.wire.driver import Driver
@@ -21,9 +21,9 @@ from celery_locks.stores.redis.wire.urls import DEFAULT_TIMEOUTS, Timeouts
 T = TypeVar("T")
 Place = tuple[str, int]
 
-#: Seconds until a command is tried again whose slot moves just now.
-PAUSE = 0.02
-#: How many times a command is sent elsewhere without a pause: masters may disagree for a moment.
+#: Seconds until a command is sent again while its slot moves.
+MOVE_PAUSE_SECONDS = 0.02
+#: How many redirections a command follows without a pause: masters may disagree for a moment.
 REDIRECTIONS = 3
 _CODES = {
     "MovedError": "MOVED",
@@ -35,7 +35,7 @@ _CODES = {
 
 
 class Node(Connections):
-    """One master."""
+    """The connections to one master."""
 
     rights = f"{RIGHTS} +cluster|slots +asking"
     keys = KEYS.replace("~", "~{*}")
@@ -46,7 +46,7 @@ class Node(Connections):
 
 
 class Asking:
-    """A client of the node that a slot moves to, which serves it already to those who say that they were sent."""
+    """A client of the node that a slot moves to. During the move, the node serves commands after ``ASKING`` only."""
 
     def __init__(self, client: Sender) -> None:
         self._client = client
@@ -56,13 +56,13 @@ class Asking:
         return self.ask(packed(command))
 
     def ask(self, command: Command) -> Any:
-        answer = self.ask_all([command])[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        reply = self.ask_all([command])[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Of the commands only the first may be about the slot."""
+        """Send commands, of which only the first may be about the slot."""
         return self._client.ask_all([packed(["ASKING"]), *commands])[1:]
 
 
@@ -72,7 +72,7 @@ class Nodes:
     Args:
         driver: The library to connect with.
         settings: Its settings of a connection, without host and port.
-        places: Where to ask first.
+        places: The nodes to ask first.
         name: The cluster's address without its password, for errors.
         timeouts: The longest times to connect, and for a request.
     """
@@ -91,14 +91,14 @@ class Nodes:
         self._name = name
         self.timeouts = timeouts
         self._nodes: dict[Place, Node] = {}
-        #: Slot → its master: what each command looks into, and nobody waits for.
+        #: Slot → its master. Each command reads it, without a lock.
         self._serving: dict[int, Node] = {}
 
     def of(self, slot: int, ttl: float | None = None) -> Node:
-        """The master of a slot.
+        """Return the master of a slot.
 
         Raises:
-            redis.RedisError: No node can be asked, or none serves the slot.
+            redis.RedisError: No node replies, or none serves the slot.
         """
         node = self._serving.get(slot)
         if node is None:
@@ -109,33 +109,32 @@ class Nodes:
         return node
 
     def masters(self) -> tuple[Node, ...]:
-        """All masters that are known to serve a slot.
+        """Return the masters that are known to serve a slot.
 
         Raises:
-            redis.RedisError: No node can be asked.
+            redis.RedisError: No node replies.
         """
         if not self._serving:
             self.refresh()
         return tuple({node.place: node for node in list(self._serving.values())}.values())
 
-    def anyone(self) -> Node:
-        """One of them."""
+    def first(self) -> Node:
+        """Return the first node."""
         return self.at(self._first[0])
 
     def at(self, place: Place) -> Node:
         node = self._nodes.get(place)
         return self._nodes.setdefault(place, self._connect(place)) if node is None else node
 
-    def moved(self, slot: int, place: Place) -> Node:
-        """Notes that a slot is served elsewhere."""
-        self._serving[slot] = self.at(place)
-        return self._serving[slot]
-
     def refresh(self, broken: Node | None = None, ttl: float | None = None) -> None:
-        """Asks who serves which slot; ``broken`` last. Nobody is waited for longer than for a command about ``ttl``.
+        """Ask the nodes one after the other which master serves which slot.
+
+        Args:
+            broken: The node to ask last.
+            ttl: Each node has the time that a command about a lease with this ttl has.
 
         Raises:
-            redis.RedisError: Nobody answers.
+            redis.RedisError: No node replies.
         """
         known = dict.fromkeys([*(node.place for node in list(self._serving.values())), *self._first])
         places = sorted(known, key=lambda place: broken is not None and place == broken.place)
@@ -151,14 +150,14 @@ class Nodes:
         raise error
 
     def _forget_others(self) -> None:
-        """Close the connections to nodes that serve nothing: with each one that is replaced there would be more."""
+        """Close the connections to nodes that serve no slot. Otherwise each replaced node would leave some."""
         needed = {node.place for node in list(self._serving.values())}.union(self._first)
         for place in set(self._nodes) - needed:
             if node := self._nodes.pop(place, None):
                 node.close()
 
     def close_idle(self) -> None:
-        """Close the connections that no request uses: what cut one off, or let it hang, may have met all."""
+        """Close the idle connections. If one broke or hangs, the others may have the same trouble."""
         for node in list(self._nodes.values()):
             node.close_idle()
 
@@ -167,20 +166,20 @@ class Nodes:
             node.close()
 
     def serve(self, slot: int, call: Callable[[Sender], T], ttl: float | None) -> T:
-        """Calls with a client of the node that serves a slot; again where that node says that another one does.
+        """Call a function with a client of the node that serves a slot. Follow the redirections of the cluster.
 
-        A slot that is being moved serves no script, since part of a lock's keys is here and part of them there. For as
-        long as one command may take it is tried again.
+        While a slot moves, no node runs a script about it, since some keys are on one node and some on another. The
+        call is repeated for as long as one command may take.
 
         Raises:
-            redis.RedisError: The node failed twice, or the slot was not to be had for so long.
+            redis.RedisError: The node failed twice, or no node served the slot in time.
         """
-        node, asking, broken, sent_on = self.of(slot, ttl), False, False, 0
+        node, asking, broken, redirections = self.of(slot, ttl), False, False, 0
         until: float | None = None
         while True:
             client = node.for_ttl(ttl)
             if broken:
-                client = client.anew()
+                client = client.for_repeat()
             try:
                 return call(Asking(client) if asking else client)
             except self.driver.broken:
@@ -194,25 +193,27 @@ class Nodes:
                 until = monotonic() + client.timeout if until is None else until
                 if not code or monotonic() >= until:
                     raise
-                sent_on += 1
-                if place is None or sent_on > REDIRECTIONS:
-                    time.sleep(PAUSE)
+                redirections += 1
+                if place is None or redirections > REDIRECTIONS:
+                    time.sleep(MOVE_PAUSE_SECONDS)
                 asking = code == "ASK"
-                if place is not None:
-                    node = self.at(place) if asking else self.moved(slot, place)
-                else:
+                if place is None:
                     node = self.of(slot, ttl)
+                else:
+                    node = self.at(place)
+                    if not asking:  # the slot has moved for good
+                        self._serving[slot] = node
 
     def _ask(self, place: Place, ttl: float | None) -> tuple[list[tuple[Place, range]] | None, Exception | None]:
-        """Ranges of slots with their masters; or why they are not to be had."""
+        """Return ranges of slots with their masters, or the error of the node."""
         try:
-            answer = self.at(place).for_ttl(ttl).anew().call("CLUSTER", "SLOTS")
+            reply = self.at(place).for_ttl(ttl).for_repeat().call("CLUSTER", "SLOTS")
         except self.driver.errors as error:
             return None, error
-        # A node that doesn't know its own address tells none: it is the one that was reached.
+        # A node that doesn't know its own address sends none.
         return [
             ((as_text(master[0] or place[0]), int(master[1])), range(int(first), int(last) + 1))
-            for first, last, master, *_ in answer
+            for first, last, master, *_ in reply
         ], None
 
     def _connect(self, place: Place) -> Node:
@@ -221,11 +222,11 @@ class Nodes:
 
 
 def redirection(error: Exception, asked: Place) -> tuple[str, Place | None]:
-    """What an error of a cluster says to do, and where; an empty text where it is another error.
+    """Return the code of a cluster's error, and the node that it names; an empty code for any other error.
 
     Args:
-        error: Of the library; whether it has a class of its own, and then no code, differs between releases.
-        asked: Who answered.
+        error: The library's error. In some releases it has a class of its own, and its text has no code.
+        asked: The node that replied.
     """
     words = str(error).split()
     code = _CODES.get(type(error).__name__, "")

@@ -1,6 +1,6 @@
-"""The store of a Redis Cluster: names are dealt out to parts, and one server serves each part.
+"""The store of a Redis Cluster: locks are distributed over partitions, and one master serves each partition.
 
-What is over all locks is put together here.
+Replies about all locks are merged here.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from celery_locks.stores.listing import (
 )
 from celery_locks.stores.parking import Dispatch
 from celery_locks.stores.redis import checks, scripts
-from celery_locks.stores.redis.answers import MICROSECONDS, page_of, reason_of, stats_of
-from celery_locks.stores.redis.calls import Send, call_of, command_of, evalsha
 from celery_locks.stores.redis.cluster.fan_out import FanOut, TooFewError
 from celery_locks.stores.redis.cluster.nodes import Nodes
+from celery_locks.stores.redis.commands import Send, evalsha, lock_command, script_command
+from celery_locks.stores.redis.hash_tags import SLOT_OF, TAGS, guard_key, slot_of, tag_of, without_tag
 from celery_locks.stores.redis.parking import of_broker, task_places
-from celery_locks.stores.redis.parts import SLOT_OF, TAGS, never, slot_of, tag_of, untagged
 from celery_locks.stores.redis.remedies import code_of
+from celery_locks.stores.redis.replies import MICROSECONDS, parse_page, parse_renewal, parse_stats
+from celery_locks.stores.redis.script_store import as_micros
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import LONGEST_WAIT, RedisStore, first_woken
 from celery_locks.stores.redis.wire.connections import as_text
@@ -44,19 +45,19 @@ from celery_locks.stores.types import Renewal
 if TYPE_CHECKING:
     import redis
 
-#: How many locks of each part are requested at first. Names are spread evenly, so a page has few of each part.
+#: How many locks of each partition are requested at first. Names are spread evenly, so a page has few of each.
 FIRST_LOOK = 8
-#: Seconds between two looks at what is due: a list for each part can't be waited for with one command.
-LOOK = 0.5
-#: How many names a tried write makes at most until it has one on each master.
-MOST_NAMES_TRIED = 10_000
+#: Seconds between two looks at what is due: one command can't wait for the lists of all partitions.
+LOOK_INTERVAL_SECONDS = 0.5
+#: How many names `try_writes` makes at most until it has one on each master.
+MOST_TRIAL_NAMES = 10_000
 
 
 class RedisClusterStore(RedisStore):
     """Leases in a Redis Cluster or a Valkey cluster.
 
     Args:
-        server: A URL, or a ``RedisCluster`` (``ValkeyCluster``) whose settings are used; it is not used itself.
+        server: A URL, or a ``RedisCluster`` (``ValkeyCluster``). The store uses its settings, not the client itself.
         min_replicas: How many replicas of its master must have a lease before it is granted or renewed.
         connect_timeout: How long a connection may take, in seconds; see `RedisStore`.
         request_timeout: How long a request may take, in seconds; see `RedisStore`.
@@ -65,7 +66,7 @@ class RedisClusterStore(RedisStore):
         LockConfigError: A setting is wrong.
     """
 
-    notices = False  # a process would have to read a list on each master
+    notices = False  # each process would have to read a list on each master
 
     def __init__(
         self,
@@ -82,11 +83,11 @@ class RedisClusterStore(RedisStore):
             min_replicas = place.min_replicas if min_replicas is None else min_replicas
         else:
             self._nodes = _nodes_of(server, timeouts)
-        self._connections = self._nodes.anyone()  # for what it means when something fails
+        self._connections = self._nodes.first()  # for the texts of errors
         self._min_replicas = checked_replicas(min_replicas or 0)
         self._unclear = {}
 
-    # One lock
+    # Leases
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
         tag = tag_of(places[0][0])
@@ -95,13 +96,13 @@ class RedisClusterStore(RedisStore):
         except self._nodes.driver.response_error as error:
             if code_of(error) == "NOPERM":
                 raise self._connections.unavailable(error) from error
-            time.sleep(min(timeout, LOOK))  # the slot moves, or has moved: whoever waited looks at the lock again
+            time.sleep(min(timeout, LOOK_INTERVAL_SECONDS))  # the slot moves, or has moved: the waiters ask again
             return [token for _, token in places]
         except self._nodes.driver.errors as error:
             raise self._connections.unavailable(error) from error
 
     def waits_with(self, name: str) -> str:
-        """One command is about one slot."""
+        """Return the lock's hash tag: one command can wait in one slot only."""
         return tag_of(name)
 
     def value(self, name: str) -> str | None:
@@ -128,16 +129,16 @@ class RedisClusterStore(RedisStore):
     # Many leases
 
     def _renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
-        """Where some masters can't be reached, the leases on the others are renewed all the same."""
+        """Renew the leases on each master that can be reached, also when others can't."""
         commands = []
         for each in renewals:
-            tag, ttl = tag_of(each.name), round(each.ttl * MICROSECONDS)
-            commands.append((SLOT_OF[tag], command_of(scripts.RENEW, each.name, each.token, ttl, tag=tag)))
+            tag, ttl = tag_of(each.name), as_micros(each.ttl)
+            commands.append((SLOT_OF[tag], lock_command(scripts.RENEW, each.name, each.token, ttl, tag=tag)))
         shortest = min(renewal.ttl for renewal in renewals)
-        answers = FanOut(self._nodes, commands, scripts.RENEW, shortest, self._min_replicas).answers()
-        if all(isinstance(answer, Exception) for answer in answers):
-            self._raise(answers[0])
-        return ["unreachable" if isinstance(answer, Exception) else reason_of(answer) for answer in answers]
+        replies = FanOut(self._nodes, commands, scripts.RENEW, shortest, self._min_replicas).replies()
+        if all(isinstance(reply, Exception) for reply in replies):
+            self._raise(replies[0])
+        return ["unreachable" if isinstance(reply, Exception) else parse_renewal(reply) for reply in replies]
 
     # All locks
 
@@ -149,45 +150,45 @@ class RedisClusterStore(RedisStore):
         return merge_pages(list(pages.values()), names.count)
 
     def _pages(self, wanted: Mapping[str, tuple[str, int]], names: NameRange, looks: int) -> dict[str, Page]:
-        """A page of each part: those after a name, so many."""
+        """Return a page of each partition, given the name before it and the number of locks."""
         args = {}
         for tag, (after, count) in wanted.items():
             begin = f"(n{tag}{after}" if after >= names.start else f"[n{tag}{names.start}"
             args[tag] = (begin, tag + names.start, count, looks, MOST_LISTED)
         found = {}
-        for tag, answer in self._of_parts(scripts.LIST, names.prefix, args).items():
-            page = page_of(answer)
-            items = tuple(replace(item, name=untagged(item.name)) for item in page.items)
-            found[tag] = Page(items, None if page.last is None else untagged(page.last))
+        for tag, reply in self._on_lists(scripts.PAGE, names.prefix, args).items():
+            page = parse_page(reply)
+            items = tuple(replace(item, name=without_tag(item.name)) for item in page.items)
+            found[tag] = Page(items, None if page.last is None else without_tag(page.last))
         return found
 
     def stats(self, prefix: str, near: float) -> Stats:
-        args = dict.fromkeys(TAGS, (round(near * MICROSECONDS), MOST_COUNTED))
-        parts = [stats_of(answer) for answer in self._of_parts(scripts.STATS, prefix, args).values()]
-        whole = Stats.total(parts)
-        return whole if whole.oldest_name is None else replace(whole, oldest_name=untagged(whole.oldest_name))
+        args = dict.fromkeys(TAGS, (as_micros(near), MOST_COUNTED))
+        partitions = [parse_stats(reply) for reply in self._on_lists(scripts.STATS, prefix, args).values()]
+        whole = Stats.total(partitions)
+        return whole if whole.oldest_name is None else replace(whole, oldest_name=without_tag(whole.oldest_name))
 
-    def _of_parts(self, script: Script, prefix: str, args: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """What a script over the list answers for each of some parts."""
+    def _on_lists(self, script: Script, prefix: str, args: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Call a script about the list of locks in some partitions, and return the reply of each."""
         commands = []
         for tag, own in args.items():
-            keys = (f"{tag}{prefix}:locks", f"{tag}{prefix}:lines", never(f"{tag}{prefix}:"))
-            commands.append((SLOT_OF[tag], call_of(script, keys, *own)))
+            keys = (f"{tag}{prefix}:locks", f"{tag}{prefix}:lines", guard_key(f"{tag}{prefix}:"))
+            commands.append((SLOT_OF[tag], script_command(script, keys, *own)))
         return dict(zip(args, self._all(commands, script), strict=True))
 
     def _all(self, commands: Sequence[tuple[int, Command]], script: Script | None = None) -> list[Any]:
-        answers = FanOut(self._nodes, commands, script).answers()
-        for answer in answers:
-            if isinstance(answer, Exception):
-                self._raise(answer)
-        return answers
+        replies = FanOut(self._nodes, commands, script).replies()
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._raise(reply)
+        return replies
 
     def _some(self, commands: Sequence[tuple[int, Command]], script: Script | None = None) -> list[Any]:
-        """The answers of those masters that can be reached; fails where nothing was found and there may be more."""
-        answers = FanOut(self._nodes, commands, script).answers()
-        known = [answer for answer in answers if not isinstance(answer, Exception)]
-        if len(known) < len(answers) and not any(map(_tells_of_something, known)):
-            self._raise(next(answer for answer in answers if isinstance(answer, Exception)))
+        """Return the replies of the masters that can be reached. Fail if nothing was found and a master is missing."""
+        replies = FanOut(self._nodes, commands, script).replies()
+        known = [reply for reply in replies if not isinstance(reply, Exception)]
+        if len(known) < len(replies) and not any(map(_has_content, known)):
+            self._raise(next(reply for reply in replies if isinstance(reply, Exception)))
         return known
 
     def _raise(self, error: Exception) -> None:
@@ -201,56 +202,58 @@ class RedisClusterStore(RedisStore):
         return False
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        """Look again every half a second."""
+        """Wait until a ticket is due; look every half second."""
         until = monotonic() + min(timeout, LONGEST_WAIT)
         while (left := until - monotonic()) > 0:
             dues = [due / MICROSECONDS for due in self._due(prefix, broker, 0) if due >= 0]
             if dues and min(dues) <= 0:
                 return
-            time.sleep(max(0.001, min(left, LOOK, *dues)))
+            time.sleep(max(0.001, min(left, LOOK_INTERVAL_SECONDS, *dues)))
 
     def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
         """Do what is due on the masters that can be reached."""
-        names = [untagged(as_text(name)) for part in self._due(prefix, broker, most) for name in part]
-        return self._as_far_as_it_goes(lambda name: self._swept(name, broker), names[:most])
+        names = [without_tag(as_text(name)) for keys in self._due(prefix, broker, most) for name in keys]
+        return self._each(lambda name: self._sweep(name, broker), names[:most])
 
     def withdraw(self, prefix: str, broker: str, task_id: str) -> tuple[Dispatch, ...]:
         commands = [
             (slot, packed(("MGET", *(f"{tag}{place}" for place in task_places(prefix, broker, task_id)))))
             for tag, slot in SLOT_OF.items()
         ]
-        found = [each for answer in self._some(commands) for each in answer if each is not None]
-        return self._as_far_as_it_goes(lambda each: self._withdraw(each, broker, task_id), found)
+        found = [each for reply in self._some(commands) for each in reply if each is not None]
+        return self._each(lambda each: self._withdraw(each, broker, task_id), found)
 
     def _due(self, prefix: str, broker: str, most: int) -> list[Any]:
         records = of_broker("parked", broker)
         commands = [
             (
                 slot,
-                call_of(
-                    scripts.DUE, [*(f"{tag}{prefix}:{record}" for record in records), never(f"{tag}{prefix}:")], most
+                script_command(
+                    scripts.DUE,
+                    [*(f"{tag}{prefix}:{record}" for record in records), guard_key(f"{tag}{prefix}:")],
+                    most,
                 ),
             )
             for tag, slot in SLOT_OF.items()
         ]
         return self._some(commands, scripts.DUE)
 
-    def _name(self, name: str) -> str:
-        return untagged(name)
+    def _name(self, key: str) -> str:
+        return without_tag(key)
 
     # The servers
 
     def ping(self) -> None:
-        self._ask_all(lambda call: call("PING"))
+        self._inspect_all(lambda call: call("PING"))
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
-        return merge(self._ask_all(lambda call: checks.checks(call, parks)))
+        return merge(self._inspect_all(lambda call: checks.checks(call, parks)))
 
     def try_writes(self, prefix: str, *, parks: bool = False) -> list[str]:
         """Use one throwaway lock on each master."""
-        masters = len(self._ask_all(lambda call: call("PING")))
+        masters = len(self._inspect_all(lambda call: call("PING")))
         names: dict[Any, str] = {}
-        for _ in range(MOST_NAMES_TRIED):
+        for _ in range(MOST_TRIAL_NAMES):
             name = throwaway_name(prefix)
             names.setdefault(self._master_of(name), name)
             if len(names) == masters:
@@ -266,10 +269,10 @@ class RedisClusterStore(RedisStore):
             raise self._connections.unavailable(error) from error
 
     def about(self) -> str:
-        releases = self._ask_all(checks.about)
+        releases = self._inspect_all(checks.about)
         return f"{', '.join(dict.fromkeys(releases))}, a cluster of {len(releases)} masters"
 
-    def _ask_all(self, question: Callable[[Callable[..., Any]], Any]) -> list[Any]:
+    def _inspect_all(self, question: Callable[[Callable[..., Any]], Any]) -> list[Any]:
         try:
             return [node.twice(None, lambda client: question(client.call)) for node in self._nodes.masters()]
         except self._nodes.driver.errors as error:
@@ -280,24 +283,27 @@ class RedisClusterStore(RedisStore):
 
 
 def open_cluster(url: str) -> RedisClusterStore:
-    """The store at a URL: ``redis+cluster://user:password@host1,host2:6379``; ``rediss+cluster://`` speaks TLS."""
+    """Return the store at a URL, such as ``redis+cluster://user:password@host1,host2:6379``.
+
+    ``rediss+cluster://`` uses TLS.
+    """
     return RedisClusterStore(url)
 
 
 def _incomplete(pages: Mapping[str, Page], count: int) -> list[str]:
-    """Return the parts that may have more locks for a page of ``count``."""
+    """Return the partitions that may have more locks for a page of ``count``."""
     first = nsmallest(count, (item.name for page in pages.values() for item in page.items))
     end = first[-1] if len(first) == count else None
     return [tag for tag, page in pages.items() if page.last is not None and (end is None or page.last < end)]
 
 
-def _tells_of_something(answer: Any) -> bool:
-    """Return whether something was found: a value, a moment, or names."""
-    return any(each is not None for each in answer) if isinstance(answer, list) else answer not in (None, -1)
+def _has_content(reply: Any) -> bool:
+    """Return whether a reply has a value, a time, or names."""
+    return any(each is not None for each in reply) if isinstance(reply, list) else reply not in (None, -1)
 
 
 def _nodes_at(place: Address) -> Nodes:
-    if place.ways != "cluster":
+    if place.topology != "cluster":
         raise LockConfigError(f"{place.masked} is no address of a cluster: write redis+cluster://host1,host2")
     if place.path not in ("", "0"):
         raise LockConfigError(f"{place.masked} names a database, and a cluster has only one: leave it out")

@@ -1,35 +1,48 @@
--- Takes permits if enough are free and nobody stands in line before this token; else, if asked to, lines up.
+-- Acquires permits if enough are free and no other waiter is first in line. Otherwise puts the token in line if asked to.
 --
--- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] for how long to line up, 0 for not at all
--- ARGV[8] most holders to name  ARGV[9] most in line, 0 for any  ARGV[10] number of this request  and 'repeat', see prelude
--- Returns the fencing token, {0, retry in, position or -1, holders …}, or {3, …} when there are as many in line as may be
+--   KEYS[1]   the lock; ARGV[1] and ARGV[2]: see prelude
+--   ARGV[3]   ttl
+--   ARGV[4]   limit
+--   ARGV[5]   permits
+--   ARGV[6]   owner
+--   ARGV[7]   for how long the token stays in line without another request, 0 for no place in line
+--   ARGV[8]   how many holders to name at most
+--   ARGV[9]   how many waiters the line may have, 0 for any number
+--   ARGV[10]  id of the request, then maybe 'repeat'
+--
+-- Returns the fencing token; or {0, retry in, position or -1, holders …}; or {3, …} if the line is full.
+--
+-- Repeats: a token that holds gets its fencing token again, and a token in line keeps its place. A copy that comes after a
+-- later one is refused; see refuse_late_copy.
+
+-- include prelude
 
 local REPEAT, limit, permits, deadline = ARGV[#ARGV] == 'repeat', tonumber(ARGV[4]), tonumber(ARGV[5]), now + ARGV[3]
 
--- include take_free
+-- include grant_if_free
 
--- include records
--- include spread
+-- include lock_keys
+-- include spread_sole_holder
 -- include grant
 -- include library
 
-local held, head = tidy()
+local held, head = remove_expired()
 local known = redis.call('HMGET', LOCK, token, 'held', 'fence')
 
-if known[1] then -- the same acquire once more: its reply was lost
-  return prolong(token, known[1], deadline)
+if known[1] then -- a repeat: the reply was lost
+  return extend(token, known[1], deadline)
 end
 
 if permits <= limit - held and (not head or head == token) then
   local fence = grant(token, permits, ARGV[6], deadline, known[3], held, limit)
-  keep(last(UNTIL))
+  set_expiry(last_score(UNTIL))
   if head then
     redis.call('ZREM', LINE, token)
     redis.call('ZREM', ALIVE, token)
     redis.call('DEL', WAKE .. token)
     unlist_idle()
     if held + permits < math.max(limit, tonumber(free[3] or 0)) then
-      wake()
+      wake_first()
     end
   end
   return fence
@@ -42,11 +55,11 @@ if tonumber(ARGV[7]) > 0 then
     if most > 0 and redis.call('ZCOUNT', ALIVE, string.format('(%.0f', now), '+inf') >= most then
       return refusal(3, nil, tonumber(ARGV[8]))
     end
-    redis.call('ZADD', LINE, next_number(), token)
+    redis.call('ZADD', LINE, next_place(), token)
     place = redis.call('ZRANK', LINE, token)
   end
   redis.call('ZADD', ALIVE, 'GT', now + ARGV[7], token)
-  keep_line(limit)
+  set_line_expiry(limit)
 end
 
 return refusal(0, place, tonumber(ARGV[8]))

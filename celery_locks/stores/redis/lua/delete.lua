@@ -1,7 +1,11 @@
--- Takes away the value that is kept with a lock, whoever holds that.
+-- Deletes the value of a lock, whether the lock is held or not.
 --
--- KEYS[1] the value  KEYS[2] this call's mark: repeated after a lost reply, it gets the same answer and takes nothing more
--- Returns 1 when there was a value, else 0
+--   KEYS[1]  the value
+--   KEYS[2]  a key named by the id of the request: the answer
+--
+-- Returns 1 if there was a value, otherwise 0.
+--
+-- Repeats: each copy returns the kept answer and deletes nothing more.
 
 local known = redis.call('GET', KEYS[2])
 if known then

@@ -1,7 +1,10 @@
--- The locks in which something is due; for none to name, the microseconds until something is, or -1 for nothing.
+-- Names the locks in which a ticket is due, the earliest first. Changes nothing.
 --
--- KEYS[1] sorted set: lock -> when something is due in it, in microseconds of the server's clock; KEYS[2], if given, another
--- one  ARGV[1] most to name
+--   KEYS     one or two sorted sets: lock -> when a ticket in it is due
+--   ARGV[1]  how many locks to name at most; 0 to ask for the next time only
+--
+-- Returns the locks; or, for 0, the microseconds until a ticket is due, -1 if none will be.
+
 -- include clock
 if ARGV[1] == '0' then
   local soonest = -1

@@ -1,6 +1,10 @@
--- How many permits are held now. Changes nothing.
+-- Counts the permits that are held now. Changes nothing.
+--
+--   KEYS[1]  the lock; ARGV[1] and ARGV[2]: see prelude
 
--- include records
--- include held_now
+-- include prelude
 
-return held_now()
+-- include lock_keys
+-- include permits_held
+
+return permits_held()

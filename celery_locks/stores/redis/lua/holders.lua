@@ -1,9 +1,13 @@
--- Who holds the lock. Changes nothing.
+-- Names the holders. Changes nothing.
 --
--- ARGV[3] most holders to name
--- Returns {holders …}
+--   KEYS[1]  the lock; ARGV[1] and ARGV[2]: see prelude
+--   ARGV[3]  how many holders to name at most
+--
+-- Returns {holders …}; see append_holders in library.
 
--- include records
+-- include prelude
+
+-- include lock_keys
 -- include library
 
-return name_holders({}, tonumber(ARGV[3]))
+return append_holders({}, tonumber(ARGV[3]))

@@ -1,12 +1,18 @@
--- What is known of a lock. Changes nothing.
+-- Describes a lock. Changes nothing.
 --
--- ARGV[3] most holders to name  ARGV[4] most of those in line to look at
--- Returns {waiting, permits held, {owner, task and token of who stands in line, '' where not known, …}, holders …}
+--   KEYS[1]  the lock; ARGV[1] and ARGV[2]: see prelude
+--   ARGV[3]  how many holders to name at most
+--   ARGV[4]  how many waiters to look at at most
+--
+-- Returns {number of waiters, permits held, {owner, task, token of each waiter, …}, holders …}. An unknown owner or task
+-- is ''.
 
--- include records
+-- include prelude
+
+-- include lock_keys
 -- include library
 
--- include held_now
+-- include permits_held
 local line = {}
 for _, waiter in ipairs(redis.call('ZRANGE', LINE, 0, tonumber(ARGV[4]) - 1)) do
   if tonumber(redis.call('ZSCORE', ALIVE, waiter) or 0) > now then
@@ -20,4 +26,4 @@ for _, waiter in ipairs(redis.call('ZRANGE', LINE, 0, tonumber(ARGV[4]) - 1)) do
   end
 end
 local waiting = redis.call('ZCOUNT', ALIVE, string.format('(%.0f', now), '+inf')
-return name_holders({waiting, held_now(), line}, tonumber(ARGV[3]))
+return append_holders({waiting, permits_held(), line}, tonumber(ARGV[3]))

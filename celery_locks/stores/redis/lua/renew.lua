@@ -1,9 +1,15 @@
--- Prolongs a lease.
+-- Renews one lease.
 --
--- ARGV[3] ttl
--- Returns 'renewed', or why it can't be; see renewed
+--   KEYS[1]  the lock; ARGV[1] and ARGV[2]: see prelude
+--   ARGV[3]  ttl
+--
+-- Returns 'renewed', or why the lease can't be renewed; see renew_lease.
+--
+-- Repeats: the deadline is moved to the same ttl from now, so a second copy changes nothing that matters.
 
--- include renewed
+-- include prelude
 
-local said, error = tried(ARGV[3])
-return error and error_of(error) or said
+-- include renew_lease
+
+local result, error = try_renew(ARGV[3])
+return error and error_reply(error) or result

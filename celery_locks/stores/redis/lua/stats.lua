@@ -1,10 +1,15 @@
--- Figures over all locks of a prefix.
+-- Counts the locks with a prefix.
 --
--- ARGV[1] how soon a deadline is near  ARGV[2] how many lines to count at most
--- Returns {locks, holders, near their deadline, waiting, 1 when that is all who wait, name of the lock held for longest or
--- '', for how long}
+--   KEYS     see lock_list_prelude
+--   ARGV[1]  how soon a deadline counts as near
+--   ARGV[2]  how many lines to count at most
+--
+-- Returns {locks, holders, holders near their deadline, waiters, complete, name, for how long}. `complete` is 1 if all
+-- lines were counted. The name is that of the lock that is held for longest, or ''.
+--
+-- Repeats: as for a page.
 
--- include listed
+-- include lock_list_prelude
 
 unlist_expired(1000)
 local function mark(moment)
@@ -18,7 +23,7 @@ local waiting, most = 0, tonumber(ARGV[2])
 local lines = redis.call('ZRANGEBYSCORE', KEYS[2], living, '+inf', 'LIMIT', 0, most)
 for _, name in ipairs(lines) do
   local count = redis.pcall('ZCOUNT', PREFIX .. name .. ':alive', living, '+inf')
-  waiting = waiting + (type(count) == 'number' and count or 0) -- no number where there is a record of a foreign type
+  waiting = waiting + (type(count) == 'number' and count or 0) -- an error if another program wrote a key of another type
 end
 
 local first = redis.call('ZRANGEBYLEX', KEYS[1], '[s', '(t', 'LIMIT', 0, 1)[1] or ''

@@ -1,32 +1,43 @@
--- Takes permits for a claim that adopts a lease, replaces the holders, or can be withdrawn by its task. Nobody lines up.
+-- Acquires permits for a claim that adopts a lease, replaces the holders, or is recorded for its task. Puts no one in line.
 --
--- ARGV[3] ttl  ARGV[4] limit  ARGV[5] permits  ARGV[6] owner  ARGV[7] token to adopt or ''  ARGV[8] 1 to replace,
--- or 'only ' and the token of the only holder to take the lease from: it is displaced; see displaced
--- ARGV[9] task or ''  ARGV[10] most holders to name  ARGV[11] number of this request  and 'repeat', see prelude
--- Returns the fencing token, {0, retry in, position or -1, holders …}, or {2, …} when the lease to adopt was replaced, or
--- that of an earlier copy of this claim
+--   KEYS[1]   the lock; ARGV[1] and ARGV[2]: see prelude
+--   ARGV[3]   ttl
+--   ARGV[4]   limit
+--   ARGV[5]   permits
+--   ARGV[6]   owner
+--   ARGV[7]   token whose lease is adopted, or ''
+--   ARGV[8]   1 to replace holders. Or 'only ' and the token of the only holder that may be displaced; see displacement
+--   ARGV[9]   task, or ''
+--   ARGV[10]  how many holders to name at most
+--   ARGV[11]  id of the request, then maybe 'repeat'
+--   LOCK:replaced:<token>  see take_by_force
 --
--- LOCK:replaced:<token>  why the lease of this token was taken; see take_away
+-- Returns the fencing token; or {0, retry in, position or -1, holders …}; or {2, …} if the lease to adopt was replaced, or
+-- the lease of an earlier copy of this claim.
+--
+-- Repeats: a token that holds gets its fencing token again. A claim that was replaced takes nothing from the newer holder.
+
+-- include prelude
 
 local REPEAT = ARGV[#ARGV] == 'repeat'
 if REPEAT or redis.call('HEXISTS', LOCK, 'void') == 1 then
-  -- include late
+  -- include refuse_late_copy
 end
 
--- include records
--- include spread
+-- include lock_keys
+-- include spread_sole_holder
 -- include grant
 -- include library
--- include take_away
+-- include take_by_force
 
 local only = string.match(ARGV[8], '^only (.*)$')
 local limit, permits, adopts, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), only or ARGV[7], now + ARGV[3]
-local held, head = tidy()
+local held, head = remove_expired()
 
 local function granted()
   local known = redis.call('HMGET', LOCK, 'fence', 'held')
   local fence = grant(token, permits, ARGV[6], deadline, known[1], tonumber(known[2] or 0), limit)
-  keep(last(UNTIL))
+  set_expiry(last_score(UNTIL))
   if ARGV[9] ~= '' then
     local task = PREFIX .. 'task:' .. ARGV[9]
     redis.call('SET', task, string.format('lease %d ', #LOCK) .. LOCK .. token, 'PX', math.ceil(ARGV[3] / 1000))
@@ -37,18 +48,18 @@ local function granted()
     redis.call('DEL', WAKE .. token)
     unlist_idle()
   end
-  if head then -- a heavier holder may have made room for more
-    wake()
+  if head then -- a holder of more permits may have made room for several waiters
+    wake_first()
   end
   return fence
 end
 
 local record = redis.call('HGET', LOCK, token)
-if record then -- the same claim once more: its reply was lost
-  return prolong(token, record, deadline)
+if record then -- a repeat: the reply was lost
+  return extend(token, record, deadline)
 end
 
--- 'replaced', or 1 as an older release wrote it. A claim that was replaced takes nothing back from the newer one.
+-- 'replaced', or 1 as an older release wrote it.
 local taken = redis.call('MGET', LOCK .. ':replaced:' .. token, LOCK .. ':replaced:' .. (ARGV[7] ~= '' and ARGV[7] or token))
 if (taken[1] or 'force_released') ~= 'force_released' or (taken[2] or 'force_released') ~= 'force_released' then
   return refusal(2, nil, tonumber(ARGV[10]))
@@ -58,11 +69,11 @@ local adopted = adopts ~= '' and redis.call('HGET', LOCK, adopts)
 local before = adopted and tonumber(string.match(adopted, '^%d+'))
 if before and (permits <= before or permits <= limit - (held - before)) then
   local ends = redis.call('ZSCORE', UNTIL, adopts) or '0'
-  drop(adopts)
+  remove_holder(adopts, only)
   if only then
-    -- include displaced
-    displace(adopts, adopted, ends)
-    deadline = math.max(deadline, ends) -- no one else comes before the holder's deadline
+    -- include displacement
+    displace(token, adopts, adopted, ends)
+    deadline = math.max(deadline, ends) -- no other claim is granted before the holder's deadline
   end
   return granted()
 end
@@ -78,7 +89,7 @@ if ARGV[8] == '1' and permits <= limit and permits > limit - held then
     if permits <= limit - held then
       break
     end
-    take_away(holder[1], 'replaced')
+    take_by_force(holder[1], 'replaced')
     held = held - holder[2]
   end
 end

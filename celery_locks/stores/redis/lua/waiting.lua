@@ -1,2 +1,7 @@
--- How many stand in line.
+-- Counts the waiters. Changes nothing.
+--
+--   KEYS[1]  the lock; ARGV[1] and ARGV[2]: see prelude
+
+-- include prelude
+
 return redis.call('ZCOUNT', LOCK .. ':alive', string.format('(%.0f', now), '+inf')

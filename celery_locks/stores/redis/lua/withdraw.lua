@@ -1,20 +1,28 @@
--- Takes a parked ticket of a task out of line.
+-- Takes a parked ticket of a task out of the line.
 --
--- ARGV[3] ticket  ARGV[4] task  ARGV[5] broker
--- Returns {ticket, message, count, …}: its own, and those whose turn has come by it
+--   KEYS[1]  the lock; ARGV[1] and ARGV[2]: see prelude
+--   ARGV[3]  ticket
+--   ARGV[4]  task
+--   ARGV[5]  broker
+--
+-- Returns {ticket, message, count, …} to be published: the ticket itself, and the tickets whose turn it is then.
+--
+-- Repeats: a second copy finds the ticket no longer parked.
 
--- include records
--- include spread
+-- include prelude
+
+-- include lock_keys
+-- include spread_sole_holder
 -- include grant
 -- include library
 -- include tickets
 
 local answer = {}
-tidy()
-local known = redis.call('HMGET', ticket(ARGV[3]), 'state', 'task', 'broker')
+remove_expired()
+local known = redis.call('HMGET', ticket_key(ARGV[3]), 'state', 'task', 'broker')
 if known[1] == 'parked' and known[2] == ARGV[4] and may_dispatch(known[3], ARGV[5]) then
-  put_out(answer, ARGV[3], known[2], 'revoked', known[3])
+  take_out(answer, ARGV[3], known[2], 'revoked', known[3])
   dispatch_or_wake(answer, ARGV[5])
-  index()
+  update_due()
 end
 return answer

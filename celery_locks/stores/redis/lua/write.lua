@@ -1,25 +1,33 @@
 -- Keeps a value with the lock, if this token holds it.
 --
--- ARGV[3] value  ARGV[4] for how long  ARGV[5] numbers of requests of this token of which copies may be under way: from now
--- on they change nothing  ARGV[6] number of this request  and 'repeat', see prelude
--- LOCK:value  the value
--- Returns 1 when it was written, else 0
+--   KEYS[1]  the lock; ARGV[1] and ARGV[2]: see prelude
+--   ARGV[3]  value
+--   ARGV[4]  for how long
+--   ARGV[5]  ids of requests of this token whose copies may be under way; they are voided, see void_requests
+--   ARGV[6]  id of the request, then maybe 'repeat'
+--   LOCK:value  the value
+--
+-- Returns 1 if the value was written, otherwise 0.
+--
+-- Repeats: both copies write the same value. A copy that comes after a later one is refused; see refuse_late_copy.
 
--- include records
--- include spread
+-- include prelude
+
+-- include lock_keys
+-- include spread_sole_holder
 
 local deadline = tonumber(redis.call('ZSCORE', UNTIL, token) or 0)
 if deadline <= now or redis.call('HEXISTS', LOCK, token) == 0 then
   return 0
 end
--- include when_full
+-- include first_write
 local REPEAT = ARGV[#ARGV] == 'repeat'
 if REPEAT or redis.call('HEXISTS', LOCK, 'void') == 1 then
-  -- include late
+  -- include refuse_late_copy
 end
 if ARGV[5] ~= '' then
-  -- include void_all
-  void_all(ARGV[5])
+  -- include void_requests
+  void_requests(ARGV[5])
 end
 redis.call('SET', LOCK .. ':value', ARGV[3], 'PX', math.ceil(ARGV[4] / 1000))
 return 1

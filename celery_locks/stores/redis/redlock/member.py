@@ -9,19 +9,19 @@ from typing import Any
 from celery_locks._runtime import threads
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.redis import scripts
-from celery_locks.stores.redis.answers import granted_or_refused
-from celery_locks.stores.redis.calls import command_of, evalsha
+from celery_locks.stores.redis.commands import evalsha, lock_command
+from celery_locks.stores.redis.replies import parse_claim
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire.protocol import arguments
 from celery_locks.stores.trial import TTL_SECONDS, Trial, throwaway_name
 from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Refused
 
-#: How many calls to one server may be under way: each has a thread, and where it hangs they would pile up.
+#: How many requests to one server may be pending. Each has a thread, so they would pile up if the server hangs.
 MOST_UNDER_WAY = 256
 
 
 class Member(RedisStore):
-    """A `RedisStore` that agrees with others on a fencing token, and takes back a try that came to nothing."""
+    """A `RedisStore` that confirms the fencing token of a majority, and undoes claims that failed."""
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
@@ -29,17 +29,17 @@ class Member(RedisStore):
         self._counting = threads.RLock()
 
     def confirm(self, name: str, token: str, fencing_token: int, up_for: float, ttl: float) -> bool:
-        """Gives a holder the fencing token that was agreed on; the lock's next one is greater.
+        """Give a lease the fencing token that a majority agreed on; the lock's next one is greater.
 
         Args:
             name: The lock's full name.
             token: The owner token.
-            fencing_token: What was agreed on.
-            up_for: How long the server must be up already for its word to count, in seconds; 0 for any.
-            ttl: How long the lease lives.
+            fencing_token: The fencing token.
+            up_for: The server's answer counts only if it is up for this many seconds; 0 for any uptime.
+            ttl: The ttl of the lease.
 
         Returns:
-            Whether the token holds the lock, and the server's word counts.
+            Whether the token holds the lock, and the server's answer counts.
         """
         asks = int(up_for > 0)
         up: int = self._run(scripts.CONFIRM, name, token, fencing_token, asks, ttl=ttl)
@@ -50,7 +50,7 @@ class Member(RedisStore):
 
         Args:
             prefix: That of the site's locks.
-            restart_delay: How long the server must be up for its word to count, in seconds.
+            restart_delay: The server's answer counts only if it is up for this many seconds.
 
         Raises:
             StoreUnavailable: A step failed.
@@ -71,32 +71,32 @@ class Member(RedisStore):
         """Acquire by a claim that adopts or replaces a lease. Until it is settled, that lease is only displaced.
 
         Args:
-            claim: What is asked for.
+            claim: The claim.
             displaces: The owner token of the only holder that it may displace.
         """
         special = arguments(claim.adopts, f"only {displaces}", "", MOST_HOLDERS)
-        return granted_or_refused(self._claim(scripts.TAKE, claim, 4, special))
+        return parse_claim(self._claim(scripts.TAKE, claim, 4, special))
 
     def settle(self, name: str, token: str, adopts: str) -> None:
-        """End that the lease which a claim displaced is put back when that claim is released: a majority granted it.
+        """End the lease that a claim displaced: a majority granted the claim, so its release must not restore it.
 
         Args:
             name: The lock's full name.
             token: The claim's owner token.
-            adopts: The holder whose lease it adopts. Any other one was replaced: that reason is left with its token.
+            adopts: The holder whose lease the claim adopts. Any other displaced holder gets the reason ``replaced``.
         """
         self._run(scripts.SETTLE, name, token, adopts)
 
-    def take_back(self, name: str, token: str, ttl: float) -> None:
-        """Release what a claim got, and put the lease back that it displaced. Copies of the claim change nothing then.
+    def undo_claim(self, name: str, token: str, ttl: float) -> None:
+        """Release the lease of a claim, restore the lease that it displaced, and void copies of the claim.
 
-        One request, that is never sent twice: no copy of it can come late, and end a later try's lease.
+        The request is sent once only: a copy that comes late could end the lease of a later attempt.
 
         Raises:
-            StoreUnavailable: Whether it was done, or will be, is not known.
+            StoreUnavailable: The server may have released it, or may still do so.
         """
         client = self._connections.for_ttl(ttl)
-        command = command_of(scripts.RELEASE, name, token, " ".join(self._unclear.get(token, ())))
+        command = lock_command(scripts.RELEASE, name, token, " ".join(self._unclear.get(token, ())))
         try:
             with self._counted():
                 evalsha(client, scripts.RELEASE, command)
@@ -107,17 +107,17 @@ class Member(RedisStore):
         with self._counted():
             return super()._twice(ttl, call, *args)
 
-    def in_forked_child(self) -> None:
-        """Forget the calls of the parent's threads."""
+    def forget_parent(self) -> None:
+        """Forget the requests of the parent's threads."""
         self._under_way, self._counting = 0, threads.RLock()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Refuses when too many calls are under way."""
+        """Count a request while it is pending; refuse it if there are too many."""
         with self._counting:
             if self._under_way >= MOST_UNDER_WAY:
                 name = self._connections.name
-                raise StoreUnavailable(f"the lock store {name} has {MOST_UNDER_WAY} requests to answer: it hangs")
+                raise StoreUnavailable(f"the lock store {name} has {MOST_UNDER_WAY} pending requests: it hangs")
             self._under_way += 1
         try:
             yield

@@ -1,24 +1,24 @@
 """``redlock://``: leases held by a majority of independent Redis or Valkey servers.
 
 The algorithm is the one that Redis' documentation describes as Redlock (Salvatore Sanfilippo, "Distributed Locks with
-Redis"): a claim goes to all servers at once, each with a short time to answer; it holds where more than half have
-granted it before its time is over, less what clocks may drift; else it is taken back everywhere. Two things are added:
+Redis"). A claim goes to all servers at the same time, and each has a short time to reply. The claim holds if more than
+half of the servers grant it before its ttl has passed, less the drift of clocks. Otherwise it is undone at all servers.
+Three things are added:
 
-- *Fencing tokens.* The greatest of those that a majority gave becomes that of the lease, and is remembered by a
-  majority before the lease counts. Every later majority shares a server with that one, which grants only after its
-  earlier holder has gone, and then with a greater token.
-- *Mending.* A renewal that a majority confirms puts the lease back onto servers that have lost it.
-- *Nothing is taken by an attempt that fails.* A claim that adopts or replaces a lease first asks who holds the lock. It
-  goes only to servers that answered, if they are a majority. At each it displaces the lease of the holder that the
-  server named, and of no other. The server puts that lease back, in one step, when the claim is released before it is
-  settled. A claim is settled when a majority has granted and confirmed it.
+- *Fencing tokens.* The lease gets the greatest fencing token that a majority gave it. The lease counts when a majority
+  has stored this token. Each later majority shares a server with that one. This server grants a later claim only after
+  the lease has ended, and then with a greater token.
+- *Repair.* After a renewal by a majority, the lease is written again to servers that have lost it.
+- *A failed attempt takes no lease.* A claim that adopts or replaces a lease first asks for the holders. It goes only to
+  servers that replied, if they are a majority. At each it displaces the lease of the holder that the server named, and
+  no other lease. If the claim is released before it is settled, the server restores that lease in the same step. A
+  claim is settled when a majority has granted and confirmed it.
 
-There is no line, and nothing over all locks: what one server knows of that is not what a majority agreed on.
+There is no line and no list of locks: what one server knows of them is not what a majority agreed on.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import Counter
@@ -31,13 +31,14 @@ from weakref import WeakSet
 
 from celery_locks._runtime import threads
 from celery_locks._runtime.clock import system_clock
+from celery_locks._runtime.process import after_fork_in_child
 from celery_locks.errors import LockConfigError, LossReason, StoreUnavailable
 from celery_locks.stores.base import Store
 from celery_locks.stores.check_results import merge
 from celery_locks.stores.parallel import ask, end_idle, start
-from celery_locks.stores.redis.redlock.attempt import Attempt, Said
+from celery_locks.stores.redis.redlock.attempt import Attempt, Reply
 from celery_locks.stores.redis.redlock.member import Member
-from celery_locks.stores.redis.wire.client import TIMEOUT
+from celery_locks.stores.redis.wire.client import REQUEST_TIMEOUT_SECONDS
 from celery_locks.stores.redis.wire.connections import patient_ttl, timeout_for
 from celery_locks.stores.redis.wire.urls import each_server
 from celery_locks.stores.trial import all_of
@@ -45,16 +46,16 @@ from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Holder, Refu
 
 T = TypeVar("T")
 
-#: By how much a server's clock may run faster than this machine's, and what is added for clocks that tick coarsely.
+#: By how much a server's clock may run faster than this machine's, and seconds for clocks that tick coarsely.
 DRIFT, TICK = 0.01, 0.002
-#: Seconds between two tries of a waiter: of random length, or those who stop each other would go on doing so.
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.1
-#: How long the tried write on one of the servers may take, in seconds.
+#: Seconds between two attempts of a waiter. The length is random: otherwise waiters would block each other repeatedly.
+SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.02, 0.1
+#: How long `try_writes` waits for one of the servers, in seconds.
 TRIAL_TIMEOUT_SECONDS = 5.0
-#: How often a claim that replaces is made where the holder changes meanwhile.
-TRIES = 3
-#: How many tries whose servers have not all answered yet, or that are not all taken back, are kept in mind.
-MOST_KEPT = 10_000
+#: How often a claim that replaces is made if the holder changes meanwhile.
+MOST_REPLACE_ATTEMPTS = 3
+#: How many attempts are remembered that wait for a reply, or that some server has not undone yet.
+MOST_ATTEMPTS = 10_000
 
 
 class Redlock(Store):
@@ -62,9 +63,9 @@ class Redlock(Store):
 
     Args:
         servers: A URL that names three or more, or their URLs (or clients of redis-py or valkey-py).
-        restart_delay: How long a server must be up before its word counts, in seconds; in a URL the parameter
-            ``restart_delay``. A server that lost what it knew when it restarted may else grant what is still held. With
-            the longest ttl of all leases here it can't.
+        restart_delay: A server's answer counts only if it is up for this many seconds; in a URL the parameter
+            ``restart_delay``. Without it, a server that lost its data in a restart may grant a lock that is held. The
+            longest ttl of all leases prevents that.
 
     Raises:
         LockConfigError: There are fewer than three servers, one is named twice, or a setting is wrong.
@@ -83,30 +84,29 @@ class Redlock(Store):
         self._restart_delay = _checked_delay(restart_delay or 0)
         self._members = [Member(server) for server in servers]
         self._quorum = len(self._members) // 2 + 1
-        #: owner token → its try, where servers are still to answer
+        #: Owner token → its attempt, if some servers have not replied yet.
         self._attempts: dict[str, Attempt] = {}
-        #: owner token → servers that have something of it still to take back
+        #: Owner token → the servers that still have to undo a claim of it.
         self._unclear: dict[str, set[Member]] = {}
         self._mutex = threads.RLock()
         _all.add(self)
 
-    # Acquiring
+    # Acquire
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
-        """Takes the lease at a majority of the servers.
+        """Acquire the lease at a majority of the servers. There is no line.
 
-        Nobody lines up. Repeated with a token that holds already, it may bring a greater fencing token, where servers
-        come to it that had not granted it before.
+        A second claim of a token that holds may return a greater fencing token, if further servers grant it.
         """
         if claim.limit > 1 or claim.permits > 1:
-            raise LockConfigError("a majority of servers keeps locks, and no semaphores: limit and permits are 1")
+            raise LockConfigError("Redlock has no semaphores: leave limit and permits at 1")
         if claim.max_waiters:
             raise LockConfigError("Redlock has no line, so it can't bound how many wait: leave out max_waiters")
-        for _ in range(TRIES - 1):
+        for _ in range(MOST_REPLACE_ATTEMPTS - 1):
             answer = self._acquire(claim)
             if isinstance(answer, Granted) or not claim.replaces:
                 return answer
-        return self._acquire(claim)  # others came in between each time
+        return self._acquire(claim)  # another claim came first each time
 
     def _acquire(self, claim: Claim) -> Granted | Refused:
         sent = system_clock.now()
@@ -114,27 +114,27 @@ class Redlock(Store):
         try:
             answer = self._granted_or_refused(attempt, claim, sent)
         except BaseException:
-            attempt.take_back()
+            attempt.undo()
             raise
         finally:
             self._forget(claim.token, attempt)
         return answer
 
     def _granted_or_refused(self, attempt: Attempt, claim: Claim, sent: float) -> Granted | Refused:
-        said = attempt.claims(self._decided)
-        granted = [each.fencing_token for each in said if isinstance(each, Granted)]
+        replies = attempt.make(self._decided)
+        granted = [each.fencing_token for each in replies if isinstance(each, Granted)]
         if len(granted) < self._quorum:
-            refusals = [each for each in said if isinstance(each, Refused)]
+            refusals = [each for each in replies if isinstance(each, Refused)]
             if len(granted) + len(refusals) < self._quorum:
-                raise self._unavailable(said, "answered")
-            attempt.take_back()
+                raise self._unavailable(replies, "replied")
+            attempt.undo()
             return self._refused(refusals, len(granted))
         if not attempt.agree(fencing_token := max(granted), self._quorum):
-            raise self._unavailable(said, "confirmed the lease")
+            raise self._unavailable(replies, "confirmed the lease")
         if system_clock.now() - sent >= claim.ttl:
-            raise StoreUnavailable(f"the servers took longer to answer than the {claim.ttl:g} s that the lease lives")
+            raise StoreUnavailable(f"the servers took longer to reply than the lease's ttl of {claim.ttl:g} s")
         if not attempt.settle(self._quorum):
-            raise self._unavailable(said, "ended the lease that the claim takes")
+            raise self._unavailable(replies, "ended the lease that the claim takes")
         return Granted(fencing_token)
 
     def _attempt(self, claim: Claim) -> Attempt:
@@ -149,7 +149,7 @@ class Redlock(Store):
         return attempt
 
     def _displaced(self, claim: Claim) -> dict[Member, Holder | None]:
-        """Return the servers that answer, and at each the holder whose lease the claim is to take.
+        """Return the servers that reply, and at each the holder whose lease the claim is to take.
 
         Raises:
             StoreUnavailable: They are no majority.
@@ -161,7 +161,7 @@ class Redlock(Store):
         calls = [partial(member.holders, claim.name) for member in self._members]
         answers = ask(calls, 2 * timeout_for(patient_ttl(claim)), enough)
         if not enough(answers):
-            raise self._unavailable(answers, "answered")
+            raise self._unavailable(answers, "replied")
         seen = zip(self._members, answers, strict=True)
         return {member: _to_displace(claim, answer) for member, answer in seen if isinstance(answer, tuple)}
 
@@ -172,11 +172,11 @@ class Redlock(Store):
             if attempt.over and not self._unclear.get(token):
                 self._unclear.pop(token, None)
             for kept in (self._attempts, self._unclear):
-                while len(kept) > MOST_KEPT:
+                while len(kept) > MOST_ATTEMPTS:
                     cast("dict[str, Any]", kept).pop(next(iter(kept)))
 
-    def _decided(self, said: Sequence[Said]) -> bool:
-        kinds = Counter(type(each) for each in said)
+    def _decided(self, replies: Sequence[Reply]) -> bool:
+        kinds = Counter(type(each) for each in replies)
         most_missing = len(self._members) - self._quorum
         return kinds[Granted] >= self._quorum or max(kinds[Refused], kinds[StoreUnavailable]) > most_missing
 
@@ -186,13 +186,13 @@ class Redlock(Store):
         return Refused(holders, max(0.001, retry_in), None, any(each.replaced for each in refusals))
 
     def wait(self, name: str, token: str, timeout: float) -> None:
-        """Nobody is woken by a majority: waits for a moment of random length, after which another try is due."""
+        """Sleep for a random time, after which the caller asks again. Servers of a majority wake no one."""
         time.sleep(max(0.0, min(timeout, _pause())))
 
     def leave(self, name: str, token: str) -> None:
-        """There is no line."""
+        """Do nothing: there is no line."""
 
-    # Keeping and giving back
+    # Renew and release
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         if not renewals:
@@ -206,32 +206,34 @@ class Redlock(Store):
         answers = ask(calls, timeout_for(min(each.ttl for each in renewals)), enough)
         verdicts = self._verdicts(answers, len(longer))
         if verdicts.count("unreachable") == len(verdicts):
-            raise self._unavailable(answers, "answered")
+            raise self._unavailable(answers, "confirmed the lease or its loss")
         for number, verdict in enumerate(verdicts):
             if verdict is None:
-                self._mend(longer[number], [each[number] if isinstance(each, list) else None for each in answers])
+                self._repair(longer[number], [each[number] if isinstance(each, list) else None for each in answers])
         return verdicts
 
     def _verdicts(self, answers: Sequence[Any], count: int) -> list[LossReason | None]:
-        """For each lease what a majority says; ``unreachable`` where the answers could still turn out either way."""
-        said = [answer for answer in answers if isinstance(answer, list)]
-        return [self._verdict([answer[number] for answer in said]) for number in range(count)]
+        """Return for each lease what a majority answers; ``unreachable`` if neither result has a majority yet."""
+        known = [answer for answer in answers if isinstance(answer, list)]
+        return [self._verdict([reasons[number] for reasons in known]) for number in range(count)]
 
     def _verdict(self, reasons: Sequence[LossReason | None]) -> LossReason | None:
+        """Return what a majority answers. A server that answers ``unreachable`` does not know whether it is a loss."""
         kinds = Counter(reasons)
         if kinds[None] >= self._quorum:
             return None
-        if len(reasons) - kinds.pop(None, 0) > len(self._members) - self._quorum:
-            return kinds.most_common(1)[0][0]
+        lost = Counter({reason: count for reason, count in kinds.items() if reason not in (None, "unreachable")})
+        if lost.total() > len(self._members) - self._quorum:
+            return lost.most_common(1)[0][0]
         return "unreachable"
 
-    def _mend(self, renewal: Renewal, reasons: Sequence[LossReason | None]) -> None:
-        """Puts a lease that a majority has onto servers that lost it, behind the back of who renews."""
+    def _repair(self, renewal: Renewal, reasons: Sequence[LossReason | None]) -> None:
+        """Write a lease that a majority has to servers that lost it, in the background."""
         lost = [self._members[number] for number, reason in enumerate(reasons) if reason in ("deleted", "expired")]
         if lost:
-            start(partial(self._mended, renewal, lost))
+            start(partial(self._repair_at, renewal, lost))
 
-    def _mended(self, renewal: Renewal, lost: Sequence[Member]) -> None:
+    def _repair_at(self, renewal: Renewal, lost: Sequence[Member]) -> None:
         with suppress(StoreUnavailable):
             if (holder := self._holding(renewal)) is None:
                 return
@@ -254,7 +256,7 @@ class Redlock(Store):
             if not self._unclear.get(token):
                 self._unclear.pop(token, None)
         if attempt is not None:
-            attempt.unwanted()
+            attempt.release_late()
         answers = self._everywhere(lambda member: member.release(name, token), self._settled)
         released, missing = answers.count(True), len(self._members) - self._quorum
         if released < self._quorum and answers.count(False) <= missing:
@@ -265,22 +267,22 @@ class Redlock(Store):
         return max(answers.count(True), answers.count(False)) >= self._quorum
 
     def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
-        return self._by_most(lambda member: member.force_release(name, token))
+        return self._at_majority(lambda member: member.force_release(name, token))
 
     def holders(self, name: str) -> tuple[Holder, ...]:
-        """Who holds it at a majority; while servers are away, also who may."""
-        return self._by_most(lambda member: member.holders(name))
+        """Return the holders at a majority; while servers can't be reached, also holders that may have one."""
+        return self._at_majority(lambda member: member.holders(name))
 
-    def _by_most(self, look: Callable[[Member], tuple[Holder, ...]]) -> tuple[Holder, ...]:
+    def _at_majority(self, call: Callable[[Member], tuple[Holder, ...]]) -> tuple[Holder, ...]:
         quorum = self._quorum
-        answers = self._everywhere(look, lambda answers: sum(isinstance(each, tuple) for each in answers) >= quorum)
+        answers = self._everywhere(call, lambda answers: sum(isinstance(each, tuple) for each in answers) >= quorum)
         seen = [answer for answer in answers if isinstance(answer, tuple)]
         if len(seen) < quorum:
-            raise self._unavailable(answers, "answered")
+            raise self._unavailable(answers, "replied")
         return self._merged(seen)
 
     def _merged(self, seen: Sequence[tuple[Holder, ...]]) -> tuple[Holder, ...]:
-        """Those who hold at a majority, as far as what was seen says: silent servers may be with any of them."""
+        """Return the holders that may have a majority: each silent server may have any of them."""
         least = max(1, self._quorum - (len(self._members) - len(seen)))
         by_token: dict[str, list[Holder]] = {}
         for holder in (holder for holders in seen for holder in holders):
@@ -289,7 +291,7 @@ class Redlock(Store):
         return tuple(sorted(merged, key=lambda holder: holder.fencing_token))[:MOST_HOLDERS]
 
     def _one(self, seen: Sequence[Holder]) -> Holder:
-        """One holder as several servers see it: the lease lives for as long as a majority has it."""
+        """Merge one holder of several servers: the lease lives for as long as a majority has it."""
         ends = sorted((holder.expires_in for holder in seen), reverse=True)
         return replace(
             seen[0],
@@ -304,17 +306,17 @@ class Redlock(Store):
         def enough(answers: Sequence[Any]) -> bool:
             return answers.count(True) >= self._quorum
 
-        answers = self._everywhere(_answers, enough)
+        answers = self._everywhere(_ping, enough)
         if not enough(answers):
-            raise self._unavailable(answers, "answered")
+            raise self._unavailable(answers, "replied")
 
     def about(self) -> str:
         releases = [each for each in self._everywhere(Member.about) if isinstance(each, str)]
-        told = ", ".join(dict.fromkeys(releases)) or "servers that can't be reached"
-        return f"{told}, a majority of {len(self._members)}"
+        names = ", ".join(dict.fromkeys(releases)) or "servers that can't be reached"
+        return f"{names}, a majority of {len(self._members)}"
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
-        """What is wrong with any of the servers; without a ``restart_delay`` each should keep its leases on disk."""
+        """Return what is wrong with any of the servers."""
         answers = self._everywhere(lambda member: member.checks(parks=parks))
         known = [answer for answer in answers if isinstance(answer, dict)]
         away = len(answers) - len(known)
@@ -339,21 +341,21 @@ class Redlock(Store):
             member.close()
         end_idle()
 
-    def in_forked_child(self) -> None:
-        """Forget what the parent's threads have in hand."""
+    def forget_parent(self) -> None:
+        """Forget the attempts of the parent's threads, after a fork."""
         self._mutex = threads.RLock()
         self._attempts.clear()
         self._unclear.clear()
         for member in self._members:
-            member.in_forked_child()
+            member.forget_parent()
 
     def _everywhere(
         self, call: Callable[[Member], T], enough: Callable[[Sequence[Any]], bool] = lambda answers: False
     ) -> list[T | StoreUnavailable | None]:
-        return ask([partial(call, member) for member in self._members], TIMEOUT, enough)
+        return ask([partial(call, member) for member in self._members], REQUEST_TIMEOUT_SECONDS, enough)
 
     def _unavailable(self, answers: Iterable[Any], did: str) -> StoreUnavailable:
-        """Too few of the servers did something."""
+        """Return the error that too few servers did something."""
         errors = [str(answer) for answer in answers if isinstance(answer, StoreUnavailable)]
         return StoreUnavailable(
             f"fewer than {self._quorum} of the {len(self._members)} lock servers {did} in time"
@@ -362,17 +364,17 @@ class Redlock(Store):
 
 
 def with_drift(ttl: float) -> float:
-    """For how long each server is asked: their clocks may run faster than the one that the holder goes by."""
+    """Return the ttl to ask a server for: its clock may run faster than the holder's."""
     return ttl * (1 + DRIFT) + TICK
 
 
 def without_drift(left: float) -> float:
-    """How long a lease can be relied on of which servers say that so much is left: the other way round."""
+    """Return how long a holder can rely on a lease, given the time left on a server. Inverse of `with_drift`."""
     return (left - TICK) / (1 + DRIFT)
 
 
 def open_redlock(url: str) -> Redlock:
-    """The store at a URL: ``redlock://user:password@host1,host2,host3/0``; ``rediss+redlock://`` speaks TLS."""
+    """Return the store at a URL: ``redlock://user:password@host1,host2,host3/0``; ``rediss+redlock://`` uses TLS."""
     return Redlock(url)
 
 
@@ -384,14 +386,13 @@ def _to_displace(claim: Claim, holders: Sequence[Holder]) -> Holder | None:
     return next(iter(holders), None) if adopted is None and claim.replaces else adopted
 
 
-def _answers(member: Member) -> bool:
+def _ping(member: Member) -> bool:
     member.ping()
     return True
 
 
 def _pause() -> float:
-    # Not for a secret.
-    return random.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
+    return random.uniform(SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
 
 
 def _checked_delay(value: Any) -> float:
@@ -400,16 +401,16 @@ def _checked_delay(value: Any) -> float:
     except (TypeError, ValueError):
         delay = -1.0
     if not 0 <= delay < float("inf"):
-        raise LockConfigError(f"restart_delay must be a number of seconds of 0 or more, not {value!r}")
+        raise LockConfigError(
+            f"restart_delay={value!r} is not a delay: give seconds of 0 or more, such as restart_delay=60"
+        )
     return delay
 
 
 _all: WeakSet[Redlock] = WeakSet()
 
 
-def _in_forked_child() -> None:
+@after_fork_in_child
+def _forget_parent() -> None:
     for store in _all:
-        store.in_forked_child()
-
-
-os.register_at_fork(after_in_child=_in_forked_child)
+        store.forget_parent()

@@ -1,1 +1,1 @@
-"""The way to a Redis or Valkey server: addresses, connections, requests, scripts by their digest."""
+"""The wire client for Redis and Valkey servers: addresses, connections, requests and replies."""

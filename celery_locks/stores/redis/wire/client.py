@@ -1,4 +1,4 @@
-"""Requests to a Redis or Valkey server, over connections that are kept for the next ones."""
+"""Requests to a Redis or Valkey server, over a pool of connections."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from celery_locks.stores.redis.wire.protocol import Command, packed
 if TYPE_CHECKING:
     import redis
 
-#: The longest that a request takes by default, in seconds.
-TIMEOUT = 2.0
-#: How many idle connections are kept at most.
+#: How long a connection and a request may take by default, in seconds.
+REQUEST_TIMEOUT_SECONDS = 2.0
+#: How many idle connections a pool keeps at most.
 MOST_IDLE = 50
-#: A connection that was not used for this long is closed: firewalls and servers forget idle ones.
+#: A connection that was idle for this long is closed: firewalls and servers drop idle connections.
 LONGEST_IDLE_SECONDS = 30.0
 
 
 class Pool:
-    """The idle connections to one server, the one that was used last at the end.
+    """The idle connections to one server, the most recently used one at the end.
 
     Args:
-        longest_idle: For how long a connection is kept, in seconds.
+        longest_idle: How long an idle connection is kept, in seconds.
     """
 
     _ended = False
@@ -39,12 +39,12 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """How many connections no request uses."""
+        """The number of idle connections."""
         return len(self._idle) if self._fork == process.forks else 0
 
     def take(self, now: float) -> Connection | None:
-        """Return a connection that was used lately, if there is one."""
-        if self._fork != process.forks:  # sockets that a fork doubled are the parent's
+        """Return a recently used connection, if there is one."""
+        if self._fork != process.forks:  # the sockets are the parent's
             self._idle, self._fork = [], process.forks
         try:
             connection = self._idle.pop()
@@ -57,7 +57,7 @@ class Pool:
         return None
 
     def put(self, connection: Connection, now: float) -> None:
-        """Keep a connection whose answers have all been read."""
+        """Keep a connection whose replies have all been read."""
         connection.used_at = now
         self._idle.append(connection)
         if self._ended:
@@ -66,7 +66,7 @@ class Pool:
             self._trim(now)
 
     def end(self) -> None:
-        """Close the idle connections, and those in use when their requests have ended."""
+        """Close the idle connections now, and each connection in use when its request has ended."""
         self._ended = True
         self.close()
 
@@ -84,19 +84,19 @@ class Pool:
 
 
 class Client:
-    """What sends commands to one server, and waits for each answer for the same time.
+    """A client that sends commands to one server, with the same timeout for each reply.
 
-    redis-py's own ``execute_command`` (retries, metrics, callbacks, a pool with a lock) costs more than half of what a
-    lock costs on the client. Nothing of it is needed here.
+    redis-py's own ``execute_command`` (retries, metrics, callbacks, a pool with a lock) takes more than half of the
+    client's time for a lock. Nothing of it is needed here.
 
     Args:
-        redis_client: The client of the library that makes the connections.
-        timeout: How long an answer is awaited, in seconds, including the time to connect.
-        pool: The connections that may be used.
+        redis_client: The library's client, which makes the connections.
+        timeout: How long a request may take, in seconds, including the time to connect.
+        pool: The idle connections.
         driver: The library.
 
     Attributes:
-        repeats: Whether a request is the repeat of one whose answer was lost; see `anew`.
+        repeats: Whether the requests are repeats of requests whose reply was lost; see `for_repeat`.
     """
 
     def __init__(self, redis_client: redis.Redis, timeout: float, pool: Pool, driver: Driver) -> None:
@@ -109,50 +109,50 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection that no request uses."""
+        """Whether there is an idle connection."""
         return self._pool.idle > 0
 
-    def within(self, timeout: float) -> Client:
-        """Return a client that waits for another time."""
+    def with_timeout(self, timeout: float) -> Client:
+        """Return a client with another timeout."""
         return Client(self.redis, timeout, self._pool, self.driver)
 
-    def anew(self) -> Client:
-        """Return a client to repeat a request with, whose connection broke. It begins with a new connection."""
-        client = self.within(self.timeout)
+    def for_repeat(self) -> Client:
+        """Return a client that repeats a request after its connection broke. It begins with a new connection."""
+        client = self.with_timeout(self.timeout)
         client.repeats = client._connects = True
         return client
 
     def call(self, *command: Any) -> Any:
-        """Send a command and return the answer.
+        """Send a command and return the reply.
 
         Raises:
-            redis.RedisError: As the library raises it.
+            redis.RedisError: The request failed, or the server replied with an error.
         """
         return self.ask(packed(command))
 
     def ask(self, command: Command) -> Any:
-        """As `call`, with a command that is packed already."""
+        """Send a command that is packed already and return the reply; see `call`."""
         now = monotonic()
         connection = self._take(now)
         try:
             connection.send(command)
-            answer = connection.receive()
+            reply = connection.receive()
         except BaseException as error:
-            # Also where this thread was interrupted: the answer that is still to come is no one else's.
+            # Also if this thread was interrupted: the reply may still come, and no other request may read it.
             self._drop(connection, error)
             raise
-        if isinstance(answer, Exception):
-            self._give_back(connection, (answer,))
-            raise answer
+        if isinstance(reply, Exception):
+            self._keep(connection, (reply,))
+            raise reply
         self._pool.put(connection, now)
-        return answer
+        return reply
 
     def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands in one round trip, over one connection, and return the answers; an error is an answer too."""
+        """Send commands over one connection in one round trip and return the replies; an error is a reply too."""
         return self.receive(self.send(commands), len(commands))
 
     def send(self, commands: Sequence[Command]) -> Connection:
-        """Send commands, and return the connection that their answers will come by: give it to `receive`."""
+        """Send commands and return their connection, for `receive`."""
         connection = self._take(monotonic())
         try:
             connection.send(b"".join(commands))
@@ -162,17 +162,17 @@ class Client:
         return connection
 
     def receive(self, connection: Connection, count: int) -> list[Any]:
-        """Return the answers to commands that were sent; an error is an answer too."""
+        """Return the replies to commands that were sent; an error is a reply too."""
         try:
-            answers = []
+            replies = []
             for _ in range(count):
                 connection.set_timeout(connection.until - monotonic())
-                answers.append(connection.receive())
+                replies.append(connection.receive())
         except BaseException as error:
             self._drop(connection, error)
             raise
-        self._give_back(connection, [answer for answer in answers if isinstance(answer, Exception)])
-        return answers
+        self._keep(connection, [reply for reply in replies if isinstance(reply, Exception)])
+        return replies
 
     def _take(self, now: float) -> Connection:
         connection = None if self._connects else self._pool.take(now)
@@ -200,14 +200,14 @@ class Client:
         self._connects = False
         return connection
 
-    def _give_back(self, connection: Connection, errors: Sequence[Exception]) -> None:
-        """Keep a connection, unless its server is not the master any more: a new one may lead to the new master."""
+    def _keep(self, connection: Connection, errors: Sequence[Exception]) -> None:
+        """Keep a connection, unless its server is no longer the master: a new connection may reach the new master."""
         for error in errors:
-            if _demoted(error):
+            if _is_demotion(error):
                 broken = self.driver.connection_error(f"this server is a replica now: {error}")
                 self._drop(connection, broken)
                 raise broken from error
-            if not isinstance(error, self.driver.response_error):  # the server is loading, or full of connections
+            if not isinstance(error, self.driver.response_error):  # the server is loading, or has too many connections
                 self._drop(connection, error)
                 raise error
         self._pool.put(connection, monotonic())
@@ -215,10 +215,10 @@ class Client:
     def _drop(self, connection: Connection, error: BaseException) -> None:
         connection.disconnect()
         if isinstance(error, self.driver.broken):
-            self._pool.close()  # the others lead to the same server, by the same way
+            self._pool.close()  # the others go to the same server
 
 
-def _demoted(error: Exception) -> bool:
-    """Whether an answer says that the server is a replica now; of a script, Redis before 7 says so within a text."""
+def _is_demotion(error: Exception) -> bool:
+    """Return whether an error means that the server is a replica now. Redis before 7 has the code within a text."""
     text = str(error)
     return type(error).__name__ == "ReadOnlyError" or text.startswith("UNBLOCKED") or "-READONLY" in text

@@ -1,4 +1,4 @@
-"""One connection to a Redis or Valkey server: it sends commands and reads the answers, each within a time."""
+"""One connection to a Redis or Valkey server, which sends commands and reads replies, each with a timeout."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from celery_locks._runtime.clock import monotonic
 from celery_locks.stores.redis.wire.driver import Driver
 from celery_locks.stores.redis.wire.protocol import Command
 
-#: How many bytes are read at once.
+#: How many bytes one step of reading asks for.
 READ_BYTES = 16_384
-#: The shortest timeout that a socket is given, in seconds: 0 would mean something else.
-SHORTEST_SECONDS = 0.001
-#: The first byte of a number's answer, and the last of every one.
+#: The shortest timeout of a socket, in seconds: 0 would make it non-blocking.
+SHORTEST_SOCKET_TIMEOUT_SECONDS = 0.001
+#: The first byte of a number, and the last byte of any reply.
 _COLON, _NEWLINE = b":\n"
 
 
 class Connection:
-    """A connection that the client library has made: connected, authenticated, its database selected.
+    """A connection that the client library has opened and authenticated.
 
-    From then on the library is not used. Its own reader takes longer than the server does.
+    Afterwards the library is not used: its own parser takes longer than the server.
 
     Args:
         made: The library's connection.
         driver: The library.
 
     Attributes:
-        until: When the answers to what was sent last are due, by ``monotonic()``.
+        until: When the replies to the last commands are due, by ``monotonic()``.
         used_at: When it was used last.
         timeout: How long a step of sending or receiving may take, in seconds.
     """
@@ -37,18 +37,19 @@ class Connection:
 
     def __init__(self, made: Any, driver: Driver) -> None:
         self._made, self._driver, self._sock = made, driver, made._sock
-        # A socket with a timeout polls before each step. Before sending there is hardly ever anything to wait for, so
-        # that goes by a socket without one, on the same connection.
+        # Python polls a socket with a timeout before each step. Sending hardly ever has to wait, so it uses a
+        # non-blocking socket of the same connection.
         self._sender: socket.socket | None = None
         if type(made._sock) is socket.socket and not threads.greenlets():
             self._sender = made._sock.dup()
             self._sender.setblocking(False)
-        #: What was received and is not read yet begins at this place.
+        #: The received bytes, and the position of the first byte that is not parsed yet.
         self._received, self._at = b"", 0
 
     def set_timeout(self, seconds: float) -> None:
-        # Python's own timeout. The kernel's would begin anew with each signal.
-        self.timeout = max(seconds, SHORTEST_SECONDS)
+        """Set the timeout of each step of sending or receiving, in seconds."""
+        # This is Python's timeout. The kernel's would begin again after each signal.
+        self.timeout = max(seconds, SHORTEST_SOCKET_TIMEOUT_SECONDS)
         self._sock.settimeout(self.timeout)
 
     def send(self, command: Command) -> None:
@@ -69,18 +70,18 @@ class Connection:
             raise self._driver.connection_error(f"Error while sending to the server: {error}") from error
 
     def receive(self) -> Any:
-        """Return the next answer: numbers, bytes, lists, mappings. An error is an answer, too."""
+        """Return the next reply: a number, bytes, a list, a mapping. An error is a reply too."""
         if not self._received:
             received = self._receive()
-            if received[0] == _COLON and received[-1] == _NEWLINE:  # most answers are a number and nothing else
+            if received[0] == _COLON and received[-1] == _NEWLINE:  # most replies are a number and nothing else
                 try:
                     return int(received[1:])
                 except ValueError:
                     pass
             self._received = received
-        answer = self._read()
+        reply = self._read()
         self._received, self._at = self._received[self._at :], 0
-        return answer
+        return reply
 
     def disconnect(self) -> None:
         self._made.disconnect()
@@ -94,19 +95,19 @@ class Connection:
         try:
             data: bytes = self._sock.recv(READ_BYTES)
         except TimeoutError as error:
-            raise self._driver.timeout_error("Timeout while waiting for the server's answer") from error
+            raise self._driver.timeout_error("Timeout while waiting for the server's reply") from error
         except OSError as error:
-            raise self._driver.connection_error(f"Error while waiting for the server's answer: {error}") from error
+            raise self._driver.connection_error(f"Error while waiting for the server's reply: {error}") from error
         if not data:
             raise self._driver.connection_error("the server closed the connection")
         return data
 
     def _receive_more(self) -> None:
-        self.set_timeout(self.until - monotonic())  # each part would have the whole time
+        self.set_timeout(self.until - monotonic())  # otherwise each step would have the whole time
         self._received, self._at = self._received[self._at :] + self._receive(), 0
 
     def _read(self) -> Any:
-        """Read an answer in version 2 or 3 of the protocol."""
+        """Parse a reply of version 2 or 3 of the protocol."""
         line = self._line()
         kind, rest = line[:1], line[1:]
         match kind:
@@ -130,15 +131,15 @@ class Connection:
                 return float(rest)
             case b"!":
                 return self._error(self._bytes(int(rest)))
-            case b">":  # a push message answers no command
+            case b">":  # a push message is no reply
                 for _ in range(int(rest)):
                     self._read()
                 return self._read()
-            case b"|":  # attributes of the answer that follows
+            case b"|":  # attributes of the next reply
                 for _ in range(2 * int(rest)):
                     self._read()
                 return self._read()
-        raise self._driver.connection_error(f"the server answered {line[:80]!r}, which is not Redis' protocol")
+        raise self._driver.connection_error(f"the server replied {line[:80]!r}, which is not Redis' protocol")
 
     def _line(self) -> bytes:
         while (end := self._received.find(b"\r\n", self._at)) < 0:

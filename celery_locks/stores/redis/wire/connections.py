@@ -1,4 +1,4 @@
-"""Connections to a Redis or Valkey, and what their errors mean for a lock."""
+"""The connections to one Redis or Valkey server, with the timeouts that leases need."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from celery_locks._runtime import threads
 from celery_locks.errors import LockConfigError, StoreUnavailable
 from celery_locks.stores.redis.remedies import KEYS, RIGHTS, explained
-from celery_locks.stores.redis.wire.client import LONGEST_IDLE_SECONDS, TIMEOUT, Client, Pool
+from celery_locks.stores.redis.wire.client import LONGEST_IDLE_SECONDS, REQUEST_TIMEOUT_SECONDS, Client, Pool
 from celery_locks.stores.redis.wire.driver import driver_of
-from celery_locks.stores.redis.wire.sentinel import Asked, master
+from celery_locks.stores.redis.wire.sentinel import SentinelClient, master
 from celery_locks.stores.redis.wire.urls import DEFAULT_TIMEOUTS, Address, Timeouts
 
 if TYPE_CHECKING:
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The shortest time that a server is given to answer, however short the lease.
-SHORTEST_TIMEOUT = 0.05
-#: The shortest time that a server is given to answer, however little its caller waits, where the lease allows it.
+#: The shortest timeout of a request, also for very short leases.
+SHORTEST_TIMEOUT_SECONDS = 0.05
+#: The shortest timeout of a request whose caller waits for less, if the lease is long enough.
 SHORTEST_PATIENCE_SECONDS = 0.25
-#: How long a waiter pauses whose connection broke, in seconds: where each one breaks immediately, it must not spin.
+#: How long a waiter pauses after its connection broke: it must not spin if each new connection breaks immediately.
 BROKEN_WAIT_PAUSE_SECONDS = 0.05
 
 
 class Connections:
-    """Clients of one server, that differ in how long they wait for an answer. They share the connections.
+    """The clients of one server, which differ in their timeouts and share the connections.
 
     Args:
-        client: A client whose settings (address, TLS, user, …) all of them share. One of a Sentinel's will do: then
-            they go where the master is.
+        client: The library's client, with the settings of all connections (address, TLS, user, …). If it is a
+            Sentinel's, the connections go to the current master.
         name: The address without its password, for errors.
         timeouts: The longest times to connect, and for a request.
     """
@@ -49,7 +49,7 @@ class Connections:
         self._client = client
         self._timeouts = timeouts
         self._clients: dict[tuple[float, int], Client] = {}
-        #: By the threads that may share connections.
+        #: The pool of each group of threads that may share connections.
         self._pools: dict[int, Pool] = {}
 
     @property
@@ -58,25 +58,22 @@ class Connections:
         return cast(Mapping[str, Any], self._client.connection_pool.connection_kwargs)
 
     def for_ttl(self, ttl: float | None = None) -> Client:
-        """A client that gives up well before a lease of ``ttl`` seconds has to be renewed again."""
+        """Return a client that times out well before a lease of ``ttl`` seconds is due for renewal."""
         which = (timeout_for(ttl, self._timeouts.request), threads.connection_set())
         return self._clients.get(which) or self._new_client(*which)
 
     def for_blocking(self, longest: float) -> Client:
-        """A client for commands that block up to ``longest`` seconds.
-
-        It waits little longer than the command does, so that no caller waits for much longer than it asked for.
-        """
+        """Return a client for commands that block up to ``longest`` seconds. Its timeout is not much longer."""
         margin = min(self._timeouts.request, max(longest, SHORTEST_PATIENCE_SECONDS))
-        return self.for_ttl().within(longest + margin)
+        return self.for_ttl().with_timeout(longest + margin)
 
     def twice(self, ttl: float | None, call: Callable[..., T], *args: Any) -> T:
-        """Call with a client for a ttl; once more, over a new connection, if that broke or the answer did not come."""
+        """Call with a client for a ttl. If its connection breaks or times out, call once more over a new one."""
         client = self.for_ttl(ttl)
         try:
             return call(client, *args)
         except self.driver.broken:
-            return call(client.anew(), *args)
+            return call(client.for_repeat(), *args)
 
     def first_filled(self, lists: Collection[str], seconds: float) -> list[str]:
         """Wait until one of several lists has an element, and take it.
@@ -86,8 +83,8 @@ class Connections:
             seconds: How long to wait at most.
 
         Returns:
-            The lists that may have had an element: the one that had; none when the time is over; all of them, after a
-            pause, when the connection broke, since an element may be lost with it.
+            The list that had an element; no list when the time is over. If the connection broke, all lists after a
+            pause, since an element may be lost with the connection.
         """
         seconds = max(0.001, seconds)  # 0 would block for ever
         try:
@@ -98,7 +95,7 @@ class Connections:
         return [] if taken is None else [as_text(taken[0])]
 
     def close_idle(self) -> None:
-        """Close the connections that no request uses."""
+        """Close the idle connections."""
         for pool in list(self._pools.values()):
             pool.close()
 
@@ -122,20 +119,20 @@ class Connections:
             "retry": self.driver.no_retry(),
         }
         settings.pop("retry_on_error", None)
-        settings.pop("health_check_interval", None)  # idle connections are not checked, but closed
+        settings.pop("health_check_interval", None)  # idle connections are closed, not checked
         if hasattr(pool, "sentinel_manager"):
             return self._by_sentinel(pool, settings)
         made = self.driver.pool(connection_class=pool.connection_class, max_connections=2**31, **settings)
         return cast("redis.Redis", self.driver.client(connection_pool=made))
 
     def _by_sentinel(self, pool: Any, settings: dict[str, Any]) -> redis.Redis:
-        """By Sentinels of its own: who connects asks them, and greenlets and threads may share no lock."""
+        """Return a client with its own Sentinel clients. They hold locks, which greenlets and threads can't share."""
         settings.pop("connection_pool")
         known = pool.sentinel_manager
         asked = {
             **known.sentinel_kwargs,
-            # The next one is asked when one is silent; all of them should have been within one command's time.
-            "socket_timeout": (patience := min(settings["socket_timeout"], TIMEOUT) / 2),
+            # If a Sentinel is silent, the next one is asked. The time of one command should suffice for all of them.
+            "socket_timeout": (patience := min(settings["socket_timeout"], REQUEST_TIMEOUT_SECONDS) / 2),
             "socket_connect_timeout": patience,
             "retry": self.driver.no_retry(),
         }
@@ -146,56 +143,56 @@ class Connections:
             sentinel_kwargs=asked,
             **({"force_master_ip": forced} if (forced := getattr(known, "_force_master_ip", None)) else {}),
         )
-        sentinel.sentinels = [Asked(each, self.driver) for each in sentinel.sentinels]
+        sentinel.sentinels = [SentinelClient(each, self.driver) for each in sentinel.sentinels]
         kind: Any = pool.connection_class
         client = sentinel.master_for(pool.service_name, connection_class=kind, max_connections=2**31, **settings)
         return cast("redis.Redis", client)
 
     def unavailable(self, error: Exception) -> StoreUnavailable:
-        """What an error of the library means, in words that say what to do."""
+        """Return the error to raise for an error of the library, with a remedy."""
         return StoreUnavailable(f"the lock store {self.name} failed: {explained(error, self.rights, self.keys)}")
 
     def too_few(self, confirmed: int, wanted: int) -> StoreUnavailable:
-        """What it means that only so many replicas have a lease."""
+        """Return the error to raise when too few replicas have a lease."""
         return StoreUnavailable(
             f"the lock store {self.name} has the lease on {confirmed} of the {wanted} replicas that min_replicas asks "
-            "for, so it does not count: look after the replicas, or lower min_replicas"
+            "for, so it does not count: check the replicas, or lower min_replicas"
         )
 
 
-def timeout_for(ttl: float | None, longest: float = TIMEOUT) -> float:
-    """How long a command about a lease of ``ttl`` seconds may take, in seconds: at most ``longest``.
+def timeout_for(ttl: float | None, longest: float = REQUEST_TIMEOUT_SECONDS) -> float:
+    """Return the timeout of a request about a lease of ``ttl`` seconds, at most ``longest``.
 
-    Rounded down to a power of two, so that leases of all kinds of ttl share a few clients.
+    It is rounded down to a power of two, so that leases with various ttls share a few clients.
     """
     if ttl is None or ttl >= 4 * longest:
         return longest
-    return float(max(SHORTEST_TIMEOUT, 2.0 ** math.floor(math.log2(ttl / 4))))
+    return float(max(SHORTEST_TIMEOUT_SECONDS, 2.0 ** math.floor(math.log2(ttl / 4))))
 
 
 def patient_ttl(claim: Claim) -> float:
-    """The ttl by which `timeout_for` finds the timeout of a claim: both tries of it end before its caller gives up."""
+    """Return the ttl for `timeout_for`, by which two requests of a claim end before its caller gives up."""
     if claim.patience is None:
         return claim.ttl
     return min(claim.ttl, max(4 * SHORTEST_PATIENCE_SECONDS, 2 * claim.patience))
 
 
 def connections(address: Address) -> Connections:
-    """Connections to the server, or to the master that Sentinels name, at an address.
+    """Return the connections to the server at an address, or to the master that Sentinels name.
 
     ``redis://``, ``rediss://`` (TLS), ``redis+socket:///path?virtual_host=1`` or ``unix:///path?db=1``;
     ``redis+sentinel://host,host/service/1``; and the same with ``valkey`` for ``redis``. User and password are
     percent-decoded.
 
     Raises:
-        LockConfigError: It is that of a cluster, or incomplete.
+        LockConfigError: The address is incomplete, or a cluster's.
     """
-    if address.ways == "cluster":
+    if address.topology == "cluster":
         raise LockConfigError(f"{address.masked} is a cluster's address: use RedisClusterStore, or Locks(url)")
-    client = master(address) if address.ways == "sentinel" else address.driver.client.from_url(address.url)
+    client = master(address) if address.topology == "sentinel" else address.driver.client.from_url(address.url)
     return Connections(client, address.masked, address.timeouts)
 
 
 def as_text(value: Any) -> str:
-    """A reply as text, whether the client decodes replies or not."""
+    """Return a reply as text, whether the client decodes replies or not."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,27 +1,27 @@
-"""Commands in Redis' protocol. redis-py takes longer to pack one than the server to answer it."""
+"""Commands in Redis' protocol. redis-py takes longer to pack a command than the server to execute it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-#: A command as the server gets it.
+#: A command in the protocol.
 Command = bytes
 
 
 def packed(command: Sequence[Any]) -> Command:
-    """A command out of its name and arguments, which are texts and numbers."""
+    """Return a command, given its name and arguments, which are texts or numbers."""
     return f"*{len(command)}\r\n{arguments(*command)}".encode()
 
 
 def repeated(command: Command) -> Command:
-    """A command with one more argument, ``repeat``, by which a script knows that it may have run before."""
+    """Return a command with one more argument, ``repeat``: the script may have run before."""
     count, end, rest = command.partition(b"\r\n")
     return b"*%d%s%s$6%srepeat%s" % (int(count[1:]) + 1, end, rest, end, end)
 
 
 def arguments(*values: Any) -> str:
-    """A part of a command, to be encoded as UTF-8."""
+    """Return packed arguments as text, to be encoded as UTF-8."""
     texts = [value if type(value) is str else str(value) for value in values]
     try:
         parts = "".join([f"{LENGTHS[len(text)]}{text}\r\n" for text in texts])
@@ -33,7 +33,7 @@ def arguments(*values: Any) -> str:
 
 
 def text_arguments(texts: Sequence[str]) -> str:
-    """`arguments` of many texts, for less where all are of one length."""
+    """Return `arguments` of many texts, in less time if all have the same length."""
     lengths = set(map(len, texts))
     start = f"${max(lengths)}\r\n"
     same = f"{start}{f'{_END}{start}'.join(texts)}{_END}"
@@ -41,10 +41,10 @@ def text_arguments(texts: Sequence[str]) -> str:
 
 
 _END = "\r\n"
-#: How the usual arguments begin: to write a number takes longer than all the rest.
+#: The beginnings of the usual arguments: formatting a number takes longer than the rest.
 LENGTHS = [f"${length}\r\n" for length in range(128)]
 
 
 def text_argument(text: str) -> str:
-    """`arguments` of one text, in a fifth of the time."""
+    """Return `arguments` of one text, in a fifth of the time."""
     return f"{LENGTHS[len(text)]}{text}\r\n" if len(text) < 128 and text.isascii() else arguments(text)

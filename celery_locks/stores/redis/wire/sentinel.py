@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def master(address: Address) -> redis.Redis:
-    """A client of a service's master; nothing is connected yet.
+    """Return a client of a service's master, which is not connected yet.
 
     ``redis+sentinel://user:password@host1,host2:26379/service/0?sentinel_username=…&sentinel_password=…``: user and
-    password before the hosts are those of the servers; with ``rediss`` for ``redis`` both speak TLS.
+    password before the hosts are those of the servers. With ``rediss`` both use TLS.
 
     Raises:
-        LockConfigError: The service is missing, or the database is no number.
+        LockConfigError: The service is missing, or the database is not a number.
     """
     service, _, db = address.path.partition("/")
     if not service or not (db or "0").isdigit():
@@ -29,16 +29,16 @@ def master(address: Address) -> redis.Redis:
         )
     settings = address.settings()
     tls = settings.pop("connection_class", None) is not None
-    sentinel = address.driver.sentinel(list(address.hosts), sentinel_kwargs=_of_sentinels(address, settings, tls))
+    sentinel = address.driver.sentinel(list(address.hosts), sentinel_kwargs=_sentinel_settings(address, settings, tls))
     client = sentinel.master_for(service, **settings, db=int(db or "0"), **({"ssl": True} if tls else {}))
     return cast("redis.Redis", client)
 
 
-class Asked:
-    """A client of one Sentinel.
+class SentinelClient:
+    """A client of one Sentinel, with readable errors.
 
-    Where none knows the master, the library tells of each by ``repr``: of its client all settings, of its error next to
-    nothing. Here it is its address, and what was wrong: a password, a certificate, or nobody there.
+    If no Sentinel knows the master, the library's error has the ``repr`` of each client and of its error. The library's
+    own would show all settings, and not what was wrong. These show the address, and the text of the error.
     """
 
     def __init__(self, client: Any, driver: Driver) -> None:
@@ -56,19 +56,19 @@ class Asked:
         try:
             return self._client.sentinel_masters()
         except self._driver.broken as error:
-            raise _told(self._driver.connection_error, f"{type(error).__name__}: {error}") from error
+            raise _error_with_text(self._driver.connection_error, f"{type(error).__name__}: {error}") from error
         finally:
-            # The next question is far off, and an idle connection may die. Other threads may be asking.
+            # The next request is far off, and an idle connection may break. Other threads may use theirs now.
             self._client.connection_pool.disconnect(inuse_connections=False)
 
 
-def _told(kind: type[Exception], text: str) -> Exception:
-    """An error whose ``repr`` is its text."""
+def _error_with_text(kind: type[Exception], text: str) -> Exception:
+    """Return an error whose ``repr`` is its text."""
     return type(kind.__name__, (kind,), {"__repr__": kind.__str__})(text)  # type: ignore[no-any-return]
 
 
-def _of_sentinels(address: Address, settings: dict[str, Any], tls: bool) -> dict[str, Any]:
-    """Sentinels share the settings of TLS with the servers, and have users of their own."""
+def _sentinel_settings(address: Address, settings: dict[str, Any], tls: bool) -> dict[str, Any]:
+    """Return the settings for Sentinels: they share TLS with the servers, and have users of their own."""
     shared = {name: value for name, value in settings.items() if name.startswith("ssl_") or name == "protocol"}
     own = {
         name.removeprefix("sentinel_"): value

@@ -10,14 +10,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from celery_locks._addresses import ENCODE, UnreadableError, is_ambiguous, mask, reads_address
 from celery_locks.errors import LockConfigError
-from celery_locks.stores.redis.wire.client import TIMEOUT
+from celery_locks.stores.redis.wire.client import REQUEST_TIMEOUT_SECONDS
 from celery_locks.stores.redis.wire.driver import Driver, driver, driver_for
 
 SENTINEL_PORT, SERVER_PORT = 26379, 6379
 _TLS = ("rediss", "valkeys")
 #: Parameters that the library does not know.
 _OWN = ("client", "min_replicas", "connect_timeout", "request_timeout")
-#: What the library reports of a parameter that it knows.
+#: The library's error about a value of a parameter.
 _WRONG_PARAMETER = re.compile(r"Invalid value for ['`](\w+)['`]")
 
 
@@ -26,15 +26,15 @@ _LONGEST_TIMEOUT_SECONDS = 3_600.0
 
 
 class Timeouts(NamedTuple):
-    """How long a server is waited for, in seconds. A short lease or an impatient caller makes it less.
+    """The longest times to wait for a server, in seconds. A short lease or a short timeout of the caller reduces them.
 
     Attributes:
-        connect: Until a connection is made.
-        request: Until a request is answered.
+        connect: To connect.
+        request: For the reply to a request.
     """
 
-    connect: float = TIMEOUT
-    request: float = TIMEOUT
+    connect: float = REQUEST_TIMEOUT_SECONDS
+    request: float = REQUEST_TIMEOUT_SECONDS
 
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -42,22 +42,22 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 @dataclass(frozen=True)
 class Address:
-    """A URL, taken apart.
+    """A parsed URL.
 
     Attributes:
         driver: The library to connect with.
-        url: What is left of it for that library; of several servers the first.
-        masked: All of it without its passwords, for errors.
-        ways: ``""`` for one server, ``"sentinel"``, ``"cluster"``.
-        hosts: The servers, where there may be several.
-        path: What follows the hosts.
-        own: The parameters that are ours.
+        url: The URL for the library, with the first server only.
+        masked: The whole URL without its passwords, for errors.
+        topology: ``""`` for one server, ``"sentinel"``, ``"cluster"``.
+        hosts: The servers, if there may be several.
+        path: The path after the hosts.
+        own: The parameters that the library does not know.
     """
 
     driver: Driver
     url: str
     masked: str
-    ways: str = ""
+    topology: str = ""
     hosts: tuple[tuple[str, int], ...] = ()
     path: str = ""
     own: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Address:
         return checked_timeouts(self.own.get("connect_timeout"), self.own.get("request_timeout"))
 
     def settings(self) -> dict[str, Any]:
-        """The library's settings of a connection, without the server's address."""
+        """Return the library's settings of a connection, without the server's address."""
         settings = self.driver.parse_url(self.url)
         for name in ("host", "port", "db"):
             settings.pop(name, None)
@@ -80,21 +80,21 @@ class Address:
 
 @reads_address
 def address(url: str) -> Address:
-    """Takes a URL apart.
+    """Parse a URL.
 
     Raises:
-        LockConfigError: It can't be read, or a parameter of ours is wrong.
+        LockConfigError: It can't be parsed, or a parameter is wrong.
     """
     if is_ambiguous(url):
         raise UnreadableError(ENCODE)
     scheme, _, rest = url.partition("://")
-    base, _, ways = scheme.lower().partition("+")
+    base, _, topology = scheme.lower().partition("+")
     rest, own = _own_parameters(rest)
     if base not in _TLS:
         _refuse_tls(url, rest)
     chosen = driver(own["client"]) if "client" in own else driver_for(base)
-    if ways in ("sentinel", "cluster"):
-        made = _of_many(chosen, base, ways, rest, mask(url), own)
+    if topology in ("sentinel", "cluster"):
+        made = _several_servers(chosen, base, topology, rest, mask(url), own)
     else:
         made = Address(chosen, library_url(f"{scheme}://{rest}", chosen), mask(url), own=own)
     try:
@@ -109,17 +109,17 @@ def address(url: str) -> Address:
 
 @reads_address
 def each_server(url: str, names: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
-    """The URLs of independent servers that one URL names: all have its user, password, database and parameters.
+    """Return the URLs of the independent servers in one URL. All have its user, password, database and parameters.
 
     Args:
-        url: ``redlock://``, or with the scheme of one server before: ``rediss+redlock://``.
-        names: Parameters that are not theirs.
+        url: ``redlock://…``; or with the scheme of the servers, such as ``rediss+redlock://…``.
+        names: Parameters that are not the servers'.
 
     Returns:
-        The URLs, and those parameters.
+        The URLs, and the named parameters.
 
     Raises:
-        LockConfigError: It can't be read, or names different users or passwords.
+        LockConfigError: It can't be parsed, or has different users or passwords.
     """
     if is_ambiguous(url):
         raise UnreadableError(ENCODE)
@@ -138,16 +138,16 @@ def each_server(url: str, names: Sequence[str] = ()) -> tuple[list[str], dict[st
     )
 
 
-def _of_many(chosen: Driver, base: str, ways: str, rest: str, masked: str, own: dict[str, str]) -> Address:
+def _several_servers(chosen: Driver, base: str, topology: str, rest: str, masked: str, own: dict[str, str]) -> Address:
     servers, path, query = _servers(rest)
-    port = SENTINEL_PORT if ways == "sentinel" else SERVER_PORT
+    port = SENTINEL_PORT if topology == "sentinel" else SERVER_PORT
     login, hosts = _login_and_hosts(servers, port, masked)
     url = f"{base}://{login}{_in_url(hosts[0][0])}:{hosts[0][1]}/?{query}"
-    return Address(chosen, library_url(url, chosen), masked, ways, tuple(hosts), path, own)
+    return Address(chosen, library_url(url, chosen), masked, topology, tuple(hosts), path, own)
 
 
 def _servers(rest: str) -> tuple[list[str], str, str]:
-    """What follows the scheme: each server, the path, the query."""
+    """Return the servers, the path and the query, given the URL without its scheme."""
     # Passwords are percent-encoded, so neither "/" nor "," nor "@" is part of one.
     servers, slash, tail = rest.partition("/")
     if not slash:
@@ -167,7 +167,7 @@ def _login_and_hosts(servers: Sequence[str], port: int, masked: str) -> tuple[st
         if not parts.hostname:
             raise UnreadableError("a host is missing")
         hosts.append((parts.hostname, parts.port or port))
-    if logins and "@" not in servers[0]:  # a "," in the password: what is before it is no host
+    if logins and "@" not in servers[0]:  # a "," in the password: the text before it is no host
         raise UnreadableError(ENCODE)
     if len(logins) > 1:
         raise LockConfigError(f"{masked} names different users or passwords: all servers take the same")
@@ -179,7 +179,7 @@ def _in_url(host: str) -> str:
 
 
 def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:
-    """What the library gets, and the parameters that it doesn't know."""
+    """Return the URL for the library, and the parameters that the library does not know."""
     before, mark, query = rest.partition("?")
     if not mark:
         return rest, {}
@@ -192,7 +192,7 @@ def _own_parameters(rest: str) -> tuple[str, dict[str, str]]:
 
 
 def _refuse_tls(url: str, rest: str) -> None:
-    """Parameters that the library would complain of at the first command, and without a word about TLS."""
+    """Refuse parameters of TLS. The library would do so at the first command only, without naming TLS."""
     names = sorted(name for name, _ in parse_qsl(rest.partition("?")[2]) if name.startswith("ssl_"))
     if names:
         raise LockConfigError(
@@ -201,11 +201,11 @@ def _refuse_tls(url: str, rest: str) -> None:
 
 
 def library_url(url: str, chosen: Driver) -> str:
-    """The URL of one server in the form that the library reads."""
+    """Return the URL of one server in the form of the library."""
     scheme, _, rest = url.partition("://")
     scheme = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"}.get(scheme.lower(), scheme.lower())
     if scheme == "unix":
-        # Celery's name for the database's number in such URLs.
+        # Celery's name for the number of the database.
         rest = rest.replace("virtual_host=", "db=")
     if scheme == "rediss":
         # Celery writes CERT_REQUIRED where redis-py wants "required".
@@ -218,32 +218,32 @@ def library_url(url: str, chosen: Driver) -> str:
 
 
 def checked_replicas(value: Any) -> int:
-    """How many replicas must have a lease before it is granted.
+    """Return a checked value of ``min_replicas``.
 
     Raises:
-        LockConfigError: It is no whole number of 0 or more.
+        LockConfigError: It is not a whole number of 0 or more.
     """
     try:
         replicas = int(value)
     except (TypeError, ValueError):
         replicas = -1
     if replicas < 0 or isinstance(value, (bool, float)):
-        raise LockConfigError(f"min_replicas must be a whole number of 0 or more, not {value!r}")
+        raise LockConfigError(f"min_replicas={value!r} is not a number of replicas: give a whole number of 0 or more")
     return replicas
 
 
 def checked_timeouts(connect: Any, request: Any) -> Timeouts:
-    """How long to wait for a server: each a number of seconds or its text, ``None`` for the default.
+    """Return checked timeouts: each is a number of seconds or its text, ``None`` for the default.
 
     Raises:
-        LockConfigError: One is no number of seconds above 0.
+        LockConfigError: One is not a number of seconds above 0.
     """
     return Timeouts(_timeout("connect_timeout", connect), _timeout("request_timeout", request))
 
 
 def _timeout(name: str, value: Any) -> float:
     if value is None:
-        return TIMEOUT
+        return REQUEST_TIMEOUT_SECONDS
     try:
         seconds = 0.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

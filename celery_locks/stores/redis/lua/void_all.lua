@@ -1,9 +1,0 @@
--- include void
-
--- Has both copies of some requests of this token change nothing from now on.
-local function void_all(numbers)
-  for number in string.gmatch(numbers, '%d+') do
-    void(token .. ' ' .. number)
-    void(token .. ' ' .. number .. ' repeat')
-  end
-end
