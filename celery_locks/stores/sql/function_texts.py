@@ -24,6 +24,8 @@ _CROWDED = (
     r"(EXISTS (SELECT FROM celery_locks_holder h WHERE h.name = \1 AND h.deadline > \2) "
     r"OR EXISTS (SELECT FROM celery_locks_waiter w WHERE w.name = \1 AND w.deadline > \2))::int"
 )
+#: Whether a request has waited for longer than its patience, in milliseconds.
+_TOO_LATE = r"clock_timestamp() > statement_timestamp() + \1 * interval '1 millisecond'"
 
 
 def texts(prefix: str) -> list[str]:
@@ -54,6 +56,7 @@ def _texts() -> tuple[str, ...]:
 
 def _filled(text: str) -> str:
     text = re.sub(r"CROWDED\((\S+), (\S+)\)", _CROWDED, text)
+    text = re.sub(r"TOO_LATE\((\S+)\)", _TOO_LATE, text)
     text = re.sub(r"FORGET\(([^()]+)\)", lambda found: f"((({found[1]} >> {COARSE_BITS}) + 2) << {COARSE_BITS})", text)
     constants = {
         "CLOCK": CLOCK,

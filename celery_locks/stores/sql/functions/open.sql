@@ -17,8 +17,8 @@ BEGIN
         ON CONFLICT (name) DO UPDATE SET touched = l.touched
         RETURNING * INTO mine;
     END IF;
-    -- A row is waited for in steps, and the timeout begins anew with each.
-    IF clock_timestamp() > statement_timestamp() + patience * interval '1 millisecond' THEN
+    -- PostgreSQL waits for a row in steps, and the timeout starts again with each.
+    IF TOO_LATE(patience) THEN
         RAISE lock_not_available USING MESSAGE = 'other transactions held the row of the lock for too long';
     END IF;
     mine.touched := greatest(mine.touched, celery_locks_now(mine.touched));

@@ -11,11 +11,19 @@ LANGUAGE plpgsql AS $$
 DECLARE
     mine celery_locks_lock;
     held boolean;
+    setting text;
 BEGIN
-    mine := celery_locks_open(key, patience);
-    held := mine.token = claimant AND mine.deadline > mine.touched;  -- it is in the row, and no one waits
+    setting := set_config('lock_timeout', patience::text, true);
+    -- The only holder, in the row of its lock: one guarded statement.
+    UPDATE celery_locks_lock l
+    SET touched = greatest(l.touched, c.now), ended = claimant, token = '', deadline = 0
+    FROM (SELECT CLOCK AS now) c
+    WHERE l.name = key AND l.token = claimant AND l.deadline > greatest(l.touched, c.now)
+        AND l.touched <= c.now + SET_BACK
+    RETURNING l.* INTO mine;
+    held := FOUND;
     IF NOT held THEN
-        mine := celery_locks_spill(mine);
+        mine := celery_locks_spill(celery_locks_open(key, patience));
         IF celery_locks_parks(mine) OR EXISTS (
             SELECT FROM celery_locks_ticket WHERE token = claimant AND state = 'running' AND name = key
         ) THEN
@@ -23,21 +31,20 @@ BEGIN
         END IF;
         DELETE FROM celery_locks_holder WHERE name = key AND token = claimant AND deadline > mine.touched;
         held := FOUND;
+        UPDATE celery_locks_lock SET touched = mine.touched, forget_at = greatest(forget_at, FORGET(mine.touched)),
+            ended = CASE WHEN held THEN claimant ELSE ended END, crowd = CROWDED(key, mine.touched)
+        WHERE name = key;
     END IF;
     IF held AND kept IS NOT NULL THEN
         INSERT INTO celery_locks_value AS v (name, text, deadline) VALUES (key, kept, mine.touched + keep)
         ON CONFLICT (name) DO UPDATE SET text = kept, deadline = excluded.deadline;
     END IF;
-    UPDATE celery_locks_lock SET touched = mine.touched, forget_at = greatest(forget_at, FORGET(mine.touched)),
-        ended = CASE WHEN held THEN claimant ELSE ended END, token = '', deadline = 0,
-        crowd = CASE WHEN mine.crowd = 0 THEN 0 ELSE CROWDED(key, mine.touched) END
-    WHERE name = key;
     IF mine.crowd = 1 OR mine.watched > mine.touched THEN
         PERFORM celery_locks_tell(mine, channel);
     END IF;
     IF kept IS NULL THEN
         -- If the server crashes now, the lease may live again until its deadline, without a holder: nobody is let in by it.
-        PERFORM set_config('synchronous_commit', 'off', true);
+        setting := set_config('synchronous_commit', 'off', true);
     END IF;
     RETURN held;
 END
