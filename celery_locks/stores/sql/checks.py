@@ -1,4 +1,4 @@
-"""What in a database server's settings breaks what leases promise, in words that name the remedy."""
+"""Checks of a database server's settings that leases depend on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from celery_locks.stores.sql.database import Connection, Database
 from celery_locks.stores.sql.dialects import PostgreSQL
 from celery_locks.stores.sql.schema import SERVER_TABLES
 
-#: Seconds by which the clocks of server and client may differ: leases don't mind, but countdowns and expiries of
-#: messages do.
+#: Seconds by which the clocks of server and client may differ. Leases tolerate any difference, but countdowns and
+#: expiries of messages don't.
 CLOCKS_APART = 5.0
-#: How many dead rows a table may have, and how many for each living one.
+#: A table is bloated if it has more dead rows than this, and more for each live row than this.
 MOST_DEAD, DEAD_FOR_EACH = 100_000, 20
 
 _AUTOVACUUM = """
@@ -27,7 +27,7 @@ FROM pg_class c LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid WHERE c.oid =
 
 
 def checks(database: Database) -> dict[str, str]:
-    """Return what was looked at in the server, and what is wrong with it: see `Store.checks`."""
+    """Return the results of all checks, as `Store.checks` does."""
     made = {"isolation": _isolation, "clock": _clock}
     if isinstance(database.dialect, PostgreSQL):
         made["autovacuum"] = _autovacuum

@@ -14,27 +14,27 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from celery_locks._runtime.clock import monotonic
 
-#: Connections that are kept while no one uses them, and that there may be at most.
+#: The most idle connections, and the most connections, of a process.
 KEPT, MOST = 10, 20
-#: Seconds that an unused connection is kept, as long as others are used.
+#: Seconds after which an idle connection is closed while others are in use.
 KEPT_SECONDS = 60.0
-#: The longest pause between two attempts to get a connection of a pool in which all are taken.
+#: The longest pause, in seconds, between two attempts to get a connection while all are in use.
 LONGEST_PAUSE = 0.01
 
 
 class _Place:
-    """A right to a connection. It is counted for as long as someone refers to it."""
+    """A permission to have one connection. It counts as long as something refers to it."""
 
 
 class SteadyPool(Pool):
     """A pool that counts only the connections that still exist.
 
-    An exception that strikes between two lines, such as a soft time limit, may drop a connection before it is returned.
-    A counter would stay wrong then. Here the garbage collector closes the connection, and its place is free again.
+    An exception such as a soft time limit may interrupt a thread before it returns its connection. A counter would stay
+    wrong then. Here the garbage collector closes the connection, and its place is free again.
 
     Args:
-        creator: See SQLAlchemy's `Pool`.
-        timeout: Seconds to wait for a connection where all are taken.
+        creator: Opens a connection; see SQLAlchemy's `Pool`.
+        timeout: Seconds to wait for a connection while all are in use.
     """
 
     def __init__(self, creator: Any, timeout: float, **options: Any) -> None:
@@ -77,7 +77,7 @@ class SteadyPool(Pool):
                 entry.place = place  # type: ignore[attr-defined]
                 return entry
             if monotonic() >= give_up:
-                raise sa.exc.TimeoutError(f"all {MOST} connections of this process are taken")
+                raise sa.exc.TimeoutError(f"all {MOST} connections of this process are in use")
             time.sleep(random.uniform(0, LONGEST_PAUSE))
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
@@ -92,7 +92,7 @@ class SteadyPool(Pool):
             self._idle.popleft().close()
 
     def _next_idle(self) -> ConnectionPoolEntry | None:
-        """Take the connection that was used last: those that are not needed grow old."""
+        """Take the connection that was used last, so that surplus ones become old and are closed."""
         try:
             return self._idle.pop()
         except IndexError:

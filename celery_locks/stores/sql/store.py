@@ -1,4 +1,4 @@
-"""Leases in PostgreSQL, MySQL or MariaDB: each change one short transaction, by the server's clock."""
+"""The store in a database server: each change is one short transaction, by the server's clock."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 T = TypeVar("T")
 
-#: Seconds between two looks of a waiter that is not told: the first, and the longest.
+#: Seconds between two queries of a waiter that gets no notices: the first pause, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
-#: Seconds before the moment at which something is due is looked for again, at least.
+#: The shortest pause before the next query for due tickets, in seconds.
 SHORTEST_DUE_LOOK = 0.001
-#: How many threads of a process look at once whether it is their turn: however many wait, others need connections, too.
+#: How many threads of a process query at the same time whether it is their turn. Others need connections, too.
 LOOKERS = 2
 #: The shortest time that is worth waiting for a row, in seconds.
 SHORTEST_SHARE = 0.005
 
 
 class ServerStore(TableStore):
-    """Leases in a database server, by means that all of them have.
+    """Leases in a database server, by means that all servers have.
 
     Args:
-        address: Where.
+        address: The address of the server.
     """
 
     #: How many leases one transaction renews.
@@ -51,7 +51,7 @@ class ServerStore(TableStore):
         self._lock = lock_of(address.dialect)
         self._sweeper = Sweeper(self._database)
         self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
-        #: Tokens that had a place in line when they asked last.
+        #: Tokens that had a place in line at their last request.
         self._in_line: set[str] = set()
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
@@ -67,9 +67,9 @@ class ServerStore(TableStore):
         return answer
 
     def _keep_place(self, claim: Claim, line_up: float) -> Refused | None:
-        """Keep a place in line for longer, if it is not the first one.
+        """Keep a place in line for longer, if it is not the first.
 
-        It takes the lock's row from no one: a crowd that keeps its places must not hold up those whose turn it is.
+        It does not lock the lock's row. So a long line does not delay the holder and the first waiter.
         """
         query = (
             "SELECT greatest(l.touched, CLOCK), w.deadline FROM celery_locks_lock l "
@@ -125,18 +125,18 @@ class ServerStore(TableStore):
         return [answers.get(number, "unreachable") for number in range(len(renewals))]
 
     def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | Literal["blocked"] | None]:
-        """Renew leases, but for those whose lock's row another transaction has."""
+        """Renew leases, except those whose lock's row another transaction has locked."""
         return self._database.transaction(lambda db: renew_many(db, renewals), timeout)
 
     def _renew_blocked(
         self, blocked: Sequence[tuple[int, Renewal]], timeout: float, answers: dict[int, LossReason | None]
     ) -> None:
-        """Renew leases one by one, waiting for the transactions that are in the way; all within one timeout.
+        """Renew leases one by one, and wait for the transactions that block them. All share one timeout.
 
         Args:
-            blocked: Each with its number.
-            timeout: Seconds.
-            answers: By number; one that is still blocked gets none.
+            blocked: The leases with their numbers.
+            timeout: Seconds for all of them.
+            answers: The answers by number. A lease that is still blocked gets none.
 
         Raises:
             StoreUnavailable: There is no answer at all.
@@ -177,7 +177,7 @@ class ServerStore(TableStore):
 
     @staticmethod
     def _without_value_if_full(release: Callable[[Value | None], T], value: Value | None) -> T:
-        """Release a lease. A server that has no room for the value keeps the one that was there."""
+        """Release a lease with a value. If the disk is full, release it without the value."""
         try:
             return release(value)
         except StoreFull:
@@ -192,7 +192,8 @@ class ServerStore(TableStore):
         version = str(self._database.single(lambda connection: connection.execute("SELECT version()").fetchone()[0]))
         if version.startswith("PostgreSQL"):
             return version.partition(" on ")[0]
-        return f"{'MariaDB' if 'MariaDB' in version else 'MySQL'} {version.partition('-')[0]}"
+        product = "MariaDB" if "MariaDB" in version else "MySQL"
+        return f"{product} {version.partition('-')[0]}"
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
         return checks(self._database)
@@ -201,7 +202,7 @@ class ServerStore(TableStore):
         self._database.close()
 
     def _looking(self, look: Callable[[], T]) -> T:
-        if self._lookers[0] != os.getpid():  # a fork may have doubled it while it was taken
+        if self._lookers[0] != os.getpid():  # a fork may have copied it while other threads held it
             self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
         with self._lookers[1]:
             return look()

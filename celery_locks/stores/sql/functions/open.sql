@@ -1,14 +1,14 @@
--- Has a lock to this transaction alone: waits for its row, and makes it where there is none.
+-- Locks the row of a lock for this transaction. It waits for the row, and inserts it if it is missing.
 --
--- key: the lock. patience: milliseconds to wait for another transaction, all in all.
+-- key: the lock. patience: milliseconds to wait for other transactions, all together.
 --
--- Gives the row; `touched` is the lock's moment. What is looked at afterwards is no older than the row.
+-- Returns the row, with the lock's present moment in `touched`. Whatever is read afterwards is at least as new as the row.
 CREATE OR REPLACE FUNCTION celery_locks_open(key text, patience bigint) RETURNS celery_locks_lock
 LANGUAGE plpgsql AS $$
 DECLARE
     mine celery_locks_lock;
 BEGIN
-    -- The server gives up before the client does: what is granted to one that has gone would be nobody's for a ttl.
+    -- The server gives up before the client does. Otherwise it could grant a lease to a client that has gone.
     PERFORM set_config('lock_timeout', patience::text, true);
     SELECT * INTO mine FROM celery_locks_lock WHERE name = key FOR NO KEY UPDATE;
     IF NOT FOUND THEN

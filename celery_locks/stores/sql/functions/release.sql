@@ -1,9 +1,9 @@
--- `Store.release`, where no parked task has to do with it.
+-- Releases a lease, if no ticket of a parked task must be settled.
 --
--- key, claimant: the lock, the owner token. patience: see `celery_locks_open`. channel: see `celery_locks_tell`.
+-- key, claimant: the lock, the owner token. patience: see `celery_locks_open`. channel: see `celery_locks_notify_next`.
 -- kept, keep: a value for the lock and for how many microseconds; NULL for none.
 --
--- Gives whether this call gave up a lease that lived; NULL where tickets have to be settled: nothing was done.
+-- Returns whether this call released a lease that was held. Returns NULL if tickets must be settled; then nothing was done.
 CREATE OR REPLACE FUNCTION celery_locks_release(
     key text, claimant text, patience bigint, channel text, kept text, keep bigint
 ) RETURNS boolean
@@ -14,7 +14,7 @@ DECLARE
     setting text;
 BEGIN
     setting := set_config('lock_timeout', patience::text, true);
-    -- The only holder, in the row of its lock: one guarded statement.
+    -- A sole holder is in the row of its lock. Its release takes one guarded statement.
     UPDATE celery_locks_lock l
     SET touched = greatest(l.touched, c.now), ended = claimant, token = '', deadline = 0
     FROM (SELECT CLOCK AS now) c
@@ -23,8 +23,8 @@ BEGIN
     RETURNING l.* INTO mine;
     held := FOUND;
     IF NOT held THEN
-        mine := celery_locks_spill(celery_locks_open(key, patience));
-        IF celery_locks_parks(mine) OR EXISTS (
+        mine := celery_locks_move_holder(celery_locks_open(key, patience));
+        IF celery_locks_has_tickets(mine) OR EXISTS (
             SELECT FROM celery_locks_ticket WHERE token = claimant AND state = 'running' AND name = key
         ) THEN
             RETURN NULL;
@@ -40,10 +40,10 @@ BEGIN
         ON CONFLICT (name) DO UPDATE SET text = kept, deadline = excluded.deadline;
     END IF;
     IF mine.crowd = 1 OR mine.watched > mine.touched THEN
-        PERFORM celery_locks_tell(mine, channel);
+        PERFORM celery_locks_notify_next(mine, channel);
     END IF;
     IF kept IS NULL THEN
-        -- If the server crashes now, the lease may live again until its deadline, without a holder: nobody is let in by it.
+        -- If the server crashes now, the lease may be back until its deadline. That delays others, and excludes no less.
         setting := set_config('synchronous_commit', 'off', true);
     END IF;
     RETURN held;

@@ -1,4 +1,4 @@
-"""What runs statements, as the modules see it that a connection is built on."""
+"""The protocol of a connection, for the modules that `celery_locks.stores.sql.database` imports."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 
-class Executing(Protocol):
-    """A connection; see `celery_locks.stores.sql.database.Connection`."""
+class ConnectionProtocol(Protocol):
+    """A connection, such as `celery_locks.stores.sql.database.Connection`."""
 
     dbapi: Any
     info: dict[str, Any]
@@ -15,10 +15,10 @@ class Executing(Protocol):
 
     @property
     def dialect(self) -> Any:
-        """The database's own words."""
+        """The SQL of the database."""
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> Any:
-        """Run a statement as `Session.execute` takes them."""
+        """Run a statement written as for `Session.execute`."""
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> Any:
         """Run a statement in the driver's form."""
