@@ -51,7 +51,16 @@ class TableStore(Parking, Store):
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         check_numbers(claim)
-        return self._write(claim.name, lambda session: Leases(session).acquire(claim, line_up), claim.ttl)
+        return self._acquire_in_transaction(claim, line_up)
+
+    def _acquire_in_transaction(self, claim: Claim, line_up: float | None, repeated: bool = False) -> Granted | Refused:
+        """Acquire by the rules of `Leases`. ``repeated``: whether an earlier try may have been carried out."""
+
+        def work(session: Session) -> Granted | Refused:
+            session.repeated |= repeated
+            return Leases(session).acquire(claim, line_up)
+
+        return self._write(claim.name, work, claim.ttl)
 
     def leave(self, name: str, token: str) -> None:
         def work(session: Session) -> None:

@@ -48,10 +48,11 @@ class MySQLStore(ServerStore):
         base.check_numbers(claim)
         if not (claim.adopts or claim.replaces or claim.task_id or claim.token in self._in_line):
             timeout = self._database.timeout_for(claim.ttl)
-            granted = self._database.single(lambda db: _acquire(db, claim), timeout)
+            granted, repeated = self._database.single(lambda db: (_acquire(db, claim), db.repeated), timeout)
             if granted is not None:
                 self._sweeper.now_and_then()
                 return granted
+            return self._acquire_in_line(claim, line_up, repeated)
         return super().acquire(claim, line_up)
 
     def _release(self, name: str, token: str, value: Value | None) -> bool:

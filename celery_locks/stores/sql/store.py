@@ -13,7 +13,7 @@ from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.base import TableStore
+from celery_locks.stores.sql.base import TableStore, check_numbers
 from celery_locks.stores.sql.checks import checks
 from celery_locks.stores.sql.database import Connection, StoreFull
 from celery_locks.stores.sql.leases import Leases
@@ -31,6 +31,8 @@ FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
 SHORTEST_DUE_LOOK = 0.001
 #: How many threads of a process query at the same time whether it is their turn. Others need connections, too.
 LOOKERS = 2
+#: Microseconds that a place in line must still have to be kept without its lock's row.
+SHORTEST_KEPT = 1_000_000
 #: The shortest time that is worth waiting for a row, in seconds.
 SHORTEST_SHARE = 0.005
 
@@ -55,11 +57,16 @@ class ServerStore(TableStore):
         self._in_line: set[str] = set()
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        check_numbers(claim)
+        return self._acquire_in_line(claim, line_up)
+
+    def _acquire_in_line(self, claim: Claim, line_up: float | None, repeated: bool = False) -> Granted | Refused:
+        """Keep the place of a claim in line if that is enough. Otherwise acquire in a transaction."""
         plain = not (claim.adopts or claim.replaces)
         in_line = line_up is not None and plain and claim.token in self._in_line
         answer: Granted | Refused | None = self._keep_place(claim, line_up) if line_up and in_line else None
         if answer is None:
-            answer = super().acquire(claim, line_up)
+            answer = self._acquire_in_transaction(claim, line_up, repeated)
             if isinstance(answer, Refused) and answer.position is not None:
                 self._in_line.add(claim.token)
             else:
@@ -75,7 +82,12 @@ class ServerStore(TableStore):
             "SELECT greatest(l.touched, CLOCK), w.deadline FROM celery_locks_lock l "
             "JOIN celery_locks_waiter w ON w.name = l.name AND w.token = ? WHERE l.name = ?"
         )
-        change = "UPDATE celery_locks_waiter SET deadline = ? WHERE name = ? AND token = ? AND deadline < ?"
+        # An expired place stays expired: another transaction may have acted on that. One that may expire while this
+        # statement runs is left to a transaction that locks the lock's row.
+        change = (
+            "UPDATE celery_locks_waiter SET deadline = greatest(deadline, ?) "
+            f"WHERE name = ? AND token = ? AND deadline > CLOCK + {SHORTEST_KEPT}"
+        )
 
         def work(connection: Connection) -> Refused | None:
             now, deadline = connection.execute(query, (claim.token, claim.name)).fetchone() or (0, 0)
@@ -84,7 +96,8 @@ class ServerStore(TableStore):
             if head is None or head[0] == claim.token:
                 return None
             until = session.after(line_up)
-            connection.execute(change, (until, claim.name, claim.token, until))
+            if not connection.execute(change, (until, claim.name, claim.token)).rowcount:
+                return None
             return Leases(session).refused(claim.name, claim.token, claim.ttl)
 
         return self._database.single(work, self._database.timeout_for(claim.ttl))

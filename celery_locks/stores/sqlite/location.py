@@ -18,6 +18,7 @@ from functools import partial
 from hashlib import blake2b
 
 from celery_locks._runtime import threads
+from celery_locks._runtime.process import PerProcess, after_fork_in_child
 from celery_locks.errors import StoreUnavailable
 
 #: Kinds of file systems on which SQLite's locks or shared memory are not reliable between machines.
@@ -49,7 +50,7 @@ class _Used:
 
 #: By device and inode.
 _used: dict[tuple[int, int], _Used] = {}
-_mutex = threads.RLock()
+_mutex = PerProcess(threads.RLock)
 
 
 def claim_place(path: str) -> Callable[[], None]:
@@ -61,7 +62,7 @@ def claim_place(path: str) -> Callable[[], None]:
     Raises:
         StoreUnavailable: The file is in use by another name as well.
     """
-    with _mutex:
+    with _mutex():
         try:
             used, byte = _open(path), FIRST_BYTE + _number_of(path)
             claimed = byte if used.users else _claim(used.file, byte)
@@ -99,7 +100,7 @@ def _claim(file: int, byte: int) -> int:
 
 
 def _give_up(used: _Used) -> None:
-    with _mutex, suppress(OSError):
+    with _mutex(), suppress(OSError):
         used.users -= 1
         if not used.users:
             _lock(used.file, fcntl.F_UNLCK, used.byte)
@@ -112,15 +113,11 @@ def _lock(file: int, kind: int, byte: int) -> None:
     fcntl.fcntl(file, _SET, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
 
 
-def _in_forked_child() -> None:
-    global _mutex
-    _mutex = threads.RLock()
+@after_fork_in_child
+def _close_inherited_files() -> None:
     # The parent's locks belong to the same open file, so the child must open its own.
     while _used:
         os.close(_used.popitem()[1].file)
-
-
-os.register_at_fork(after_in_child=_in_forked_child)
 
 
 #: The remedy for a file with two names.
