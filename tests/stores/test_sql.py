@@ -395,7 +395,7 @@ class TestPoolers:
     @pytest.mark.slow
     def test_who_hears_nothing_looks_again(self, pooled: str, open_: Any, monkeypatch: Any, caplog: Any) -> None:
         """``LISTEN`` is answered, and no notice ever comes."""
-        monkeypatch.setattr("celery_locks.stores.sql.listener.PROBED", 0.2)
+        monkeypatch.setattr("celery_locks.stores.sql.listener.PROBE_TIMEOUT_SECONDS", 0.2)
         store, mine, waiter = open_(pooled), claim(), claim()
         granted(store, mine)
         assert isinstance(store.acquire(waiter, 60.0), Refused)
@@ -471,7 +471,7 @@ class TestWaking:
         granted(store, mine)
         listening(other, waiter)
         assert isinstance(other.acquire(waiter, 60.0), Refused)
-        other._subscriptions().doubt(hearing=True)
+        other._subscriptions().set_hearing(hearing=True)
         assert store.release("lock", mine.token)
         place = other._subscriptions().kept(waiter.token)
         eventually(lambda: place.notified, SOON)
@@ -728,7 +728,7 @@ class TestRows:
 
 class TestTables:
     def test_nothing_stays(self, url: str, open_: Any, monkeypatch: Any) -> None:
-        monkeypatch.setattr(sweeper, "MOST", 10)
+        monkeypatch.setattr(sweeper, "MOST_ROWS_SWEPT", 10)
         store = open_(url)
         for number in range(15):
             granted(store, claim(f"{number}", ttl=0.001))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from celery_locks._addresses import ENCODE, UnreadableError, login_of, mask
 from celery_locks.errors import LockConfigError
-from celery_locks.stores.sql.database import CONNECT_TIMEOUT, REQUEST_TIMEOUT, Database
+from celery_locks.stores.sql.database import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Database
 from celery_locks.stores.sql.dialects import MYSQL_IDLE_SECONDS, PREFIX, PREPARE_AFTER, Dialect, MySQL, PostgreSQL
 
 #: The most characters of a table prefix. PostgreSQL cuts off long names, and two tables must not become one.
@@ -57,8 +57,12 @@ class Address:
         #: Whether sessions keep prepared statements. ``None``: yes, until a transaction pooler is found.
         self.prepares = None if prepare == "auto" else prepare == "yes"
         #: The longest that connecting and a transaction may take, in seconds.
-        self.connect_timeout = self._seconds("connect_timeout", query.pop("connect_timeout", ""), CONNECT_TIMEOUT)
-        self.request_timeout = self._seconds("request_timeout", query.pop("request_timeout", ""), REQUEST_TIMEOUT)
+        self.connect_timeout = self._seconds(
+            "connect_timeout", query.pop("connect_timeout", ""), CONNECT_TIMEOUT_SECONDS
+        )
+        self.request_timeout = self._seconds(
+            "request_timeout", query.pop("request_timeout", ""), REQUEST_TIMEOUT_SECONDS
+        )
         if not _PREFIX.match(prefix):
             raise LockConfigError(
                 f"{self.name} has table_prefix={prefix}; write up to {LONGEST_PREFIX} lowercase letters, digits and _"

@@ -167,7 +167,7 @@ class TableStore(Parking, Store):
         self._tickets(name, lambda tickets: tickets.finish(ticket_id, token, running))
 
     def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
-        names = self._look(prefix, broker, most)
+        names = self._names_with_due_tickets(prefix, broker, most)
         swept = (self._tickets(name, lambda tickets: tickets.sweep(broker)) for name in names)
         return tuple(dispatch for dispatches in swept for dispatch in dispatches)
 
@@ -191,7 +191,7 @@ class TableStore(Parking, Store):
 
         return self._read("", look)
 
-    def _look(self, prefix: str, broker: str, most: int) -> list[str]:
+    def _names_with_due_tickets(self, prefix: str, broker: str, most: int) -> list[str]:
         """Return the names of locks in which something is due for a broker."""
         query = (
             "SELECT DISTINCT name FROM celery_locks_ticket "

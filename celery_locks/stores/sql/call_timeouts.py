@@ -16,9 +16,9 @@ from weakref import WeakSet, ref
 from celery_locks._runtime.clock import monotonic
 
 #: Seconds between two checks of the running calls.
-TICK = 0.05
+CHECK_SECONDS = 0.05
 #: Seconds without a call after which the thread sleeps until the next one.
-REST = 5.0
+IDLE_THREAD_SECONDS = 5.0
 
 
 class TimedCall:
@@ -70,7 +70,7 @@ class CallTimeouts:
     def _run(self) -> None:
         idle_since = monotonic()
         while True:
-            time.sleep(TICK)
+            time.sleep(CHECK_SECONDS)
             with self._mutex:
                 now = monotonic()
                 if self._calls:
@@ -78,7 +78,7 @@ class CallTimeouts:
                 for call in self._calls:
                     if not call.timed_out and call.until <= now:
                         call.end()
-                rest = not self._calls and now > idle_since + REST
+                rest = not self._calls and now > idle_since + IDLE_THREAD_SECONDS
                 if rest:
                     self._something.clear()
             if rest:

@@ -13,7 +13,7 @@ from celery_locks.stores.sql.schema import SERVER_TABLES
 
 #: Seconds by which the clocks of server and client may differ. Leases tolerate any difference, but countdowns and
 #: expiries of messages don't.
-CLOCKS_APART = 5.0
+MOST_CLOCK_DIFFERENCE_SECONDS = 5.0
 #: A table is bloated if it has more dead rows than this, and more for each live row than this.
 MOST_DEAD, DEAD_FOR_EACH = 100_000, 20
 
@@ -61,7 +61,7 @@ def _clock(connection: Connection) -> str:
     there = connection.run(f"SELECT {connection.dialect.server_time}").fetchone()[0] / 1e6
     after = wall_time()
     apart = there - after if there > after else min(0.0, there - before)
-    if abs(apart) <= CLOCKS_APART:
+    if abs(apart) <= MOST_CLOCK_DIFFERENCE_SECONDS:
         return ""
     side = "ahead of" if apart > 0 else "behind"
     return (

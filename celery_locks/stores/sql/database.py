@@ -24,15 +24,15 @@ from celery_locks.stores.sql.schema import VERSION
 T = TypeVar("T")
 
 #: The longest that connecting and a transaction may take, in seconds, if the address gives no other.
-CONNECT_TIMEOUT = REQUEST_TIMEOUT = 2.0
+CONNECT_TIMEOUT_SECONDS = REQUEST_TIMEOUT_SECONDS = 2.0
 #: The shortest timeout of a transaction, in seconds, however short the lease.
-SHORTEST_TIMEOUT = 0.25
+SHORTEST_TIMEOUT_SECONDS = 0.25
 #: Seconds that creating the tables may take.
-SCHEMA_TIMEOUT = 30.0
+SCHEMA_TIMEOUT_SECONDS = 30.0
 #: How often a transaction that collides with others is tried, and the longest pause before the second try.
-TRIES, FIRST_PAUSE = 10, 0.005
+MOST_TRIES, FIRST_RETRY_PAUSE_SECONDS = 10, 0.005
 #: Seconds without use after which a connection may be dead, because a firewall has dropped it.
-DOUBTFUL_AFTER = 1.0
+DOUBTFUL_AFTER_SECONDS = 1.0
 
 #: Connections of a parent process. Closing one would end the parent's session, so they are kept unused.
 _inherited: list[object] = []
@@ -121,7 +121,7 @@ class Database:
         name: str,
         dialect: Dialect,
         connect_args: Mapping[str, Any],
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,
         prepares: bool | None = False,
         **options: Any,
     ) -> None:
@@ -144,7 +144,7 @@ class Database:
         Args:
             ttl: The lease's ttl, in seconds; ``None`` for a transaction about no lease.
         """
-        return self.timeout if ttl is None else min(self.timeout, max(SHORTEST_TIMEOUT, ttl / 4))
+        return self.timeout if ttl is None else min(self.timeout, max(SHORTEST_TIMEOUT_SECONDS, ttl / 4))
 
     def transaction(
         self, work: Callable[[Connection], T], timeout: float | None = None, begin: Sequence[str] | None = None
@@ -188,7 +188,7 @@ class Database:
             connection.run("COMMIT")
 
         with self._explained():
-            self._repeat(work, SCHEMA_TIMEOUT, {"disconnected"})
+            self._repeat(work, SCHEMA_TIMEOUT_SECONDS, {"disconnected"})
 
     # --- Inside ---
 
@@ -227,8 +227,8 @@ class Database:
                 return self._try_once(work, give_up - monotonic(), repeated)
             except Exception as error:  # noqa: PERF203 - a transaction costs more
                 kind = self._kind(error)
-                if kind == "collision" and collisions < TRIES:
-                    time.sleep(random.uniform(0, FIRST_PAUSE * 2**collisions))
+                if kind == "collision" and collisions < MOST_TRIES:
+                    time.sleep(random.uniform(0, FIRST_RETRY_PAUSE_SECONDS * 2**collisions))
                     collisions += 1
                 elif kind in again:
                     again.discard(kind)
@@ -245,7 +245,11 @@ class Database:
 
     def _raise_clock(self) -> None:
         """Put the store's clock forward after the server's clock was set back."""
-        self._repeat(self._within(raise_clock, self.dialect.begin(SCHEMA_TIMEOUT)), SCHEMA_TIMEOUT, {"disconnected"})
+        self._repeat(
+            self._within(raise_clock, self.dialect.begin(SCHEMA_TIMEOUT_SECONDS)),
+            SCHEMA_TIMEOUT_SECONDS,
+            {"disconnected"},
+        )
 
     def _check_version(self) -> None:
         """Check once in each process that this release may use the tables. Upgrade older tables.
@@ -276,7 +280,7 @@ class Database:
         proxied = self._connection(engine)
         # A dead connection only shows by its silence. The rest of the time is left for a new one.
         info, now = proxied.info, monotonic()
-        doubtful = not repeated and info.get("used", now) < now - DOUBTFUL_AFTER
+        doubtful = not repeated and info.get("used", now) < now - DOUBTFUL_AFTER_SECONDS
         call = TimedCall(proxied.dbapi_connection, timeout / 2 if doubtful else timeout)
         try:
             timeouts.add(call)

@@ -18,7 +18,7 @@ from celery_locks.stores.types import (
 )
 
 # The facts that usually decide about a claim: its token's fencing token, the permits in use, the first in line.
-_LOOK = (
+_FACTS_FOR_CLAIM = (
     "SELECT (SELECT fencing_token FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?), "
     "(SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?), "
     "(SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1)"
@@ -34,7 +34,7 @@ class Leases:
 
     def acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
         values = (claim.name, claim.token, self._now, claim.name, self._now, claim.name, self._now)
-        mine, used, head = self._db.execute(_LOOK, values).fetchone()
+        mine, used, head = self._db.execute(_FACTS_FOR_CLAIM, values).fetchone()
         if mine is not None:
             self.renew(Renewal(claim.name, claim.token, claim.ttl))
             return Granted(int(mine))
@@ -44,7 +44,7 @@ class Leases:
             replaced = self._why_taken(claim.name, claim.token) == "replaced"
             return self.refused(claim.name, claim.token, claim.ttl)._replace(replaced=replaced)
         if claim.adopts or claim.replaces or claim.task_id:
-            return self._take(claim, line_up, int(used), head)
+            return self._acquire_for_task_or_takeover(claim, line_up, int(used), head)
         return self._acquire(claim, line_up, int(used), head)
 
     def _acquire(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
@@ -55,7 +55,9 @@ class Leases:
         full = line_up is not None and not self._line_up(claim, line_up)
         return self.refused(claim.name, claim.token, claim.ttl)._replace(full=full)
 
-    def _take(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
+    def _acquire_for_task_or_takeover(
+        self, claim: Claim, line_up: float | None, used: int, head: str | None
+    ) -> Granted | Refused:
         """Acquire for a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
         name = claim.name
         # A repeated acquire must not take the lock back from a newer claim that has replaced it meanwhile.

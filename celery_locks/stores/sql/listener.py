@@ -25,13 +25,13 @@ logger = _logging.logger(__name__)
 #: The kind of the notices for sweepers; see `notice`.
 DUE = "due"
 #: Seconds between two queries of a sweeper. A ticket that is due sooner than that causes a notice.
-DUE_LOOK = 1.0
+DUE_QUERY_SECONDS = 1.0
 #: Seconds within which the first notice must arrive.
-PROBED = 2.0
+PROBE_TIMEOUT_SECONDS = 2.0
 #: Seconds before the next try: after a broken connection, and if no notices arrive.
-BROKEN, DEAF = 0.5, 60.0
+RECONNECT_SECONDS, NO_NOTICES_RETRY_SECONDS = 0.5, 60.0
 #: Seconds that the connection is kept without waiters.
-IDLE = 300.0
+IDLE_LISTENER_SECONDS = 300.0
 
 
 class Listener:
@@ -75,13 +75,13 @@ class Listener:
     def close(self) -> None:
         """End the thread soon. Remaining waiters query the database."""
         self._closed.set()
-        self.subscriptions.doubt(hearing=False)
+        self.subscriptions.set_hearing(hearing=False)
 
     # --- The thread ---
 
     def _run(self) -> None:
         while not self._over():
-            pause = BROKEN
+            pause = RECONNECT_SECONDS
             try:
                 with self._connected() as connection:
                     pause = self._listen(connection)
@@ -89,7 +89,7 @@ class Listener:
                 logger.warning("waiting by looking again: %s", error)
             except Exception as error:  # an error of the driver: the connection ended
                 logger.warning("listening to %s ended: %s", self._database.name, type(error).__name__)
-            self.subscriptions.doubt(hearing=False)
+            self.subscriptions.set_hearing(hearing=False)
             self._closed.wait(random.uniform(pause / 2, pause))
 
     @contextmanager
@@ -113,18 +113,18 @@ class Listener:
         self._sender.single(lambda sender: sender.execute(query, (self._channel, probe)).fetchall())
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
-            until = monotonic() + PROBED
+            until = monotonic() + PROBE_TIMEOUT_SECONDS
             while not self._over():
-                selector.select(1.0 if not self.working else IDLE / 10)
+                selector.select(1.0 if not self.working else IDLE_LISTENER_SECONDS / 10)
                 if probe in self._heard(connection):
-                    self.subscriptions.doubt(hearing=True)
+                    self.subscriptions.set_hearing(hearing=True)
                 if not self.working and monotonic() > until and not self._closed.is_set():
                     logger.warning(
                         "no notices come from %s: waiting by looking again. Behind a pooler of transactions give "
                         "listen= an address past it",
                         self._database.name,
                     )
-                    return DEAF
+                    return NO_NOTICES_RETRY_SECONDS
         return 0.0
 
     def _heard(self, connection: Any) -> set[str]:
@@ -139,9 +139,9 @@ class Listener:
     def _over(self) -> bool:
         """Return whether no thread has waited for long. The next waiter starts another thread."""
         with self._mutex:
-            idle = not self.subscriptions.waiting and monotonic() > self._idle_since + IDLE
+            idle = not self.subscriptions.waiting and monotonic() > self._idle_since + IDLE_LISTENER_SECONDS
             if idle or self._closed.is_set():
                 self._thread = None
-                self.subscriptions.doubt(hearing=False)
+                self.subscriptions.set_hearing(hearing=False)
                 return True
         return False

@@ -13,7 +13,7 @@ from celery_locks.stores.types import TICKET
 #: The most leases, and the most places in line, that `figures` counts.
 MOST_COUNTED = 100_000
 #: The most rows of locks that `page` and `figures` read. Most of them may be idle.
-MOST_LOOKED, MOST_ROWS = 10_000, 1_000_000
+MOST_ROWS_OF_PAGE, MOST_ROWS_OF_FIGURES = 10_000, 1_000_000
 #: The last character, and the surrogates, which no UTF-8 text contains.
 _LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
@@ -80,13 +80,13 @@ def _names(session: Session, names: Names) -> tuple[list[str], str | None]:
         found = {row[0] for table in tables for row in session.execute(_NAMES.format(table=table), seek)}
         first = sorted(found)[:most]
         return first, first[-1] if len(first) == most else None
-    values, locks = (names.start, names.after, end), _LOCKS.format("name, crowd, deadline", MOST_LOOKED)
+    values, locks = (names.start, names.after, end), _LOCKS.format("name, crowd, deadline", MOST_ROWS_OF_PAGE)
     query = f"SELECT name FROM ({locks}) l WHERE crowd = 1 OR deadline > ? ORDER BY name LIMIT ?"
     first = [name for (name,) in session.execute(query, (*values, session.now, most))]
     if len(first) == most:
         return first, first[-1]
     looked, last = session.execute(f"SELECT count(*), max(name) FROM ({locks}) l", values).fetchone()
-    return first, last if looked == MOST_LOOKED else None
+    return first, last if looked == MOST_ROWS_OF_PAGE else None
 
 
 def figures(session: Session, start: str, near: float) -> Figures:
@@ -96,11 +96,11 @@ def figures(session: Session, start: str, near: float) -> Figures:
     which: tuple[Any, ...] = living
     complete = True
     if session.has_locks:
-        locks = _LOCKS.format("name, since, deadline", MOST_ROWS)
+        locks = _LOCKS.format("name, since, deadline", MOST_ROWS_OF_FIGURES)
         leases = f"({leases}) UNION ALL SELECT * FROM ({locks}) l WHERE deadline > ?"
         which = (*living, start, "", *living[1:])
         rows = session.execute(f"SELECT count(*) FROM ({locks}) l", (start, "", living[1])).fetchone()[0]
-        complete = rows < MOST_ROWS
+        complete = rows < MOST_ROWS_OF_FIGURES
 
     def one(query: str, *values: Any) -> Any:
         return session.execute(query, values).fetchone()

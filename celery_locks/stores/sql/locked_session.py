@@ -11,7 +11,7 @@ from celery_locks.stores.sql import stored_functions
 from celery_locks.stores.sql.clock import moment_of
 from celery_locks.stores.sql.database import Connection
 from celery_locks.stores.sql.dialects import Dialect, MySQL
-from celery_locks.stores.sql.listener import DUE, DUE_LOOK
+from celery_locks.stores.sql.listener import DUE, DUE_QUERY_SECONDS
 from celery_locks.stores.sql.session import Answer, Session, forget_at
 from celery_locks.stores.sql.subscriptions import notice
 
@@ -98,7 +98,7 @@ class PostgreSQLLock(LockedSession):
         self._notices = set[str]()
 
     def note_due(self, broker: str, moment: int) -> None:
-        if moment < self.after(DUE_LOOK):
+        if moment < self.after(DUE_QUERY_SECONDS):
             self._notices.add(notice(DUE, self._connection.dialect.encode(broker)))
 
     def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:

@@ -50,7 +50,7 @@ class MySQLStore(ServerStore):
             timeout = self._database.timeout_for(claim.ttl)
             granted, repeated = self._database.single(lambda db: (_acquire(db, claim), db.repeated), timeout)
             if granted is not None:
-                self._sweeper.now_and_then()
+                self._sweeper.sweep_if_due()
                 return granted
             return self._acquire_in_line(claim, line_up, repeated)
         return super().acquire(claim, line_up)

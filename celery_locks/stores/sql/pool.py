@@ -15,11 +15,11 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from celery_locks._runtime.clock import monotonic
 
 #: The most idle connections, and the most connections, of a process.
-KEPT, MOST = 10, 20
+MOST_IDLE, MOST_CONNECTIONS = 10, 20
 #: Seconds after which an idle connection is closed while others are in use.
-KEPT_SECONDS = 60.0
+IDLE_CONNECTION_SECONDS = 60.0
 #: The longest pause, in seconds, between two attempts to get a connection while all are in use.
-LONGEST_PAUSE = 0.01
+LONGEST_POOL_PAUSE_SECONDS = 0.01
 
 
 class _Place:
@@ -77,18 +77,18 @@ class SteadyPool(Pool):
                 entry.place = place  # type: ignore[attr-defined]
                 return entry
             if monotonic() >= give_up:
-                raise sa.exc.TimeoutError(f"all {MOST} connections of this process are in use")
-            time.sleep(random.uniform(0, LONGEST_PAUSE))
+                raise sa.exc.TimeoutError(f"all {MOST_CONNECTIONS} connections of this process are in use")
+            time.sleep(random.uniform(0, LONGEST_POOL_PAUSE_SECONDS))
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         now = monotonic()
         record.idle_since = now  # type: ignore[attr-defined]
-        if len(self._idle) >= KEPT:
+        if len(self._idle) >= MOST_IDLE:
             record.close()
             record.place = None  # type: ignore[attr-defined]
             return
         self._idle.append(record)
-        while self._idle and self._idle[0].idle_since < now - KEPT_SECONDS:  # type: ignore[attr-defined]
+        while self._idle and self._idle[0].idle_since < now - IDLE_CONNECTION_SECONDS:  # type: ignore[attr-defined]
             self._idle.popleft().close()
 
     def _next_idle(self) -> ConnectionPoolEntry | None:
@@ -100,7 +100,7 @@ class SteadyPool(Pool):
 
     def _free_place(self) -> _Place | None:
         with self._mutex:
-            if len(self._places) >= MOST:
+            if len(self._places) >= MOST_CONNECTIONS:
                 return None
             place = _Place()
             self._places.add(place)

@@ -16,16 +16,21 @@ from celery_locks.stores.sql import stored_functions
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.base import check_numbers
 from celery_locks.stores.sql.function_texts import PATIENCE
-from celery_locks.stores.sql.listener import DUE, DUE_LOOK, Listener
+from celery_locks.stores.sql.listener import DUE, DUE_QUERY_SECONDS, Listener
 from celery_locks.stores.sql.loss_channel import LossChannel
 from celery_locks.stores.sql.session import microseconds
-from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, SHORTEST_DUE_LOOK, ServerStore
+from celery_locks.stores.sql.store import (
+    FIRST_QUERY_PAUSE_SECONDS,
+    LONGEST_QUERY_PAUSE_SECONDS,
+    SHORTEST_DUE_PAUSE_SECONDS,
+    ServerStore,
+)
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions, notice
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 # For each place, from one state of the tables: whether it is its turn, in how many microseconds that may change without
 # a notice, and whether the token stands in line.
-_LOOK = """
+_TURNS = """
 SELECT place.token,
   CASE WHEN head.token IS NULL THEN used = 0 ELSE head.token = place.token AND used + head.permits <= head.most END,
   coalesce(ends, head.deadline) - now,
@@ -94,7 +99,7 @@ class PostgreSQLStore(ServerStore):
                 place.until = monotonic() + answer.retry_in
             else:
                 self._unsubscribe(claim.token)
-        self._sweeper.now_and_then()
+        self._sweeper.sweep_if_due()
         return answer
 
     def _acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
@@ -144,9 +149,9 @@ class PostgreSQLStore(ServerStore):
         listener = self._listener()
         if listener is None:
             return super().wait_any(places, timeout)
-        give_up, pause = monotonic() + timeout, FIRST_LOOK
+        give_up, pause = monotonic() + timeout, FIRST_QUERY_PAUSE_SECONDS
         kept = listener.subscriptions.kept
-        known = {token: kept(token) or self._stranger(name, token) for name, token in places}
+        known = {token: kept(token) or self._subscription_of_watcher(name, token) for name, token in places}
         with listener.expecting(known.values()) as event:
             while True:
                 event.clear()
@@ -159,7 +164,7 @@ class PostgreSQLStore(ServerStore):
                     event.wait(min(left, max(0.0, until - monotonic())))
                 else:
                     event.wait(min(left, random.uniform(pause / 2, pause)))
-                    pause = min(pause * 1.5, LONGEST_LOOK)
+                    pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
         listener = self._listener()
@@ -170,8 +175,8 @@ class PostgreSQLStore(ServerStore):
         notices = {DUE, *(self._notice(DUE, each) for each in (broker, ""))}  # tickets of older versions have no broker
         with listener.expecting([Subscription(*notices)]) as event:
             while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - monotonic()) > 0:
-                longest = DUE_LOOK if listener.working else LONGEST_LOOK
-                event.wait(min(left, longest, max(due_in, SHORTEST_DUE_LOOK)))
+                longest = DUE_QUERY_SECONDS if listener.working else LONGEST_QUERY_PAUSE_SECONDS
+                event.wait(min(left, longest, max(due_in, SHORTEST_DUE_PAUSE_SECONDS)))
                 event.clear()
 
     def _turns(
@@ -184,24 +189,26 @@ class PostgreSQLStore(ServerStore):
         unsure = [place for place in places if not known[place[1]].sure or known[place[1]].until <= now]
         for _, token in unsure:
             listener.subscriptions.begin(known[token])
-        return self._look_at(unsure, known, timeout) if unsure else []
+        return self._query_turns(unsure, known, timeout) if unsure else []
 
-    def _look_at(self, places: Sequence[tuple[str, str]], known: dict[str, Subscription], timeout: float) -> list[str]:
-        seen = self._views(places)
-        strangers = [(name, token) for name, token in places if not seen[token][2] and not seen[token][0]]
-        if strangers:  # the next release notifies them
-            values = (microseconds(timeout), [self._database.dialect.encode(name) for name, _ in strangers])
+    def _query_turns(
+        self, places: Sequence[tuple[str, str]], known: dict[str, Subscription], timeout: float
+    ) -> list[str]:
+        seen = self._turns_by_token(places)
+        watchers = [(name, token) for name, token in places if not seen[token][2] and not seen[token][0]]
+        if watchers:  # the next release notifies them
+            values = (microseconds(timeout), [self._database.dialect.encode(name) for name, _ in watchers])
             self._database.single(lambda db: db.execute(_WATCH, values).rowcount)
-            seen.update(self._views(strangers))
+            seen.update(self._turns_by_token(watchers))
         for token, (_, left, _) in seen.items():
             known[token].until = monotonic() + left
         return [token for token, (turn, _, _) in seen.items() if turn]
 
-    def _views(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[bool, float, bool]]:
+    def _turns_by_token(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[bool, float, bool]]:
         """Return by token: whether it may be its turn, seconds until that may change, whether it stands in line."""
         encode = self._database.dialect.encode
         values = ([encode(name) for name, _ in places], [encode(token) for _, token in places])
-        rows = self._looking(lambda: self._database.single(lambda db: db.execute(_LOOK, values).fetchall()))
+        rows = self._query_for_waiters(lambda: self._database.single(lambda db: db.execute(_TURNS, values).fetchall()))
         return {token: (turn, inf if left is None else left / 1e6, in_line) for token, turn, left, in_line in rows}
 
     def loss_feed(self, name: str, process: str) -> LossFeed:
@@ -239,7 +246,7 @@ class PostgreSQLStore(ServerStore):
         if subscriptions is not None:
             subscriptions.drop(token)
 
-    def _stranger(self, name: str, token: str) -> Subscription:
+    def _subscription_of_watcher(self, name: str, token: str) -> Subscription:
         """Return a subscription for a token that may not stand in line."""
         return Subscription(self._notice("token", token), self._notice("name", name))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 #: raises both.
 VERSION, OLDEST = 2, 2
 #: Microseconds that the row of an expired holder is kept, so that a late renewal gets the reason.
-REMEMBERED = 60_000_000
+EXPIRED_KEPT_MICROSECONDS = 60_000_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ TABLES = (
         "holder",
         "name key, token key, owner text, permits int, most int, fencing_token int, since int, deadline int",
         ("name", "token"),
-        kept=REMEMBERED,
+        kept=EXPIRED_KEPT_MICROSECONDS,
     ),
     TableSchema(
         "waiter",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 #: The longest duration, in seconds. As microseconds it still fits into 64 bits.
-FOREVER = 1e12
+LONGEST_SECONDS = 1e12
 #: The server's clock counts as set back if it is behind a past moment by more than these microseconds.
 SET_BACK = 1_000_000
 #: `forget_at` rounds a moment to this many bits of microseconds, some 72 minutes. So it seldom changes, and PostgreSQL
@@ -18,7 +18,7 @@ MOST_BEFORE = 1_000
 
 
 def microseconds(seconds: float) -> int:
-    return int(min(seconds, FOREVER) * 1_000_000)
+    return int(min(seconds, LONGEST_SECONDS) * 1_000_000)
 
 
 def forget_at(moment: int) -> int:

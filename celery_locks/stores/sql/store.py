@@ -26,15 +26,15 @@ from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 T = TypeVar("T")
 
 #: Seconds between two queries of a waiter that gets no notices: the first pause, and the longest.
-FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
+FIRST_QUERY_PAUSE_SECONDS, LONGEST_QUERY_PAUSE_SECONDS = 0.005, 0.25
 #: The shortest pause before the next query for due tickets, in seconds.
-SHORTEST_DUE_LOOK = 0.001
+SHORTEST_DUE_PAUSE_SECONDS = 0.001
 #: How many threads of a process query at the same time whether it is their turn. Others need connections, too.
-LOOKERS = 2
+MOST_WAITER_QUERIES = 2
 #: Microseconds that a place in line must still have to be kept without its lock's row.
-SHORTEST_KEPT = 1_000_000
+SHORTEST_KEPT_MICROSECONDS = 1_000_000
 #: The shortest time that is worth waiting for a row, in seconds.
-SHORTEST_SHARE = 0.005
+SHORTEST_SHARE_SECONDS = 0.005
 
 
 class ServerStore(TableStore):
@@ -52,7 +52,7 @@ class ServerStore(TableStore):
         self._database = address.database()
         self._lock = lock_of(address.dialect)
         self._sweeper = Sweeper(self._database)
-        self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
+        self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
         #: Tokens that had a place in line at their last request.
         self._in_line: set[str] = set()
 
@@ -86,7 +86,7 @@ class ServerStore(TableStore):
         # statement runs is left to a transaction that locks the lock's row.
         change = (
             "UPDATE celery_locks_waiter SET deadline = greatest(deadline, ?) "
-            f"WHERE name = ? AND token = ? AND deadline > CLOCK + {SHORTEST_KEPT}"
+            f"WHERE name = ? AND token = ? AND deadline > CLOCK + {SHORTEST_KEPT_MICROSECONDS}"
         )
 
         def work(connection: Connection) -> Refused | None:
@@ -110,13 +110,13 @@ class ServerStore(TableStore):
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        return _look_again_until(lambda: self._looking(lambda: self._turns_of(places)), timeout)
+        return _query_until(lambda: self._query_for_waiters(lambda: self._turns_of(places)), timeout)
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        give_up, pause = monotonic() + timeout, FIRST_LOOK
+        give_up, pause = monotonic() + timeout, FIRST_QUERY_PAUSE_SECONDS
         while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - monotonic()) > 0:
-            time.sleep(min(random.uniform(pause / 2, pause), left, max(due_in, SHORTEST_DUE_LOOK)))
-            pause = min(pause * 1.5, LONGEST_LOOK)
+            time.sleep(min(random.uniform(pause / 2, pause), left, max(due_in, SHORTEST_DUE_PAUSE_SECONDS)))
+            pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         order = sorted(range(len(renewals)), key=lambda number: renewals[number].name)
@@ -157,7 +157,7 @@ class ServerStore(TableStore):
         give_up, problem = monotonic() + timeout, None
         for done, (number, renewal) in enumerate(blocked):
             share = (give_up - monotonic()) / (len(blocked) - done)
-            if share < SHORTEST_SHARE:
+            if share < SHORTEST_SHARE_SECONDS:
                 continue
             try:
                 answers[number] = self._renew_waiting(renewal, share)
@@ -214,10 +214,10 @@ class ServerStore(TableStore):
     def close(self) -> None:
         self._database.close()
 
-    def _looking(self, look: Callable[[], T]) -> T:
-        if self._lookers[0] != os.getpid():  # a fork may have copied it while other threads held it
-            self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
-        with self._lookers[1]:
+    def _query_for_waiters(self, look: Callable[[], T]) -> T:
+        if self._waiter_queries[0] != os.getpid():  # a fork may have copied it while other threads held it
+            self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
+        with self._waiter_queries[1]:
             return look()
 
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
@@ -227,7 +227,7 @@ class ServerStore(TableStore):
     def _write(self, name: str, work: Callable[[Session], T], ttl: float | None = None) -> T:
         timeout = self._database.timeout_for(ttl)
         result = self._database.transaction(lambda connection: self._in_lock(connection, name, work), timeout)
-        self._sweeper.now_and_then()
+        self._sweeper.sweep_if_due()
         return result
 
     def _in_lock(self, connection: Connection, name: str, work: Callable[[Session], T]) -> T:
@@ -237,12 +237,12 @@ class ServerStore(TableStore):
         return result
 
 
-def _look_again_until(look: Callable[[], list[str]], timeout: float) -> list[str]:
-    give_up, pause = monotonic() + timeout, FIRST_LOOK
+def _query_until(look: Callable[[], list[str]], timeout: float) -> list[str]:
+    give_up, pause = monotonic() + timeout, FIRST_QUERY_PAUSE_SECONDS
     while not (found := look()):
         left = give_up - monotonic()
         if left <= 0:
             break
         time.sleep(min(random.uniform(pause / 2, pause), left))
-        pause = min(pause * 1.5, LONGEST_LOOK)
+        pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
     return found

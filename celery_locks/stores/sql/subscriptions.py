@@ -114,7 +114,7 @@ class Subscriptions:
                     each.notified = True
                     _set(each.events)
 
-    def doubt(self, hearing: bool) -> None:
+    def set_hearing(self, hearing: bool) -> None:
         """Record whether notices arrive from now on. Until now, some may have been missed."""
         with self._mutex:
             self.hearing = hearing

@@ -17,11 +17,11 @@ from celery_locks.stores.sql.session import forget_at
 logger = _logging.logger(__name__)
 
 #: Seconds between two sweeps of a process, and after a sweep that left some rows.
-EVERY, SOON = 10.0, 0.1
+SWEEP_SECONDS, NEXT_SWEEP_SECONDS = 10.0, 0.1
 #: The most rows of a table that one sweep deletes or checks.
-MOST = 500
+MOST_ROWS_SWEPT = 500
 #: Seconds that each transaction of a sweep may take. The user's request waits for the sweep.
-TIMEOUT = 1.0
+SWEEP_TIMEOUT_SECONDS = 1.0
 #: A row of one of these tables keeps the row of its lock.
 NEEDED_FOR = ("holder", "waiter", "taken", "ticket")
 
@@ -35,10 +35,10 @@ class Sweeper:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._next = monotonic() + random.uniform(0, EVERY)
+        self._next = monotonic() + random.uniform(0, SWEEP_SECONDS)
         self._alone = os.getpid(), threading.Lock()
 
-    def now_and_then(self) -> None:
+    def sweep_if_due(self) -> None:
         """Sweep if it is time to, unless another thread of this process sweeps."""
         if monotonic() < self._next:
             return
@@ -48,9 +48,9 @@ class Sweeper:
         if not mutex.acquire(blocking=False):
             return
         try:
-            self._next = monotonic() + EVERY
+            self._next = monotonic() + SWEEP_SECONDS
             if self.sweep():
-                self._next = monotonic() + SOON
+                self._next = monotonic() + NEXT_SWEEP_SECONDS
         except StoreUnavailable as error:
             logger.debug("sweeping failed: %s", error)
         finally:
@@ -62,13 +62,15 @@ class Sweeper:
         Returns:
             Whether more rows may be left.
         """
-        timeout = min(TIMEOUT, self._database.timeout)
+        timeout = min(SWEEP_TIMEOUT_SECONDS, self._database.timeout)
         now = self._database.single(lambda db: int(db.execute("SELECT CLOCK").fetchone()[0]), timeout)
         most = self._database.transaction(lambda db: self._expired(db, now), timeout)
-        return max(most, self._locks(now, timeout)) >= MOST
+        return max(most, self._locks(now, timeout)) >= MOST_ROWS_SWEPT
 
     def _expired(self, connection: Connection, now: int) -> int:
-        return max(connection.dialect.delete_some(connection, table, now - table.kept, MOST) for table in TABLES)
+        return max(
+            connection.dialect.delete_some(connection, table, now - table.kept, MOST_ROWS_SWEPT) for table in TABLES
+        )
 
     def _locks(self, now: int, timeout: float) -> int:
         """Delete the rows of idle locks. Check the others again later."""
@@ -80,7 +82,7 @@ class Sweeper:
         return len(due)
 
     def _due(self, connection: Connection, now: int) -> list[str]:
-        query = f"SELECT name FROM celery_locks_lock WHERE forget_at <= ? ORDER BY forget_at LIMIT {MOST}"
+        query = f"SELECT name FROM celery_locks_lock WHERE forget_at <= ? ORDER BY forget_at LIMIT {MOST_ROWS_SWEPT}"
         return [name for (name,) in connection.execute(query, (now,))]
 
     def _note_fence(self, connection: Connection, names: list[str]) -> None:

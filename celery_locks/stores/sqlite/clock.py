@@ -12,7 +12,7 @@ from celery_locks._runtime.clock import Clock, system_clock, wall_time
 from celery_locks.stores.sql.session import microseconds
 
 #: If the clock seems to be behind by more than these microseconds, the machine has been restarted.
-SLACK = 1_000_000
+MOST_CLOCK_LAG_MICROSECONDS = 1_000_000
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS celery_locks_clock (
@@ -74,7 +74,7 @@ class FileClock:
         query = "SELECT boot, ahead, last_fencing_token FROM celery_locks_clock"
         boot, ahead, last = db.execute(query).fetchone()
         local = microseconds(self._local.now())
-        if boot != self._boot or local + ahead < last - SLACK:
+        if boot != self._boot or local + ahead < last - MOST_CLOCK_LAG_MICROSECONDS:
             ahead = max(microseconds(self._wall()), last) - local
             if writing:  # a reader can't store the setting; the next writer does
                 db.execute("UPDATE celery_locks_clock SET boot = ?, ahead = ?", (self._boot, ahead))

@@ -20,11 +20,11 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 #: The longest pause before the first retry on a busy file, in seconds. It doubles up to the second number.
-FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.003
+FIRST_BUSY_PAUSE_SECONDS, LONGEST_BUSY_PAUSE_SECONDS = 0.0005, 0.003
 #: Timeout of a signal handler that interrupted a call of its own thread, in seconds. That call may block it.
-NESTED_PATIENCE = 0.1
+NESTED_TIMEOUT_SECONDS = 0.1
 #: Seconds that a fork waits for the transaction of another thread.
-FORK_PATIENCE = 5.0
+FORK_TIMEOUT_SECONDS = 5.0
 
 #: Unused bytes in a new file, so that renewals and releases succeed on a full disk.
 RESERVE_BYTES = 262_144
@@ -78,12 +78,12 @@ class SQLiteFile:
         SQLite's own busy handler lets a waiting writer starve. So it is off, and the pauses here are short and random.
         """
         nested = self._mutex._is_owned()  # type: ignore[attr-defined]
-        timeout = min(NESTED_PATIENCE, self._timeout) if nested else self._timeout
-        give_up, pause, has_room = None, FIRST_PAUSE, True
+        timeout = min(NESTED_TIMEOUT_SECONDS, self._timeout) if nested else self._timeout
+        give_up, pause, has_room = None, FIRST_BUSY_PAUSE_SECONDS, True
         while True:
             try:
                 with self._mutex:
-                    return self._aside(work) if nested else self._once(work)
+                    return self._once_on_other_connection(work) if nested else self._once(work)
             except sqlite3.Error as error:
                 if has_room and not nested and _is_full(error):
                     has_room = False
@@ -96,7 +96,7 @@ class SQLiteFile:
                 if now >= give_up:
                     raise StoreUnavailable(self._explain_busy(timeout, nested)) from error
             time.sleep(min(random.uniform(0, pause), give_up - now))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, LONGEST_BUSY_PAUSE_SECONDS)
 
     def _once(self, work: Work[T]) -> T:
         try:
@@ -106,7 +106,7 @@ class SQLiteFile:
                 self._disconnect()
             raise
 
-    def _aside(self, work: Work[T]) -> T:
+    def _once_on_other_connection(self, work: Work[T]) -> T:
         """Run the work on a separate connection, for a signal handler that interrupted a call of its own thread."""
         db = _open(self.path)
         try:
@@ -179,10 +179,10 @@ class SQLiteFile:
         _in_transaction(db, self._make_tables)
         pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
         if pages * size < RESERVE_BYTES:
-            _in_transaction(db, _take_space)
+            _in_transaction(db, _add_reserve)
             # Copies the space into the file itself. The log keeps its length, too.
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            _in_transaction(db, _leave_space)
+            _in_transaction(db, _free_reserve)
 
     def _identity(self) -> tuple[int, int, int] | None:
         """Return this process and the file that the path names now, since the open file may have been replaced."""
@@ -249,12 +249,12 @@ def _open(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 
 
-def _take_space(db: sqlite3.Connection) -> None:
+def _add_reserve(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS celery_locks_space (bytes BLOB)")
     db.execute("INSERT INTO celery_locks_space VALUES (zeroblob(?))", (RESERVE_BYTES,))
 
 
-def _leave_space(db: sqlite3.Connection) -> None:
+def _free_reserve(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE IF EXISTS celery_locks_space")
 
 
@@ -295,23 +295,23 @@ def _is_busy(error: sqlite3.Error) -> bool:
 # locks without having them, and another process could remove the log. So no file is open during a fork.
 
 _files: WeakSet[SQLiteFile] = WeakSet()
-_stopped: list[Any] = []
+_locked_for_fork: list[Any] = []
 
 
 def _before_fork() -> None:
     for file in sorted(_files, key=id):  # the same order in every thread that forks
-        if not file._mutex._is_owned() and file._mutex.acquire(timeout=FORK_PATIENCE):  # type: ignore[attr-defined]
-            _stopped.append(file._mutex)
+        if not file._mutex._is_owned() and file._mutex.acquire(timeout=FORK_TIMEOUT_SECONDS):  # type: ignore[attr-defined]
+            _locked_for_fork.append(file._mutex)
             file._disconnect()
 
 
 def _after_fork_in_parent() -> None:
-    while _stopped:
-        _stopped.pop().release()
+    while _locked_for_fork:
+        _locked_for_fork.pop().release()
 
 
 def _after_fork_in_child() -> None:
-    _stopped.clear()
+    _locked_for_fork.clear()
     for file in _files:
         file._mutex = threads.RLock()
 

@@ -70,7 +70,7 @@ def claim_place(path: str) -> Callable[[], None]:
             return lambda: None
         if claimed != byte or used.byte not in (0, byte):
             raise StoreUnavailable(
-                f"the lock store {path} is used by another name as well, and each name has a log of its own: {MOUNT}"
+                f"the lock store {path} has a second name in use, and each name has a log of its own: {MOUNT_REMEDY}"
             )
         used.byte, used.users = byte, used.users + 1
         return partial(_give_up, used)
@@ -121,7 +121,7 @@ def _close_inherited_files() -> None:
 
 
 #: The remedy for a file with two names.
-MOUNT = "mount the folder of the file, not the file by itself, and use one name for it"
+MOUNT_REMEDY = "mount the folder of the file, not the file by itself, and use one name for it"
 
 
 def _number_of(path: str) -> int:
@@ -175,9 +175,11 @@ def place_checks(path: str) -> dict[str, str]:
     point = max((point for point in mounts if _is_within(real, point)), key=len, default="")
     kind, free = mounts.get(point, ""), space.f_bavail * space.f_frsize
     return {
-        "name": f"{path} has a second name, or is mounted by itself: {MOUNT}" if real in mounts or links > 1 else "",
+        "name": f"{path} has a second name, or is mounted by itself: {MOUNT_REMEDY}"
+        if real in mounts or links > 1
+        else "",
         "disk": (
-            f"{path} is on a network file system ({kind}), on which SQLite's locks can't be relied on: {MOVE}"
+            f"{path} is on a network file system ({kind}), on which SQLite's locks can't be relied on: {MOVE_REMEDY}"
             if NETWORK.search(kind)
             else ""
             if kind
@@ -188,7 +190,7 @@ def place_checks(path: str) -> dict[str, str]:
 
 
 #: The remedy for a file system on which SQLite does not work.
-MOVE = "move the file to a disk of this machine, or use another store"
+MOVE_REMEDY = "move the file to a disk of this machine, or use another store"
 #: Free bytes below which a disk counts as full.
 LEAST_FREE_BYTES = 16 * 1024 * 1024
 

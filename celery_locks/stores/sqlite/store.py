@@ -23,17 +23,17 @@ from celery_locks.stores.sql.session import Answer, Session, microseconds
 from celery_locks.stores.sqlite import clock
 from celery_locks.stores.sqlite.clock import AS_SET, FileClock
 from celery_locks.stores.sqlite.file import SQLiteFile
-from celery_locks.stores.sqlite.location import MOVE, place_checks
+from celery_locks.stores.sqlite.location import MOVE_REMEDY, place_checks
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 T = TypeVar("T")
 
 #: Seconds between two queries of a waiter: the first pause, and the longest.
-FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
+FIRST_QUERY_PAUSE_SECONDS, LONGEST_QUERY_PAUSE_SECONDS = 0.002, 0.05
 #: Seconds between two queries for due tickets: the first pause, the longest, and the shortest before a known moment.
-FIRST_DUE_LOOK, LONGEST_DUE_LOOK, SHORTEST_DUE_LOOK = 0.02, 0.25, 0.001
-#: One write in `EVERY` deletes up to `SWEEP` expired rows of one table, of each table in turn.
-EVERY, SWEEP = 32, 400
+FIRST_DUE_PAUSE_SECONDS, LONGEST_DUE_PAUSE_SECONDS, SHORTEST_DUE_PAUSE_SECONDS = 0.02, 0.25, 0.001
+#: One write in `WRITES_PER_SWEEP` deletes up to `MOST_ROWS_SWEPT` expired rows of one table, of each table in turn.
+WRITES_PER_SWEEP, MOST_ROWS_SWEPT = 32, 400
 
 TYPES = Types(key="TEXT", text="TEXT", int="INTEGER", end=" WITHOUT ROWID")
 
@@ -102,7 +102,7 @@ def _sweep(table: TableSchema) -> str:
     key, name = ", ".join(table.key), f"celery_locks_{table.name}"
     return (
         f"DELETE FROM {name} WHERE ({key}) IN "
-        f"(SELECT {key} FROM {name} WHERE deadline <= ? - {table.kept} ORDER BY deadline LIMIT {SWEEP})"
+        f"(SELECT {key} FROM {name} WHERE deadline <= ? - {table.kept} ORDER BY deadline LIMIT {MOST_ROWS_SWEPT})"
     )
 
 
@@ -136,7 +136,7 @@ class SQLiteStore(TableStore):
         self._clock = FileClock(clock, wall, boot)
         # The start is random, since a process may write only once or twice.
         self._sweeps = islice(cycle(_SWEEPS), random.randrange(len(_SWEEPS)), None)
-        self._turns = islice(cycle(range(EVERY)), random.randrange(EVERY), None)
+        self._writes = islice(cycle(range(WRITES_PER_SWEEP)), random.randrange(WRITES_PER_SWEEP), None)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         check_numbers(claim)
@@ -160,26 +160,26 @@ class SQLiteStore(TableStore):
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        give_up, pause = system_clock.now() + timeout, FIRST_LOOK
+        give_up, pause = system_clock.now() + timeout, FIRST_QUERY_PAUSE_SECONDS
         while not (tokens := self._turns_of(places)):
             left = give_up - system_clock.now()
             if left <= 0:
                 break
             time.sleep(min(random.uniform(pause / 2, pause), left))
-            pause = min(pause * 1.5, LONGEST_LOOK)
+            pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
         return tokens
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         return self._write("", lambda session: [Leases(session).renew(renewal) for renewal in renewals])
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        give_up, pause = system_clock.now() + timeout, FIRST_DUE_LOOK
+        give_up, pause = system_clock.now() + timeout, FIRST_DUE_PAUSE_SECONDS
         while (due_in := self._due_in(prefix, broker)) > 0:
             left = give_up - system_clock.now()
             if left <= 0:
                 return
-            time.sleep(min(pause, left, max(due_in, SHORTEST_DUE_LOOK)))
-            pause = min(pause * 1.5, LONGEST_DUE_LOOK)
+            time.sleep(min(pause, left, max(due_in, SHORTEST_DUE_PAUSE_SECONDS)))
+            pause = min(pause * 1.5, LONGEST_DUE_PAUSE_SECONDS)
 
     def about(self) -> str:
         return f"SQLite {sqlite3.sqlite_version}"
@@ -192,7 +192,7 @@ class SQLiteStore(TableStore):
         mode = self._file.run(lambda db: db.execute("PRAGMA journal_mode").fetchone()[0])
         path, journal = self._file.path, ""
         if mode != "wal":
-            journal = f"{path} has the journal mode {mode}, so readers wait for writers: {MOVE}"
+            journal = f"{path} has the journal mode {mode}, so readers wait for writers: {MOVE_REMEDY}"
         return {**place_checks(path), "journal": journal}
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ class SQLiteStore(TableStore):
         def change(db: sqlite3.Connection) -> T:
             session = SQLiteSession(db, self._clock, writing=True)
             result = work(session)
-            if next(self._turns) == 0:
+            if next(self._writes) == 0:
                 db.execute(next(self._sweeps), (session.now,))
             return result
 
@@ -213,7 +213,7 @@ class SQLiteStore(TableStore):
 
     def _in_one_statement(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """Run a single statement; ``None`` if it is this write's turn to sweep."""
-        return self._file.run(work) if next(self._turns) else None
+        return self._file.run(work) if next(self._writes) else None
 
     def _acquire_free(self, db: sqlite3.Connection, claim: Claim) -> int | None:
         """Acquire a free lock. Return the fencing token, or ``None``."""
