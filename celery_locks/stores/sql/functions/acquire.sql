@@ -2,8 +2,8 @@
 --
 -- key, claimant, called: the lock, the owner token, the owner's name. ttl: microseconds. room: the lock's limit.
 -- wanted: permits. line_up: microseconds to stand in line if refused; NULL to stay out of the line.
--- longest: the most waiters in line; 0 for any number. patience: see `celery_locks_open`. channel: see `celery_locks_notify_next`.
--- again: whether the request is a repeat, because the reply to the first one was lost.
+-- longest: the most waiters in line; 0 for any number. patience: see `celery_locks_open`.
+-- channel: see `celery_locks_notify_next`. again: whether the request is a repeat, because the reply to the first one was lost.
 --
 -- Returns one row with the fencing token if it is granted. Otherwise it returns one row for each holder, or one row without
 -- a holder: the lock's moment, when another try may succeed, the position in line, whether the line is full, the holder.
