@@ -23,7 +23,7 @@ from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
 from celery_locks.stores.sql import sweeper
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.locked_session import LockedSession
 from celery_locks.stores.sql.postgresql import PostgreSQLStore
 from celery_locks.stores.sql.store import ServerStore

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from celery_locks._runtime.clock import wall_time
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.check_results import NOT_KNOWN
-from celery_locks.stores.sql.database import Connection, Database
-from celery_locks.stores.sql.dialects import PostgreSQL
+from celery_locks.stores.sql.database import Database
+from celery_locks.stores.sql.dialects import Connection, PostgreSQL
 from celery_locks.stores.sql.schema import SERVER_TABLES
 
 #: Seconds by which the clocks of server and client may differ. Leases tolerate any difference, but countdowns and

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from celery_locks.stores.sql.connection_protocol import ConnectionProtocol
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sql.session import SET_BACK
-
-#: The SQLSTATE with which the functions in PostgreSQL report that the clock was set back.
-SET_BACK_CODE = "LK001"
 
 
 class ClockSetBack(Exception):
@@ -29,7 +26,7 @@ def moment_of(seen: int, clock: int) -> int:
     return max(seen, clock)
 
 
-def raise_clock(connection: ConnectionProtocol) -> None:
+def raise_clock(connection: Connection) -> None:
     """Put the store's clock forward to the last moment at which a lock was changed, within a transaction of its own.
 
     Leases acquired since the server's clock was set back would end too early. So their deadlines move along. The
@@ -62,7 +59,7 @@ def raise_clock(connection: ConnectionProtocol) -> None:
     )
 
 
-def _behind(connection: ConnectionProtocol) -> tuple[int, int]:
+def _behind(connection: Connection) -> tuple[int, int]:
     """Return the time of the store's clock, and how far it is behind the last change of a lock."""
     query = "SELECT CLOCK, coalesce(max(touched), 0) FROM celery_locks_lock"
     clock, seen = connection.execute(query).fetchone()

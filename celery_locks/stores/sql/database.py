@@ -15,11 +15,12 @@ from sqlalchemy.pool import PoolProxiedConnection
 from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.call_timeouts import CallTimeouts, TimedCall
-from celery_locks.stores.sql.clock import SET_BACK_CODE, ClockSetBack, raise_clock
-from celery_locks.stores.sql.dialects import Dialect
+from celery_locks.stores.sql.clock import ClockSetBack, raise_clock
+from celery_locks.stores.sql.dialects import Connection, Dialect
 from celery_locks.stores.sql.pool import SteadyPool
 from celery_locks.stores.sql.remedies import newer_tables, remedy_for
 from celery_locks.stores.sql.schema import VERSION
+from celery_locks.stores.sql.session import SET_BACK_CODE
 
 T = TypeVar("T")
 
@@ -44,63 +45,6 @@ class StoreFull(StoreUnavailable):
 
 class _TimedOut(Exception):
     """A call got no answer in time."""
-
-
-class Answer:
-    """The rows of a statement."""
-
-    def __init__(self, cursor: Any, dialect: Dialect) -> None:
-        self._cursor = cursor
-        self._decode = dialect.decode
-
-    @property
-    def rowcount(self) -> int:
-        return int(self._cursor.rowcount)
-
-    @property
-    def last_id(self) -> int:
-        """The value that the statement passed to MySQL's ``LAST_INSERT_ID``."""
-        return int(self._cursor.lastrowid)
-
-    def fetchone(self) -> Any:
-        row = self._cursor.fetchone()
-        return None if row is None else tuple(map(self._decode, row))
-
-    def fetchall(self) -> list[Any]:
-        return [tuple(map(self._decode, row)) for row in self._cursor.fetchall()]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.fetchall())
-
-
-class Connection:
-    """A connection in use by one call.
-
-    Attributes:
-        info: Facts about its session, kept as long as the session lasts.
-        timeout: Seconds that the call may take.
-        repeated: Whether an earlier try may have been carried out, and only its reply was lost.
-    """
-
-    def __init__(self, dbapi: Any, dialect: Dialect, info: dict[str, Any], timeout: float, repeated: bool) -> None:
-        self.dbapi = dbapi
-        self.dialect = dialect
-        self.info = info
-        self.timeout = timeout
-        self.repeated = repeated
-
-    def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
-        """Run a statement written as for `Session.execute`."""
-        return self.run(self.dialect.text(query), values)
-
-    def run(self, statement: str, values: Sequence[Any] = ()) -> Answer:
-        """Run a statement in the driver's form."""
-        cursor = self.dbapi.cursor()
-        if values:
-            cursor.execute(statement, tuple(map(self.dialect.encode, values)))
-        else:
-            cursor.execute(statement)
-        return Answer(cursor, self.dialect)
 
 
 class Database:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import Any
 
 from celery_locks.stores.sql import function_texts, remedies
-from celery_locks.stores.sql.connection_protocol import ConnectionProtocol
 from celery_locks.stores.sql.schema import (
     SERVER_TABLES,
     TableSchema,
@@ -27,6 +26,63 @@ MYSQL_IDLE_SECONDS = 60
 PREPARE_AFTER = 2
 #: The prefix of all tables, if the URL gives no other.
 PREFIX = "celery_locks_"
+
+
+class Answer:
+    """The rows of a statement."""
+
+    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+        self._cursor = cursor
+        self._decode = dialect.decode
+
+    @property
+    def rowcount(self) -> int:
+        return int(self._cursor.rowcount)
+
+    @property
+    def last_id(self) -> int:
+        """The value that the statement passed to MySQL's ``LAST_INSERT_ID``."""
+        return int(self._cursor.lastrowid)
+
+    def fetchone(self) -> Any:
+        row = self._cursor.fetchone()
+        return None if row is None else tuple(map(self._decode, row))
+
+    def fetchall(self) -> list[Any]:
+        return [tuple(map(self._decode, row)) for row in self._cursor.fetchall()]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
+
+
+class Connection:
+    """A connection in use by one call.
+
+    Attributes:
+        info: Facts about its session, kept as long as the session lasts.
+        timeout: Seconds that the call may take.
+        repeated: Whether an earlier try may have been carried out, and only its reply was lost.
+    """
+
+    def __init__(self, dbapi: Any, dialect: Dialect, info: dict[str, Any], timeout: float, repeated: bool) -> None:
+        self.dbapi = dbapi
+        self.dialect = dialect
+        self.info = info
+        self.timeout = timeout
+        self.repeated = repeated
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
+        """Run a statement written as for `Session.execute`."""
+        return self.run(self.dialect.text(query), values)
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> Answer:
+        """Run a statement in the driver's form."""
+        cursor = self.dbapi.cursor()
+        if values:
+            cursor.execute(statement, tuple(map(self.dialect.encode, values)))
+        else:
+            cursor.execute(statement)
+        return Answer(cursor, self.dialect)
 
 
 class Dialect(ABC):
@@ -94,7 +150,7 @@ class Dialect(ABC):
         """Return a statement in the driver's form, with this store's table names."""
         return query.replace("CLOCK", self.clock).replace("?", "%s").replace(PREFIX, self.prefix)
 
-    def prepare(self, connection: ConnectionProtocol, timeout: float) -> None:
+    def prepare(self, connection: Connection, timeout: float) -> None:
         """Set up a new connection.
 
         Args:
@@ -102,7 +158,7 @@ class Dialect(ABC):
             timeout: The longest that a transaction may take, in seconds.
         """
 
-    def isolates(self, connection: ConnectionProtocol) -> bool:
+    def isolates(self, connection: Connection) -> bool:
         """Return whether single statements run at READ COMMITTED, without a transaction that sets it."""
         return True
 
@@ -115,15 +171,15 @@ class Dialect(ABC):
         """Return the statement of `Session.put`."""
 
     @abstractmethod
-    def delete_some(self, connection: ConnectionProtocol, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
         """Delete expired rows that no other transaction has locked. Return how many."""
 
     @abstractmethod
-    def delete_locks(self, connection: ConnectionProtocol, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
         """Delete the rows of locks, which this transaction has locked."""
 
     @abstractmethod
-    def keep_locks(self, connection: ConnectionProtocol, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
         """Keep the rows of locks, which this transaction has locked, until ``forget_at`` at least."""
 
     @abstractmethod
@@ -208,7 +264,7 @@ class PostgreSQL(Dialect):
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.postgresql_grant(text, user)
 
-    def prepare(self, connection: ConnectionProtocol, timeout: float) -> None:
+    def prepare(self, connection: Connection, timeout: float) -> None:
         # Behind a pooler, the next transaction of this session is another client's. So nothing is set for the session.
         setting = connection.run("SELECT current_setting('default_transaction_isolation')").fetchone()[0]
         connection.info["isolates"] = setting == "read committed"
@@ -216,7 +272,7 @@ class PostgreSQL(Dialect):
         # that name may be another client's. Random numbers make that an error, which is noticed.
         connection.dbapi._prepared._prepared_idx = secrets.randbits(60)
 
-    def isolates(self, connection: ConnectionProtocol) -> bool:
+    def isolates(self, connection: Connection) -> bool:
         return bool(connection.info["isolates"])
 
     def begin(self, timeout: float) -> Sequence[str]:
@@ -237,7 +293,7 @@ class PostgreSQL(Dialect):
             f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
         )
 
-    def delete_some(self, connection: ConnectionProtocol, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
         key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
         query = (
             f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} WHERE deadline <= ? "
@@ -245,10 +301,10 @@ class PostgreSQL(Dialect):
         )
         return int(connection.execute(query, (until, most)).rowcount)
 
-    def delete_locks(self, connection: ConnectionProtocol, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
         connection.execute(f"DELETE FROM {PREFIX}lock WHERE name = ANY (?)", (list(map(self.encode, names)),))
 
-    def keep_locks(self, connection: ConnectionProtocol, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
         query = f"UPDATE {PREFIX}lock SET forget_at = ? WHERE name = ANY (?)"
         connection.execute(query, (forget_at, list(map(self.encode, names))))
 
@@ -346,7 +402,7 @@ class MySQL(Dialect):
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.mysql_grant(text, account, database)
 
-    def prepare(self, connection: ConnectionProtocol, timeout: float) -> None:
+    def prepare(self, connection: Connection, timeout: float) -> None:
         settings = [
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # a truncated name would merge two locks
@@ -372,7 +428,7 @@ class MySQL(Dialect):
             f"INSERT INTO {PREFIX}{table} ({', '.join(columns)}) VALUES ({marks}) ON DUPLICATE KEY UPDATE {changed}"
         )
 
-    def delete_some(self, connection: ConnectionProtocol, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
         key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
         query = f"SELECT {key} FROM {name} WHERE deadline <= ? ORDER BY deadline LIMIT ? FOR UPDATE SKIP LOCKED"
         rows = connection.execute(query, (until, most)).fetchall()
@@ -381,11 +437,11 @@ class MySQL(Dialect):
             connection.execute(f"DELETE t FROM {which}", [value for row in rows for value in row])
         return len(rows)
 
-    def delete_locks(self, connection: ConnectionProtocol, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
         which = rows_of(f"{PREFIX}lock", ("name",), len(names))
         connection.execute(f"DELETE t FROM {which}", names)
 
-    def keep_locks(self, connection: ConnectionProtocol, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
         which = rows_of(f"{PREFIX}lock", ("name",), len(names))
         connection.execute(f"UPDATE {which} SET t.forget_at = ?", (*names, forget_at))
 

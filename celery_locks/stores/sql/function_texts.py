@@ -7,8 +7,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from celery_locks.stores.sql.clock import SET_BACK_CODE
-from celery_locks.stores.sql.session import COARSE_BITS, MOST_BEFORE, SET_BACK
+from celery_locks.stores.sql.session import COARSE_BITS, MOST_BEFORE, SET_BACK, SET_BACK_CODE
 from celery_locks.stores.types import MOST_HOLDERS
 
 #: The functions, in an order in which they can be created.

@@ -9,8 +9,7 @@ from typing import Any
 from celery_locks._runtime.tokens import process_of
 from celery_locks.stores.sql import stored_functions
 from celery_locks.stores.sql.clock import moment_of
-from celery_locks.stores.sql.database import Connection
-from celery_locks.stores.sql.dialects import Dialect, MySQL
+from celery_locks.stores.sql.dialects import Connection, Dialect, MySQL
 from celery_locks.stores.sql.listener import DUE, DUE_QUERY_SECONDS
 from celery_locks.stores.sql.session import Answer, Session, forget_at
 from celery_locks.stores.sql.subscriptions import notice

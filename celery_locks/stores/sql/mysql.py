@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import base
-from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.function_texts import PATIENCE
 from celery_locks.stores.sql.session import COARSE_BITS, SET_BACK, Session, microseconds
 from celery_locks.stores.sql.store import ServerStore

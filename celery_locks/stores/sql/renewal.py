@@ -7,8 +7,7 @@ from typing import Literal
 
 from celery_locks.errors import LossReason
 from celery_locks.stores.sql.clock import moment_of
-from celery_locks.stores.sql.database import Connection
-from celery_locks.stores.sql.dialects import rows_of
+from celery_locks.stores.sql.dialects import Connection, rows_of
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.locked_session import ServerSession
 from celery_locks.stores.sql.session import forget_at, microseconds

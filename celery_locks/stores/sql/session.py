@@ -10,6 +10,8 @@ from typing import Any, Protocol
 LONGEST_SECONDS = 1e12
 #: The server's clock counts as set back if it is behind a past moment by more than these microseconds.
 SET_BACK = 1_000_000
+#: The SQLSTATE with which the functions in PostgreSQL report that the clock was set back.
+SET_BACK_CODE = "LK001"
 #: `forget_at` rounds a moment to this many bits of microseconds, some 72 minutes. So it seldom changes, and PostgreSQL
 #: updates the row without its indexes.
 COARSE_BITS = 32

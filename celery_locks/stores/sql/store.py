@@ -15,7 +15,8 @@ from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.base import TableStore, check_numbers
 from celery_locks.stores.sql.checks import checks
-from celery_locks.stores.sql.database import Connection, StoreFull
+from celery_locks.stores.sql.database import StoreFull
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.locked_session import ServerSession, lock_of, read_session
 from celery_locks.stores.sql.renewal import renew_many

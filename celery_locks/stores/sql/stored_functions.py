@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.function_texts import PATIENCE, call, function_name
 from celery_locks.stores.sql.session import microseconds
 from celery_locks.stores.types import Claim, Granted, Holder, Refused, Renewal, Value

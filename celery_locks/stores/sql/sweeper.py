@@ -9,7 +9,8 @@ import threading
 from celery_locks import _logging
 from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.sql.database import Connection, Database
+from celery_locks.stores.sql.database import Database
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.renewal import marks
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sql.session import forget_at
