@@ -47,7 +47,7 @@ def main(rounds: int, seconds: float, processes: str, wakes: int) -> None:
         stores = {
             "SQLite": f"sqlite:///{folder}/locks.db",
             "PostgreSQL": postgresql.url(),
-            "PostgreSQL, prepare=yes": postgresql.url(query="prepare=yes"),
+            "PostgreSQL, prepare=no": postgresql.url(query="prepare=no"),
         }
         if not MariaDBServer.missing():
             mariadb = stack.enter_context(MariaDBServer("--innodb-flush-log-at-trx-commit=1"))

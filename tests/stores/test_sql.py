@@ -23,7 +23,7 @@ from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
 from celery_locks.stores.sql import sweeper
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.locked_session import LockedSession
 from celery_locks.stores.sql.postgresql import PostgreSQLStore
 from celery_locks.stores.sql.store import ServerStore
@@ -357,7 +357,7 @@ class TestPoolers:
             assert store.value("lock") == "value"
 
     def test_nothing_is_left_in_a_session(self, pooled: str, open_: Any) -> None:
-        store = open_(f"{pooled}&listen=no")
+        store = open_(f"{pooled}&listen=no&prepare=no")
         for _ in range(12):
             mine = claim()
             granted(store, mine)
@@ -367,6 +367,19 @@ class TestPoolers:
             assert ask(store, "SELECT count(*) FROM pg_prepared_statements") == [(0,)]
             assert ask(store, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
             assert ask(store, "SELECT current_setting('statement_timeout')") == [("0",)]
+
+    def test_prepared_statements_are_given_up(
+        self, pooled: str, postgresql_server: Any, prefix: str, open_: Any
+    ) -> None:
+        store, direct = open_(pooled), open_(postgresql_server.url(query=f"table_prefix={prefix}"))
+        tokens = []
+        for number in range(30):
+            one, other = claim(f"{number}"), claim(f"other {number}")
+            tokens += [granted(store, one), granted(direct, other)]
+            assert store.release(one.name, one.token)
+            assert direct.release(other.name, other.token)
+        assert store._database._prepares is False
+        assert direct._database._prepares is None
 
     def test_prepared_statements_are_what_it_is_not_for(self, pooled: str, open_: Any) -> None:
         """That this pooler is one: what the how-to warns of goes wrong."""
@@ -382,7 +395,7 @@ class TestPoolers:
     @pytest.mark.slow
     def test_who_hears_nothing_looks_again(self, pooled: str, open_: Any, monkeypatch: Any, caplog: Any) -> None:
         """``LISTEN`` is answered, and no notice ever comes."""
-        monkeypatch.setattr("celery_locks.stores.sql.listener.PROBED", 0.2)
+        monkeypatch.setattr("celery_locks.stores.sql.listener.PROBE_TIMEOUT_SECONDS", 0.2)
         store, mine, waiter = open_(pooled), claim(), claim()
         granted(store, mine)
         assert isinstance(store.acquire(waiter, 60.0), Refused)
@@ -445,7 +458,7 @@ class TestWaking:
         listening(other, waiter)
         assert isinstance(other.acquire(waiter, 60.0), Refused)
         assert store.release("lock", mine.token)
-        eventually(lambda: other._subscriptions().kept(waiter.token).told, SOON)
+        eventually(lambda: other._subscriptions().kept(waiter.token).notified, SOON)
         with counted() as statements:
             other.wait("lock", waiter.token, 3 * SOON)
         assert statements == []
@@ -458,11 +471,11 @@ class TestWaking:
         granted(store, mine)
         listening(other, waiter)
         assert isinstance(other.acquire(waiter, 60.0), Refused)
-        other._subscriptions().doubt(hearing=True)
+        other._subscriptions().set_hearing(hearing=True)
         assert store.release("lock", mine.token)
         place = other._subscriptions().kept(waiter.token)
-        eventually(lambda: place.told, SOON)
-        place.told = False
+        eventually(lambda: place.notified, SOON)
+        place.notified = False
         other.wait("lock", waiter.token, 3 * SOON)
         granted(other, waiter)
 
@@ -715,7 +728,7 @@ class TestRows:
 
 class TestTables:
     def test_nothing_stays(self, url: str, open_: Any, monkeypatch: Any) -> None:
-        monkeypatch.setattr(sweeper, "MOST", 10)
+        monkeypatch.setattr(sweeper, "MOST_ROWS_SWEPT", 10)
         store = open_(url)
         for number in range(15):
             granted(store, claim(f"{number}", ttl=0.001))

@@ -108,7 +108,7 @@ class TestBlockedRows:
     def test_a_sweep_passes_over_blocked_rows(
         self, server: DatabaseServer, url: str, open_: Any, monkeypatch: Any, table: str
     ) -> None:
-        monkeypatch.setattr(sweeper, "MOST", 10)
+        monkeypatch.setattr(sweeper, "MOST_ROWS_SWEPT", 10)
         store = open_(url)
         for number in range(5):
             granted(store, claim(f"{number}"))

@@ -1,5 +1,5 @@
-"""Leases in tables: what SQLite, PostgreSQL and MySQL have in common, and the store of the two servers.
+"""Leases in tables: the rules shared by SQLite, PostgreSQL and MySQL, and the stores of the two servers.
 
-`schema` names the tables, `leases` and `tickets` hold the rules, written once for all three; each database brings a
-`session.Session` to run them in. This package imports SQLAlchemy where a server is asked for, and nowhere else.
+`schema` defines the tables. `leases` and `tickets` hold the rules, written once for all three databases. Each database
+runs them in a `session.Session` of its own. SQLite imports none of the modules that need SQLAlchemy.
 """

@@ -1,4 +1,4 @@
-"""What the stores with tables have in common: each call is a transaction of `Leases` and `Tickets`."""
+"""The base of all stores with tables. Each call is one transaction that applies `Leases` and `Tickets`."""
 
 from __future__ import annotations
 
@@ -21,37 +21,46 @@ from celery_locks.stores.types import Claim, Granted, Holder, Refused, Value
 
 T = TypeVar("T")
 
-#: The greatest limit, and number of permits: as many as a store counts exactly that has only floats.
+#: The greatest limit and number of permits: stores that count in floats are exact up to here.
 MOST_PERMITS = 2**53
 
 
 class TableStore(Parking, Store):
-    """A store in tables. What is special to a database: how a transaction is made, and how somebody waits."""
+    """A store in tables. Each database adds its way to run a transaction and to wait."""
 
     waits_for = 100
 
     @abstractmethod
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
-        """Runs queries that all see one state of the tables.
+        """Run queries that all see one state of the tables.
 
         Args:
-            name: The lock that they are about; empty where they are about all.
-            work: What is run, perhaps several times.
+            name: The lock that the queries are about; empty if they are about several.
+            work: Runs the queries. It may be called several times.
         """
 
     @abstractmethod
     def _write(self, name: str, work: Callable[[Session], T], ttl: float | None = None) -> T:
-        """Runs a transaction that has a lock to itself. The work may run several times; its last run counts.
+        """Run a transaction with exclusive access to a lock.
 
         Args:
-            name: The lock; empty where the transaction is about none or several.
-            work: What is run.
-            ttl: Of the lease that it is about, in seconds: it must fail well before that.
+            name: The lock; empty if the transaction is about none or several.
+            work: Runs the statements. It may be called several times; its last call counts.
+            ttl: The ttl of the lease, in seconds. The transaction must fail well before it ends.
         """
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         check_numbers(claim)
-        return self._write(claim.name, lambda session: Leases(session).acquire(claim, line_up), claim.ttl)
+        return self._acquire_in_transaction(claim, line_up)
+
+    def _acquire_in_transaction(self, claim: Claim, line_up: float | None, repeated: bool = False) -> Granted | Refused:
+        """Acquire by the rules of `Leases`. ``repeated``: whether an earlier try may have been carried out."""
+
+        def work(session: Session) -> Granted | Refused:
+            session.repeated |= repeated
+            return Leases(session).acquire(claim, line_up)
+
+        return self._write(claim.name, work, claim.ttl)
 
     def leave(self, name: str, token: str) -> None:
         def work(session: Session) -> None:
@@ -77,7 +86,7 @@ class TableStore(Parking, Store):
         def work(session: Session) -> tuple[Holder, ...]:
             leases = Leases(session)
             last, before = seen[0] if seen else (leases.last_fencing_token(name), ())
-            holders = leases.force_release(name, token, last)  # a repeat spares who came after the first try
+            holders = leases.force_release(name, token, last)  # a repeat spares holders that came after the first try
             if not seen:
                 seen.append((last, holders))
             look_at_first(session, name)
@@ -91,7 +100,7 @@ class TableStore(Parking, Store):
     def held(self, name: str) -> int:
         return self._read(name, lambda session: Leases(session).used(name))
 
-    # --- What is held ---
+    # --- Listing ---
 
     lists = True
 
@@ -158,7 +167,7 @@ class TableStore(Parking, Store):
         self._tickets(name, lambda tickets: tickets.finish(ticket_id, token, running))
 
     def sweep(self, prefix: str, broker: str, most: int = 100) -> tuple[Dispatch, ...]:
-        names = self._look(prefix, broker, most)
+        names = self._names_with_due_tickets(prefix, broker, most)
         swept = (self._tickets(name, lambda tickets: tickets.sweep(broker)) for name in names)
         return tuple(dispatch for dispatches in swept for dispatch in dispatches)
 
@@ -172,7 +181,7 @@ class TableStore(Parking, Store):
         return self._read(name, lambda session: SQLTable(session, name).waiters())
 
     def _turns_of(self, places: Sequence[tuple[str, str]]) -> list[str]:
-        """The tokens whose turn it may be. However many wait for a lock, only the first in line may go."""
+        """Return the tokens whose turn it may be: of each lock, at most the first waiter in line."""
 
         def look(session: Session) -> list[str]:
             leases = Leases(session)
@@ -182,7 +191,7 @@ class TableStore(Parking, Store):
 
         return self._read("", look)
 
-    def _look(self, prefix: str, broker: str, most: int) -> list[str]:
+    def _names_with_due_tickets(self, prefix: str, broker: str, most: int) -> list[str]:
         """Return the names of locks in which something is due for a broker."""
         query = (
             "SELECT DISTINCT name FROM celery_locks_ticket "
@@ -209,7 +218,11 @@ class TableStore(Parking, Store):
         return self._read("", work)
 
     def _find_task(self, prefix: str, broker: str, task_id: str) -> tuple[str, str, str]:
-        """Return whether a task has a parked ticket or a lease, in which lock, and the ticket's id or lease's token."""
+        """Find the parked ticket or the lease of a task.
+
+        Returns:
+            ``"ticket"`` or ``"lease"``, the lock, the ticket's id or lease's token. Empty texts if there is none.
+        """
         query = (
             "SELECT 'ticket', name, id FROM celery_locks_ticket "
             "WHERE task = ? AND state = 'parked' AND broker IN (?, '') AND name >= ? AND name < ? "
@@ -225,10 +238,10 @@ class TableStore(Parking, Store):
 
 
 def check_numbers(claim: Claim) -> None:
-    """Refuse numbers that are beyond what every store counts exactly.
+    """Check that every store can count the limit and the permits of a claim exactly.
 
     Raises:
-        LockConfigError: The limit or the permits are.
+        LockConfigError: One of them is too large.
     """
     if max(claim.limit, claim.permits) > MOST_PERMITS:
         raise LockConfigError(
@@ -237,12 +250,12 @@ def check_numbers(claim: Claim) -> None:
 
 
 def names_of(prefix: str) -> tuple[str, str]:
-    """Return the first name with a prefix, and the first text behind all of them."""
+    """Return the first name with a prefix, and the first text that sorts after all of them."""
     return f"{prefix}:", f"{prefix};"  # the next character
 
 
 def release(session: Session, name: str, token: str, value: Value | None) -> bool:
-    """`Store.release` within a transaction."""
+    """Release a lease within a transaction, as `Store.release` does."""
     Tickets(SQLTable(session, name)).end_run(token, "again")
     released = _release(session, name, token, value)
     look_at_first(session, name)
@@ -252,7 +265,7 @@ def release(session: Session, name: str, token: str, value: Value | None) -> boo
 def end_run(
     session: Session, name: str, token: str, end: RunEndName, broker: str, value: Value | None
 ) -> tuple[bool, tuple[Dispatch, ...]]:
-    """`Parking.end_run` within a transaction."""
+    """End a run within a transaction, as `Parking.end_run` does."""
     tickets = Tickets(SQLTable(session, name))
     tickets.end_run(token, end)
     return _release(session, name, token, value), tickets.dispatch(broker)
@@ -262,10 +275,10 @@ def _release(session: Session, name: str, token: str, value: Value | None) -> bo
     if value is not None:
         values.write(session, name, token, value.text, value.keep)
     leases = Leases(session)
-    # A repeat that finds no lease can't know whether the first request released it, unless the reason is known.
+    # A repeat that finds no lease can't know whether the first request released it, unless a reason is on record.
     return leases.release(name, token) or (session.repeated and leases.why_lost(name, token) in ("stolen", "deleted"))
 
 
 def look_at_first(session: Session, name: str) -> None:
-    """Have the sweeper look at the first ticket in line in time, after a change that dispatches none."""
+    """Make the first ticket in line due in time for the sweeper, after a change that dispatches no ticket."""
     Tickets(SQLTable(session, name)).look_at_first()

@@ -1,4 +1,4 @@
-"""What in a database server's settings breaks what leases promise, in words that name the remedy."""
+"""Checks of a database server's settings that leases depend on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from celery_locks._runtime.clock import wall_time
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.check_results import NOT_KNOWN
-from celery_locks.stores.sql.database import Connection, Database
-from celery_locks.stores.sql.dialects import PostgreSQL
+from celery_locks.stores.sql.database import Database
+from celery_locks.stores.sql.dialects import Connection, PostgreSQL
 from celery_locks.stores.sql.schema import SERVER_TABLES
 
-#: Seconds by which the clocks of server and client may differ: leases don't mind, but countdowns and expiries of
-#: messages do.
-CLOCKS_APART = 5.0
-#: How many dead rows a table may have, and how many for each living one.
+#: Seconds by which the clocks of server and client may differ. Leases tolerate any difference, but countdowns and
+#: expiries of messages don't.
+MOST_CLOCK_DIFFERENCE_SECONDS = 5.0
+#: A table is bloated if it has more dead rows than this, and more for each live row than this.
 MOST_DEAD, DEAD_FOR_EACH = 100_000, 20
 
 _AUTOVACUUM = """
@@ -27,7 +27,7 @@ FROM pg_class c LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid WHERE c.oid =
 
 
 def checks(database: Database) -> dict[str, str]:
-    """Return what was looked at in the server, and what is wrong with it: see `Store.checks`."""
+    """Return the results of all checks, as `Store.checks` does."""
     made = {"isolation": _isolation, "clock": _clock}
     if isinstance(database.dialect, PostgreSQL):
         made["autovacuum"] = _autovacuum
@@ -61,7 +61,7 @@ def _clock(connection: Connection) -> str:
     there = connection.run(f"SELECT {connection.dialect.server_time}").fetchone()[0] / 1e6
     after = wall_time()
     apart = there - after if there > after else min(0.0, there - before)
-    if abs(apart) <= CLOCKS_APART:
+    if abs(apart) <= MOST_CLOCK_DIFFERENCE_SECONDS:
         return ""
     side = "ahead of" if apart > 0 else "behind"
     return (

@@ -1,13 +1,10 @@
-"""The store's clock, which goes on where the server's clock was set back."""
+"""The store's clock. It goes on if the server's clock is set back."""
 
 from __future__ import annotations
 
-from celery_locks.stores.sql.executing import Executing
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sql.session import SET_BACK
-
-#: PostgreSQL's code of the error by which a function of ours reports it.
-SET_BACK_CODE = "LK001"
 
 
 class ClockSetBack(Exception):
@@ -15,33 +12,33 @@ class ClockSetBack(Exception):
 
 
 def moment_of(seen: int, clock: int) -> int:
-    """Return the moment of a lock.
+    """Return the present moment of a lock.
 
     Args:
-        seen: The one at which it was changed last.
-        clock: What the store's clock shows.
+        seen: The moment at which the lock was changed last.
+        clock: The time of the store's clock.
 
     Raises:
-        ClockSetBack: The clock is behind that by more than readings of one clock can be.
+        ClockSetBack: The clock is behind ``seen`` by more than `SET_BACK`.
     """
     if seen > clock + SET_BACK:
         raise ClockSetBack
     return max(seen, clock)
 
 
-def raise_clock(connection: Executing) -> None:
+def raise_clock(connection: Connection) -> None:
     """Put the store's clock forward to the last moment at which a lock was changed, within a transaction of its own.
 
-    Leases acquired since the server's clock was set back would end too early by that. So what ends later moves along,
-    but for locks that were changed by the clock before: what has expired by that one stays so.
+    Leases acquired since the server's clock was set back would end too early. So their deadlines move along. The
+    deadlines of locks that were last changed before stay: leases that have expired by then remain expired.
     """
-    if _behind(connection)[1] <= SET_BACK:  # another process was first
+    if _behind(connection)[1] <= SET_BACK:  # another process has raised it already
         return
-    connection.execute(connection.dialect.lock_all)  # no one else goes on by the clock as it was
+    connection.execute(connection.dialect.lock_all)  # no other transaction continues with the old clock
     clock, by = _behind(connection)
     if by <= SET_BACK:
         return
-    seen, latest = clock + by, clock + SET_BACK  # a lock changed before `latest` is used by the clock as it is
+    seen, latest = clock + by, clock + SET_BACK  # a lock changed before `latest` is used with the clock as it is
     connection.execute("UPDATE celery_locks_meta SET ahead = ahead + ?", (by,))
     for table in TABLES:
         name, columns = f"celery_locks_{table.name}", [column.split()[0] for column in table.columns.split(", ")]
@@ -62,8 +59,8 @@ def raise_clock(connection: Executing) -> None:
     )
 
 
-def _behind(connection: Executing) -> tuple[int, int]:
-    """Return what the store's clock shows, and by how much it is behind the last moment at which a lock was changed."""
+def _behind(connection: Connection) -> tuple[int, int]:
+    """Return the time of the store's clock, and how far it is behind the last change of a lock."""
     query = "SELECT CLOCK, coalesce(max(touched), 0) FROM celery_locks_lock"
     clock, seen = connection.execute(query).fetchone()
     return clock, seen - clock

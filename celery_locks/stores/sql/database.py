@@ -1,4 +1,4 @@
-"""Connections to a database server, short transactions on them, and what their errors mean for a lock."""
+"""Connections to a database server, short transactions on them, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -14,104 +14,49 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.sql.clock import SET_BACK_CODE, ClockSetBack, raise_clock
-from celery_locks.stores.sql.dialects import Dialect
-from celery_locks.stores.sql.guard import Guard, Watched
+from celery_locks.stores.sql.call_timeouts import CallTimeouts, TimedCall
+from celery_locks.stores.sql.clock import ClockSetBack, raise_clock
+from celery_locks.stores.sql.dialects import Connection, Dialect
 from celery_locks.stores.sql.pool import SteadyPool
 from celery_locks.stores.sql.remedies import newer_tables, remedy_for
 from celery_locks.stores.sql.schema import VERSION
+from celery_locks.stores.sql.session import SET_BACK_CODE
 
 T = TypeVar("T")
 
-#: The longest that connecting, or a transaction, may take in seconds, if the address gives no other.
-CONNECT_TIMEOUT = REQUEST_TIMEOUT = 2.0
-#: The shortest time that a transaction is given, however short the lease.
-SHORTEST_TIMEOUT = 0.25
-#: Seconds that making the tables may take.
-SCHEMA_TIMEOUT = 30.0
-#: How often a transaction is tried that collides with others, and the longest pause before the second try.
-TRIES, FIRST_PAUSE = 10, 0.005
-#: Seconds without use after which a connection may be dead: a firewall may have dropped it.
-DOUBTFUL_AFTER = 1.0
+#: The longest that connecting and a transaction may take, in seconds, if the address gives no other.
+CONNECT_TIMEOUT_SECONDS = REQUEST_TIMEOUT_SECONDS = 2.0
+#: The shortest timeout of a transaction, in seconds, however short the lease.
+SHORTEST_TIMEOUT_SECONDS = 0.25
+#: Seconds that creating the tables may take.
+SCHEMA_TIMEOUT_SECONDS = 30.0
+#: How often a transaction that collides with others is tried, and the longest pause before the second try.
+MOST_TRIES, FIRST_RETRY_PAUSE_SECONDS = 10, 0.005
+#: Seconds without use after which a connection may be dead, because a firewall has dropped it.
+DOUBTFUL_AFTER_SECONDS = 1.0
 
-#: Connections of a parent process. Closing one would say goodbye in the parent's name, so they are kept, unused.
+#: Connections of a parent process. Closing one would end the parent's session, so they are kept unused.
 _inherited: list[object] = []
 
 
 class StoreFull(StoreUnavailable):
-    """The server has no room for what was to be written. Nothing was done."""
+    """The server's disk is full. Nothing was written."""
 
 
-class _Cut(Exception):
-    """A call was not answered in time."""
-
-
-class Answer:
-    """The rows of a statement."""
-
-    def __init__(self, cursor: Any, dialect: Dialect) -> None:
-        self._cursor = cursor
-        self._decode = dialect.decode
-
-    @property
-    def rowcount(self) -> int:
-        return int(self._cursor.rowcount)
-
-    @property
-    def last_id(self) -> int:
-        """What the statement gave to MySQL's ``LAST_INSERT_ID``."""
-        return int(self._cursor.lastrowid)
-
-    def fetchone(self) -> Any:
-        row = self._cursor.fetchone()
-        return None if row is None else tuple(map(self._decode, row))
-
-    def fetchall(self) -> list[Any]:
-        return [tuple(map(self._decode, row)) for row in self._cursor.fetchall()]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.fetchall())
-
-
-class Connection:
-    """A connection within a transaction, or one for a single statement.
-
-    Attributes:
-        info: What is known of its session, for as long as that lasts.
-        timeout: Seconds that the call may take.
-        repeated: Whether an earlier try may have been carried out, and only its reply was lost.
-    """
-
-    def __init__(self, dbapi: Any, dialect: Dialect, info: dict[str, Any], timeout: float, repeated: bool) -> None:
-        self.dbapi = dbapi
-        self.dialect = dialect
-        self.info = info
-        self.timeout = timeout
-        self.repeated = repeated
-
-    def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
-        """Runs a statement as `Session.execute` takes them."""
-        return self.run(self.dialect.text(query), values)
-
-    def run(self, statement: str, values: Sequence[Any] = ()) -> Answer:
-        """Runs a statement in the driver's form."""
-        cursor = self.dbapi.cursor()
-        if values:
-            cursor.execute(statement, tuple(map(self.dialect.encode, values)))
-        else:
-            cursor.execute(statement)
-        return Answer(cursor, self.dialect)
+class _TimedOut(Exception):
+    """A call got no answer in time."""
 
 
 class Database:
-    """A server, reached through a pool of connections that each process has for itself.
+    """A database server, used through a connection pool of each process.
 
     Args:
-        url: SQLAlchemy's.
+        url: The address, as SQLAlchemy takes it.
         name: The address without its password, for errors.
-        dialect: The database's words.
-        connect_args: Arguments of the driver besides the URL.
+        dialect: The SQL of the database.
+        connect_args: Arguments of the driver in addition to the URL.
         timeout: The longest that a transaction may take, in seconds.
+        prepares: Whether sessions keep prepared statements; ``None``: yes, until a session lacks one of its own.
     """
 
     def __init__(
@@ -120,36 +65,40 @@ class Database:
         name: str,
         dialect: Dialect,
         connect_args: Mapping[str, Any],
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,
+        prepares: bool | None = False,
         **options: Any,
     ) -> None:
         self.name = name
         self.dialect = dialect
         self.timeout = timeout
+        self._prepares = prepares
         self._make: Callable[[], sa.Engine] = lambda: make_engine(url, dict(connect_args), timeout, options)
-        self._here: tuple[int, sa.Engine, Guard] | None = None
-        #: That of the process in which the version of the tables was looked at.
-        self._checked: Guard | None = None
+        self._here: tuple[int, sa.Engine, CallTimeouts] | None = None
+        #: The timeouts of the process that has checked the version of the tables.
+        self._checked: CallTimeouts | None = None
         self._secret = str(url.password or "")
         self._user, self._database = str(url.username or ""), str(url.database or "")
 
     def timeout_for(self, ttl: float | None) -> float:
-        """Return the seconds that a transaction about a lease may take: it ends well before the next renewal.
+        """Return the timeout of a transaction in seconds.
+
+        A transaction about a lease must end well before the next renewal.
 
         Args:
-            ttl: The lease's, in seconds; ``None`` for a transaction about no lease.
+            ttl: The lease's ttl, in seconds; ``None`` for a transaction about no lease.
         """
-        return self.timeout if ttl is None else min(self.timeout, max(SHORTEST_TIMEOUT, ttl / 4))
+        return self.timeout if ttl is None else min(self.timeout, max(SHORTEST_TIMEOUT_SECONDS, ttl / 4))
 
     def transaction(
         self, work: Callable[[Connection], T], timeout: float | None = None, begin: Sequence[str] | None = None
     ) -> T:
-        """Run a transaction; where it collides with others, again."""
+        """Run a transaction. Repeat it if it collides with others."""
         seconds = timeout or self.timeout
         return self._patiently(self._within(work, self.dialect.begin(seconds) if begin is None else begin), seconds)
 
     def single(self, work: Callable[[Connection], T], timeout: float | None = None) -> T:
-        """Run statements that are each a transaction of their own."""
+        """Run statements, each of which is a transaction of its own."""
 
         def alone(connection: Connection) -> T:
             if self.dialect.isolates(connection):
@@ -160,10 +109,10 @@ class Database:
         return self._patiently(alone, seconds)
 
     def connect(self) -> Any:
-        """Return a connection of the driver that belongs to no pool.
+        """Return a connection of the driver, outside the pool.
 
         Raises:
-            StoreUnavailable: None is available.
+            StoreUnavailable: The server can't be reached.
         """
         proxied = self._connection(self._engine())
         proxied.detach()
@@ -175,7 +124,7 @@ class Database:
             self._here[1].dispose()
 
     def make_schema(self) -> None:
-        """Make tables and functions where they are missing, and bring those of an older version up to date."""
+        """Create missing tables and functions, and upgrade tables of an older version."""
 
         def work(connection: Connection) -> None:
             connection.run("BEGIN")
@@ -183,22 +132,22 @@ class Database:
             connection.run("COMMIT")
 
         with self._explained():
-            self._repeat(work, SCHEMA_TIMEOUT, {"disconnected"})
+            self._repeat(work, SCHEMA_TIMEOUT_SECONDS, {"disconnected"})
 
     # --- Inside ---
 
     def _engine(self) -> sa.Engine:
         return self._of_this_process()[1]
 
-    def _of_this_process(self) -> tuple[int, sa.Engine, Guard]:
+    def _of_this_process(self) -> tuple[int, sa.Engine, CallTimeouts]:
         here = self._here
-        if here is None or here[0] != os.getpid():  # what a fork doubled is the parent's
+        if here is None or here[0] != os.getpid():  # after a fork, the connections are the parent's
             _inherited.append(here)
-            here = self._here = (os.getpid(), self._make(), Guard())
+            here = self._here = (os.getpid(), self._make(), CallTimeouts())
         return here
 
     def _within(self, work: Callable[[Connection], T], begin: Sequence[str]) -> Callable[[Connection], T]:
-        """Return the work within a transaction."""
+        """Return a function that runs the work within a transaction."""
 
         def whole(connection: Connection) -> T:
             for statement in begin:
@@ -212,22 +161,24 @@ class Database:
     def _patiently(self, work: Callable[[Connection], T], timeout: float) -> T:
         self._check_version()
         with self._explained():
-            return self._repeat(work, timeout, {"disconnected", "schema", "set back"})
+            return self._repeat(work, timeout, {"disconnected", "schema", "set back", "unprepared"})
 
     def _repeat(self, work: Callable[[Connection], T], timeout: float, again: set[str]) -> T:
-        """Run some work, and repeat it where that changes nothing twice: after a collision, and once for each kind."""
+        """Run some work. Repeat it after a collision, and once for each other kind of error in ``again``."""
         collisions, repeated, give_up = 0, False, monotonic() + timeout
         while True:
             try:
                 return self._try_once(work, give_up - monotonic(), repeated)
             except Exception as error:  # noqa: PERF203 - a transaction costs more
                 kind = self._kind(error)
-                if kind == "collision" and collisions < TRIES:
-                    time.sleep(random.uniform(0, FIRST_PAUSE * 2**collisions))
+                if kind == "collision" and collisions < MOST_TRIES:
+                    time.sleep(random.uniform(0, FIRST_RETRY_PAUSE_SECONDS * 2**collisions))
                     collisions += 1
                 elif kind in again:
                     again.discard(kind)
                     repeated = repeated or kind == "disconnected"
+                    if kind == "unprepared":
+                        self._prepares = False
                     if kind in ("schema", "set back"):
                         self.make_schema() if kind == "schema" else self._raise_clock()
                         give_up = monotonic() + timeout
@@ -237,17 +188,21 @@ class Database:
                     raise
 
     def _raise_clock(self) -> None:
-        """Have the store's clock go on where the server's was set back."""
-        self._repeat(self._within(raise_clock, self.dialect.begin(SCHEMA_TIMEOUT)), SCHEMA_TIMEOUT, {"disconnected"})
+        """Put the store's clock forward after the server's clock was set back."""
+        self._repeat(
+            self._within(raise_clock, self.dialect.begin(SCHEMA_TIMEOUT_SECONDS)),
+            SCHEMA_TIMEOUT_SECONDS,
+            {"disconnected"},
+        )
 
     def _check_version(self) -> None:
-        """See once in each process that its release may use the tables; bring older ones up to date.
+        """Check once in each process that this release may use the tables. Upgrade older tables.
 
         Raises:
-            StoreUnavailable: A newer release has made the tables.
+            StoreUnavailable: The tables belong to a newer release.
         """
-        guard = self._of_this_process()[2]
-        if self._checked is guard:
+        timeouts = self._of_this_process()[2]
+        if self._checked is timeouts:
             return
         query = self.dialect.text("SELECT version, oldest FROM celery_locks_meta")
         with self._explained():
@@ -262,63 +217,69 @@ class Database:
             raise StoreUnavailable(f"the lock store {self.name} failed: {newer_tables(version)}")
         if version < VERSION:
             self.make_schema()
-        self._checked = guard
+        self._checked = timeouts
 
     def _try_once(self, work: Callable[[Connection], T], timeout: float, repeated: bool) -> T:
-        _, engine, guard = self._of_this_process()
+        _, engine, timeouts = self._of_this_process()
         proxied = self._connection(engine)
-        # A dead connection shows only by its silence. What is left of the time is for a fresh one.
+        # A dead connection only shows by its silence. The rest of the time is left for a new one.
         info, now = proxied.info, monotonic()
-        doubtful = not repeated and info.get("used", now) < now - DOUBTFUL_AFTER
-        call = Watched(proxied.dbapi_connection, timeout / 2 if doubtful else timeout)
+        doubtful = not repeated and info.get("used", now) < now - DOUBTFUL_AFTER_SECONDS
+        call = TimedCall(proxied.dbapi_connection, timeout / 2 if doubtful else timeout)
         try:
-            guard.add(call)
+            timeouts.add(call)
             connection = Connection(proxied.dbapi_connection, self.dialect, info, timeout, repeated)
+            if self._prepares is False and self.dialect.unprepared:
+                connection.dbapi.prepare_threshold = None
             if "used" not in info:
                 self.dialect.prepare(connection, self.timeout)
             result = work(connection)
         except BaseException as error:
-            guard.remove(call)
+            timeouts.remove(call)
             self._undo(proxied, error, call)
-            if call.cut and isinstance(error, Exception):
-                raise _Cut(doubtful, timeout) from error
+            if call.timed_out and isinstance(error, Exception):
+                raise _TimedOut(doubtful, timeout) from error
             raise
-        guard.remove(call)
-        if call.cut:  # at the last moment: the result is there, the connection is not
+        timeouts.remove(call)
+        if call.timed_out:  # the answer came at the last moment; the connection is closed
             proxied.invalidate()
         info["used"] = monotonic()
         proxied.close()
         return result
 
     def _connection(self, engine: sa.Engine) -> PoolProxiedConnection:
-        """A connection of the pool. One that can't be made is not tried twice: that would take twice as long."""
+        """Return a connection of the pool. Connecting is not tried twice, since that would take twice as long."""
         try:
             return engine.raw_connection()
         except (sa.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
             raise self._unavailable(getattr(error, "orig", None) or error) from error
 
-    def _undo(self, proxied: PoolProxiedConnection, error: BaseException, call: Watched) -> None:
-        """Leave nothing of a transaction that failed. A connection that may hold an answer still to come is closed."""
+    def _undo(self, proxied: PoolProxiedConnection, error: BaseException, call: TimedCall) -> None:
+        """Undo a failed transaction. Close the connection if an answer may still arrive on it."""
         kind = self._kind(error) if isinstance(error, Exception) else "foreign"
         with suppress(Exception):
-            if kind in ("collision", "schema", "set back", "other") and not call.cut:
-                guard, undoing = self._of_this_process()[2], Watched(proxied.dbapi_connection, self.timeout)
-                guard.add(undoing)
+            if kind in ("collision", "schema", "set back", "other") and not call.timed_out:
+                timeouts, undoing = self._of_this_process()[2], TimedCall(proxied.dbapi_connection, self.timeout)
+                timeouts.add(undoing)
                 proxied.rollback()
-                guard.remove(undoing)
-                if not undoing.cut:
+                timeouts.remove(undoing)
+                if not undoing.timed_out:
                     proxied.close()
                     return
         with suppress(Exception):
             proxied.invalidate()
-        if kind == "disconnected" or call.cut:  # the unused ones may have ended, too
+        if kind == "disconnected" or call.timed_out:  # idle connections may have ended, too
             self._engine().dispose()
 
     def _kind(self, error: Exception) -> str:
-        """What to do about an error: ``collision``, ``schema``, ``set back``, ``disconnected``, or ``other``."""
+        """Return the kind of an error, which decides what is done about it.
+
+        ``unprepared``: a pooler of transactions has given the transaction a session without its prepared statements.
+        The server answers so before it runs the statement.
+        """
         if isinstance(error, ClockSetBack):
             return "set back"
-        if isinstance(error, _Cut):
+        if isinstance(error, _TimedOut):
             return "disconnected" if error.args[0] else "foreign"
         engine = self._engine()
         if not isinstance(error, engine.dialect.loaded_dbapi.Error):
@@ -330,6 +291,8 @@ class Database:
             return "schema"
         if code == SET_BACK_CODE:
             return "set back"
+        if code in self.dialect.unprepared and self._prepares is not True:
+            return "unprepared"
         if code in self.dialect.read_only or self.dialect.is_disconnect(error, code):
             return "disconnected"
         return "other"
@@ -338,7 +301,7 @@ class Database:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except _Cut as error:
+        except _TimedOut as error:
             seconds = error.args[1]
             raise StoreUnavailable(f"the lock store {self.name} did not answer within {seconds:g} s") from error
         except ClockSetBack as error:
@@ -347,7 +310,7 @@ class Database:
             raise self._unavailable(error) from error
 
     def _account(self) -> str:
-        """The account that rights are granted to; empty if the server does not answer."""
+        """Return the account that rights are granted to; empty if the server does not answer."""
         with suppress(Exception):
             return str(self._try_once(lambda db: db.run(self.dialect.account).fetchone()[0], self.timeout, False))
         return ""
@@ -375,13 +338,13 @@ def make_engine(
     timeout: float,
     options: dict[str, Any],
 ) -> sa.Engine:
-    """Return a pool of connections, none of which is made yet."""
+    """Return a connection pool. It connects at its first use."""
     return sa.create_engine(
         url,
         connect_args=connect_args,
         poolclass=SteadyPool,
         pool_timeout=timeout,
         pool_reset_on_return=None,  # no transaction outlives its call
-        hide_parameters=True,  # owner tokens are among them
+        hide_parameters=True,  # they contain owner tokens
         **options,
     )

@@ -1,15 +1,15 @@
-"""What PostgreSQL and MySQL say differently. Statements are written out: what locks they take matters here."""
+"""The SQL of PostgreSQL and of MySQL. Statements are written by hand, because the row locks that they take matter."""
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import Any
 
 from celery_locks.stores.sql import function_texts, remedies
-from celery_locks.stores.sql.executing import Executing
 from celery_locks.stores.sql.schema import (
     SERVER_TABLES,
     TableSchema,
@@ -20,55 +20,116 @@ from celery_locks.stores.sql.schema import (
     version_row,
 )
 
-#: Seconds after which MySQL ends a session that does nothing: also one whose client stopped within a transaction.
+#: Seconds after which MySQL ends an idle session, also one whose client stopped within a transaction.
 MYSQL_IDLE_SECONDS = 60
-#: What all names of tables begin with, unless the URL says otherwise.
+#: A session of PostgreSQL prepares a statement that it has run this often.
+PREPARE_AFTER = 2
+#: The prefix of all tables, if the URL gives no other.
 PREFIX = "celery_locks_"
 
 
+class Answer:
+    """The rows of a statement."""
+
+    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+        self._cursor = cursor
+        self._decode = dialect.decode
+
+    @property
+    def rowcount(self) -> int:
+        return int(self._cursor.rowcount)
+
+    @property
+    def last_id(self) -> int:
+        """The value that the statement passed to MySQL's ``LAST_INSERT_ID``."""
+        return int(self._cursor.lastrowid)
+
+    def fetchone(self) -> Any:
+        row = self._cursor.fetchone()
+        return None if row is None else tuple(map(self._decode, row))
+
+    def fetchall(self) -> list[Any]:
+        return [tuple(map(self._decode, row)) for row in self._cursor.fetchall()]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
+
+
+class Connection:
+    """A connection in use by one call.
+
+    Attributes:
+        info: Facts about its session, kept as long as the session lasts.
+        timeout: Seconds that the call may take.
+        repeated: Whether an earlier try may have been carried out, and only its reply was lost.
+    """
+
+    def __init__(self, dbapi: Any, dialect: Dialect, info: dict[str, Any], timeout: float, repeated: bool) -> None:
+        self.dbapi = dbapi
+        self.dialect = dialect
+        self.info = info
+        self.timeout = timeout
+        self.repeated = repeated
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
+        """Run a statement written as for `Session.execute`."""
+        return self.run(self.dialect.text(query), values)
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> Answer:
+        """Run a statement in the driver's form."""
+        cursor = self.dbapi.cursor()
+        if values:
+            cursor.execute(statement, tuple(map(self.dialect.encode, values)))
+        else:
+            cursor.execute(statement)
+        return Answer(cursor, self.dialect)
+
+
 class Dialect(ABC):
-    """A database's own words.
+    """The SQL of one kind of database.
 
     Args:
-        prefix: What the names of its tables begin with.
+        prefix: The prefix of the tables' names.
     """
 
     #: SQLAlchemy's name of database and driver.
     driver: str
     types: Types
-    #: The server's time, and the store's moment, in microseconds since 1970.
+    #: SQL expressions: the server's time and the time of the store's clock, in microseconds since 1970.
     server_time: str
     clock: str
-    #: Begins a transaction whose queries all see one state.
+    #: Statements that begin a transaction whose queries all see one state.
     begin_reading: Sequence[str]
     commit = "COMMIT"
-    #: Waits for all who change a lock, and keeps others from it until the transaction's end.
+    #: A statement that waits for all transactions that change locks, and keeps new ones out until this one ends.
     lock_all: str
-    #: Whether a statement that waits for it meanwhile goes on afterwards by the clock as it was.
+    #: Whether a statement that waited for `lock_all` still uses the store's clock as it was before.
     waits_through_lock_all = False
-    #: Error codes: a table or function is missing; try again; this server can't write, another may; the user has no
-    #: right to; there is no room.
+    #: Error codes: a table or function is missing; transactions collided; the server is read-only; the user lacks a
+    #: right; the disk is full.
     missing: frozenset[Any]
     collisions: frozenset[Any]
     read_only: frozenset[Any]
     forbidden: frozenset[Any]
     full: frozenset[Any]
-    #: Error code → what to do.
+    #: Error codes: the session lacks a prepared statement, or already has one of that name.
+    unprepared: frozenset[Any] = frozenset()
+    #: What to do, by error code.
     remedies: Mapping[Any, str]
 
-    #: Codes of missing rights whose text names no account, or a wrong one. A statement asks for the account.
+    #: Codes of missing rights whose message names no account or a wrong one, and the query for the account.
     of_account: frozenset[Any] = frozenset()
     account = "SELECT CURRENT_USER()"
 
     @abstractmethod
     def grant(self, text: str, user: str, account: str, database: str) -> str:
-        """Return the statement that gives a missing right; an empty text if it is not known.
+        """Return the statement that grants a missing right; an empty text if the right is unknown.
 
         Args:
-            text: What the server answered.
-            user: Who connects; empty if the address names no one.
-            account: The user's account, where the code is one `of_account`; empty if it is not known.
-            database: The one of the address.
+            text: The server's message.
+            user: The user of the address; empty if it names none.
+            account: The user's account, for codes in `of_account`; empty if unknown.
+            database: The database of the address.
         """
 
     def __init__(self, prefix: str = PREFIX) -> None:
@@ -78,67 +139,67 @@ class Dialect(ABC):
 
     @property
     def channel(self) -> str:
-        """Where it is told who may go."""
+        """Return the channel on which waiters are notified of their turn."""
         return self.prefix.rstrip("_")
 
     def loss_channel(self, process: str) -> str:
-        """Return where a process is notified that leases were taken from it by force."""
+        """Return the channel on which a process is notified that its leases were taken by force."""
         return f"{self.channel}_lost_{process}"
 
     def _text(self, query: str) -> str:
-        """A statement in the driver's form, with the names of this store's tables."""
+        """Return a statement in the driver's form, with this store's table names."""
         return query.replace("CLOCK", self.clock).replace("?", "%s").replace(PREFIX, self.prefix)
 
-    def prepare(self, connection: Executing, timeout: float) -> None:
-        """Prepare a new connection.
+    def prepare(self, connection: Connection, timeout: float) -> None:
+        """Set up a new connection.
 
         Args:
             connection: The connection.
             timeout: The longest that a transaction may take, in seconds.
         """
 
-    def isolates(self, connection: Executing) -> bool:
-        """Return whether a statement alone sees all that was committed before it, without a transaction around it."""
+    def isolates(self, connection: Connection) -> bool:
+        """Return whether single statements run at READ COMMITTED, without a transaction that sets it."""
         return True
 
     @abstractmethod
     def begin(self, timeout: float) -> Sequence[str]:
-        """Begins a transaction that the server ends itself where this process can't, some ``timeout`` seconds later."""
+        """Return the statements that begin a transaction. The server ends it after some ``timeout`` seconds."""
 
     @abstractmethod
     def _upsert(self, table: str, key: tuple[str, ...], columns: tuple[str, ...], keep: tuple[str, ...]) -> str:
-        """See `Session.put`."""
+        """Return the statement of `Session.put`."""
 
     @abstractmethod
-    def delete_some(self, connection: Executing, table: TableSchema, until: int, most: int) -> int:
-        """Take away rows whose deadline has passed, but for those that another transaction has. Returns how many."""
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
+        """Delete expired rows that no other transaction has locked. Return how many."""
 
     @abstractmethod
-    def delete_locks(self, connection: Executing, names: Sequence[str]) -> None:
-        """Take away the rows of locks, which this transaction has."""
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
+        """Delete the rows of locks, which this transaction has locked."""
 
     @abstractmethod
-    def keep_locks(self, connection: Executing, names: Sequence[str], forget_at: int) -> None:
-        """Keep the rows of locks, which this transaction has, until a moment at least."""
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
+        """Keep the rows of locks, which this transaction has locked, until ``forget_at`` at least."""
 
     @abstractmethod
     def encode(self, value: Any) -> Any:
-        """A value as the driver takes it."""
+        """Return a value as the driver takes it."""
 
     @abstractmethod
     def decode(self, value: Any) -> Any:
-        """A value as the driver gave it."""
+        """Return a value that the driver returned, decoded."""
 
     @abstractmethod
     def code(self, error: BaseException) -> Any:
-        """The server's code of an error."""
+        """Return the server's code of an error."""
 
     @abstractmethod
     def is_disconnect(self, error: BaseException, code: Any) -> bool:
-        """Whether an error of the driver means that the connection is gone."""
+        """Return whether an error of the driver means that the connection is gone."""
 
     def schema(self) -> list[str]:
-        """The statements that make tables and functions where they are missing; safe to run again."""
+        """Return the statements that create missing tables and functions; safe to run again."""
         tables = [statement for table in SERVER_TABLES for statement in self._table(table)]
         return [*tables, *self._functions(), self._version_row()]
 
@@ -148,7 +209,7 @@ class Dialect(ABC):
         return [*changes, *self._functions(), self._version_row()]
 
     def make(self, run: Callable[[str], Any]) -> None:
-        """Makes tables and functions within a transaction, where many may do so at once.
+        """Create tables and functions within a transaction, which several processes may do at the same time.
 
         Args:
             run: Runs a statement.
@@ -161,7 +222,7 @@ class Dialect(ABC):
         return [self._text(made), *self._additions(table), *map(self._text, indexes)]
 
     def _additions(self, table: TableSchema) -> list[str]:
-        """Return the statements that add columns to a table of an older version, and take away those no longer used."""
+        """Return the statements that add missing columns to a table of an older version, and drop unused ones."""
         name, added = f"{PREFIX}{table.name}", added_columns(table, self.types)
         changes = [self._addition(name, column, changes) for column, changes in added.items()]
         changes += [self._removal(name, column) for column in table.dropped]
@@ -169,52 +230,54 @@ class Dialect(ABC):
 
     @abstractmethod
     def _addition(self, table: str, column: str, changes: Sequence[str]) -> list[str]:
-        """Return the statements that change a table where it lacks a column."""
+        """Return the statements that change a table if it lacks a column."""
 
     @abstractmethod
     def _removal(self, table: str, column: str) -> list[str]:
-        """Return the statements that take a column from a table that has it."""
+        """Return the statements that drop a column if the table has it."""
 
     def _functions(self) -> list[str]:
         return []
 
     @abstractmethod
     def _version_row(self) -> str:
-        """Return the statement that makes the one row of ``meta``, or raises its version."""
+        """Return the statement that inserts the only row of ``meta``, or raises its version."""
 
 
 class PostgreSQL(Dialect):
-    """By psycopg 3. Text can hold no NUL there, so it is escaped."""
+    """PostgreSQL through psycopg 3. Its text can't contain NUL, so NUL is escaped."""
 
     driver = "postgresql+psycopg"
-    types = Types(
-        key='text COLLATE "C"', text="text", int="bigint", end=" WITH (fillfactor = 50)"
-    )  # rows change all the time
+    types = Types(key='text COLLATE "C"', text="text", int="bigint", end=" WITH (fillfactor = 50)")  # rows change often
     server_time, clock = function_texts.SERVER_TIME, function_texts.CLOCK
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
-    # The weakest that keeps out who takes a row first. While it waits, all others wait behind it.
+    # The weakest mode that conflicts with locking a row. While it waits, all others wait behind it.
     lock_all = "SET LOCAL lock_timeout = 1000; LOCK TABLE celery_locks_lock IN EXCLUSIVE MODE"
     missing = frozenset({"42P01", "42883", "42703"})
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
     forbidden = frozenset({"42501"})
     full = frozenset({"53100"})
+    unprepared = frozenset({"26000", "42P05"})
     remedies = remedies.POSTGRESQL
 
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.postgresql_grant(text, user)
 
-    def prepare(self, connection: Executing, timeout: float) -> None:
-        # Nothing may be set for a session: behind a pooler it is another client's next. So it is only asked for.
+    def prepare(self, connection: Connection, timeout: float) -> None:
+        # Behind a pooler, the next transaction of this session is another client's. So nothing is set for the session.
         setting = connection.run("SELECT current_setting('default_transaction_isolation')").fetchone()[0]
         connection.info["isolates"] = setting == "read committed"
+        # psycopg numbers the statements of each connection from 0. Behind a pooler of transactions, the statement of
+        # that name may be another client's. Random numbers make that an error, which is noticed.
+        connection.dbapi._prepared._prepared_idx = secrets.randbits(60)
 
-    def isolates(self, connection: Executing) -> bool:
+    def isolates(self, connection: Connection) -> bool:
         return bool(connection.info["isolates"])
 
     def begin(self, timeout: float) -> Sequence[str]:
         limit = max(1, int(timeout * 1000))
-        # One string, so one round trip; nothing of it outlives the transaction, so a pooler may stand between.
+        # One string is one round trip. No setting outlives the transaction, so a pooler does no harm.
         return (
             (
                 "BEGIN ISOLATION LEVEL READ COMMITTED; "
@@ -230,7 +293,7 @@ class PostgreSQL(Dialect):
             f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
         )
 
-    def delete_some(self, connection: Executing, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
         key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
         query = (
             f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} WHERE deadline <= ? "
@@ -238,10 +301,10 @@ class PostgreSQL(Dialect):
         )
         return int(connection.execute(query, (until, most)).rowcount)
 
-    def delete_locks(self, connection: Executing, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
         connection.execute(f"DELETE FROM {PREFIX}lock WHERE name = ANY (?)", (list(map(self.encode, names)),))
 
-    def keep_locks(self, connection: Executing, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
         query = f"UPDATE {PREFIX}lock SET forget_at = ? WHERE name = ANY (?)"
         connection.execute(query, (forget_at, list(map(self.encode, names))))
 
@@ -278,10 +341,10 @@ class PostgreSQL(Dialect):
         return bool(code.startswith("08") or code in ("57P01", "57P02", "57P03", "57P05", "25P03"))
 
     def make(self, run: Callable[[str], Any]) -> None:
-        # Without it "IF NOT EXISTS" fails now and then where two do it at once.
+        # Without this lock, "IF NOT EXISTS" sometimes fails when two processes run it at the same time.
         run(f"SELECT pg_advisory_xact_lock(hashtext('{self.prefix}'))")
         for table in SERVER_TABLES:
-            # Even where nothing is missing, these statements take the table from all who write.
+            # These statements lock the whole table, even if nothing is missing.
             if self._lacks(table, run):
                 for statement in self._table(table):
                     run(statement)
@@ -303,9 +366,9 @@ class PostgreSQL(Dialect):
 
 
 def rows_of(table: str, key: Sequence[str], count: int) -> str:
-    """Return a join of MySQL with some rows of a table ``t``, by question marks for their keys.
+    """Return a MySQL join with some rows of a table ``t``, with question marks for their keys.
 
-    Each is found by its key. With ``IN`` MariaDB reads the whole of a small table, and waits for rows that others have.
+    It finds each row by its key. With ``IN`` MariaDB reads all of a small table and waits for locked rows.
     """
     first, rest = ", ".join(f"? AS {column}" for column in key), ", ".join("?" * len(key))
     keys = " UNION ALL ".join([f"SELECT {first}", *[f"SELECT {rest}"] * (count - 1)])
@@ -314,21 +377,21 @@ def rows_of(table: str, key: Sequence[str], count: int) -> str:
 
 
 class MySQL(Dialect):
-    """MySQL and MariaDB by PyMySQL. Text is kept as bytes: their text ignores case and trailing spaces."""
+    """MySQL and MariaDB through PyMySQL. Text is stored as bytes, since comparisons of text ignore case."""
 
     driver = "mysql+pymysql"
     types = Types(key="varbinary(512)", text="longblob", int="bigint", inline=True, end=" ENGINE=InnoDB")
-    # The beginning of the statement: it is read by one that begins when the lock's row is there.
+    # The time at which the statement began. So the clock is read by a statement that begins with the row locked.
     server_time = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
     clock = f"({server_time} + (SELECT coalesce(max(ahead), 0) FROM {PREFIX}meta))"
     begin_reading = (
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
-    lock_all = "SELECT count(*) FROM celery_locks_lock FOR UPDATE"  # all rows: only new ones are not kept out
+    lock_all = "SELECT count(*) FROM celery_locks_lock FOR UPDATE"  # locks all rows, but does not keep new ones out
     waits_through_lock_all = True
     missing = frozenset({1146, 1054})
-    #: The last two: another process has added, or taken away, the same column.
+    #: The last two: another process has added or dropped the same column.
     collisions = frozenset({1020, 1213, 1060, 1091})
     read_only = frozenset({1290, 1792, 1836})
     forbidden = frozenset({1044, 1142, 1143, 1370})
@@ -339,10 +402,10 @@ class MySQL(Dialect):
     def grant(self, text: str, user: str, account: str, database: str) -> str:
         return remedies.mysql_grant(text, account, database)
 
-    def prepare(self, connection: Executing, timeout: float) -> None:
+    def prepare(self, connection: Connection, timeout: float) -> None:
         settings = [
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # cutting off a name would make one of two locks
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",  # a truncated name would merge two locks
             f"SET SESSION wait_timeout = {MYSQL_IDLE_SECONDS}",
             f"SET SESSION innodb_lock_wait_timeout = {max(1, int(timeout * function_texts.PATIENCE))}",
         ]
@@ -365,7 +428,7 @@ class MySQL(Dialect):
             f"INSERT INTO {PREFIX}{table} ({', '.join(columns)}) VALUES ({marks}) ON DUPLICATE KEY UPDATE {changed}"
         )
 
-    def delete_some(self, connection: Executing, table: TableSchema, until: int, most: int) -> int:
+    def delete_some(self, connection: Connection, table: TableSchema, until: int, most: int) -> int:
         key, name = ", ".join(table.key), f"{PREFIX}{table.name}"
         query = f"SELECT {key} FROM {name} WHERE deadline <= ? ORDER BY deadline LIMIT ? FOR UPDATE SKIP LOCKED"
         rows = connection.execute(query, (until, most)).fetchall()
@@ -374,11 +437,11 @@ class MySQL(Dialect):
             connection.execute(f"DELETE t FROM {which}", [value for row in rows for value in row])
         return len(rows)
 
-    def delete_locks(self, connection: Executing, names: Sequence[str]) -> None:
+    def delete_locks(self, connection: Connection, names: Sequence[str]) -> None:
         which = rows_of(f"{PREFIX}lock", ("name",), len(names))
         connection.execute(f"DELETE t FROM {which}", names)
 
-    def keep_locks(self, connection: Executing, names: Sequence[str], forget_at: int) -> None:
+    def keep_locks(self, connection: Connection, names: Sequence[str], forget_at: int) -> None:
         which = rows_of(f"{PREFIX}lock", ("name",), len(names))
         connection.execute(f"UPDATE {which} SET t.forget_at = ?", (*names, forget_at))
 
@@ -389,14 +452,14 @@ class MySQL(Dialect):
         return self._change(f"ALTER TABLE {table} DROP COLUMN {column}", table, column, has_column=True)
 
     def _change(self, change: str, table: str, column: str, *, has_column: bool) -> list[str]:
-        """Return statements that run another where a table has a column, or lacks it. MySQL has no ``IF EXISTS``."""
+        """Return statements that run a change if a table has, or lacks, a column. MySQL has no ``IF EXISTS``."""
         quoted = change.replace("'", "''")
         known = (
             "SELECT 1 FROM information_schema.columns "
             f"WHERE table_schema = DATABASE() AND table_name = '{table}' AND column_name = '{column}'"
         )
         return [
-            f"SET @{PREFIX}change = IF({'' if has_column else 'NOT '}EXISTS ({known}), '{quoted}', 'DO 0')",
+            f"SET @{PREFIX}change = IF(EXISTS ({known}) = {int(has_column)}, '{quoted}', 'DO 0')",
             f"PREPARE {PREFIX}change FROM @{PREFIX}change",
             f"EXECUTE {PREFIX}change",
             f"DEALLOCATE PREPARE {PREFIX}change",

@@ -1,4 +1,4 @@
-"""The leases in tables: who holds what, who stands in line, by which rules."""
+"""The rules of leases in tables: holders and the line of waiters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from celery_locks.stores.types import (
     Renewal,
 )
 
-# All that decides about a claim, as a rule: its token's fencing token, the permits in use, the first in line.
-_LOOK = (
+# The facts that usually decide about a claim: its token's fencing token, the permits in use, the first in line.
+_FACTS_FOR_CLAIM = (
     "SELECT (SELECT fencing_token FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?), "
     "(SELECT coalesce(sum(permits), 0) FROM celery_locks_holder WHERE name = ? AND deadline > ?), "
     "(SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1)"
@@ -34,15 +34,17 @@ class Leases:
 
     def acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
         values = (claim.name, claim.token, self._now, claim.name, self._now, claim.name, self._now)
-        mine, used, head = self._db.execute(_LOOK, values).fetchone()
+        mine, used, head = self._db.execute(_FACTS_FOR_CLAIM, values).fetchone()
         if mine is not None:
             self.renew(Renewal(claim.name, claim.token, claim.ttl))
             return Granted(int(mine))
-        if claim.token == self._db.released and not self._db.repeated:  # it arrived late: its lease has ended
+        if (
+            claim.token == self._db.released and not self._db.repeated
+        ):  # this acquire arrived late, after its lease had ended
             replaced = self._why_taken(claim.name, claim.token) == "replaced"
             return self.refused(claim.name, claim.token, claim.ttl)._replace(replaced=replaced)
         if claim.adopts or claim.replaces or claim.task_id:
-            return self._take(claim, line_up, int(used), head)
+            return self._acquire_for_task_or_takeover(claim, line_up, int(used), head)
         return self._acquire(claim, line_up, int(used), head)
 
     def _acquire(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
@@ -53,10 +55,12 @@ class Leases:
         full = line_up is not None and not self._line_up(claim, line_up)
         return self.refused(claim.name, claim.token, claim.ttl)._replace(full=full)
 
-    def _take(self, claim: Claim, line_up: float | None, used: int, head: str | None) -> Granted | Refused:
-        """For a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
+    def _acquire_for_task_or_takeover(
+        self, claim: Claim, line_up: float | None, used: int, head: str | None
+    ) -> Granted | Refused:
+        """Acquire for a claim that adopts a lease, replaces the holders, or can be withdrawn by its task."""
         name = claim.name
-        # A repeated acquire that replaced the holders, and was replaced by a newer one meanwhile, takes nothing back.
+        # A repeated acquire must not take the lock back from a newer claim that has replaced it meanwhile.
         taken = (claim.adopts, claim.token if claim.replaces else "")
         if any(token and self._why_taken(name, token) == "replaced" for token in taken):
             return self.refused(name, claim.token, claim.ttl)._replace(replaced=True)
@@ -73,7 +77,7 @@ class Leases:
         return answer
 
     def _adopt(self, claim: Claim, used: int) -> bool:
-        """End the lease that a claim adopts, if it lives, and what the claim asks for more is within the limit."""
+        """End the lease that a claim adopts, if it is held and further permits are within the limit."""
         query = "SELECT permits FROM celery_locks_holder WHERE name = ? AND token = ? AND deadline > ?"
         row = self._db.execute(query, (claim.name, claim.adopts, self._now)).fetchone()
         if row is None or (claim.permits > row[0] and used - row[0] + claim.permits > claim.limit):
@@ -83,7 +87,7 @@ class Leases:
         return True
 
     def _replace(self, claim: Claim) -> None:
-        """Takes permits from the earliest holders, until there are enough."""
+        """Take leases from the earliest holders until there are enough permits."""
         query = (
             "SELECT token, permits, deadline FROM celery_locks_holder "
             "WHERE name = ? AND deadline > ? ORDER BY fencing_token LIMIT 1000"
@@ -112,7 +116,7 @@ class Leases:
         self._db.execute("DELETE FROM celery_locks_waiter WHERE name = ? AND token = ?", (name, token))
 
     def may_go(self, name: str, token: str) -> bool:
-        """Whether this token heads the line and finds room; without a line, whether nobody holds the lock."""
+        """Return whether a token is first in line and finds permits; without a line, whether the lock is free."""
         head, used = self.head(name), self.used(name)
         if head is None:
             return used == 0
@@ -132,7 +136,7 @@ class Leases:
         return self.why_lost(name, token)
 
     def why_lost(self, name: str, token: str) -> LossReason:
-        """Why a lease that was not to be renewed is lost."""
+        """Return why a lease that could not be renewed is lost."""
         leases, values = self._db.leases_of(name)
         if self._db.execute(f"SELECT 1 FROM {leases} AND token = ?", (*values, token)).fetchone():
             return "expired"
@@ -146,7 +150,7 @@ class Leases:
         return released
 
     def shrink(self, name: str, token: str, permits: int) -> bool:
-        """`Store.shrink`."""
+        """Reduce the permits of a lease, as `Store.shrink` does."""
         query = (
             "UPDATE celery_locks_holder SET permits = CASE WHEN permits > ? THEN ? ELSE permits END "
             "WHERE name = ? AND token = ? AND deadline > ?"
@@ -159,7 +163,7 @@ class Leases:
         return int(self._db.execute(query, (name, self._now)).fetchone()[0])
 
     def force_release(self, name: str, token: str, last: int) -> tuple[Holder, ...]:
-        """`Store.force_release` of the holders whose fencing token is at most the last one."""
+        """Release by force the holders whose fencing token is at most ``last``."""
         holders = tuple(holder for holder in self.holders(name, token) if holder.fencing_token <= last)
         if token:
             for holder in holders:
@@ -170,7 +174,7 @@ class Leases:
         return holders
 
     def _take_all(self, name: str, last: int) -> None:
-        """End leases of a lock by force. The reason is kept of the first ones."""
+        """End leases of a lock by force. Record the reason for the first `MOST_TAKEN` of them."""
         living = "celery_locks_holder h WHERE h.name = ? AND h.fencing_token <= ? AND h.deadline > ?"
         which = (name, last, self._now)
         order = "ORDER BY h.fencing_token LIMIT ?"
@@ -190,12 +194,14 @@ class Leases:
     def holders(self, name: str, only: str = "") -> tuple[Holder, ...]:
         """Return the holders of a lock, or only the one with a token."""
         leases, values = self._db.leases_of(name)
+        if only:
+            leases, values = f"{leases} AND token = ?", (*values, only)
         query = (
             f"SELECT owner, fencing_token, permits, since, deadline, token, most FROM {leases} "
-            f"{'AND token = ? ' if only else ''}AND deadline > ? ORDER BY fencing_token LIMIT ?"
+            "AND deadline > ? ORDER BY fencing_token LIMIT ?"
         )
         now = self._now
-        rows = self._db.execute(query, (*values, *([only] if only else []), now, MOST_HOLDERS))
+        rows = self._db.execute(query, (*values, now, MOST_HOLDERS))
         return tuple(
             Holder(owner, fencing_token, permits, (now - since) / 1e6, (deadline - now) / 1e6, token, most)
             for owner, fencing_token, permits, since, deadline, token, most in rows
@@ -215,7 +221,7 @@ class Leases:
         return int(self._db.execute(query, (*values, self._now)).fetchone()[0])
 
     def head(self, name: str) -> tuple[str, int, int] | None:
-        """Who stands first in line: token, permits, limit."""
+        """Return the first waiter in line: token, permits, limit."""
         query = (
             "SELECT token, permits, most FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT 1"
         )
@@ -235,12 +241,12 @@ class Leases:
             "since": self._now,
             "deadline": self._db.after(claim.ttl),
         }
-        self._db.put("holder", ("name", "token"), row)  # an expired row of the same token may still be there
+        self._db.put("holder", ("name", "token"), row)  # an expired row of the same token may still exist
         return Granted(fencing_token)
 
     def _line_up(self, claim: Claim, seconds: float) -> bool:
-        """Put a token in line, or keep its place for longer. Returns whether there is room."""
-        self._db.execute(  # a place that has ended is lost: the token comes in anew, at the end
+        """Put a token in line, or keep its place for longer. Return whether there is room."""
+        self._db.execute(  # an expired place is lost: the token goes to the end of the line
             "DELETE FROM celery_locks_waiter WHERE name = ? AND token = ? AND deadline <= ?",
             (claim.name, claim.token, self._now),
         )
@@ -248,17 +254,17 @@ class Leases:
         known = self._db.execute(query, (claim.name, claim.token)).fetchone()
         if known is None and claim.max_waiters and self.waiters(claim.name, claim.max_waiters) >= claim.max_waiters:
             return False
-        deadline = self._db.after(seconds)  # one who asks again for less keeps what it has
+        deadline = self._db.after(seconds)  # a place is never shortened
         self.stand(self.next_number(claim.name), claim, max(deadline, known[0]) if known else deadline, keep=("id",))
         return True
 
     def waiters(self, name: str, most: int) -> int:
-        """Return how many stand in line; at most so many are counted."""
+        """Return how many waiters stand in line, counted up to ``most``."""
         line = "SELECT 1 AS one FROM celery_locks_waiter WHERE name = ? AND deadline > ? LIMIT ?"
         return int(self._db.execute(f"SELECT count(*) FROM ({line}) w", (name, self._now, most)).fetchone()[0])
 
     def stand(self, number: int, claim: Claim, deadline: int, keep: Sequence[str] = ()) -> None:
-        """Puts a token in line at a place; or keeps the one that it has, if told to."""
+        """Put a token in line at a place. With ``keep=("id",)`` a token in line keeps its place."""
         row = {
             "id": number,
             "name": claim.name,
@@ -270,7 +276,7 @@ class Leases:
         self._db.put("waiter", ("name", "token"), row, keep)
 
     def next_number(self, name: str) -> int:
-        """A place in line behind all before it, also behind those of tickets that are not in line now."""
+        """Return a place behind all others, also behind those of tickets that are not in line now."""
         query = (
             "SELECT max(id) FROM celery_locks_waiter WHERE name = ? "
             "UNION ALL SELECT max(number) FROM celery_locks_ticket WHERE name = ?"
@@ -279,13 +285,13 @@ class Leases:
         return max(last + 1, self._now)
 
     def refused(self, name: str, token: str, otherwise: float) -> Refused:
-        """The refusal of a token; ``otherwise`` is when to try again where no moment is better than another."""
+        """Return the refusal of a token. ``otherwise``: seconds until the next try, if no deadline is known."""
         position, before = self._place(name, token)
         deadline = before or self.next_deadline(name) or self._db.after(otherwise)
         return Refused(self.holders(name), (deadline - self._now) / 1e6, position)
 
     def _place(self, name: str, token: str) -> tuple[int | None, int | None]:
-        """How many stand before this token in line, `MOST_BEFORE` at most, and when the place right before it ends."""
+        """Return the number of waiters before a token, up to `MOST_BEFORE`, and the deadline of the last of them."""
         line = "FROM celery_locks_waiter WHERE name = ? AND deadline > ?"
         mine = self._db.execute(f"SELECT id {line} AND token = ?", (name, self._now, token)).fetchone()
         if mine is None:
@@ -297,7 +303,7 @@ class Leases:
         return position, last and last[0]
 
     def next_deadline(self, name: str) -> int | None:
-        """When the first holder ends; without holders, when the first place in line does."""
+        """Return the earliest deadline of the holders; without holders, that of the first place in line."""
         leases, values = self._db.leases_of(name)
         query = f"SELECT min(deadline) FROM {leases} AND deadline > ?"
         first = self._db.execute(query, (*values, self._now)).fetchone()[0]

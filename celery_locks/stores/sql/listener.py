@@ -1,7 +1,7 @@
-"""Waking waiters by PostgreSQL's ``NOTIFY``: one connection of a process listens for all that wait in it.
+"""Notices to waiters by PostgreSQL's ``NOTIFY``. One connection of a process listens for all its waiters.
 
-Whether notices come is tried before anybody relies on it: behind a transaction pooler ``LISTEN`` seems to work, and
-nothing ever comes. As long as it doesn't work, waiters look for themselves.
+Behind a transaction pooler ``LISTEN`` seems to work, and no notice ever arrives. So the listener first sends itself a
+notice. As long as none arrives, waiters query the database.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions
 
 logger = _logging.logger(__name__)
 
-#: The notice for the sweepers of a broker, and the kind of it: see `notice`.
+#: The kind of the notices for sweepers; see `notice`.
 DUE = "due"
-#: Seconds between two looks of a sweeper. What is due sooner than that is notified.
-DUE_LOOK = 1.0
-#: Seconds within which the first notice must have come.
-PROBED = 2.0
-#: Seconds before it is tried again: after a broken connection, and where notices don't come.
-BROKEN, DEAF = 0.5, 60.0
-#: Seconds that the connection is kept when nobody waits.
-IDLE = 300.0
+#: Seconds between two queries of a sweeper. A ticket that is due sooner than that causes a notice.
+DUE_QUERY_SECONDS = 1.0
+#: Seconds within which the first notice must arrive.
+PROBE_TIMEOUT_SECONDS = 2.0
+#: Seconds before the next try: after a broken connection, and if no notices arrive.
+RECONNECT_SECONDS, NO_NOTICES_RETRY_SECONDS = 0.5, 60.0
+#: Seconds that the connection is kept without waiters.
+IDLE_LISTENER_SECONDS = 300.0
 
 
 class Listener:
-    """A thread that listens while anybody waits. Each process needs its own.
+    """A thread that listens while others wait. Each process needs its own.
 
     Args:
-        database: Where to listen.
-        sender: Where notices are sent: the first one, which must arrive, comes from there.
-        channel: PostgreSQL's.
+        database: The server to listen at.
+        sender: The server through which the first notice is sent.
+        channel: The name of the channel.
     """
 
     def __init__(self, database: Database, sender: Database, channel: str) -> None:
-        #: Who is told.
+        #: The subscriptions that notices are delivered to.
         self.subscriptions = Subscriptions()
         self._database = database
         self._sender = sender
@@ -56,12 +56,12 @@ class Listener:
 
     @property
     def working(self) -> bool:
-        """Whether notices come."""
+        """Whether notices arrive."""
         return self.subscriptions.hearing
 
     @contextmanager
     def expecting(self, subscriptions: Collection[Subscription]) -> Iterator[threading.Event]:
-        """See `Subscriptions.expecting`; meanwhile somebody listens."""
+        """Provide the event of `Subscriptions.expecting`, and listen meanwhile."""
         with self.subscriptions.expecting(subscriptions) as event:
             with self._mutex:
                 if self._thread is None:
@@ -73,23 +73,23 @@ class Listener:
                 self._idle_since = monotonic()
 
     def close(self) -> None:
-        """Ends the thread soon. Who still waits looks for itself."""
+        """End the thread soon. Remaining waiters query the database."""
         self._closed.set()
-        self.subscriptions.doubt(hearing=False)
+        self.subscriptions.set_hearing(hearing=False)
 
     # --- The thread ---
 
     def _run(self) -> None:
         while not self._over():
-            pause = BROKEN
+            pause = RECONNECT_SECONDS
             try:
                 with self._connected() as connection:
                     pause = self._listen(connection)
             except StoreUnavailable as error:
                 logger.warning("waiting by looking again: %s", error)
-            except Exception as error:  # the driver's; the connection ended
+            except Exception as error:  # an error of the driver: the connection ended
                 logger.warning("listening to %s ended: %s", self._database.name, type(error).__name__)
-            self.subscriptions.doubt(hearing=False)
+            self.subscriptions.set_hearing(hearing=False)
             self._closed.wait(random.uniform(pause / 2, pause))
 
     @contextmanager
@@ -102,10 +102,10 @@ class Listener:
                 connection.close()
 
     def _listen(self, connection: Any) -> float:
-        """Listens until it is no longer needed.
+        """Listen until no thread waits any more.
 
         Returns:
-            Seconds before another try, where notices don't come.
+            Seconds before another try, if no notices arrive.
         """
         connection.execute(f'LISTEN "{self._channel}"')
         probe = f"probe:{secrets.token_hex(8)}"
@@ -113,35 +113,35 @@ class Listener:
         self._sender.single(lambda sender: sender.execute(query, (self._channel, probe)).fetchall())
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
-            until = monotonic() + PROBED
+            until = monotonic() + PROBE_TIMEOUT_SECONDS
             while not self._over():
-                selector.select(1.0 if not self.working else IDLE / 10)
+                selector.select(1.0 if not self.working else IDLE_LISTENER_SECONDS / 10)
                 if probe in self._heard(connection):
-                    self.subscriptions.doubt(hearing=True)
+                    self.subscriptions.set_hearing(hearing=True)
                 if not self.working and monotonic() > until and not self._closed.is_set():
                     logger.warning(
                         "no notices come from %s: waiting by looking again. Behind a pooler of transactions give "
                         "listen= an address past it",
                         self._database.name,
                     )
-                    return DEAF
+                    return NO_NOTICES_RETRY_SECONDS
         return 0.0
 
     def _heard(self, connection: Any) -> set[str]:
-        """Wakes those for whom notices have come."""
+        """Wake the threads whose notices have arrived. Return the notices."""
         connection.pgconn.consume_input()
         heard = set[str]()
-        while (told := connection.pgconn.notifies()) is not None:
-            heard.add(told.extra.decode(errors="replace"))
-        self.subscriptions.tell(heard)
+        while (notice := connection.pgconn.notifies()) is not None:
+            heard.add(notice.extra.decode(errors="replace"))
+        self.subscriptions.deliver(heard)
         return heard
 
     def _over(self) -> bool:
-        """Whether nobody has waited for long. Then the next one who waits starts another thread."""
+        """Return whether no thread has waited for long. The next waiter starts another thread."""
         with self._mutex:
-            idle = not self.subscriptions.waiting and monotonic() > self._idle_since + IDLE
+            idle = not self.subscriptions.waiting and monotonic() > self._idle_since + IDLE_LISTENER_SECONDS
             if idle or self._closed.is_set():
                 self._thread = None
-                self.subscriptions.doubt(hearing=False)
+                self.subscriptions.set_hearing(hearing=False)
                 return True
         return False

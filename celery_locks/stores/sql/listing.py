@@ -1,4 +1,4 @@
-"""What is held, by tables: they are the list, ordered by name."""
+"""The list of locks, from the tables ordered by name."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.session import Session, microseconds
 from celery_locks.stores.types import TICKET
 
-#: How many leases, and how many places in line, `figures` counts at most.
+#: The most leases, and the most places in line, that `figures` counts.
 MOST_COUNTED = 100_000
-#: How many rows of locks, most of which may be idle, `page` and `figures` look at at most.
-MOST_LOOKED, MOST_ROWS = 10_000, 1_000_000
-#: The last character, and those that no text holds: surrogates.
+#: The most rows of locks that `page` and `figures` read. Most of them may be idle.
+MOST_ROWS_OF_PAGE, MOST_ROWS_OF_FIGURES = 10_000, 1_000_000
+#: The last character, and the surrogates, which no UTF-8 text contains.
 _LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
-# One seek a name, also where a lock has many holders.
+# One index seek for each name, however many holders a lock has.
 _NAMES = """
 WITH RECURSIVE seek(name) AS (
     SELECT min(name) FROM celery_locks_{table} WHERE name >= ? AND name > ? AND name < ?
@@ -36,20 +36,20 @@ WITH RECURSIVE seek(name) AS (
 )
 SELECT name FROM seek WHERE name IS NOT NULL LIMIT ?
 """
-# Where locks have rows of their own, in which a single holder is.
+# For stores in which each lock has a row that may contain its only holder.
 _LOCKS = "SELECT {} FROM celery_locks_lock WHERE name >= ? AND name > ? AND name < ? ORDER BY name LIMIT {}"
 _LIVING = f"FROM celery_locks_{{}} WHERE name >= ? AND name < ? AND deadline > ? LIMIT {MOST_COUNTED}"
 
 
 def end_of(start: str) -> str:
-    """Return the first text behind all that begin with some text, in the order of their UTF-8 text."""
+    """Return the first text that sorts, as UTF-8, after all texts with a prefix."""
     rest = start.rstrip(chr(_LAST))
     following = ord(rest[-1]) + 1
     return rest[:-1] + chr(_SURROGATES.stop if following in _SURROGATES else following)
 
 
 def state(session: Session, name: str) -> LockInfo:
-    """`Store.info`."""
+    """Return the state of one lock, without its line."""
     leases = Leases(session)
     query = "SELECT count(*) FROM celery_locks_waiter WHERE name = ? AND deadline > ?"
     waiting = int(session.execute(query, (name, session.now)).fetchone()[0])
@@ -57,7 +57,7 @@ def state(session: Session, name: str) -> LockInfo:
 
 
 def line(session: Session, name: str) -> tuple[Waiter, ...]:
-    """Who stands in line, in order; parked tasks with their names."""
+    """Return the waiters in order; parked tasks with their names."""
     query = "SELECT token FROM celery_locks_waiter WHERE name = ? AND deadline > ? ORDER BY id LIMIT ?"
     tokens = [token for (token,) in session.execute(query, (name, session.now, MOST_IN_LINE)).fetchall()]
     ids = [token.removeprefix(TICKET) for token in tokens if token.startswith(TICKET)]
@@ -68,7 +68,7 @@ def line(session: Session, name: str) -> tuple[Waiter, ...]:
 
 
 def page(session: Session, names: NameRange) -> Page:
-    """`Store.page`."""
+    """Return a page of locks, as `Store.page` does."""
     found, last = _names(session, names)
     states: list[LockInfo] = []
     for name in found:
@@ -81,35 +81,35 @@ def page(session: Session, names: NameRange) -> Page:
 
 
 def _names(session: Session, names: NameRange) -> tuple[list[str], str | None]:
-    """Return names of locks that may be held or waited for, and the last one looked at; ``None`` at the end."""
-    # What has expired stays for a while in the tables: so many names are looked at, and no more.
+    """Return names of locks that may be in use, and the last name that was read; ``None`` at the end."""
+    # Expired rows stay in the tables for a while. The number of names that are read is bounded nonetheless.
     most, end = names.count + MOST_PASSED_OVER, end_of(names.start)
     if not session.has_locks:
         seek, tables = (names.start, names.after, end, end, most), ("holder", "waiter")
         found = {row[0] for table in tables for row in session.execute(_NAMES.format(table=table), seek)}
         first = sorted(found)[:most]
         return first, first[-1] if len(first) == most else None
-    values, locks = (names.start, names.after, end), _LOCKS.format("name, crowd, deadline", MOST_LOOKED)
+    values, locks = (names.start, names.after, end), _LOCKS.format("name, crowd, deadline", MOST_ROWS_OF_PAGE)
     query = f"SELECT name FROM ({locks}) l WHERE crowd = 1 OR deadline > ? ORDER BY name LIMIT ?"
     first = [name for (name,) in session.execute(query, (*values, session.now, most))]
     if len(first) == most:
         return first, first[-1]
     looked, last = session.execute(f"SELECT count(*), max(name) FROM ({locks}) l", values).fetchone()
-    return first, last if looked == MOST_LOOKED else None
+    return first, last if looked == MOST_ROWS_OF_PAGE else None
 
 
 def figures(session: Session, start: str, near: float) -> Stats:
-    """`Store.stats` of those names that begin with ``start``."""
+    """Return the figures of all names with a prefix, as `Store.stats` does."""
     now, living = session.now, (start, end_of(start), session.now)
     leases, waiters = f"SELECT name, since, deadline {_LIVING.format('holder')}", _LIVING.format("waiter")
     which: tuple[Any, ...] = living
     complete = True
     if session.has_locks:
-        locks = _LOCKS.format("name, since, deadline", MOST_ROWS)
+        locks = _LOCKS.format("name, since, deadline", MOST_ROWS_OF_FIGURES)
         leases = f"({leases}) UNION ALL SELECT * FROM ({locks}) l WHERE deadline > ?"
         which = (*living, start, "", *living[1:])
         rows = session.execute(f"SELECT count(*) FROM ({locks}) l", (start, "", living[1])).fetchone()[0]
-        complete = rows < MOST_ROWS
+        complete = rows < MOST_ROWS_OF_FIGURES
 
     def one(query: str, *values: Any) -> Any:
         return session.execute(query, values).fetchone()

@@ -1,4 +1,4 @@
-"""A transaction that has one lock to itself, by the lock's row."""
+"""Transactions with exclusive access to one lock, by locking its row."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 from celery_locks._runtime.tokens import process_of
 from celery_locks.stores.sql import stored_functions
 from celery_locks.stores.sql.clock import moment_of
-from celery_locks.stores.sql.database import Connection
-from celery_locks.stores.sql.dialects import Dialect, MySQL
-from celery_locks.stores.sql.listener import DUE, DUE_LOOK
+from celery_locks.stores.sql.dialects import Connection, Dialect, MySQL
+from celery_locks.stores.sql.listener import DUE, DUE_QUERY_SECONDS
 from celery_locks.stores.sql.session import Answer, Session, forget_at
 from celery_locks.stores.sql.subscriptions import notice
 
-# The row's clock never goes back, also when the server's does, and nobody can have looked at the server's clock before
-# waiting for the row and act on it afterwards.
+# The row's clock never goes back, even if the server's clock does. The clock is read in a second statement, so that no
+# transaction acts on a reading from before it waited for the row.
 _OPEN_MYSQL = (
     "INSERT INTO celery_locks_lock (name, touched, fence, watched, forget_at, crowd) "
     "VALUES (?, 0, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, 0, 0) "
     "ON DUPLICATE KEY UPDATE touched = touched"
 )
 _OPENED = "SELECT touched, CLOCK, token, fence, ended, forget_at FROM celery_locks_lock WHERE name = ?"
-# Everything but a plain acquire and its release looks for holders in their table: see functions/spill.sql.
+# All steps but a plain acquire and its release expect holders in their table: see functions/move_holder.sql.
 _SPILL_MYSQL = (
     "REPLACE INTO celery_locks_holder (name, token, owner, permits, most, fencing_token, since, deadline) "
     "SELECT name, token, owner, permits, most, fence, since, deadline FROM celery_locks_lock WHERE name = ?"
@@ -39,7 +38,7 @@ class ServerSession(Session):
     """A session for reading.
 
     Args:
-        connection: What it runs on.
+        connection: The connection of its transaction.
         now: The lock's moment.
     """
 
@@ -61,11 +60,11 @@ class ServerSession(Session):
         return _LEASES, (name, name)
 
     def next_fencing_token(self) -> int:
-        raise AssertionError("who reads gives no fencing token")
+        raise AssertionError("a session for reading gives no fencing token")
 
 
 class LockedSession(ServerSession, ABC):
-    """A transaction that has the row of a lock, and has moved a holder from there to the table of holders."""
+    """A transaction that has locked the row of a lock, and has moved its holder to the table of holders."""
 
     leases_of = Session.leases_of
 
@@ -83,22 +82,22 @@ class LockedSession(ServerSession, ABC):
 
     @abstractmethod
     def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
-        """Take the lock's row: its moment, last fencing token, whose lease ended last, and when it is forgotten."""
+        """Lock the row. Return its moment, last fencing token, the token whose lease ended last, and ``forget_at``."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Write to the lock's row what has changed."""
+        """Write the changes to the lock's row."""
 
 
 class PostgreSQLLock(LockedSession):
-    """It notifies the sweepers of brokers of which a ticket is due before they look again by themselves."""
+    """A locked session in PostgreSQL. It notifies sweepers of tickets that are due before their next look."""
 
     def __init__(self, connection: Connection, name: str) -> None:
         super().__init__(connection, name)
         self._notices = set[str]()
 
     def note_due(self, broker: str, moment: int) -> None:
-        if moment < self.after(DUE_LOOK):
+        if moment < self.after(DUE_QUERY_SECONDS):
             self._notices.add(notice(DUE, self._connection.dialect.encode(broker)))
 
     def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
@@ -107,18 +106,20 @@ class PostgreSQLLock(LockedSession):
     def notify_lost(self, tokens: Sequence[str]) -> None:
         dialect = self._connection.dialect
         lost = [(process, token) for token in tokens if (process := process_of(token)) is not None]
-        if lost:  # a token may be known to all who listen: its lease has ended
+        if lost:  # anyone may read the notice, but the lease of this token has ended
             channels = [dialect.loss_channel(process) for process, _ in lost]
             query = "SELECT pg_notify(n.channel, n.token) FROM unnest(?::text[], ?::text[]) AS n (channel, token)"
             self.execute(query, (channels, [token for _, token in lost]))
 
     def finish(self) -> None:
-        """Write the row, and notify."""
+        """Write the row, and notify waiters and sweepers."""
         row = (self.now, self.fence, self.released, self._forget_at)
         stored_functions.finish(self._connection, self.name, row, self._notices)
 
 
 class MySQLLock(LockedSession):
+    """A locked session in MySQL or MariaDB."""
+
     def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
         connection.execute(_OPEN_MYSQL, (name,))
         touched, clock, token, *row = connection.execute(_OPENED, (name,)).fetchone()
@@ -138,11 +139,11 @@ class MySQLLock(LockedSession):
 
 
 def lock_of(dialect: Dialect) -> type[LockedSession]:
-    """How a lock's row is taken in a database."""
+    """Return the class of locked sessions for a dialect."""
     return MySQLLock if isinstance(dialect, MySQL) else PostgreSQLLock
 
 
 def read_session(connection: Connection, name: str) -> ServerSession:
-    """For queries about a lock, or about all where the name is empty."""
+    """Return a session for queries about a lock; about all locks if the name is empty."""
     query = "SELECT greatest(coalesce(max(touched), 0), CLOCK) FROM celery_locks_lock WHERE name = ?"
     return ServerSession(connection, int(connection.execute(query, (name,)).fetchone()[0]))

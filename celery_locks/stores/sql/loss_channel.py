@@ -1,6 +1,6 @@
-"""The notices of PostgreSQL: each process listens at a channel of its own, on a connection of its own.
+"""PostgreSQL's notices that leases were taken by force. Each process listens on a channel and connection of its own.
 
-That is not the connection of waiters: this one belongs to a real thread, also in a process of greenlets.
+Waiters use another connection, since this one belongs to a real thread, also in a process of greenlets.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from celery_locks.stores.sql.database import Database
 
 
 class LossChannel(LossFeed):
-    """The channel of one process.
+    """The loss feed of one process.
 
     Args:
-        database: Where to listen.
-        channel: PostgreSQL's.
+        database: The server to listen at.
+        channel: The name of the channel.
     """
 
     def __init__(self, database: Database, channel: str) -> None:
@@ -53,7 +53,7 @@ class LossChannel(LossFeed):
 
     def close(self) -> None:
         self._closed = True
-        with suppress(Exception):  # it is closed, or was never opened
+        with suppress(Exception):  # the connection is closed, or was never opened
             cut(self._connection.fileno())
 
     def _notices(self) -> set[str]:

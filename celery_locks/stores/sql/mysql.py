@@ -1,19 +1,19 @@
-"""``mysql://``: a lock that no one else wants is acquired, and released, by one statement."""
+"""The store of MySQL and MariaDB: a lock without waiters is acquired, and released, by one statement."""
 
 from __future__ import annotations
 
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import base
-from celery_locks.stores.sql.database import Connection
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.function_texts import PATIENCE
 from celery_locks.stores.sql.session import COARSE_BITS, SET_BACK, Session, microseconds
 from celery_locks.stores.sql.store import ServerStore
 from celery_locks.stores.types import Claim, Granted, Refused, Value
 
 _FORGET = f"((({{}}) >> {COARSE_BITS}) + 2) << {COARSE_BITS}"
-# The fencing token comes back with the answer. A column to the right of its assignment has its new value. CLOCK is the
-# statement's beginning, so it may be older than the row: then the row's moment counts, or the lease is shorter. One
-# that has waited for the row for too long is granted to no one: its client may have gone.
+# LAST_INSERT_ID returns the fencing token with the answer. MySQL assigns from left to right, so `touched` has its new
+# value in later assignments. CLOCK is the beginning of the statement, which may have waited for the row since. Then the
+# row's moment counts, or the lease is shorter. After too long a wait, nothing is granted: the client may have gone.
 _ACQUIRE = f"""
 UPDATE celery_locks_lock SET touched = greatest(touched, CLOCK),
   fence = LAST_INSERT_ID(greatest(fence + 1, touched)), token = ?, owner = ?, permits = ?, most = ?,
@@ -48,10 +48,11 @@ class MySQLStore(ServerStore):
         base.check_numbers(claim)
         if not (claim.adopts or claim.replaces or claim.task_id or claim.token in self._in_line):
             timeout = self._database.timeout_for(claim.ttl)
-            granted = self._database.single(lambda db: _acquire(db, claim), timeout)
+            granted, repeated = self._database.single(lambda db: (_acquire(db, claim), db.repeated), timeout)
             if granted is not None:
-                self._sweeper.now_and_then()
+                self._sweeper.sweep_if_due()
                 return granted
+            return self._acquire_in_line(claim, line_up, repeated)
         return super().acquire(claim, line_up)
 
     def _release(self, name: str, token: str, value: Value | None) -> bool:
@@ -75,7 +76,7 @@ class MySQLStore(ServerStore):
         return (True, ()) if released else self._write(name, work)
 
     def _release_alone(self, name: str, token: str, value: Value | None) -> tuple[bool, bool]:
-        """Release a lease that is in its lock's row. Returns whether that was all, and whether it was repeated."""
+        """Release a lease in its lock's row. Return whether it was there, and whether the request was a repeat."""
 
         def work(connection: Connection) -> tuple[bool, bool]:
             released = connection.execute(_RELEASE, (name, token)).rowcount > 0
@@ -87,7 +88,7 @@ class MySQLStore(ServerStore):
 
 
 def _acquire(connection: Connection, claim: Claim) -> Granted | None:
-    """Acquire a lock that no one holds or waits for. Otherwise nothing is done."""
+    """Acquire a free lock without waiters. Otherwise change nothing, and return ``None``."""
     if claim.permits > claim.limit:
         return None
     whose = (claim.token, claim.owner, claim.permits, claim.limit, microseconds(claim.ttl), claim.name)
@@ -95,6 +96,6 @@ def _acquire(connection: Connection, claim: Claim) -> Granted | None:
     if not answer.rowcount:
         try:
             answer = connection.execute(_ACQUIRE_NEW, whose)
-        except connection.dbapi.IntegrityError:  # another process has just made the row
+        except connection.dbapi.IntegrityError:  # another process has just inserted the row
             return None
     return Granted(answer.last_id) if answer.rowcount else None

@@ -1,4 +1,4 @@
-"""Opens a database store by its address."""
+"""Open a store in a database server by its address."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from celery_locks.stores.sql.store import ServerStore
 
 
 def open_server(url: str) -> ServerStore:
-    """The store at a ``postgresql://`` or ``mysql://`` URL. Nothing is connected yet.
+    """Return the store at a ``postgresql://`` or ``mysql://`` URL. It connects at its first use.
 
     Raises:
-        LockConfigError: The URL can't be read.
+        LockConfigError: The URL is invalid.
         ModuleNotFoundError: The database's driver is not installed.
     """
     address = Address(url)

@@ -14,27 +14,27 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from celery_locks._runtime.clock import monotonic
 
-#: Connections that are kept while no one uses them, and that there may be at most.
-KEPT, MOST = 10, 20
-#: Seconds that an unused connection is kept, as long as others are used.
-KEPT_SECONDS = 60.0
-#: The longest pause between two attempts to get a connection of a pool in which all are taken.
-LONGEST_PAUSE = 0.01
+#: The most idle connections, and the most connections, of a process.
+MOST_IDLE, MOST_CONNECTIONS = 10, 20
+#: Seconds after which an idle connection is closed while others are in use.
+IDLE_CONNECTION_SECONDS = 60.0
+#: The longest pause, in seconds, between two attempts to get a connection while all are in use.
+LONGEST_POOL_PAUSE_SECONDS = 0.01
 
 
 class _Place:
-    """A right to a connection. It is counted for as long as someone refers to it."""
+    """A permission to have one connection. It counts as long as something refers to it."""
 
 
 class SteadyPool(Pool):
     """A pool that counts only the connections that still exist.
 
-    An exception that strikes between two lines, such as a soft time limit, may drop a connection before it is returned.
-    A counter would stay wrong then. Here the garbage collector closes the connection, and its place is free again.
+    An exception such as a soft time limit may interrupt a thread before it returns its connection. A counter would stay
+    wrong then. Here the garbage collector closes the connection, and its place is free again.
 
     Args:
-        creator: See SQLAlchemy's `Pool`.
-        timeout: Seconds to wait for a connection where all are taken.
+        creator: Opens a connection; see SQLAlchemy's `Pool`.
+        timeout: Seconds to wait for a connection while all are in use.
     """
 
     def __init__(self, creator: Any, timeout: float, **options: Any) -> None:
@@ -77,22 +77,22 @@ class SteadyPool(Pool):
                 entry.place = place  # type: ignore[attr-defined]
                 return entry
             if monotonic() >= give_up:
-                raise sa.exc.TimeoutError(f"all {MOST} connections of this process are taken")
-            time.sleep(random.uniform(0, LONGEST_PAUSE))
+                raise sa.exc.TimeoutError(f"all {MOST_CONNECTIONS} connections of this process are in use")
+            time.sleep(random.uniform(0, LONGEST_POOL_PAUSE_SECONDS))
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         now = monotonic()
         record.idle_since = now  # type: ignore[attr-defined]
-        if len(self._idle) >= KEPT:
+        if len(self._idle) >= MOST_IDLE:
             record.close()
             record.place = None  # type: ignore[attr-defined]
             return
         self._idle.append(record)
-        while self._idle and self._idle[0].idle_since < now - KEPT_SECONDS:  # type: ignore[attr-defined]
+        while self._idle and self._idle[0].idle_since < now - IDLE_CONNECTION_SECONDS:  # type: ignore[attr-defined]
             self._idle.popleft().close()
 
     def _next_idle(self) -> ConnectionPoolEntry | None:
-        """Take the connection that was used last: those that are not needed grow old."""
+        """Take the connection that was used last, so that surplus ones become old and are closed."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -100,7 +100,7 @@ class SteadyPool(Pool):
 
     def _free_place(self) -> _Place | None:
         with self._mutex:
-            if len(self._places) >= MOST:
+            if len(self._places) >= MOST_CONNECTIONS:
                 return None
             place = _Place()
             self._places.add(place)

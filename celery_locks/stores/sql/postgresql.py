@@ -1,4 +1,4 @@
-"""``postgresql://``: what PostgreSQL does better than all: one round trip for a step, and waking."""
+"""The store of PostgreSQL: one round trip for each common step, and notices for waiters."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from celery_locks.stores.sql import stored_functions
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.base import check_numbers
 from celery_locks.stores.sql.function_texts import PATIENCE
-from celery_locks.stores.sql.listener import DUE, DUE_LOOK, Listener
+from celery_locks.stores.sql.listener import DUE, DUE_QUERY_SECONDS, Listener
 from celery_locks.stores.sql.loss_channel import LossChannel
 from celery_locks.stores.sql.session import microseconds
-from celery_locks.stores.sql.store import FIRST_LOOK, LONGEST_LOOK, SHORTEST_DUE_LOOK, ServerStore
+from celery_locks.stores.sql.store import (
+    FIRST_QUERY_PAUSE_SECONDS,
+    LONGEST_QUERY_PAUSE_SECONDS,
+    SHORTEST_DUE_PAUSE_SECONDS,
+    ServerStore,
+)
 from celery_locks.stores.sql.subscriptions import Subscription, Subscriptions, notice
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
-# All that decides whether places may go, in one state of the tables: whether it is one's turn, when it may be
-# without a notice, and whether one stands in line.
-_LOOK = """
+# For each place, from one state of the tables: whether it is its turn, in how many microseconds that may change without
+# a notice, and whether the token stands in line.
+_TURNS = """
 SELECT place.token,
   CASE WHEN head.token IS NULL THEN used = 0 ELSE head.token = place.token AND used + head.permits <= head.most END,
   coalesce(ends, head.deadline) - now,
@@ -45,7 +50,7 @@ CROSS JOIN LATERAL (
   ) h WHERE h.deadline > now
 ) held
 """
-# As `Leases.why_lost`, for many in one round trip.
+# The rule of `Leases.why_lost`, for many leases in one round trip.
 _WHY_LOST = """
 SELECT lost.name, lost.token, CASE
   WHEN holder = lost.token OR EXISTS (
@@ -80,12 +85,12 @@ class PostgreSQLStore(ServerStore):
         self.wakes = self.notices = self._listens_at is not None
         self._listening: tuple[int, Listener] | None = None
 
-    # --- In one round trip ---
+    # --- Leases, each step in one round trip ---
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         if claim.adopts or claim.replaces or claim.task_id:
             return super().acquire(claim, line_up)
-        place = None if line_up is None else self._subscribe(claim.token)  # from now on it misses nothing
+        place = None if line_up is None else self._subscribe(claim.token)  # from now on no notice is missed
         answer: Granted | Refused | None = None
         try:
             answer = self._acquire(claim, line_up)
@@ -94,7 +99,7 @@ class PostgreSQLStore(ServerStore):
                 place.until = monotonic() + answer.retry_in
             else:
                 self._unsubscribe(claim.token)
-        self._sweeper.now_and_then()
+        self._sweeper.sweep_if_due()
         return answer
 
     def _acquire(self, claim: Claim, line_up: float | None) -> Granted | Refused:
@@ -144,9 +149,9 @@ class PostgreSQLStore(ServerStore):
         listener = self._listener()
         if listener is None:
             return super().wait_any(places, timeout)
-        give_up, pause = monotonic() + timeout, FIRST_LOOK
+        give_up, pause = monotonic() + timeout, FIRST_QUERY_PAUSE_SECONDS
         kept = listener.subscriptions.kept
-        known = {token: kept(token) or self._stranger(name, token) for name, token in places}
+        known = {token: kept(token) or self._subscription_of_watcher(name, token) for name, token in places}
         with listener.expecting(known.values()) as event:
             while True:
                 event.clear()
@@ -159,7 +164,7 @@ class PostgreSQLStore(ServerStore):
                     event.wait(min(left, max(0.0, until - monotonic())))
                 else:
                     event.wait(min(left, random.uniform(pause / 2, pause)))
-                    pause = min(pause * 1.5, LONGEST_LOOK)
+                    pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
         listener = self._listener()
@@ -167,41 +172,43 @@ class PostgreSQLStore(ServerStore):
             super().await_due(prefix, broker, timeout)
             return
         give_up = monotonic() + timeout
-        notices = {DUE, *(self._notice(DUE, each) for each in (broker, ""))}  # one without a broker: of older versions
+        notices = {DUE, *(self._notice(DUE, each) for each in (broker, ""))}  # tickets of older versions have no broker
         with listener.expecting([Subscription(*notices)]) as event:
             while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - monotonic()) > 0:
-                longest = DUE_LOOK if listener.working else LONGEST_LOOK
-                event.wait(min(left, longest, max(due_in, SHORTEST_DUE_LOOK)))
+                longest = DUE_QUERY_SECONDS if listener.working else LONGEST_QUERY_PAUSE_SECONDS
+                event.wait(min(left, longest, max(due_in, SHORTEST_DUE_PAUSE_SECONDS)))
                 event.clear()
 
     def _turns(
         self, listener: Listener, places: Sequence[tuple[str, str]], known: dict[str, Subscription], timeout: float
     ) -> list[str]:
-        """Those whose turn it may be. Where notices may have been missed, or a deadline has passed, it is looked."""
-        if told := [token for token, each in known.items() if each.told]:
-            return told
+        """Return the tokens whose turn it may be. Query if notices may be missed or a deadline has passed."""
+        if notified := [token for token, each in known.items() if each.notified]:
+            return notified
         now = monotonic()
         unsure = [place for place in places if not known[place[1]].sure or known[place[1]].until <= now]
         for _, token in unsure:
             listener.subscriptions.begin(known[token])
-        return self._look_at(unsure, known, timeout) if unsure else []
+        return self._query_turns(unsure, known, timeout) if unsure else []
 
-    def _look_at(self, places: Sequence[tuple[str, str]], known: dict[str, Subscription], timeout: float) -> list[str]:
-        seen = self._views(places)
-        strangers = [(name, token) for name, token in places if not seen[token][2] and not seen[token][0]]
-        if strangers:  # whoever frees the lock is asked to tell them
-            values = (microseconds(timeout), [self._database.dialect.encode(name) for name, _ in strangers])
+    def _query_turns(
+        self, places: Sequence[tuple[str, str]], known: dict[str, Subscription], timeout: float
+    ) -> list[str]:
+        seen = self._turns_by_token(places)
+        watchers = [(name, token) for name, token in places if not seen[token][2] and not seen[token][0]]
+        if watchers:  # the next release notifies them
+            values = (microseconds(timeout), [self._database.dialect.encode(name) for name, _ in watchers])
             self._database.single(lambda db: db.execute(_WATCH, values).rowcount)
-            seen.update(self._views(strangers))
+            seen.update(self._turns_by_token(watchers))
         for token, (_, left, _) in seen.items():
             known[token].until = monotonic() + left
         return [token for token, (turn, _, _) in seen.items() if turn]
 
-    def _views(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[bool, float, bool]]:
-        """By token: whether it may be its turn, seconds until that may change by itself, whether it is in line."""
+    def _turns_by_token(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[bool, float, bool]]:
+        """Return by token: whether it may be its turn, seconds until that may change, whether it stands in line."""
         encode = self._database.dialect.encode
         values = ([encode(name) for name, _ in places], [encode(token) for _, token in places])
-        rows = self._looking(lambda: self._database.single(lambda db: db.execute(_LOOK, values).fetchall()))
+        rows = self._query_for_waiters(lambda: self._database.single(lambda db: db.execute(_TURNS, values).fetchall()))
         return {token: (turn, inf if left is None else left / 1e6, in_line) for token, turn, left, in_line in rows}
 
     def loss_feed(self, name: str, process: str) -> LossFeed:
@@ -209,10 +216,10 @@ class PostgreSQLStore(ServerStore):
             return super().loss_feed(name, process)
         return LossChannel(self._listens_at, self._database.dialect.loss_channel(process))
 
-    # --- Being told ---
+    # --- Notices ---
 
     def _listener(self) -> Listener | None:
-        """This process's; ``None`` where nobody is to listen. A thread stays behind at a fork."""
+        """Return the listener of this process, ``None`` if the store does not listen."""
         if self._listens_at is None:
             return None
         if self._listening is None or self._listening[0] != os.getpid():
@@ -221,12 +228,12 @@ class PostgreSQLStore(ServerStore):
         return self._listening[1]
 
     def _subscriptions(self) -> Subscriptions | None:
-        """This process's; ``None`` as long as nobody in it had to wait."""
+        """Return the subscriptions of this process, ``None`` if it has not waited yet."""
         listening = self._listening
         return listening[1].subscriptions if listening is not None and listening[0] == os.getpid() else None
 
     def _subscribe(self, token: str) -> Subscription | None:
-        """A subscription for a token that is asked for now, where notices come."""
+        """Subscribe a token that is about to be acquired, if notices arrive."""
         subscriptions = self._subscriptions()
         if subscriptions is None or not subscriptions.hearing:
             return None
@@ -239,8 +246,8 @@ class PostgreSQLStore(ServerStore):
         if subscriptions is not None:
             subscriptions.drop(token)
 
-    def _stranger(self, name: str, token: str) -> Subscription:
-        """For one of which it is not known whether it stands in line."""
+    def _subscription_of_watcher(self, name: str, token: str) -> Subscription:
+        """Return a subscription for a token that may not stand in line."""
         return Subscription(self._notice("token", token), self._notice("name", name))
 
     def _notice(self, kind: str, text: str) -> str:

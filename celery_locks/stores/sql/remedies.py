@@ -1,4 +1,4 @@
-"""What an error of a database means for locks, and what to do about it."""
+"""Explanations of database errors, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OLDER = (
     "`celery -A … locks sql` prints"
 )
 
-#: PostgreSQL's code → what to do. `_PERMISSION` distinguishes missing rights.
+#: What to do, by PostgreSQL's error code. `_PERMISSION` distinguishes missing rights.
 POSTGRESQL: Mapping[Any, str] = {
     "25006": _READ_ONLY,
     "26000": _PREPARED,
@@ -67,7 +67,7 @@ MYSQL: Mapping[Any, str] = {
     2002: _UNREACHABLE,
     2003: _UNREACHABLE,
 }
-#: What a driver of PostgreSQL states without a code, when it can't connect, as a regular expression → what to do.
+#: What to do, by a regular expression for errors without a code: those of connecting to PostgreSQL.
 _TEXTS = {
     "password authentication failed": _PASSWORD,
     "no password supplied": _PASSWORD,
@@ -85,14 +85,14 @@ _TEXTS = {
 def remedy_for(
     error: BaseException, code: Any, remedies: Mapping[Any, str], forbidden: bool, grant: Callable[[str], str]
 ) -> str:
-    """Return what an error means and what to do; an empty text where nothing is known.
+    """Return what an error means and what to do; an empty text if the error is unknown.
 
     Args:
-        error: Of the driver.
-        code: The server's code of it.
+        error: The driver's error.
+        code: The server's error code.
         remedies: `POSTGRESQL` or `MYSQL`.
         forbidden: Whether the code means that the user lacks a right.
-        grant: Makes the statement that gives the right, out of the server's text; an empty one if it is not known.
+        grant: Returns the statement that grants the right, from the server's message; an empty text if unknown.
     """
     text = str(error.args[-1]) if error.args else ""
     statement = grant(text) if forbidden or code is None else ""
@@ -106,7 +106,7 @@ def remedy_for(
 
 
 def _right(grant: str) -> str:
-    """Return how to get a missing right, and how to create tables and functions if the user may not."""
+    """Return how to grant a missing right, and how another user creates the tables and functions."""
     given = f". Run this as a user that may grant it: {grant}" if grant else ""
     return (
         f"the user lacks a right{given}; where tables are missing, and this user may make none: {_TABLES}; "
@@ -115,10 +115,10 @@ def _right(grant: str) -> str:
 
 
 def newer_tables(version: int) -> str:
-    """Return why a release may not use tables of a newer one, and what to do.
+    """Return why this release may not use the tables of a newer one, and what to do.
 
     Args:
-        version: That of the tables.
+        version: The version of the tables.
     """
     return f"its tables have version {version}, for newer releases than this one. Upgrade celery-locks"
 
@@ -128,9 +128,9 @@ def newer_tables(version: int) -> str:
 _PERMISSION = re.compile(r'permission denied for (table|function|schema|relation|sequence|database) ("[^"]+"|\S+)')
 _GRANTS = {
     "table": "SELECT, INSERT, UPDATE, DELETE ON",
-    "relation": "SELECT, INSERT, UPDATE, DELETE ON",  # what releases before 11 call a table
+    "relation": "SELECT, INSERT, UPDATE, DELETE ON",  # the word for a table before PostgreSQL 11
     "function": "EXECUTE ON FUNCTION",
-    # Names of ours have no schema. One that a user may not use is passed over, so this one is to be created in.
+    # PostgreSQL skips schemas that the user may not use. So this is the schema in which the tables belong.
     "schema": "USAGE, CREATE ON SCHEMA",
     "sequence": "USAGE ON SEQUENCE",
     "database": "CONNECT ON DATABASE",
@@ -139,7 +139,7 @@ _identifiers = postgresql.dialect().identifier_preparer  # type: ignore[no-untyp
 
 
 def postgresql_grant(text: str, user: str) -> str:
-    """Return the statement that gives a right which PostgreSQL says is missing; an empty text if it is another."""
+    """Return the statement that grants the right missing in PostgreSQL; an empty text if the message is unknown."""
     found = _PERMISSION.search(text)
     if found is None:
         return ""
@@ -156,12 +156,12 @@ _CHANGES = "SELECT, INSERT, UPDATE, DELETE"
 
 
 def mysql_grant(text: str, account: str, database: str) -> str:
-    """Return the statement that gives a right which MySQL says is missing; an empty text if it is not known.
+    """Return the statement that grants the right missing in MySQL; an empty text if the message is unknown.
 
     Args:
-        text: What the server answered. It may name the machine of the user, and not the host of its account.
-        account: What ``CURRENT_USER()`` gives; empty if that is not known.
-        database: The one of the address.
+        text: The server's message. It may name the machine of the user instead of the host of its account.
+        account: The result of ``CURRENT_USER()``; empty if unknown.
+        database: The database of the address.
     """
     found = _ACCOUNT.search(text)
     if found is None:
@@ -172,7 +172,7 @@ def mysql_grant(text: str, account: str, database: str) -> str:
     if denied := _COMMAND_DENIED.search(text):
         if denied[1].upper() in _CHANGES.split(", "):
             place = _in_backticks(re.split(r"[.`']+", denied[2].strip("`'"))[-1])
-        else:  # to make or change a table; no right can be given on one that is not there yet
+        else:  # to create or change a table; a right can't be granted on a missing table
             rights = f"{denied[1].upper()}, {_CHANGES}"
     elif _ROUTINE_DENIED.search(text):
         rights = "EXECUTE"

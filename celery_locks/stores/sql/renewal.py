@@ -1,4 +1,4 @@
-"""Renewing many leases in a few statements, where the database has no functions of ours: MySQL and MariaDB."""
+"""Renewal of many leases in a few statements, for MySQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Literal
 
 from celery_locks.errors import LossReason
 from celery_locks.stores.sql.clock import moment_of
-from celery_locks.stores.sql.database import Connection
-from celery_locks.stores.sql.dialects import rows_of
+from celery_locks.stores.sql.dialects import Connection, rows_of
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.locked_session import ServerSession
 from celery_locks.stores.sql.session import forget_at, microseconds
@@ -16,10 +15,10 @@ from celery_locks.stores.types import Renewal
 
 
 def renew_many(connection: Connection, renewals: Sequence[Renewal]) -> list[LossReason | Literal["blocked"] | None]:
-    """Renew leases within a transaction, but for those whose lock's row another transaction has.
+    """Renew leases within a transaction, except those whose lock's row another transaction has locked.
 
     Returns:
-        For each, in order: what `Store.renew` does, or that it was left alone.
+        For each lease, in order: the result of `Store.renew`, or ``"blocked"``.
     """
     names = sorted({renewal.name for renewal in renewals})
     query = (
@@ -27,7 +26,7 @@ def renew_many(connection: Connection, renewals: Sequence[Renewal]) -> list[Loss
         "ORDER BY name FOR UPDATE SKIP LOCKED"
     )
     touched = dict(connection.execute(query, names).fetchall())
-    clock = connection.execute("SELECT CLOCK").fetchone()[0]  # when the rows are there
+    clock = connection.execute("SELECT CLOCK").fetchone()[0]  # read after the rows are locked
     moment = moment_of(max(touched.values(), default=0), clock)
     renewed = _renew(connection, [each for each in renewals if each.name in touched], moment)
     left = [name for name in names if name not in touched]
@@ -46,7 +45,7 @@ def renew_many(connection: Connection, renewals: Sequence[Renewal]) -> list[Loss
 
 
 def _renew(connection: Connection, renewals: Sequence[Renewal], moment: int) -> set[tuple[str, str]]:
-    """Renew leases whose locks' rows this transaction has. Returns the names and tokens of those that live."""
+    """Renew leases whose rows this transaction has locked. Return the names and tokens of the renewed ones."""
     if not renewals:
         return set()
     names = sorted({renewal.name for renewal in renewals})
@@ -56,7 +55,7 @@ def _renew(connection: Connection, renewals: Sequence[Renewal], moment: int) -> 
     connection.execute(f"UPDATE {locks} SET {changes}", (*names, moment, until))
     rows = " UNION ALL ".join(["SELECT ? AS name, ? AS token, ? AS ttl", *["SELECT ?, ?, ?"] * (len(renewals) - 1)])
     values = [value for each in renewals for value in (each.name, each.token, microseconds(each.ttl))]
-    # In this order: one look by a primary key for each lease, however many holders a lock has.
+    # With the joins in this order, each lease is found by a primary key, however many holders a lock has.
     locks = f"({rows}) w STRAIGHT_JOIN celery_locks_lock l FORCE INDEX (PRIMARY) ON l.name = w.name"
     same = "h.name = w.name AND h.token = w.token"
     renewed = set[tuple[str, str]]()

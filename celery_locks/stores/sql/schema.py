@@ -1,29 +1,29 @@
-"""The tables. Moments are integer microseconds of the store's clock; a waiter's id is its place in line."""
+"""The tables. Moments are integer microseconds of the store's clock. A waiter's id is its place in line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The version of the tables; and the oldest version whose releases may use them, alongside this one. A change that
-#: older releases must not meet raises both.
+#: The version of the tables, and the oldest version whose releases may use them. A change that excludes older releases
+#: raises both.
 VERSION, OLDEST = 2, 2
-#: Microseconds that an expired holder's row is kept, so that a late renewal hears why it failed.
-REMEMBERED = 60_000_000
+#: Microseconds that the row of an expired holder is kept, so that a late renewal gets the reason.
+EXPIRED_KEPT_MICROSECONDS = 60_000_000
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """A table, in words that each database has a type for.
+    """A table, described independently of the database.
 
     Attributes:
-        name: Without ``celery_locks_``.
-        columns: ``name kind`` of each, kinds being those of `Types`; one that ends in ``?`` may be NULL. Behind ``=``
-            is the default: an empty text or 0 if there is nothing.
+        name: The name without ``celery_locks_``.
+        columns: ``name kind`` of each column, with a kind of `Types`. One with ``?`` may be NULL. The default follows
+            ``=``; without a value it is an empty text or 0.
         key: The columns of the primary key.
         indexes: The columns of each further index.
-        kept: Microseconds that a row is kept beyond its deadline.
-        added: Names of columns that tables of older versions lack. They have a default: older versions write none.
-        dropped: Names of columns that only tables of older versions have. What older releases do with one fails.
+        kept: Microseconds that a row is kept after its deadline.
+        added: Columns that tables of older versions lack. They have a default, since older releases don't write them.
+        dropped: Columns that only tables of older versions have. Without them, requests of older releases fail.
     """
 
     name: str
@@ -37,14 +37,14 @@ class TableSchema:
 
 @dataclass(frozen=True)
 class Types:
-    """What a database calls the kinds of columns.
+    """The column types of a database.
 
     Attributes:
         key: Text that is compared byte by byte and can be indexed.
         text: Text of any length.
-        int: 64 bits.
-        inline: Whether indexes are written within the table, there being no ``CREATE INDEX IF NOT EXISTS``.
-        end: What is written after a table.
+        int: An integer of 64 bits.
+        inline: Whether ``CREATE TABLE`` contains the indexes, for lack of ``CREATE INDEX IF NOT EXISTS``.
+        end: The end of ``CREATE TABLE``, after the columns.
     """
 
     key: str
@@ -54,19 +54,19 @@ class Types:
     end: str = ""
 
 
-#: All of them have a ``deadline``, after which a row means nothing.
+#: The tables of all databases. Each has a ``deadline``, after which a row has no effect.
 TABLES = (
     TableSchema(
         "holder",
         "name key, token key, owner text, permits int, most int, fencing_token int, since int, deadline int",
         ("name", "token"),
-        kept=REMEMBERED,
+        kept=EXPIRED_KEPT_MICROSECONDS,
     ),
     TableSchema(
         "waiter",
         "id int, name key, token key, permits int, most int, deadline int",
         ("name", "token"),
-        (("name", "id", "deadline"), ("deadline",)),  # places are counted by the first alone
+        (("name", "id", "deadline"), ("deadline",)),  # positions are counted in the first index alone
     ),
     TableSchema("taken", "name key, token key, why key, deadline int", ("name", "token")),
     TableSchema("task", "task key, name key, token key, deadline int", ("task",)),
@@ -81,29 +81,33 @@ TABLES = (
     ),
 )
 
-#: Those beside them on a server: a row for each lock, which whoever changes the lock has to itself meanwhile, and the
-#: greatest fencing token of locks whose row was taken away.
+#: The tables of a server. ``lock`` has a row for each lock; each transaction that changes the lock locks that row.
 #:
-#: touched: the last moment at which it was changed; the lock's clock never goes back behind it.
-#: watched: until when a process wants to be notified that is not in line.
-#: ended: the owner token whose lease ended last: an acquire of it that arrives late is granted nothing.
-#: token, owner, permits, most, since, deadline: the only holder of a lock that no one waits for, whose fencing token is
-#: ``fence``. An empty token: no holder. Once its deadline has passed the lock is free, whatever the token is.
-#: crowd: 1 where holders are rows of ``holder`` and others may wait; the row itself has no holder then. While it is 0,
-#: no row of ``holder`` and no place in line lives.
-#: forget_at: when to see whether the row is still needed.
-#: ahead: by how much the store's clock is ahead of the server's, which was set back.
+#: touched: the last moment at which the lock was changed. The lock's clock never goes back behind it.
+#: fence: the fencing token given last.
+#: watched: until when a process that does not stand in line wants to be notified.
+#: ended: the owner token of the lease that ended last. If an acquire with this token arrives late, it is refused.
+#: token, owner, permits, most, since, deadline: the only holder of a lock without waiters. Its fencing token is
+#: ``fence``. Without a holder, the token is empty. After the deadline the lock is free, whatever the token is.
+#: crowd: 0 if no row of ``holder`` or ``waiter`` is alive, so that ``lock`` contains all there is to know. 1 if the
+#: holders are rows of ``holder``; then the row of ``lock`` contains none, and others may wait.
+#: forget_at: when the sweeper checks whether the row is still needed.
+#:
+#: ``meta`` has one row.
+#:
+#: last_fencing_token: the greatest fencing token of the locks whose rows were deleted.
+#: ahead: by how much the store's clock is ahead of the server's clock, which was set back.
 #: version, oldest: see `VERSION` and `OLDEST`.
 SERVER_TABLES = (
     *TABLES,
     TableSchema(
         "lock",
         "name key, touched int, fence int, watched int, ended key=, forget_at int, token key=, owner text?, "
-        "permits int=, most int=, since int=, deadline int=, crowd int=1",  # older releases wrote rows of holder only
+        "permits int=, most int=, since int=, deadline int=, crowd int=1",  # older releases only wrote rows of holder
         ("name",),
-        (("forget_at",),),  # PostgreSQL writes a row without its indexes while no indexed column changes
+        (("forget_at",),),  # PostgreSQL skips the indexes while no indexed column changes
         added=("ended", "token", "owner", "permits", "most", "since", "deadline", "crowd"),
-        # A release that sees no holder here, and runs already, must neither acquire nor release. It may renew.
+        # Releases of version 1 don't see the holder here. Without this column they can renew, but not acquire.
         dropped=("released",),
     ),
     TableSchema(
@@ -117,7 +121,7 @@ SERVER_TABLES = (
 
 
 def table_statement(table: TableSchema, types: Types) -> str:
-    """Return the statement that makes a table where it is missing."""
+    """Return the statement that creates a table if it is missing."""
     parts = [_column(column, types) for column in table.columns.split(", ")]
     parts.append(f"PRIMARY KEY ({', '.join(table.key)})")
     if types.inline:
@@ -127,7 +131,7 @@ def table_statement(table: TableSchema, types: Types) -> str:
 
 
 def index_statements(table: TableSchema, types: Types) -> list[str]:
-    """Return the statements that make the indexes of a table where they are missing, unless its own statement does."""
+    """Return the statements that create the missing indexes of a table, unless ``CREATE TABLE`` contains them."""
     if types.inline:
         return []
     name = f"celery_locks_{table.name}"
@@ -135,7 +139,7 @@ def index_statements(table: TableSchema, types: Types) -> list[str]:
 
 
 def added_columns(table: TableSchema, types: Types) -> dict[str, list[str]]:
-    """Return what an ``ALTER TABLE`` adds to a table of an older version, by the name of the column that it lacks."""
+    """Return the changes of ``ALTER TABLE`` to a table of an older version, by the missing column."""
     columns = {column.split()[0]: _column(column, types) for column in table.columns.split(", ")}
     found = {name: [f"ADD COLUMN {columns[name]}"] for name in table.added}
     if types.inline:
@@ -147,7 +151,7 @@ def added_columns(table: TableSchema, types: Types) -> dict[str, list[str]]:
 
 
 def version_row() -> tuple[str, str]:
-    """Return the insert of the one row of ``meta``, and what is changed where that is there."""
+    """Return the insert of the only row of ``meta``, and the changes if it exists."""
     columns = "(id, last_fencing_token, version, oldest)"
     changes = f"version = greatest(m.version, {VERSION}), oldest = greatest(m.oldest, {OLDEST})"
     return f"INSERT INTO celery_locks_meta AS m {columns} VALUES (1, 0, {VERSION}, {OLDEST})", changes
@@ -162,5 +166,6 @@ def _column(column: str, types: Types) -> str:
     name, kind = column.split()
     kind, has_default, value = kind.partition("=")
     null = "" if kind.endswith("?") else " NOT NULL"
-    default = f" DEFAULT {value or (0 if kind == 'int' else repr(''))}" if has_default else ""
+    value = value or ("0" if kind == "int" else "''")
+    default = f" DEFAULT {value}" if has_default else ""
     return f"{name} {getattr(types, kind.rstrip('?'))}{null}{default}"

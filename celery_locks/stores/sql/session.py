@@ -1,4 +1,4 @@
-"""One transaction, as the rules of leases and tickets see it."""
+"""A transaction in which the rules of leases and tickets run."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-#: Seconds; a longer time is as good as forever, and this much still fits into 64 bits of microseconds.
-FOREVER = 1e12
-#: Microseconds by which the server's clock must be behind a moment that has passed to count as set back.
+#: The longest duration, in seconds. As microseconds it still fits into 64 bits.
+LONGEST_SECONDS = 1e12
+#: The server's clock counts as set back if it is behind a past moment by more than these microseconds.
 SET_BACK = 1_000_000
-#: The bits of a moment in microseconds that `forget_at` leaves out, some 72 minutes: it changes so seldom, and on
-#: PostgreSQL a row whose indexed columns stay as they are is written without its indexes.
+#: The SQLSTATE with which the functions in PostgreSQL report that the clock was set back.
+SET_BACK_CODE = "LK001"
+#: `forget_at` rounds a moment to this many bits of microseconds, some 72 minutes. So it seldom changes, and PostgreSQL
+#: updates the row without its indexes.
 COARSE_BITS = 32
-#: How many places before one in line are counted at most.
+#: Positions in line are counted up to this one.
 MOST_BEFORE = 1_000
 
 
 def microseconds(seconds: float) -> int:
-    return int(min(seconds, FOREVER) * 1_000_000)
+    return int(min(seconds, LONGEST_SECONDS) * 1_000_000)
 
 
 def forget_at(moment: int) -> int:
-    """Return until when a lock's row is kept at least if it is needed until a moment: 72 minutes, and up to 72 more."""
+    """Return when a lock's row that is needed until a moment may be deleted: 72 to 144 minutes later."""
     return ((moment >> COARSE_BITS) + 2) << COARSE_BITS
 
 
 class Answer(Protocol):
-    """What a statement gave."""
+    """The result of a statement."""
 
     @property
     def rowcount(self) -> int: ...
@@ -40,13 +42,13 @@ class Answer(Protocol):
 
 
 class Session(ABC):
-    """One transaction at one moment, in which nobody else changes the lock that it is about.
+    """One transaction at one moment, with exclusive access to the lock that it is about.
 
     Attributes:
         now: The moment, in microseconds of the store's clock.
-        released: The owner token whose lease ended last, as far as that is known.
+        released: The owner token of the lease that ended last, if known.
         repeated: Whether an earlier try may have been carried out, and only its reply was lost.
-        has_locks: Whether locks have rows of their own, in which a holder may be.
+        has_locks: Whether each lock has a row, which may contain its only holder.
     """
 
     now: int
@@ -56,36 +58,36 @@ class Session(ABC):
 
     @abstractmethod
     def execute(self, query: str, values: Sequence[Any] = ()) -> Answer:
-        """Runs a statement with ``?`` for each value, on tables whose names begin with ``celery_locks_``."""
+        """Run a statement with ``?`` for each value, on tables whose names begin with ``celery_locks_``."""
 
     @abstractmethod
     def put(self, table: str, key: Sequence[str], row: Mapping[str, Any], keep: Sequence[str] = ()) -> None:
-        """Writes a row; where there is one with this key it takes its place, but for the columns to keep.
+        """Insert a row, or update the row with the same key.
 
         Args:
-            table: Its name without ``celery_locks_``.
-            key: The columns of its primary key.
-            row: All its columns.
-            keep: Those that stay as they were.
+            table: The table's name without ``celery_locks_``.
+            key: The columns of the primary key.
+            row: All columns with their values.
+            keep: The columns that an update leaves as they are.
         """
 
     def leases_of(self, name: str) -> tuple[str, tuple[Any, ...]]:
-        """Return where a lock's leases are found: what follows ``FROM`` in a query, and its values."""
+        """Return the part of a query after ``FROM`` that selects a lock's leases, and its values."""
         return "celery_locks_holder WHERE name = ?", (name,)
 
     @abstractmethod
     def next_fencing_token(self) -> int:
-        """Greater than all that were given for this lock; noted before the transaction ends."""
+        """Return a fencing token greater than all before for this lock, and store it by the end of the transaction."""
 
     def need_until(self, moment: int) -> None:
-        """Keep what is known of the lock until a moment at least, for a store that forgets idle locks."""
+        """Keep the lock's row until a moment at least, in a store that deletes idle rows."""
 
     def note_due(self, broker: str, moment: int) -> None:
-        """Note that a ticket of a broker is due at a moment, for a store that wakes sweepers."""
+        """Record that a ticket of a broker is due at a moment, for a store that wakes sweepers."""
 
     def notify_lost(self, tokens: Sequence[str]) -> None:
-        """Notify the processes of leases that were taken by force, where the database does that."""
+        """Notify the processes whose leases were taken by force, if the database can."""
 
     def after(self, seconds: float) -> int:
-        """The moment so many seconds from now."""
+        """Return the moment some seconds from now."""
         return self.now + microseconds(seconds)

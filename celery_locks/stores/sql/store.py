@@ -1,4 +1,4 @@
-"""Leases in PostgreSQL, MySQL or MariaDB: each change one short transaction, by the server's clock."""
+"""The store in a database server: each change is one short transaction, by the server's clock."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import LossReason, StoreUnavailable
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql.address import Address
-from celery_locks.stores.sql.base import TableStore
+from celery_locks.stores.sql.base import TableStore, check_numbers
 from celery_locks.stores.sql.checks import checks
-from celery_locks.stores.sql.database import Connection, StoreFull
+from celery_locks.stores.sql.database import StoreFull
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.locked_session import ServerSession, lock_of, read_session
 from celery_locks.stores.sql.renewal import renew_many
@@ -25,21 +26,23 @@ from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 T = TypeVar("T")
 
-#: Seconds between two looks of a waiter that is not told: the first, and the longest.
-FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
-#: Seconds before the moment at which something is due is looked for again, at least.
-SHORTEST_DUE_LOOK = 0.001
-#: How many threads of a process look at once whether it is their turn: however many wait, others need connections, too.
-LOOKERS = 2
+#: Seconds between two queries of a waiter that gets no notices: the first pause, and the longest.
+FIRST_QUERY_PAUSE_SECONDS, LONGEST_QUERY_PAUSE_SECONDS = 0.005, 0.25
+#: The shortest pause before the next query for due tickets, in seconds.
+SHORTEST_DUE_PAUSE_SECONDS = 0.001
+#: How many threads of a process query at the same time whether it is their turn. Others need connections, too.
+MOST_WAITER_QUERIES = 2
+#: Microseconds that a place in line must still have to be kept without its lock's row.
+SHORTEST_KEPT_MICROSECONDS = 1_000_000
 #: The shortest time that is worth waiting for a row, in seconds.
-SHORTEST_SHARE = 0.005
+SHORTEST_SHARE_SECONDS = 0.005
 
 
 class ServerStore(TableStore):
-    """Leases in a database server, by means that all of them have.
+    """Leases in a database server, by means that all servers have.
 
     Args:
-        address: Where.
+        address: The address of the server.
     """
 
     #: How many leases one transaction renews.
@@ -50,16 +53,21 @@ class ServerStore(TableStore):
         self._database = address.database()
         self._lock = lock_of(address.dialect)
         self._sweeper = Sweeper(self._database)
-        self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
-        #: Tokens that had a place in line when they asked last.
+        self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
+        #: Tokens that had a place in line at their last request.
         self._in_line: set[str] = set()
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
+        check_numbers(claim)
+        return self._acquire_in_line(claim, line_up)
+
+    def _acquire_in_line(self, claim: Claim, line_up: float | None, repeated: bool = False) -> Granted | Refused:
+        """Keep the place of a claim in line if that is enough. Otherwise acquire in a transaction."""
         plain = not (claim.adopts or claim.replaces)
         in_line = line_up is not None and plain and claim.token in self._in_line
         answer: Granted | Refused | None = self._keep_place(claim, line_up) if line_up and in_line else None
         if answer is None:
-            answer = super().acquire(claim, line_up)
+            answer = self._acquire_in_transaction(claim, line_up, repeated)
             if isinstance(answer, Refused) and answer.position is not None:
                 self._in_line.add(claim.token)
             else:
@@ -67,15 +75,20 @@ class ServerStore(TableStore):
         return answer
 
     def _keep_place(self, claim: Claim, line_up: float) -> Refused | None:
-        """Keep a place in line for longer, if it is not the first one.
+        """Keep a place in line for longer, if it is not the first.
 
-        It takes the lock's row from no one: a crowd that keeps its places must not hold up those whose turn it is.
+        It does not lock the lock's row. So a long line does not delay the holder and the first waiter.
         """
         query = (
             "SELECT greatest(l.touched, CLOCK), w.deadline FROM celery_locks_lock l "
             "JOIN celery_locks_waiter w ON w.name = l.name AND w.token = ? WHERE l.name = ?"
         )
-        change = "UPDATE celery_locks_waiter SET deadline = ? WHERE name = ? AND token = ? AND deadline < ?"
+        # An expired place stays expired: another transaction may have acted on that. One that may expire while this
+        # statement runs is left to a transaction that locks the lock's row.
+        change = (
+            "UPDATE celery_locks_waiter SET deadline = greatest(deadline, ?) "
+            f"WHERE name = ? AND token = ? AND deadline > CLOCK + {SHORTEST_KEPT_MICROSECONDS}"
+        )
 
         def work(connection: Connection) -> Refused | None:
             now, deadline = connection.execute(query, (claim.token, claim.name)).fetchone() or (0, 0)
@@ -84,7 +97,8 @@ class ServerStore(TableStore):
             if head is None or head[0] == claim.token:
                 return None
             until = session.after(line_up)
-            connection.execute(change, (until, claim.name, claim.token, until))
+            if not connection.execute(change, (until, claim.name, claim.token)).rowcount:
+                return None
             return Leases(session).refused(claim.name, claim.token, claim.ttl)
 
         return self._database.single(work, self._database.timeout_for(claim.ttl))
@@ -97,13 +111,13 @@ class ServerStore(TableStore):
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        return _look_again_until(lambda: self._looking(lambda: self._turns_of(places)), timeout)
+        return _query_until(lambda: self._query_for_waiters(lambda: self._turns_of(places)), timeout)
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        give_up, pause = monotonic() + timeout, FIRST_LOOK
+        give_up, pause = monotonic() + timeout, FIRST_QUERY_PAUSE_SECONDS
         while (due_in := self._due_in(prefix, broker)) > 0 and (left := give_up - monotonic()) > 0:
-            time.sleep(min(random.uniform(pause / 2, pause), left, max(due_in, SHORTEST_DUE_LOOK)))
-            pause = min(pause * 1.5, LONGEST_LOOK)
+            time.sleep(min(random.uniform(pause / 2, pause), left, max(due_in, SHORTEST_DUE_PAUSE_SECONDS)))
+            pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         order = sorted(range(len(renewals)), key=lambda number: renewals[number].name)
@@ -125,18 +139,18 @@ class ServerStore(TableStore):
         return [answers.get(number, "unreachable") for number in range(len(renewals))]
 
     def _renew(self, renewals: Sequence[Renewal], timeout: float) -> list[LossReason | Literal["blocked"] | None]:
-        """Renew leases, but for those whose lock's row another transaction has."""
+        """Renew leases, except those whose lock's row another transaction has locked."""
         return self._database.transaction(lambda db: renew_many(db, renewals), timeout)
 
     def _renew_blocked(
         self, blocked: Sequence[tuple[int, Renewal]], timeout: float, answers: dict[int, LossReason | None]
     ) -> None:
-        """Renew leases one by one, waiting for the transactions that are in the way; all within one timeout.
+        """Renew leases one by one, and wait for the transactions that block them. All share one timeout.
 
         Args:
-            blocked: Each with its number.
-            timeout: Seconds.
-            answers: By number; one that is still blocked gets none.
+            blocked: The leases with their numbers.
+            timeout: Seconds for all of them.
+            answers: The answers by number. A lease that is still blocked gets none.
 
         Raises:
             StoreUnavailable: There is no answer at all.
@@ -144,7 +158,7 @@ class ServerStore(TableStore):
         give_up, problem = monotonic() + timeout, None
         for done, (number, renewal) in enumerate(blocked):
             share = (give_up - monotonic()) / (len(blocked) - done)
-            if share < SHORTEST_SHARE:
+            if share < SHORTEST_SHARE_SECONDS:
                 continue
             try:
                 answers[number] = self._renew_waiting(renewal, share)
@@ -177,7 +191,7 @@ class ServerStore(TableStore):
 
     @staticmethod
     def _without_value_if_full(release: Callable[[Value | None], T], value: Value | None) -> T:
-        """Release a lease. A server that has no room for the value keeps the one that was there."""
+        """Release a lease with a value. If the disk is full, release it without the value."""
         try:
             return release(value)
         except StoreFull:
@@ -192,7 +206,8 @@ class ServerStore(TableStore):
         version = str(self._database.single(lambda connection: connection.execute("SELECT version()").fetchone()[0]))
         if version.startswith("PostgreSQL"):
             return version.partition(" on ")[0]
-        return f"{'MariaDB' if 'MariaDB' in version else 'MySQL'} {version.partition('-')[0]}"
+        product = "MariaDB" if "MariaDB" in version else "MySQL"
+        return f"{product} {version.partition('-')[0]}"
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
         return checks(self._database)
@@ -200,10 +215,10 @@ class ServerStore(TableStore):
     def close(self) -> None:
         self._database.close()
 
-    def _looking(self, look: Callable[[], T]) -> T:
-        if self._lookers[0] != os.getpid():  # a fork may have doubled it while it was taken
-            self._lookers = os.getpid(), threading.BoundedSemaphore(LOOKERS)
-        with self._lookers[1]:
+    def _query_for_waiters(self, look: Callable[[], T]) -> T:
+        if self._waiter_queries[0] != os.getpid():  # a fork may have copied it while other threads held it
+            self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
+        with self._waiter_queries[1]:
             return look()
 
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
@@ -213,7 +228,7 @@ class ServerStore(TableStore):
     def _write(self, name: str, work: Callable[[Session], T], ttl: float | None = None) -> T:
         timeout = self._database.timeout_for(ttl)
         result = self._database.transaction(lambda connection: self._in_lock(connection, name, work), timeout)
-        self._sweeper.now_and_then()
+        self._sweeper.sweep_if_due()
         return result
 
     def _in_lock(self, connection: Connection, name: str, work: Callable[[Session], T]) -> T:
@@ -223,12 +238,12 @@ class ServerStore(TableStore):
         return result
 
 
-def _look_again_until(look: Callable[[], list[str]], timeout: float) -> list[str]:
-    give_up, pause = monotonic() + timeout, FIRST_LOOK
+def _query_until(look: Callable[[], list[str]], timeout: float) -> list[str]:
+    give_up, pause = monotonic() + timeout, FIRST_QUERY_PAUSE_SECONDS
     while not (found := look()):
         left = give_up - monotonic()
         if left <= 0:
             break
         time.sleep(min(random.uniform(pause / 2, pause), left))
-        pause = min(pause * 1.5, LONGEST_LOOK)
+        pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
     return found

@@ -1,7 +1,7 @@
-"""Who of this process is to be told what: a subscription for each token that stands in line, or is waited for.
+"""The subscriptions of a process to notices: one for each token in line, or for which a thread waits.
 
-One that is kept from before a token's request is sent until its place is given up misses nothing, so that whoever
-waits by it has nothing to look for.
+A token in line keeps its subscription from before its request until it leaves the line. So it misses no notice, and its
+waiter needs no queries.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-#: How many tokens in line have one at most. Those beyond look for themselves before they wait.
+#: The most tokens in line with a subscription. Waiters of other tokens query the database before they wait.
 MOST_KEPT = 10_000
 
 
 def notice(kind: str, text: str) -> str:
-    """What is sent to those who wait for a token or a lock. Anybody in the database may listen, so it tells neither."""
+    """Return the notice for a token or a lock. It is a hash, because every user of the database may listen."""
     return f"{kind}:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 class Subscription:
-    """What has become known of a token since it was last asked for.
+    """The notices about a token since its last request.
 
     Attributes:
-        told: Whether a notice has come.
+        notified: Whether a notice has arrived.
         sure: Whether no notice can have been missed.
-        until: When its turn may come without a notice, by the machine's clock; 0 where that is not known.
+        until: When its turn may come without a notice, by the machine's clock; 0 if unknown.
     """
 
-    __slots__ = ("events", "kept", "notices", "sure", "told", "until")
+    __slots__ = ("events", "kept", "notices", "notified", "sure", "until")
 
     def __init__(self, *notices: str) -> None:
         self.notices = notices
-        self.told = self.sure = self.kept = False
+        self.notified = self.sure = self.kept = False
         self.until = 0.0
-        #: Of those who wait by it now.
+        #: The events of the threads that wait for this subscription.
         self.events: set[threading.Event] = set()
 
 
 class Subscriptions:
-    """All of a process. Its methods may be called by any thread.
+    """The subscriptions of a process. Any thread may call the methods.
 
     Attributes:
-        hearing: Whether notices come.
-        waiting: How many threads wait for some.
+        hearing: Whether notices arrive.
+        waiting: How many threads wait for notices.
     """
 
     def __init__(self) -> None:
@@ -55,42 +55,42 @@ class Subscriptions:
         self._by_notice: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._kept: OrderedDict[str, Subscription] = OrderedDict()
 
-    def keep(self, token: str, told_by: str) -> Subscription:
-        """The subscription of a token that is about to be in line.
+    def keep(self, token: str, expected: str) -> Subscription:
+        """Return the subscription of a token that is about to stand in line.
 
         Args:
             token: The token.
-            told_by: The notice that tells its turn.
+            expected: The notice of its turn.
         """
         with self._mutex:
             kept = self._kept.get(token)
             if kept is None:
                 while len(self._kept) >= MOST_KEPT:
                     self._give_up(self._kept.popitem(last=False)[1])
-                kept = self._kept[token] = Subscription(told_by)
+                kept = self._kept[token] = Subscription(expected)
                 kept.kept = True
                 self._add(kept)
             return kept
 
     def kept(self, token: str) -> Subscription | None:
-        """The subscription of a token in line, if it has one."""
+        """Return the subscription of a token in line, if it has one."""
         return self._kept.get(token)
 
     def drop(self, token: str) -> None:
-        """The token is in line no more."""
+        """Drop the subscription of a token that has left the line."""
         if token in self._kept:
             with self._mutex:
                 if (kept := self._kept.pop(token, None)) is not None:
                     self._give_up(kept)
 
     def begin(self, subscription: Subscription) -> None:
-        """Its token is about to be asked for, or looked for: what was known is of no use any more."""
+        """Reset a subscription before a request or a query for its token."""
         with self._mutex:
-            subscription.told, subscription.sure, subscription.until = False, self.hearing, 0.0
+            subscription.notified, subscription.sure, subscription.until = False, self.hearing, 0.0
 
     @contextmanager
     def expecting(self, subscriptions: Collection[Subscription]) -> Iterator[threading.Event]:
-        """An event that is set when one of them is told something, or can't be sure any more."""
+        """Provide an event that is set when a notice for one of the subscriptions arrives, or may be missed."""
         event = threading.Event()
         with self._mutex:
             self.waiting += 1
@@ -106,16 +106,16 @@ class Subscriptions:
                     each.events.discard(event)
                     self._remove(each)
 
-    def tell(self, notices: Iterable[str]) -> None:
-        """These have come."""
+    def deliver(self, notices: Iterable[str]) -> None:
+        """Pass on notices that have arrived."""
         with self._mutex:
-            for told in notices:
-                for each in self._by_notice.get(told, ()):
-                    each.told = True
+            for arrived in notices:
+                for each in self._by_notice.get(arrived, ()):
+                    each.notified = True
                     _set(each.events)
 
-    def doubt(self, hearing: bool) -> None:
-        """Notices come from now on, or no more; until now some may have been missed."""
+    def set_hearing(self, hearing: bool) -> None:
+        """Record whether notices arrive from now on. Until now, some may have been missed."""
         with self._mutex:
             self.hearing = hearing
             for some in self._by_notice.values():
@@ -132,7 +132,7 @@ class Subscriptions:
             self._by_notice[each].add(subscription)
 
     def _remove(self, subscription: Subscription) -> None:
-        """Takes it out, unless it is kept or somebody waits by it."""
+        """Remove a subscription, unless it is kept or a thread waits for it."""
         if subscription.kept or subscription.events:
             return
         for each in subscription.notices:

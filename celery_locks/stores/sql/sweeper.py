@@ -1,4 +1,4 @@
-"""Taking away rows whose time is over, a few at a time, by whoever is there."""
+"""The sweeper of expired rows: each process deletes a few at a time, after its own requests."""
 
 from __future__ import annotations
 
@@ -9,78 +9,81 @@ import threading
 from celery_locks import _logging
 from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
-from celery_locks.stores.sql.database import Connection, Database
+from celery_locks.stores.sql.database import Database
+from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.renewal import marks
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sql.session import forget_at
 
 logger = _logging.logger(__name__)
 
-#: Seconds between two sweeps of a process, and after one that left something.
-EVERY, SOON = 10.0, 0.1
-#: How many rows of a table one sweep takes away, or looks at, at most.
-MOST = 500
-#: Seconds that a part of it may take: the caller of a user's request waits for its end.
-TIMEOUT = 1.0
-#: Tables that tell whether a lock's row is still needed.
+#: Seconds between two sweeps of a process, and after a sweep that left some rows.
+SWEEP_SECONDS, NEXT_SWEEP_SECONDS = 10.0, 0.1
+#: The most rows of a table that one sweep deletes or checks.
+MOST_ROWS_SWEPT = 500
+#: Seconds that each transaction of a sweep may take. The user's request waits for the sweep.
+SWEEP_TIMEOUT_SECONDS = 1.0
+#: A row of one of these tables keeps the row of its lock.
 NEEDED_FOR = ("holder", "waiter", "taken", "ticket")
 
 
 class Sweeper:
-    """Sweeps every now and then.
+    """The sweeper of one store in this process.
 
     Args:
-        database: The store's.
+        database: The store's server.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._next = monotonic() + random.uniform(0, EVERY)
+        self._next = monotonic() + random.uniform(0, SWEEP_SECONDS)
         self._alone = os.getpid(), threading.Lock()
 
-    def now_and_then(self) -> None:
-        """Sweeps if it is time to, and nobody else of this process does."""
+    def sweep_if_due(self) -> None:
+        """Sweep if it is time to, unless another thread of this process sweeps."""
         if monotonic() < self._next:
             return
-        if self._alone[0] != os.getpid():  # a fork may have doubled it while it was taken
+        if self._alone[0] != os.getpid():  # a fork may have copied it while another thread held it
             self._alone = os.getpid(), threading.Lock()
         mutex = self._alone[1]
         if not mutex.acquire(blocking=False):
             return
         try:
-            self._next = monotonic() + EVERY
+            self._next = monotonic() + SWEEP_SECONDS
             if self.sweep():
-                self._next = monotonic() + SOON
+                self._next = monotonic() + NEXT_SWEEP_SECONDS
         except StoreUnavailable as error:
             logger.debug("sweeping failed: %s", error)
         finally:
             mutex.release()
 
     def sweep(self) -> bool:
-        """Take away a few rows of each table, but for those that another transaction has.
+        """Delete a few expired rows of each table, except rows that another transaction has locked.
 
         Returns:
-            Whether there are more.
+            Whether more rows may be left.
         """
-        timeout = min(TIMEOUT, self._database.timeout)
+        timeout = min(SWEEP_TIMEOUT_SECONDS, self._database.timeout)
         now = self._database.single(lambda db: int(db.execute("SELECT CLOCK").fetchone()[0]), timeout)
         most = self._database.transaction(lambda db: self._expired(db, now), timeout)
-        return max(most, self._locks(now, timeout)) >= MOST
+        return max(most, self._locks(now, timeout)) >= MOST_ROWS_SWEPT
 
     def _expired(self, connection: Connection, now: int) -> int:
-        return max(connection.dialect.delete_some(connection, table, now - table.kept, MOST) for table in TABLES)
+        return max(
+            connection.dialect.delete_some(connection, table, now - table.kept, MOST_ROWS_SWEPT) for table in TABLES
+        )
 
     def _locks(self, now: int, timeout: float) -> int:
-        """Take away the rows of idle locks of which nothing is known; look at the others again later."""
+        """Delete the rows of idle locks. Check the others again later."""
         due = self._database.single(lambda db: self._due(db, now), timeout)
         if due:
-            # Two steps: the greatest token is noted for all to see before the first row goes.
+            # Two transactions: the greatest fencing token is committed before the first row is deleted.
             self._database.single(lambda db: self._note_fence(db, due), timeout)
             self._database.transaction(lambda db: self._forget(db, due, now), timeout)
         return len(due)
 
     def _due(self, connection: Connection, now: int) -> list[str]:
-        query = f"SELECT name FROM celery_locks_lock WHERE forget_at <= ? ORDER BY forget_at LIMIT {MOST}"
+        query = f"SELECT name FROM celery_locks_lock WHERE forget_at <= ? ORDER BY forget_at LIMIT {MOST_ROWS_SWEPT}"
         return [name for (name,) in connection.execute(query, (now,))]
 
     def _note_fence(self, connection: Connection, names: list[str]) -> None:
@@ -91,7 +94,7 @@ class Sweeper:
         connection.execute(query, names)
 
     def _forget(self, connection: Connection, names: list[str], now: int) -> None:
-        """A change to a lock moves `forget_at` of its row first: what is still due is still idle."""
+        """Delete rows that are still due. A change to a lock would have moved its `forget_at`."""
         query = (
             f"SELECT name FROM celery_locks_lock WHERE name IN ({marks(names)}) AND forget_at <= ? "
             "AND fence <= (SELECT last_fencing_token FROM celery_locks_meta) ORDER BY name FOR UPDATE SKIP LOCKED"

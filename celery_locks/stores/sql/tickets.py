@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 _COLUMNS = "id, state, number, message, task, owner, permits, most, until, calls, token, why, due, deadline, broker"
 _ROW = ("name", *_COLUMNS.split(", "))
-#: The first text behind all that begin with `TICKET`.
+#: The first text that sorts after all texts beginning with `TICKET`.
 _AFTER = TICKET[:-1] + chr(ord(TICKET[-1]) + 1)
 assert len(fields(Record)) == len(_ROW) - 1
 
 
 class SQLTable(Table):
-    """One lock, within one transaction."""
+    """The tickets of one lock within one transaction."""
 
     def __init__(self, session: Session, name: str) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class SQLTable(Table):
     def first_ticket(self) -> str | None:
         query = (
             f"SELECT token FROM celery_locks_waiter WHERE name = ? AND token >= '{TICKET}' AND token < '{_AFTER}' "
-            "AND deadline > ? ORDER BY id + 0 LIMIT 1"  # by the primary key: not past all who wait and are no tickets
+            "AND deadline > ? ORDER BY id + 0 LIMIT 1"  # `+ 0`: it uses the primary key
         )
         token = self._one(query)
         return None if token is None else str(token).removeprefix(TICKET)
@@ -114,12 +114,12 @@ class SQLTable(Table):
         return None if row is None else _record(row)
 
     def _one(self, query: str, *more: Any) -> Any:
-        """The one value of a query for this lock, what has ended left out."""
+        """Return the only value of a query for this lock, without expired rows."""
         row = self._db.execute(query, (self.name, *more, self.now)).fetchone()
         return None if row is None else row[0]
 
 
 def _record(row: Sequence[Any]) -> Record:
     record = Record(*row)
-    # The version before had another word for it.
+    # The previous version had another word for this state.
     return replace(record, state="dispatched") if record.state == "called" else record  # type: ignore[comparison-overlap]

@@ -1,4 +1,4 @@
-"""A SQLite file that many processes and threads share: short transactions, patience when it is busy, safe forks."""
+"""A SQLite file shared by many processes and threads: short transactions, retries while it is busy, safe forks."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from celery_locks.stores.sqlite.location import claim_place, folder_lock
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-#: Seconds before a busy file is tried again: a random part of the first, doubled up to the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.003
-#: Seconds for which a signal's handler tries that interrupted a call of its own thread: that call may be in its way.
-NESTED_PATIENCE = 0.1
-#: Seconds a fork waits for the transaction of another thread.
-FORK_PATIENCE = 5.0
+#: The longest pause before the first retry on a busy file, in seconds. It doubles up to the second number.
+FIRST_BUSY_PAUSE_SECONDS, LONGEST_BUSY_PAUSE_SECONDS = 0.0005, 0.003
+#: Timeout of a signal handler that interrupted a call of its own thread, in seconds. That call may block it.
+NESTED_TIMEOUT_SECONDS = 0.1
+#: Seconds that a fork waits for the transaction of another thread.
+FORK_TIMEOUT_SECONDS = 5.0
 
-#: Bytes of a new file that stay unused, so that renewals and releases go through on a full disk.
+#: Unused bytes in a new file, so that renewals and releases succeed on a full disk.
 RESERVE_BYTES = 262_144
 
-#: Connections of a parent process. Closing one would touch the parent's files, so they are kept and never used.
+#: Connections of a parent process. Closing one would affect the parent's files, so they are kept unused.
 _inherited: list[sqlite3.Connection] = []
 
 
 class SQLiteFile:
-    """One connection, opened at the first use and again when it no longer serves (fork, file replaced, error).
+    """A file with one connection. It is opened again after a fork, an error, or if the file is replaced.
 
     Args:
-        path: The file; made when it is missing.
-        make_tables: Makes the tables; safe to run again.
-        timeout: Seconds to wait for a file that others are writing.
+        path: The file, created if it is missing.
+        make_tables: Creates the tables; safe to run again.
+        timeout: Seconds to wait while other processes write.
     """
 
     def __init__(self, path: str, make_tables: Work[Any], timeout: float) -> None:
-        # Celery changes the folder when it becomes a daemon; the file must stay where it was meant to be.
+        # Celery changes the working folder when it becomes a daemon. The path must not change with it.
         self.path = os.path.abspath(path)
         self._make_tables = make_tables
         self._timeout = timeout
@@ -54,36 +54,36 @@ class SQLiteFile:
         _files.add(self)
 
     def read(self, work: Work[T]) -> T:
-        """Runs queries that all see one state of the file, and hold up nobody."""
+        """Run queries that all see one state of the file and block no one."""
         return self._patiently(lambda db: _in_transaction(db, work, "BEGIN DEFERRED"))
 
     def write(self, work: Work[T]) -> T:
-        """Runs one transaction. The work may run several times, and only its last run counts."""
+        """Run one transaction. The work may be called several times, and only its last call counts."""
         return self._patiently(lambda db: _in_transaction(db, work))
 
     def run(self, work: Work[T]) -> T:
-        """Runs a single statement, which is a transaction of its own."""
+        """Run a single statement, which is a transaction of its own."""
         return self._patiently(work)
 
     def close(self) -> None:
-        """Gives back the connection; the next use opens another."""
+        """Close the connection. The next use opens another."""
         if self._mutex._is_owned():  # type: ignore[attr-defined]
-            return  # a signal's handler closes what its own thread uses
+            return  # a signal handler must not close what its own thread uses
         with self._mutex:
             self._disconnect()
 
     def _patiently(self, work: Work[T]) -> T:
-        """Tries again while others write.
+        """Retry while other processes write.
 
-        SQLite's own busy handler lets a waiting writer starve, so there is none: these pauses are short and random.
+        SQLite's own busy handler lets a waiting writer starve. So it is off, and the pauses here are short and random.
         """
         nested = self._mutex._is_owned()  # type: ignore[attr-defined]
-        timeout = min(NESTED_PATIENCE, self._timeout) if nested else self._timeout
-        give_up, pause, has_room = None, FIRST_PAUSE, True
+        timeout = min(NESTED_TIMEOUT_SECONDS, self._timeout) if nested else self._timeout
+        give_up, pause, has_room = None, FIRST_BUSY_PAUSE_SECONDS, True
         while True:
             try:
                 with self._mutex:
-                    return self._aside(work) if nested else self._once(work)
+                    return self._once_on_other_connection(work) if nested else self._once(work)
             except sqlite3.Error as error:
                 if has_room and not nested and _is_full(error):
                     has_room = False
@@ -96,7 +96,7 @@ class SQLiteFile:
                 if now >= give_up:
                     raise StoreUnavailable(self._explain_busy(timeout, nested)) from error
             time.sleep(min(random.uniform(0, pause), give_up - now))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, LONGEST_BUSY_PAUSE_SECONDS)
 
     def _once(self, work: Work[T]) -> T:
         try:
@@ -106,8 +106,8 @@ class SQLiteFile:
                 self._disconnect()
             raise
 
-    def _aside(self, work: Work[T]) -> T:
-        """Run the work of a signal's handler that interrupted a call of its own thread, on a connection of its own."""
+    def _once_on_other_connection(self, work: Work[T]) -> T:
+        """Run the work on a separate connection, for a signal handler that interrupted a call of its own thread."""
         db = _open(self.path)
         try:
             return work(db)
@@ -115,9 +115,9 @@ class SQLiteFile:
             db.close()
 
     def _make_room(self) -> None:
-        """Have the disk's space that the write-ahead log takes used anew, after the disk was full.
+        """Make the write-ahead log start again from its beginning, after the disk was full.
 
-        The log's pages are copied to places that the file has already; see `RESERVE_BYTES`.
+        The log's pages are copied into space that the file already has; see `RESERVE_BYTES`.
         """
         with self._mutex, suppress(sqlite3.Error):
             self._connection().execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
@@ -127,13 +127,13 @@ class SQLiteFile:
         if db is None or self._opened_as != self._identity():
             self._disconnect()
             return self._connect()
-        if db.in_transaction:  # an exception from outside (a signal) tore the last one
+        if db.in_transaction:  # an exception from a signal handler interrupted the last transaction
             db.rollback()
         return db
 
     def _connect(self) -> sqlite3.Connection:
         with self._making(), ExitStack() as failed:
-            # First: it keeps the file open, so no other file gets its number meanwhile.
+            # This comes first: it keeps the file open, so no other file gets its inode meanwhile.
             leave = claim_place(self.path)
             failed.callback(leave)
             identity = self._identity()
@@ -147,19 +147,19 @@ class SQLiteFile:
         return db
 
     def _check_identity(self, identity: tuple[int, int, int] | None) -> None:
-        """Have the file opened again if another one has its name now: which of them was opened is not known.
+        """Check that the path still names the same file. Otherwise either file may have been opened.
 
         Raises:
-            sqlite3.OperationalError: It has.
+            sqlite3.OperationalError: The file was replaced. The caller opens it again.
         """
         if identity is not None and self._identity() != identity:
             raise sqlite3.OperationalError(f"{self.path} is locked: it was replaced while it was opened")
 
     @contextmanager
     def _making(self) -> Iterator[None]:
-        """Let one process at a time make a file that is missing or empty, without what a deleted one left.
+        """Let one process at a time create a missing or empty file, and remove the log of a deleted one.
 
-        A process that still has a deleted file open shares its write-ahead log with those who open the log by its name.
+        Otherwise a process that still has the deleted file open would share its log with the new file.
         """
         if not _is_empty(self.path):
             yield
@@ -172,20 +172,20 @@ class SQLiteFile:
             yield
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        db.execute("PRAGMA page_size = 1024")  # of a new file: a write is a few small rows on as many pages
+        db.execute("PRAGMA page_size = 1024")  # of a new file: a write changes a few small rows, each on another page
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; each time the disk is waited for
+        db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; each checkpoint waits for the disk
         _in_transaction(db, self._make_tables)
         pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
         if pages * size < RESERVE_BYTES:
-            _in_transaction(db, _take_space)
-            # Into the file itself; the log keeps its length, too.
+            _in_transaction(db, _add_reserve)
+            # Copies the space into the file itself. The log keeps its length, too.
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            _in_transaction(db, _leave_space)
+            _in_transaction(db, _free_reserve)
 
     def _identity(self) -> tuple[int, int, int] | None:
-        """This process and the file that the path names now: somebody may have deleted the one that was opened."""
+        """Return this process and the file that the path names now, since the open file may have been replaced."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -230,12 +230,12 @@ class SQLiteFile:
         return f"the lock store {self.path} can't be used: {error}{self._remedy(str(error))}"
 
     def _remedy(self, error: str) -> str:
-        """Return what to do about an error of SQLite that rights on the file don't explain."""
+        """Return the remedy for an error of SQLite that the rights on the file don't explain."""
         if "is full" in error or "disk I/O" in error:
             return f"; free space on the disk of {self.path}, or see the system's log for errors of that disk"
         if "readonly" in error or "read-only" in error or "unable to open" in error:
             return f"; the file or its disk is read-only: make it writable, or name a file elsewhere than {self.path}"
-        if "no such column" in error or "has no column" in error:
+        if "column" in error:  # a missing one
             return (
                 "; its tables are those of another release of celery-locks: use that release, or stop what uses the "
                 "file, delete it, and start again (leases in it end by that)"
@@ -249,12 +249,12 @@ def _open(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 
 
-def _take_space(db: sqlite3.Connection) -> None:
+def _add_reserve(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS celery_locks_space (bytes BLOB)")
     db.execute("INSERT INTO celery_locks_space VALUES (zeroblob(?))", (RESERVE_BYTES,))
 
 
-def _leave_space(db: sqlite3.Connection) -> None:
+def _free_reserve(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE IF EXISTS celery_locks_space")
 
 
@@ -282,36 +282,36 @@ def _is_full(error: sqlite3.Error) -> bool:
 
 
 def _nothing() -> None:
-    """Leave no place."""
+    """Do nothing, while no file is open."""
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    """Whether another try may do. Python 3.10 has no error codes."""
+    """Return whether another try may succeed. Python 3.10 has no error codes."""
     text = str(error)
     return " is locked" in text or "locking protocol" in text
 
 
-# SQLite keeps its locks in memory a process: a child that inherited an open file would believe to have the parent's
-# locks without having any, and the write-ahead log could be removed under it. So nothing is open while a fork happens.
+# SQLite records its locks in the memory of the process. A child that inherited an open file would assume the parent's
+# locks without having them, and another process could remove the log. So no file is open during a fork.
 
 _files: WeakSet[SQLiteFile] = WeakSet()
-_stopped: list[Any] = []
+_locked_for_fork: list[Any] = []
 
 
 def _before_fork() -> None:
     for file in sorted(_files, key=id):  # the same order in every thread that forks
-        if not file._mutex._is_owned() and file._mutex.acquire(timeout=FORK_PATIENCE):  # type: ignore[attr-defined]
-            _stopped.append(file._mutex)
+        if not file._mutex._is_owned() and file._mutex.acquire(timeout=FORK_TIMEOUT_SECONDS):  # type: ignore[attr-defined]
+            _locked_for_fork.append(file._mutex)
             file._disconnect()
 
 
 def _after_fork_in_parent() -> None:
-    while _stopped:
-        _stopped.pop().release()
+    while _locked_for_fork:
+        _locked_for_fork.pop().release()
 
 
 def _after_fork_in_child() -> None:
-    _stopped.clear()
+    _locked_for_fork.clear()
     for file in _files:
         file._mutex = threads.RLock()
 

@@ -1,7 +1,7 @@
-"""Where a SQLite file is: on which kind of disk, and whether all who use it share one write-ahead log.
+"""The location of a SQLite file: the kind of its disk, and whether all its users share one write-ahead log.
 
-SQLite finds the log by the file's name. A file that has two names (by a hard link, or mounted by itself into two
-containers) has two logs, and those who use one know nothing of what is in the other.
+SQLite finds the log by the file's name. A file may have two names: by a hard link, or by mounting the file itself into
+two containers. Then it has two logs, and users of one don't see what is in the other.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from functools import partial
 from hashlib import blake2b
 
 from celery_locks._runtime import threads
+from celery_locks._runtime.process import PerProcess, after_fork_in_child
 from celery_locks.errors import StoreUnavailable
 
-#: Kinds of file systems on which SQLite's locks of other machines, or its shared memory, can't be relied on.
+#: Kinds of file systems on which SQLite's locks or shared memory are not reliable between machines.
 NETWORK = re.compile(r"nfs|cifs|smb|sshfs|9p|afs|ceph|gluster|lustre|gfs2|ocfs2|beegfs|vboxsf|prl_fs|vmhgfs")
 
-#: The first of the bytes that stand for names of a file. SQLite's own locks are below, and no data comes this far.
+#: The range of bytes that represent names of a file. SQLite's own locks and all data are below.
 FIRST_BYTE, BYTES = 1 << 40, 1 << 32
-#: Linux' locks that belong to an open file, and not to a process. Python has no name for them elsewhere.
+#: Linux' locks that belong to an open file, not to a process. Python offers them on no other system.
 _SET, _GET = getattr(fcntl, "F_OFD_SETLK", None), getattr(fcntl, "F_OFD_GETLK", None)
-#: ``struct flock``: type, where it counts from, start, length, process.
+#: ``struct flock``: type, whence, start, length, process.
 _FLOCK = "hhqqi"
 
 
@@ -36,10 +37,10 @@ class _Used:
     """A file that this process uses.
 
     Attributes:
-        file: It is open for the locks of this module, and stays so: closing it would end the locks that SQLite has on
-            the same file in this process.
-        byte: What stands for the name by which it is used; 0 while it is not.
-        users: How many use it.
+        file: The file descriptor for the locks of this module. It stays open, because closing it would end the locks
+            of SQLite on the same file in this process.
+        byte: The byte that represents the name in use; 0 without users.
+        users: The number of users in this process.
     """
 
     file: int
@@ -49,27 +50,27 @@ class _Used:
 
 #: By device and inode.
 _used: dict[tuple[int, int], _Used] = {}
-_mutex = threads.RLock()
+_mutex = PerProcess(threads.RLock)
 
 
 def claim_place(path: str) -> Callable[[], None]:
-    """Note that this process uses a file by this name.
+    """Record that this process uses a file by this name.
 
     Returns:
-        Call it when the file is used no longer.
+        A function to call when the file is no longer in use.
 
     Raises:
-        StoreUnavailable: The file is used by another name as well.
+        StoreUnavailable: The file is in use by another name as well.
     """
-    with _mutex:
+    with _mutex():
         try:
             used, byte = _open(path), FIRST_BYTE + _number_of(path)
             claimed = byte if used.users else _claim(used.file, byte)
-        except OSError:  # a file system without such locks; or SQLite finds out what is wrong
+        except OSError:  # no locks on this file system, or SQLite reports what is wrong
             return lambda: None
         if claimed != byte or used.byte not in (0, byte):
             raise StoreUnavailable(
-                f"the lock store {path} is used by another name as well, and each name has a log of its own: {MOUNT}"
+                f"the lock store {path} has a second name in use, and each name has a log of its own: {MOUNT_REMEDY}"
             )
         used.byte, used.users = byte, used.users + 1
         return partial(_give_up, used)
@@ -89,7 +90,7 @@ def _open(path: str) -> _Used:
 
 
 def _claim(file: int, byte: int) -> int:
-    """Return the byte that stands for the name by which a file is used: this one, where no process uses another."""
+    """Lock the byte of a name. Return it, or 0 if another process uses another name."""
     _lock(file, fcntl.F_RDLCK, byte)
     for start, end in ((FIRST_BYTE, byte), (byte + 1, FIRST_BYTE + BYTES)):
         if start < end and _is_locked(file, start, end - start):
@@ -99,7 +100,7 @@ def _claim(file: int, byte: int) -> int:
 
 
 def _give_up(used: _Used) -> None:
-    with _mutex, suppress(OSError):
+    with _mutex(), suppress(OSError):
         used.users -= 1
         if not used.users:
             _lock(used.file, fcntl.F_UNLCK, used.byte)
@@ -112,19 +113,15 @@ def _lock(file: int, kind: int, byte: int) -> None:
     fcntl.fcntl(file, _SET, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
 
 
-def _in_forked_child() -> None:
-    global _mutex
-    _mutex = threads.RLock()
-    # The parent's locks are those of the same open file: its next one must be another.
+@after_fork_in_child
+def _close_inherited_files() -> None:
+    # The parent's locks belong to the same open file, so the child must open its own.
     while _used:
         os.close(_used.popitem()[1].file)
 
 
-os.register_at_fork(after_in_child=_in_forked_child)
-
-
-#: What to do about a file with two names.
-MOUNT = "mount the folder of the file, not the file by itself, and use one name for it"
+#: The remedy for a file with two names.
+MOUNT_REMEDY = "mount the folder of the file, not the file by itself, and use one name for it"
 
 
 def _number_of(path: str) -> int:
@@ -144,14 +141,14 @@ def _is_locked(file: int, start: int, size: int) -> bool:
 
 @contextmanager
 def folder_lock(folder: str) -> Iterator[None]:
-    """Have a folder to oneself, among those who ask by this function.
+    """Lock a folder against other callers of this function.
 
     Raises:
-        sqlite3.OperationalError: Another one has it.
+        sqlite3.OperationalError: Another caller has locked it.
     """
     try:
         file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # SQLite finds out why
+    except OSError:  # SQLite reports why
         yield
         return
     try:
@@ -159,7 +156,7 @@ def folder_lock(folder: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise sqlite3.OperationalError(f"the folder {folder} is locked") from None
-        except OSError:  # a file system without such locks
+        except OSError:  # no locks on this file system
             pass
         yield
     finally:
@@ -167,7 +164,7 @@ def folder_lock(folder: str) -> Iterator[None]:
 
 
 def place_checks(path: str) -> dict[str, str]:
-    """Return what is wrong with where a file is; see `Store.checks`."""
+    """Return the checks of a file's location, as `Store.checks` does."""
     real = os.path.realpath(path)
     try:
         links, space = os.stat(real).st_nlink, os.statvfs(real)
@@ -178,9 +175,11 @@ def place_checks(path: str) -> dict[str, str]:
     point = max((point for point in mounts if _is_within(real, point)), key=len, default="")
     kind, free = mounts.get(point, ""), space.f_bavail * space.f_frsize
     return {
-        "name": f"{path} has a second name, or is mounted by itself: {MOUNT}" if real in mounts or links > 1 else "",
+        "name": f"{path} has a second name, or is mounted by itself: {MOUNT_REMEDY}"
+        if real in mounts or links > 1
+        else "",
         "disk": (
-            f"{path} is on a network file system ({kind}), on which SQLite's locks can't be relied on: {MOVE}"
+            f"{path} is on a network file system ({kind}), on which SQLite's locks can't be relied on: {MOVE_REMEDY}"
             if NETWORK.search(kind)
             else ""
             if kind
@@ -190,14 +189,14 @@ def place_checks(path: str) -> dict[str, str]:
     }
 
 
-#: What to do about a file system that does not serve SQLite.
-MOVE = "move the file to a disk of this machine, or use another store"
-#: Bytes below which a disk is as good as full.
+#: The remedy for a file system on which SQLite does not work.
+MOVE_REMEDY = "move the file to a disk of this machine, or use another store"
+#: Free bytes below which a disk counts as full.
 LEAST_FREE_BYTES = 16 * 1024 * 1024
 
 
 def _mounts() -> dict[str, str]:
-    """Return the kind of file system by mount point, nothing where that is not known; see ``man proc``."""
+    """Return the kind of file system by mount point; empty if the system does not list them. See ``man proc``."""
     found: dict[str, str] = {}
     with suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:

@@ -23,23 +23,23 @@ from celery_locks.stores.sql.session import Answer, Session, microseconds
 from celery_locks.stores.sqlite import clock
 from celery_locks.stores.sqlite.clock import AS_SET, FileClock
 from celery_locks.stores.sqlite.file import SQLiteFile
-from celery_locks.stores.sqlite.location import MOVE, place_checks
+from celery_locks.stores.sqlite.location import MOVE_REMEDY, place_checks
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal, Value
 
 T = TypeVar("T")
 
-#: Seconds between two looks of a waiter: the first, and the longest.
-FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
-#: Seconds between two looks for something due: the first, the longest, and the shortest before a known moment.
-FIRST_DUE_LOOK, LONGEST_DUE_LOOK, SHORTEST_DUE_LOOK = 0.02, 0.25, 0.001
-#: One write in so many takes away up to so many expired rows of one table: of each in turn. A write adds one at most.
-EVERY, SWEEP = 32, 400
+#: Seconds between two queries of a waiter: the first pause, and the longest.
+FIRST_QUERY_PAUSE_SECONDS, LONGEST_QUERY_PAUSE_SECONDS = 0.002, 0.05
+#: Seconds between two queries for due tickets: the first pause, the longest, and the shortest before a known moment.
+FIRST_DUE_PAUSE_SECONDS, LONGEST_DUE_PAUSE_SECONDS, SHORTEST_DUE_PAUSE_SECONDS = 0.02, 0.25, 0.001
+#: One write in `WRITES_PER_SWEEP` deletes up to `MOST_ROWS_SWEPT` expired rows of one table, of each table in turn.
+WRITES_PER_SWEEP, MOST_ROWS_SWEPT = 32, 400
 
 TYPES = Types(key="TEXT", text="TEXT", int="INTEGER", end=" WITHOUT ROWID")
 
 
 def make_tables(db: sqlite3.Connection) -> None:
-    """Make the tables where they are missing, and add the columns that those of older versions lack."""
+    """Create missing tables, and add missing columns to tables of older versions."""
     for statement in clock.SCHEMA:
         db.execute(statement)
     for table in TABLES:
@@ -53,17 +53,17 @@ def make_tables(db: sqlite3.Connection) -> None:
     db.execute(clock.TRIGGER)
 
 
-# A free lock is taken, and given back, by one statement each, which changes nothing where there is more to look after.
-# Its moment is that of the look at the clock before it. It may be late by then: then the lease is shorter, its fencing
-# token is still the greatest, and a release that came in time counts as one.
-_TAKE = """
+# A free lock is acquired, and released, by one statement. It changes nothing if there are waiters or tickets. The clock
+# is read before the statement. If the statement is delayed, the lease is shorter, and its fencing token is still the
+# greatest. A release that began before the deadline counts as one in time.
+_ACQUIRE = """
 INSERT INTO celery_locks_holder (name, token, owner, permits, most, fencing_token, since, deadline)
 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7 FROM celery_locks_clock
 WHERE last_fencing_token < ?6 AND boot = ?8 AND ahead = ?9
   AND NOT EXISTS (SELECT 1 FROM celery_locks_holder WHERE name = ?1)
   AND NOT EXISTS (SELECT 1 FROM celery_locks_waiter WHERE name = ?1)
 """
-_GIVE_BACK = f"""
+_RELEASE = f"""
 DELETE FROM celery_locks_holder WHERE name = ?1 AND token = ?2 AND deadline > ?3 AND {AS_SET}
   AND NOT EXISTS (SELECT 1 FROM celery_locks_waiter WHERE name = ?1)
   AND NOT EXISTS (SELECT 1 FROM celery_locks_ticket WHERE token = ?2 AND state = 'running' AND name = ?1)
@@ -102,11 +102,11 @@ def _sweep(table: TableSchema) -> str:
     key, name = ", ".join(table.key), f"celery_locks_{table.name}"
     return (
         f"DELETE FROM {name} WHERE ({key}) IN "
-        f"(SELECT {key} FROM {name} WHERE deadline <= ? - {table.kept} ORDER BY deadline LIMIT {SWEEP})"
+        f"(SELECT {key} FROM {name} WHERE deadline <= ? - {table.kept} ORDER BY deadline LIMIT {MOST_ROWS_SWEPT})"
     )
 
 
-#: Takes away a few rows of a table whose time is over.
+#: Statements that delete a few expired rows, one for each table.
 _SWEEPS = [_sweep(table) for table in TABLES]
 
 
@@ -114,11 +114,11 @@ class SQLiteStore(TableStore):
     """Leases in a file.
 
     Args:
-        path: The file; made when it is missing. Its folder must be there, on a disk of this machine.
-        timeout: Seconds to wait for a file that others are writing.
-        clock: The machine's local clock; this and the next two are for tests.
-        wall: The wall clock, seconds since 1970.
-        boot: The id of this start of the machine.
+        path: The file, created if it is missing. Its folder must exist, on a disk of this machine.
+        timeout: Seconds to wait while other processes write.
+        clock: The machine's local clock. This and the next two are for tests.
+        wall: The clock of seconds since 1970.
+        boot: The id of this boot of the machine.
     """
 
     machines = False
@@ -134,25 +134,25 @@ class SQLiteStore(TableStore):
     ) -> None:
         self._file = SQLiteFile(path, make_tables, timeout)
         self._clock = FileClock(clock, wall, boot)
-        # Not always from the first one on: a process may write but once or twice.
+        # The start is random, since a process may write only once or twice.
         self._sweeps = islice(cycle(_SWEEPS), random.randrange(len(_SWEEPS)), None)
-        self._turns = islice(cycle(range(EVERY)), random.randrange(EVERY), None)
+        self._writes = islice(cycle(range(WRITES_PER_SWEEP)), random.randrange(WRITES_PER_SWEEP), None)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         check_numbers(claim)
         plain = claim.permits <= claim.limit and not (claim.adopts or claim.replaces or claim.task_id)
-        token = self._at_once(lambda db: self._take(db, claim)) if plain else None
+        token = self._in_one_statement(lambda db: self._acquire_free(db, claim)) if plain else None
         return super().acquire(claim, line_up) if token is None else Granted(token)
 
     def release(self, name: str, token: str, value: Value | None = None) -> bool:
-        if value is None and self._at_once(lambda db: self._give_back(db, name, token)):
+        if value is None and self._in_one_statement(lambda db: self._release_alone(db, name, token)):
             return True
         return super().release(name, token, value)
 
     def end_run(
         self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
     ) -> tuple[bool, tuple[Dispatch, ...]]:
-        if value is None and self._at_once(lambda db: self._give_back(db, name, token)):
+        if value is None and self._in_one_statement(lambda db: self._release_alone(db, name, token)):
             return True, ()
         return super().end_run(name, token, end, broker=broker, value=value)
 
@@ -160,26 +160,26 @@ class SQLiteStore(TableStore):
         self.wait_any([(name, token)], timeout)
 
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
-        give_up, pause = system_clock.now() + timeout, FIRST_LOOK
+        give_up, pause = system_clock.now() + timeout, FIRST_QUERY_PAUSE_SECONDS
         while not (tokens := self._turns_of(places)):
             left = give_up - system_clock.now()
             if left <= 0:
                 break
             time.sleep(min(random.uniform(pause / 2, pause), left))
-            pause = min(pause * 1.5, LONGEST_LOOK)
+            pause = min(pause * 1.5, LONGEST_QUERY_PAUSE_SECONDS)
         return tokens
 
     def renew(self, renewals: Sequence[Renewal]) -> list[LossReason | None]:
         return self._write("", lambda session: [Leases(session).renew(renewal) for renewal in renewals])
 
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
-        give_up, pause = system_clock.now() + timeout, FIRST_DUE_LOOK
+        give_up, pause = system_clock.now() + timeout, FIRST_DUE_PAUSE_SECONDS
         while (due_in := self._due_in(prefix, broker)) > 0:
             left = give_up - system_clock.now()
             if left <= 0:
                 return
-            time.sleep(min(pause, left, max(due_in, SHORTEST_DUE_LOOK)))
-            pause = min(pause * 1.5, LONGEST_DUE_LOOK)
+            time.sleep(min(pause, left, max(due_in, SHORTEST_DUE_PAUSE_SECONDS)))
+            pause = min(pause * 1.5, LONGEST_DUE_PAUSE_SECONDS)
 
     def about(self) -> str:
         return f"SQLite {sqlite3.sqlite_version}"
@@ -188,11 +188,11 @@ class SQLiteStore(TableStore):
         self._write("", lambda session: None)
 
     def checks(self, *, parks: bool = False) -> dict[str, str]:
-        """What is wrong with where the file is, and how it is written."""
+        """Return the checks of the file's location and journal mode."""
         mode = self._file.run(lambda db: db.execute("PRAGMA journal_mode").fetchone()[0])
         path, journal = self._file.path, ""
         if mode != "wal":
-            journal = f"{path} has the journal mode {mode}, so those who read wait for those who write: {MOVE}"
+            journal = f"{path} has the journal mode {mode}, so readers wait for writers: {MOVE_REMEDY}"
         return {**place_checks(path), "journal": journal}
 
     def close(self) -> None:
@@ -205,35 +205,35 @@ class SQLiteStore(TableStore):
         def change(db: sqlite3.Connection) -> T:
             session = SQLiteSession(db, self._clock, writing=True)
             result = work(session)
-            if next(self._turns) == 0:
+            if next(self._writes) == 0:
                 db.execute(next(self._sweeps), (session.now,))
             return result
 
         return self._file.write(change)
 
-    def _at_once(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Runs a single statement; ``None`` where it is this write's turn to sweep."""
-        return self._file.run(work) if next(self._turns) else None
+    def _in_one_statement(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Run a single statement; ``None`` if it is this write's turn to sweep."""
+        return self._file.run(work) if next(self._writes) else None
 
-    def _take(self, db: sqlite3.Connection, claim: Claim) -> int | None:
-        """Takes a free lock. Gives the fencing token."""
+    def _acquire_free(self, db: sqlite3.Connection, claim: Claim) -> int | None:
+        """Acquire a free lock. Return the fencing token, or ``None``."""
         setting = self._clock.setting
         now = self._clock.now(setting)
         asked = (claim.name, claim.token, claim.owner, claim.permits, claim.limit)
-        rows = db.execute(_TAKE, (*asked, now, now + microseconds(claim.ttl), *setting)).rowcount
+        rows = db.execute(_ACQUIRE, (*asked, now, now + microseconds(claim.ttl), *setting)).rowcount
         return now if rows else None
 
-    def _give_back(self, db: sqlite3.Connection, name: str, token: str) -> bool:
-        """Gives back a lease that nobody waits for, and that is no parked task's. Whether it did."""
+    def _release_alone(self, db: sqlite3.Connection, name: str, token: str) -> bool:
+        """Release a lease without waiters that belongs to no parked task. Return whether it did."""
         setting = self._clock.setting
-        return db.execute(_GIVE_BACK, (name, token, self._clock.now(setting), *setting)).rowcount > 0
+        return db.execute(_RELEASE, (name, token, self._clock.now(setting), *setting)).rowcount > 0
 
 
 def open_sqlite(url: str) -> SQLiteStore:
-    """The store of ``sqlite:////absolute/path`` or ``sqlite:///relative/path``, with ``?timeout=`` in seconds.
+    """Return the store of ``sqlite:////absolute/path`` or ``sqlite:///relative/path``, with ``?timeout=`` in seconds.
 
     Raises:
-        LockConfigError: The URL names no file, or has an option that is not known.
+        LockConfigError: The URL names no file, or has an unknown option.
     """
     parts, shown = urlsplit(url), mask(url)
     path = unquote(parts.path[1:])

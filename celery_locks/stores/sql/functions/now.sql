@@ -1,7 +1,7 @@
--- The store's moment.
+-- Returns the time of the store's clock.
 --
--- seen: a moment of the store's clock that has passed. An error if the clock is behind it by more than readings of one clock
--- can be: the server's clock was set back, and `raise_clock` in clock.py comes first.
+-- seen: a past moment of the store's clock. It is an error if the clock is behind it by more than SET_BACK microseconds:
+-- the server's clock was set back, and the client calls `raise_clock` of clock.py first.
 CREATE OR REPLACE FUNCTION celery_locks_now(seen bigint) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,14 +1,14 @@
--- Has a lock to this transaction alone: waits for its row, and makes it where there is none.
+-- Locks the row of a lock for this transaction. It waits for the row, and inserts it if it is missing.
 --
--- key: the lock. patience: milliseconds to wait for another transaction, all in all.
+-- key: the lock. patience: milliseconds to wait for other transactions, all together.
 --
--- Gives the row; `touched` is the lock's moment. What is looked at afterwards is no older than the row.
+-- Returns the row, with the lock's present moment in `touched`. Whatever is read afterwards is at least as new as the row.
 CREATE OR REPLACE FUNCTION celery_locks_open(key text, patience bigint) RETURNS celery_locks_lock
 LANGUAGE plpgsql AS $$
 DECLARE
     mine celery_locks_lock;
 BEGIN
-    -- The server gives up before the client does: what is granted to one that has gone would be nobody's for a ttl.
+    -- The server gives up before the client does. Otherwise it could grant a lease to a client that has gone.
     PERFORM set_config('lock_timeout', patience::text, true);
     SELECT * INTO mine FROM celery_locks_lock WHERE name = key FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -17,8 +17,8 @@ BEGIN
         ON CONFLICT (name) DO UPDATE SET touched = l.touched
         RETURNING * INTO mine;
     END IF;
-    -- A row is waited for in steps, and the timeout begins anew with each.
-    IF clock_timestamp() > statement_timestamp() + patience * interval '1 millisecond' THEN
+    -- PostgreSQL waits for a row in steps, and the timeout starts again with each.
+    IF TOO_LATE(patience) THEN
         RAISE lock_not_available USING MESSAGE = 'other transactions held the row of the lock for too long';
     END IF;
     mine.touched := greatest(mine.touched, celery_locks_now(mine.touched));

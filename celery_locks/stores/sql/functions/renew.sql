@@ -1,9 +1,9 @@
--- `Store.renew`: renews many leases.
+-- Renews many leases.
 --
 -- names, tokens, ttls: of each lease, the ttl in microseconds. patience: milliseconds to wait for other transactions; 0 to
--- leave alone those locks whose row one has.
+-- skip locks whose row another transaction has locked.
 --
--- Gives name and token of those that were renewed, and of those that were left alone.
+-- Returns name and token of the renewed leases, and of the skipped ones.
 CREATE OR REPLACE FUNCTION celery_locks_renew(names text[], tokens text[], ttls bigint[], patience bigint)
 RETURNS TABLE (name text, token text, renewed boolean)
 LANGUAGE plpgsql AS $$
@@ -13,8 +13,8 @@ DECLARE
     moment bigint;
     longest bigint := (SELECT max(ttl) FROM unnest(ttls) AS ttl);
 BEGIN
-    -- In the order of their names: two that need the same rows wait instead of colliding. Holders' rows are changed
-    -- only by who has their lock's row.
+    -- Rows are locked in the order of their names, so that two transactions wait instead of colliding. Rows of holders
+    -- are only changed with their lock's row locked.
     IF patience > 0 THEN
         PERFORM set_config('lock_timeout', patience::text, true);
         PERFORM FROM celery_locks_lock WHERE name = ANY (names) ORDER BY name FOR NO KEY UPDATE;
@@ -25,7 +25,7 @@ BEGIN
         );
     END IF;
     moment := celery_locks_now((SELECT max(touched) FROM celery_locks_lock WHERE name = ANY (mine)));
-    -- The only holders, in the rows of their locks.
+    -- First the sole holders, which are in the rows of their locks.
     RETURN QUERY
     UPDATE celery_locks_lock l
     SET touched = greatest(l.touched, moment), deadline = greatest(l.deadline, greatest(l.touched, moment) + w.ttl),

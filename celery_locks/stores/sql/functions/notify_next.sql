@@ -1,10 +1,10 @@
--- Tells who may go: the first in line where there is room for it, else those who wait without standing in line.
+-- Notifies the first waiter in line, if there are permits for it. Without a line, it notifies the watchers of a free lock.
 --
--- mine: the lock's row, as `celery_locks_open` gave it. channel: where it is told.
+-- mine: the lock's row, as `celery_locks_open` returned it. channel: the channel of the notice.
 --
--- A waiter hears its own token, a watcher the lock's name, and the sweepers of a broker that the turn of one of its tickets
--- has come: each as `notice` in subscriptions.py puts it.
-CREATE OR REPLACE FUNCTION celery_locks_tell(mine celery_locks_lock, channel text) RETURNS void
+-- A waiter gets the hash of its own token, a watcher the hash of the lock's name. For a ticket, the sweepers of its broker
+-- get a notice. `notice` in subscriptions.py makes the same texts.
+CREATE OR REPLACE FUNCTION celery_locks_notify_next(mine celery_locks_lock, channel text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     head record;

@@ -1,13 +1,13 @@
--- Moves a lock's only holder from the lock's row to the table of holders, where everything but a plain acquire and its
--- release looks for it. Whoever calls this writes the row at the end, with CROWDED for its `crowd`.
+-- Moves a lock's only holder from the lock's row to the table of holders. All functions but a plain acquire and its release
+-- expect holders there. The caller writes the row at the end, with CROWDED for its `crowd`.
 --
--- mine: the lock's row, as `celery_locks_open` gave it.
+-- mine: the lock's row, as `celery_locks_open` returned it.
 --
--- Gives the row as it is then.
-CREATE OR REPLACE FUNCTION celery_locks_spill(mine celery_locks_lock) RETURNS celery_locks_lock
+-- Returns the row as it is now.
+CREATE OR REPLACE FUNCTION celery_locks_move_holder(mine celery_locks_lock) RETURNS celery_locks_lock
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF mine.token <> '' THEN  -- also an expired one: its late renewal hears why it failed
+    IF mine.token <> '' THEN  -- also an expired one, so that its late renewal gets the reason
         INSERT INTO celery_locks_holder AS h (name, token, owner, permits, most, fencing_token, since, deadline)
         VALUES (mine.name, mine.token, mine.owner, mine.permits, mine.most, mine.fence, mine.since, mine.deadline)
         ON CONFLICT (name, token) DO UPDATE SET owner = excluded.owner, permits = excluded.permits, most = excluded.most,
