@@ -42,7 +42,7 @@ def holds(shop: Shop, key: str) -> bool:
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
 def test_promise_01_the_key_of_a_killed_process_is_free_when_its_ttl_is_over(shop: Shop, key: str, pool: str) -> None:
     worker = shop.start_worker(pool=pool, concurrency=1)
-    shop.send("stubborn", key, LONG)
+    shop.task("swallows_errors").delay(key, LONG)
     eventually(lambda: holds(shop, key), SOON)
     renewed = shop.lock(key).holders()[0].expires_in
     assert 0 < renewed <= 1.5
@@ -60,8 +60,8 @@ def test_promise_01_the_key_of_a_killed_process_is_free_when_its_ttl_is_over(sho
 @pytest.mark.slow
 def test_promise_01_everything_in_the_store_has_an_expiry(shop: Shop, key: str, redis_server: RedisServer) -> None:
     shop.start_worker()
-    running = [shop.send("stubborn", f"{key}-{number}", 2) for number in range(2)]
-    waiting = [shop.send("wait", f"{key}-0") for _ in range(2)]
+    running = [shop.task("swallows_errors").delay(f"{key}-{number}", 2) for number in range(2)]
+    waiting = [shop.task(on_contention="wait").delay(f"{key}-0") for _ in range(2)]
     eventually(lambda: holds(shop, f"{key}-0"), SOON)
     client = shop.journal._redis
     ours = eventually(lambda: list(client.scan_iter(f"celery-locks:*{key}*")), SOON)
@@ -77,7 +77,7 @@ def test_a_store_that_is_away_at_the_start_puts_tasks_off(fragile_shop: Shop, ke
     proxy.refuse()
     worker = fragile_shop.start_worker()
     assert "locked tasks are put off until it is back" in worker.logs()
-    result = fragile_shop.send("work", key)
+    result = fragile_shop.task().delay(key)
     eventually(lambda: result.state == "RETRY", SOON)
     assert not holds(fragile_shop, key), "it ran without a lease"
     proxy.heal()
@@ -92,7 +92,7 @@ def test_a_store_that_stays_away_ends_in_lock_timeout_where_there_is_a_max_wait(
     proxy.refuse()
     fragile_shop.start_worker()
     with pytest.raises(LockTimeout, match="could not be reached"):
-        fragile_shop.send("impatient", key).get(timeout=SOON)
+        fragile_shop.task(max_wait=1).delay(key).get(timeout=SOON)
     assert not holds(fragile_shop, key)
     assert len(fragile_shop.journal.entries("timed_out", key=key)) == 1
 
@@ -104,7 +104,7 @@ def test_promise_10_a_store_away_for_longer_than_the_lease_loses_it(
     fragile_shop: Shop, key: str, proxy: Proxy, fault: str, pool: str
 ) -> None:
     worker = fragile_shop.start_worker(pool=pool)
-    result = fragile_shop.send("blocks", key, "naps")
+    result = fragile_shop.task("blocks").delay(key, "naps")
     eventually(lambda: holds(fragile_shop, key), SOON)
     getattr(proxy, fault)()
     broken = time.monotonic()
@@ -115,7 +115,7 @@ def test_promise_10_a_store_away_for_longer_than_the_lease_loses_it(
     assert len(told) == 1
     assert told[0]["time"] - broken <= 1.5 + SLACK, "it was noticed at the local deadline, however long a call hangs"
     proxy.heal()
-    assert fragile_shop.send("work", f"{key}-2").get(timeout=SOON)
+    assert fragile_shop.task().delay(f"{key}-2").get(timeout=SOON)
     assert worker.container.status == "running"
 
 
@@ -123,7 +123,7 @@ def test_promise_10_a_store_away_for_longer_than_the_lease_loses_it(
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
 def test_promise_10_a_blip_is_no_loss(fragile_shop: Shop, key: str, proxy: Proxy, fault: str, tmp_path: Path) -> None:
     fragile_shop.start_worker(concurrency=1)
-    result = fragile_shop.send("work", key, until=str(tmp_path / "go"))  # its ttl is 5 s
+    result = fragile_shop.task().delay(key, until=str(tmp_path / "go"))  # its ttl is 5 s
     eventually(lambda: holds(fragile_shop, key), SOON)
     worker = fragile_shop.worker
     getattr(proxy, fault)()
@@ -141,7 +141,7 @@ def test_a_lost_reply_at_release_is_no_loss(
     fragile_shop: Shop, key: str, assert_free: AssertFree, proxy: Proxy
 ) -> None:
     fragile_shop.start_worker(concurrency=1)
-    result = fragile_shop.send("work", key, seconds=0.5)
+    result = fragile_shop.task().delay(key, seconds=0.5)
     eventually(lambda: holds(fragile_shop, key), SOON)
     proxy.drop_reply(1)
     assert result.get(timeout=SOON) == key
@@ -173,19 +173,20 @@ def test_a_worker_without_a_store_says_what_to_set(open_shop: OpenShop) -> None:
 
 @pytest.mark.slow
 def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_path: Path) -> None:
+    skips = shop.task(on_contention="skip")
     (tmp_path / "beaten.py").write_text(
         "import os\n"
         "from tests.tasks.shop import make_app\n"
         "app = make_app(os.environ)\n"
-        f"app.conf.beat_schedule = {{'often': {{'task': 'skip', 'schedule': 0.1, 'args': ({key!r},)}}}}\n"
+        f"app.conf.beat_schedule = {{'often': {{'task': {skips.name!r}, 'schedule': 0.1, 'args': ({key!r},)}}}}\n"
     )
     worker = shop.start_worker(concurrency=1)
     environment = {**os.environ, **shop.variables, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "celery", "-A", "beaten", "beat", "--schedule", str(tmp_path / "schedule")]
     with shop.lock(key), subprocess.Popen(command, env=environment, cwd=tmp_path) as beat:
         try:
-            eventually(lambda: worker.logs().count("skip skipped:") >= 5, SOON)
+            eventually(lambda: worker.logs().count(f"{skips.name} skipped:") >= 5, SOON)
             assert beat.poll() is None
         finally:
             beat.terminate()
-    eventually(lambda: Skipped.of(shop.send("skip", key).get(timeout=SOON)) is None, SOON)
+    eventually(lambda: Skipped.of(skips.delay(key).get(timeout=SOON)) is None, SOON)

@@ -155,7 +155,7 @@ def test_lives_that_begin_while_others_end_have_their_folders(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_worker_removes_what_a_killed_worker_of_another_store_left(shop: Shop, key: str) -> None:
     worker = shop.start_worker(concurrency=1)
-    shop.send("work", key).get(timeout=20)
+    shop.task().delay(key).get(timeout=20)
     records_of_dead = [path.parent for path in shop.folder.rglob("main.*")]
     worker.kill()
     shop.start_worker(pool="solo", env={"SHOP_STORE": f"sqlite:///{shop.folder}/locks.db"})

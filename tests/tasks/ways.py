@@ -7,7 +7,8 @@ from celery import Celery, Task, current_task
 from pydantic import BaseModel
 
 from celery_locks import LockedTask, single_instance
-from tests.tasks.shop import QUICK, body
+from tests.tasks.bodies import work as body
+from tests.tasks.shop import QUICK
 
 url = os.environ.get("SHOP_URL", "")
 app = Celery("ways", broker=url, backend=url)

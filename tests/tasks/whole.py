@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from tests.tasks.shop import body
+from tests.tasks.bodies import work as body
 
 url = os.environ.get("SHOP_URL", "")
 app = Celery("whole", broker=url, backend=url, task_cls="celery_locks:LockedTask")

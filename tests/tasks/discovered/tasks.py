@@ -7,7 +7,8 @@ from typing import Any
 from celery import shared_task
 
 from celery_locks import LockedTask, single_instance
-from tests.tasks.shop import QUICK, body
+from tests.tasks.bodies import work as body
+from tests.tasks.shop import QUICK
 
 
 @shared_task(bind=True)
