@@ -7,18 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from celery_locks import LockLost, LockTimeout, Skipped
-from celery_locks.testing.harness import AssertFree
 from tests.support.celery_worker import ROOT
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
-from tests.tasks.conftest import Shop
+from tests.tasks.conftest import Shop, shared_shop
 
 SOON = 100
 LONG = 60
@@ -28,9 +29,37 @@ SLACK = 2
 OpenShop = Callable[..., Shop]
 
 
+@dataclass
+class FragileShop:
+    """A shop with a worker, and the proxy by which alone its locks are reached."""
+
+    shop: Shop
+    proxy: Proxy
+
+
+@pytest.fixture(scope="module")
+def fragile_shops() -> Iterator[Callable[[str], FragileShop]]:
+    """``fragile_shops(pool)`` returns the shop of a pool. Tests share it, and heal its proxy."""
+    shops: dict[str, FragileShop] = {}
+    with ExitStack() as stack:
+
+        def shop_of(pool: str) -> FragileShop:
+            if pool not in shops:
+                server = stack.enter_context(RedisServer())
+                proxy = stack.enter_context(Proxy(server.port))
+                store = server.url().replace(str(server.port), str(proxy.port))
+                shop = stack.enter_context(shared_shop(SHOP_STORE=store))
+                shop.start_worker(pool=pool)
+                shops[pool] = FragileShop(shop, proxy)
+            shops[pool].proxy.heal()
+            return shops[pool]
+
+        yield shop_of
+
+
 @pytest.fixture
 def fragile_shop(open_shop: OpenShop, redis_server: RedisServer, redis_url: str, proxy: Proxy) -> Shop:
-    """A shop whose locks alone are reached through the proxy."""
+    """A shop without a worker, whose locks alone are reached through the proxy."""
     return open_shop(SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
 
 
@@ -75,7 +104,7 @@ def test_promise_01_everything_in_the_store_has_an_expiry(shop: Shop, key: str, 
 @pytest.mark.slow
 def test_a_store_that_is_away_at_the_start_puts_tasks_off(fragile_shop: Shop, key: str, proxy: Proxy) -> None:
     proxy.refuse()
-    worker = fragile_shop.start_worker()
+    worker = fragile_shop.start_worker(pool="solo")
     assert "locked tasks are put off until it is back" in worker.logs()
     result = fragile_shop.task().delay(key)
     eventually(lambda: result.state == "RETRY", SOON)
@@ -87,10 +116,11 @@ def test_a_store_that_is_away_at_the_start_puts_tasks_off(fragile_shop: Shop, ke
 
 @pytest.mark.slow
 def test_a_store_that_stays_away_ends_in_lock_timeout_where_there_is_a_max_wait(
-    fragile_shop: Shop, key: str, proxy: Proxy
+    fragile_shops: Callable[[str], FragileShop], key: str
 ) -> None:
-    proxy.refuse()
-    fragile_shop.start_worker()
+    fragile = fragile_shops("prefork")
+    fragile_shop = fragile.shop
+    fragile.proxy.refuse()
     with pytest.raises(LockTimeout, match="could not be reached"):
         fragile_shop.task(max_wait=1).delay(key).get(timeout=SOON)
     assert not holds(fragile_shop, key)
@@ -101,52 +131,54 @@ def test_a_store_that_stays_away_ends_in_lock_timeout_where_there_is_a_max_wait(
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
 def test_promise_10_a_store_away_for_longer_than_the_lease_loses_it(
-    fragile_shop: Shop, key: str, proxy: Proxy, fault: str, pool: str
+    fragile_shops: Callable[[str], FragileShop], key: str, fault: str, pool: str
 ) -> None:
-    worker = fragile_shop.start_worker(pool=pool)
-    result = fragile_shop.task("blocks").delay(key, "naps")
-    eventually(lambda: holds(fragile_shop, key), SOON)
+    fragile = fragile_shops(pool)
+    shop, proxy = fragile.shop, fragile.proxy
+    result = shop.task("blocks").delay(key, "naps")
+    eventually(lambda: holds(shop, key), SOON)
     getattr(proxy, fault)()
     broken = time.monotonic()
     with pytest.raises(LockLost) as caught:
         result.get(timeout=SOON)
     assert caught.value.reason == "unreachable"
-    told = fragile_shop.journal.entries("lost", key=key)
-    assert len(told) == 1
-    assert told[0]["time"] - broken <= 1.5 + SLACK, "it was noticed at the local deadline, however long a call hangs"
+    lost = shop.journal.entries("lost", key=key)
+    assert len(lost) == 1
+    assert lost[0]["time"] - broken <= 1.5 + SLACK, "it was noticed at the local deadline, however long a call hangs"
     proxy.heal()
-    assert fragile_shop.task().delay(f"{key}-2").get(timeout=SOON)
-    assert worker.container.status == "running"
+    assert shop.task().delay(f"{key}-2").get(timeout=SOON)
+    assert shop.worker.container.status == "running"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
-def test_promise_10_a_blip_is_no_loss(fragile_shop: Shop, key: str, proxy: Proxy, fault: str, tmp_path: Path) -> None:
-    fragile_shop.start_worker(concurrency=1)
-    result = fragile_shop.task().delay(key, until=str(tmp_path / "go"))  # its ttl is 5 s
-    eventually(lambda: holds(fragile_shop, key), SOON)
-    worker = fragile_shop.worker
+def test_promise_10_a_short_outage_is_no_loss(
+    fragile_shops: Callable[[str], FragileShop], key: str, fault: str, tmp_path: Path
+) -> None:
+    fragile = fragile_shops("prefork")
+    shop, proxy = fragile.shop, fragile.proxy
+    result = shop.task().delay(key, until=str(tmp_path / "go"))  # its ttl is 5 s
+    eventually(lambda: holds(shop, key), SOON)
+    logged = shop.worker.logs().count("could not be renewed, trying again")
     getattr(proxy, fault)()
-    worker.wait_for_log("could not be renewed, trying again")
+    eventually(lambda: shop.worker.logs().count("could not be renewed, trying again") > logged, SOON)
     proxy.heal()
-    before = fragile_shop.lock(key).holders()[0]
-    eventually(lambda: fragile_shop.lock(key).holders()[0].expires_in > before.expires_in, SOON)
+    before = shop.lock(key).holders()[0]
+    eventually(lambda: shop.lock(key).holders()[0].expires_in > before.expires_in, SOON)
     (tmp_path / "go").touch()
     assert result.get(timeout=SOON) == key
-    assert not fragile_shop.journal.entries("lost", key=key)
+    assert not shop.journal.entries("lost", key=key)
 
 
 @pytest.mark.slow
-def test_a_lost_reply_at_release_is_no_loss(
-    fragile_shop: Shop, key: str, assert_free: AssertFree, proxy: Proxy
-) -> None:
-    fragile_shop.start_worker(concurrency=1)
+def test_a_lost_reply_at_release_is_no_loss(fragile_shop: Shop, key: str, proxy: Proxy) -> None:
+    fragile_shop.start_worker(pool="solo")
     result = fragile_shop.task().delay(key, seconds=0.5)
     eventually(lambda: holds(fragile_shop, key), SOON)
     proxy.drop_reply(1)
     assert result.get(timeout=SOON) == key
     assert proxy.drops_left == 0
-    assert_free(key)
+    assert not fragile_shop.lock(key).locked()
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_promise_34_a_run_whose_lease_is_taken_by_force_is_stopped_promptly(
     any_shop: Shop, key: str, force: Callable[[Shop, str], object], reason: str
 ) -> None:
     shop = any_shop
-    result = shop.task("blocks", ttl=60).delay(key, LONG)
+    result = shop.task("blocks", ttl=60).delay(key, "naps")
     begun(shop, key)
     started = time.monotonic()
     force(shop, key)

@@ -19,7 +19,7 @@ from celery_locks.tasks.policies.deferral import longest_pause
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
 from tests.tasks.rabbit_queues import orders
-from tests.tasks.rabbit_ways import SOON, kind, routes, send_parked, waiting
+from tests.tasks.rabbit_routes import SOON, kind, routes, send_parked, waiting
 
 #: Seconds between a task's tries. The longer pause takes two rungs of Celery's ladder of delays.
 PAUSES = (0.4, 2.2)

@@ -12,7 +12,7 @@ from celery.exceptions import TaskRevokedError
 from celery_locks.testing.harness import AssertFree, AssertLocked
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
-from tests.tasks.rabbit_ways import SOON, kind, routes, send_parked, waiting
+from tests.tasks.rabbit_routes import SOON, kind, routes, send_parked, waiting
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -141,7 +141,7 @@ def test_the_last_life_to_end_removes_the_folders(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lives_that_begin_while_others_end_have_their_folders(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "tests.tasks.lives_race", str(tmp_path), "200"]
+    argv = [sys.executable, "-m", "tests.tasks.worker_records_race", str(tmp_path), "200"]
     racers = [subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
     for racer in racers:
         _, said = racer.communicate(timeout=120)
