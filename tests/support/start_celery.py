@@ -28,7 +28,7 @@ def main() -> None:
     no_clients.__path__ = [os.path.join(path, "redis", "asyncio") for path in sys.path]
     sys.modules["redis.asyncio"] = no_clients
     if "prefork" in sys.argv:
-        tell_the_system_by_ctypes()
+        use_ctypes_for_the_death_signal()
     from celery.__main__ import main
 
     try:
@@ -48,7 +48,7 @@ def end_now(code: int) -> None:
     os._exit(code)
 
 
-def tell_the_system_by_ctypes() -> None:
+def use_ctypes_for_the_death_signal() -> None:
     """Have billiard not find cffi, as on most machines: it would parse C in each child, to tell with whom it dies."""
     sys.modules["cffi"] = None  # type: ignore[assignment]
     import billiard.util

@@ -39,7 +39,7 @@ def test_no_abort_lands_after_its_body(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_two_bodies_one_within_the_other_each_is_stopped_alone(kind: str) -> None:
+def test_of_two_nested_bodies_each_is_stopped_alone(kind: str) -> None:
     outcomes = race(kind, ABORTS // 5, "nested")
     assert outcomes["outside"] == 0
     assert min(outcomes["ended"], outcomes["stopped"]) > ABORTS / 200, "there was no race"

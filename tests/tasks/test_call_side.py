@@ -84,7 +84,7 @@ def test_other_holders_are_no_tasks(owner: str) -> None:
     assert owners.task_id_of(owner) is None
 
 
-def test_a_holder_that_is_no_task_is_said(shop: Shop, key: str) -> None:
+def test_the_error_names_a_holder_that_is_no_task(shop: Shop, key: str) -> None:
     with shop.lock(key), pytest.raises(LockContended, match="no task") as caught:
         shop.task(scope="until_executed").delay(key)
     assert caught.value.key == key
@@ -156,7 +156,7 @@ def test_until_expired_lasts_for_its_ttl_whenever_the_message_expires(open_shop:
     assert 2 < held(shop, key)[0].expires_in <= 60
 
 
-def test_a_store_that_is_away_is_told_and_nothing_is_sent(
+def test_a_call_raises_when_the_store_is_away_and_sends_nothing(
     open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str
 ) -> None:
     shop = open_shop(SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
@@ -200,7 +200,9 @@ def test_a_refused_part_of_a_canvas_is_sent_all_the_same(shop: Shop, key: str, p
 
 
 @pytest.mark.parametrize("option", [{"chain": []}, {"reply_to": "x"}, {"parent_id": "x"}, {"group_id": "x"}], ids=str)
-def test_each_of_these_options_tells_that_somebody_waits(shop: Shop, key: str, option: dict[str, Any]) -> None:
+def test_a_refused_call_is_sent_when_an_option_shows_that_others_wait_for_it(
+    shop: Shop, key: str, option: dict[str, Any]
+) -> None:
     shop.task(scope="until_executed").delay(key)
     shop.task(scope="until_executed").apply_async((key,), task_id="told", **option)
     assert [message["headers"]["id"] for message in messages(shop)][1:] == ["told"]

@@ -79,7 +79,7 @@ def test_claims_of_the_dead_wait_a_day_for_their_own_site(neighbours: Neighbours
     assert neighbours.mortal.locks.lock(key).locked(), "a stranger releases nothing"
 
 
-def test_a_site_that_comes_back_within_the_day_frees_what_its_dead_held(neighbours: Neighbours, key: str) -> None:
+def test_a_site_that_comes_back_within_the_day_releases_what_its_dead_held(neighbours: Neighbours, key: str) -> None:
     neighbours.die(neighbours.start(key))
     assert neighbours.is_left_after_a_look()
     neighbours.come_back().freed(key)

@@ -51,7 +51,7 @@ def test_promise_02_a_worker_that_shuts_down_leaves_nothing(open_shop: OpenShop,
     assert not list(shop.folder.glob("celery-locks-*")), "its records and their folders are gone"
 
 
-def test_promise_01_the_neighbour_of_a_dead_worker_frees_its_keys(shop: Shop, key: str) -> None:
+def test_promise_01_another_worker_releases_the_keys_of_a_dead_one(shop: Shop, key: str) -> None:
     fault = SHUTDOWNS[-1]
     worker = shop.start_worker(pool="threads")
     shop.start_worker(pool="solo", queues=["another"])
@@ -59,7 +59,7 @@ def test_promise_01_the_neighbour_of_a_dead_worker_frees_its_keys(shop: Shop, ke
     assert seen.free_after < fault.within + SLACK
 
 
-def test_promise_01_a_worker_that_comes_back_frees_what_its_earlier_life_left(
+def test_promise_01_a_restarted_worker_releases_what_it_held_before(
     shop: Shop, key: str, assert_free: AssertFree, assert_locked: AssertLocked
 ) -> None:
     worker = shop.start_worker(pool="threads", concurrency=1)
@@ -80,7 +80,7 @@ def in_line(shop: Shop, key: str) -> int:
     return parking.waiting(lock._name)
 
 
-def test_who_is_parked_is_sent_on_when_the_holder_dies(prefork_shop: Shop, key: str) -> None:
+def test_a_parked_task_is_dispatched_when_the_holder_dies(prefork_shop: Shop, key: str) -> None:
     shop = prefork_shop
     shop.task("dies").delay(key, seconds=100)
     pid = holder(shop, key)
@@ -123,7 +123,7 @@ def test_a_child_that_was_replaced_in_good_order_leaves_nothing(shop: Shop, key:
     eventually(lambda: not any(path.name.startswith(dead) for path in shop.folder.rglob("*.*")), SOON)
 
 
-def test_children_that_are_spawned_are_looked_after_too(open_shop: OpenShop, key: str) -> None:
+def test_keys_of_spawned_children_are_released_as_well(open_shop: OpenShop, key: str) -> None:
     shop = open_shop(SHOP_START="spawn")
     shop.start_worker(concurrency=1)
     shop.task("dies").delay(key, seconds=100)
@@ -131,7 +131,7 @@ def test_children_that_are_spawned_are_looked_after_too(open_shop: OpenShop, key
     eventually(lambda: not shop.lock(key).locked(), SOON)
 
 
-def test_inspect_locks_says_who_holds_what(prefork_shop: Shop, key: str, tmp_path: Path) -> None:
+def test_inspect_locks_lists_holders_and_keys(prefork_shop: Shop, key: str, tmp_path: Path) -> None:
     shop, until = prefork_shop, tmp_path / "go"
     result = shop.task("dies").delay(key, until=str(until))
     pid = holder(shop, key)

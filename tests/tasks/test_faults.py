@@ -182,7 +182,7 @@ def test_a_lost_reply_at_release_is_no_loss(fragile_shop: Shop, key: str, proxy:
 
 
 @pytest.mark.slow
-def test_a_worker_without_a_store_says_what_to_set(open_shop: OpenShop) -> None:
+def test_a_worker_without_a_store_logs_what_to_set(open_shop: OpenShop) -> None:
     variables = {
         "SHOP_URL": "memory://",
         "SHOP_RESULTS": "cache+memory://",

@@ -45,7 +45,7 @@ def busy_shop() -> Iterator[Shop]:
 
 
 @pytest.mark.slow
-def test_as_many_runs_at_once_as_the_limit(busy_shop: Shop, key: str, tmp_path: Path) -> None:
+def test_as_many_runs_at_the_same_time_as_the_limit(busy_shop: Shop, key: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     results = [busy_shop.task(limit=5, ttl=1.5).delay(key, until=str(go)) for _ in range(30)]
     eventually(lambda: len(busy_shop.journal.stretches(key)) == LIMIT, 60)

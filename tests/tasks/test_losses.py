@@ -73,7 +73,9 @@ def test_promise_34_a_run_whose_lease_is_taken_by_force_is_stopped_promptly(
 
 
 @pytest.mark.parametrize(("how", "reason"), [("delete", "deleted"), ("steal", "stolen")])
-def test_promise_09_a_lost_lease_is_told_once_and_ends_the_run(any_shop: Shop, key: str, how: str, reason: str) -> None:
+def test_promise_09_a_lost_lease_is_reported_once_and_ends_the_run(
+    any_shop: Shop, key: str, how: str, reason: str
+) -> None:
     shop = any_shop
     result = shop.task("blocks").delay(key, "naps")
     begun(shop, key)
@@ -118,7 +120,7 @@ def test_promise_03_a_run_that_expired_leaves_its_successor_alone(any_shop: Shop
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
-def test_promise_09_a_process_that_was_stopped_knows_at_once(
+def test_promise_09_a_process_that_was_stopped_knows_immediately(
     open_shop: Callable[..., Shop], key: str, pool: str
 ) -> None:
     shop = open_shop()

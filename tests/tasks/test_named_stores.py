@@ -159,7 +159,7 @@ class TestWorkers:
             result.revoke()
             eventually(lambda: parking.waiting(locks._space.name(key)) == 0, SOON)
 
-    def test_promise_01_a_killed_child_frees_it(self, shop: Shop, key: str) -> None:
+    def test_promise_01_the_key_of_a_killed_child_is_released(self, shop: Shop, key: str) -> None:
         worker = shop.start_worker(concurrency=1)
         locks, _ = self.audit(shop)
         shop.task().apply_async((key, 60), lock_store="audit", lock_ttl=100)

@@ -76,7 +76,7 @@ def test_a_parked_task_costs_two_messages_and_holds_no_slot(shop: Shop, key: str
     assert received == [1 if "SHOP_EARLY" in shop.variables else 2] * 12
 
 
-def test_a_parked_task_is_waiting_and_says_where(shop: Shop, key: str) -> None:
+def test_a_parked_task_is_waiting_and_shows_its_position(shop: Shop, key: str) -> None:
     with shop.lock(key):
         first, second = send_parked(shop, key, 2)
         eventually(lambda: second.state == "WAITING", SOON)
@@ -129,7 +129,7 @@ def test_links_chain_group_and_chord_go_on(shop: Shop, key: str) -> None:
     assert body_parks.get(timeout=SOON) == key
 
 
-def test_max_wait_fails_the_task_and_tells_errback_and_chord(shop: Shop, key: str) -> None:
+def test_max_wait_fails_the_task_its_errback_and_its_chord(shop: Shop, key: str) -> None:
     task = shop.task(on_contention="park", max_wait=1)
     with shop.lock(key, ttl=60):
         began = time.monotonic()
@@ -165,7 +165,7 @@ def test_a_limit_above_one_calls_as_many_as_fit(shop: Shop, key: str, tmp_path: 
     assert shop.journal.most_at_once(key) == 2
 
 
-def test_a_lock_outside_tasks_hands_on_to_a_parked_task_at_once(shop: Shop, key: str) -> None:
+def test_the_release_of_a_lock_outside_tasks_dispatches_a_parked_task(shop: Shop, key: str) -> None:
     lease = shop.lock(key, ttl=60).acquire()
     (result,) = send_parked(shop, key)
     released = time.monotonic()
@@ -358,7 +358,7 @@ def test_nothing_is_left_of_parked_tasks_but_tombstones(shop: Shop, key: str) ->
 
 
 @pytest.mark.slow
-def test_a_store_that_is_killed_with_its_data_on_disk_forgets_nobody(
+def test_a_store_that_is_killed_with_its_data_on_disk_keeps_its_waiters(
     start_redis: Callable[..., RedisServer], open_shop: Callable[..., Shop], key: str
 ) -> None:
     """SIGKILL of a Redis with AOF while tasks stand in line; its key's holder is gone with it."""

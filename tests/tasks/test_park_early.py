@@ -96,7 +96,7 @@ def test_a_compressed_message_comes_back(parking_shop: Shop, key: str) -> None:
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
-def test_a_message_is_sent_on_as_it_came(serializer: str) -> None:
+def test_a_message_is_published_again_as_it_came(serializer: str) -> None:
     """Its body too when that is no text, and all of its headers; a broker in memory shows both messages."""
     headers = {"id": "1", "task": "any", "retries": 2, "mine": {"a": [1]}}
     sent = {"headers": headers, "serializer": serializer, "priority": 4, "correlation_id": "1", "reply_to": "me"}

@@ -15,7 +15,7 @@ def shop(parking_shop: Shop) -> Shop:
     return parking_shop
 
 
-def test_promise_16_a_revoked_task_leaves_the_line_at_once(shop: Shop, key: str) -> None:
+def test_promise_16_a_revoked_task_leaves_the_line_immediately(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
         first, second, third = send_parked(shop, key, 3)
         second.revoke()
@@ -28,7 +28,7 @@ def test_promise_16_a_revoked_task_leaves_the_line_at_once(shop: Shop, key: str)
     assert order(shop, key) == [first.id, third.id]
 
 
-def test_promise_16_a_task_that_expires_in_line_is_revoked_and_holds_nobody_up(shop: Shop, key: str) -> None:
+def test_promise_16_a_task_that_expires_in_line_is_revoked_and_delays_no_other(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
         expiring = shop.task(on_contention="park").apply_async((key,), expires=1)
         eventually(lambda: waiting(shop, key) == 1, SOON)

@@ -33,7 +33,7 @@ def test_reject_rejects_the_message(shop: Shop, key: str, held_lock: HeldLock) -
     assert not shop.journal.stretches(key)
 
 
-def test_reject_without_late_acknowledgement_says_that_it_comes_too_late(
+def test_reject_without_late_acknowledgement_logs_that_it_comes_too_late(
     shop: Shop, key: str, held_lock: HeldLock
 ) -> None:
     with held_lock(key):

@@ -53,7 +53,7 @@ def test_a_retry_comes_back_to_where_it_came_from_and_not_before_its_time(shop: 
         assert [entry["retries"] for entry in shop.journal.entries("begin", key=own)] == [0]
 
 
-def test_parked_tasks_are_sent_on_once_in_order_and_to_where_they_came_from(shop: Shop, key: str) -> None:
+def test_parked_tasks_are_dispatched_once_in_order_and_to_where_they_came_from(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
         results = {
             way: send_parked(shop, shop.task("shows_route", on_contention="park"), key, way) for way in routes(shop)
@@ -130,7 +130,7 @@ def assert_same(sent_on: Any, came: Any) -> None:
         assert sent_on.delivery_info[name] == came.delivery_info[name]
 
 
-def test_what_is_sent_on_is_the_message_that_came(shop: Shop, key: str) -> None:
+def test_the_dispatched_message_is_the_one_that_came(shop: Shop, key: str) -> None:
     with tapped(shop, f"orders.{key}") as tap:
         lease = shop.lock(key, ttl=60).acquire()
         result = send_with_all(shop, key, f"orders.{key}")

@@ -86,9 +86,7 @@ def test_a_rejected_task_goes_to_the_dead_letter_queue(shop: Shop, key: str) -> 
 
 
 @pytest.mark.slow
-def test_promise_05_a_killed_workers_messages_run_again_and_never_beside_themselves(
-    shop: Shop, key: str, tmp_path: Path
-) -> None:
+def test_promise_05_a_killed_workers_messages_run_again_one_at_a_time(shop: Shop, key: str, tmp_path: Path) -> None:
     """RabbitMQ gives them to another worker at once, when the lease of the dead run still lives."""
     queue, go = f"{kind(shop)}-doomed", tmp_path / "go"
     late = {"acks_late": True, "reject_on_worker_lost": True, "ttl": 2}

@@ -74,7 +74,7 @@ def test_a_body_that_never_yields_fails_at_its_end(request: pytest.FixtureReques
 
 
 @pytest.mark.slow
-def test_promise_13_runs_beside_each_other_share_nothing(any_shop: Shop, key: str) -> None:
+def test_promise_13_concurrent_runs_share_nothing(any_shop: Shop, key: str) -> None:
     keys = [f"{key}-{number}" for number in range(12)]
     results = [any_shop.task("sees_its_own").delay(each, 0.3) for each in keys]
     assert [result.get(timeout=SOON) for result in results] == [[each] for each in keys]

@@ -429,7 +429,7 @@ def work(self, value, secret=""):
         source = """
 from celery.signals import task_retry
 @task_retry.connect(weak=False)
-def told(**kwargs): note("task_retry")
+def note_retry(**kwargs): note("task_retry")
 
 class Base(LockedTask):
     abstract = True

@@ -148,7 +148,7 @@ class TestWhenItIsHeld:
         assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
 
     @pytest.mark.parametrize("policy", ["skip", "raise"])
-    def test_a_run_that_is_refused_gives_back_what_its_call_took(self, shop: Shop, key: str, policy: str) -> None:
+    def test_a_run_that_is_refused_releases_the_lease_of_its_call(self, shop: Shop, key: str, policy: str) -> None:
         sides = {"call": "existing", "run": policy}
         task = shop.task(scope="until_and_while_executing", on_contention=sides)
         with shop.lock(key):
@@ -168,7 +168,7 @@ class TestWhenItIsHeld:
     @pytest.mark.parametrize("body", ["work", "ends_with", "autoretries"])
     def test_until_expired_whatever_happens(self, shop: Shop, key: str, assert_free: AssertFree, body: str) -> None:
         arguments = ("ignore",) if body == "ends_with" else ()
-        task = shop.task(body, scope="until_expired")
+        task = shop.task(body, scope="until_expired", ttl=3)
         first = task.delay(key, *arguments)
         token = tokens(shop, key)
         begun(shop, key, 4 if body == "autoretries" else 1)
@@ -281,7 +281,7 @@ class TestPromise06SwallowedRetries:
         eventually(lambda: scope == "until_expired" or not left_over(shop, key), SOON)
         assert len(shop.journal.stretches(key)) == 1
 
-    def test_until_executing_retries_beside_the_call_that_waits(self, shop: Shop, key: str) -> None:
+    def test_until_executing_retries_while_the_next_call_waits(self, shop: Shop, key: str) -> None:
         assert (
             shop.task("calls_itself", scope="until_executing", on_contention={"run": "skip"})
             .delay(key)
@@ -389,7 +389,9 @@ class TestPromise16NeverRun:
         assert result.get(timeout=SOON) == key
 
     @pytest.mark.slow
-    def test_promise_16_a_revoke_by_a_stamp_frees_it_when_the_message_comes(self, one_worker: Shop, key: str) -> None:
+    def test_promise_16_a_revoke_by_a_stamp_releases_it_when_the_message_comes(
+        self, one_worker: Shop, key: str
+    ) -> None:
         shop = one_worker
         shop.app.control.revoke_by_stamped_headers({"mine": "7"}, reply=True, timeout=SOON, limit=1)
         sent = time.monotonic()
