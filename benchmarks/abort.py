@@ -14,7 +14,7 @@ from benchmarks.app import use_server
 from tests.support.celery_worker import Worker
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
-from tests.tasks.aborted import SHORT
+from tests.tasks.bodies import SHORT
 
 POOLS = ("prefork", "solo", "threads", "gevent", "eventlet")
 HOWS = ("loop", "sleep", "recv", "lock")

@@ -8,7 +8,7 @@ import time
 from benchmarks.app import app
 from celery_locks import Lease, LockedTask, current_lease
 from celery_locks._runtime import threads
-from tests.tasks.aborted import BLOCKS, SHORT
+from tests.tasks.bodies import BLOCKS, SHORT
 
 
 def lose_soon(lease: Lease, noticed: list[float]) -> None:

@@ -270,8 +270,8 @@ _PROCESSES = (
     "tests/tasks/test_abort.py",
     "tests/tasks/test_deliveries.py",
     "tests/tasks/test_interrupts.py",
-    "tests/tasks/test_remains.py",
-    "tests/tasks/test_ways.py",
+    "tests/tasks/test_dead_workers.py",
+    "tests/tasks/test_definitions.py",
     "tests/test_support.py",
 )
 #: Their slow tests run in `make test-all` only: they repeat for more cases what other tests show, or they follow what
@@ -298,11 +298,16 @@ _EXHAUSTIVE = (
 # --- Who runs what: one process runs the files that share what takes seconds to start, so that it starts once. ---
 
 _TOGETHER = (
-    ("tests/tasks/test_park", "tests/tasks/test_strain.py"),  # shops of every pool, and one that parks early
-    ("tests/tasks/test_losses.py", "tests/tasks/test_abort.py"),  # shops of every pool
+    ("tests/tasks/test_park",),  # the prefork shop, and one that parks early
+    # Shops of every pool.
+    ("tests/tasks/test_losses.py", "tests/tasks/test_abort.py", "tests/tasks/test_renewal_under_load.py"),
     ("tests/tasks/test_canvas.py", "tests/tasks/test_policies.py", "tests/tasks/test_limits.py"),  # the prefork shop
-    ("tests/tasks/test_scopes.py", "tests/tasks/test_death.py"),  # the prefork shop
-    ("tests/tasks/test_ways.py",),
+    ("tests/tasks/test_scopes.py",),
+    ("tests/tasks/test_death.py",),
+    ("tests/tasks/test_faults.py",),
+    ("tests/tasks/test_run_ends.py::TestWaits",),
+    ("tests/tasks/test_run_ends.py::TestPolicies",),
+    ("tests/tasks/test_definitions.py",),
     ("tests/tasks/test_rabbit", "tests/faces/test_shop.py", "tests/faces/test_doctor_rabbit.py"),
     ("tests/stores/test_redis_cluster.py",),
     ("tests/stores/test_redis_sentinel.py",),

@@ -48,11 +48,11 @@ class TestEventually:
         values = iter([0, "", "here", "later"])
         assert eventually(lambda: next(values)) == "here"
 
-    def test_says_what_was_missing_and_the_last_value(self) -> None:
+    def test_the_error_shows_what_was_missing_and_the_last_value(self) -> None:
         with pytest.raises(AssertionError, match=r"no such luck \(waited 0.02 s; last value: \[\]\)"):
             eventually(list, timeout=0.02, message="no such luck")
 
-    def test_says_the_last_exception(self) -> None:
+    def test_the_error_shows_the_last_exception(self) -> None:
         with pytest.raises(AssertionError, match="ZeroDivisionError") as raised:
             eventually(lambda: 1 / 0, timeout=0.02)
         assert isinstance(raised.value.__cause__, ZeroDivisionError)
@@ -82,7 +82,7 @@ class TestServer:
         with pytest.raises(redis.AuthenticationError):
             redis.Redis.from_url(server.url(password="another")).ping()
 
-    def test_a_restart_keeps_port_and_data_unless_told_otherwise(self, start_redis: StartRedis) -> None:
+    def test_a_restart_keeps_port_and_data_unless_asked_otherwise(self, start_redis: StartRedis) -> None:
         server = start_redis()
         port = server.port
         server.client().set("key", "value")
@@ -111,7 +111,7 @@ class TestServer:
         assert server.client().config_get("maxmemory*")["maxmemory-policy"] == "allkeys-lru"
         assert server.client().config_get("maxmemory")["maxmemory"] == str(50 * 1024 * 1024)
 
-    def test_one_that_cannot_start_says_why(self, start_redis: StartRedis) -> None:
+    def test_a_server_that_cannot_start_reports_why(self, start_redis: StartRedis) -> None:
         with pytest.raises(NodeFailed, match="Bad directive"):
             start_redis(options={"no-such-setting": "1"})
 
@@ -210,7 +210,7 @@ class TestProxy:
         eventually(lambda: direct.get("count") == b"1", message="the request is late too")
         assert not connection.can_read(0.1)
 
-    def test_delays_for_as_long_as_told(self, proxy: Proxy, proxied: redis.Redis) -> None:
+    def test_delays_for_the_given_time(self, proxy: Proxy, proxied: redis.Redis) -> None:
         proxied.ping()
         proxy.delay(0.2)
         begin = time.monotonic()

@@ -32,7 +32,7 @@ SEED = 7
 @pytest.mark.timeout(1500)
 def test_parked_tasks_survive_any_death(open_shop: Callable[..., Shop]) -> None:
     # Short, so that what a death leaves behind is found soon.
-    shop = open_shop(SHOP_VISIBILITY="10", SHOP_CALL_TTL="5", SHOP_TTL="2")
+    shop = open_shop(SHOP_VISIBILITY="10", SHOP_CALL_TTL="5")
     workers = [shop.start_worker(concurrency=4) for _ in range(2)]
     results = send_all_parked(shop)
     deaths = kill_at_random(shop, workers, random.Random(SEED))
@@ -60,8 +60,9 @@ def waiting(shop: Shop, key: str) -> int:
 def send_all_parked(shop: Shop) -> dict[str, list[str]]:
     """Sends all tasks while their keys are held, and lets go when all have parked. Returns each key's line."""
     leases = [shop.lock(key).acquire() for key in keys()]
+    task = shop.task(on_contention="park", acks_late=True, reject_on_worker_lost=True, ttl=2)
     for number in range(TASKS):
-        shop.send("park_hardy", keys()[number % KEYS], 0.005)
+        task.delay(keys()[number % KEYS], 0.005)
     eventually(lambda: sum(waiting(shop, key) for key in keys()) == TASKS, 300, "they never parked", interval=0.5)
     lines = {key: line(shop, key) for key in keys()}
     for lease in leases:

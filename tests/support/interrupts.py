@@ -56,6 +56,8 @@ class _Places:
         code = frame.f_code
         if not code.co_filename.startswith(PACKAGE):
             return None
+        if self._strike_at is not None and (code.co_filename, code.co_firstlineno) != self._strike_at[:2]:
+            return None  # to trace other functions would cost far more than the work itself
         frame.f_trace_opcodes = True
         if event == "call":
             self._before.pop(frame, None)

@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import celery
-from celery import Celery, chain, chord, group
+from celery import chain, chord, group
 from celery.exceptions import Reject
 
-from celery_locks import Backoff, Contention, LockContended, LockedTask, LockTimeout, Skipped, current_lease
+from celery_locks import LockContended, LockTimeout, Skipped
+from tests.tasks.shop import skip_by_function
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "canvas.md"
 BEGIN, END = "<!-- the table: begin -->\n", "<!-- the table: end -->\n"
@@ -28,17 +28,13 @@ AT_CALL = ", at the call"
 UNTIL_EXECUTED = {"scope": "until_executed"}
 
 
-def of_its_own(contention: Contention) -> Skipped:
-    return contention.skip()
-
-
 @dataclass(frozen=True)
 class Policy:
     """A policy, and how a run that meets a held key ends under it.
 
     Attributes:
         name: As the docs call it.
-        options: The lock options of the task.
+        options: Those of the task.
         ends: ``runs``: when the key is free. ``takes``: it runs at once. ``value``: it succeeds with something else.
             ``fails``. ``rejected``: as ``fails`` with Celery 5.7, and before that without any end.
         local: The same for an item of ``map`` or ``chunks``, for which no message can be sent again.
@@ -56,10 +52,6 @@ class Policy:
     value: str = "its result"
     waits: float = 0.0
     elsewhere: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def task(self) -> str:
-        return "canvas_" + re.sub(r"\W+", "_", self.name).strip("_")
 
     def result(self, key: str, holders: list[str]) -> Any:
         """The member's result when its key is, or was, held."""
@@ -93,7 +85,7 @@ POLICIES = (
     Policy("raise", {"on_contention": "raise"}, ends="fails", local="fails"),
     Policy("replace", {"on_contention": "replace"}, ends="takes", local="takes"),
     Policy("reject", {"on_contention": "reject", "acks_late": True}, ends="rejected", local="fails", error=Reject),
-    Policy("a callable that skips", {"on_contention": of_its_own}, "value", "value", value=SKIPPED),
+    Policy("a callable that skips", {"on_contention": skip_by_function}, "value", "value", value=SKIPPED),
     Policy("existing" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "existing"}, "value", "fails", value=SKIPPED),
     Policy("skip" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "skip"}, "value", "fails", value=SKIPPED),
     Policy("raise" + AT_CALL, {**UNTIL_EXECUTED, "on_contention": "raise"}, "fails", "fails"),
@@ -273,30 +265,6 @@ CANVASES = {
         local=True,
     ),
 }
-
-# --- The tasks ---
-
-
-def define_canvas(app: Celery, base: type[LockedTask], run: Callable[..., Any], journal: Any) -> None:
-    """A locked task for each policy, and the steps around them."""
-    for policy in POLICIES:
-        options = {name if name == "acks_late" else f"lock_{name}": value for name, value in policy.options.items()}
-        quick = {"lock_key": "<key>", "lock_ttl": 5, "lock_backoff": Backoff(base=0.05, cap=0.2)}
-        app.task(run, name=policy.task, bind=True, shared=False, base=base, **quick, **options)
-
-    @app.task(name="canvas_step", shared=False)
-    def step(*given: Any, name: str, mark: str) -> Any:
-        journal.write("step", step=name, mark=mark)
-        return [name, *given] if given else name
-
-    @app.task(name="canvas_errback", shared=False)
-    def errback(request: Any, error: Any, trace: Any, mark: str) -> None:
-        journal.write("step", step="errback", mark=mark, error=type(error).__name__)
-
-    @app.task(name="canvas_locked_errback", shared=False, base=base, lock_key="<key>")
-    def locked_errback(request: Any, error: Any, trace: Any, key: str) -> None:
-        journal.write("locked errback", mark=key, leased=current_lease() is not None)
-
 
 # --- The docs ---
 

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from celery.result import AsyncResult
 from pytest_celery import (
     CeleryBackendCluster,
     CeleryBrokerCluster,
@@ -27,8 +26,8 @@ from celery_locks.testing.nodes.lock_store import CeleryLockStore
 from tests.support.celery_worker import Worker
 from tests.support.journal import Journal
 from tests.support.rabbitmq import RabbitServer
-from tests.tasks.rabbit_shop import KINDS, SERVED, declare_queues
-from tests.tasks.shop import make_app
+from tests.tasks.rabbit_queues import KINDS, SERVED, declare_queues
+from tests.tasks.shop import make_app, task_name
 
 
 class Database(RedisContainer):
@@ -93,11 +92,16 @@ class Shop(CeleryTestSetup):
         self._worker_cluster = CeleryWorkerCluster(*(self.worker_cluster or ()), worker)
         return worker
 
-    def send(self, task: str, *args: Any, **kwargs: Any) -> AsyncResult:
-        return self.app.tasks[task].delay(*args, **kwargs)
+    def task(self, body: str = "work", **options: Any) -> Any:
+        """Return a task of a body of `tests.tasks.bodies`, or an unlocked one by its name.
 
-    def task(self, name: str) -> Any:
-        return self.app.tasks[name]
+        Its workers make the same task when its first message comes.
+
+        Args:
+            body: The name of the body.
+            options: Those of the lock, without their prefix ``lock_``, and some of Celery's.
+        """
+        return self.app.tasks[task_name(body, options)]
 
     def lock(self, key: str, **options: Any) -> Lock:
         """A lock of the store that the tasks use."""
@@ -178,8 +182,8 @@ def any_shop(request: pytest.FixtureRequest) -> Shop:
 @pytest.fixture(scope="package", params=KINDS)
 def rabbit_shop(request: pytest.FixtureRequest, rabbit_server: RabbitServer) -> Iterator[Shop]:
     """A shop whose broker is RabbitMQ, for each kind of queues. Nobody serves the default one."""
-    kind, seconds = request.param, {"SHOP_TTL": "2", "SHOP_CALL_TTL": "600"}
-    with shared_shop(SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, **seconds) as shop:
+    kind = request.param
+    with shared_shop(SHOP_BROKER=rabbit_server.url, SHOP_QUEUES=kind, SHOP_CALL_TTL="600") as shop:
         declare_queues(shop.app)  # all: some releases of Celery prepare countdowns for none if one is not there
         shop.start_worker(concurrency=4, queues=[f"{kind}-{name}" for name in SERVED])
         yield shop

@@ -17,6 +17,7 @@ from celery_locks.tasks.worker.reaper import CHECK_OTHERS_SECONDS
 from celery_locks.testing.local.processes import alive
 from tests.support.celery_worker import Worker
 from tests.support.waiting import eventually
+from tests.tasks.bodies import LONG_TTL
 from tests.tasks.conftest import Shop
 
 SOON = 100
@@ -40,7 +41,7 @@ class Fault:
         environment: Variables of the worker.
         within: The seconds from the fault within which the key is free.
         after_death: Whether it may only be free when the process is dead; else the body may have ended before.
-        task: The task.
+        ttl: The lease's seconds.
         neighbour: Whether there is another worker, which serves another queue.
     """
 
@@ -53,7 +54,7 @@ class Fault:
     environment: tuple[tuple[str, str], ...] = ()
     within: float = 2
     after_death: bool = True
-    task: str = "dies"
+    ttl: float = LONG_TTL
     neighbour: bool = False
 
 
@@ -116,7 +117,7 @@ SHUTDOWNS = (
         after_death=False,
         seconds=BODY,
     ),
-    Fault("`SIGKILL` of the whole worker, `ttl` 3 s", POOLS, kill_all, within=3 + 1, task="dies_briefly"),
+    Fault("`SIGKILL` of the whole worker, `ttl` 3 s", POOLS, kill_all, within=3 + 1, ttl=3),
     Fault("the same, another worker on the machine", POOLS, kill_all, within=CHECK_OTHERS_SECONDS + 1, neighbour=True),
 )
 
@@ -134,7 +135,7 @@ def watch(shop: Shop, worker: Worker, fault: Fault, key: str, patience: float = 
     Raises:
         AssertionError: The key was free while its process lived that must be dead before, or never.
     """
-    result = shop.task(fault.task).apply_async((key, fault.how, fault.seconds), **dict(fault.options))
+    result = shop.task("dies", ttl=fault.ttl).apply_async((key, fault.how, fault.seconds), **dict(fault.options))
     begin = eventually(lambda: shop.journal.entries("begin", key=key), SOON)[0]
     pid, lock, struck = begin["pid"], shop.lock(key), begin["time"]
     if fault.strike is not None:

@@ -70,6 +70,8 @@ class Service:
         self._addresses = {"broker": broker or url, "backend": backend or url}
         self.module = ""
         self.tasks: ModuleType
+        #: The last worker that was started.
+        self.worker: Worker
 
     def deploy(self, source: str, **conf: Any) -> ModuleType:
         """Write the module anew, for workers that start from now on.
@@ -104,8 +106,8 @@ class Service:
     def start_worker(self, **options: Any) -> Worker:
         path = {"PYTHONPATH": f"{ROOT}:{self._folder}", **options.pop("env", {})}
         options.setdefault("concurrency", 1)
-        worker = Worker(self.module, self.app, env=path, cwd=self._folder, **options)
-        return self.stack.enter_context(worker)
+        self.worker = Worker(self.module, self.app, env=path, cwd=self._folder, **options)
+        return self.stack.enter_context(self.worker)
 
     def park(self, key: str, *calls: Callable[[], AsyncResult]) -> list[AsyncResult]:
         """Call tasks while their key is held, one after the other; the key is free when they are parked."""

@@ -1,36 +1,37 @@
-"""The app of the tests for tasks: made by workers and by the tests alike, of the same variables."""
+"""The app of the tests for tasks: made by workers and by the tests alike, of the same variables.
+
+A task's name spells its body and its options, such as ``work(on_contention='wait', max_wait=1)``. Each process makes a
+task when it first meets its name, so a test states its options, and all tests can share a worker.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from celery import Celery
-from celery.exceptions import Ignore, Reject
+from celery import Celery, bootsteps
+from celery.app.registry import TaskRegistry
+from celery.app.task import Task
+from celery.app.trace import build_tracer
 
-from celery_locks import Backoff, Contention, Lease, LockedTask, Skipped, current_lease, single_instance
+from celery_locks import Backoff, Contention, Lease, LockedTask, Skipped, current_lease
 from celery_locks.signals import on_lock_contended, on_lock_timed_out
-from tests.support.journal import Journal
-from tests.support.waiting import eventually
-from tests.tasks.aborted import define_aborts
-from tests.tasks.canvas_table import define_canvas
-from tests.tasks.dying import define_deaths
-from tests.tasks.rabbit_shop import define_rabbit, use_queues
-from tests.tasks.scoped import define_scopes
+from tests.tasks.bodies import BODIES, journal_of
+from tests.tasks.rabbit_queues import use_queues
 
 #: Short, so that a deferred task comes back soon.
 QUICK = Backoff(base=0.05, cap=0.2)
+#: The options of tasks that are Celery's own.
+CELERY_OPTIONS = {"acks_late", "reject_on_worker_lost", "max_retries", "autoretry_for", "retry_kwargs"}
 
 
 class ShopTask(LockedTask):
     """Writes what happens to its leases."""
 
     abstract = True
+    lock_key = "<key>"
+    lock_ttl = 5
     lock_backoff = QUICK
 
     def on_lock_lost(self, lease: Lease, reason: str) -> None:
@@ -40,45 +41,87 @@ class ShopTask(LockedTask):
         journal_of(self.app).write("failed", task_id=task_id, error=type(exc).__name__)
 
 
-def journal_of(app: Celery) -> Journal:
-    return Journal(app.conf.shop_journal)
+def skip_by_function(contention: Contention) -> Skipped:
+    """Skip a run, as a policy of a user's own."""
+    return contention.skip()
 
 
-def body(task: Any, key: str, seconds: float = 0.0, until: str | None = None) -> str:
-    """What most tasks do: write begin and end, and take their time in between.
+def task_name(body: str, options: Mapping[str, Any]) -> str:
+    """Return the name of a task, which spells its options."""
+    given = (f"{name}={getattr(value, '__name__', repr(value))}" for name, value in options.items())
+    return f"{body}({', '.join(given)})" if options else body
 
-    Args:
-        task: The task.
-        key: What is written as the key.
-        seconds: How long to sleep.
-        until: A file to wait for.
-    """
-    journal, lease, run = journal_of(task.app), current_lease(), uuid.uuid4().hex
-    fence = lease.fencing_token if lease else 0
-    journal.write("begin", key=key, run=run, task_id=task.request.id, fence=fence, retries=task.request.retries)
-    if until is not None:
-        eventually(Path(until).exists, timeout=60)
-    time.sleep(seconds)
-    journal.write("end", key=key, run=run)
-    return key
+
+def make_task(app: Celery, name: str) -> Task:
+    """Make the task that a name spells."""
+    body, _, given = name.partition("(")
+    names = {"Backoff": Backoff, "skip_by_function": skip_by_function}
+    options = {**BODIES[body].options, **(eval(f"dict({given}", names) if given else {})}
+    for option in options.keys() - CELERY_OPTIONS:
+        options[f"lock_{option}"] = options.pop(option)
+    return app.task(BODIES[body].run, name=name, bind=True, shared=False, lazy=False, base=ShopTask, **options)
+
+
+class TasksOnDemand(TaskRegistry):
+    """The tasks of an app, each of which is made when it is first asked for."""
+
+    app: Celery
+
+    def __missing__(self, name: str) -> Task:
+        if name.partition("(")[0] not in BODIES:
+            raise self.NotRegistered(name)
+        task = make_task(self.app, name)
+        # As for tasks that were there when the process began.
+        task.__trace__ = build_tracer(name, task, self.app.loader, app=self.app)
+        return task
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a task, made if need be: beat and the signatures of Celery ask like this."""
+        try:
+            return self[name]
+        except self.NotRegistered:
+            return default
+
+
+class StrategiesOnDemand(dict):
+    """How a worker handles the messages of each task, also of those that are made later."""
+
+    def __init__(self, consumer: Any) -> None:
+        super().__init__(consumer.strategies)
+        self._consumer = consumer
+
+    def __missing__(self, name: str) -> Any:
+        app = self._consumer.app
+        self[name] = app.tasks[name].start_strategy(app, self._consumer)
+        return self[name]
+
+
+class ServeTasksOnDemand(bootsteps.StartStopStep):
+    """Has a worker take the messages of tasks that it has not made yet."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        consumer.strategies = StrategiesOnDemand(consumer)
 
 
 def make_app(variables: Mapping[str, str]) -> Celery:
-    """The app with all its tasks. They are its own: a process may have several such apps.
+    """Make the app. Its tasks are its own: a process may have several such apps.
 
     Args:
-        variables: ``SHOP_URL`` for all that is not named apart: ``SHOP_BROKER``, ``SHOP_RESULTS``, ``SHOP_STORE``
-            (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``, ``SHOP_TTL``,
+        variables: ``SHOP_URL`` for all that have no variable of their own: ``SHOP_BROKER``, ``SHOP_RESULTS``,
+            ``SHOP_STORE`` (``none`` for no setting), ``SHOP_JOURNAL``; and ``SHOP_VISIBILITY``, ``SHOP_CALL_TTL``,
             ``SHOP_SOFT`` (the soft shutdown) in seconds; ``SHOP_FOLDER``, where workers write down what they hold;
             ``SHOP_START``, how children are started; ``SHOP_EARLY`` for parking before the pool; ``SHOP_QUEUES``, a
             kind of RabbitMQ's; ``SHOP_AUDIT``, the address of a second store.
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
-    app = Celery("shop", broker=broker, backend=results, set_as_current=False)
+    tasks = TasksOnDemand()
+    app = tasks.app = Celery("shop", broker=broker, backend=results, tasks=tasks, set_as_current=False)
+    app.steps["consumer"].add(ServeTasksOnDemand)
     store = variables.get("SHOP_STORE", url)
     app.conf.update(
-        shop_ttl=variables.get("SHOP_TTL", "5"),
         shop_journal=variables.get("SHOP_JOURNAL", url),
         broker_connection_retry_on_startup=True,
         broker_transport_options={
@@ -99,34 +142,15 @@ def make_app(variables: Mapping[str, str]) -> Celery:
         **({} if store == "none" else {"locks_url": store}),
         locks_stores={"audit": variables["SHOP_AUDIT"]} if "SHOP_AUDIT" in variables else {},
     )
-    define_policies(app)
-    define_retries(app)
-    define_losses(app)
-    define_limits(app)
-    define_canvas(app, ShopTask, app.tasks["work"].run.locked_body, journal_of(app))
-    define_parking(app)
-    define_scopes(app, ShopTask, body)
     if "SHOP_QUEUES" in variables:
         use_queues(app, variables["SHOP_QUEUES"])
-        define_rabbit(app, ShopTask, body)
-    define_aborts(app, ShopTask, journal_of(app))
-    define_deaths(app, ShopTask, body, journal_of)
+    make_task(app, "work")  # what a worker checks of its tasks when it starts, it checks of this one
+    add_canvas_tasks(app)
     return app
 
 
-def define_policies(app: Celery) -> None:
-    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 5}
-
-    @app.task(name="work", **options)
-    def work(self: Any, key: str, seconds: float = 0.0, until: str | None = None) -> str:
-        return body(self, key, seconds, until)
-
-    for policy in ("skip", "raise", "wait", "reject"):
-        app.task(work.run.locked_body, name=policy, lock_on_contention=policy, **options)
-    app.task(work.run.locked_body, name="reject_late", lock_on_contention="reject", acks_late=True, **options)
-    app.task(work.run.locked_body, name="impatient", lock_max_wait=1, **options)
-    app.task(work.run.locked_body, name="impatient_wait", lock_max_wait=0.5, lock_on_contention="wait", **options)
-    app.task(work.run.locked_body, name="own_policy", lock_on_contention=own_policy, **options)
+def add_canvas_tasks(app: Celery) -> None:
+    """Add the tasks that come before and after locked ones in a canvas."""
 
     @app.task(name="add_up", shared=False)
     def add_up(results: list[Any]) -> list[Any]:
@@ -140,130 +164,18 @@ def define_policies(app: Celery) -> None:
     def on_error(request: Any, error: Any, trace: Any) -> None:
         journal_of(app).write("errback", task_id=request.id, error=type(error).__name__)
 
+    @app.task(name="canvas_step", shared=False)
+    def canvas_step(*given: Any, name: str, mark: str) -> Any:
+        journal_of(app).write("step", step=name, mark=mark)
+        return [name, *given] if given else name
 
-def own_policy(contention: Contention) -> Skipped:
-    return contention.skip()
+    @app.task(name="canvas_errback", shared=False)
+    def canvas_errback(request: Any, error: Any, trace: Any, mark: str) -> None:
+        journal_of(app).write("step", step="errback", mark=mark, error=type(error).__name__)
 
-
-def define_retries(app: Celery) -> None:
-    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 5, "max_retries": 3}
-
-    def retries(self: Any, key: str) -> None:
-        body(self, key)
-        self.retry(countdown=0)
-
-    def raises(self: Any, key: str) -> None:
-        body(self, key)
-        raise ValueError("always")
-
-    def ends_with(self: Any, key: str, how: str) -> None:
-        body(self, key)
-        raise {"reject": Reject("no"), "ignore": Ignore()}[how]
-
-    def wants_once(self: Any, key: str) -> int:
-        """Retries itself once, and has no more retries than that."""
-        if self.request.retries == 0:
-            self.retry(countdown=0)
-        return int(self.request.retries)
-
-    autoretry = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0, "max_retries": 3}}
-    for policy in ("retry", "skip", "raise"):
-        app.task(retries, name=f"retries_{policy}", lock_on_contention=policy, **options)
-        app.task(raises, name=f"autoretries_{policy}", lock_on_contention=policy, **options, **autoretry)
-    app.task(ends_with, name="ends_with", **options)
-    app.task(wants_once, name="wants_once", **{**options, "max_retries": 1})
-
-
-def define_losses(app: Celery) -> None:
-    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 1.5}
-
-    def stubborn(self: Any, key: str, seconds: float) -> str:
-        try:
-            return body(self, key, seconds)
-        except Exception:
-            return "swallowed"
-
-    app.task(stubborn, name="stubborn", **options)
-    app.task(stubborn, name="patient", **{**options, "lock_ttl": 6})
-    app.task(stubborn, name="not_renewed", **{**options, "lock_ttl": 0.5}, lock_renew=False, lock_on_lost="signal")
-
-    @app.task(name="naps", **{**options, "lock_ttl": 60})
-    def naps(self: Any, key: str, seconds: float) -> str:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            time.sleep(0.01)
-        return "never noticed"
-
-    @app.task(bind=True, shared=False, name="checks")
-    @single_instance(key="<key>", ttl=1.5, on_lost="signal")
-    def checks(self: Any, key: str, seconds: float) -> str:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            self.lease.check()
-            time.sleep(0.01)
-        return "never noticed"
-
-
-def define_parking(app: Celery) -> None:
-    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 5}
-    options["lock_on_contention"] = "park"
-
-    @app.task(name="park", **options)
-    def park(self: Any, key: str, seconds: float = 0.0, until: str | None = None) -> str:
-        return body(self, key, seconds, until)
-
-    run = park.run.locked_body
-    app.task(run, name="park_late", acks_late=True, **options)
-    hardy = {**options, "lock_ttl": float(app.conf.shop_ttl)}
-    app.task(run, name="park_hardy", acks_late=True, reject_on_worker_lost=True, **hardy)
-    app.task(run, name="park_impatient", lock_max_wait=1, **options)
-    app.task(run, name="park_few", lock_max_waiters=1, **options)
-    app.task(run, name="park_two", lock_limit=2, **options)
-    app.task(run, name="park_copied", lock_park_safety_copy=2, **options)
-
-    parent = os.getpid() if "worker" in sys.argv else None  # this runs before the children are made
-
-    def raises_in_the_parent(key: str, seconds: float = 0.0, until: str | None = None) -> str:
-        if os.getpid() == parent:
-            raise RuntimeError("no key here")
-        return key
-
-    app.task(run, name="park_strange_key", **{**options, "lock_key": raises_in_the_parent})
-
-    @app.task(name="park_shows", **options)
-    def park_shows(self: Any, key: str) -> dict[str, Any]:
-        """What its message was like."""
-        request = self.request
-        body(self, key)
-        names = ("expires", "eta", "root_id", "parent_id", "group", "stamps", "stamped_headers", "timelimit", "shadow")
-        shown = {name: getattr(request, name) for name in names}
-        return {**shown, "headers": request.headers, "delivery": request.delivery_info, "reply_to": request.reply_to}
-
-    @app.task(name="park_retries", **{**options, "max_retries": 3})
-    def park_retries(self: Any, key: str) -> None:
-        body(self, key)
-        self.retry(countdown=0)
-
-    autoretry = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0, "max_retries": 3}}
-
-    @app.task(name="park_autoretries", **options, **autoretry)
-    def park_autoretries(self: Any, key: str) -> None:
-        body(self, key)
-        raise ValueError("always")
-
-
-#: Of the tasks below, by name: their weight of a limit of 5.
-WEIGHTS = {f"takes_{permits}": permits for permits in (1, 2, 3)}
-
-
-def define_limits(app: Celery) -> None:
-    options = {"bind": True, "shared": False, "base": ShopTask, "lock_key": "<key>", "lock_ttl": 1.5}
-    run = app.tasks["work"].run.locked_body
-    for name, permits in WEIGHTS.items():
-        app.task(run, name=name, lock_limit=5, lock_permits=permits, **options)
-        for policy in ("wait", "park"):
-            others = {"lock_on_contention": policy, **options}
-            app.task(run, name=f"{name}_{policy}", lock_limit=5, lock_permits=permits, **others)
+    @app.task(name="canvas_locked_errback", shared=False, base=ShopTask)
+    def canvas_locked_errback(request: Any, error: Any, trace: Any, key: str) -> None:
+        journal_of(app).write("locked errback", mark=key, leased=current_lease() is not None)
 
 
 if "SHOP_URL" in os.environ:

@@ -9,7 +9,7 @@ from celery.contrib.testing.worker import start_worker
 from celery_locks import LockedTask, LockLost, Locks
 from celery_locks.testing.harness import AssertFree
 from tests.support.waiting import eventually
-from tests.tasks.aborted import BLOCKS
+from tests.tasks.bodies import BLOCKS
 from tests.tasks.conftest import Shop
 
 SOON = 100
@@ -51,7 +51,7 @@ def test_promise_09_a_body_is_stopped_wherever_it_is(
     request: pytest.FixtureRequest, key: str, pool: str, how: str
 ) -> None:
     shop: Shop = request.getfixturevalue(f"{pool}_shop")
-    result = shop.send("blocks", key, how)
+    result = shop.task("blocks").delay(key, how)
     lose(shop, key)
     ends_lost(shop, result, key)
 
@@ -67,34 +67,34 @@ def test_promise_09_errbacks_and_on_failure_run(any_shop: Shop, key: str) -> Non
 
 
 def test_promise_09_a_body_that_swallows_everything_fails_all_the_same(any_shop: Shop, key: str) -> None:
-    result = any_shop.send("swallows_all", key, "naps")
+    result = any_shop.task("swallows_all").delay(key, "naps")
     lose(any_shop, key)
     ends_lost(any_shop, result, key)
     assert [entry["is_exception"] for entry in any_shop.journal.entries("saw", key=key)] == [False]
 
 
 def test_promise_09_a_body_that_makes_another_error_of_it_fails_with_lock_lost(any_shop: Shop, key: str) -> None:
-    result = any_shop.send("wraps_it", key, "naps")
+    result = any_shop.task("wraps_the_error").delay(key, "naps")
     lose(any_shop, key)
     ends_lost(any_shop, result, key)
 
 
 def test_a_body_may_clean_up(any_shop: Shop, key: str) -> None:
-    result = any_shop.send("cleans_up", key, "naps")
+    result = any_shop.task("cleans_up").delay(key, "naps")
     lose(any_shop, key)
     ends_lost(any_shop, result, key)
     assert len(any_shop.journal.entries("cleaned", key=key)) == 1
 
 
 def test_autoretry_for_lock_lost_tries_again(any_shop: Shop, key: str) -> None:
-    result = any_shop.send("tries_again", key, "naps")
+    result = any_shop.task("retries_when_lost").delay(key, "naps")
     lose(any_shop, key)
     assert result.get(timeout=SOON) == "run 1"
 
 
 def test_a_task_within_a_task_is_stopped_alone_when_its_own_lease_is_lost(any_shop: Shop, key: str) -> None:
     inner = f"{key}-inner"
-    result = any_shop.send("runs_inner", key, inner, "naps")
+    result = any_shop.task("runs_inner").delay(key, inner, "naps")
     lose(any_shop, inner)
     assert result.get(timeout=SOON) == ["FAILURE", True]
     assert [entry["error"] for entry in any_shop.journal.entries("inner", key=key)] == ["LockLost"]
@@ -103,7 +103,7 @@ def test_a_task_within_a_task_is_stopped_alone_when_its_own_lease_is_lost(any_sh
 
 def test_a_task_within_a_task_is_stopped_with_it(any_shop: Shop, key: str, assert_free: AssertFree) -> None:
     inner = f"{key}-inner"
-    result = any_shop.send("runs_inner", key, inner, "naps")
+    result = any_shop.task("runs_inner").delay(key, inner, "naps")
     begun(any_shop, inner)
     any_shop.lock(key).force_release()
     ends_lost(any_shop, result, key)
@@ -114,7 +114,7 @@ def test_a_task_within_a_task_is_stopped_with_it(any_shop: Shop, key: str, asser
 
 def test_a_plain_call_within_a_task_is_stopped_with_it(any_shop: Shop, key: str, assert_free: AssertFree) -> None:
     inner = f"{key}-inner"
-    result = any_shop.send("calls_plainly", key, inner, "naps")
+    result = any_shop.task("calls_inner").delay(key, inner, "naps")
     begun(any_shop, inner)
     assert_free(inner)
     any_shop.lock(key).force_release()

@@ -35,16 +35,16 @@ def held(shop: Shop, key: str, scope: str = "until_executed") -> list[Any]:
 
 @pytest.mark.parametrize("scope", CALL_SCOPES)
 def test_a_second_call_gets_the_existing_result(shop: Shop, key: str, scope: str) -> None:
-    first = shop.send(scope, key)
-    assert shop.send(scope, key).id == shop.send(scope, key=key).id == first.id
-    assert shop.send(scope, f"{key}-other").id != first.id
+    first = shop.task(scope=scope).delay(key)
+    assert shop.task(scope=scope).delay(key).id == shop.task(scope=scope).delay(key=key).id == first.id
+    assert shop.task(scope=scope).delay(f"{key}-other").id != first.id
     assert [message["headers"]["id"] for message in messages(shop)].count(first.id) == 1
     assert len(messages(shop)) == 2
 
 
 @pytest.mark.parametrize("scope", CALL_SCOPES)
 def test_the_token_travels_in_the_message(shop: Shop, key: str, scope: str) -> None:
-    shop.task(scope).apply_async((key,), headers={"mine": 7})
+    shop.task(scope=scope).apply_async((key,), headers={"mine": 7})
     headers = messages(shop)[0]["headers"]
     ours = headers["celery_locks"]
     assert headers["mine"] == 7
@@ -54,13 +54,13 @@ def test_the_token_travels_in_the_message(shop: Shop, key: str, scope: str) -> N
 
 
 def test_a_lease_that_outlasts_its_task_is_shown_as_such(shop: Shop, key: str) -> None:
-    shop.send("until_expired", key)
+    shop.task(scope="until_expired").delay(key)
     (holder,) = Locks.from_app(shop.app).info(key).holders
     assert (holder.state, holder.worker) == ("lasting", None)
 
 
 def test_the_lease_of_a_call_is_listed_by_its_key(shop: Shop, key: str) -> None:
-    shop.send("until_and_while_executing", key)
+    shop.task(scope="until_and_while_executing").delay(key)
     locks = Locks.from_app(shop.app)
     (item,) = locks.list(prefix=key).items
     assert (item.key, item.part, item.holders[0].state) == (key, "call", "called")
@@ -68,9 +68,9 @@ def test_the_lease_of_a_call_is_listed_by_its_key(shop: Shop, key: str) -> None:
 
 
 def test_a_given_id_is_kept(shop: Shop, key: str) -> None:
-    assert shop.task("until_executed").apply_async((key,), task_id="a[b]%5D on c").id == "a[b]%5D on c"
-    assert shop.send("until_executed", key).id == "a[b]%5D on c"
-    assert held(shop, key)[0].owner.startswith("until_executed[a%5Bb%5D%255D on c] called by ")
+    assert shop.task(scope="until_executed").apply_async((key,), task_id="a[b]%5D on c").id == "a[b]%5D on c"
+    assert shop.task(scope="until_executed").delay(key).id == "a[b]%5D on c"
+    assert held(shop, key)[0].owner.startswith("work(scope='until_executed')[a%5Bb%5D%255D on c] called by ")
 
 
 @pytest.mark.parametrize("id", ["7", "a[b]", "%5B", "x] called by y", "[", "%", ""])
@@ -84,23 +84,23 @@ def test_other_holders_are_no_tasks(owner: str) -> None:
     assert owners.task_id_of(owner) is None
 
 
-def test_a_holder_that_is_no_task_is_said(shop: Shop, key: str) -> None:
+def test_the_error_names_a_holder_that_is_no_task(shop: Shop, key: str) -> None:
     with shop.lock(key), pytest.raises(LockContended, match="no task") as caught:
-        shop.send("until_executed", key)
+        shop.task(scope="until_executed").delay(key)
     assert caught.value.key == key
     assert not messages(shop)
 
 
 def test_raise_raises_at_the_call(shop: Shop, key: str) -> None:
-    first = shop.send("until_executed_raise", key)
+    first = shop.task(scope="until_executed", on_contention="raise").delay(key)
     with pytest.raises(LockContended, match=first.id):
-        shop.send("until_executed_raise", key)
+        shop.task(scope="until_executed", on_contention="raise").delay(key)
     assert len(messages(shop)) == 1
 
 
 def test_skip_gives_a_result_that_is_there(shop: Shop, key: str) -> None:
-    first = shop.send("until_executed_skip", key)
-    second = shop.send("until_executed_skip", key)
+    first = shop.task(scope="until_executed", on_contention="skip").delay(key)
+    second = shop.task(scope="until_executed", on_contention="skip").delay(key)
     assert second.id != first.id
     assert len(messages(shop)) == 1
     skipped = Skipped.of(second.get(timeout=5))
@@ -114,7 +114,7 @@ def test_skip_without_results_gives_one_all_the_same(
     open_shop: Callable[..., Shop], key: str, results: dict[str, str]
 ) -> None:
     shop = open_shop(**results)
-    task = shop.task("until_executed_skip")
+    task = shop.task(scope="until_executed", on_contention="skip")
     sent = [task.apply_async((key,), ignore_result=not results) for _ in range(2)]
     assert sent[1].successful()
     assert Skipped.of(sent[1].get()) is not None
@@ -123,15 +123,18 @@ def test_skip_without_results_gives_one_all_the_same(
 
 @pytest.mark.parametrize("scope", CALL_SCOPES)
 def test_replace_takes_the_key_over(shop: Shop, key: str, scope: str) -> None:
-    first, second = shop.send(f"{scope}_replace", key), shop.send(f"{scope}_replace", key)
+    first, second = (
+        shop.task(scope=scope, on_contention="replace").delay(key),
+        shop.task(scope=scope, on_contention="replace").delay(key),
+    )
     assert first.id != second.id
     assert [owners.task_id_of(holder.owner) for holder in held(shop, key, scope)] == [second.id]
     assert len(messages(shop)) == 2
 
 
 def test_the_ttl_counts_from_when_the_message_may_run(open_shop: Callable[..., Shop], key: str) -> None:
-    shop = open_shop(SHOP_TTL="60")
-    task = shop.task("until_executed")
+    shop = open_shop()
+    task = shop.task(scope="until_executed", ttl=60)
     now = datetime.now(timezone.utc)
     task.apply_async((f"{key}-1",), countdown=100)
     task.apply_async((f"{key}-2",), eta=now + timedelta(seconds=100))
@@ -148,18 +151,18 @@ def test_the_ttl_counts_from_when_the_message_may_run(open_shop: Callable[..., S
 
 
 def test_until_expired_lasts_for_its_ttl_whenever_the_message_expires(open_shop: Callable[..., Shop], key: str) -> None:
-    shop = open_shop(SHOP_TTL="60")
-    shop.task("until_expired").apply_async((key,), expires=1)
+    shop = open_shop()
+    shop.task(scope="until_expired", ttl=60).apply_async((key,), expires=1)
     assert 2 < held(shop, key)[0].expires_in <= 60
 
 
-def test_a_store_that_is_away_is_told_and_nothing_is_sent(
+def test_a_call_raises_when_the_store_is_away_and_sends_nothing(
     open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str
 ) -> None:
     shop = open_shop(SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
     proxy.refuse()
     with pytest.raises(StoreUnavailable):
-        shop.send("until_executed", key)
+        shop.task(scope="until_executed").delay(key)
     assert not messages(shop)
 
 
@@ -168,23 +171,23 @@ def test_a_store_that_is_away_is_told_and_nothing_is_sent(
 def test_a_message_that_can_not_be_sent_leaves_no_lease(
     open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str, scope: str
 ) -> None:
-    shop = open_shop(SHOP_TTL="100", SHOP_BROKER=redis_url.replace(str(redis_server.port), str(proxy.port)))
+    shop = open_shop(SHOP_BROKER=redis_url.replace(str(redis_server.port), str(proxy.port)))
     proxy.refuse()
     with pytest.raises(OperationalError):
-        shop.task(scope).apply_async((key,), retry=False)
+        shop.task(scope=scope, ttl=100).apply_async((key,), retry=False)
     assert not held(shop, key, scope)
 
 
 def test_arguments_that_celery_refuses_leave_no_lease(shop: Shop, key: str) -> None:
     with pytest.raises(TypeError):
-        shop.send("until_executed", key, nothing=3)
+        shop.task(scope="until_executed").delay(key, nothing=3)
     assert not held(shop, key)
 
 
-@pytest.mark.parametrize("policy", ["", "_skip", "_raise"])
+@pytest.mark.parametrize("policy", ["existing", "skip", "raise"])
 def test_a_refused_part_of_a_canvas_is_sent_all_the_same(shop: Shop, key: str, policy: str) -> None:
-    first, then = shop.send(f"until_executed{policy}", key), shop.task("then")
-    member = shop.task(f"until_executed{policy}").si(key)
+    first, then = shop.task(scope="until_executed", on_contention=policy).delay(key), shop.task("then")
+    member = shop.task(scope="until_executed", on_contention=policy).si(key)
     chain(member, then.s()).apply_async()
     group(member.clone(), member.clone()).apply_async()
     chord([member.clone()], then.s()).apply_async()
@@ -197,9 +200,11 @@ def test_a_refused_part_of_a_canvas_is_sent_all_the_same(shop: Shop, key: str, p
 
 
 @pytest.mark.parametrize("option", [{"chain": []}, {"reply_to": "x"}, {"parent_id": "x"}, {"group_id": "x"}], ids=str)
-def test_each_of_these_options_tells_that_somebody_waits(shop: Shop, key: str, option: dict[str, Any]) -> None:
-    shop.send("until_executed", key)
-    shop.task("until_executed").apply_async((key,), task_id="told", **option)
+def test_a_refused_call_is_sent_when_an_option_shows_that_others_wait_for_it(
+    shop: Shop, key: str, option: dict[str, Any]
+) -> None:
+    shop.task(scope="until_executed").delay(key)
+    shop.task(scope="until_executed").apply_async((key,), task_id="told", **option)
     assert [message["headers"]["id"] for message in messages(shop)][1:] == ["told"]
 
 
@@ -211,7 +216,7 @@ class TestEager:
 
     @pytest.mark.parametrize("scope", CALL_SCOPES)
     def test_promise_24_a_call_takes_its_lease_and_the_run_ends_it(self, eager: Shop, key: str, scope: str) -> None:
-        assert eager.send(scope, key).get() == key
+        assert eager.task(scope=scope).delay(key).get() == key
         assert bool(held(eager, key, scope)) == (scope == "until_expired")
         assert not (scope != "until_expired" and eager.lock(key).locked())
 
@@ -220,37 +225,37 @@ class TestEager:
         with eager.lock(key) as lease:
             if scope == "until_and_while_executing":
                 with pytest.raises(LockContended):
-                    eager.send(scope, key).get()
+                    eager.task(scope=scope).delay(key).get()
             else:
                 with pytest.raises(LockContended):
-                    eager.send(scope, key)
+                    eager.task(scope=scope).delay(key)
             assert lease.held
             assert [holder.token for holder in eager.lock(key).holders()] == [lease.token]
 
     def test_skip(self, eager: Shop, key: str) -> None:
         with eager.lock(key):
-            assert Skipped.of(eager.send("until_executed_skip", key).get()) is not None
+            assert Skipped.of(eager.task(scope="until_executed", on_contention="skip").delay(key).get()) is not None
 
     def test_its_own_retries_run(self, eager: Shop, key: str) -> None:
-        assert eager.send("waits_for_retry", key, 0).get() == key
+        assert eager.task("retries_later", scope="until_executed").delay(key, 0).get() == key
         assert len(eager.journal.stretches(key)) == 2
         assert not held(eager, key)
 
     @pytest.mark.parametrize("scope", CALL_SCOPES)
     def test_autoretry(self, eager: Shop, key: str, scope: str) -> None:
-        assert eager.send(f"autoretries_{scope}", key).state == "FAILURE"
+        assert eager.task("autoretries", scope=scope).delay(key).state == "FAILURE"
         assert len(eager.journal.stretches(key)) == 4
         assert scope == "until_expired" or not eager.lock(key).locked()
 
     def test_a_plain_call_takes_nothing(self, eager: Shop, key: str) -> None:
         with eager.lock(key):
-            assert eager.task("until_executed")(key) == key
+            assert eager.task(scope="until_executed")(key) == key
 
 
 def test_calls_of_many_threads_send_one_message(shop: Shop, key: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: shop.send("until_executed", key), range(40)))
+        results = list(pool.map(lambda _: shop.task(scope="until_executed").delay(key), range(40)))
     assert len({result.id for result in results}) == 1
     assert eventually(lambda: len(messages(shop)) == 1)

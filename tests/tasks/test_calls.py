@@ -95,7 +95,7 @@ class TestPlainCalls:
         with locks.lock("k"):
             assert task("k") is None
 
-    def test_promise_24_an_eager_call_takes_its_own_lease_and_gives_it_back(self, define: Define, locks: Locks) -> None:
+    def test_promise_24_an_eager_call_acquires_and_releases_its_own_lease(self, define: Define, locks: Locks) -> None:
         task = define(key="<key>")
         assert task.apply(("k",)).get() == "k"
         assert not locks.lock("k").locked()
@@ -171,7 +171,7 @@ class TestPlainCalls:
 
 
 class TestKeys:
-    def test_every_locked_task_tells_its_keys(self, define: Define) -> None:
+    def test_every_locked_task_returns_its_keys(self, define: Define) -> None:
         task = define(key="user:<key>")
         assert task.lock_key_for("a:b") == task.lock_key_for(key="a:b") == "user:a%3Ab"
 
@@ -269,7 +269,7 @@ class TestBadOptions:
         with pytest.raises(LockConfigError, match="decorates functions and tasks"):
             single_instance(key="a")(3)  # type: ignore[arg-type]
 
-    def test_no_store_says_what_to_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_error_for_no_store_names_the_setting(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CELERY_LOCKS_URL", raising=False)
         app = Celery("none", broker="memory://", set_as_current=False)
         task = app.task(base=LockedTask, shared=False, name="none")(sees_lease)

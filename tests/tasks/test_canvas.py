@@ -70,7 +70,7 @@ def send(shop: Shop, canvas: str, policy: Policy, key: str) -> Any:
             return shop.task("canvas_errback").s(key)
         return shop.task("canvas_step").signature(kwargs={"name": name, "mark": key}, immutable=not mutable)
 
-    return CANVASES[canvas].send(step, shop.task(policy.task), key, f"{key}-free")
+    return CANVASES[canvas].send(step, shop.task(**policy.options), key, f"{key}-free")
 
 
 def filled_in(result: Any, member: Any, item: Any) -> Any:
@@ -144,7 +144,7 @@ def test_an_item_waits_within_max_wait(shop: Shop, key: str, canvas: str) -> Non
 def test_a_locked_errback_of_three_arguments_runs_without_its_lock(shop: Shop, key: str) -> None:
     """Celery calls such an errback like a function, in the worker of the task that failed."""
     with shop.lock(key):
-        failing = shop.task("canvas_raise").si(key).on_error(shop.task("canvas_locked_errback").s(key))
+        failing = shop.task(on_contention="raise").si(key).on_error(shop.task("canvas_locked_errback").s(key))
         with pytest.raises(LockContended):
             failing.apply_async().get(timeout=PROMISED)
         eventually(lambda: shop.journal.entries("locked errback", mark=key), PROMISED)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from celery_locks.stores.parking import tickets_of
 from celery_locks.testing.harness import AssertFree, AssertLocked
@@ -50,7 +51,7 @@ def test_promise_02_a_worker_that_shuts_down_leaves_nothing(open_shop: OpenShop,
     assert not list(shop.folder.glob("celery-locks-*")), "its records and their folders are gone"
 
 
-def test_promise_01_the_neighbour_of_a_dead_worker_frees_its_keys(shop: Shop, key: str) -> None:
+def test_promise_01_another_worker_releases_the_keys_of_a_dead_one(shop: Shop, key: str) -> None:
     fault = SHUTDOWNS[-1]
     worker = shop.start_worker(pool="threads")
     shop.start_worker(pool="solo", queues=["another"])
@@ -58,11 +59,11 @@ def test_promise_01_the_neighbour_of_a_dead_worker_frees_its_keys(shop: Shop, ke
     assert seen.free_after < fault.within + SLACK
 
 
-def test_promise_01_a_worker_that_comes_back_frees_what_its_earlier_life_left(
+def test_promise_01_a_restarted_worker_releases_what_it_held_before(
     shop: Shop, key: str, assert_free: AssertFree, assert_locked: AssertLocked
 ) -> None:
     worker = shop.start_worker(pool="threads", concurrency=1)
-    result = shop.send("dies", key, seconds=100)
+    result = shop.task("dies").delay(key, seconds=100)
     assert holder(shop, key) == worker.pid
     assert [(lease["key"], lease["id"]) for lease in inspected(shop)] == [(key, result.id)], "threads are seen too"
     worker.kill()
@@ -79,11 +80,11 @@ def in_line(shop: Shop, key: str) -> int:
     return parking.waiting(lock._name)
 
 
-def test_who_is_parked_is_sent_on_when_the_holder_dies(prefork_shop: Shop, key: str) -> None:
+def test_a_parked_task_is_dispatched_when_the_holder_dies(prefork_shop: Shop, key: str) -> None:
     shop = prefork_shop
-    shop.send("dies", key, seconds=100)
+    shop.task("dies").delay(key, seconds=100)
     pid = holder(shop, key)
-    parked = shop.send("park", key)
+    parked = shop.task(on_contention="park").delay(key)
     eventually(lambda: in_line(shop, key), SOON)
     os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
@@ -94,7 +95,9 @@ def test_who_is_parked_is_sent_on_when_the_holder_dies(prefork_shop: Shop, key: 
 def test_promise_05_a_parked_run_that_died_is_no_run_that_ended(prefork_shop: Shop, key: str, tmp_path: Path) -> None:
     shop = prefork_shop
     with shop.lock(key):
-        result = shop.send("dies_once", key, str(tmp_path / "was here"))
+        result = shop.task("dies_once", on_contention="park", acks_late=True, reject_on_worker_lost=True).delay(
+            key, str(tmp_path / "was here")
+        )
         eventually(lambda: in_line(shop, key), SOON)
     # Its message is delivered again and takes over the ticket: as that of a run that ended it would be dropped.
     assert result.get(timeout=SOON) == key
@@ -105,30 +108,32 @@ def test_promise_05_a_parked_run_that_died_is_no_run_that_ended(prefork_shop: Sh
 
 def test_a_lease_that_is_to_last_outlives_its_run(prefork_shop: Shop, key: str, assert_locked: AssertLocked) -> None:
     worker = prefork_shop.worker
-    prefork_shop.app.send_task("lasts", (key,))  # by somebody who knows no locks: the run takes the lease
-    worker.wait_for_log(f"released {key!r}, held by lasts")  # that of its message alone
+    task = prefork_shop.task("dies", scope="until_expired")
+    stranger = Celery(broker=prefork_shop.app.conf.broker_url, set_as_current=False)
+    stranger.send_task(task.name, (key, "SIGKILL"))  # a client without locks: the run acquires the lease
+    worker.wait_for_log(f"released {key!r}, held by {task.name}")  # that of its message alone
     assert_locked(key)
 
 
 def test_a_child_that_was_replaced_in_good_order_leaves_nothing(shop: Shop, key: str, assert_free: AssertFree) -> None:
     shop.start_worker(concurrency=1, arguments=["--max-tasks-per-child", "1"])
-    shop.send("work", key).get(timeout=SOON)
+    shop.task().delay(key).get(timeout=SOON)
     assert_free(key)
     dead = f"{holder(shop, key)}."
     eventually(lambda: not any(path.name.startswith(dead) for path in shop.folder.rglob("*.*")), SOON)
 
 
-def test_children_that_are_spawned_are_looked_after_too(open_shop: OpenShop, key: str) -> None:
+def test_keys_of_spawned_children_are_released_as_well(open_shop: OpenShop, key: str) -> None:
     shop = open_shop(SHOP_START="spawn")
     shop.start_worker(concurrency=1)
-    shop.send("dies", key, seconds=100)
+    shop.task("dies").delay(key, seconds=100)
     os.kill(holder(shop, key), signal.SIGKILL)
     eventually(lambda: not shop.lock(key).locked(), SOON)
 
 
-def test_inspect_locks_says_who_holds_what(prefork_shop: Shop, key: str, tmp_path: Path) -> None:
+def test_inspect_locks_lists_holders_and_keys(prefork_shop: Shop, key: str, tmp_path: Path) -> None:
     shop, until = prefork_shop, tmp_path / "go"
-    result = shop.send("dies", key, until=str(until))
+    result = shop.task("dies").delay(key, until=str(until))
     pid = holder(shop, key)
     [lease] = [lease for lease in inspected(shop) if lease["key"] == key]
     assert abs(time.time() - lease.pop("since")) < SOON

@@ -156,7 +156,7 @@ def test_a_rejected_message_of_an_owed_run_is_not_parked_again(late_worker: Step
     assert_ended(worker, "ended")
 
 
-def test_a_task_that_frees_its_key_when_it_begins_runs_once_for_each_delivery(late_worker: StepWorker) -> None:
+def test_a_task_that_releases_its_key_when_it_begins_runs_once_for_each_delivery(late_worker: StepWorker) -> None:
     worker, runs, ends = late_worker, list[list[str | None]](), [WorkerTerminate(1)]
 
     @worker.app.task(**{**PARKS, "lock_scope": "until_executing", "lock_on_contention": {"run": "park"}})

@@ -10,21 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from celery.result import AsyncResult
 
 from celery_locks import Locks
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop, shared_shop
-from tests.tasks.shop import WEIGHTS
 
 LIMIT, TASKS = 5, 60
+#: How many permits a task takes.
+WEIGHTS = (1, 2, 3)
 
 
-def most_permits(shop: Shop, key: str, weights: dict[str, int], deaths: dict[int, float] | None = None) -> int:
-    """The most permits in use at one moment, by what the bodies wrote; ``weights`` by task id."""
-    moments = []
+def most_permits(shop: Shop, key: str, weights: dict[AsyncResult, int], deaths: dict[int, float] | None = None) -> int:
+    """The most permits in use at one moment, by what the bodies wrote; ``weights`` by result."""
+    moments, by_id = [], {result.id: weight for result, weight in weights.items()}
     for stretch in shop.journal.stretches(key):
         end = stretch.end if stretch.end is not None else (deaths or {})[stretch.pid]
-        weight = weights[stretch.task_id]
+        weight = by_id[stretch.task_id]
         moments += [(stretch.begin, weight), (end, -weight)]
     most = used = 0
     for _, change in sorted(moments):
@@ -43,9 +45,9 @@ def busy_shop() -> Iterator[Shop]:
 
 
 @pytest.mark.slow
-def test_as_many_runs_at_once_as_the_limit(busy_shop: Shop, key: str, tmp_path: Path) -> None:
+def test_as_many_runs_at_the_same_time_as_the_limit(busy_shop: Shop, key: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    results = [busy_shop.send("takes_1", key, until=str(go)) for _ in range(30)]
+    results = [busy_shop.task(limit=5, ttl=1.5).delay(key, until=str(go)) for _ in range(30)]
     eventually(lambda: len(busy_shop.journal.stretches(key)) == LIMIT, 60)
     go.touch()
     for result in results:
@@ -57,12 +59,13 @@ def test_as_many_runs_at_once_as_the_limit(busy_shop: Shop, key: str, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["", "_wait", "_park"], ids=["retry", "wait", "park"])
+@pytest.mark.parametrize("policy", ["retry", "wait", "park"])
 def test_promise_19_weights_never_add_up_to_more_than_the_limit(busy_shop: Shop, key: str, policy: str) -> None:
-    names = random.Random(19).choices(sorted(WEIGHTS), k=TASKS)
-    results = [busy_shop.send(f"{name}{policy}", key, seconds=0.05) for name in names]
-    weights = {result.id: WEIGHTS[name] for result, name in zip(results, names, strict=True)}
-    for result in results:
+    weights = {}
+    for permits in random.Random(19).choices(WEIGHTS, k=TASKS):
+        task = busy_shop.task(limit=LIMIT, permits=permits, on_contention=policy, ttl=1.5)
+        weights[task.delay(key, seconds=0.05)] = permits
+    for result in weights:
         assert result.get(timeout=60) == key
     assert len(busy_shop.journal.stretches(key)) == TASKS
     assert most_permits(busy_shop, key, weights) == LIMIT
@@ -73,9 +76,10 @@ def test_promise_19_weights_never_add_up_to_more_than_the_limit(busy_shop: Shop,
 def test_promise_19_children_that_are_killed_break_no_limit(open_shop: Callable[..., Shop], key: str) -> None:
     shop = open_shop()
     worker = shop.start_worker(concurrency=6)
-    names = random.Random(7).choices(sorted(WEIGHTS), k=TASKS)
-    results = [shop.send(name, key, seconds=0.1) for name in names]
-    weights = {result.id: WEIGHTS[name] for result, name in zip(results, names, strict=True)}
+    weights = {}
+    for permits in random.Random(7).choices(WEIGHTS, k=TASKS):
+        task = shop.task(limit=LIMIT, permits=permits, ttl=1.5)
+        weights[task.delay(key, seconds=0.1)] = permits
     deaths: dict[int, float] = {}
 
     def running() -> int | None:
@@ -87,7 +91,7 @@ def test_promise_19_children_that_are_killed_break_no_limit(open_shop: Callable[
         victim = eventually(running, 60)
         os.kill(victim, signal.SIGKILL)
         deaths[victim] = time.monotonic()
-    eventually(lambda: all(result.ready() for result in results), 100)
+    eventually(lambda: all(result.ready() for result in weights), 100)
     assert sum(stretch.end is None for stretch in shop.journal.stretches(key)) >= 1
     assert most_permits(shop, key, weights, deaths) <= LIMIT
     semaphore = Locks.from_app(shop.app).semaphore(key, limit=LIMIT)
@@ -97,7 +101,7 @@ def test_promise_19_children_that_are_killed_break_no_limit(open_shop: Callable[
 def test_tasks_and_a_semaphore_share_the_permits(prefork_shop: Shop, key: str) -> None:
     semaphore = Locks.from_app(prefork_shop.app).semaphore(key, limit=LIMIT)
     lease = semaphore.acquire(permits=3)
-    heavy = prefork_shop.send("takes_3_wait", key)
+    heavy = prefork_shop.task(limit=5, permits=3, ttl=1.5, on_contention="wait").delay(key)
     line = f"celery-locks:{{{key}}}:line"
     eventually(lambda: prefork_shop.journal._redis.zcard(line), 10, "the task is not in line")
     assert semaphore.available() == 2

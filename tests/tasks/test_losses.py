@@ -59,7 +59,7 @@ def test_promise_34_a_run_whose_lease_is_taken_by_force_is_stopped_promptly(
     any_shop: Shop, key: str, force: Callable[[Shop, str], object], reason: str
 ) -> None:
     shop = any_shop
-    result = shop.send("naps", key, LONG)
+    result = shop.task("blocks", ttl=60).delay(key, "naps")
     begun(shop, key)
     started = time.monotonic()
     force(shop, key)
@@ -73,9 +73,11 @@ def test_promise_34_a_run_whose_lease_is_taken_by_force_is_stopped_promptly(
 
 
 @pytest.mark.parametrize(("how", "reason"), [("delete", "deleted"), ("steal", "stolen")])
-def test_promise_09_a_lost_lease_is_told_once_and_ends_the_run(any_shop: Shop, key: str, how: str, reason: str) -> None:
+def test_promise_09_a_lost_lease_is_reported_once_and_ends_the_run(
+    any_shop: Shop, key: str, how: str, reason: str
+) -> None:
     shop = any_shop
-    result = shop.send("blocks", key, "naps")
+    result = shop.task("blocks").delay(key, "naps")
     begun(shop, key)
     token = shop.lock(key).holders()[0].token
     started = time.monotonic()
@@ -92,7 +94,7 @@ def test_promise_09_a_lost_lease_is_told_once_and_ends_the_run(any_shop: Shop, k
 
 @pytest.mark.slow
 def test_a_loop_may_look_for_itself(any_shop: Shop, key: str) -> None:
-    result = any_shop.send("checks", key, LONG)
+    result = any_shop.task("checks").delay(key, LONG)
     begun(any_shop, key)
     any_shop.lock(key).force_release()
     with pytest.raises(LockLost):
@@ -103,7 +105,7 @@ def test_a_loop_may_look_for_itself(any_shop: Shop, key: str) -> None:
 @pytest.mark.slow
 def test_promise_03_a_run_that_expired_leaves_its_successor_alone(any_shop: Shop, key: str) -> None:
     shop = any_shop
-    result = shop.send("not_renewed", key, 2)
+    result = shop.task("swallows_errors", ttl=0.5, renew=False, on_lost="signal").delay(key, 2)
     begun(shop, key)
     lock = shop.lock(key)
     with lock as lease:  # waits for the end of the first lease, while its body still runs
@@ -118,12 +120,12 @@ def test_promise_03_a_run_that_expired_leaves_its_successor_alone(any_shop: Shop
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
-def test_promise_09_a_process_that_was_stopped_knows_at_once(
+def test_promise_09_a_process_that_was_stopped_knows_immediately(
     open_shop: Callable[..., Shop], key: str, pool: str
 ) -> None:
     shop = open_shop()
     shop.start_worker(pool=pool, concurrency=1)
-    result = shop.send("told_after_a_stop", key)
+    result = shop.task("reports_loss_after_stop").delay(key)
     eventually(lambda: shop.journal.entries("begin", key=key), SOON)
     pid = shop.journal.stretches(key)[0].pid
     os.kill(pid, signal.SIGSTOP)
@@ -145,10 +147,10 @@ def test_promise_09_a_process_that_was_stopped_knows_at_once(
 def test_the_worker_is_well_after_an_abort(any_shop: Shop, key: str) -> None:
     for number in range(5):
         mine = f"{key}-{number}"
-        result = any_shop.send("blocks", mine, "naps")
+        result = any_shop.task("blocks").delay(mine, "naps")
         begun(any_shop, mine)
         any_shop.lock(mine).force_release()
         with pytest.raises(LockLost):
             result.get(timeout=SOON)
-        assert any_shop.send("work", mine).get(timeout=SOON) == mine
+        assert any_shop.task().delay(mine).get(timeout=SOON) == mine
     assert any_shop.worker.container.status == "running"

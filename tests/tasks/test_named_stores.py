@@ -155,7 +155,7 @@ class TestTasks:
 class TestWorkers:
     @pytest.fixture
     def shop(self, open_shop: Callable[..., Shop], tmp_path: Any) -> Shop:
-        return open_shop(SHOP_AUDIT=f"sqlite:///{tmp_path}/audit.db", SHOP_TTL="100")
+        return open_shop(SHOP_AUDIT=f"sqlite:///{tmp_path}/audit.db")
 
     def audit(self, shop: Shop) -> tuple[Locks, Parking]:
         locks = Locks.from_app(shop.app, store="audit")
@@ -166,16 +166,18 @@ class TestWorkers:
         shop.start_worker(concurrency=2)
         locks, parking = self.audit(shop)
         with locks.lock(key):
-            results = [shop.task("park").apply_async((key,), lock_store="audit") for _ in range(3)]
+            results = [shop.task(on_contention="park").apply_async((key,), lock_store="audit") for _ in range(3)]
             eventually(lambda: parking.waiting(locks._space.name(key)) == 3, SOON)
             assert shop.locks.info(key).waiting == 0
-            assert shop.send("park", key).get(timeout=SOON) == key, "the same key is another lock in another store"
+            assert shop.task(on_contention="park").delay(key).get(timeout=SOON) == key, (
+                "the same key is another lock in another store"
+            )
         assert [result.get(timeout=SOON) for result in results] == [key] * 3
         assert not locks.lock(key).locked()
 
     def test_the_lease_of_the_call_is_adopted_and_released(self, shop: Shop, key: str) -> None:
         locks, _ = self.audit(shop)
-        result = shop.task("until_executed").apply_async((key,), lock_store="audit")
+        result = shop.task(scope="until_executed", ttl=100).apply_async((key,), lock_store="audit")
         assert locks.lock(key).locked()
         shop.start_worker(concurrency=1)
         result.get(timeout=SOON)
@@ -185,15 +187,15 @@ class TestWorkers:
         shop.start_worker(concurrency=1)
         locks, parking = self.audit(shop)
         with locks.lock(key):
-            result = shop.task("park").apply_async((key,), lock_store="audit")
+            result = shop.task(on_contention="park").apply_async((key,), lock_store="audit")
             eventually(lambda: parking.waiting(locks._space.name(key)) == 1, SOON)
             result.revoke()
             eventually(lambda: parking.waiting(locks._space.name(key)) == 0, SOON)
 
-    def test_promise_01_a_killed_child_frees_it(self, shop: Shop, key: str) -> None:
+    def test_promise_01_the_key_of_a_killed_child_is_released(self, shop: Shop, key: str) -> None:
         worker = shop.start_worker(concurrency=1)
         locks, _ = self.audit(shop)
-        shop.task("work").apply_async((key, 60), lock_store="audit", lock_ttl=100)
+        shop.task().apply_async((key, 60), lock_store="audit", lock_ttl=100)
         eventually(lambda: locks.lock(key).locked() and shop.journal.stretches(key), SOON)
         [child] = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGKILL)

@@ -131,7 +131,7 @@ class TestACallSideThatTheScopeLacks:
         assert task.lock_options.on_contention == BOTH
 
     @pytest.mark.parametrize("scope", SCOPES[1:])
-    def test_such_a_scope_of_the_app_has_both(self, app: Celery, way: str, scope: str) -> None:
+    def test_a_scope_of_the_app_with_two_sides_has_both_policies(self, app: Celery, way: str, scope: str) -> None:
         app.conf.locks_scope = scope
         assert WAYS[way](app, {"on_contention": BOTH}).lock_options.scope == scope
 

@@ -50,11 +50,11 @@ def parked(shop: Shop, key: str, *results: AsyncResult) -> Any:
     yield
 
 
-def send_parked(shop: Shop, key: str, *tasks: str, **kwargs: Any) -> list[AsyncResult]:
-    """Sends tasks one after the other, each when the one before stands in line."""
-    results = []
-    for number, task in enumerate(tasks, waiting(shop, key) + 1):
-        results.append(shop.send(task, key, **kwargs))
+def send_parked(shop: Shop, key: str, count: int = 1, body: str = "work", **options: Any) -> list[AsyncResult]:
+    """Call a task some times, each time when the call before stands in line."""
+    results, task, before = [], shop.task(body, on_contention="park", **options), waiting(shop, key)
+    for number in range(before + 1, before + count + 1):
+        results.append(task.delay(key))
         eventually(lambda number=number: waiting(shop, key) == number, SOON)
     return results
 
@@ -65,20 +65,20 @@ def order(shop: Shop, key: str) -> list[str]:
 
 def test_a_parked_task_costs_two_messages_and_holds_no_slot(shop: Shop, key: str) -> None:
     with shop.lock(key):
-        results = send_parked(shop, key, *["park"] * 12)  # three times as many as there are slots
-        assert shop.send("work", f"{key}-other").get(timeout=SOON), "an unrelated task did not get a slot"
+        results = send_parked(shop, key, 12)  # three times as many as there are slots
+        assert shop.task().delay(f"{key}-other").get(timeout=SOON), "an unrelated task did not get a slot"
         time.sleep(1)  # long enough for a poll, if there were one
     for result in results:
         result.get(timeout=SOON)
     log = shop.worker.logs()
-    received = [log.count(f"Task park[{result.id}] received") for result in results]
+    received = [log.count(f"[{result.id}] received") for result in results]
     # The parent speaks of those alone that it hands to the pool.
     assert received == [1 if "SHOP_EARLY" in shop.variables else 2] * 12
 
 
-def test_a_parked_task_is_waiting_and_says_where(shop: Shop, key: str) -> None:
+def test_a_parked_task_is_waiting_and_shows_its_position(shop: Shop, key: str) -> None:
     with shop.lock(key):
-        first, second = send_parked(shop, key, "park", "park")
+        first, second = send_parked(shop, key, 2)
         eventually(lambda: second.state == "WAITING", SOON)
         assert (first.state, first.info) == ("WAITING", {"key": key, "position": 0})
         assert second.info == {"key": key, "position": 1}
@@ -87,7 +87,7 @@ def test_a_parked_task_is_waiting_and_says_where(shop: Shop, key: str) -> None:
 
 
 def test_the_message_comes_back_as_it_was(shop: Shop, key: str) -> None:
-    task = shop.task("park_shows")
+    task = shop.task("shows_message", on_contention="park")
     expires = datetime.now(timezone.utc) + timedelta(hours=1)
     signature = task.s(key)
     signature.stamp(tenant="acme")
@@ -116,7 +116,7 @@ def test_the_message_comes_back_as_it_was(shop: Shop, key: str) -> None:
 
 
 def test_links_chain_group_and_chord_go_on(shop: Shop, key: str) -> None:
-    park, then, add_up = shop.task("park"), shop.task("then"), shop.task("add_up")
+    park, then, add_up = shop.task(on_contention="park"), shop.task("then"), shop.task("add_up")
     with shop.lock(key):
         in_chain = chain(park.si(key), then.s("chained")).apply_async()
         in_chord = chord([park.si(key), park.si(key)], add_up.s()).apply_async()
@@ -129,8 +129,8 @@ def test_links_chain_group_and_chord_go_on(shop: Shop, key: str) -> None:
     assert body_parks.get(timeout=SOON) == key
 
 
-def test_max_wait_fails_the_task_and_tells_errback_and_chord(shop: Shop, key: str) -> None:
-    task = shop.task("park_impatient")
+def test_max_wait_fails_the_task_its_errback_and_its_chord(shop: Shop, key: str) -> None:
+    task = shop.task(on_contention="park", max_wait=1)
     with shop.lock(key, ttl=60):
         began = time.monotonic()
         result = task.apply_async((key,), link_error=shop.task("on_error").s())
@@ -150,24 +150,24 @@ def test_max_wait_fails_the_task_and_tells_errback_and_chord(shop: Shop, key: st
 
 def test_max_waiters_refuses_one_more_and_loses_none(shop: Shop, key: str) -> None:
     with shop.lock(key):
-        (first,) = send_parked(shop, key, "park_few")
+        (first,) = send_parked(shop, key, max_waiters=1)
         with pytest.raises(LockQueueFull) as caught:
-            shop.send("park_few", key).get(timeout=SOON)
+            shop.task(on_contention="park", max_waiters=1).delay(key).get(timeout=SOON)
     assert caught.value.key == key
     assert first.get(timeout=SOON) == key
 
 
 def test_a_limit_above_one_calls_as_many_as_fit(shop: Shop, key: str, tmp_path: Path) -> None:
-    results = [shop.send("park_two", key, until=str(tmp_path / "go")) for _ in range(6)]
+    results = [shop.task(on_contention="park", limit=2).delay(key, until=str(tmp_path / "go")) for _ in range(6)]
     eventually(lambda: waiting(shop, key) == 4, SOON)
     (tmp_path / "go").touch()
     assert [result.get(timeout=SOON) for result in results] == [key] * 6
     assert shop.journal.most_at_once(key) == 2
 
 
-def test_a_lock_outside_tasks_hands_on_to_a_parked_task_at_once(shop: Shop, key: str) -> None:
+def test_the_release_of_a_lock_outside_tasks_dispatches_a_parked_task(shop: Shop, key: str) -> None:
     lease = shop.lock(key, ttl=60).acquire()
-    (result,) = send_parked(shop, key, "park")
+    (result,) = send_parked(shop, key)
     released = time.monotonic()
     lease.release()
     result.get(timeout=SOON)
@@ -176,12 +176,12 @@ def test_a_lock_outside_tasks_hands_on_to_a_parked_task_at_once(shop: Shop, key:
 
 def test_a_lock_outside_tasks_waits_in_the_same_line(shop: Shop, key: str) -> None:
     holder = shop.lock(key).acquire()
-    (first,) = send_parked(shop, key, "park")
+    (first,) = send_parked(shop, key)
     locks = Locks.from_app(shop.app)
     lock = locks.lock(key)
     claim = lock._new_claim()
     assert not isinstance(locks.store.acquire(claim, 30), Granted)
-    (last,) = send_parked(shop, key, "park")
+    (last,) = send_parked(shop, key)
     holder.release()
     eventually(lambda: isinstance(locks.store.acquire(claim, 30), Granted), SOON)
     assert first.get(timeout=SOON) == key
@@ -190,10 +190,10 @@ def test_a_lock_outside_tasks_waits_in_the_same_line(shop: Shop, key: str) -> No
     assert last.get(timeout=SOON) == key
 
 
-@pytest.mark.parametrize("task", ["park_retries", "park_autoretries"])
-def test_promise_06_retries_of_a_parked_task_run_each(shop: Shop, key: str, assert_free: AssertFree, task: str) -> None:
+@pytest.mark.parametrize("body", ["retries", "autoretries"])
+def test_promise_06_retries_of_a_parked_task_run_each(shop: Shop, key: str, assert_free: AssertFree, body: str) -> None:
     with shop.lock(key):
-        (result,) = send_parked(shop, key, task)
+        (result,) = send_parked(shop, key, body=body)
     with pytest.raises((MaxRetriesExceededError, ValueError)):
         result.get(timeout=SOON)
     assert len(shop.journal.stretches(key)) == 4
@@ -211,7 +211,7 @@ def test_broker_and_store_apart(
     shop = open_shop(**apart[other])
     shop.start_worker(concurrency=4)
     with shop.lock(key):
-        results = send_parked(shop, key, *["park"] * 4)
+        results = send_parked(shop, key, 4)
     assert [result.get(timeout=SOON) for result in results] == [key] * 4
     assert order(shop, key) == [result.id for result in results]
 
@@ -224,9 +224,9 @@ def test_a_killed_worker_leaves_its_waiters_to_another(
     shop = open_shop()
     victim = shop.start_worker(concurrency=1, queues=["doomed"])
     second = shop.start_worker(concurrency=2)
-    holder = shop.task("park").apply_async((key,), {"until": str(tmp_path / "never")}, queue="doomed")
+    holder = shop.task(on_contention="park").apply_async((key,), {"until": str(tmp_path / "never")}, queue="doomed")
     eventually(lambda: shop.journal.stretches(key), SOON)
-    results = send_parked(shop, key, "park")
+    results = send_parked(shop, key)
     victim.kill()
     killed = time.monotonic()
     assert results[0].get(timeout=SOON) == key
@@ -237,9 +237,9 @@ def test_a_killed_worker_leaves_its_waiters_to_another(
 
 def test_a_parked_task_is_named_with_the_queue_of_its_message(shop: Shop, key: str) -> None:
     with shop.lock(key):
-        (result,) = send_parked(shop, key, "park")
+        (result,) = send_parked(shop, key)
         (waiter,) = Locks.from_app(shop.app).info(key).line
-        assert waiter.owner == owners.parked("park", result.id, "celery")
+        assert waiter.owner == owners.parked(shop.task(on_contention="park").name, result.id, "celery")
     result.get(timeout=SOON)
 
 
@@ -251,7 +251,7 @@ def test_promise_48_a_dispatched_task_that_has_not_started_is_not_shown_as_runni
     shop = open_shop()
     victim = shop.start_worker(concurrency=1, queues=["side"])
     with shop.lock(key):
-        result = shop.task("park").apply_async((key,), queue="side")
+        result = shop.task(on_contention="park").apply_async((key,), queue="side")
         eventually(lambda: waiting(shop, key) == 1, SOON)
         victim.kill()
     locks = Locks.from_app(shop.app)
@@ -275,7 +275,7 @@ def test_a_call_whose_caller_died_before_it_sent_is_made_again(
     shop.start_worker()
     lock = shop.lock(key)
     lease = lock.acquire()
-    first, second = send_parked(shop, key, "park", "park")
+    first, second = send_parked(shop, key, 2)
     parking = lock._store
     assert isinstance(parking, Parking)
     released, dispatches = parking.end_run(lock._name, lease.token, "final", broker=broker_id(shop.app))
@@ -289,9 +289,9 @@ def test_a_call_whose_caller_died_before_it_sent_is_made_again(
 @pytest.mark.slow
 def test_a_safety_copy_that_comes_after_the_run_is_dropped(shop: Shop, key: str) -> None:
     with shop.lock(key):
-        (result,) = send_parked(shop, key, "park_copied")
+        (result,) = send_parked(shop, key, park_safety_copy=2)
     assert result.get(timeout=SOON) == key
-    shop.worker.wait_for_log(f"dropped a copy of park_copied[{result.id}]: it is done")
+    shop.worker.wait_for_log(f"[{result.id}]: it is done")
     assert len(shop.journal.stretches(key)) == 1
 
 
@@ -302,7 +302,7 @@ def test_a_safety_copy_runs_when_the_store_forgot(
     shop = open_shop(SHOP_STORE=other_redis_url)
     shop.start_worker()
     lease = shop.lock(key).acquire()
-    (result,) = send_parked(shop, key, "park_copied")
+    (result,) = send_parked(shop, key, park_safety_copy=2)
     redis.Redis.from_url(other_redis_url).flushdb()
     assert not lease.release()
     assert result.get(timeout=SOON) == key
@@ -321,7 +321,7 @@ def test_monitors_see_a_parked_task_waiting(open_shop: Callable[..., Shop], key:
     with capturing(shop, note):
         eventually(lambda: seen, SOON, "no event came")
         with shop.lock(key):
-            (result,) = send_parked(shop, key, "park")
+            (result,) = send_parked(shop, key)
             eventually(lambda: ("task-waiting", "WAITING") in seen, SOON)
             assert state.tasks[result.id].state == "WAITING"
         eventually(lambda: ("task-succeeded", "SUCCESS") in seen, SOON)
@@ -342,7 +342,7 @@ def capturing(shop: Shop, note: Callable[[dict[str, Any]], None]) -> Iterator[No
 
 def test_nothing_is_left_of_parked_tasks_but_tombstones(shop: Shop, key: str) -> None:
     with shop.lock(key):
-        results = send_parked(shop, key, "park", "park")
+        results = send_parked(shop, key, 2)
     for result in results:
         result.get(timeout=SOON)
     client = redis.Redis.from_url(shop.variables["SHOP_URL"])
@@ -358,7 +358,7 @@ def test_nothing_is_left_of_parked_tasks_but_tombstones(shop: Shop, key: str) ->
 
 
 @pytest.mark.slow
-def test_a_store_that_is_killed_with_its_data_on_disk_forgets_nobody(
+def test_a_store_that_is_killed_with_its_data_on_disk_keeps_its_waiters(
     start_redis: Callable[..., RedisServer], open_shop: Callable[..., Shop], key: str
 ) -> None:
     """SIGKILL of a Redis with AOF while tasks stand in line; its key's holder is gone with it."""
@@ -366,7 +366,7 @@ def test_a_store_that_is_killed_with_its_data_on_disk_forgets_nobody(
     shop = open_shop(SHOP_STORE=server.url())
     shop.start_worker()
     shop.lock(key, ttl=3, renew=False).acquire()
-    results = send_parked(shop, key, "park", "park", "park")
+    results = send_parked(shop, key, 3)
     server.kill()
     server.start()
     assert [result.get(timeout=SOON) for result in results] == [key] * 3
@@ -383,5 +383,5 @@ def test_a_store_user_without_rights_to_the_queue_sends_by_the_broker(
     shop = open_shop(SHOP_URL=url, SHOP_STORE=url.replace("redis://", "redis://locks:secret@"))
     shop.start_worker()
     with shop.lock(key):
-        results = send_parked(shop, key, "park", "park")
+        results = send_parked(shop, key, 2)
     assert [result.get(timeout=SOON) for result in results] == [key] * 2

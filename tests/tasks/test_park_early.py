@@ -28,9 +28,9 @@ def test_it_parks_while_every_slot_is_taken(open_shop: Callable[..., Shop], key:
     shop = open_shop(SHOP_EARLY="1")
     shop.start_worker(concurrency=1)
     go = tmp_path / "go"
-    holder = shop.send("park", key, until=str(go))
+    holder = shop.task(on_contention="park").delay(key, until=str(go))
     eventually(lambda: shop.journal.stretches(key), SOON)
-    results = send_parked(shop, key, *["park"] * 5)  # no slot is free to park them
+    results = send_parked(shop, key, 5)  # no slot is free to park them
     assert [result.state for result in results] == ["WAITING"] * 5
     go.touch()
     assert [result.get(timeout=SOON) for result in (holder, *results)] == [key] * 6
@@ -40,33 +40,33 @@ def test_it_parks_while_every_slot_is_taken(open_shop: Callable[..., Shop], key:
 
 def test_an_error_in_the_parent_leaves_the_message_to_the_pool(early_shop: Shop, key: str) -> None:
     shop = early_shop
-    result = shop.app.send_task("park", (), {"unknown": key})
-    shop.worker.wait_for_log("a message of park could not be parked before the pool")
+    result = shop.app.send_task("work(on_contention='park')", (), {"unknown": key})
+    shop.worker.wait_for_log("a message of work(on_contention='park') could not be parked before the pool")
     with pytest.raises(TypeError):
         result.get(timeout=SOON)
-    assert shop.send("work", f"{key}-other").get(timeout=SOON), "the worker came to harm"
+    assert shop.task().delay(f"{key}-other").get(timeout=SOON), "the worker came to harm"
 
 
 def test_a_key_made_by_a_function_is_left_to_the_run(early_shop: Shop, key: str) -> None:
     """The parent has not what the function may read, such as the tenant of the run; this one raises an error there."""
     with early_shop.lock(key):
-        (result,) = send_parked(early_shop, key, "park_strange_key")
+        (result,) = send_parked(early_shop, key, body="has_key_in_children")
         assert result.state == "WAITING"
     assert result.get(timeout=SOON) == key
-    assert "a message of park_strange_key could not be parked before the pool" not in early_shop.worker.logs()
+    assert "a message of has_key_in_children" not in early_shop.worker.logs()
 
 
 def test_a_free_key_is_left_to_the_run(early_shop: Shop, key: str) -> None:
     """The parent takes no lease, so that none is left when the child never starts."""
-    result = early_shop.send("park", key)
+    result = early_shop.task(on_contention="park").delay(key)
     assert result.get(timeout=SOON) == key
-    assert f"Task park[{result.id}] parked" not in early_shop.worker.logs()
+    assert f"[{result.id}] parked" not in early_shop.worker.logs()
 
 
 def deliver(shop: Shop, key: str) -> AsyncResult:
     """Put a message into the queue, which is the same one each time."""
     id, app = f"twice-{key}", shop.app
-    message = app.amqp.as_task_v2(id, "park", (key,), {})
+    message = app.amqp.as_task_v2(id, shop.task(on_contention="park").name, (key,), {})
     headers = {**message.headers, HEADER: {"id": id, "publication": "1"}}
     with app.producer_or_acquire() as producer:
         producer.publish(message.body, headers=headers, routing_key="celery", serializer="json", **message.properties)
@@ -78,14 +78,14 @@ def test_a_copy_of_a_parked_message_is_the_same_waiter(early_shop: Shop, key: st
         first = deliver(early_shop, key)
         eventually(lambda: waiting(early_shop, key) == 1, SOON)
         deliver(early_shop, key)
-        (last,) = send_parked(early_shop, key, "park")
+        (last,) = send_parked(early_shop, key)
     assert first.get(timeout=SOON) == key
     assert last.get(timeout=SOON) == key
     assert order(early_shop, key) == [first.id, last.id]
 
 
 def test_a_compressed_message_comes_back(parking_shop: Shop, key: str) -> None:
-    task = parking_shop.task("park")
+    task = parking_shop.task(on_contention="park")
     with parking_shop.lock(key):
         squeezed = task.apply_async((key,), compression="zlib")
         eventually(lambda: waiting(parking_shop, key) == 1, SOON)
@@ -96,7 +96,7 @@ def test_a_compressed_message_comes_back(parking_shop: Shop, key: str) -> None:
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
-def test_a_message_is_sent_on_as_it_came(serializer: str) -> None:
+def test_a_message_is_published_again_as_it_came(serializer: str) -> None:
     """Its body too when that is no text, and all of its headers; a broker in memory shows both messages."""
     headers = {"id": "1", "task": "any", "retries": 2, "mine": {"a": [1]}}
     sent = {"headers": headers, "serializer": serializer, "priority": 4, "correlation_id": "1", "reply_to": "me"}
@@ -123,11 +123,11 @@ def test_a_store_that_is_away_costs_the_parent_little(
 ) -> None:
     shop = open_shop(SHOP_EARLY="1", SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
     worker = shop.start_worker(concurrency=2)
-    assert shop.send("park", key).get(timeout=SOON) == key
+    assert shop.task(on_contention="park").delay(key).get(timeout=SOON) == key
     proxy.refuse()
-    results = [shop.send("park", key) for _ in range(3)]
+    results = [shop.task(on_contention="park").delay(key) for _ in range(3)]
     worker.wait_for_log("messages are parked by the pool for 5 s")
-    assert shop.send("then", "unlocked", "x").get(timeout=SOON), "the worker came to harm"
+    assert shop.task("then").delay("unlocked", "x").get(timeout=SOON), "the worker came to harm"
     proxy.heal()
     assert [result.get(timeout=SOON) for result in results] == [key] * 3
 

@@ -15,9 +15,9 @@ def shop(parking_shop: Shop) -> Shop:
     return parking_shop
 
 
-def test_promise_16_a_revoked_task_leaves_the_line_at_once(shop: Shop, key: str) -> None:
+def test_promise_16_a_revoked_task_leaves_the_line_immediately(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
-        first, second, third = send_parked(shop, key, "park", "park", "park")
+        first, second, third = send_parked(shop, key, 3)
         second.revoke()
         eventually(lambda: waiting(shop, key) == 2, SOON)
         with pytest.raises(TaskRevokedError):
@@ -28,11 +28,11 @@ def test_promise_16_a_revoked_task_leaves_the_line_at_once(shop: Shop, key: str)
     assert order(shop, key) == [first.id, third.id]
 
 
-def test_promise_16_a_task_that_expires_in_line_is_revoked_and_holds_nobody_up(shop: Shop, key: str) -> None:
+def test_promise_16_a_task_that_expires_in_line_is_revoked_and_delays_no_other(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
-        expiring = shop.task("park").apply_async((key,), expires=1)
+        expiring = shop.task(on_contention="park").apply_async((key,), expires=1)
         eventually(lambda: waiting(shop, key) == 1, SOON)
-        (after,) = send_parked(shop, key, "park")
+        (after,) = send_parked(shop, key)
         eventually(lambda: expiring.state == "REVOKED", SOON)
     assert after.get(timeout=SOON) == key
     assert order(shop, key) == [after.id]

@@ -14,6 +14,7 @@ from celery_locks import LockContended, LockLost, LockTimeout, Skipped, owners
 from celery_locks.testing.harness import AssertFree, HeldLock
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
+from tests.tasks.shop import skip_by_function
 
 #: Seconds within which a result must be there; what is slow here is the machine, not the lock.
 SOON = 100
@@ -26,47 +27,48 @@ def shop(prefork_shop: Shop) -> Shop:
 
 def test_reject_rejects_the_message(shop: Shop, key: str, held_lock: HeldLock) -> None:
     with held_lock(key):
-        result = shop.send("reject_late", key)
-        shop.worker.wait_for_log(f"Task reject_late[{result.id}] reject requeue=False")
+        result = shop.task(on_contention="reject", acks_late=True).delay(key)
+        shop.worker.wait_for_log(f"[{result.id}] reject requeue=False")
         eventually(lambda: not any(result.id in message for message in _all_messages(shop)), SOON)
     assert not shop.journal.stretches(key)
 
 
-def test_reject_without_late_acknowledgement_says_that_it_comes_too_late(
+def test_reject_without_late_acknowledgement_logs_that_it_comes_too_late(
     shop: Shop, key: str, held_lock: HeldLock
 ) -> None:
     with held_lock(key):
-        shop.send("reject", key)
+        shop.task(on_contention="reject").delay(key)
         shop.worker.wait_for_log("without acks_late=True")
     assert not shop.journal.stretches(key)
 
 
 def test_a_callable_is_a_policy(shop: Shop, key: str, held_lock: HeldLock) -> None:
     with held_lock(key):
-        assert shop.send("own_policy", key).get(timeout=SOON)["skipped"] is True
+        assert shop.task(on_contention=skip_by_function).delay(key).get(timeout=SOON)["skipped"] is True
 
 
 def test_wait_is_served_first_come_first_served(shop: Shop, key: str, held_lock: HeldLock) -> None:
     results = []
     with held_lock(key):
         for number in range(3):
-            results.append(shop.send("wait", key))
+            results.append(shop.task(on_contention="wait").delay(key))
             eventually(lambda waiting=number + 1: _in_line(shop, key) == waiting, SOON)
     for result in results:
         result.get(timeout=SOON)
     assert [s.task_id for s in shop.journal.stretches(key)] == [result.id for result in results]
 
 
-@pytest.mark.parametrize("task", ["impatient", "impatient_wait", "park_impatient"])
-def test_promise_07_max_wait_ends_in_lock_timeout(shop: Shop, key: str, task: str) -> None:
+@pytest.mark.parametrize("policy", ["retry", "wait", "park"])
+def test_promise_07_max_wait_ends_in_lock_timeout(shop: Shop, key: str, policy: str) -> None:
+    task = shop.task(on_contention=policy, max_wait=0.5)
     with shop.lock(key) as lease:
-        result = shop.send(task, key)
+        result = task.delay(key)
         with pytest.raises(LockTimeout) as caught:
             result.get(timeout=SOON)
     assert caught.value.key == key
     assert not shop.journal.stretches(key)
     (reported,) = shop.journal.entries("timed_out", key=key)
-    assert (reported["task"], reported["holders"]) == (task, [lease.owner])
+    assert (reported["task"], reported["holders"]) == (task.name, [lease.owner])
     assert owners.task_id_of(reported["owner"]) == result.id
 
 
@@ -75,7 +77,7 @@ def test_promise_04_refusals_leave_the_holder_alone(shop: Shop, key: str) -> Non
     with lock as lease:
         before = lock.holders()[0]
         for _ in range(4):
-            assert Skipped.of(shop.send("skip", key).get(timeout=SOON)) is not None
+            assert Skipped.of(shop.task(on_contention="skip").delay(key).get(timeout=SOON)) is not None
         after = lock.holders()[0]
         assert (after.token, after.fencing_token) == (lease.token, before.fencing_token)
         lease.extend()
@@ -85,15 +87,15 @@ def test_promise_04_refusals_leave_the_holder_alone(shop: Shop, key: str) -> Non
 @pytest.mark.slow
 def test_promise_07_deferrals_leave_the_users_retries_alone(shop: Shop, key: str, held_lock: HeldLock) -> None:
     with held_lock(key):
-        # "wants_once" may retry once: were a deferral counted, its own retry would be refused.
-        waiting = shop.send("wants_once", key)
+        # It may retry once: were a deferral counted, its own retry would be refused.
+        waiting = shop.task("retries_once").delay(key)
         eventually(lambda: _deferrals(_all_messages(shop), waiting) >= 50, 60, "the task was not deferred fifty times")
     assert waiting.get(timeout=SOON) == 1
 
 
 def test_promise_07_contenders_are_never_more_messages_than_tasks(shop: Shop, key: str, held_lock: HeldLock) -> None:
     with held_lock(key):
-        results = [shop.send("work", key) for _ in range(10)]
+        results = [shop.task().delay(key) for _ in range(10)]
         counts = []
 
         def deferred() -> bool:
@@ -111,12 +113,12 @@ def test_promise_07_contenders_are_never_more_messages_than_tasks(shop: Shop, ke
 
 
 @pytest.mark.parametrize(
-    ("policy", "first"), [("skip", "skipped"), ("own_policy", "skipped"), ("work", "key"), ("wait", "key")]
+    ("policy", "first"), [("skip", "skipped"), (skip_by_function, "skipped"), ("retry", "key"), ("wait", "key")]
 )
 def test_promise_18_a_refused_member_does_not_stop_chain_or_chord(
-    shop: Shop, key: str, held_lock: HeldLock, policy: str, first: str
+    shop: Shop, key: str, held_lock: HeldLock, policy: Any, first: str
 ) -> None:
-    member, then = shop.task(policy).si(key), shop.task("then").s("then")
+    member, then = shop.task(on_contention=policy).si(key), shop.task("then").s("then")
     with held_lock(key):
         in_chain = chain(member, then).apply_async()
         in_chord = chord(group(member, shop.task("then").si("free")), shop.task("add_up").s()).apply_async()
@@ -128,13 +130,13 @@ def test_promise_18_a_refused_member_does_not_stop_chain_or_chord(
         assert in_chord.get(timeout=SOON) == [key, ["free"]]
 
 
-@pytest.mark.parametrize("policy", ["raise", "impatient"])
+@pytest.mark.parametrize("options", [{"on_contention": "raise"}, {"max_wait": 1}], ids=str)
 def test_promise_18_a_member_that_fails_calls_the_errbacks(
-    shop: Shop, key: str, held_lock: HeldLock, policy: str
+    shop: Shop, key: str, held_lock: HeldLock, options: dict[str, Any]
 ) -> None:
     error = shop.task("on_error").s()
     with held_lock(key):
-        member = shop.task(policy).si(key).on_error(error)
+        member = shop.task(**options).si(key).on_error(error)
         in_chain = chain(member, shop.task("then").s()).apply_async()
         in_chord = chord([member, shop.task("then").si("free")], shop.task("add_up").s().on_error(error)).apply_async()
         failed = in_chain.parent
@@ -149,7 +151,7 @@ def test_promise_18_a_member_that_fails_calls_the_errbacks(
 def test_promise_06_a_body_that_ends_with_reject_or_ignore_gives_the_key_back(
     shop: Shop, key: str, assert_free: AssertFree, how: str
 ) -> None:
-    shop.send("ends_with", key, how)
+    shop.task("ends_with").delay(key, how)
     eventually(lambda: [stretch.end for stretch in shop.journal.stretches(key)] != [], SOON)
     assert_free(key, within=SOON)
     assert len(shop.journal.stretches(key)) == 1
@@ -160,7 +162,7 @@ def test_promise_06_a_body_that_ends_with_reject_or_ignore_gives_the_key_back(
 def test_promise_06_a_tasks_own_retries_all_run(
     shop: Shop, key: str, assert_free: AssertFree, kind: str, error: type[Exception], policy: str
 ) -> None:
-    result = shop.send(f"{kind}_{policy}", key)
+    result = shop.task(kind, on_contention=policy).delay(key)
     with pytest.raises(error):
         result.get(timeout=SOON)
     assert result.state == "FAILURE"
@@ -170,7 +172,7 @@ def test_promise_06_a_tasks_own_retries_all_run(
 
 def test_the_key_is_free_before_the_result_is_there(shop: Shop, key: str) -> None:
     for _ in range(20):
-        shop.send("work", key).get(timeout=SOON)
+        shop.task().delay(key).get(timeout=SOON)
         lease = shop.lock(key).try_acquire()
         assert lease is not None
         lease.release()
@@ -192,7 +194,7 @@ def test_errors_come_back_whole_from_the_result_backend(shop: Shop, key: str) ->
     """Promise 24: JSON keeps the type and the parts."""
     with shop.lock(key) as lease:
         with pytest.raises(LockContended) as caught:
-            shop.send("raise", key).get(timeout=SOON)
+            shop.task(on_contention="raise").delay(key).get(timeout=SOON)
         assert not isinstance(caught.value, LockLost)
         assert caught.value.key == key
         assert caught.value.holders == [lease.owner]

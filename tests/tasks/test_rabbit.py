@@ -13,13 +13,16 @@ from celery import Celery
 from celery.result import AsyncResult
 from kombu import Queue
 
+from celery_locks import Backoff
 from celery_locks.tasks.messages.pack import pack_message, publish
 from celery_locks.tasks.policies.deferral import longest_pause
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Shop
-from tests.tasks.rabbit_shop import PAUSES, orders
-from tests.tasks.rabbit_ways import SOON, kind, routes, send_parked, waiting
+from tests.tasks.rabbit_queues import orders
+from tests.tasks.rabbit_routes import SOON, kind, routes, send_parked, waiting
 
+#: Seconds between a task's tries. The longer pause takes two rungs of Celery's ladder of delays.
+PAUSES = (0.4, 2.2)
 #: Starting the server and a worker counts as part of the first test.
 pytestmark = pytest.mark.timeout(300)
 
@@ -32,13 +35,14 @@ def shop(rabbit_shop: Shop) -> Shop:
 @pytest.mark.slow
 def test_a_retry_comes_back_to_where_it_came_from_and_not_before_its_time(shop: Shop, key: str) -> None:
     """All pauses on all routes at once. Quorum queues keep whole seconds only, and Celery forgets the route."""
-    cases = [(task, way, f"{key}-{task}-{way}".replace(" ", "-")) for task in PAUSES for way in routes(shop)]
+    tasks = {pause: shop.task("shows_route", backoff=Backoff(base=pause, cap=pause, jitter="none")) for pause in PAUSES}
+    cases = [(pause, way, f"{key}-{pause}-{way}".replace(" ", "-")) for pause in PAUSES for way in routes(shop)]
     leases = [shop.lock(own, ttl=120).acquire() for _, _, own in cases]
-    sent = [shop.task(task).apply_async((own,), priority=3, **routes(shop)[way]) for task, way, own in cases]
-    for task, _, own in cases:
+    sent = [tasks[pause].apply_async((own,), priority=3, **routes(shop)[way]) for pause, way, own in cases]
+    for pause, _, own in cases:
         tries = eventually(lambda own=own: shop.journal.entries("contended", key=own)[:3][2:] and own, SOON)
         times = [entry["time"] for entry in shop.journal.entries("contended", key=tries)]
-        assert min(after - before for before, after in pairwise(times)) >= PAUSES[task], own
+        assert min(after - before for before, after in pairwise(times)) >= pause, own
     for lease in leases:
         lease.release()
     for (_, way, own), result in zip(cases, sent, strict=True):
@@ -49,9 +53,11 @@ def test_a_retry_comes_back_to_where_it_came_from_and_not_before_its_time(shop: 
         assert [entry["retries"] for entry in shop.journal.entries("begin", key=own)] == [0]
 
 
-def test_parked_tasks_are_sent_on_once_in_order_and_to_where_they_came_from(shop: Shop, key: str) -> None:
+def test_parked_tasks_are_dispatched_once_in_order_and_to_where_they_came_from(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
-        results = {way: send_parked(shop, "shows_park", key, way) for way in routes(shop)}
+        results = {
+            way: send_parked(shop, shop.task("shows_route", on_contention="park"), key, way) for way in routes(shop)
+        }
     shown = {way: result.get(timeout=SOON) for way, result in results.items()}
     assert shown == {
         "plain": {"exchange": f"{kind(shop)}-plain", "routing_key": "plain", "priority": 0},
@@ -68,7 +74,7 @@ def test_parked_tasks_are_sent_on_once_in_order_and_to_where_they_came_from(shop
 def test_a_task_that_was_called_with_a_countdown_parks_and_comes_back(shop: Shop, key: str) -> None:
     """With quorum queues its message came by Celery's ladder of delays, whose name it bears."""
     with shop.lock(key, ttl=60):
-        result = send_parked(shop, "shows_park", key, countdown=2)
+        result = send_parked(shop, shop.task("shows_route", on_contention="park"), key, countdown=2)
     assert result.get(timeout=SOON)["routing_key"] == "plain"
 
 
@@ -86,7 +92,7 @@ def tapped(shop: Shop, routing_key: str) -> Iterator[Any]:
 
 def send_with_all(shop: Shop, key: str, routing_key: str) -> AsyncResult:
     """Sends a task to the topic exchange, with all that a message may have."""
-    signature = shop.task("shows_park").s(key)
+    signature = shop.task("shows_route", on_contention="park").s(key)
     signature.stamp(tenant="acme")
     signature.link(shop.task("then").s())
     return signature.apply_async(
@@ -124,7 +130,7 @@ def assert_same(sent_on: Any, came: Any) -> None:
         assert sent_on.delivery_info[name] == came.delivery_info[name]
 
 
-def test_what_is_sent_on_is_the_message_that_came(shop: Shop, key: str) -> None:
+def test_the_dispatched_message_is_the_one_that_came(shop: Shop, key: str) -> None:
     with tapped(shop, f"orders.{key}") as tap:
         lease = shop.lock(key, ttl=60).acquire()
         result = send_with_all(shop, key, f"orders.{key}")
@@ -150,9 +156,9 @@ def test_so_it_is_when_the_workers_parent_parks_it(shop: Shop, key: str) -> None
 @pytest.mark.slow
 def test_a_safety_copy_comes_and_is_dropped(shop: Shop, key: str) -> None:
     with shop.lock(key, ttl=60):
-        result = send_parked(shop, "park_copied", key, "topic")
+        result = send_parked(shop, shop.task(on_contention="park", park_safety_copy=2), key, "topic")
     assert result.get(timeout=SOON) == key
-    shop.worker.wait_for_log(f"dropped a copy of park_copied[{result.id}]: it is done")
+    shop.worker.wait_for_log(f"[{result.id}]: it is done")
     assert len(shop.journal.stretches(key)) == 1
 
 

@@ -169,7 +169,7 @@ def test_the_lease_of_a_successor_is_left_alone(site: Site, key: str) -> None:
         assert [holder.token for holder in lock.holders()] == [lease.token]
 
 
-def test_a_record_says_what_is_held_now(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_lists_what_is_held_now(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal._state, "folder", None)
     monkeypatch.setattr(journal._state, "journal", None)
     life = journal.begin(redis_url, str(tmp_path))

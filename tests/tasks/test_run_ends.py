@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +42,18 @@ def open_service(tmp_path: Path, databases: Iterator[Database]) -> Iterator[Open
 @pytest.fixture
 def service(open_service: Open) -> Service:
     return open_service()
+
+
+@contextmanager
+def serving(
+    folder: pytest.TempPathFactory, databases: Iterator[Database], source: str, concurrency: int, **conf: Any
+) -> Iterator[Service]:
+    """A service with a worker, for all tests of a class: each has keys or tasks of its own."""
+    service = Service(folder.mktemp("service"), next(databases).url)
+    with service.stack:
+        service.deploy(source, **conf)
+        service.start_worker(concurrency=concurrency)
+        yield service
 
 
 class TestEndsThatAreNoEnd:
@@ -149,22 +161,25 @@ def sync():
 
     def test_a_copy_of_a_task_that_ended_for_good_is_dropped(self, service: Service) -> None:
         source = """
-@app.task(base=LockedTask, lock_key="k", lock_on_contention="park", acks_late={late})
-def sync(): note("begin")
+@app.task(base=LockedTask, lock_key="early", lock_on_contention="park", acks_late=False)
+def early(): note("begin")
+
+@app.task(base=LockedTask, lock_key="late", lock_on_contention="park", acks_late=True)
+def late(): note("begin")
 """
-        for late in (False, True):
-            sync = service.deploy(source.format(late=late)).sync
+        tasks = service.deploy(source)
+        with service.locks.lock("early", ttl=60), service.locks.lock("late", ttl=60):
+            results = [tasks.early.delay(), tasks.late.delay()]
+            messages = messages_at(service.url)
             worker = service.start_worker()
-            with service.locks.lock("k", ttl=60):
-                worker.container.stop(20)
-                result = sync.delay()
-                [message] = messages_at(service.url)
-                worker = service.start_worker()
-                eventually(lambda: service.waiting("k") == 1, SOON)
+            for key in ("early", "late"):
+                eventually(lambda key=key: service.waiting(key) == 1, SOON)
+        for result in results:
             result.get(timeout=SOON)
+        assert len(messages) == 2
+        for message in messages:
             deliver_again(service.url, message)
-            worker.wait_for_log("it is done", timeout=SOON)
-            worker.container.stop(20)
+        eventually(lambda: worker.logs().count("it is done") == 2, SOON)
         assert len(service.notes("begin")) == 2
 
 
@@ -241,50 +256,55 @@ class TestDeploys:
     """Promise 29: parked tasks run after any deploy, under the key that they parked with, once."""
 
     SOURCE = """
-@app.task(base=LockedTask, name="work", lock_key={key!r}, lock_on_contention={policy!r}, **{options!r})
-def work({signature}):
+@app.task(base=LockedTask, name={name!r}, lock_key={key!r}, lock_on_contention={policy!r}, **{options!r})
+def {name}({signature}):
     note("ran", n=n, key=current_lease() and current_lease().key)
     return n
 """
-    BEFORE: ClassVar[dict[str, Any]] = {"key": "k:<n>", "policy": "park", "options": {}, "signature": "n"}
+    #: What a deploy changes of a task, by the task's name.
+    AFTER: ClassVar[dict[str, dict[str, Any]]] = {
+        "retry": {"policy": "retry"},
+        "skip": {"policy": "skip"},
+        "raises": {"policy": "raise"},
+        "off": {"options": {"lock_enabled": False}},
+        "template": {"key": "other:<n>"},
+        "signature": {"key": None, "signature": "n, page=1"},
+        "limit": {"options": {"lock_limit": 3}},
+    }
 
-    @pytest.mark.parametrize(
-        "after",
-        [
-            {"policy": "retry"},
-            {"policy": "skip"},
-            {"policy": "raise"},
-            {"options": {"lock_enabled": False}},
-            {"key": "other:<n>"},
-            {"key": None, "signature": "n, page=1"},
-            {"options": {"lock_limit": 3}},
-        ],
-        ids=["retry", "skip", "raise", "off", "template", "signature", "limit"],
-    )
-    def test_promise_29_parked_tasks_run_once_after_a_deploy(self, service: Service, after: dict[str, Any]) -> None:
-        before = service.deploy(self.SOURCE.format(**self.BEFORE)).work
+    @classmethod
+    def source(cls, name: str, **changes: Any) -> str:
+        before = {"key": f"{name}:<n>", "policy": "park", "options": {}, "signature": "n"}
+        return cls.SOURCE.format(name=name, **{**before, **changes})
+
+    def test_promise_29_parked_tasks_run_once_after_a_deploy(self, service: Service) -> None:
+        before = service.deploy("".join(map(self.source, self.AFTER)))
         worker = service.start_worker()
-        with service.locks.lock("k:7", ttl=60):
-            results = []
-            for number in (1, 2, 3):
-                results.append(before.delay(7))
-                eventually(lambda number=number: service.waiting("k:7") == number, SOON)
+        results: dict[str, list[Any]] = {name: [] for name in self.AFTER}
+        with ExitStack() as leases:
+            for name, parked in results.items():
+                leases.enter_context(service.locks.lock(f"{name}:7", ttl=120))
+                for number in (1, 2, 3):
+                    parked.append(getattr(before, name).delay(7))
+                    eventually(lambda name=name, number=number: service.waiting(f"{name}:7") == number, SOON)
             worker.container.stop(20)
-            service.deploy(self.SOURCE.format(**{**self.BEFORE, **after}), locks_call_ttl=1)
+            service.deploy("".join(self.source(name, **after) for name, after in self.AFTER.items()), locks_call_ttl=1)
             service.start_worker(concurrency=4)
-        assert [result.get(timeout=SOON) for result in results] == [7, 7, 7]
-        assert [note["key"] for note in service.notes("ran")] == ["k:7"] * 3
-        new = service.tasks.work.delay(7)
-        assert new.get(timeout=SOON) == 7, "a new call of the key does not run"
-        assert service.waiting("k:7") == 0
-        assert len(service.notes("ran")) == 4
+        for name, parked in results.items():
+            assert [result.get(timeout=SOON) for result in parked] == [7, 7, 7], name
+            assert len(service.notes("ran", key=f"{name}:7")) == 3, name
+        for name in self.AFTER:
+            new = getattr(service.tasks, name).delay(7)
+            assert new.get(timeout=SOON) == 7, f"a new call of the key does not run: {name}"
+            assert service.waiting(f"{name}:7") == 0
+        assert len(service.notes("ran")) == 4 * len(self.AFTER)
 
     def test_promise_29_a_task_that_is_locked_no_more_ends_its_ticket(self, service: Service) -> None:
-        before = service.deploy(self.SOURCE.format(**self.BEFORE)).work
+        before = service.deploy(self.source("work")).work
         worker = service.start_worker()
-        with service.locks.lock("k:7", ttl=60):
+        with service.locks.lock("work:7", ttl=60):
             result = before.delay(7)
-            eventually(lambda: service.waiting("k:7") == 1, SOON)
+            eventually(lambda: service.waiting("work:7") == 1, SOON)
             worker.container.stop(20)
             plain = """
 @app.task(base=LockedTask, lock_key="another")
@@ -296,28 +316,33 @@ def work(n): note("ran", n=n); return n
             service.deploy(plain, locks_call_ttl=1)
             service.start_worker()
         assert result.get(timeout=SOON) == 7
-        eventually(lambda: not service.locks.lock("k:7").locked(), SOON, "its ticket keeps the key")
+        eventually(lambda: not service.locks.lock("work:7").locked(), SOON, "its ticket keeps the key")
         assert len(service.notes("ran")) == 1
 
 
 class TestKeyOfTheMessage:
     """Promise 30: the lease that a call took ends with its task, whatever key the run would compute."""
 
-    @pytest.mark.parametrize("scope", ["until_executed", "until_executing", "until_and_while_executing"])
-    def test_promise_30_a_changed_template_leaves_nothing_held(self, service: Service, scope: str) -> None:
+    def test_promise_30_a_changed_template_leaves_nothing_held(self, service: Service) -> None:
         source = """
-@app.task(base=LockedTask, name="work", lock_key={key!r}, lock_scope={scope!r}, lock_ttl=60)
-def work(n): return n
+for scope in ("until_executed", "until_executing", "until_and_while_executing"):
+    @app.task(base=LockedTask, name=scope, lock_key="{key}:" + scope + ":<n>", lock_scope=scope, lock_ttl=60)
+    def work(n): return n
 """
-        before = service.deploy(source.format(key="old:<n>", scope=scope)).work
-        results = [before.delay(n) for n in (1, 2)]
-        service.deploy(source.format(key="new:<n>", scope=scope))
+        service.deploy(source.replace("{key}", "old"))
+        before = [
+            service.app.tasks[scope] for scope in ("until_executed", "until_executing", "until_and_while_executing")
+        ]
+        results = {task: [task.delay(n) for n in (1, 2)] for task in before}
+        service.deploy(source.replace("{key}", "new"))
         service.start_worker()
-        assert [result.get(timeout=SOON) for result in results] == [1, 2]
+        for task, sent in results.items():
+            assert [result.get(timeout=SOON) for result in sent] == [1, 2], task.name
         assert service.locks.list().items == ()
-        again = before.delay(1)
-        assert again.id != results[0].id
-        assert again.get(timeout=SOON) == 1
+        for task, sent in results.items():
+            again = task.delay(1)
+            assert again.id != sent[0].id
+            assert again.get(timeout=SOON) == 1
 
     def test_promise_30_a_retry_with_other_arguments_leaves_nothing_held(self, service: Service) -> None:
         source = """
@@ -342,19 +367,18 @@ def load(self, path):
 
     def test_promise_30_a_scope_that_a_deploy_changed_leaves_nothing_held(self, service: Service) -> None:
         source = """
-@app.task(base=LockedTask, name="work", lock_key="k:<n>", lock_scope={scope!r}, lock_ttl=60)
-def work(n): return n
+@app.task(base=LockedTask, name={name!r}, lock_key="{name}:<n>", lock_scope={scope!r}, lock_ttl=60)
+def {name}(n): return n
 """
         scopes = ["until_executed", "until_and_while_executing", "while_executing", "until_executing"]
-        for before in scopes:
-            sent = service.deploy(source.format(scope=before)).work
-            results = [sent.delay(n) for n in range(2)]
-            after = scopes[scopes.index(before) - 1]
-            service.deploy(source.format(scope=after))
-            worker = service.start_worker()
-            assert [result.get(timeout=SOON) for result in results] == [0, 1], f"{before} to {after}"
-            eventually(lambda: not service.locks.list().items, SOON, f"{before} to {after}")
-            worker.container.stop(20)
+        changes = {f"from_{before}": (before, scopes[number - 1]) for number, before in enumerate(scopes)}
+        sent = service.deploy("".join(source.format(name=n, scope=before) for n, (before, _) in changes.items()))
+        results = {name: [getattr(sent, name).delay(n) for n in range(2)] for name in changes}
+        service.deploy("".join(source.format(name=n, scope=after) for n, (_, after) in changes.items()))
+        service.start_worker()
+        for name, expected in results.items():
+            assert [result.get(timeout=SOON) for result in expected] == [0, 1], name
+        eventually(lambda: not service.locks.list().items, SOON)
 
 
 class TestDeferral:
@@ -405,7 +429,7 @@ def work(self, value, secret=""):
         source = """
 from celery.signals import task_retry
 @task_retry.connect(weak=False)
-def told(**kwargs): note("task_retry")
+def note_retry(**kwargs): note("task_retry")
 
 class Base(LockedTask):
     abstract = True
@@ -453,24 +477,33 @@ class Fails(LockedTask):
 class TestWaits:
     """Promise 33: ``max_wait`` ends a wait within half a second, under every policy."""
 
-    @pytest.mark.parametrize("policy", ["retry", "park", "wait"])
-    @pytest.mark.parametrize("autoretry", [False, True], ids=["plain", "autoretry"])
-    def test_promise_33_max_wait_is_exact(self, service: Service, policy: str, autoretry: bool) -> None:
-        source = f"""
-AUTORETRY = {{"autoretry_for": (Exception,), "max_retries": 5}} if {autoretry} else {{}}
-@app.task(base=LockedTask, lock_key="k:<n>", lock_on_contention={policy!r}, lock_max_wait=1.5,
-          lock_backoff={{"base": 0.1, "cap": 0.3}}, **AUTORETRY)
-def work(n): ...
+    SOURCE = (
+        FAILS
+        + """
+for policy in ("retry", "park", "wait"):
+    for kind, options in (("plain", {}), ("autoretry", {"autoretry_for": (Exception,), "max_retries": 5})):
+        @app.task(base=Fails, name=policy + "_" + kind, lock_key="<key>", lock_on_contention=policy, lock_max_wait=1.5,
+                  lock_backoff={"base": 0.1, "cap": 0.3}, **options)
+        def work(key): ...
 """
-        source = FAILS + source.replace("base=LockedTask", "base=Fails")
-        work = service.deploy(source, locks_sweep_interval=10).work
-        service.start_worker(concurrency=3)
+    )
+
+    @pytest.fixture(scope="class")
+    def service(self, tmp_path_factory: pytest.TempPathFactory, databases: Iterator[Database]) -> Iterator[Service]:
+        with serving(tmp_path_factory, databases, self.SOURCE, 3, locks_sweep_interval=10) as service:
+            yield service
+
+    @pytest.mark.parametrize("policy", ["retry", "park", "wait"])
+    @pytest.mark.parametrize("kind", ["plain", "autoretry"])
+    def test_promise_33_max_wait_is_exact(self, service: Service, key: str, policy: str, kind: str) -> None:
+        work = service.app.tasks[f"{policy}_{kind}"]
         late = []
         for number in range(3):
-            with service.locks.lock(f"k:{number}", ttl=60):
+            own = f"{key}-{number}"
+            with service.locks.lock(own, ttl=60):
                 sent = time.monotonic()
-                work.delay(number)
-                [failed] = eventually(lambda number=number: service.notes("failed", args=[number]), SOON)
+                work.delay(own)
+                [failed] = eventually(lambda own=own: service.notes("failed", args=[own]), SOON)
                 assert failed["error"] == "LockTimeout"
                 late.append(failed["time"] - sent - 1.5)
         assert min(late) >= 0
@@ -483,60 +516,74 @@ class TestBackendAway:
     ) -> None:
         service = open_service(backend="redis://127.0.0.1:1/0")
         source = """
-@app.task(base=LockedTask, lock_key="k", lock_on_contention=POLICY, lock_backoff={"base": 0.1, "cap": 0.2})
-def work(): note("ran", policy=POLICY)
+@app.task(base=LockedTask, bind=True, name="park", lock_key="park", lock_on_contention="park")
+def park(self): note("ran", policy=self.name)
+
+@app.task(base=LockedTask, bind=True, name="retry", lock_key="retry", lock_backoff={"base": 0.1, "cap": 0.2})
+def retry(self): note("ran", policy=self.name)
 """
         quick = {"retry_policy": {"max_retries": 0}, "global_keyprefix": ""}
+        conf = {"redis_socket_connect_timeout": 1, "result_backend_transport_options": quick}
+        service.deploy(source, **conf)
+        worker = service.start_worker(concurrency=2)
+        sender = Celery("sender", broker=service.url, set_as_current=False)
         for policy in ("park", "retry"):
-            conf = {"redis_socket_connect_timeout": 1, "result_backend_transport_options": quick}
-            work = service.deploy(source.replace("POLICY", repr(policy)), **conf).work
-            worker = service.start_worker()
-            sender = Celery("sender", broker=service.url, set_as_current=False)
-            with service.locks.lock("k", ttl=60):
-                sender.send_task(work.name)
-                eventually(lambda worker=worker: "was not stored" in worker.logs(), SOON)
+            with service.locks.lock(policy, ttl=60):
+                result = sender.send_task(policy)
+                eventually(
+                    lambda id=result.id: any(
+                        id in line and "was not stored" in line for line in worker.logs().split("\n")
+                    ),
+                    SOON,
+                )
             eventually(lambda policy=policy: service.notes("ran", policy=policy), SOON)
-            worker.container.stop(20)
 
 
 class TestPolicies:
-    @pytest.mark.parametrize("returns", ["None", "'ready'", "contention", "[]"])
-    def test_a_policy_that_returns_no_outcome_is_an_error(self, service: Service, returns: str) -> None:
-        source = f"""
-def policy(contention): return {returns}
-@app.task(base=LockedTask, lock_key="k", lock_on_contention=policy)
-def work(): note("ran")
+    #: What a policy returns, by its task's name.
+    OUTCOMES: ClassVar[dict[str, str]] = {
+        "none": "None",
+        "text": "'ready'",
+        "itself": "contention",
+        "empty": "[]",
+        "retry": "contention.retry()",
+        "park": "contention.park()",
+        "skip": "contention.skip()",
+        "wait": "contention.wait()",
+    }
+    SOURCE = f"""
+for name, returns in {OUTCOMES!r}.items():
+    policy = eval("lambda contention: " + returns)
+    @app.task(base=LockedTask, bind=True, name=name, lock_key="<key>", lock_on_contention=policy,
+              lock_backoff={{"base": 0.1, "cap": 0.2}})
+    def work(self, key): note("ran", name=self.name); return "ran"
 """
-        work = service.deploy(source).work
-        service.start_worker()
-        with service.locks.lock("k", ttl=60):
-            result = work.delay()
+
+    @pytest.fixture(scope="class")
+    def service(self, tmp_path_factory: pytest.TempPathFactory, databases: Iterator[Database]) -> Iterator[Service]:
+        with serving(tmp_path_factory, databases, self.SOURCE, 2) as service:
+            yield service
+
+    @pytest.mark.parametrize("returns", ["none", "text", "itself", "empty"])
+    def test_a_policy_that_returns_no_outcome_is_an_error(self, service: Service, key: str, returns: str) -> None:
+        with service.locks.lock(key, ttl=60):
+            result = service.app.tasks[returns].delay(key)
             eventually(result.ready, SOON)
         assert type(result.result).__name__ == "LockConfigError"
         assert "returned" in str(result.result)
         assert "contention.wait()" in str(result.result)
-        assert not service.notes("ran")
+        assert not service.notes("ran", name=returns)
 
-    @pytest.mark.parametrize(
-        ("choice", "then"),
-        [("retry()", "SUCCESS"), ("park()", "SUCCESS"), ("skip()", "skipped"), ("wait()", "SUCCESS")],
-    )
-    def test_a_policy_chooses_an_outcome(self, service: Service, choice: str, then: str) -> None:
-        source = f"""
-def policy(contention): return contention.{choice}
-@app.task(base=LockedTask, lock_key="k", lock_on_contention=policy, lock_backoff={{"base": 0.1, "cap": 0.2}})
-def work(): return "ran"
-"""
-        work = service.deploy(source).work
-        worker = service.start_worker()
-        with service.locks.lock("k", ttl=60):
-            result = work.delay()
-            if then == "skipped":
+    @pytest.mark.parametrize("outcome", ["retry", "park", "skip", "wait"])
+    def test_a_policy_chooses_an_outcome(self, service: Service, key: str, outcome: str) -> None:
+        with service.locks.lock(key, ttl=60):
+            result = service.app.tasks[outcome].delay(key)
+            if outcome == "skip":
                 eventually(result.ready, SOON)
-            elif choice == "wait()":
-                eventually(lambda: service.waiting("k") == 1, SOON)
+            elif outcome == "wait":
+                eventually(lambda: service.waiting(key) == 1, SOON)
             else:
-                word = {"retry()": "deferred for", "park()": "parked, number 1"}[choice]
-                eventually(lambda: word in worker.logs(), SOON)
+                logged = {"retry": f"[{result.id}] deferred for", "park": f"[{result.id}] parked, number 1"}[outcome]
+                eventually(lambda: logged in service.worker.logs(), SOON)
         value = result.get(timeout=SOON)
-        assert value["skipped"] is True if then == "skipped" else value == "ran"
+        assert value["skipped"] is True if outcome == "skip" else value == "ran"

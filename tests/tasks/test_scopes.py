@@ -25,6 +25,8 @@ from tests.tasks.conftest import Shop, shared_shop
 CALL_SCOPES = SCOPES[1:]
 #: Seconds within which a result must be there; what is slow here is the machine, not the lock.
 SOON = 100
+#: So long that a key which is free soon was released: its lease did not expire.
+LONG_TTL = 100
 OpenShop = Callable[..., Shop]
 
 
@@ -57,18 +59,9 @@ def begun(shop: Shop, key: str, count: int = 1) -> None:
 
 
 @pytest.fixture(scope="class")
-def impatient() -> Iterator[Shop]:
-    """Two workers, each of which is given the message of a run that takes longer than 2 s."""
-    with shared_shop(SHOP_VISIBILITY="2") as shop:
-        for _ in range(2):
-            shop.start_worker(concurrency=2)
-        yield shop
-
-
-@pytest.fixture(scope="class")
 def one_worker() -> Iterator[Shop]:
-    """A worker that takes one task at a time. Leases last so long that only being freed can end them."""
-    with shared_shop(SHOP_TTL="100") as shop:
+    """A worker that takes one task at a time."""
+    with shared_shop() as shop:
         shop.start_worker(concurrency=1)
         yield shop
 
@@ -90,36 +83,35 @@ def blocker(tmp_path: Path) -> Blocker:
 
 class TestWhenItIsHeld:
     def test_until_executed_from_the_call_to_the_end(self, shop: Shop, key: str, blocker: Blocker) -> None:
-        first = shop.send("until_executed", key, until=blocker.until)
+        first = shop.task(scope="until_executed").delay(key, until=blocker.until)
         assert holder_ids(shop, key) == [first.id]
         begun(shop, key)
         assert holder_ids(shop, key) == [first.id]
-        assert shop.send("until_executed", key).id == first.id
+        assert shop.task(scope="until_executed").delay(key).id == first.id
         blocker.end()
         assert first.get(timeout=SOON) == key
         assert not left_over(shop, key)
-        assert shop.send("until_executed", key).get(timeout=SOON) == key
+        assert shop.task(scope="until_executed").delay(key).get(timeout=SOON) == key
         assert len(shop.journal.stretches(key)) == 2
 
     @pytest.mark.slow
-    def test_until_executed_is_renewed_while_it_runs(self, open_shop: OpenShop, key: str, blocker: Blocker) -> None:
-        shop = open_shop(SHOP_TTL="0.6")
-        shop.start_worker(concurrency=1)
-        first = shop.send("until_executed", key, until=blocker.until)
+    def test_until_executed_is_renewed_while_it_runs(self, shop: Shop, key: str, blocker: Blocker) -> None:
+        first = shop.task(scope="until_executed", ttl=0.6).delay(key, until=blocker.until)
         begun(shop, key)
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
             assert holder_ids(shop, key) == [first.id]
+            time.sleep(0.02)  # others need the processor
         blocker.end()
         assert first.get(timeout=SOON) == key
 
     def test_until_executing_from_the_call_to_the_start(
         self, shop: Shop, key: str, assert_free: AssertFree, blocker: Blocker
     ) -> None:
-        first = shop.send("until_executing", key, until=blocker.until)
+        first = shop.task(scope="until_executing").delay(key, until=blocker.until)
         begun(shop, key)
         assert_free(key)
-        second = shop.send("until_executing", key, until=blocker.until)
+        second = shop.task(scope="until_executing").delay(key, until=blocker.until)
         assert second.id != first.id
         begun(shop, key, 2)
         blocker.end()
@@ -129,12 +121,12 @@ class TestWhenItIsHeld:
         assert not left_over(shop, key)
 
     def test_until_and_while_executing_one_waits_while_one_runs(self, shop: Shop, key: str, blocker: Blocker) -> None:
-        first = shop.send("until_and_while_executing", key, until=blocker.until)
+        first = shop.task(scope="until_and_while_executing").delay(key, until=blocker.until)
         begun(shop, key)
-        second = shop.send("until_and_while_executing", key)
+        second = shop.task(scope="until_and_while_executing").delay(key)
         assert second.id != first.id
         eventually(lambda: second.state == "RETRY", SOON)
-        third = shop.send("until_and_while_executing", key)
+        third = shop.task(scope="until_and_while_executing").delay(key)
         assert third.id == second.id, "one waits already"
         blocker.end()
         assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
@@ -143,47 +135,48 @@ class TestWhenItIsHeld:
         assert not left_over(shop, key)
 
     @pytest.mark.slow
-    def test_until_and_while_executing_waits_longer_than_the_ttl(
-        self, open_shop: OpenShop, key: str, blocker: Blocker
-    ) -> None:
-        shop = open_shop(SHOP_TTL="0.5")
-        shop.start_worker()
-        first = shop.send("until_and_while_executing", key, until=blocker.until)
+    def test_until_and_while_executing_waits_longer_than_the_ttl(self, shop: Shop, key: str, blocker: Blocker) -> None:
+        task = shop.task(scope="until_and_while_executing", ttl=0.5)
+        first = task.delay(key, until=blocker.until)
         begun(shop, key)
-        second = shop.send("until_and_while_executing", key)
+        second = task.delay(key)
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            assert shop.send("until_and_while_executing", key).id == second.id
+            assert task.delay(key).id == second.id
+            time.sleep(0.02)  # others need the processor
         blocker.end()
         assert [first.get(timeout=SOON), second.get(timeout=SOON)] == [key, key]
 
     @pytest.mark.parametrize("policy", ["skip", "raise"])
-    def test_a_run_that_is_refused_gives_back_what_its_call_took(self, shop: Shop, key: str, policy: str) -> None:
+    def test_a_run_that_is_refused_releases_the_lease_of_its_call(self, shop: Shop, key: str, policy: str) -> None:
+        sides = {"call": "existing", "run": policy}
+        task = shop.task(scope="until_and_while_executing", on_contention=sides)
         with shop.lock(key):
-            result = shop.send(f"apart_{policy}", key)
+            result = task.delay(key)
             if policy == "skip":
                 assert Skipped.of(result.get(timeout=SOON)) is not None
             else:
                 with pytest.raises(LockContended):
                     result.get(timeout=SOON)
             eventually(lambda: not tokens(shop, key, call=True), 2)
-        assert shop.send(f"apart_{policy}", key).get(timeout=SOON) == key
+        assert task.delay(key).get(timeout=SOON) == key
 
     def test_a_task_may_replace_itself_with_another_of_its_key(self, shop: Shop, key: str) -> None:
-        assert shop.send("replaces_itself", key).get(timeout=SOON) == key
+        assert shop.task("replaces_itself", scope="until_executed").delay(key).get(timeout=SOON) == key
         assert not left_over(shop, key)
 
-    @pytest.mark.parametrize("task", ["until_expired", "ends_with_until_expired", "autoretries_until_expired"])
-    def test_until_expired_whatever_happens(self, shop: Shop, key: str, assert_free: AssertFree, task: str) -> None:
-        arguments = ("ignore",) if task.startswith("ends") else ()
-        first = shop.send(task, key, *arguments)
+    @pytest.mark.parametrize("body", ["work", "ends_with", "autoretries"])
+    def test_until_expired_whatever_happens(self, shop: Shop, key: str, assert_free: AssertFree, body: str) -> None:
+        arguments = ("ignore",) if body == "ends_with" else ()
+        task = shop.task(body, scope="until_expired", ttl=3)
+        first = task.delay(key, *arguments)
         token = tokens(shop, key)
-        begun(shop, key, 4 if task.startswith("auto") else 1)
+        begun(shop, key, 4 if body == "autoretries" else 1)
         eventually(lambda: all(stretch.end for stretch in shop.journal.stretches(key)), SOON)
-        assert shop.send(task, key, *arguments).id == first.id
+        assert task.delay(key, *arguments).id == first.id
         assert tokens(shop, key) == token, "the run did not touch it"
         assert_free(key, within=SOON)
-        assert shop.send(task, key, *arguments).id != first.id
+        assert task.delay(key, *arguments).id != first.id
 
 
 class TestMessagesWithoutALease:
@@ -191,7 +184,7 @@ class TestMessagesWithoutALease:
     def test_promise_17_a_task_sent_by_name_is_locked_at_its_run(self, shop: Shop, key: str, scope: str) -> None:
         stranger = Celery("stranger", broker=shop.app.conf.broker_url, backend=shop.app.conf.result_backend)
         with shop.lock(key):
-            result = stranger.send_task(scope, (key,))
+            result = stranger.send_task(f"work(scope={scope!r})", (key,))
             eventually(lambda: result.state == "RETRY", SOON)
         assert result.get(timeout=SOON) == key
         assert shop.lock(key).locked() == (scope == "until_expired")
@@ -199,20 +192,22 @@ class TestMessagesWithoutALease:
     @pytest.mark.slow
     @pytest.mark.parametrize("scope", ["until_executed", "until_executing"])
     def test_one_whose_lease_ran_out_takes_it_at_its_run(self, open_shop: OpenShop, key: str, scope: str) -> None:
-        shop = open_shop(SHOP_TTL="0.3")
-        first = shop.send(scope, key)
+        shop = open_shop()
+        task = shop.task(scope=scope, ttl=0.3)
+        first = task.delay(key)
         eventually(lambda: not shop.lock(key).locked(), SOON)
-        second = shop.send(scope, key)
+        second = task.delay(key)
         assert second.id != first.id
-        shop.start_worker()
+        shop.start_worker(pool="solo")
         assert [result.get(timeout=SOON) for result in (first, second)] == [key, key]
         assert not left_over(shop, key)
 
 
 @pytest.mark.slow
 def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_path: Path) -> None:
-    names = [f"until_executed{policy}" for policy in ("", "_raise", "_skip")]
-    entries = {name: {"task": name, "schedule": 0.1, "args": [f"{key}-{name}"]} for name in names}
+    policies = ("existing", "raise", "skip")
+    names = {policy: shop.task(scope="until_executed", on_contention=policy).name for policy in policies}
+    entries = {policy: {"task": name, "schedule": 0.1, "args": [f"{key}-{policy}"]} for policy, name in names.items()}
     (tmp_path / "beaten.py").write_text(
         "import os\n"
         "from tests.tasks.shop import make_app\n"
@@ -222,14 +217,14 @@ def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_pa
     environment = {**os.environ, **shop.variables, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "celery", "-A", "beaten", "beat", "--schedule", str(tmp_path / "schedule")]
     log = tmp_path / "log"
-    locks = [shop.lock(f"{key}-{name}").acquire() for name in names]
+    locks = [shop.lock(f"{key}-{policy}").acquire() for policy in policies]
     with log.open("wb") as output, subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=output) as beat:
         try:
             eventually(lambda: log.read_text().count("is not available") >= 9, SOON)
             for lease in locks:
                 lease.release()
-            for name in names:
-                begun(shop, f"{key}-{name}", 2)
+            for policy in policies:
+                begun(shop, f"{key}-{policy}", 2)
             assert beat.poll() is None
         finally:
             beat.terminate()
@@ -238,25 +233,25 @@ def test_promise_17_beat_goes_on_when_a_key_is_held(shop: Shop, key: str, tmp_pa
 class TestReplace:
     @pytest.mark.parametrize("scope", CALL_SCOPES)
     def test_an_older_message_is_dropped_when_it_comes(self, shop: Shop, key: str, scope: str) -> None:
-        first = shop.task(f"{scope}_replace").apply_async((key,), countdown=1.5)
-        second = shop.send(f"{scope}_replace", key)
+        first = shop.task(scope=scope, on_contention="replace").apply_async((key,), countdown=1.5)
+        second = shop.task(scope=scope, on_contention="replace").delay(key)
         assert second.get(timeout=SOON) == key
         assert Skipped.of(first.get(timeout=SOON)) is not None
         assert [stretch.task_id for stretch in shop.journal.stretches(key)] == [second.id]
 
     def test_a_run_is_aborted(self, shop: Shop, key: str) -> None:
-        first = shop.send("until_executed_replace", key, seconds=60)
+        first = shop.task(scope="until_executed", on_contention="replace").delay(key, seconds=60)
         begun(shop, key)
-        second = shop.send("until_executed_replace", key)
+        second = shop.task(scope="until_executed", on_contention="replace").delay(key)
         with pytest.raises(LockLost) as caught:
             first.get(timeout=SOON)
         assert caught.value.reason == "replaced"
         assert second.get(timeout=SOON) == key
 
     def test_a_run_replaces_a_run(self, shop: Shop, key: str) -> None:
-        first = shop.send("replaces", key, seconds=60)
+        first = shop.task(on_contention="replace").delay(key, seconds=60)
         begun(shop, key)
-        assert shop.send("replaces", key).get(timeout=SOON) == key
+        assert shop.task(on_contention="replace").delay(key).get(timeout=SOON) == key
         with pytest.raises(LockLost) as caught:
             first.get(timeout=SOON)
         assert caught.value.reason == "replaced"
@@ -271,7 +266,7 @@ class TestPromise06SwallowedRetries:
     def test_promise_06_every_retry_runs_and_nothing_is_left(
         self, shop: Shop, key: str, kind: str, error: type[Exception], scope: str
     ) -> None:
-        result = shop.send(f"{kind}_{scope}", key)
+        result = shop.task(kind, scope=scope).delay(key)
         with pytest.raises(error):
             result.get(timeout=SOON)
         assert result.state == "FAILURE"
@@ -281,19 +276,24 @@ class TestPromise06SwallowedRetries:
     @pytest.mark.parametrize("scope", SCOPES)
     @pytest.mark.parametrize("how", ["reject", "ignore"])
     def test_promise_06_reject_and_ignore_leave_nothing(self, shop: Shop, key: str, how: str, scope: str) -> None:
-        shop.send(f"ends_with_{scope}", key, how)
+        shop.task("ends_with", scope=scope).delay(key, how)
         begun(shop, key)
         eventually(lambda: scope == "until_expired" or not left_over(shop, key), SOON)
         assert len(shop.journal.stretches(key)) == 1
 
-    def test_until_executing_retries_beside_the_call_that_waits(self, shop: Shop, key: str) -> None:
-        assert shop.send("calls_itself", key).get(timeout=SOON) == key
+    def test_until_executing_retries_while_the_next_call_waits(self, shop: Shop, key: str) -> None:
+        assert (
+            shop.task("calls_itself", scope="until_executing", on_contention={"run": "skip"})
+            .delay(key)
+            .get(timeout=SOON)
+            == key
+        )
         assert len(shop.journal.stretches(key)) == 2
         assert shop.lock(key).locked(), "nobody waited"
 
     @pytest.mark.slow
     def test_until_executed_keeps_the_key_between_its_retries(self, shop: Shop, key: str) -> None:
-        result = shop.send("waits_for_retry", key, 6)  # longer than the ttl
+        result = shop.task("retries_later", scope="until_executed").delay(key, 6)  # longer than the ttl
         eventually(lambda: result.state == "RETRY", SOON)
         (holder,) = shop.lock(key).holders()
         assert holder.expires_in > 6
@@ -301,7 +301,7 @@ class TestPromise06SwallowedRetries:
         (first,) = shop.journal.stretches(key)
         assert first.end is not None
         while time.monotonic() < first.end + 5.3:  # the ttl is over then, and the retry has not begun
-            assert shop.send("waits_for_retry", key, 6).id == result.id
+            assert shop.task("retries_later", scope="until_executed").delay(key, 6).id == result.id
             time.sleep(0.02)  # others need the processor
         assert result.get(timeout=SOON) == key
         assert len(shop.journal.stretches(key)) == 2
@@ -310,24 +310,29 @@ class TestPromise06SwallowedRetries:
 
 class TestPromise05Redelivery:
     @pytest.mark.slow
-    @pytest.mark.parametrize("scope", SCOPES)
-    def test_promise_05_a_message_delivered_twice_runs_once_at_a_time(
-        self, impatient: Shop, key: str, scope: str
-    ) -> None:
-        shop = impatient
-        result = shop.send(f"{scope}_late", key, seconds=7)
-        begun(shop, key)
-        received = f"Task {scope}_late[{result.id}] received"
-        eventually(
-            lambda: sum(worker.logs().count(received) for worker in shop.worker_cluster) > 1, SOON, "not redelivered"
-        )
-        assert result.get(timeout=SOON) == key
-        assert shop.journal.most_at_once(key) == 1
+    def test_promise_05_a_message_delivered_twice_runs_once_at_a_time(self, open_shop: OpenShop, key: str) -> None:
+        """In every scope at the same time: the broker delivers a message again whose run takes longer than 2 s."""
+        shop = open_shop(SHOP_VISIBILITY="2")
+        for _ in range(2):
+            shop.start_worker(concurrency=len(SCOPES))
+        results = {}
+        for scope in SCOPES:
+            task = shop.task(scope=scope, acks_late=True, reject_on_worker_lost=True)
+            results[f"{key}-{scope}"] = task.delay(f"{key}-{scope}", seconds=7)
+
+        def deliveries(task_id: str) -> int:
+            return sum(worker.logs().count(f"[{task_id}] received") for worker in shop.worker_cluster)
+
+        for own, result in results.items():
+            begun(shop, own)
+            eventually(lambda id=result.id: deliveries(id) > 1, SOON, "not redelivered")
+            assert result.get(timeout=SOON) == own
+            assert shop.journal.most_at_once(own) == 1
 
     @pytest.mark.slow
     @pytest.mark.parametrize("scope", SCOPES)
     def test_promise_05_a_copy_takes_over_when_the_first_died(self, shop: Shop, key: str, scope: str) -> None:
-        result = shop.send(f"{scope}_late", key, seconds=2)
+        result = shop.task(scope=scope, acks_late=True, reject_on_worker_lost=True).delay(key, seconds=2)
         begun(shop, key)
         first = shop.journal.stretches(key)[0]
         os.kill(first.pid, signal.SIGKILL)
@@ -346,11 +351,6 @@ class TestPromise16NeverRun:
         eventually(lambda: not tokens(shop, key, call), SOON)
         assert time.monotonic() - since < self.FREE
 
-    @pytest.fixture
-    def lasting(self, open_shop: OpenShop) -> Shop:
-        """Leases last so long that only being freed can end them; nobody works."""
-        return open_shop(SHOP_TTL="100")
-
     @pytest.mark.slow
     @pytest.mark.parametrize("scope", ["until_executed", "until_executing", "until_and_while_executing"])
     @pytest.mark.parametrize("where", ["in the queue", "in the worker"])
@@ -360,16 +360,17 @@ class TestPromise16NeverRun:
         shop, call = one_worker, scope == "until_and_while_executing"
         if where == "in the queue":
             for number in range(3):  # more than a worker takes
-                shop.send("work", f"{key}-{number}", until=blocker.until)
+                shop.task().delay(f"{key}-{number}", until=blocker.until)
             begun(shop, f"{key}-0")
-        result = shop.task(scope).apply_async((key,), countdown=30 if where == "in the worker" else None)
+        task = shop.task(scope=scope, ttl=LONG_TTL)
+        result = task.apply_async((key,), countdown=30 if where == "in the worker" else None)
         assert tokens(shop, key, call)
         if where == "in the worker":
-            shop.worker.wait_for_log(f"{scope}[{result.id}] received")
+            shop.worker.wait_for_log(f"{task.name}[{result.id}] received")
         revoked = time.monotonic()
         result.revoke()
         self.freed(shop, key, revoked, call)
-        assert shop.send(scope, key, until=blocker.until).id != result.id, "it is no existing result any more"
+        assert task.delay(key, until=blocker.until).id != result.id, "it is no existing result any more"
         blocker.end()
         if where == "in the queue":
             with pytest.raises(TaskRevokedError):
@@ -380,7 +381,7 @@ class TestPromise16NeverRun:
         self, one_worker: Shop, key: str, blocker: Blocker
     ) -> None:
         shop = one_worker
-        result = shop.send("until_executed", key, until=blocker.until)
+        result = shop.task(scope="until_executed", ttl=LONG_TTL).delay(key, until=blocker.until)
         begun(shop, key)
         shop.app.control.revoke(["nobody", result.id], reply=True, timeout=SOON, limit=1)
         assert holder_ids(shop, key) == [result.id]
@@ -388,26 +389,29 @@ class TestPromise16NeverRun:
         assert result.get(timeout=SOON) == key
 
     @pytest.mark.slow
-    def test_promise_16_a_revoke_by_a_stamp_frees_it_when_the_message_comes(self, one_worker: Shop, key: str) -> None:
+    def test_promise_16_a_revoke_by_a_stamp_releases_it_when_the_message_comes(
+        self, one_worker: Shop, key: str
+    ) -> None:
         shop = one_worker
         shop.app.control.revoke_by_stamped_headers({"mine": "7"}, reply=True, timeout=SOON, limit=1)
         sent = time.monotonic()
-        shop.task("until_executed").apply_async((key,), mine="7", stamped_headers=["mine"])
+        shop.task(scope="until_executed", ttl=LONG_TTL).apply_async((key,), mine="7", stamped_headers=["mine"])
         self.freed(shop, key, sent)
         assert not shop.journal.stretches(key)
 
     @pytest.mark.slow
     def test_promise_16_until_expired_is_left_alone(self, one_worker: Shop, key: str) -> None:
         shop = one_worker
-        result = shop.task("until_expired").apply_async((key,), countdown=1)
+        task = shop.task(scope="until_expired", ttl=LONG_TTL)
+        result = task.apply_async((key,), countdown=1)
         result.revoke()
-        shop.worker.wait_for_log(f"Discarding revoked task: until_expired[{result.id}]")
+        shop.worker.wait_for_log(f"Discarding revoked task: {task.name}[{result.id}]")
         assert holder_ids(shop, key) == [result.id]
 
     @pytest.mark.slow
     def test_promise_16_revoked_between_retries_it_is_free(self, one_worker: Shop, key: str) -> None:
         shop = one_worker
-        result = shop.send("waits_for_retry", key, 30)
+        result = shop.task("retries_later", scope="until_executed", ttl=LONG_TTL).delay(key, 30)
         eventually(lambda: result.state == "RETRY", SOON)
         assert tokens(shop, key)
         revoked = time.monotonic()
@@ -415,46 +419,48 @@ class TestPromise16NeverRun:
         self.freed(shop, key, revoked)
 
     @pytest.mark.slow
-    def test_promise_16_expired_before_the_start_it_is_free(self, lasting: Shop, key: str) -> None:
-        shop = lasting
-        result = shop.task("until_executed").apply_async((key,), expires=1)
+    def test_promise_16_expired_before_the_start_it_is_free(self, open_shop: OpenShop, key: str) -> None:
+        shop = open_shop()
+        result = shop.task(scope="until_executed", ttl=LONG_TTL).apply_async((key,), expires=1)
         sent = time.monotonic()
         eventually(lambda: time.monotonic() - sent > 1)
         self.freed(shop, key, sent + 1)
-        shop.start_worker(concurrency=1)
+        shop.start_worker(pool="solo")
         with pytest.raises(TaskRevokedError):
             result.get(timeout=SOON)
 
     def test_promise_16_purged_it_is_free_at_its_ttl(self, open_shop: OpenShop, key: str) -> None:
-        shop = open_shop(SHOP_TTL="1.5")
-        first = shop.send("until_executed", key)
+        shop = open_shop()
+        task = shop.task(scope="until_executed", ttl=1.5)
+        first = task.delay(key)
         sent = time.monotonic()
         shop.app.control.purge()
         while time.monotonic() - sent < 0.8:
-            assert shop.send("until_executed", key).id == first.id
-        eventually(lambda: shop.send("until_executed", key).id != first.id, SOON)
+            assert task.delay(key).id == first.id
+            time.sleep(0.02)  # others need the processor
+        eventually(lambda: task.delay(key).id != first.id, SOON)
         assert time.monotonic() - sent < 1.5 + 1
 
     @pytest.mark.slow
-    def test_promise_16_unknown_to_the_worker_it_is_free(self, lasting: Shop, key: str) -> None:
-        shop = lasting
-        options = {"base": LockedTask, "lock_scope": "until_executed", "lock_ttl": 100, "shared": False}
+    def test_promise_16_unknown_to_the_worker_it_is_free(self, open_shop: OpenShop, key: str) -> None:
+        shop = open_shop()
+        options = {"base": LockedTask, "lock_scope": "until_executed", "lock_ttl": LONG_TTL, "shared": False}
 
         def only_here() -> None: ...
 
         shop.app.task(only_here, lock_key="odd", **options).delay()
         assert shop.lock("odd").locked()
-        shop.start_worker(concurrency=1)
+        shop.start_worker(pool="solo")
         eventually(lambda: not shop.lock("odd").locked(), SOON)
 
 
 class TestPromise18Canvas:
-    @pytest.mark.parametrize("policy", ["", "_skip"])
+    @pytest.mark.parametrize("policy", ["existing", "skip"])
     def test_promise_18_a_refused_member_does_not_stop_chain_or_chord(
         self, shop: Shop, key: str, policy: str, blocker: Blocker
     ) -> None:
-        first = shop.send(f"until_executed{policy}", key, until=blocker.until)
-        member, then = shop.task(f"until_executed{policy}").si(key), shop.task("then")
+        first = shop.task(scope="until_executed", on_contention=policy).delay(key, until=blocker.until)
+        member, then = shop.task(scope="until_executed", on_contention=policy).si(key), shop.task("then")
         results = [
             chain(member.clone(), then.s("then")).apply_async(),
             chain(then.si("first"), member.clone()).apply_async(),
@@ -470,9 +476,9 @@ class TestPromise18Canvas:
         assert len(shop.journal.stretches(key)) == 1
 
     def test_promise_18_raise_calls_the_errbacks(self, shop: Shop, key: str, blocker: Blocker) -> None:
-        first = shop.send("until_executed_raise", key, until=blocker.until)
+        first = shop.task(scope="until_executed", on_contention="raise").delay(key, until=blocker.until)
         error, then = shop.task("on_error").s(), shop.task("then")
-        member = shop.task("until_executed_raise").si(key)
+        member = shop.task(scope="until_executed", on_contention="raise").si(key)
         in_chain = chain(then.si("first"), member.clone().on_error(error), then.s()).apply_async()
         in_chord = chord([member.clone(), then.si("free")], shop.task("add_up").s().on_error(error)).apply_async()
         with pytest.raises(LockContended):
@@ -485,10 +491,11 @@ class TestPromise18Canvas:
 
 
 def test_a_copy_of_a_message_parks_like_others(shop: Shop, key: str) -> None:
+    task = shop.task(on_contention="park", scope="until_executed")
     stranger = Celery("stranger", broker=shop.app.conf.broker_url, backend=shop.app.conf.result_backend)
     with shop.lock(key):
-        result = stranger.send_task("until_executed_parks", (key,))
+        result = stranger.send_task(task.name, (key,))
         eventually(lambda: result.state == "WAITING", SOON)
     assert result.get(timeout=SOON) == key
-    assert shop.send("until_executed_parks", key).get(timeout=SOON) == key
+    assert task.delay(key).get(timeout=SOON) == key
     assert not left_over(shop, key)

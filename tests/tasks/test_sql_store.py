@@ -28,11 +28,11 @@ def test_tasks_run_one_at_a_time_and_parked_ones_in_their_order(
     with shop.lock(key):
         results = []
         for number in range(6):
-            results.append(shop.send("park", key))
+            results.append(shop.task(on_contention="park").delay(key))
             eventually(lambda number=number: parking.waiting(locks._space.name(key)) == number + 1, SOON)
     assert [result.get(timeout=SOON) for result in results] == [key] * 6
     assert [stretch.task_id for stretch in shop.journal.stretches(key)] == [result.id for result in results]
-    others = [shop.send("work", f"{key}-{number % 3}") for number in range(30)]
+    others = [shop.task().delay(f"{key}-{number % 3}") for number in range(30)]
     for result in others:
         result.get(timeout=SOON)
     assert shop.journal.most_at_once() == 1

@@ -1,21 +1,16 @@
-"""A shop whose broker is RabbitMQ: queues of one kind, bound in all ways, and tasks that show their message."""
+"""Queues of RabbitMQ for a shop: of one kind, bound to exchanges of each type."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
 from kombu import Exchange, Queue
 
-from celery_locks import Backoff
-
 #: The kinds of queues.
 KINDS = ("classic", "quorum")
 #: The queues that a shop's worker serves, by their names without the kind.
 SERVED = ("plain", "orders", "urgent")
-#: Tasks that are retried after a pause of so many seconds, by name. The longer one takes two rungs of Celery's ladder.
-PAUSES = {"shows_soon": 0.4, "shows_later": 2.2}
 
 
 def orders(kind: str) -> Exchange:
@@ -53,17 +48,3 @@ def declare_queues(app: Celery) -> None:
     with app.connection_for_write() as connection:
         for queue in app.amqp.queues.values():
             queue.bind(connection.default_channel).declare()
-
-
-def define_rabbit(app: Celery, base: type, body: Callable[..., str]) -> None:
-    """Tasks that RabbitMQ's tests need beside the others."""
-    options: dict[str, Any] = {"bind": True, "shared": False, "base": base, "lock_key": "<key>", "lock_ttl": 5}
-
-    def shows(self: Any, key: str) -> dict[str, Any]:
-        body(self, key)
-        delivery = self.request.delivery_info
-        return {name: delivery[name] for name in ("exchange", "routing_key", "priority")}
-
-    app.task(shows, name="shows_park", lock_on_contention="park", **options)
-    for name, pause in PAUSES.items():
-        app.task(shows, name=name, lock_backoff=Backoff(base=pause, cap=pause, jitter="none"), **options)

@@ -35,9 +35,9 @@ def waiting(shop: Shop, key: str) -> int:
     return locks.store.waiting(locks._space.name(key))
 
 
-def send_parked(shop: Shop, task: str, key: str, way: str = "plain", **options: Any) -> AsyncResult:
+def send_parked(shop: Shop, task: Any, key: str, way: str = "plain", **options: Any) -> AsyncResult:
     """Sends a task whose key is held, and waits until it stands in line."""
     before = waiting(shop, key)
-    result = shop.task(task).apply_async((key,), **routes(shop)[way], **options)
+    result = task.apply_async((key,), **routes(shop)[way], **options)
     eventually(lambda: waiting(shop, key) == before + 1, SOON, "it did not park")
     return result

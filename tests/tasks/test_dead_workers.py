@@ -79,7 +79,7 @@ def test_claims_of_the_dead_wait_a_day_for_their_own_site(neighbours: Neighbours
     assert neighbours.mortal.locks.lock(key).locked(), "a stranger releases nothing"
 
 
-def test_a_site_that_comes_back_within_the_day_frees_what_its_dead_held(neighbours: Neighbours, key: str) -> None:
+def test_a_site_that_comes_back_within_the_day_releases_what_its_dead_held(neighbours: Neighbours, key: str) -> None:
     neighbours.die(neighbours.start(key))
     assert neighbours.is_left_after_a_look()
     neighbours.come_back().freed(key)
@@ -141,7 +141,7 @@ def test_the_last_life_to_end_removes_the_folders(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lives_that_begin_while_others_end_have_their_folders(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "tests.tasks.lives_race", str(tmp_path), "200"]
+    argv = [sys.executable, "-m", "tests.tasks.worker_records_race", str(tmp_path), "200"]
     racers = [subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
     for racer in racers:
         _, said = racer.communicate(timeout=120)
@@ -155,7 +155,7 @@ def test_lives_that_begin_while_others_end_have_their_folders(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_worker_removes_what_a_killed_worker_of_another_store_left(shop: Shop, key: str) -> None:
     worker = shop.start_worker(concurrency=1)
-    shop.send("work", key).get(timeout=20)
+    shop.task().delay(key).get(timeout=20)
     records_of_dead = [path.parent for path in shop.folder.rglob("main.*")]
     worker.kill()
     shop.start_worker(pool="solo", env={"SHOP_STORE": f"sqlite:///{shop.folder}/locks.db"})

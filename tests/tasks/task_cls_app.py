@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from tests.tasks.shop import body
+from tests.tasks.bodies import work
 
 url = os.environ.get("SHOP_URL", "")
 app = Celery("whole", broker=url, backend=url, task_cls="celery_locks:LockedTask")
@@ -22,9 +22,9 @@ app.conf.update(
 
 @app.task(bind=True)
 def plain(self: Any, key: str, seconds: float = 0.0) -> str:
-    return body(self, key, seconds)
+    return work(self, key, seconds)
 
 
 @app.task(bind=True, lock_enabled=False)
 def free(self: Any, key: str, seconds: float = 0.0) -> str:
-    return body(self, key, seconds)
+    return work(self, key, seconds)

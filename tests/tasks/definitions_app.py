@@ -7,7 +7,8 @@ from celery import Celery, Task, current_task
 from pydantic import BaseModel
 
 from celery_locks import LockedTask, single_instance
-from tests.tasks.shop import QUICK, body
+from tests.tasks.bodies import work
+from tests.tasks.shop import QUICK
 
 url = os.environ.get("SHOP_URL", "")
 app = Celery("ways", broker=url, backend=url)
@@ -25,51 +26,51 @@ app.autodiscover_tasks(["tests.tasks.discovered"])
 
 @app.task(base=LockedTask, lock_key="<key>")
 def base(key: str, seconds: float = 0.0) -> str:
-    return body(current_task, key, seconds)
+    return work(current_task, key, seconds)
 
 
 @app.task(base=LockedTask, bind=True, lock_key="<key>")
 def base_bound(self: Any, key: str, seconds: float = 0.0) -> str:
     assert self.lease.key == key
-    return body(self, key, seconds)
+    return work(self, key, seconds)
 
 
 @app.task
 @single_instance(key="<key>", backoff=QUICK)
 def below(key: str, seconds: float = 0.0) -> str:
-    return body(current_task, key, seconds)
+    return work(current_task, key, seconds)
 
 
 @app.task(bind=True)
 @single_instance(key="<key>")
 def below_bound(self: Any, key: str, seconds: float = 0.0) -> str:
     assert self.lease.key == key
-    return body(self, key, seconds)
+    return work(self, key, seconds)
 
 
 @single_instance(key="<key>")
 @app.task
 def above(key: str, seconds: float = 0.0) -> str:
-    return body(current_task, key, seconds)
+    return work(current_task, key, seconds)
 
 
 @single_instance(key="<key>")
 @app.task(bind=True)
 def above_bound(self: Any, key: str, seconds: float = 0.0) -> str:
     assert self.lease.key == key
-    return body(self, key, seconds)
+    return work(self, key, seconds)
 
 
 @app.task
 @single_instance
 def bare(key: str, seconds: float = 0.0) -> str:
-    return body(current_task, key, seconds)
+    return work(current_task, key, seconds)
 
 
 @single_instance
 @app.task(autoretry_for=(ZeroDivisionError,), retry_kwargs={"countdown": 0, "max_retries": 1})
 def bare_autoretry(key: str, seconds: float = 0.0) -> str:
-    return body(current_task, key, seconds)
+    return work(current_task, key, seconds)
 
 
 class ClassBased(LockedTask):
@@ -77,7 +78,7 @@ class ClassBased(LockedTask):
     lock_key = "<key>"
 
     def run(self, key: str, seconds: float = 0.0) -> str:
-        return body(self, key, seconds)
+        return work(self, key, seconds)
 
 
 class Child(ClassBased):
@@ -94,7 +95,7 @@ class Decorated(Task):  # type: ignore[misc]
     name = "class_decorated"
 
     def run(self, key: str, seconds: float = 0.0) -> str:
-        return body(self, key, seconds)
+        return work(self, key, seconds)
 
 
 class_based = app.register_task(ClassBased())
@@ -109,37 +110,37 @@ class Order(BaseModel):
 
 @app.task(pydantic=True, base=LockedTask)
 def pydantic_base(order: Order) -> str:
-    return body(current_task, order.key, order.seconds)
+    return work(current_task, order.key, order.seconds)
 
 
 @app.task(pydantic=True)
 @single_instance
 def pydantic_below(order: Order) -> str:
-    return body(current_task, order.key, order.seconds)
+    return work(current_task, order.key, order.seconds)
 
 
 @single_instance(key="<order.key>")
 @app.task(pydantic=True)
 def pydantic_above(order: Order) -> str:
-    return body(current_task, order.key, order.seconds)
+    return work(current_task, order.key, order.seconds)
 
 
 PLAIN = (
-    "tests.tasks.ways.base",
-    "tests.tasks.ways.base_bound",
-    "tests.tasks.ways.below",
-    "tests.tasks.ways.below_bound",
-    "tests.tasks.ways.above",
-    "tests.tasks.ways.above_bound",
-    "tests.tasks.ways.bare",
-    "tests.tasks.ways.bare_autoretry",
+    "tests.tasks.definitions_app.base",
+    "tests.tasks.definitions_app.base_bound",
+    "tests.tasks.definitions_app.below",
+    "tests.tasks.definitions_app.below_bound",
+    "tests.tasks.definitions_app.above",
+    "tests.tasks.definitions_app.above_bound",
+    "tests.tasks.definitions_app.bare",
+    "tests.tasks.definitions_app.bare_autoretry",
     "tests.tasks.discovered.tasks.shared_above",
     "tests.tasks.discovered.tasks.shared_below",
     "tests.tasks.discovered.tasks.shared_base",
 )
 CLASSES = ("class_based", "class_child", "class_decorated")
 PYDANTIC = (
-    "tests.tasks.ways.pydantic_base",
-    "tests.tasks.ways.pydantic_below",
-    "tests.tasks.ways.pydantic_above",
+    "tests.tasks.definitions_app.pydantic_base",
+    "tests.tasks.definitions_app.pydantic_below",
+    "tests.tasks.definitions_app.pydantic_above",
 )
