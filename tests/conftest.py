@@ -307,6 +307,7 @@ _TOGETHER = (
     ("tests/stores/test_redis_cluster.py",),
     ("tests/stores/test_redis_sentinel.py",),
     ("tests/stores/test_redis_tls.py",),
+    ("tests/faces/test_completion.py",),  # shells
     ("tests/faces/test_telemetry.py",),
     ("tests/faces/test_flower.py",),
     ("tests/faces/test_flower_browser.py",),
