@@ -58,7 +58,7 @@ class Step:
     @property
     def in_body(self) -> bool:
         """Whether it waits for a body of its victim."""
-        return self.pick * 10 % 1 < 0.6
+        return self.pick * 10 % 1 < 0.8
 
     def __str__(self) -> str:
         return f"{self.kind:12} pick {self.pick:.3f}{' in a body' if self.in_body else ''}"
