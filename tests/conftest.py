@@ -286,10 +286,15 @@ _EXHAUSTIVE = (
     "tests/faces/test_django_browser.py",
     "tests/faces/test_doctor_rabbit.py",
     "tests/faces/test_flower_browser.py",
+    "tests/faces/test_local_nodes.py",
+    "tests/faces/test_nodes_docker.py",
+    "tests/faces/test_pytest_plugin.py",
     "tests/faces/test_shop.py",
     "tests/package/",
     "tests/stores/test_costs.py",
     "tests/stores/test_model.py",
+    "tests/stores/test_permits.py",
+    "tests/stores/test_tried_writes.py",
     "tests/tasks/test_interrupts.py",
     "tests/test_benchmarks.py",
 )
@@ -301,6 +306,7 @@ _TOGETHER = (
     ("tests/tasks/test_park",),  # the prefork shop, and one that parks early
     # Shops of every pool.
     ("tests/tasks/test_losses.py", "tests/tasks/test_abort.py", "tests/tasks/test_renewal_under_load.py"),
+    ("tests/core/test_interrupts.py",),
     ("tests/tasks/test_canvas.py", "tests/tasks/test_policies.py", "tests/tasks/test_limits.py"),  # the prefork shop
     ("tests/tasks/test_scopes.py",),
     ("tests/tasks/test_death.py",),
@@ -312,23 +318,34 @@ _TOGETHER = (
     ("tests/stores/test_redis_cluster.py",),
     ("tests/stores/test_redis_sentinel.py",),
     ("tests/stores/test_redis_tls.py",),
+    ("tests/stores/test_redis_clock.py",),
+    ("tests/stores/test_redis_replicas.py",),
+    ("tests/stores/test_redlock_takeover.py",),
+    ("tests/faces/test_completion.py",),  # shells
     ("tests/faces/test_telemetry.py",),
+    ("tests/faces/test_dashboard.py",),
     ("tests/faces/test_flower.py",),
     ("tests/faces/test_flower_browser.py",),
+    ("tests/faces/test_flower_stores.py",),
     ("tests/faces/test_django_browser.py",),
     ("tests/package/test_api.py",),
     ("tests/package/test_build.py",),
     ("tests/package/test_pages.py", "tests/package/test_outside_project.py"),  # the readers' environment
+    ("tests/test_benchmarks.py",),
 )
 #: Tests elsewhere that run on each kind of store go where the cluster is.
 _CLUSTER = "tests/stores/test_redis_cluster.py"
+#: Servers that take seconds to start: tests with such a parameter run where it runs.
+_DATABASES = ("mariadb", "postgresql")
 
 
 def _unit(nodeid: str) -> str:
     """Return what a test runs in one process with: the first of its files, or the test alone."""
     if nodeid.endswith("[cluster]"):
         return _CLUSTER
-    return next((files[0] for files in _TOGETHER if nodeid.startswith(files)), nodeid)
+    path, _, parameters = nodeid.partition("[")
+    together = next((files[0] for files in _TOGETHER if path.startswith(files)), None)
+    return together or next((name for name in _DATABASES if name in parameters), nodeid)
 
 
 def _longest_first(items: list[pytest.Item]) -> list[pytest.Item]:

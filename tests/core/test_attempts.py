@@ -171,7 +171,7 @@ def test_several_keys_in_a_crowd_are_acquired_in_time() -> None:
             begun = time.monotonic()
             with locks.lock(key):
                 waits.append(time.monotonic() - begun)
-                stop.wait(0.2)
+                stop.wait(0.05)
 
     lockers = [threading.Thread(target=single, args=(key,)) for key in "aaaabbbb"]
     for locker in lockers:

@@ -10,12 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_locks.keys.canonical import NoStableText, canonical, plain
 from tests.core import values as v
 from tests.core.values import CET, NOON, PAIR, folded, sent
+from tests.support.examples import examples
 
 
 @pytest.mark.parametrize("one", v.LEAVES, ids=repr)
@@ -24,37 +25,37 @@ def test_promise_14_leaves_have_the_same_text_exactly_when_equal(one: Any) -> No
         assert (canonical(one) == canonical(other)) == (folded(one) == folded(other)), other
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(v.VALUES, v.VALUES)
 def test_promise_14_the_same_text_exactly_for_equal_values(one: Any, other: Any) -> None:
     assert (canonical(one) == canonical(other)) == (folded(one) == folded(other))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(50)
 @given(v.ANYTHING)
 def test_promise_14_the_same_text_for_an_equal_value_that_looks_different(value: Any) -> None:
     assert canonical(v.disguised(value)) == canonical(value)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(50)
 @given(v.ANYTHING)
 def test_promise_14_the_same_text_after_the_broker(value: Any) -> None:
     assert canonical(sent(value)) == canonical(value)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(50)
 @given(v.ANYTHING)
 def test_promise_14_the_same_plain_text_after_the_broker(value: Any) -> None:
     assert plain(sent(value)) == plain(value)
 
 
-@settings(deadline=None)
+@examples(50)
 @given(v.ANYTHING)
 def test_promise_14_every_text_can_be_encoded(value: Any) -> None:
     assert canonical(value).encode()
 
 
-@settings(deadline=None)
+@examples(50)
 @given(st.decimals(allow_nan=False), st.decimals(allow_nan=False))
 def test_promise_14_decimals_are_compared_exactly(one: Decimal, other: Decimal) -> None:
     with localcontext() as context:
@@ -62,7 +63,7 @@ def test_promise_14_decimals_are_compared_exactly(one: Decimal, other: Decimal) 
         assert (canonical(one) == canonical(other)) == (one == other)
 
 
-@settings(deadline=None)
+@examples(50)
 @given(st.decimals(allow_nan=False, allow_infinity=False), st.integers(0, 50))
 def test_promise_14_trailing_zeros_of_a_decimal_do_not_count(number: Decimal, zeros: int) -> None:
     sign, digits, exponent = number.as_tuple()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +15,13 @@ from celery_locks import Locks
 from celery_locks.renewal import keeper
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.types import Claim
+from tests.support.celery_worker import ROOT
 from tests.support.interrupts import failures, within
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+#: Takes the name of a work, and which of its places are struck; returns what was wrong, and how many places it has.
+Interrupted = Callable[[str, int], tuple[list[str], int]]
 
 
 class Struck(BaseException):
@@ -86,15 +93,40 @@ def interrupted(name: str, every: int) -> tuple[list[str], int]:
     return failures(lambda: (work, check), Struck, every)
 
 
+def serve() -> None:
+    """Answer questions of `Interrupted`, a line each."""
+    for question in sys.stdin:
+        print(json.dumps(interrupted(*json.loads(question))), flush=True)
+
+
+@pytest.fixture(scope="module")
+def in_small_process() -> Iterator[Interrupted]:
+    """Interrupts works in a process that has little memory: forking this one, with all its tests, takes far longer."""
+    code = "from tests.core.test_interrupts import serve; serve()"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+
+        def ask(name: str, every: int) -> tuple[list[str], int]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps([name, every]), file=process.stdin, flush=True)
+            wrong, places = json.loads(process.stdout.readline())
+            return wrong, places
+
+        yield ask
+
+
 @pytest.mark.parametrize("name", WORKS)
-def test_promise_40_an_interrupt_leaves_no_lease_behind_at_some_places(name: str) -> None:
-    wrong, total = interrupted(name, 9)
+def test_promise_40_an_interrupt_leaves_no_lease_behind_at_some_places(
+    name: str, in_small_process: Interrupted
+) -> None:
+    wrong, total = in_small_process(name, 9)
     assert total > 50
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKS)
-def test_promise_40_an_interrupt_leaves_no_lease_behind_at_any_place(name: str) -> None:
-    wrong, _ = interrupted(name, 1)
+def test_promise_40_an_interrupt_leaves_no_lease_behind_at_any_place(name: str, in_small_process: Interrupted) -> None:
+    wrong, _ = in_small_process(name, 1)
     assert not wrong, "\n".join(wrong)

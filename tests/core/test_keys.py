@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
@@ -18,6 +18,7 @@ from celery_locks.keys.maker import KeyMaker
 from celery_locks.keys.text import check_key
 from tests.core import values as v
 from tests.core.values import folded, sent
+from tests.support.examples import examples
 
 Key = Callable[..., str]
 
@@ -60,7 +61,7 @@ def same_calls(shop_id: Any, full: Any, page: Any) -> list[tuple[tuple[Any, ...]
 FEW = st.sampled_from([False, 0, 1, True, 1.0, "1", None, (1,), [1], {1: 2}, {"1": 2}])
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(st.tuples(FEW, FEW, FEW), st.tuples(FEW, FEW, FEW), st.data())
 def test_promise_14_the_same_key_exactly_for_equal_arguments(
     one: tuple[Any, ...], other: tuple[Any, ...], data: st.DataObject
@@ -71,7 +72,7 @@ def test_promise_14_the_same_key_exactly_for_equal_arguments(
     assert (key(*args, **kwargs) == key(*other_args, **other_kwargs)) == (folded(one) == folded(other))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(50)
 @given(v.ANYTHING, v.ANYTHING, st.lists(v.ANYTHING, max_size=2), st.dictionaries(st.sampled_from("xyz"), v.ANYTHING))
 def test_promise_14_the_same_key_after_the_broker(
     first: Any, second: Any, rest: list[Any], more: dict[str, Any]
@@ -81,7 +82,7 @@ def test_promise_14_the_same_key_after_the_broker(
     assert key(*args, **kwargs) == key(first, second, *rest, **more)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(st.lists(FEW, min_size=1, max_size=4), st.lists(FEW, min_size=1, max_size=4))
 def test_promise_14_variadic_arguments_are_told_apart(one: list[Any], other: list[Any]) -> None:
     key = maker(wild)

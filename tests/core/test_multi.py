@@ -170,13 +170,13 @@ def test_no_order_of_keys_deadlocks(tmp_path: Path) -> None:
 
     def philosopher(number: int) -> None:
         mine = random.Random(number)
-        for _ in range(8):
+        for _ in range(4):
             keys = mine.sample("abcd", 3 if number else 4)
             with locks.multi(keys, ttl=20):
                 use(keys)
 
     def one_by_one(_: int) -> None:
-        for _ in range(4):
+        for _ in range(2):
             with locks.lock("d", ttl=20), locks.lock("a", ttl=20):  # against the order of the others
                 use(["d", "a"])
 

@@ -298,21 +298,21 @@ def test_a_forked_process_reads_its_own_notices(redis_url: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["redis", "postgresql"])
 @pytest.mark.parametrize("kind", ["gevent", "eventlet"])
-def test_a_greenlet_is_notified(kind: str, store: str, request: pytest.FixtureRequest) -> None:
+def test_a_greenlet_is_notified(kind: str, redis_url: str, postgresql_url: str) -> None:
     in_greenlets(
         kind,
-        request.getfixturevalue(f"{store}_url"),
-        """
-told = []
-locks = Locks(url)
-lease = locks.lock("greenlet", ttl=600).acquire()
-lease.on_lost(lambda lease, reason: told.append((reason, unpatched("get_ident")())))
-locks.lock("greenlet").force_release()
-until(lambda: told)
-assert told == [("force_released", unpatched("get_ident")())], told
-locks.close()
+        redis_url,
+        f"""
+for url in (url, {postgresql_url!r}):
+    notified = []
+    locks = Locks(url)
+    lease = locks.lock("greenlet {kind}", ttl=600).acquire()
+    lease.on_lost(lambda lease, reason: notified.append((reason, unpatched("get_ident")())))
+    locks.lock("greenlet {kind}").force_release()
+    until(lambda: notified)
+    assert notified == [("force_released", unpatched("get_ident")())], notified
+    locks.close()
 """,
     )
 

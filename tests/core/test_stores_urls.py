@@ -8,7 +8,7 @@ import traceback
 from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from celery_locks import LockConfigError, Locks
@@ -17,6 +17,7 @@ from celery_locks.stores import open_store
 from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.redis.cluster import RedisClusterStore
 from celery_locks.stores.redis.store import RedisStore
+from tests.support.examples import examples
 
 REDIS_URLS = [
     "redis://localhost/1",
@@ -217,7 +218,7 @@ def test_what_has_no_password_stays_as_it_is(url: str) -> None:
 parts = st.text(st.sampled_from("/?#@:%[]() \n\t,;|&=\\'\"<>$!~ab19é℀\u202e"), max_size=8)
 
 
-@settings(deadline=None, max_examples=400)
+@examples(120)
 @given(
     st.sampled_from(["redis", "rediss+sentinel", "redis+cluster", "redlock", "postgresql", "mysql", "sharded:redis"]),
     st.sampled_from([("hun", "ter2"), ("7071", "7072")]),
@@ -270,7 +271,7 @@ def test_promise_21_a_password_without_an_at_is_masked_and_refused(url: str) -> 
         open_store(url)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(100)
 @given(
     st.sampled_from(["redis", "rediss+sentinel", "redis+cluster", "redlock", "mysql", "sharded:redis", "amqp"]),
     st.sampled_from(["", "u", "us%2Fer", "b:1,u", "anna@h", "b;u"]),
@@ -284,7 +285,7 @@ def test_promise_21_no_password_shows_where_its_at_is_forgotten(scheme: str, use
     assert "ter2" not in shown
 
 
-@settings(deadline=None)
+@examples(50)
 @given(
     st.sampled_from(["redis", "rediss+sentinel", "postgresql", "sharded:redis"]),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_locks.errors import LockKeyError
@@ -20,6 +20,7 @@ from celery_locks.keys.scalars import joined_surrogates
 from celery_locks.keys.template import Template
 from tests.core import values as v
 from tests.core.values import sent
+from tests.support.examples import examples
 
 
 @dataclass
@@ -90,7 +91,7 @@ def splits(draw: st.DrawFn) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return cut(*draw(cuts)), cut(*draw(cuts))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(st.sampled_from(TEMPLATES), splits())
 def test_promise_14_no_value_forges_a_separator(template: str, pair: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     one, other = pair
@@ -100,7 +101,7 @@ def test_promise_14_no_value_forges_a_separator(template: str, pair: tuple[tuple
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=6)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(st.sampled_from(TEMPLATES), *[st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT)] * 2)
 def test_promise_14_distinct_texts_have_distinct_keys(
     template: str, one: tuple[str, ...], other: tuple[str, ...]

@@ -486,7 +486,7 @@ def test_what_a_dead_worker_left_is_found_and_sent_on(
     app.conf.locks_url = redis_url
     locks, run = Locks(redis_url), Run(app)
     lease = locks.lock("k", ttl=60).acquire()
-    with Worker("tests.faces.watched", env=variables, concurrency=1, timeout=90) as worker:
+    with Worker("tests.faces.telemetry_app", env=variables, concurrency=1, timeout=90) as worker:
         result = app.send_task("parked", args=["k"])
         eventually(lambda: locks.info("k").waiting == 1, SOON)
         worker.kill()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 
 from celery_locks import Locks
 from celery_locks.cli.completion import quoted
+from celery_locks.testing.local import processes
+from tests.support import completion_server
 from tests.support.celery_worker import ROOT
 from tests.support.shells import INTERRUPT, SHELLS, Shell, missing
 from tests.support.waiting import eventually
@@ -60,23 +63,6 @@ def add_program(folder: Path, code: str) -> Path:
     return program.parent
 
 
-#: The argument on its own: it starts in a fraction of the time that celery takes.
-QUICK = """
-import json, pathlib
-import click
-from celery_locks.cli import completion
-held = json.loads(pathlib.Path("keys.json").read_text())
-completion.keys_of = lambda app, begun, store: [key for key in held if key.startswith(begun)]
-@click.group()
-def main(): ...
-@main.command()
-@completion.key_argument
-@click.option("--json", is_flag=True)
-def show(key, json): ...
-main(prog_name="celery")
-"""
-
-
 @pytest.fixture(scope="module", params=SHELLS)
 def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     name: str = request.param
@@ -86,8 +72,14 @@ def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     hold(folder, *KEYS, *CONTROLS)
     for file in ("globs", "plain,x", "glob*?[a]"):  # what patterns would find
         (folder / file).touch()
-    with Shell(name, folder, add_program(folder, QUICK)) as made:
-        yield made
+    argv = [sys.executable, completion_server.__file__, str(folder)]
+    server = processes.start(argv, output=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        eventually((folder / "serves").exists, 60, "the server of the completion does not start")
+        with Shell(name, folder, folder / "bin") as made:
+            yield made
+    finally:
+        processes.end(server)
 
 
 def hold(folder: Path, *keys: str) -> None:
@@ -161,21 +153,27 @@ def test_bash_with_other_patterns(shell: Shell) -> None:
 
 def test_an_unknown_shell_gets_what_is_inert_in_all(tmp_path: Path) -> None:
     """Such as PowerShell, for which click inserts words as they are."""
-    import subprocess
-
     hold(tmp_path, "a:1", "a$(x)", "a b", "a'", "a,")
-    shown = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{CUSTOM}{QUICK}"],
+    code = f"{CUSTOM}from tests.support.completion_server import make_command\nmake_command(Path())(prog_name='celery')"
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "_CELERY_COMPLETE": "custom_complete", "COMP_WORDS": "celery show a", "COMP_CWORD": "2"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "_CELERY_COMPLETE": "custom_complete",
+            "COMP_WORDS": "celery show a",
+            "COMP_CWORD": "2",
+        },
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert shown.split() == ["plain,a:1"]
+    assert printed.split() == ["plain,a:1"]
 
 
 CUSTOM = """
+from pathlib import Path
 from click import shell_completion
 class Custom(shell_completion.BashComplete):
     name = "custom"
@@ -193,7 +191,9 @@ def test_promise_46_as_users_type_it(name: str, redis_url: str, tmp_path: Path) 
     Locks(redis_url).lock("pwn$(touch${IFS}PWNED)").acquire()
     programs = add_program(tmp_path, 'from celery.__main__ import main\nsys.argv[0] = "celery"\nmain()\n')
     with Shell(name, tmp_path, programs, records=False, COLUMNS="200") as shell:
-        for command, shown in (("show", "1 of 1 permits are held"), ("wait --timeout 0", "was not free")):
+        # Each command starts celery twice, which takes seconds: one shell is enough for the second command.
+        commands = [("show", "1 of 1 permits are held"), ("wait --timeout 0", "was not free")]
+        for command, shown in commands if name == "bash" else commands[:1]:
             shell.output = ""
             shell.send(f"celery -A proj locks {command} pwn\t\r")
             eventually(lambda shown=shown: shell.read() and shown in shell.output, 60, shell.output)

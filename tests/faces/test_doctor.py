@@ -528,7 +528,7 @@ def test_a_worker_of_a_user_with_exactly_the_told_rights(redis_url: str, start_r
     variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": url, "WATCHED_SETTINGS": settings}
     queues = ["celery", "shop"]
     with Worker(
-        "tests.faces.watched", env=variables, queues=queues, arguments=["-E"], gossip=True, timeout=90
+        "tests.faces.telemetry_app", env=variables, queues=queues, arguments=["-E"], gossip=True, timeout=90
     ) as worker:
         task.apply_async(("k",), countdown=1).get(timeout=SOON)
         assert "a worker consumes shop" in found(app)["consumers"][0]["text"]
@@ -698,7 +698,7 @@ def test_a_broadcast_is_not_known(redis_url: str, other_redis_url: str) -> None:
     for name in ("told", "usual"):
         app.task(nothing, name=name, **options)
     variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": other_redis_url, "WATCHED_SETTINGS": "{}"}
-    with Worker("tests.faces.watched", env=variables, concurrency=1, queues=["celery"], timeout=90):
+    with Worker("tests.faces.telemetry_app", env=variables, concurrency=1, queues=["celery"], timeout=90):
         items = found(app)["consumers"]
         assert [item["text"].partition(" of which")[0] for item in items] == [
             "not known: told is routed to the broadcast news,",
@@ -720,10 +720,10 @@ def test_each_queue_wants_a_worker(redis_url: str, other_redis_url: str) -> None
     options = {"base": LockedTask, "shared": False, "lock_key": "<key>"}
     app.task(nothing, name="routed", **options)
     app.task(nothing, name="queued", queue="urgent", **options)
-    with Worker("tests.faces.watched", env=variables, concurrency=1, queues=["celery", "shop"], timeout=90):
+    with Worker("tests.faces.telemetry_app", env=variables, concurrency=1, queues=["celery", "shop"], timeout=90):
         text = the_only(app, "warning", "consumers")
         assert "consumes the queue urgent, to which queued is routed" in text
         assert text.endswith("celery -A … worker -Q urgent")
     queues = ["celery", "shop", "urgent"]
-    with Worker("tests.faces.watched", env=variables, concurrency=1, queues=queues, timeout=90):
+    with Worker("tests.faces.telemetry_app", env=variables, concurrency=1, queues=queues, timeout=90):
         assert "a worker consumes" in found(app)["consumers"][0]["text"]

@@ -52,7 +52,7 @@ def test_rabbitmq(redis_url: str, rabbit_server: RabbitServer) -> None:
     settings = '{"result_backend": "rpc://"}'
     variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": url, "WATCHED_SETTINGS": settings}
     with Worker(
-        "tests.faces.watched", env=variables, queues=["celery", "c++"], arguments=["-E"], gossip=True, timeout=90
+        "tests.faces.telemetry_app", env=variables, queues=["celery", "c++"], arguments=["-E"], gossip=True, timeout=90
     ) as worker:
         task.apply_async(("k",), queue="c++").get(timeout=SOON)
         assert "ACCESS_REFUSED" not in worker.logs()

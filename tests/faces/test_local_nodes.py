@@ -54,6 +54,61 @@ def default_worker_tasks(default_worker_tasks):
 """
 
 
+OWN_CLASSES = """
+import redis
+from pytest_celery import CeleryTestWorker, CeleryWorkerContainer, RedisContainer
+from pytest_docker_tools import container
+
+cache = container(image="redis:7", ports={"6379/tcp": None}, command=["redis-server", "--maxmemory", "32mb"])
+
+class SmallRedis(RedisContainer):
+    @classmethod
+    def command(cls, *args, **kwargs):
+        return super().command("--maxmemory", "64mb")
+
+class Worker(CeleryWorkerContainer):
+    @classmethod
+    def command(cls, *args, **kwargs):
+        return super().command("--pool", "threads", "--concurrency", "2")
+
+    @classmethod
+    def worker_queue(cls):
+        return "apart"
+
+class Node(CeleryTestWorker):
+    def greet(self):
+        return f"greetings from {self.worker_queue}"
+
+@pytest.fixture
+def default_redis_broker_cls():
+    return SmallRedis
+
+@pytest.fixture
+def default_worker_container_cls():
+    return Worker
+
+@pytest.fixture(scope="session")
+def default_worker_container_session_cls():
+    return Worker
+
+@pytest.fixture
+def default_worker_cls():
+    return Node
+
+@pytest.fixture
+def celery_locks_store():
+    return None  # locks are in the result backend
+
+def test_own_classes_and_containers(celery_setup, celery_worker, cache):
+    assert celery_worker.greet() == "greetings from celery"  # the container's class is that of the fixture
+    assert "concurrency: 2 (thread)" in celery_worker.logs()
+    assert int(celery_setup.broker.container.client.config_get("maxmemory")["maxmemory"]) == 64 * 2**20
+    assert redis.Redis(port=cache.ports["6379/tcp"][0]).config_get("maxmemory")["maxmemory"] == str(32 * 2**20)
+    assert tasks.sync.s(7).apply_async(queue="apart").get(timeout=60)
+    assert celery_setup.backend.container.client.keys("celery-locks*")
+"""
+
+
 class Project:
     """A project outside, whose tests run in processes that are known by a mark.
 
@@ -209,66 +264,6 @@ def test_no_lease_is_renewed_in_a_store_that_is_gone():
     project.run(passed=2)
 
 
-def test_what_a_project_makes_itself(project: Project) -> None:
-    project.write(
-        test_own=ON_REDIS
-        + """
-import redis
-from pytest_celery import CeleryTestWorker, CeleryWorkerContainer, RedisContainer
-from pytest_docker_tools import container
-
-cache = container(image="redis:7", ports={"6379/tcp": None}, command=["redis-server", "--maxmemory", "32mb"])
-
-class SmallRedis(RedisContainer):
-    @classmethod
-    def command(cls, *args, **kwargs):
-        return super().command("--maxmemory", "64mb")
-
-class Worker(CeleryWorkerContainer):
-    @classmethod
-    def command(cls, *args, **kwargs):
-        return super().command("--pool", "threads", "--concurrency", "2")
-
-    @classmethod
-    def worker_queue(cls):
-        return "apart"
-
-class Node(CeleryTestWorker):
-    def greet(self):
-        return f"greetings from {self.worker_queue}"
-
-@pytest.fixture
-def default_redis_broker_cls():
-    return SmallRedis
-
-@pytest.fixture
-def default_worker_container_cls():
-    return Worker
-
-@pytest.fixture(scope="session")
-def default_worker_container_session_cls():
-    return Worker
-
-@pytest.fixture
-def default_worker_cls():
-    return Node
-
-@pytest.fixture
-def celery_locks_store():
-    return None  # locks are in the result backend
-
-def test_own_classes_and_containers(celery_setup, celery_worker, cache):
-    assert celery_worker.greet() == "greetings from celery"  # the container's class is that of the fixture
-    assert "concurrency: 2 (thread)" in celery_worker.logs()
-    assert int(celery_setup.broker.container.client.config_get("maxmemory")["maxmemory"]) == 64 * 2**20
-    assert redis.Redis(port=cache.ports["6379/tcp"][0]).config_get("maxmemory")["maxmemory"] == str(32 * 2**20)
-    assert tasks.sync.s(7).apply_async(queue="apart").get(timeout=60)
-    assert celery_setup.backend.container.client.keys("celery-locks*")
-""",
-    )
-    project.run(passed=1)
-
-
 def test_two_levels_in_several_processes(project: Project) -> None:
     project.write(
         conftest="",
@@ -299,7 +294,8 @@ def test_in_memory_again(celery_locks, assert_free):
     assert "processes of this machine" in output
 
 
-def test_what_developers_and_tasks_do(project: Project) -> None:
+def test_what_projects_make_themselves_and_what_developers_and_tasks_do(project: Project) -> None:
+    """Two files of tests in one run, since the start of pytest takes as long as a test here."""
     project.env |= {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/0"}
     project.write(
         tasks=TASKS
@@ -311,6 +307,7 @@ def leaves_a_process():
     code = "import time; time.sleep(600)"
     return subprocess.Popen([sys.executable, "-c", code], start_new_session=True).pid
 """,
+        test_own=ON_REDIS + OWN_CLASSES,
         test_surroundings=ON_REDIS
         + """
 import os
@@ -353,7 +350,7 @@ def test_two_runs_lose_their_leases(celery_setup, lock_lost_after):
             tasks.sync.delay(1, seconds=100).get(timeout=60)
 """,
     )
-    project.run(passed=3)
+    project.run(passed=4)
 
 
 # --- Bad input ---
@@ -370,7 +367,7 @@ def test_no_redis_server(project: Project) -> None:
     assert _seconds(output) < 10
 
 
-def test_an_image_that_no_program_stands_for(project: Project) -> None:
+def test_an_unknown_image_a_worker_that_dies_and_one_that_is_never_ready(project: Project) -> None:
     project.write(
         test_cache="""
 from pytest_docker_tools import container
@@ -378,15 +375,7 @@ from pytest_docker_tools import container
 cache = container(image="memcached:1", ports={"11211/tcp": None})
 
 def test_cache(cache): pass
-"""
-    )
-    output = project.run(errors=1)
-    assert "the image 'memcached:1' has no local program" in output
-    assert "pytest -p no:celery_locks.testing.local -p celery_locks.testing.docker" in output
-
-
-def test_a_worker_that_dies_and_one_that_is_never_ready(project: Project) -> None:
-    project.write(
+""",
         test_worker=ON_REDIS
         + """
 from celery_locks.testing.local.programs import Worker
@@ -402,9 +391,11 @@ def default_worker_initial_content(default_worker_initial_content, how, monkeypa
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])
 def test_sync(how, celery_setup): pass
-"""
+""",
     )
-    output = project.run(errors=2)
+    output = project.run(errors=3)
+    assert "the image 'memcached:1' has no local program" in output
+    assert "pytest -p no:celery_locks.testing.local -p celery_locks.testing.docker" in output
     assert "ended with exit status 2 before it was ready: correct what its log reports" in output
     assert "ModuleNotFoundError: No module named 'nothing_of_this_name'" in output
     assert "was not ready within 8 s (a worker logs `ready.` at the level INFO; with debugpy," in output

@@ -65,7 +65,7 @@ class Site:
         self.first: dict[tuple[str, ...], float] = {}
 
     def worker(self, **options: Any) -> Worker:
-        return Worker("tests.faces.watched", env=self.variables, timeout=2 * SOON, **options)
+        return Worker("tests.faces.telemetry_app", env=self.variables, timeout=2 * SOON, **options)
 
     def send(self, task: str, *args: str) -> Any:
         return self.app.send_task(task, args=args)

@@ -45,10 +45,11 @@ def readers_venv(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A virtual environment with the wheel and with all that the how-to pages have their readers install.
 
     They share it, since an environment for each page would take as long as all their tests. So what a page imports is
-    held against what that page itself names.
+    held against what that page itself names. The tutorial and the README have environments that pip makes.
     """
     texts = [page.read_text() for page in (ROOT / "docs" / "how-to").glob("*.md")]
     wanted = sorted({one for text in texts for one in transcript.installed(text)})
     extras = [extra for one in wanted for extra in re.findall(r"^celery-locks\[(.+)\]$", one)]
     others = [one for one in wanted if not one.startswith("celery-locks")]
-    return environments.make(tmp_path_factory.mktemp("readers") / "venv", f"{built.wheel}[{','.join(extras)}]", *others)
+    venv = tmp_path_factory.mktemp("readers") / "venv"
+    return environments.make_linked(venv, built.wheel, ",".join(extras).split(","), *others)

@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from celery_locks.testing.local import processes
 
@@ -66,6 +69,73 @@ def make(venv: Path, *requirements: str) -> Path:
     if requirements:
         _run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", *requirements)
     return venv
+
+
+def make_linked(venv: Path, wheel: Path, extras: Collection[str], *others: str) -> Path:
+    """Make a virtual environment as `make` does with the wheel, in seconds; return its folder.
+
+    The wheel is unpacked. What it and its extras require, and the others, are links to the tests' own packages: the
+    versions that `make` would install. A package that none of them requires is not there.
+    """
+    pip = ["pip"] if any(metadata.distributions(name="pip")) else []  # uv's environments have none
+    _run(_PYTHON / "python3", "-m", "venv", *(["--without-pip"] if pip else []), venv)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(packages)
+    (unpacked,) = metadata.distributions(name="celery-locks", path=[str(packages)])
+    for found in required([unpacked], {"celery-locks": set(extras)}, *others, *pip):
+        _link(found, packages, venv / "bin")
+    return venv
+
+
+def required(
+    begin: list[metadata.Distribution], extras: dict[str, set[str]], *others: str
+) -> list[metadata.Distribution]:
+    """Return the installed distributions that these require, with these extras, directly or through others."""
+    seen: dict[str, set[str]] = {}
+    found: dict[str, metadata.Distribution] = {}
+    open_requirements = [Requirement(text) for text in others]
+    for each in begin:
+        open_requirements += _requirements(each, extras.get(each.name, set()))
+    while open_requirements:
+        requirement = open_requirements.pop()
+        name = canonicalize_name(requirement.name)
+        new = (requirement.extras or {""}) - seen.get(name, set())
+        if not new or name in extras:
+            continue
+        seen.setdefault(name, set()).update(new, {""})
+        found[name] = metadata.distribution(name)
+        open_requirements += _requirements(found[name], new)
+    return list(found.values())
+
+
+def _requirements(distribution: metadata.Distribution, extras: set[str]) -> list[Requirement]:
+    all_of_it = [Requirement(text) for text in distribution.requires or ()]
+    return [
+        each
+        for each in all_of_it
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in {"", *extras})
+    ]
+
+
+def _link(distribution: metadata.Distribution, packages: Path, programs: Path) -> None:
+    """Link what a distribution has in ``site-packages``, and write its programs with the environment's Python."""
+    for file in distribution.files or ():
+        place = Path(str(distribution.locate_file(file)))
+        if file.parts[0] == "..":
+            if place.parent.name == "bin" and place.exists():
+                _write_program(place, programs / place.name)
+        elif file.parts[0] != "__pycache__" and not (packages / file.parts[0]).exists():
+            (packages / file.parts[0]).symlink_to(distribution.locate_file(file.parts[0]))
+
+
+def _write_program(ours: Path, theirs: Path) -> None:
+    text = ours.read_bytes()
+    if not text.startswith(b"#!"):
+        theirs.symlink_to(ours)
+        return
+    theirs.write_bytes(f"#!{theirs.parent / 'python'}\n".encode() + text.partition(b"\n")[2])
+    theirs.chmod(0o755)
 
 
 def compile_packages(venv: Path) -> None:

@@ -146,7 +146,7 @@ def files() -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "text, phrase",
+    ("text", "phrase"),
     [
         ("'''Return what nobody holds.'''", "nobody"),
         ("# If it is free, else wait.\nx = 1", "else"),

@@ -9,7 +9,7 @@ import pytest
 from celery_locks.stores.base import Store
 from celery_locks.stores.sqlite import SQLiteStore
 from celery_locks.testing import StoreCompliance
-from tests.stores.kinds import AnswersOfEachKind, InMemory, OnSQLite
+from tests.stores.compliance_stores import AnswersOfEachKind, InMemory, OnSQLite
 
 
 class TestMemory(InMemory, StoreCompliance):

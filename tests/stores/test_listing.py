@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_locks.testing import ListingCompliance
-from tests.stores.kinds import InMemory, OnRedis, OnSQLite
+from tests.stores.compliance_stores import InMemory, OnRedis, OnSQLite
 
 
 class TestMemory(InMemory, ListingCompliance):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores.machine import LONG, run
 from tests.stores.model_stores import MemoryStores, RedisStores, SQLiteStores, shifted_scripts
+from tests.stores.state_machine import run
+from tests.support.examples import LONG
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(24 * 3600 if LONG else 900)]
 

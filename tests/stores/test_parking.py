@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_locks.testing import ParkingCompliance
-from tests.stores.kinds import InMemory, OnRedis, OnSQLite, WithShortDelays
+from tests.stores.compliance_stores import InMemory, OnRedis, OnSQLite, WithShortDelays
 
 
 class TestMemory(InMemory, ParkingCompliance):

@@ -22,7 +22,7 @@ from celery_locks.stores.redis.scripts import FENCE_KEPT
 from celery_locks.stores.redis.store import SCRIPT_BATCH, RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import StoreCompliance
-from tests.stores.kinds import OnRedis
+from tests.stores.compliance_stores import OnRedis
 from tests.support.proxy import Proxy, tls_proxy
 from tests.support.servers import Binary, RedisServer, all_binaries
 from tests.support.waiting import eventually

@@ -12,7 +12,7 @@ import valkey
 from celery_locks.stores import open_store
 from celery_locks.stores.base import Store
 from celery_locks.stores.redis.store import RedisStore
-from tests.stores.kinds import AnswersOfEachKind
+from tests.stores.compliance_stores import AnswersOfEachKind
 
 
 class OfAClient(AnswersOfEachKind):

@@ -26,7 +26,7 @@ from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 from celery_locks.testing.compliance.base import ODD_NAMES
-from tests.stores.kinds import WithShortDelays
+from tests.stores.compliance_stores import WithShortDelays
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
 from tests.support.loop import on_a_loop, soon

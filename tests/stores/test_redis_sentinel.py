@@ -19,7 +19,7 @@ from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Parking, Ticket
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
-from tests.stores.kinds import AnswersOfEachKind, ParkingAnswersOfEachKind, WithShortDelays
+from tests.stores.compliance_stores import AnswersOfEachKind, ParkingAnswersOfEachKind, WithShortDelays
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import SERVICE, Sentinels
 from tests.support.servers import RedisServer

@@ -30,7 +30,7 @@ from celery_locks.testing import (
     StoreCompliance,
     ValueCompliance,
 )
-from tests.stores.kinds import OnAMovableClock
+from tests.stores.compliance_stores import OnAMovableClock
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 

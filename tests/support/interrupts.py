@@ -54,7 +54,7 @@ class _Places:
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        if not code.co_filename.startswith(PACKAGE):
+        if not code.co_filename.startswith(PACKAGE) or not self._may_be_in(code):
             return None
         if self._strike_at is not None and (code.co_filename, code.co_firstlineno) != self._strike_at[:2]:
             return None  # to trace other functions would cost far more than the work itself
@@ -74,6 +74,10 @@ class _Places:
                 sys.settrace(None)  # the rest runs as it would
                 raise self._error
         return self
+
+    def _may_be_in(self, code: CodeType) -> bool:
+        """Whether the place to strike at is in this function: tracing all others would take most of the time."""
+        return self._strike_at is None or (code.co_filename, code.co_firstlineno) == self._strike_at[:2]
 
 
 @cache

@@ -6,7 +6,6 @@ itself are as in the model. ``HYPOTHESIS_PROFILE=long`` looks for longer, each t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -21,9 +20,7 @@ from celery_locks.stores.listing import LockInfo, NameRange
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, RunEndName, Ticket
 from celery_locks.stores.types import TICKET, Claim, Granted, Holder, Refused, Renewal
 from tests.stores.model import Answer, Lock, Model
-
-#: Whether to look for longer, each time elsewhere.
-LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+from tests.support.examples import LONG
 
 PREFIX = "model"
 #: Most happens in one lock; the other is there so that what is done to one leaves others alone.

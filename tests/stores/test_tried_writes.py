@@ -91,6 +91,7 @@ def kill_after_each_step(url: str, prefix: str) -> float:
     return time.monotonic() + TTL_SECONDS
 
 
+@pytest.mark.slow
 def test_a_doctor_that_dies_on_redis(start_redis: Callable[..., RedisServer]) -> None:
     server, prefix = start_redis(), "site"
     url = server.url()
@@ -110,6 +111,7 @@ def test_a_doctor_that_dies_on_redis(start_redis: Callable[..., RedisServer]) ->
     assert_no_waiters(url, prefix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 def test_a_doctor_that_dies_on_a_database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if kind == "sqlite":
