@@ -64,13 +64,13 @@ def add_program(folder: Path, code: str) -> Path:
 QUICK = """
 import json, pathlib
 import click
-from celery_locks.cli import completion
+from celery_locks.cli import completion, parameters
 held = json.loads(pathlib.Path("keys.json").read_text())
 completion.keys_of = lambda app, begun, store: [key for key in held if key.startswith(begun)]
 @click.group()
 def main(): ...
 @main.command()
-@completion.key_argument
+@parameters.key_argument()
 @click.option("--json", is_flag=True)
 def show(key, json): ...
 main(prog_name="celery")
