@@ -63,10 +63,24 @@ __all__ = [
     "store_fields",
     "store_names",
     "total_of",
+    "with_prefix",
 ]
 
 #: A lease is near its expiry when it has fewer seconds left.
 NEAR_SECONDS = 10.0
+
+
+def with_prefix(locks: Locks, prefix: str) -> Locks:
+    """Return the locks of another prefix in the same store.
+
+    Raises:
+        LockConfigError: The prefix is wrong.
+    """
+    if prefix == locks.prefix:
+        return locks
+    others = Locks(locks.store, prefix=prefix)
+    others._space.url, others._space.store_name = locks.url, locks.store_name
+    return others
 
 
 # --- Reads ---

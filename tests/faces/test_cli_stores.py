@@ -242,7 +242,7 @@ def test_release_of_an_owner_lists_asks_and_counts(run: Run, locks: Locks, audit
     assert run("release", "--owner", "org:org_1", "--yes").output.endswith("Released 1 lease of org:org_1.\n")
     eventually(lambda: all(lease.lost for lease in leases), SOON)
     said = run("release", "--owner", "org:org_1", "--yes", status=1).stderr
-    assert said == "Error: org:org_1 holds no lease: give an owner's whole name, as `list` shows it\n"
+    assert said == "Error: org:org_1 holds no lease: give an owner's whole name, as `list` prints it\n"
     assert all(lease.held for lease in others)
     said = run("release", "--owner", "org:org_1", "--yes", "--store", "audit").output
     assert said.endswith("Released 1 lease of org:org_1 in the store audit.\n")
