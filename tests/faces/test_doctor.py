@@ -700,7 +700,7 @@ def test_a_broadcast_is_not_known(redis_url: str, other_redis_url: str) -> None:
     variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": other_redis_url, "WATCHED_SETTINGS": "{}"}
     with Worker("tests.faces.watched", env=variables, concurrency=1, queues=["celery"], timeout=90):
         items = found(app)["consumers"]
-        assert [item["text"].partition(" of which")[0] for item in items] == [
+        assert [item["text"].partition(" for which")[0] for item in items] == [
             "not known: told is routed to the broadcast news,",
             "a worker consumes celery",
         ]
