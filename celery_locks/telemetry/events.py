@@ -1,7 +1,7 @@
 """Celery events of locks: ``lock-acquired``, ``lock-contended``, ``lock-lost``, ``lock-released``.
 
-A thread with a connection of its own sends them, so a broker that is slow or unreachable delays no lock. Events that don't
-fit into the queue are dropped, and counted.
+A thread with a connection of its own sends them, so a slow broker delays no lock. Events that don't fit into the queue
+are dropped, and counted.
 """
 
 from __future__ import annotations
