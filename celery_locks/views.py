@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from celery_locks import owners
 from celery_locks._addresses import mask_text
-from celery_locks._durations import duration
+from celery_locks._durations import duration, seconds_of
 from celery_locks._logging import logger, one_line
 from celery_locks._validation import DEFAULT_STORE
 from celery_locks.keys.names import CALL, check_part, cursor_of, described, name_after
@@ -59,6 +59,7 @@ __all__ = [
     "read_stats",
     "release_by_fencing_token",
     "release_lease",
+    "seconds_of",
     "stats_fields",
     "store_fields",
     "store_names",

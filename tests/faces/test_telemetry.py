@@ -663,7 +663,7 @@ def test_a_store_that_is_away_holds_nobody_up(
         stop = metrics.watch(locks, registry, every=0)
         assert not text_of(registry), "nothing is known yet"
         with monkeypatch.context() as patch:
-            patch.setattr(store, "SLOW", 0.1)
+            patch.setattr(store, "SLOW_SECONDS", 0.1)
             eventually(lambda: text_of(registry) == {("store_up",): 0}, SOON)
     with pytest.raises(ValueError, match="celery_locks_store"):
         metrics.watch(locks, registry)
