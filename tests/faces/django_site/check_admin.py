@@ -68,7 +68,7 @@ def test_held_locks(viewer, held_lock) -> None:
 
 
 def test_search_and_pages(viewer, celery_locks, monkeypatch) -> None:
-    monkeypatch.setattr("celery_locks.contrib.django.admin.ROWS", 2)
+    monkeypatch.setattr("celery_locks.contrib.django.admin.PAGE_ROWS", 2)
     for number in range(5):
         assert celery_locks.lock(f"user:{number}&x=1", ttl=600).try_acquire()
     assert celery_locks.lock("other", ttl=600).try_acquire()
@@ -290,7 +290,7 @@ def test_addresses_of_no_key(viewer, query) -> None:
 
 
 def test_a_search_keeps_what_a_field_cannot(viewer, celery_locks, monkeypatch) -> None:
-    monkeypatch.setattr("celery_locks.contrib.django.admin.ROWS", 1)
+    monkeypatch.setattr("celery_locks.contrib.django.admin.PAGE_ROWS", 1)
     keys = ["a\nb\0 1", "a\nb\0 2", "a\nb\0 3"]
     for key in [*keys, "a\nc", "a b"]:
         assert celery_locks.lock(key, ttl=600).try_acquire()
@@ -343,7 +343,7 @@ def audit(celery_locks, monkeypatch) -> Locks:
 
 
 def test_a_list_of_each_store(viewer, celery_locks, audit, monkeypatch) -> None:
-    monkeypatch.setattr("celery_locks.contrib.django.admin.ROWS", 1)
+    monkeypatch.setattr("celery_locks.contrib.django.admin.PAGE_ROWS", 1)
     for number in range(2):
         assert audit.lock(f"a:{number}", ttl=600, owner="org:org_1/user:user_42").try_acquire()
     assert celery_locks.lock("a:d", ttl=600).try_acquire()
