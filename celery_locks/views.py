@@ -1,6 +1,7 @@
 """What interfaces show of locks: reads, figures and texts, and the release of a lease by hand.
 
-The command line, Flower, Django's admin and the metrics use this module, and so can programs that show locks.
+The command line, Flower, Django's admin and the metrics use this module, and so can programs that show locks. It also
+exports the types and helpers of private modules that they need, and they import no private module for them.
 """
 
 from __future__ import annotations

@@ -24,18 +24,15 @@ class Commands(DYMGroup):
     """Imports a command when it is used, and prints each error as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Return a command; ``None`` if there is none of this name."""
         if name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"celery_locks.cli.{name}_command").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
         if os.environ.get(TRACEBACK):
             return super().invoke(ctx)
         return with_short_errors(super().invoke, ctx)
