@@ -68,12 +68,16 @@ def command(ctx: click.Context, patience: float, store: str | None, as_json: boo
     Example:
       celery -A proj locks doctor || mail -s "locks" ops@example.org
     """
-    found, has_stores = [], len(_store_names(ctx)) > 1
+    found, has_several_stores = [], len(_store_names(ctx)) > 1
     for finding in examine(ctx, patience, store):
         found.append(finding)
         if not as_json:
             status = click.style(finding.status.ljust(7), fg=_COLOURS[finding.status])
-            check = f"{finding.check} ({one_line(finding.store)})" if has_stores and finding.store else finding.check
+            check = (
+                f"{finding.check} ({one_line(finding.store)})"
+                if has_several_stores and finding.store
+                else finding.check
+            )
             click.echo(f"{status}  {check}: {one_line(finding.text)}", color=False if ctx.obj.no_color else None)
     if as_json:
         print_json([asdict(finding) for finding in found])
