@@ -1,4 +1,4 @@
-"""Prometheus' metrics of locks for processes that are no workers; a worker has them by ``locks_metrics_port``.
+"""Prometheus metrics of locks, for processes that are not workers. Workers have the setting ``locks_metrics_port``.
 
 They need ``celery-locks[metrics]``.
 """
@@ -12,35 +12,35 @@ from prometheus_client import REGISTRY
 
 from celery_locks.telemetry import reports
 from celery_locks.telemetry.prometheus import Metrics
-from celery_locks.telemetry.store import EVERY, StoreWatch
+from celery_locks.telemetry.store import INTERVAL_SECONDS, StoreWatch
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from celery_locks.locks import Locks
+    from celery_locks import Locks
 
 __all__ = ("collect", "watch")
 
 
 def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
-    """Count what happens to the locks of this process.
+    """Count the outcomes of the locks of this process: acquired, contended, timed out, released and lost.
 
-    Locks outside tasks have all of their series from now on, at 0; a task has all of its own when it is first counted.
+    The series of locks outside tasks begin now, at 0. The series of a task begin with its first outcome.
 
     Args:
-        registry: Where the metrics are.
+        registry: The registry of the metrics.
 
     Returns:
-        A function that ends it.
+        A function that stops the counting, and removes the metrics.
 
     Raises:
-        ValueError: This registry has them already.
+        ValueError: The registry has these metrics already.
     """
     metrics = Metrics(registry)
-    stop_hearing = reports.hear(metrics.count)
+    unsubscribe = reports.subscribe(metrics.count)
 
     def stop() -> None:
-        stop_hearing()
+        unsubscribe()
         metrics.close()
 
     return stop
@@ -49,26 +49,26 @@ def collect(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
 def watch(
     locks: Locks | Callable[[], Locks] | Mapping[str, Locks | Callable[[], Locks]],
     registry: CollectorRegistry = REGISTRY,
-    every: float = EVERY,
+    every: float = INTERVAL_SECONDS,
 ) -> Callable[[], None]:
-    """Report in a registry what is held and waited for in stores, by all processes of a site.
+    """Add the figures of stores to a registry: the leases and waiters of all processes of a site.
 
-    Each store is read by a thread, and each scrape gets what was read before it: no scrape waits for a store. What is
-    unknown has no series, so the first scrape may have none.
+    A thread reads each store, and a scrape gets the figures of the previous read, so no scrape waits for a store.
+    Unknown figures have no series, so the first scrape may have none.
 
     Args:
-        locks: The locks, or a function that opens them, which is called in that thread. For several stores a mapping
-            of their names to these: the label ``store``.
-        registry: Where the metrics are.
-        every: Seconds between two looks at a store at least.
+        locks: The locks, or a function that opens them, which is called in that thread. For several stores give a
+            mapping of their names to these. The names are the label ``store``.
+        registry: The registry of the metrics.
+        every: The shortest time between two reads of a store, in seconds.
 
     Returns:
-        A function that ends it.
+        A function that removes the metrics.
 
     Raises:
-        ValueError: This registry reports on stores already.
+        ValueError: The registry has these metrics already.
     """
     watched = StoreWatch(locks, every)
-    watched.look_soon()
+    watched.read_soon()
     registry.register(watched)
     return lambda: registry.unregister(watched)

@@ -1,7 +1,7 @@
-"""OpenTelemetry's spans of locks: ``lock acquire`` and ``lock hold``. They need ``celery-locks[otel]``.
+"""OpenTelemetry spans of locks: ``lock acquire`` and ``lock hold``. They need ``celery-locks[otel]``.
 
-Made by receivers of signals, so that the way of a lock has nothing of it. Both are children of the span that is current
-where the lease was acquired: that of the task, with OpenTelemetry's own instrumentation of Celery.
+Receivers of signals make them, so the code of locks contains no tracing. Both spans are children of the current span at
+the acquisition. With OpenTelemetry's instrumentation of Celery this is the span of the task.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ _stop: Callable[[], None] | None = None
 
 
 def instrument(tracer_provider: TracerProvider | None = None) -> Callable[[], None]:
-    """Makes spans from now on, in this process and those that are forked from it.
+    """Make spans from now on, in this process and in its forks.
 
-    Called again it changes nothing, unless a provider is named: that one takes over.
+    A second call changes nothing, unless it names a provider, which then replaces the first.
 
     Args:
-        tracer_provider: Who makes them; by default OpenTelemetry's global one, whenever that is set.
+        tracer_provider: The provider of the tracer. By default it is OpenTelemetry's global provider, also if that is
+            set later.
 
     Returns:
-        A function that ends it.
+        A function that stops it.
     """
     global _stop
     if _stop is not None and tracer_provider is not None:
-        _stop()  # the one that is named counts, not the one that was found
+        _stop()  # a named provider has precedence
     if _stop is None:
-        _stop = _connected(_Spans(tracer_provider))
+        _stop = _connect(_Spans(tracer_provider))
     return _stop
 
 
-def _connected(spans: _Spans) -> Callable[[], None]:
+def _connect(spans: _Spans) -> Callable[[], None]:
     receivers: list[tuple[signals.Signal, Callable[..., None]]] = [
         (signals.on_lock_acquired, spans.acquired),
         (signals.on_lock_contended, spans.contended),
@@ -63,27 +64,27 @@ def _connected(spans: _Spans) -> Callable[[], None]:
 class _Spans:
     def __init__(self, provider: TracerProvider | None) -> None:
         self._tracer = trace.get_tracer("celery_locks", tracer_provider=provider)
-        self._given = provider is not None
-        # A lease that goes on elsewhere, such as one that travels with a message, is never told of here again.
+        self._has_provider = provider is not None
+        # Weak, because a lease that another process continues is never released or lost here.
         self._open: WeakKeyDictionary[Lease, Span] = WeakKeyDictionary()
 
     @property
-    def _recorded(self) -> bool:
-        """Whether anybody takes the spans: where the API is installed alone, making them would be for nothing."""
-        return self._given or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    def _is_recorded(self) -> bool:
+        """Whether spans are recorded. Without OpenTelemetry's SDK they are not, and need not be made."""
+        return self._has_provider or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
     def acquired(self, lease: Lease, **_: Any) -> None:
-        if not self._recorded:
+        if not self._is_recorded:
             return
         now, attributes = time.time_ns(), _attributes(lease)
-        begun = now - round((lease.waited + lease.held_for()) * _NANOSECONDS)
-        self._tracer.start_span("lock acquire", start_time=begun, attributes=attributes).end(now)
+        started = now - round((lease.waited + lease.held_for()) * _NANOSECONDS)
+        self._tracer.start_span("lock acquire", start_time=started, attributes=attributes).end(now)
         span = self._tracer.start_span("lock hold", start_time=now, attributes=attributes)
         if span.is_recording():
             self._open[lease] = span
 
     def contended(self, key: str, holders: list[str], **_: Any) -> None:
-        if not self._recorded:
+        if not self._is_recorded:
             return
         trace.get_current_span().add_event("lock contended", {"celery_locks.key": key, "celery_locks.holders": holders})
 
@@ -101,7 +102,7 @@ class _Spans:
 
 
 def _attributes(lease: Lease) -> dict[str, str | int]:
-    """Never the owner token, by which anybody could release the lease."""
+    """Return the attributes of a span. The owner token is not one: with it anyone could release the lease."""
     attributes: dict[str, str | int] = {
         "celery_locks.key": lease.key,
         "celery_locks.owner": lease.owner,

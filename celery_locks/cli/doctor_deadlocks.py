@@ -1,4 +1,4 @@
-"""Runs that wait for each other's keys: what ``doctor`` finds in holders and lines."""
+"""Deadlocks: ``doctor`` searches holders and lines for runs that wait for each other's keys."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from celery_locks import Locks, owners
-from celery_locks._logging import one_line
 from celery_locks._nesting import mark_in, mark_of_run
 from celery_locks.cli.doctor_results import Finding
-from celery_locks.cli.output import in_store, named
-from celery_locks.lock_info import LockInfo
-from celery_locks.stores.types import Holder
+from celery_locks.cli.output import in_store, key_text
+from celery_locks.views import Holder, LockInfo, one_line
 
-#: How many keys with a line are looked at.
+#: How many keys with a line are read.
 MOST_LINES = 1_000
 #: How many deadlocks are reported.
 MOST_DEADLOCKS = 5
-#: Seconds between two looks. A `MultiLock` has released what it holds by then, and waits for nothing of before.
+#: Seconds between two reads. In this time a `MultiLock` releases its leases and stops waiting, so it is not reported.
 CONFIRM_SECONDS = 1.0
 
 
@@ -29,7 +27,7 @@ class Place(NamedTuple):
     Attributes:
         locks: The store's locks.
         key: The key.
-        part: Which part of it; see `LockInfo.part`.
+        part: The part of the key; see `LockInfo.part`.
     """
 
     locks: Locks
@@ -37,35 +35,35 @@ class Place(NamedTuple):
     part: str
 
     def __str__(self) -> str:
-        return named(self.key, self.part) + in_store(self.locks)
+        return key_text(self.key, self.part) + in_store(self.locks)
 
     def read(self) -> LockInfo:
-        """Return what the store has of it."""
+        """Read the key from the store."""
         return self.locks.info(self.key, self.part)
 
 
 @dataclass
 class Runs:
-    """The runs behind owner tokens. A run is known by the mark of the tokens that it asked for; see `mark_of_run`."""
+    """The runs behind owner tokens. A run is identified by the mark of the tokens that it made; see `mark_of_run`."""
 
     #: The mark of a run → the mark of the run that it is nested in.
     outer: dict[str, str] = field(default_factory=dict)
 
     def add(self, holders: Iterable[Holder]) -> None:
-        """Take note of runs that are nested in others."""
+        """Record the runs that are nested in others."""
         for holder in holders:
             within = mark_in(holder.token)
             if within is not None:
                 self.outer[mark_of_run(holder.token)] = within
 
     def of_waiter(self, token: str) -> str | None:
-        """Return the run that stands in line, ``None`` where it is none."""
+        """Return the run that waits in line; ``None`` if the waiter is not a run."""
         mark = mark_in(token)
         return None if mark is None else self._outermost(mark)
 
     def of_holder(self, holder: Holder) -> str | None:
-        """Return the run that holds a lease and ends it, ``None`` where it is none."""
-        if holder.state not in ("running", "held"):  # what a run called or dispatched does not wait for it
+        """Return the run that holds a lease and will end it; ``None`` if the holder is not a run."""
+        if holder.state not in ("running", "held"):  # a called or dispatched task does not run yet
             return None
         mark = mark_in(holder.token)
         if mark is None:
@@ -85,9 +83,9 @@ class Wait:
     """A run that waits for a key.
 
     Attributes:
-        token: The owner token by which it stands in line.
+        token: The owner token by which the run waits in line.
         place: The key.
-        holders: Who holds it: the run, ``None`` for another holder, and the owner's name.
+        holders: The runs that hold the key, with their owners' names. ``None`` stands for holders that are not runs.
         tokens: The owner tokens of the holders.
     """
 
@@ -98,17 +96,17 @@ class Wait:
 
 
 def deadlocks(places: Iterable[Place], runs: Runs) -> Iterator[Finding]:
-    """Find runs of which none can go on before another one of them ends.
+    """Find runs of which each waits for another to end.
 
     Args:
         places: The keys that are held and have a line, in all stores.
-        runs: What is known of runs that are nested in others.
+        runs: The runs that are nested in others.
     """
     places = list(places)[:MOST_LINES]
     found = _cycles(_waits(places, runs))
     if not found:
         return
-    # One look is not made at one moment: what both looks see was so at a moment between them.
+    # A read of many keys is not atomic. A wait that both reads see existed at one moment, between them.
     time.sleep(CONFIRM_SECONDS)
     before = {each for cycle in found for each in _tokens(cycle)}
     again = _waits({wait.place for cycle in found for wait in cycle.values()}, runs)
@@ -118,7 +116,7 @@ def deadlocks(places: Iterable[Place], runs: Runs) -> Iterator[Finding]:
 
 
 def _waits(places: Iterable[Place], runs: Runs) -> dict[str, list[Wait]]:
-    """Return what each run waits for."""
+    """Return the waits of each run."""
     infos = [(place, place.read()) for place in places]
     for _, info in infos:
         runs.add(info.holders)
@@ -141,10 +139,10 @@ def _waits_for(place: Place, info: LockInfo, runs: Runs) -> Iterator[tuple[str, 
 
 
 def _cycles(waits: dict[str, list[Wait]]) -> list[dict[str, Wait]]:
-    """Return the deadlocks: for each run of one, its wait for a key that the next run holds."""
+    """Return the deadlocks. Each maps a run to its wait for a key that the next run holds."""
     stuck = {run: _stuck_waits(its, waits) for run, its in waits.items()}
-    while going_on := [run for run, its in stuck.items() if not its]:
-        for run in going_on:
+    while not_stuck := [run for run, its in stuck.items() if not its]:
+        for run in not_stuck:
             del stuck[run]
         stuck = {run: _stuck_waits(its, stuck) for run, its in stuck.items()}
     cycles: list[dict[str, Wait]] = []
@@ -163,7 +161,7 @@ def _cycles(waits: dict[str, list[Wait]]) -> list[dict[str, Wait]]:
 
 
 def _stuck_waits(waits: list[Wait], stuck: Mapping[str, object]) -> list[Wait]:
-    """Return the waits that end only when a run ends that is stuck itself: a semaphore's may end by any holder."""
+    """Return the waits that only stuck runs can end. A wait for a semaphore may end by any of its holders."""
     return [wait for wait in waits if wait.holders and all(holder in stuck for holder in wait.holders)]
 
 
@@ -175,16 +173,16 @@ def _text(cycle: dict[str, Wait]) -> str:
     members = list(cycle)
     parts = []
     for number, run in enumerate(members):
-        before = cycle[members[number - 1]]  # the key that it waits for is one that this run holds
+        before = cycle[members[number - 1]]  # it waits for a key that this run holds
         name = _task(before.holders[run])
         parts.append(f"{name} holds {before.place} and waits for {cycle[run].place}")
     if len(members) == 1:
-        said = "a run waits for itself"
+        summary = "a run waits for itself"
     else:
-        said = f"{len(members)} runs wait for each other, and none can go on"
+        summary = f"{len(members)} runs wait for each other, and none can continue"
     return (
-        f"{said}: {one_line('; '.join(parts))}. Revoke one of them with terminate=True, and have tasks acquire their "
-        "keys in one order, or together with locks.multi()"
+        f"{summary}: {one_line('; '.join(parts))}. Revoke one of them with terminate=True, and have tasks acquire "
+        "their keys in one order, or at the same time with locks.multi()"
     )
 
 

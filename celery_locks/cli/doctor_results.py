@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from celery_locks._addresses import mask_text
+from celery_locks.views import mask_text
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one check.
+    """The result of one check.
 
     Attributes:
-        check: What was looked at.
-        status: ``error`` when locks don't work, ``warning`` when they may break.
-        text: What was found; with the remedy, when it is not ok.
-        store: The name of the store that was looked at; empty for other checks.
+        check: The name of the check.
+        status: ``error`` if locks don't work, ``warning`` if they may break.
+        text: The result, with the remedy if the status is not ok.
+        store: The name of the store that was checked; empty for other checks.
     """
 
     check: str
@@ -32,17 +32,17 @@ class Finding:
 
 def line_of(error: BaseException) -> str:
     """Return an error as one line, without its full stop and without the passwords of the URLs in it."""
-    # The text of a KeyError is the repr of what it holds.
+    # The text of a KeyError is the repr of its argument.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return mask_text(" ".join(text.split()).rstrip(".") or type(error).__name__)
 
 
 def within(seconds: float, function: Callable[[], T]) -> T:
-    """Call a function in a thread, and wait this many seconds at most: a broker's client may wait for ever.
+    """Call a function in a thread, and wait this many seconds at most. A broker's client may wait forever.
 
     Raises:
-        TimeoutError: It has not ended. Its thread goes on.
-        Exception: What the function raised.
+        TimeoutError: The function has not returned. Its thread continues.
+        Exception: The function raised it.
     """
     results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 

@@ -1,7 +1,7 @@
-"""A page of locks in Flower: what is held, who holds it, who waits, and how it is freed.
+"""Pages of locks in Flower: which keys are held, their holders and waiters, and the release of a lease by hand.
 
-``celery -A proj flower`` has it by itself once ``celery-locks[flower]`` is installed. Who builds ``flower.app.Flower``
-in code calls `install` before.
+``celery -A proj flower`` shows them when ``celery-locks[flower]`` is installed. Code that makes a
+``flower.app.Flower`` itself calls `install` first.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Adds the locks to Flower: pages, an entry in its navigation, and options. Called again it changes nothing.
+    """Add the locks to Flower: pages, an entry in its navigation, and options. A second call changes nothing.
 
-    Call it before ``flower.app.Flower`` is made.
+    Call it before you make a ``flower.app.Flower``.
 
     Raises:
         ImportError: Flower is not installed.
     """
-    from celery_locks.flower.extension import install
+    from celery_locks.flower import _flower_patches
 
-    install()
+    _flower_patches.install()

@@ -1,4 +1,4 @@
-"""Locks for programs: closed, like all of Flower's API, until a login is set up or ``FLOWER_UNAUTHENTICATED_API``."""
+"""The addresses for programs. Like all of Flower's API they need a login or ``FLOWER_UNAUTHENTICATED_API``."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from celery_locks.flower.handlers import LocksHandler
 
 
 class ApiHandler(LocksHandler, BaseApiHandler):
-    """An address for programs: they have no cookies, and need none."""
+    """An address for programs, which have no cookies."""
 
 
-class Index(ApiHandler):
+class List(ApiHandler):
     @authenticated
     async def get(self) -> None:
-        """A page of the list, and figures over all: ``?prefix=…&after=…&count=…``, and of which store: ``&store=…``."""
-        await self.answer(self.panel.index(*self.range_asked_for()))
+        """Answer with a page of keys, and figures over all keys: ``?prefix=…&after=…&count=…&store=…``."""
+        await self.answer(self.panel.read_list(*self.requested_range()))
 
 
 class Key(ApiHandler):
     @authenticated
     async def get(self) -> None:
-        """One key: ``?key=…``, a part of it: ``&part=…``, and in which store: ``&store=…``."""
-        await self.answer(self.panel.key(self.text_of("key"), self.text_of("part")))
+        """Answer with one key, or a part of it: ``?key=…&part=…&store=…``."""
+        await self.answer(self.panel.read_key(self.text_parameter("key"), self.text_parameter("part")))
 
 
 class Release(ApiHandler):
     @authenticated
     async def post(self) -> None:
-        """End a lease: ``{"key": …, "fencing_token": …}``; ``"part"`` for that of a part, and ``"store"``."""
+        """Release a lease: ``{"key": …, "fencing_token": …}``, with ``"part"`` and ``"store"`` if needed."""
         await self.release()
 
 
 class ReleaseOwned(ApiHandler):
     @authenticated
     async def post(self) -> None:
-        """End all leases of an owner, and of those within it: ``{"owner": …}``, and ``"store"``."""
+        """Release all leases of an owner, and of the owners within it: ``{"owner": …}``, with ``"store"`` if needed."""
         await self.release_owned()
 
 
-__all__ = ["Index", "Key", "Release", "ReleaseOwned"]
+__all__ = ["Key", "List", "Release", "ReleaseOwned"]

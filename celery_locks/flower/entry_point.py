@@ -1,7 +1,8 @@
-"""What every ``celery`` command loads, by the entry point ``celery.commands``: it puts the locks into Flower.
+"""The entry point ``celery.commands``, by which every ``celery`` command imports this module.
 
-Flower has no plug-in hook; but the command that starts it loads the commands of all packages first. So this is a
-command, which nobody needs to call and no help shows. All other commands it costs nothing but its import.
+Flower has no interface for plug-ins. But the command that starts it imports the commands of all packages first. So this
+module defines a command, hidden from the help, and installs the pages if Flower is about to start. Other commands pay
+only for the import.
 """
 
 from __future__ import annotations
@@ -10,28 +11,26 @@ import sys
 
 import click
 
-from celery_locks import _logging
-
-logger = _logging.logger(__name__)
-
 
 @click.command("locks-panel", hidden=True)
 def command() -> None:
-    """Says where the page of locks is."""
+    """Print where the page of locks is."""
     click.echo("The page of locks is in Flower: start it with `celery -A proj flower`, and choose Locks.")
 
 
 def install_if_possible() -> None:
-    """Puts the locks into Flower where there is a Flower. Whatever goes wrong here stops no other command."""
+    """Add the locks to Flower, if Flower is installed. An error here must not stop a command."""
+    from celery_locks.views import logger
+
     try:
         from celery_locks.flower import install
 
         install()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("flower", "tornado"):
-            logger.warning("Flower has no page of locks: %s", error)
-    except Exception:  # a Flower that is unlike those we know
-        logger.warning("Flower has no page of locks", exc_info=True)
+            logger(__name__).warning("Flower has no page of locks: %s", error)
+    except Exception:  # an unknown version of Flower
+        logger(__name__).warning("Flower has no page of locks", exc_info=True)
 
 
 if "flower" in sys.argv:

@@ -1,4 +1,4 @@
-"""What the panels of one Flower know: the locks that they read, one panel for each store, and the history of them."""
+"""The panels of a Flower. There is one for each store, with its locks, its threads and its history."""
 
 from __future__ import annotations
 
@@ -12,137 +12,55 @@ from typing import Any, TypeVar
 
 from tornado.options import options
 
-from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable, _logging
-from celery_locks._logging import one_line
-from celery_locks._validation import DEFAULT_STORE
-from celery_locks.flower import shown
+from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
 from celery_locks.flower.history import History
+from celery_locks.flower.payloads import key_payload, page_payload
 from celery_locks.flower.store_threads import StoreBusy, StoreThreads
-from celery_locks.keys.names import described
-from celery_locks.keys.text import check_key
-from celery_locks.locks import store_names
-from celery_locks.stores.types import Holder
-from celery_locks.tasks.force_release import force_release_by_fencing_token, force_release_lease
-from celery_locks.views import NEAR_SECONDS, read_key, read_owned, store_fields
+from celery_locks.views import (
+    DEFAULT_STORE,
+    NEAR_SECONDS,
+    Holder,
+    check_key,
+    described,
+    logger,
+    one_line,
+    read_key,
+    read_owned,
+    release_by_fencing_token,
+    release_lease,
+    store_fields,
+    store_names,
+    with_prefix,
+)
 
-logger = _logging.logger(__name__)
+log = logger(__name__)
 T = TypeVar("T")
 
-#: Seconds between two looks at the store for the history.
-DEFAULT_POLL = 5.0
-#: How many keys one such look sees; the next goes on after them.
-WATCHED = 100
-#: How many reads, and how many releases, are under way at the same time.
+#: Seconds between two reads of the store for the history.
+DEFAULT_POLL_SECONDS = 5.0
+#: How many keys one of these reads returns. The next one continues after them.
+POLLED_KEYS = 100
+#: How many reads, and how many releases, run at the same time.
 MOST_READS, MOST_RELEASES = 4, 2
 #: Seconds within which each is answered. A page gives up a read after 4 s, and a release after 10 s.
-READ_WITHIN, RELEASE_WITHIN = 3.5, 5.0
+READ_SECONDS, RELEASE_SECONDS = 3.5, 5.0
 
 
 class Panel:
-    """The locks of a Celery app in one store, read by threads of its own: one that hangs holds up nothing else."""
+    """The locks of a Celery app in one store. Its threads read the store, so a slow store blocks nothing else."""
 
     def __init__(self, app: Any, store: str) -> None:
         self._app = app
         self.store = store
         self._opening = threading.Lock()
         self._locks: Locks | None = None
-        self._reads = StoreThreads(MOST_READS, "reads", READ_WITHIN)
-        self._releases = StoreThreads(MOST_RELEASES, "releases", RELEASE_WITHIN)
-        self._watcher = ThreadPoolExecutor(1, thread_name_prefix="celery-locks-flower-watch")
+        self._reads = StoreThreads(MOST_READS, "reads", READ_SECONDS)
+        self._releases = StoreThreads(MOST_RELEASES, "releases", RELEASE_SECONDS)
+        self._poller = ThreadPoolExecutor(1, thread_name_prefix="celery-locks-flower-watch")
         self.history = History()
 
-    async def index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
-        """A page of keys, with figures over all: two reads, whatever the number of locks.
-
-        Args:
-            prefix: What the keys begin with.
-            after: The key after which it begins.
-            count: How many at most, up to 1000.
-
-        Raises:
-            LockConfigError: No store is set, it keeps no list, or the count is out of bounds.
-            StoreUnavailable: The store can't be reached, or is too slow.
-        """
-        return await self._reads.run(lambda: self._index(prefix, after, count), (prefix, after, count))
-
-    async def key(self, key: str, part: str = "") -> dict[str, Any]:
-        """All that is known of a key, or of a part of it: two reads at most.
-
-        Raises:
-            LockKeyError: It is empty, or there is no such part.
-            LockConfigError: No store is set.
-            StoreUnavailable: The store can't be reached, or is too slow.
-        """
-        return await self._reads.run(lambda: self._key(key, part), (key, part))
-
-    async def release(self, key: str, part: str, fencing_token: int, by: str) -> Holder | None:
-        """Ends the lease of a key that has this fencing token; see `free_one`.
-
-        Args:
-            key: The key.
-            part: Which part of it; see `LockInfo.part`.
-            fencing_token: Which of its leases.
-            by: Who wants it, as one line.
-
-        Raises:
-            LockKeyError: The key is empty, or there is no such part.
-            LockConfigError: No store is set.
-            StoreUnavailable: The store can't be reached, or is too slow. The message says whether it may have been
-                released all the same.
-        """
-
-        def work() -> Holder | None:
-            holder = force_release_by_fencing_token(self.locks(), key, fencing_token, part)
-            if holder is not None:
-                self._record(check_key(key), part, holder, by)
-            return holder
-
-        return await self._run_release(work)
-
-    async def release_owned(self, owner: str, by: str) -> list[tuple[str, str, Holder]]:
-        """End all leases of an owner, and of those within it.
-
-        Args:
-            owner: The owner's name; see `Locks.release_owned_by`.
-            by: Who wants it, as one line.
-
-        Returns:
-            The key of each lease that was released, its part, and its holder.
-
-        Raises:
-            LockConfigError: No store is set, or it keeps no list.
-            StoreUnavailable: The store can't be reached, or is too slow; some may have been released all the same.
-        """
-
-        def work() -> list[tuple[str, str, Holder]]:
-            locks = self.locks()
-            released = []
-            for info, holder in read_owned(locks, owner, "the release of an owner's leases"):
-                if force_release_lease(locks, info.key, holder, info.part):
-                    self._record(info.key, info.part, holder, by)
-                    released.append((info.key, info.part, holder))
-            return released
-
-        return await self._run_release(work)
-
-    def _record(self, key: str, part: str, holder: Holder, by: str) -> None:
-        """Log a release, and keep it in the history."""
-        which = described(key, part)
-        if self.store != DEFAULT_STORE:
-            which += f" in the store {one_line(self.store)}"
-        logger.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, by)
-        self.history.freed(key, part, holder, by)
-
-    async def _run_release(self, work: Callable[[], T]) -> T:
-        try:
-            return await self._releases.run(work)
-        except StoreBusy as error:
-            raise StoreUnavailable(f"nothing was released: {error}") from None
-        except StoreUnavailable as error:
-            raise StoreUnavailable(f"the lease may have been released all the same: {error}") from error
-
     def locks(self) -> Locks:
-        """The locks, opened by whoever asks first.
+        """Return the locks. The first call opens them.
 
         Raises:
             LockConfigError: No store is set.
@@ -152,83 +70,169 @@ class Panel:
                 self._locks = open_locks(self._app, self.store)
             return self._locks
 
+    async def read_list(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
+        """Return a page of keys, with figures over all keys. This takes two reads of the store.
+
+        Args:
+            prefix: Only keys that begin with it.
+            after: Only keys after this one.
+            count: How many keys, up to 1000.
+
+        Raises:
+            LockConfigError: No store is set, it keeps no list, or the count is out of bounds.
+            StoreUnavailable: The store can't be reached, or is too slow.
+        """
+
+        def read() -> dict[str, Any]:
+            locks = self.locks()
+            page, stats = locks.list(prefix, after, count), locks.stats(NEAR_SECONDS)
+            now = time.time()
+            self.history.record_page(prefix, after, page, now)
+            return {"store": store_fields(locks), **page_payload(page, stats, now)}
+
+        return await self._reads.run(read, (prefix, after, count))
+
+    async def read_key(self, key: str, part: str = "") -> dict[str, Any]:
+        """Return a key, or a part of it, with its history. This takes at most two reads of the store.
+
+        Raises:
+            LockKeyError: The key is empty, or there is no part of this name.
+            LockConfigError: No store is set.
+            StoreUnavailable: The store can't be reached, or is too slow.
+        """
+
+        def read() -> dict[str, Any]:
+            locks = self.locks()
+            (info, parts), now = read_key(locks, key, part), time.time()
+            self.history.record_visit(info, now)
+            history = self.history.payload(info.key, part)
+            return {**key_payload(info, parts, now), "store": store_fields(locks), "history": history}
+
+        return await self._reads.run(read, (key, part))
+
+    async def release(self, key: str, part: str, fencing_token: int, user: str) -> Holder | None:
+        """Release the lease of a key that has this fencing token; see `release_by_fencing_token`.
+
+        Args:
+            key: The key.
+            part: The part of the key; see `LockInfo.part`.
+            fencing_token: The fencing token of the lease.
+            user: The user who releases it, as one line.
+
+        Raises:
+            LockKeyError: The key is empty, or there is no part of this name.
+            LockConfigError: No store is set.
+            StoreUnavailable: The store can't be reached, or is too slow. The message states whether the lease may have
+                been released all the same.
+        """
+
+        def release() -> Holder | None:
+            holder = release_by_fencing_token(self.locks(), key, fencing_token, part)
+            if holder is not None:
+                self._record_release(check_key(key), part, holder, user)
+            return holder
+
+        return await self._run_release(release)
+
+    async def release_owned(self, owner: str, user: str) -> list[tuple[str, str, Holder]]:
+        """Release all leases of an owner, and of the owners within it.
+
+        Args:
+            owner: The owner's name; see `Locks.release_owned_by`.
+            user: The user who releases them, as one line.
+
+        Returns:
+            The key of each lease that was released, its part, and its holder.
+
+        Raises:
+            LockConfigError: No store is set, or it keeps no list.
+            StoreUnavailable: The store can't be reached, or is too slow. Some may have been released all the same.
+        """
+
+        def release() -> list[tuple[str, str, Holder]]:
+            locks = self.locks()
+            released = []
+            for info, holder in read_owned(locks, owner, "the release of an owner's leases"):
+                if release_lease(locks, info.key, holder, info.part):
+                    self._record_release(info.key, info.part, holder, user)
+                    released.append((info.key, info.part, holder))
+            return released
+
+        return await self._run_release(release)
+
+    def _record_release(self, key: str, part: str, holder: Holder, user: str) -> None:
+        which = described(key, part)
+        if self.store != DEFAULT_STORE:
+            which += f" in the store {one_line(self.store)}"
+        log.warning("%s, held by %s, was released in Flower by %s", which, holder.owner, user)
+        self.history.record_release(key, part, holder, user)
+
+    async def _run_release(self, release: Callable[[], T]) -> T:
+        try:
+            return await self._releases.run(release)
+        except StoreBusy as error:
+            raise StoreUnavailable(f"nothing was released: {error}") from None
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"the lease may have been released all the same: {error}") from error
+
     async def watch(self) -> None:
-        """Looks at the store now and then, for the history, as long as Flower runs: one read each time."""
-        poll, after = options.locks_poll, None
-        if not 0 < poll < math.inf:
+        """Read the store at intervals, for the history, until Flower ends. Each time it takes one read."""
+        interval, after = options.locks_poll, None
+        if not 0 < interval < math.inf:
             return
-        self.history.watched_every = poll
+        self.history.poll_interval = interval
         while True:
             try:
-                after = await asyncio.get_running_loop().run_in_executor(self._watcher, self._look, after)
+                after = await asyncio.get_running_loop().run_in_executor(self._poller, self._poll, after)
             except LockConfigError as error:
-                logger.info("the history of locks is not watched: %s", error)
-                self.history.watched_every = None
+                log.info("no history of locks is recorded: %s", error)
+                self.history.poll_interval = None
                 return
             except LockError as error:
-                logger.debug("the history of locks has a gap: %s", error)
+                log.debug("the history of locks has a gap: %s", error)
             except Exception:
-                logger.exception("the history of locks has a gap")
-            await asyncio.sleep(poll)
+                log.exception("the history of locks has a gap")
+            await asyncio.sleep(interval)
 
-    def _look(self, after: str | None) -> str | None:
-        locks = self.locks()
-        page = locks.list("", after, WATCHED)
-        self.history.see_page(locks.prefix, "", after, page, time.time())
+    def _poll(self, after: str | None) -> str | None:
+        page = self.locks().list("", after, POLLED_KEYS)
+        self.history.record_page("", after, page, time.time())
         return page.next
-
-    def _index(self, prefix: str, after: str | None, count: int) -> dict[str, Any]:
-        locks = self.locks()
-        page, stats = locks.list(prefix, after, count), locks.stats(NEAR_SECONDS)
-        now = time.time()
-        self.history.see_page(locks.prefix, prefix, after, page, now)
-        return {"store": store_fields(locks), **shown.index(page, stats, now)}
-
-    def _key(self, key: str, part: str) -> dict[str, Any]:
-        locks = self.locks()
-        (info, parts), now = read_key(locks, key, part), time.time()
-        self.history.see_key(info, now)
-        history = self.history.of(info.key, part)
-        return {**shown.one(info, parts, now), "store": store_fields(locks), "history": history}
 
 
 def stores_of(app: Any) -> tuple[str, ...]:
-    """Return the names of the stores that are shown: those of the app, unless an option names the store."""
+    """Return the names of the stores that Flower shows: the stores of the app, unless ``--locks_url`` names one."""
     try:
         return (DEFAULT_STORE,) if options.locks_url else store_names(app.conf)
-    except LockConfigError:  # which each page shows when it reads the store
+    except LockConfigError:  # each page shows the error when it reads the store
         return (DEFAULT_STORE,)
 
 
 def open_locks(app: Any, store: str = DEFAULT_STORE) -> Locks:
-    """Open the locks that the options name, otherwise those of the app.
+    """Open the locks that Flower's options name, otherwise the locks of the app.
 
     Raises:
-        LockConfigError: Neither names any.
+        LockConfigError: No store is set.
     """
     prefix = options.locks_prefix or app.conf.get("locks_prefix")
-    named = {"prefix": prefix} if prefix else {}
-    if options.locks_url:
-        return Locks(options.locks_url, **named)
-    found = Locks.from_app(app, store)
-    found._space.prefix = prefix or found.prefix
-    return found
+    locks = Locks(options.locks_url) if options.locks_url else Locks.from_app(app, store)
+    return with_prefix(locks, prefix) if prefix else locks
 
 
 _panels: dict[tuple[Any, str], Panel] = {}
-_making = threading.Lock()
+_panels_lock = threading.Lock()
 
 
 def panel_of(app: Any, store: str = DEFAULT_STORE) -> Panel:
     """Return the panel of a store of a Celery app.
 
     Raises:
-        LookupError: None of the stores that are shown has this name.
+        LookupError: Flower shows no store of this name.
     """
     names = stores_of(app)
     if store not in names:
         raise LookupError(f"no store has the name {store!r}: the names are {', '.join(map(repr, names))}")
-    with _making:
+    with _panels_lock:
         if (app, store) not in _panels:
             _panels[app, store] = Panel(app, store)
         return _panels[app, store]

@@ -1,4 +1,5 @@
-"""What locks tell to those who watch a whole site: metrics, Celery events, traces.
+"""Metrics and Celery events of locks, for the monitoring of a site.
 
-All of it hears the outcomes of `celery_locks.audit`; where nothing is asked for nobody listens, and a run pays nothing.
+They are made from the outcomes that `celery_locks.audit` reports. A worker whose settings ask for neither subscribes to
+no outcomes, so its runs pay nothing.
 """

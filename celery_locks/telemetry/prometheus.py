@@ -1,4 +1,4 @@
-"""Prometheus metrics of what happens to locks: by task, and never by key, since there is no end of those."""
+"""Prometheus metrics of the outcomes of locks, labelled by task, and not by key: the number of keys is unbounded."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from celery_locks.errors import LOSS_REASONS
 from celery_locks.telemetry.reports import Report
 
-#: Upper bounds in seconds: from a lock that is free to a line of an hour.
+#: The upper bounds of the histograms in seconds: from a free lock to an hour in line.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 
 class Metrics:
     """Counts reports.
 
-    All series of a task begin at 0 when the task becomes known. ``increase()`` would miss a series that begins at 1.
+    All series of a task begin at 0 when the task becomes known, since ``increase()`` misses a series that begins at 1.
 
     Args:
-        registry: Where the metrics are.
-        tasks: Gives the names of the tasks that are known; called at each scrape.
+        registry: The registry of the metrics.
+        tasks: Returns the names of the known tasks. It is called at each scrape.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY, tasks: Callable[[], Iterable[str]] = tuple) -> None:
@@ -46,25 +46,25 @@ class Metrics:
         self._wait = histogram("wait_seconds", "For how long leases were waited for.")
         self._hold = histogram("hold_seconds", "For how long leases were held.")
         self.dropped = counter(
-            "reports_dropped", "Outcomes that were not counted, or not sent as events: there were too many."
+            "reports_dropped", "Outcomes that were not counted, or not sent as events, because there were too many."
         )
         self._by_task = (*self._counters.values(), self._wait, self._hold)
         registry.register(self)
 
     def describe(self) -> Iterable[Metric]:
-        """Return the names alone, so that no registry gets them twice."""
+        """Return the names without values, by which a registry finds duplicates."""
         for metric in (*self._by_task, self._lost, self.dropped):
             yield from metric.describe()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics (prometheus_client calls it)."""
+        """Return the metrics. prometheus_client calls it at each scrape."""
         self._add("", *self._tasks())
         for metric in (*self._by_task, self._lost, self.dropped):
             yield from metric.collect()
 
     def count(self, report: Report) -> None:
         """Count one report."""
-        if report.part:  # a second lease for one run, by a scope: the key itself is counted
+        if report.part:  # a second lease of the same run; the lease of the key itself is counted
             return
         task = report.task
         self._add(task)
@@ -80,7 +80,7 @@ class Metrics:
         self._registry.unregister(self)
 
     def _add(self, *tasks: str) -> None:
-        """Give each of these tasks its series, if it has none yet. The empty name is for locks outside tasks."""
+        """Add the series of tasks that have none yet. The empty name stands for locks outside tasks."""
         for task in tasks:
             if task in self._known:
                 continue
@@ -92,11 +92,11 @@ class Metrics:
 
 
 class Held:
-    """The leases that a worker's processes hold at this moment, by task: read at each scrape.
+    """The leases that the processes of a worker hold, by task. They are read at each scrape.
 
     Args:
-        read: Gives the task's name of each lease; ``None`` when it is not known what is held.
-        tasks: Gives the names of the tasks that are known.
+        read: Returns the task's name of each lease; ``None`` if the leases are unknown.
+        tasks: Returns the names of the known tasks.
     """
 
     def __init__(self, read: Callable[[], Iterable[str] | None], tasks: Callable[[], Iterable[str]] = tuple) -> None:
@@ -105,11 +105,11 @@ class Held:
         self._seen: set[str] = set()
 
     def describe(self) -> list[Metric]:
-        """Return the name alone: nothing is read when it is registered."""
+        """Return the name without values, so that nothing is read at the registration."""
         return [_held({})]
 
     def collect(self) -> Iterable[Metric]:
-        """Return the gauge (prometheus_client calls it)."""
+        """Return the gauge. prometheus_client calls it at each scrape."""
         held = self._read()
         if held is None:
             return [_held({})]

@@ -1,4 +1,4 @@
-"""A report: an outcome in a form that goes from a pool's process to its worker."""
+"""Reports: outcomes in a form that a process of a pool can send to its worker."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_locks import Outcome, audit, owners
-from celery_locks._validation import DEFAULT_STORE
-from celery_locks.tasks.messages.header import fields_of
+from celery_locks.tasks.messages.header import fields_of, store_in
+from celery_locks.views import DEFAULT_STORE
 
-#: What is told where text was cut.
+#: The end of a text that was cut.
 CUT = "…"
 
 
 @dataclass(frozen=True)
 class Report:
-    """An outcome, by values that JSON has.
+    """An outcome, made of values that JSON has.
 
     Attributes:
         kind: See `celery_locks.Outcome`.
-        key: What is locked.
+        key: The key.
         task: The task's name; empty outside a task.
-        task_id: Its id, where it is known.
+        task_id: The task's id, if it is known.
         owner: The holder's name.
-        fencing_token: The lease's number.
-        reason: Why it was lost.
-        seconds: For how long it was waited for (``acquired``), also while its message was put off or parked; or held.
+        fencing_token: The lease's fencing token.
+        reason: The reason of a loss.
+        seconds: How long the lease was waited for (``acquired``) or held (other kinds). The time in which the task's
+            message was deferred or parked counts as waiting.
         at: When, in seconds since 1970.
         part: The part of the key; see `LockInfo.part`.
         store: The name of the store.
@@ -46,36 +47,36 @@ class Report:
     part: str = ""
     store: str = DEFAULT_STORE
 
-    def line(self, most: int) -> bytes:
-        """The report as a line of at most so many bytes: what is too long for that is cut."""
-        parts = list(vars(self).values())  # `astuple` copies deeply, at six times the price
+    def line(self, most_bytes: int) -> bytes:
+        """Return the report as a line. Long texts are cut to fit into this many bytes."""
+        parts = list(vars(self).values())  # `astuple` copies deeply, and takes six times as long
         line = json.dumps(parts).encode() + b"\n"
-        if len(line) <= most:
+        if len(line) <= most_bytes:
             return line
-        letters = max(most // 50, len("contended"))  # a letter takes six bytes at most, and four texts may be long
-        return json.dumps([_cut(part, letters) for part in parts]).encode() + b"\n"
+        most_characters = max(most_bytes // 50, len("contended"))  # up to four long texts, of six bytes a character
+        return json.dumps([_cut(part, most_characters) for part in parts]).encode() + b"\n"
 
     @staticmethod
     def of_line(line: bytes) -> Report:
-        """The report of a line.
+        """Return the report in a line.
 
         Raises:
-            ValueError, TypeError: It is none.
+            ValueError, TypeError: The line is malformed.
         """
         return Report(*json.loads(line))
 
 
-def hear(deliver: Callable[[Report], object]) -> Callable[[], None]:
-    """Calls ``deliver(report)`` for each outcome in this process. Returns a function that stops it."""
+def subscribe(deliver: Callable[[Report], object]) -> Callable[[], None]:
+    """Call ``deliver(report)`` for each outcome in this process, until the returned function is called."""
     return audit(lambda outcome: deliver(report_of(outcome)))
 
 
 def report_of(outcome: Outcome) -> Report:
-    """The report of an outcome, made in the thread where that happened."""
-    named = owners.task_of(outcome.owner or "")
-    task, task_id = named if named is not None else (_name(outcome.sender), None)
+    """Return the report of an outcome. It must be made in the thread of the outcome."""
+    known = owners.task_of(outcome.owner or "")
+    task, task_id = known if known is not None else (_task_name(outcome.sender), None)
     seconds = outcome.seconds
-    if outcome.kind == "acquired" and seconds is not None and named is not None:
+    if outcome.kind == "acquired" and seconds is not None and known is not None:
         seconds += waited_before(outcome.sender)
     return Report(
         outcome.kind,
@@ -93,21 +94,34 @@ def report_of(outcome: Outcome) -> Report:
 
 
 def waited_before(task: Any) -> float:
-    """Return for how many seconds the message of the task's present request was deferred or parked."""
+    """Return for how many seconds the message of the task's current request was deferred or parked."""
     request = getattr(task, "request", None)
     if request is None:
         return 0.0
-    ours = fields_of(request)
-    since = float(ours.get("since", 0.0))
-    # By two machines' clocks: a parked message may have come from another.
-    return float(ours.get("waited", 0.0)) + (max(0.0, time.time() - since) if since else 0.0)
+    header = fields_of(request)
+    since = float(header.get("since", 0.0))
+    # Two clocks are compared here: a parked message may come from another machine.
+    return float(header.get("waited", 0.0)) + (max(0.0, time.time() - since) if since else 0.0)
 
 
-def _cut(part: Any, letters: int) -> Any:
-    return part[:letters] + CUT if isinstance(part, str) and len(part) > letters else part
+def _store_of(sender: Any) -> str:
+    """Return the name of the store of a lock, or of the store in which a task takes its leases."""
+    options = getattr(sender, "lock_options", None)
+    if options is None:
+        space = getattr(sender, "_space", None)
+        return DEFAULT_STORE if space is None else str(space.store_name)
+    request = getattr(sender, "request", None)
+    header = {} if request is None else fields_of(request)
+    if "key" in header:
+        return store_in(header)
+    return str((header.get("options") or {}).get("store", options.store))
 
 
-def _name(sender: Any) -> str:
-    """The name of a task; a lock outside a task has none."""
+def _cut(part: Any, most_characters: int) -> Any:
+    return part[:most_characters] + CUT if isinstance(part, str) and len(part) > most_characters else part
+
+
+def _task_name(sender: Any) -> str:
+    """Return the name of a task; an empty text for a lock outside a task."""
     name = getattr(sender, "name", None)
     return name if isinstance(name, str) and hasattr(sender, "lock_options") else ""

@@ -1,4 +1,4 @@
-"""Prometheus metrics of stores: what is held and waited for in each, by all processes of a site."""
+"""Prometheus metrics of stores: the leases and waiters of all processes of a site."""
 
 from __future__ import annotations
 
@@ -10,44 +10,42 @@ from dataclasses import dataclass
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from celery_locks import LockError, Locks, _logging
-from celery_locks._validation import DEFAULT_STORE
-from celery_locks.lock_info import MOST_ON_A_PAGE, Stats
-from celery_locks.views import read_all_holders
+from celery_locks import LockError, Locks
+from celery_locks.views import DEFAULT_STORE, MOST_ON_A_PAGE, Stats, logger, read_all_holders
 
-logger = _logging.logger(__name__)
+log = logger(__name__)
 
-#: Seconds between two looks at the store at least.
-EVERY = 10.0
+#: The shortest time between two reads of a store.
+INTERVAL_SECONDS = 10.0
 #: How many pages of locks are counted by task at most.
 MOST_PAGES = 5
-#: How many keys with many holders are asked for one by one at most.
-MOST_ASKED = 100
-#: A look that takes longer than so many seconds counts as failed.
-SLOW = 30.0
-#: Figures older than this are not reported: while the store doesn't answer, and after a time without scrapes.
+#: How many keys with many holders are read one by one at most.
+MOST_KEY_READS = 100
+#: A read that takes longer counts as failed.
+SLOW_SECONDS = 30.0
+#: Older figures are not reported: while the store doesn't answer, and after a time without scrapes.
 KNOWN_SECONDS, KNOWN_UNASKED_SECONDS = 60.0, 300.0
 
 
 _TEXTS = {
     "store_up": "Whether the lock store answers.",
     "store_age_seconds": "How old these figures of the store are.",
-    "store_complete": "Whether all keys were counted by task, and all who stand in line.",
+    "store_complete": "Whether all keys were counted by task, and all waiters.",
     "store_keys": "Keys that are held or waited for.",
     "store_leases": "Leases of all holders.",
-    "store_waiting": "How many stand in line.",
-    "store_near_expiry": "Leases about to end that were not renewed yet.",
-    "store_oldest_seconds": "For how long a key is held at most.",
-    "store_held": "Leases by the task that has them.",
-    "store_dispatched": "Those leases whose task was parked and dispatched, and has not started.",
-    "store_dispatched_seconds": "The longest time that the message of such a task has waited since it was last sent.",
-    "store_blocked": "How many stand in line, by the task that holds what they wait for.",
+    "store_waiting": "Waiters and parked tasks in line.",
+    "store_near_expiry": "Leases that are near their expiry.",
+    "store_oldest_seconds": "The longest time for which a key has been held.",
+    "store_held": "Leases by the task that holds them.",
+    "store_dispatched": "Leases of parked tasks that were dispatched and have not started.",
+    "store_dispatched_seconds": "The longest time that a dispatched task's message has waited since it was sent.",
+    "store_blocked": "Waiters and parked tasks in line, by the task that holds their key.",
 }
-#: Those by task.
+#: The metrics that have a label for the task.
 _BY_TASK = ("store_held", "store_dispatched", "store_dispatched_seconds", "store_blocked")
 #: A figure for each task.
 ByTask = defaultdict[str, float]
-#: A figure: the name of the metric, the task if it is by task, and the value.
+#: The name of a metric, the label for the task if it has one, and the value.
 Figure = tuple[str, tuple[str, ...], float]
 #: The locks of a store, or a function that opens them.
 OneStore = Locks | Callable[[], Locks]
@@ -55,12 +53,12 @@ OneStore = Locks | Callable[[], Locks]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was seen.
+    """The figures of a store at one read.
 
     Attributes:
-        taken: When, on this process's clock.
-        stats: Figures over all.
-        by_task: Figures by the holder's task, by their names; ``None`` when not all holders of all keys were seen.
+        taken: When it was read, on this process's clock.
+        stats: The figures over all keys.
+        by_task: By the name of a metric, its values by task; ``None`` if not all holders of all keys were read.
     """
 
     taken: float
@@ -73,36 +71,36 @@ class StoreWatch:
 
     Args:
         stores: The locks of a store, or those of several, by the store's name.
-        every: Seconds between two looks at a store at least.
-        tasks: Returns the names of the tasks that are known.
+        every: The shortest time between two reads of a store, in seconds.
+        tasks: Returns the names of the known tasks.
     """
 
     def __init__(
         self,
         stores: OneStore | Mapping[str, OneStore],
-        every: float = EVERY,
+        every: float = INTERVAL_SECONDS,
         tasks: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         if not isinstance(stores, Mapping):
             stores = {stores.store_name if isinstance(stores, Locks) else DEFAULT_STORE: stores}
-        self._looks = {name: StoreLook(locks, every, tasks) for name, locks in stores.items()}
+        self._readers = {name: StoreReader(locks, every, tasks) for name, locks in stores.items()}
 
     def describe(self) -> Iterable[Metric]:
-        """Return the names alone, so that no registry gets them twice; nothing is read for it."""
+        """Return the names without values, by which a registry finds duplicates. Nothing is read."""
         return _families().values()
 
     def collect(self) -> Iterable[Metric]:
-        """Return what is known (prometheus_client calls it)."""
+        """Return the figures of the last reads. prometheus_client calls it at each scrape."""
         families = _families()
-        for store, look in self._looks.items():
-            for name, task, value in look.figures():
+        for store, reader in self._readers.items():
+            for name, task, value in reader.figures():
                 families[name].add_metric([store, *task], value)
         return [family for family in families.values() if family.samples]
 
-    def look_soon(self) -> None:
-        """Look at each store in a thread of its own."""
-        for look in self._looks.values():
-            look.look_soon()
+    def read_soon(self) -> None:
+        """Read each store in a thread of its own."""
+        for reader in self._readers.values():
+            reader.read_soon()
 
 
 def _families() -> dict[str, GaugeMetricFamily]:
@@ -110,16 +108,16 @@ def _families() -> dict[str, GaugeMetricFamily]:
     return {name: GaugeMetricFamily(f"celery_locks_{name}", _TEXTS[name], labels=labels[name]) for name in _TEXTS}
 
 
-class StoreLook:
-    """Looks at a store when it is asked for figures, not more often than every so many seconds.
+class StoreReader:
+    """Reads a store when its figures are requested, but not before an interval has passed.
 
-    It looks in a thread of its own and answers with what it saw before: no caller is held up by the store.
-    What it doesn't know has no series: a 0 means that there is none.
+    A thread reads the store, and the request gets the figures of the previous read, so no request waits for the store.
+    Unknown figures have no series. A 0 is a known figure.
 
     Args:
         locks: The locks, or a function that opens them, which is called in that thread.
-        every: Seconds between two looks at least.
-        tasks: Returns the names of the tasks that are known.
+        every: The shortest time between two reads, in seconds.
+        tasks: Returns the names of the known tasks.
     """
 
     def __init__(self, locks: OneStore, every: float, tasks: Callable[[], Iterable[str]]) -> None:
@@ -127,15 +125,15 @@ class StoreLook:
         self._every = every
         self._tasks = tasks
         self._snapshot: Snapshot | None = None
-        #: Whether the store answered the last look; ``None`` before the first one has ended.
+        #: Whether the store answered the last read; ``None`` before the first one has ended.
         self._answered: bool | None = None
-        self._began = self._ended = float("-inf")
-        self._looking = threading.Lock()
+        self._started = self._ended = float("-inf")
+        self._reading = threading.Lock()
         self._seen = {""}
 
     def figures(self) -> Iterator[Figure]:
-        """Return what is known, and look at the store if the last look is long ago."""
-        self.look_soon()
+        """Return the figures of the last read, and start a read if the interval has passed."""
+        self.read_soon()
         now, snapshot = time.monotonic(), self._snapshot
         up = self._up(now)
         if up is not None:
@@ -155,39 +153,39 @@ class StoreLook:
             for task in sorted(self._seen):
                 yield name, (task,), counts.get(task, 0)
 
-    def look_soon(self) -> None:
-        """Look at the store in a thread, if the last look is long ago and none is under way."""
-        if time.monotonic() - self._began < self._every or not self._looking.acquire(blocking=False):
+    def read_soon(self) -> None:
+        """Read the store in a thread, if the interval has passed and no read is running."""
+        if time.monotonic() - self._started < self._every or not self._reading.acquire(blocking=False):
             return
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         try:
-            threading.Thread(target=self._look, name="celery-locks-metrics", daemon=True).start()
-        except RuntimeError:  # no thread left
-            self._looking.release()
+            threading.Thread(target=self._read, name="celery-locks-metrics", daemon=True).start()
+        except RuntimeError:  # no more threads are possible
+            self._reading.release()
 
     def _up(self, now: float) -> bool | None:
-        if self._looking.locked() and now - self._began > SLOW:
+        if self._reading.locked() and now - self._started > SLOW_SECONDS:
             return False
         return self._answered if now - self._ended <= KNOWN_UNASKED_SECONDS else None
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         try:
             self._snapshot = _snapshot(self._locks())
             self._answered = True
         except Exception as error:
             self._answered = False
             if not isinstance(error, LockError):
-                logger.exception("the lock store could not be looked at")
+                log.exception("the lock store could not be read")
         finally:
             self._ended = time.monotonic()
-            self._looking.release()
+            self._reading.release()
 
 
 def _snapshot(locks: Locks) -> Snapshot | None:
-    """Look at a store; one that keeps no list has no figures.
+    """Read a store. A store that keeps no list has no figures.
 
     Raises:
-        LockError: It doesn't answer.
+        LockError: The store doesn't answer.
     """
     if not locks.store.lists:
         locks.store.ping()
@@ -201,7 +199,7 @@ def _figures(snapshot: Snapshot) -> dict[str, float]:
     waiting: dict[str, float] = {}
     if stats.complete:
         waiting["store_waiting"] = stats.waiting
-    elif snapshot.by_task is not None:  # the store counts a part of the lines, and all of them were looked at
+    elif snapshot.by_task is not None:  # the store counted a part of the lines, but all were read
         waiting["store_waiting"] = sum(snapshot.by_task["store_blocked"].values())
     return {
         **waiting,
@@ -214,15 +212,15 @@ def _figures(snapshot: Snapshot) -> dict[str, float]:
 
 
 def _by_task(locks: Locks) -> dict[str, ByTask] | None:
-    """Count by task, or return ``None`` where there are more keys, or more holders of one, than are looked at."""
+    """Return the values by task of each metric; ``None`` if the limits allow no read of all keys and holders."""
     held, dispatched, dispatched_seconds, blocked = (ByTask(float) for _ in range(4))
-    after, asked = None, 0
+    after, key_reads = None, 0
     for _ in range(MOST_PAGES):
         page = locks.list(after=after, count=MOST_ON_A_PAGE)
         for item in page.items:
-            if not item.names_all:  # a page names a few holders of each key
-                asked += 1
-                item = read_all_holders(locks, item) if asked <= MOST_ASKED else item
+            if not item.names_all:  # a page names only a few holders of each key
+                key_reads += 1
+                item = read_all_holders(locks, item) if key_reads <= MOST_KEY_READS else item
                 if not item.names_all:
                     return None
             for holder in item.holders:

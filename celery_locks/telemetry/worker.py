@@ -1,46 +1,47 @@
-"""What a worker does for metrics and events, where a setting asks for them."""
+"""The metrics and events of a worker whose settings ask for them."""
 
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from celery_locks import LockConfigError, Locks, _logging
+from celery_locks import LockConfigError, Locks
+from celery_locks._runtime import process
 from celery_locks.tasks.app_settings import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
 from celery_locks.tasks.worker.checks import locked_names
 from celery_locks.telemetry import reports
 from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer
 from celery_locks.telemetry.reports import Report
+from celery_locks.views import logger
 
-logger = _logging.logger(__name__)
+log = logger(__name__)
 
 
 class Telemetry:
-    """The worker's telemetry. Made before the pool's processes are, which inherit what they need.
+    """The telemetry of a worker. It is made before the processes of the pool, which inherit it.
 
     Args:
         worker: Celery's worker.
-        stores: Its app's locks, by the store's name.
+        stores: The locks of the worker's app, by the store's name.
 
     Raises:
-        LockConfigError: prometheus_client is asked for and not installed.
+        LockConfigError: A setting needs prometheus_client, which is not installed.
     """
 
     def __init__(self, worker: Any, stores: Mapping[str, Locks]) -> None:
         conf = worker.app.conf
-        self._pid = os.getpid()
+        self._forks = process.forks
         self._metrics = MetricsServer(worker.app, stores) if conf.get(METRICS_PORT) is not None else None
         self._events = EventSender(worker.app, worker.hostname, self._drop) if conf.get(EVENTS) else None
         self._reader = Reader(self._deliver, self._drop) if has_processes(worker) else None
         self._writer = Writer(str(self._reader.path)) if self._reader is not None else None
-        self._stop_hearing = reports.hear(self._hear)
+        self._unsubscribe = reports.subscribe(self._receive)
 
     def start(self) -> None:
-        """Called when the worker starts."""
+        """Start to collect. The worker calls it when it starts."""
         if self._reader is not None:
             self._reader.start()
         if self._events is not None:
@@ -49,9 +50,9 @@ class Telemetry:
             self._metrics.start()
 
     def stop(self) -> None:
-        """Called when the worker stops."""
-        self._stop_hearing()
-        if self._pid != os.getpid():
+        """Deliver the last reports, and stop. The worker calls it when it stops."""
+        self._unsubscribe()
+        if self._forks != process.forks:
             return
         if self._reader is not None:
             self._reader.stop()
@@ -62,14 +63,14 @@ class Telemetry:
             self._metrics.stop()
 
     def abandon(self) -> None:
-        """Called when the worker stops at once: nothing more is told."""
-        self._stop_hearing()
+        """Stop without delivering the last reports. The worker calls it when it stops immediately."""
+        self._unsubscribe()
         if self._reader is not None:
             self._reader.close()
 
-    def _hear(self, report: Report) -> None:
-        """Called in the worker and, by what they have inherited, in the pool's processes."""
-        if self._writer is not None and os.getpid() != self._pid:
+    def _receive(self, report: Report) -> None:
+        """Take a report of the worker, or of a process of its pool, which has inherited this subscription."""
+        if self._writer is not None and self._forks != process.forks:
             self._writer.write(report)
         else:
             self._deliver(report)
@@ -90,7 +91,7 @@ class MetricsServer:
 
     Args:
         app: The worker's app.
-        stores: Its locks, by the store's name.
+        stores: The locks of the app, by the store's name.
 
     Raises:
         LockConfigError: prometheus_client is not installed.
@@ -120,17 +121,17 @@ class MetricsServer:
             self._registry.register(collector)
 
     def start(self) -> None:
-        """Opens the port; a worker whose port is taken works all the same."""
+        """Open the port. A worker whose port is taken works without metrics."""
         try:
             self._server, _ = self._library.start_http_server(self._port, self._host, self._registry)
         except OSError as error:
-            logger.warning("no metrics of locks: %s %s can't be opened (%s)", METRICS_PORT, self._port, error)
+            log.warning("no metrics of locks: %s %s can't be opened (%s)", METRICS_PORT, self._port, error)
             return
-        os.register_at_fork(after_in_child=_closes(self._server.socket))
-        logger.info("metrics of locks on port %d", self._server.server_port)
+        process.after_fork_in_child(self._server.socket.close)  # a child would keep the port after the worker's end
+        log.info("metrics of locks on port %d", self._server.server_port)
 
     def stop(self) -> None:
-        """Closes the port, and takes the metrics away."""
+        """Close the port, and unregister the metrics."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -139,17 +140,8 @@ class MetricsServer:
         self.metrics.close()
 
 
-def _closes(listening: socket.socket) -> Callable[[], None]:
-    """Closes a port in children, that would else keep it when the worker is gone."""
-
-    def close() -> None:
-        listening.close()
-
-    return close
-
-
 def has_processes(worker: Any) -> bool:
-    """Whether the tasks run in other processes than the worker's own."""
+    """Return whether the tasks run in processes other than the worker's own."""
     return str(getattr(worker.pool_cls, "__module__", "")).endswith(".prefork")
 
 
@@ -161,7 +153,7 @@ def _held_here() -> list[str] | None:
 
 
 def in_pool_process() -> None:
-    """Called in a process of the pool that was not forked, and so has inherited nothing."""
+    """Send reports from a process of the pool that was not forked, and so has inherited nothing."""
     path = os.environ.get(VARIABLE)
     if path:
-        reports.hear(Writer(path).write)
+        reports.subscribe(Writer(path).write)

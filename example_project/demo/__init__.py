@@ -1,1 +1,1 @@
-"""The demo: runs the shop with its workers, kills one of them, and checks what the locks promise."""
+"""The demo: it runs the shop with workers, kills one of them, and checks the promises of the locks."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and its like, noticed only where the demo waits: so no process is started and then forgotten."""
+"""Signals such as Ctrl-C. The demo reacts to them only while it waits, so that no started process is forgotten."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import time
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Seconds; a signal is noticed after no more than that.
-STEP = 0.05
+#: The longest time until a signal is noticed.
+STEP_SECONDS = 0.05
 
 _received: list[int] = []
 
 
 class Interrupted(Exception):
-    """Somebody wants the demo to end."""
+    """A signal asks the demo to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        #: As a shell would say it.
+        #: The exit status that a shell expects.
         self.exit_status = 128 + number
 
 
 def install() -> None:
-    """From now on signals wait for the next `check`."""
+    """Keep signals until the next `check`."""
     for number in SIGNALS:
         signal.signal(number, _note)
 
 
 def check() -> None:
-    """Raises `Interrupted` if a signal has come."""
+    """Raise `Interrupted` if a signal was received."""
     if _received:
         raise Interrupted(_received[0])
 
 
 def pause(seconds: float) -> None:
-    """Sleeps, and raises `Interrupted` when a signal comes."""
+    """Sleep, and raise `Interrupted` if a signal is received."""
     end = time.monotonic() + seconds
     check()
     while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, STEP))
+        time.sleep(min(left, STEP_SECONDS))
         check()
 
 

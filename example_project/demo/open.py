@@ -1,4 +1,4 @@
-"""Opens the shop: a worker, beat and the web page, on a server of its own or on files, all of which go with it."""
+"""The command ``make shop``: a worker, beat and the web page, with a temporary server or temporary files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from example_project.demo import interrupt
 from example_project.demo.embedded import open_on, prepare
 from example_project.demo.processes import DemoError, Stage
 
-#: Seconds within which all of it has to be ready.
-READY_WITHIN = 60.0
+#: How long the processes may take to start.
+START_SECONDS = 60.0
 CELERY = ("-m", "celery", "-A", "example_project.shop.app")
 WORKER = (*CELERY, "worker", "--concurrency", "4", "--loglevel", "INFO")
 BEAT = (*CELERY, "beat")
@@ -21,9 +21,11 @@ WEB = ("-m", "flask", "--app", "example_project.shop.web", "run", "--port")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--embedded", type=click.Choice(["auto", "valkey", "sqlite"]), default="auto", show_default=True)
-@click.option("--port", type=int, default=8000, show_default=True, help="Of the web page; 0 for any that is free.")
+@click.option(
+    "--port", type=int, default=8000, show_default=True, help="The port of the web page; 0 for any free port."
+)
 def main(embedded: str, port: int) -> None:
-    """Opens the shop: a web page from which to call its tasks, a worker that runs them, and beat."""
+    """Run the shop: a web page from which to call its tasks, a worker that runs them, and beat."""
     interrupt.install()
     try:
         with Stage() as stage:
@@ -36,14 +38,14 @@ def main(embedded: str, port: int) -> None:
 
 
 def _open(stage: Stage, embedded: str, port: int) -> None:
-    ground = prepare(embedded, stage, click.echo)
-    open_on(ground, stage)
+    backend = prepare(embedded, stage, click.echo)
+    open_on(backend, stage)
     worker = stage.start_python("worker", *WORKER)
     stage.start_python("beat", *BEAT, "--schedule", str(stage.folder / "beat-schedule"))
     web = stage.start_python("web", *WEB, str(port))
-    web.wait_for("Running on", READY_WITHIN)
-    worker.wait_for(" ready.", READY_WITHIN)
-    click.echo(f"The shop runs on {ground.name}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    web.wait_for("Running on", START_SECONDS)
+    worker.wait_for(" ready.", START_SECONDS)
+    click.echo(f"The shop runs on {backend.name}: http://127.0.0.1:{port} (Ctrl-C ends it)")
     while True:
         stage.check()
         interrupt.pause(1.0)

@@ -1,4 +1,4 @@
-"""What there is to do in the shop: the same jobs for the same seed."""
+"""The jobs of the shop: the same jobs for the same seed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from example_project.shop.tasks.catalogue import rebuild_catalogue
 from example_project.shop.tasks.customers import sync_customer
 from example_project.shop.tasks.payments import charge_order
 
-#: Jobs that are sent each second, and the shortest time in seconds that all of them take to be sent.
-RATE, SHORTEST = 11.0, 3.0
+#: How many jobs are sent each second, and how long it takes at least to send all of them.
+JOBS_PER_SECOND, SHORTEST_SECONDS = 11.0, 3.0
 CUSTOMERS = (1, 2, 3, 4, 5)
-#: How often each of them is met: the first is everybody's favourite.
+#: The relative number of jobs of each customer.
 DEMAND = (9, 5, 3, 2, 1)
 SHOPS = (1, 2)
-#: So many jobs are a long run.
+#: From this number of jobs on, a second full rebuild is sent.
 LONG = 100
-#: Seconds that a full rebuild takes: longer than a lease lives without renewal.
-FULL = 3.5
+#: How long a full rebuild takes: longer than a lease lives without renewal.
+FULL_REBUILD_SECONDS = 3.5
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Job:
     """A task to be sent.
 
     Attributes:
-        at: When, in seconds after the start.
+        at: When it is sent, in seconds after the start.
         task: The task.
-        arguments: Of its call.
-        key: The key that it will hold.
+        arguments: The arguments of the call.
+        key: The key that the run will hold.
     """
 
     at: float
@@ -44,11 +44,11 @@ class Job:
 
 
 def plan(count: int, seed: int) -> list[Job]:
-    """So many jobs, in the order in which they are sent."""
+    """Return this many jobs, in the order in which they are sent."""
     chance = random.Random(seed)
-    # Catalogues are rebuilt in full early on, in long runs once more later; others that ask for them have to wait.
+    # Full rebuilds are sent early, and in long runs once more. Other rebuilds of the catalogue have to wait for them.
     full = {count // 5, count // 5 + 1} | ({count // 2} if count >= LONG else set())
-    jobs, rate = [], min(RATE, count / SHORTEST)
+    jobs, rate = [], min(JOBS_PER_SECOND, count / SHORTEST_SECONDS)
     for number in range(count):
         at = number / rate
         jobs.append(_full_rebuild(at, number) if number in full else _job(at, number, chance))
@@ -56,12 +56,12 @@ def plan(count: int, seed: int) -> list[Job]:
 
 
 def keys(jobs: list[Job]) -> list[str]:
-    """All keys that the jobs will hold, in the order of the alphabet."""
+    """Return all keys that the jobs will hold, sorted."""
     return sorted({job.key for job in jobs})
 
 
 def _full_rebuild(at: float, number: int) -> Job:
-    return Job(at, rebuild_catalogue, {"shop_id": SHOPS[number % 2], "seconds": FULL, "full": True})
+    return Job(at, rebuild_catalogue, {"shop_id": SHOPS[number % 2], "seconds": FULL_REBUILD_SECONDS, "full": True})
 
 
 def _job(at: float, number: int, chance: random.Random) -> Job:

@@ -1,4 +1,4 @@
-"""One performance of the demo: the stage is set, the story is played and judged, the stage is cleared."""
+"""One run of the demo, from the start of the server to the summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from example_project.demo.processes import Stage
 from example_project.demo.screens import LiveScreen, PlainScreen, summary
 from example_project.demo.state import Screen
 
-#: Characters in a line of the summary where there is no terminal to fit it to.
+#: The width of the summary without a terminal, in characters.
 LOG_WIDTH = 110
 
 
@@ -36,33 +36,33 @@ class Settings:
 
 
 def perform(settings: Settings) -> bool:
-    """Runs the demo.
+    """Run the demo.
 
     Returns:
         Whether all promises were kept.
 
     Raises:
-        DemoError: It could not be run to its end.
-        Interrupted: Somebody wanted it to end.
+        DemoError: The demo failed.
+        Interrupted: A signal was received.
     """
     start = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no bars shows question marks
+        sys.stdout.reconfigure(errors="replace")  # a terminal without these characters shows question marks
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else LOG_WIDTH)
     live = terminal and console.is_terminal and not console.is_dumb_terminal and not settings.plain
     screen = (LiveScreen if live else PlainScreen)(console, lambda: time.monotonic() - start)
     with Stage() as stage:
-        ground = prepare(settings.embedded, stage, screen.say)
-        open_on(ground, stage)
+        backend = prepare(settings.embedded, stage, screen.say)
+        open_on(backend, stage)
         os.environ[LOCKED] = "yes" if settings.locks else "no"
-        screen.say(f"The shop runs on {ground.name}.")
+        screen.say(f"The shop runs on {backend.name}.")
         screen.say(f"Until the demo ends, its files are in {stage.folder}.")
         return _play(settings, stage, screen, start, console)
 
 
 def _play(settings: Settings, stage: Stage, screen: Screen, start: float, console: Console) -> bool:
-    # Imported now: the shop reads its settings when it is imported.
+    # Imported here, because the shop reads its settings at the import.
     from example_project.shop.app import app
 
     hurry(app)

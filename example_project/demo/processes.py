@@ -1,4 +1,4 @@
-"""The processes and the folder of the demo. They are gone when it ends, unless it is itself killed by SIGKILL."""
+"""The processes and the folder of the demo. They are removed when it ends, unless SIGKILL ends it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from types import TracebackType
 from example_project.demo.interrupt import pause
 
 ROOT = Path(__file__).resolve().parents[2]
-#: A path with a socket in it must be short: 104 characters on macOS.
+#: The longest path of the parent folder, in characters: macOS allows 104 for the path of a socket.
 LONGEST_PARENT = 60
-#: Seconds that killed processes have to disappear, and that the folder has to be removed.
-GONE_WITHIN = 2.0
+#: How long killed processes may take to disappear, and the folder to be removed.
+REMOVAL_SECONDS = 2.0
 
 
 class DemoError(Exception):
-    """The demo can't go on; the message says why, and what to do."""
+    """The demo can't continue. The message has the reason and the remedy."""
 
 
 class Process:
@@ -33,7 +33,7 @@ class Process:
     def __init__(self, name: str, argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.name = name
         self.log = log
-        self._told_to_end = False
+        self._is_ending = False
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 argv,
@@ -50,46 +50,46 @@ class Process:
         return self._process.poll() is None
 
     def check(self) -> None:
-        """Raises `DemoError` if it has ended and nobody told it to."""
-        if not (self.running or self._told_to_end):
+        """Raise `DemoError` if the process has ended by itself."""
+        if not (self.running or self._is_ending):
             raise self.error("died")
 
     def wait_for(self, text: str, timeout: float) -> None:
-        """Waits until its output holds this text.
+        """Wait until the output contains this text.
 
         Raises:
-            DemoError: It ended before, or took too long.
+            DemoError: The process ended before, or took too long.
         """
         end = time.monotonic() + timeout
-        while not self.said(text):
+        while not self.has_printed(text):
             if not self.running or time.monotonic() > end:
                 raise self.error("did not start")
             pause(0.02)
 
-    def said(self, text: str) -> bool:
+    def has_printed(self, text: str) -> bool:
         return text in self.log.read_text(errors="replace")
 
     def error(self, what: str) -> DemoError:
-        """An error with the end of its output."""
+        """Return an error with the end of the output."""
         lines = self.log.read_text(errors="replace").rstrip().splitlines()[-20:]
         return DemoError("\n".join([f"{self.name} {what}. The end of its log:", *(f"  | {line}" for line in lines)]))
 
     def terminate(self) -> None:
-        """Asks it to end."""
-        self._told_to_end = True
+        """Ask the process to end."""
+        self._is_ending = True
         if self.running:
             self._process.terminate()
 
     def kill(self) -> None:
-        """Ends it and all of its group at once: nothing of it can run on or clean up."""
-        self._told_to_end = True
+        """Kill the process and its group. None of them can continue or clean up."""
+        self._is_ending = True
         self._signal_group()
         self._process.wait()
-        self._signal_group()  # what it may have started in its last moment
+        self._signal_group()  # processes that it started in the meantime
 
     @property
     def has_group(self) -> bool:
-        """Whether a process of its group is still there."""
+        """Whether a process of its group still exists."""
         try:
             os.killpg(self._process.pid, 0)
         except (ProcessLookupError, PermissionError):
@@ -102,10 +102,10 @@ class Process:
 
 
 class Stage:
-    """A temporary folder, and the processes that work in it. When it is left, both are gone.
+    """A temporary folder, and the processes that use it. The end of the context removes both.
 
     Raises:
-        DemoError: When it is left: the folder could not be removed.
+        DemoError: The folder could not be removed at the end.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Stage:
             tempfile.mkdtemp(prefix="celery-locks-demo-", dir=parent if len(parent) <= LONGEST_PARENT else "/tmp")
         )
         self._processes: list[Process] = []
-        # Workers that are killed can't remove their own temporary files.
+        # Killed workers can't remove their own temporary files.
         self._temporary = self.folder / "tmp"
         self._temporary.mkdir()
 
@@ -127,7 +127,7 @@ class Stage:
         return self.start(name, [sys.executable, *arguments])
 
     def check(self) -> None:
-        """Raises `DemoError` if one has ended and nobody told it to."""
+        """Raise `DemoError` if a process has ended by itself."""
         for process in self._processes:
             process.check()
 
@@ -139,7 +139,7 @@ class Stage:
     ) -> None:
         for process in reversed(self._processes):
             process.kill()
-        # A killed process takes a moment to disappear, and may finish making a file meanwhile.
+        # A killed process takes a moment to disappear, and may still create a file.
         _soon(lambda: not any(process.has_group for process in self._processes))
         if _soon(self._remove_folder):
             return
@@ -152,7 +152,7 @@ class Stage:
 
 
 def _soon(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + GONE_WITHIN
+    end = time.monotonic() + REMOVAL_SECONDS
     while not (true := condition()) and time.monotonic() < end:
         time.sleep(0.02)
     return true

@@ -14,22 +14,22 @@ from example_project.demo.state import State
 from example_project.demo.verdict import Verdict
 from example_project.demo.watch import Holding
 
-#: Characters of a bar: at most, and at least where there is one.
+#: The longest and the shortest bar, in characters.
 BAR, SHORTEST_BAR = 24, 5
-#: Characters between two columns; of a time that is left.
+#: The gap between two columns, and the width of a duration, in characters.
 GAP, SECONDS = 2, 5
-#: Characters that the table at the end needs; a narrower terminal gets lines.
+#: The width of the summary table in characters. A narrower terminal gets lines.
 TABLE = 72
-#: The columns after the key, with widths that don't change with what is in them: the table would jump.
+#: The columns after the key. Their widths are fixed, so that the table does not move.
 COLUMNS = {"task": 17, "worker": 15, "held for": 8, "lease left": 10}
-#: After the name of a worker that was killed.
+#: The text after the name of a killed worker.
 KILLED = ", killed"
-#: Columns that a narrow terminal goes without, in this order. The key is always shown in full.
+#: The columns that a narrow terminal omits, in this order. The key is always shown in full.
 DISPENSABLE = ("task", "held for", "worker", "lease left")
 
 
 class PlainScreen:
-    """Lines of text, a progress line each second: for logs and pipes."""
+    """Lines of text with a progress line each second, for logs and pipes."""
 
     def __init__(self, console: Console, elapsed: Callable[[], float]) -> None:
         self._console = console
@@ -51,7 +51,7 @@ class PlainScreen:
 
 
 class LiveScreen:
-    """A table of all keys that changes as they change hands; what is said scrolls by above it."""
+    """A live table of all keys, with the text output above it."""
 
     def __init__(self, console: Console, elapsed: Callable[[], float]) -> None:
         self._console = console
@@ -59,7 +59,7 @@ class LiveScreen:
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def say(self, text: str) -> None:
-        line = Table.grid(padding=(0, 2, 0, 0))  # so that a long text goes on below itself
+        line = Table.grid(padding=(0, 2, 0, 0))  # so that a long text is indented
         line.add_row(Text(f"{self._elapsed():5.1f} s", "dim"), Text(text))
         self._console.print(line)
 
@@ -74,7 +74,7 @@ class LiveScreen:
 
 
 def summary(verdict: Verdict, width: int) -> RenderableType:
-    """The table at the end."""
+    """Return the table at the end."""
     if width < TABLE:
         marks = {None: "", True: ", as promised", False: ", BROKEN"}
         return Group("", *(Text(f"{what}: {value}{marks[kept]}") for what, value, kept in verdict.lines), "")
@@ -108,7 +108,7 @@ def _keys(state: State, width: int) -> RenderableType:
 
 
 def _columns_that_fit(state: State, width: int) -> dict[str, int]:
-    """The columns for which there is room next to the key, with their widths."""
+    """Return the columns that fit next to the key, with their widths."""
     longest = max(map(len, state.dead), default=0) + len(KILLED)
     columns = {**COLUMNS, "worker": max(longest, COLUMNS["worker"])}
     for column in DISPENSABLE:
@@ -138,11 +138,11 @@ def _holder(holding: Holding, state: State, columns: Iterable[str], bar: int) ->
 
 
 def _progress(state: State, elapsed: float, width: int) -> Text:
-    told = f"{state.note or f'{state.done} of {state.total} tasks done, {state.sent} sent'}, {elapsed:.0f} s"
-    bar = min(BAR, width - GAP - len(told))
+    text = f"{state.note or f'{state.done} of {state.total} tasks done, {state.sent} sent'}, {elapsed:.0f} s"
+    bar = min(BAR, width - GAP - len(text))
     if bar < SHORTEST_BAR:
-        return Text(told)
-    return _bar(state.done / state.total, "blue", bar).append(" " * GAP + told)
+        return Text(text)
+    return _bar(state.done / state.total, "blue", bar).append(" " * GAP + text)
 
 
 def _bar(share: float, style: str, length: int) -> Text:

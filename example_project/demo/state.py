@@ -1,4 +1,4 @@
-"""What a screen shows."""
+"""The state that a screen shows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class State:
     """The shop at one moment.
 
     Attributes:
-        keys: All keys there are.
-        ttl: How long a lease lives, in seconds.
-        total: Tasks that there will be.
-        note: What is waited for, if not for tasks.
-        dead: Workers that were killed.
+        keys: All keys.
+        ttl: The ttl of a lease, in seconds.
+        total: The number of tasks of the whole demo.
+        note: What the demo waits for, if not for tasks.
+        dead: The workers that were killed.
     """
 
     keys: Sequence[str]
@@ -32,13 +32,13 @@ class State:
 
 
 class Screen(Protocol):
-    """Where people see what happens."""
+    """The output of the demo."""
 
     def say(self, text: str) -> None:
-        """Shows something that stays to be read."""
+        """Print a text that stays."""
 
     def show(self, state: State) -> None:
-        """Shows the present state; called ten times a second."""
+        """Show the current state. It is called ten times a second."""
 
     def close(self) -> None:
-        """Leaves only what was said."""
+        """Remove the state, and leave the texts."""

@@ -1,4 +1,4 @@
-"""The course of the demo: workers start, jobs come in, one worker dies, all jobs are done."""
+"""The course of the demo: workers start, jobs are sent, one worker is killed, all jobs are done."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from example_project.demo.watch import Holding, look
 from example_project.shop import journal
 from example_project.shop.app import app
 
-#: Seconds between two looks.
+#: Seconds between two steps.
 TICK = 0.1
-#: Seconds without any sign of work after which the tasks without a result are sent again: more than any backoff.
+#: After this time without work, tasks without a result are sent again. It is longer than any backoff.
 QUIET = 3.0
-#: Seconds after the kill before that: the broker's own redelivery comes first.
+#: Tasks are not sent again before this time after the kill, so that the broker can deliver them again.
 REDELIVERY = VISIBILITY_TIMEOUT + 3.0
-#: Seconds without any sign of work after which the tasks without a result count as lost.
+#: After this time without work, tasks without a result count as lost.
 PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to happen.
+    """The options of the demo.
 
     Attributes:
         jobs: The tasks to be sent.
-        workers: How many workers there are.
-        concurrency: How many processes each of them has.
-        kill: Whether one of them dies.
+        workers: The number of workers.
+        concurrency: The number of processes of each worker.
+        kill: Whether one worker is killed.
     """
 
     jobs: list[Job]
@@ -45,13 +45,13 @@ class Plan:
 
 
 class Story:
-    """Plays a plan.
+    """Runs a plan.
 
     Attributes:
         sent: The jobs by the ids of their messages.
         sent_again: The ids of messages that the broker lost.
         crew: The workers.
-        accident: The death of one of them.
+        accident: The death of one worker.
     """
 
     def __init__(self, plan: Plan, stage: Stage, screen: Screen) -> None:
@@ -62,16 +62,16 @@ class Story:
         self._plan = plan
         self._stage = stage
         self._screen = screen
-        self._began = self._last_sign = 0.0
+        self._started = self._last_progress = 0.0
         self._locks = Locks.from_app(app)
         self._state = State(keys(plan.jobs), app.conf.locks_ttl, len(plan.jobs))
 
     def play(self) -> None:
-        """From the start of the workers to their end.
+        """Run everything from the start of the workers to their end.
 
         Raises:
-            DemoError: A worker died that was not to.
-            Interrupted: Somebody wants it to end.
+            DemoError: A worker died that was not killed.
+            Interrupted: A signal was received.
         """
         try:
             self._start()
@@ -92,18 +92,18 @@ class Story:
         self._screen.say(f"Sending {len(plan.jobs)} tasks. {how} one of {len(self._state.keys)} keys while it runs.")
 
     def _work(self) -> None:
-        self._began = self._last_sign = time.monotonic()
+        self._started = self._last_progress = time.monotonic()
         while not self._finished():
             self._send_due()
             self._show()
-            self._look_for_signs()
+            self._record_progress()
             self._send_missing_again()
             if self._plan.kill:
                 self.accident.watch(self._state.holdings)
             self._stage.check()
             for name in self.crew.newly_ready():
                 self._screen.say(f"{name} is ready.")
-            if time.monotonic() > self._last_sign + PATIENCE:
+            if time.monotonic() > self._last_progress + PATIENCE:
                 self._screen.say(f"No task has run for {PATIENCE:.0f} s. The tasks without a result count as lost.")
                 return
             pause(TICK)
@@ -113,28 +113,28 @@ class Story:
         return self._state.done == len(self._plan.jobs) and (accident.over or not accident.victim)
 
     def _send_due(self) -> None:
-        now = time.monotonic() - self._began
+        now = time.monotonic() - self._started
         for job in self._plan.jobs[len(self.sent) :]:
             if job.at > now:
                 break
             self.sent[job.task.apply_async(kwargs=job.arguments).id] = job
         self._state.sent = len(self.sent)
 
-    def _look_for_signs(self) -> None:
-        """Notes when something was done, or was at least being worked on."""
+    def _record_progress(self) -> None:
+        """Record when a task was done, or was at least running."""
         done = len(journal.done() & self.sent.keys())
         if done > self._state.done or self._state.holdings:
-            self._last_sign = time.monotonic()
+            self._last_progress = time.monotonic()
         self._state.done = done
 
     def _send_missing_again(self) -> None:
-        """Tasks without a result on which nobody works are sent once more, under their old ids.
+        """Send tasks without a result again, under their old ids, if no worker runs one.
 
-        A worker takes a message off Redis, and only then writes down which it has. One that is killed in between takes
-        the message with it, and no setting of Celery's brings it back: only who sent it knows that it is missing.
+        A worker takes a message from Redis, and records it after that. If it is killed in between, the message is lost.
+        No setting of Celery prevents that, and only the sender can notice it.
         """
         now, accident = time.monotonic(), self.accident
-        quiet = now > self._last_sign + QUIET and (not accident.victim or now > accident.at + REDELIVERY)
+        quiet = now > self._last_progress + QUIET and (not accident.victim or now > accident.at + REDELIVERY)
         if not quiet or self._state.sent < self._state.total:
             return
         missing = [job for job in self.sent if job not in journal.done() and job not in self.sent_again]

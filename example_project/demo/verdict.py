@@ -1,4 +1,4 @@
-"""Whether the promises were kept, judged by what the shop's journal says."""
+"""The verdict on the promises, by the records in the shop's journal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Verdict:
-    """Lines for the summary.
+    """The lines of the summary.
 
     Attributes:
-        lines: What it is, what it was, and whether it was as promised (``None`` where nothing is promised).
-        broken: A sentence for each promise that was broken.
+        lines: A label, a value, and whether a promise was kept (``None`` if there is no promise).
+        broken: A sentence for each broken promise.
     """
 
     lines: list[tuple[str, str, bool | None]] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def judge(story: Story, kill: bool, wall: float) -> Verdict:
-    """Judges a story that was played."""
+    """Return the verdict on a story."""
     runs, verdict = journal.runs(), Verdict()
     _tasks(verdict, story, runs)
     _keys(verdict, story, runs)
@@ -53,8 +53,8 @@ def judge(story: Story, kill: bool, wall: float) -> Verdict:
     return verdict
 
 
-def most_at_once(runs: Iterable[Run], deaths: Mapping[str, float]) -> int:
-    """How many of these runs went on at once. One without an end ended when its worker died."""
+def most_overlapping(runs: Iterable[Run], deaths: Mapping[str, float]) -> int:
+    """Return the most runs at the same time. A run without an end ended when its worker died."""
     changes = []
     for run in runs:
         ended = deaths.get(run.worker, float("inf")) if run.ended is None else run.ended
@@ -67,7 +67,7 @@ def most_at_once(runs: Iterable[Run], deaths: Mapping[str, float]) -> int:
 
 
 def tokens_grow(runs: Iterable[Run]) -> bool:
-    """Whether each run, in the order of their beginnings, has a greater fencing token than the one before."""
+    """Return whether each run has a greater fencing token than the run that began before it."""
     last = 0
     for run in sorted(runs, key=lambda run: run.began):
         if run.fencing_token is None or run.fencing_token <= last:
@@ -87,8 +87,8 @@ def _tasks(verdict: Verdict, story: Story, runs: list[Run]) -> None:
         "ended by an error": sum(run.outcome not in ("done", None) for run in runs),
         "delivered twice": sum(ends.values()) - len(ends),
     }
-    told = ", ".join(f"{count} {what}" for what, count in more.items() if count)
-    verdict.fact("Runs", f"{len(runs)} ({told})" if told else len(runs))
+    details = ", ".join(f"{count} {what}" for what, count in more.items() if count)
+    verdict.fact("Runs", f"{len(runs)} ({details})" if details else len(runs))
     if cut:
         again = sum(run.job in ends for run in cut)
         verdict.promise(
@@ -107,10 +107,10 @@ def _keys(verdict: Verdict, story: Story, runs: list[Run]) -> None:
     by_key = defaultdict(list)
     for run in runs:
         by_key[run.key].append(run)
-    most = {key: most_at_once(runs, story.crew.deaths) for key, runs in by_key.items()}
+    most = {key: most_overlapping(runs, story.crew.deaths) for key, runs in by_key.items()}
     worst = max(most, key=lambda key: most[key], default="")
     verdict.promise(
-        "Most runs of a key at once",
+        "Most overlapping runs",
         most.get(worst, 0),
         most.get(worst, 0) <= 1,
         f"{most.get(worst, 0)} tasks for {worst} ran at the same time",
@@ -137,5 +137,5 @@ def _take_over(verdict: Verdict, story: Story) -> None:
         what = f"no worker took over {held.key} after {accident.victim} was killed"
         verdict.promise(label, "never", False, what)
         return
-    # Mostly before its lease has ended: the workers of one machine see that its holder is dead.
+    # Usually the lease has not expired by then: the workers of one machine notice that its holder is dead.
     verdict.promise(label, f"{held.key}, by {seen.worker} in {seen.after:.1f} s", True, "")

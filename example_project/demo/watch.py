@@ -1,4 +1,4 @@
-"""Who holds what, asked through the public API of locks as any program could."""
+"""The holders of keys, read with the public API of locks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Holding:
     Attributes:
         task: The holder's task, without its module.
         worker: The holder's worker.
-        held_for: Seconds since the lease was had.
+        held_for: Seconds since the lease was acquired.
         left: Seconds until the lease ends, if it is not renewed.
     """
 
@@ -28,7 +28,7 @@ class Holding:
 
 
 def look(locks: Locks, keys: Iterable[str]) -> list[Holding]:
-    """The keys that are held now; none when the store does not answer."""
+    """Return the leases that are held now; none if the store does not answer."""
     found = []
     try:
         for key in keys:
@@ -43,6 +43,6 @@ def look(locks: Locks, keys: Iterable[str]) -> list[Holding]:
 
 
 def _task_and_worker(owner: str) -> tuple[str, str]:
-    """Of a holder's name, as tasks give it: ``shop.tasks.sync[its id] on worker1@host``."""
+    """Return task and worker of a holder's name such as ``shop.tasks.sync[its id] on worker1@host``."""
     task, _, rest = owner.partition("[")
     return task.rpartition(".")[2], rest.partition("] on ")[2].partition("@")[0]

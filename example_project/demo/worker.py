@@ -1,7 +1,7 @@
 """A worker of the demo: ``python -m example_project.demo.worker worker1@shop --concurrency 4``.
 
-The same worker as that of ``celery -A example_project.shop.app worker``, made in Python. The command line loads all
-commands of all packages first, which takes longer than all else together where there are many.
+It is the same worker as that of ``celery -A example_project.shop.app worker``. It is made in Python, because the
+command line first imports the commands of all packages, which may take long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from example_project.shop.app import app
 @click.argument("name")
 @click.option("--concurrency", type=int, default=4)
 def main(name: str, concurrency: int) -> None:
-    """Runs until it is told to end."""
+    """Run the worker until it is terminated."""
     hurry(app)
     worker = app.Worker(
         hostname=name,

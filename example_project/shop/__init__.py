@@ -1,1 +1,1 @@
-"""The shop: what a project with celery-locks looks like."""
+"""The shop: an example of a project with celery-locks."""

@@ -1,4 +1,4 @@
-"""The shop's Celery app. What all its tasks and locks have in common is set here, once."""
+"""The shop's Celery app, with the settings that all its tasks and locks share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ TASKS = "example_project.shop.tasks"
 
 app = Celery("shop", include=[f"{TASKS}.{name}" for name in ("customers", "catalogue", "stock", "payments", "reports")])
 
-# Where messages travel and leases lie: example_project/shop/settings has a module for each place.
+# The broker and the lock store: example_project/shop/settings has a module for each choice.
 app.config_from_object(f"example_project.shop.settings.{os.environ.get('SHOP_RUNS_ON', 'embedded')}")
 
 app.conf.update(
-    task_ignore_result=True,  # the shop's database says what was done
+    task_ignore_result=True,  # the shop's database records the results
     # --- Locks ---
-    # A machine that dies keeps its keys for so many seconds at most. Long tasks need no more: leases are renewed.
+    # If a machine dies, its keys become free after this many seconds at most. Long tasks renew their leases.
     locks_ttl=30,
-    # What all names in the lock store begin with. All processes of the shop have the same, and no other shop has it.
+    # The prefix of all names in the lock store. All processes of the shop share it, and no other shop uses it.
     locks_prefix="shop",
-    # Where workers write down what they hold, so that it is free soon after one dies. Not set: in memory.
+    # Workers record their leases here, so that the keys of a dead worker become free soon. Not set: in memory.
     locks_folder=os.environ.get("SHOP_LOCKS_FOLDER"),
-    # --- No task is lost with its worker: its message is acknowledged when it is done, and else delivered again. ---
+    # --- No task is lost with its worker: a message is acknowledged after its task, or delivered again. ---
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,

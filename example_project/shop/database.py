@@ -1,4 +1,4 @@
-"""The shop's database: a SQLite file that the locks know nothing of, so that a lock that fails can be seen in it."""
+"""The shop's database: a SQLite file that is independent of the locks, so that it shows whether they failed."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ CREATE TABLE run (
 
 
 class StaleWriteError(Exception):
-    """A run that had lost its lease tried to write after another run had written."""
+    """A run without a lease tried to write after a later run had written."""
 
 
 @contextmanager
 def connect() -> Iterator[sqlite3.Connection]:
-    """A connection of this process, for one transaction or outside one. The first one makes the tables."""
+    """Open a connection for one transaction. The first one makes the tables."""
     path = Path(os.environ.get("SHOP_DATABASE", "shop.db"))
     if not path.exists():
         _create(path)
     with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
-        db.execute("PRAGMA synchronous = OFF")  # it outlives a process that is killed, if not a power cut
+        db.execute("PRAGMA synchronous = OFF")  # enough for killed processes, but not for a power cut
         yield db
 
 
 def balance(customer_id: int) -> int:
-    """What was charged to a customer so far, in cents."""
+    """Return the amount charged to a customer so far, in cents."""
     with connect() as db:
         row = db.execute("SELECT cents FROM account WHERE customer_id = ?", (customer_id,)).fetchone()
     return row[0] if row else 0
 
 
 def charge(order_id: int, customer_id: int, cents: int, total: int, fencing_token: int | None) -> None:
-    """Books the payment of an order and the account's new total; nothing when the order is paid already.
+    """Record the payment of an order and the account's new total, unless the order is paid already.
 
     Raises:
-        StaleWriteError: A run with a higher fencing token was here before.
+        StaleWriteError: A run with a higher fencing token has written before.
     """
     with connect() as db:
         db.execute("BEGIN IMMEDIATE")
         if db.execute("SELECT 1 FROM payment WHERE order_id = ?", (order_id,)).fetchone():
-            return  # its message came twice
+            return  # its message was delivered twice
         db.execute("INSERT OR IGNORE INTO account VALUES (?, 0, 0)", (customer_id,))
         written = db.execute(
             "UPDATE account SET cents = ?1, fencing_token = coalesce(?2, 0) "
@@ -66,7 +66,7 @@ def charge(order_id: int, customer_id: int, cents: int, total: int, fencing_toke
 
 
 def money() -> tuple[int, int]:
-    """Cents on all accounts, and cents of all payments: the same, unless a charge was overwritten."""
+    """Return the cents on all accounts and the cents of all payments. They differ if a charge was overwritten."""
     with connect() as db:
         accounts = db.execute("SELECT coalesce(sum(cents), 0) FROM account").fetchone()[0]
         payments = db.execute("SELECT coalesce(sum(cents), 0) FROM payment").fetchone()[0]
@@ -74,11 +74,11 @@ def money() -> tuple[int, int]:
 
 
 def _create(path: Path) -> None:
-    """Made aside and linked to its place: several may begin at once or be cut off, and each finds it whole."""
+    """Make the tables in a temporary file and link it, so that every process finds either no file or a complete one."""
     with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
-        aside = Path(folder, path.name)
-        with closing(sqlite3.connect(aside)) as db:
+        temporary = Path(folder, path.name)
+        with closing(sqlite3.connect(temporary)) as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(SCHEMA)
         with suppress(FileExistsError):
-            os.link(aside, path)
+            os.link(temporary, path)

@@ -1,11 +1,11 @@
-"""A broker that is nothing but files, for `files:////folder`: Celery with no server at all, on one machine.
+"""A broker made of files, for `files:////folder`: Celery without a server, on one machine.
 
-kombu's own ``filesystem://`` fails in three ways, all mended here:
+kombu's own ``filesystem://`` has three faults, which are fixed here:
 
-* A message can be read while it is still being written. Here it is written aside and renamed.
-* A message is deleted when it is read, and dies with its reader. Here it is moved to a folder of its reader and
-  deleted when it is acknowledged; what a dead reader leaves is put back by the next one to look.
-* Workers that start together read each other's half-written bindings. Here each binding is a file that is just there.
+* A message can be read while it is being written. Here it is written to a temporary file, which is then renamed.
+* A message is deleted when it is read, and lost if its reader dies. Here it is moved to a folder of its reader, and
+  deleted when it is acknowledged. The next reader restores the messages of a dead one.
+* Workers that start at the same time read incomplete bindings. Here each binding is an empty file.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from urllib.parse import quote, unquote
 from kombu.transport import TRANSPORT_ALIASES, filesystem, virtual
 from kombu.utils.json import dumps, loads
 
-#: Seconds between two looks for dead readers.
-LOOK_EVERY = 0.5
+#: Seconds between two searches for dead readers.
+RESTORE_INTERVAL_SECONDS = 0.5
 
 
 class QoS(virtual.QoS):
-    """Deletes a message's file when the message is acknowledged or given back."""
+    """Deletes the file of a message when the message is acknowledged or rejected."""
 
     def ack(self, delivery_tag: str) -> None:
         super().ack(delivery_tag)
@@ -38,10 +38,10 @@ class QoS(virtual.QoS):
 
 
 class Channel(filesystem.Channel):
-    """A folder ``new`` of messages to be had, and one for each reader, named by its process id."""
+    """A folder ``new`` with the messages to be read, and a folder for each reader, named by its process id."""
 
     QoS = QoS
-    #: What a reader has not acknowledged when it ends stays in its folder, and is put back from there.
+    #: kombu need not restore unacknowledged messages: they stay in the reader's folder, and `_restore` finds them.
     do_restore = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +50,7 @@ class Channel(filesystem.Channel):
         self.data_folder_in = self.data_folder_out = self.folder / "new"
         self.data_folder_in.mkdir(parents=True, exist_ok=True)
         self._read: dict[str, Path] = {}
-        self._looked = 0.0
+        self._restored_at = 0.0
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         folder = self.folder / "bindings" / quote(exchange, safe="")
@@ -64,20 +64,20 @@ class Channel(filesystem.Channel):
         return [filesystem.exchange_queue_t(*map(unquote, name.split("|"))) for name in names]
 
     def forget(self, delivery_tag: str) -> None:
-        """Deletes the file of a message that was read."""
+        """Delete the file of a message that was read."""
         path = self._read.pop(delivery_tag, None)
         if path is not None:
             path.unlink(missing_ok=True)
 
     def _put(self, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]
-        # Read in the order of their names; what follows the first dot is what kombu knows a queue's messages by.
+        # Files are read in the order of their names. After the first dot kombu expects the name of the queue.
         name = f"{time.monotonic_ns():020d}-{payload['properties']['delivery_tag']}.{queue}.msg"
-        aside = self.data_folder_out / f"{name}.part"
-        aside.write_text(dumps(payload))
-        aside.rename(self.data_folder_out / name)
+        temporary = self.data_folder_out / f"{name}.part"
+        temporary.write_text(dumps(payload))
+        temporary.rename(self.data_folder_out / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
-        self._put_back()
+        self._restore()
         mine = self.folder / str(os.getpid())
         mine.mkdir(exist_ok=True)
         for name in sorted(os.listdir(self.data_folder_in)):
@@ -90,14 +90,14 @@ class Channel(filesystem.Channel):
                 return payload
         raise Empty
 
-    def _put_back(self) -> None:
-        if time.monotonic() < self._looked + LOOK_EVERY:
+    def _restore(self) -> None:
+        if time.monotonic() < self._restored_at + RESTORE_INTERVAL_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._restored_at = time.monotonic()
         for reader in self.folder.iterdir():
-            if reader.name.isdigit() and not _runs(int(reader.name)):
+            if reader.name.isdigit() and not _is_alive(int(reader.name)):
                 for path in reader.iterdir():
-                    with suppress(FileNotFoundError):  # two may find it at once; one of them moves it
+                    with suppress(FileNotFoundError):  # another reader restored it
                         path.rename(self.data_folder_in / path.name)
 
 
@@ -108,11 +108,11 @@ class Transport(filesystem.Transport):
 
 
 def register() -> None:
-    """Makes ``files://`` known to kombu."""
+    """Register ``files://`` with kombu."""
     TRANSPORT_ALIASES["files"] = f"{__name__}:Transport"
 
 
-def _runs(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What really ran, and when: every run writes down its beginning and its end. The witness for the locks' promises."""
+"""A journal of runs: every run records its beginning and its end. The demo checks the locks' promises with it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Run:
     """One run of a task. Times are seconds on the clock that all processes of a machine share.
 
     Attributes:
-        job: The id of the message, the same for each run of it.
-        ended: ``None`` where the process was killed.
+        job: The id of the message, which is the same for each run of it.
+        ended: ``None`` if the process was killed.
         outcome: ``done``, or the name of the error.
     """
 
@@ -39,7 +39,7 @@ COLUMNS = "job, task, key, fencing_token, worker, pid, began, ended, outcome"
 
 @contextmanager
 def recorded(task: Any) -> Iterator[None]:
-    """Writes down the beginning and the end of a run, both while its lease is held."""
+    """Record the beginning and the end of a run. Both happen while its lease is held."""
     request, lease = task.request, current_lease()
     key = task.lock_key_for(*request.args, **request.kwargs)
     token = lease.fencing_token if lease else None
@@ -60,18 +60,18 @@ def recorded(task: Any) -> Iterator[None]:
 
 
 def runs() -> list[Run]:
-    """All runs so far, earliest first."""
+    """Return all runs, the earliest first."""
     with database.connect() as db:
         return [Run(*row) for row in db.execute(f"SELECT {COLUMNS} FROM run ORDER BY began, id")]
 
 
 def latest(count: int) -> list[Run]:
-    """The runs that began last, the newest first."""
+    """Return the latest runs, the newest first."""
     with database.connect() as db:
         return [Run(*row) for row in db.execute(f"SELECT {COLUMNS} FROM run ORDER BY id DESC LIMIT ?", (count,))]
 
 
 def done() -> set[str]:
-    """The jobs that were run to their end."""
+    """Return the jobs that have a complete run."""
     with database.connect() as db:
         return {job for (job,) in db.execute("SELECT DISTINCT job FROM run WHERE outcome = 'done'")}

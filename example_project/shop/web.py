@@ -1,7 +1,7 @@
-"""The shop's web page: calls tasks, and shows who holds what.
+"""The shop's web page, which calls tasks, and shows the holders of keys.
 
-What a call gets whose key is held becomes an answer of HTTP: 202 for a task that was sent, 200 for one that was there
-already or is not needed, 409 for one that is refused, 503 while the lock store is away. To try it:
+The HTTP status of a call is 202 if the task was sent, and 200 if it was queued before or is not needed. It is 409 if
+the call was refused, and 503 if the lock store can't be reached. To try the page:
 ``flask --app example_project.shop.web run``.
 """
 
@@ -20,7 +20,7 @@ from example_project.shop import journal
 from example_project.shop.app import app
 from example_project.shop.tasks import catalogue, customers, payments, reports, stock
 
-#: What the page offers, with the argument that names what is locked.
+#: The tasks on the page, each with the argument that makes its key.
 OFFERED: dict[str, tuple[LockedTask, str]] = {
     task.name.rpartition(".")[2]: (task, argument)
     for task, argument in (
@@ -44,14 +44,14 @@ OFFERED: dict[str, tuple[LockedTask, str]] = {
 
 
 def create_app() -> Flask:
-    """Flask's application factory."""
+    """Return the application. Flask calls it."""
     web, locks = Flask(__name__), Locks.from_app(app)
 
     @web.get("/")
     def page() -> ResponseReturnValue:
         return render_template("shop.html", offered={name: argument for name, (_, argument) in OFFERED.items()})
 
-    # Takes JSON and nothing else: what a form on another site sends in a visitor's name is no JSON.
+    # Accepts only JSON, which a form of another site can't send in a visitor's name.
     @web.post("/tasks/<name>")
     def call(name: str) -> ResponseReturnValue:
         if name not in OFFERED:
@@ -59,14 +59,14 @@ def create_app() -> Flask:
         task, arguments = OFFERED[name][0], request.get_json()
         try:
             return _answer(task, arguments, task.apply_async(kwargs=arguments, task_id=(task_id := uuid())), task_id)
-        except (TypeError, LockKeyError) as error:  # Celery checks the arguments, and the lock that they make a key
+        except (TypeError, LockKeyError) as error:  # wrong arguments, or arguments without a key
             abort(400, str(error))
 
     @web.get("/locks")
     def held() -> ResponseReturnValue:
-        """A page of what is held: one look at the store, however many locks there are."""
+        """Answer with a page of the held keys. This takes one read of the store, for any number of locks."""
         found = locks.list(prefix=request.args.get("prefix", ""), after=request.args.get("after"), count=100)
-        return jsonify(locks=[_shown(item) for item in found.items], next=found.next)
+        return jsonify(locks=[_lock_as_data(item) for item in found.items], next=found.next)
 
     @web.get("/runs")
     def runs() -> ResponseReturnValue:
@@ -98,8 +98,8 @@ def _answer(task: LockedTask, arguments: dict[str, Any], result: Any, task_id: s
     return jsonify(outcome="sent", key=key, task_id=result.id), 202
 
 
-def _shown(item: LockInfo) -> dict[str, Any]:
-    """What people may see of a key: never a holder's token, which is a right to release."""
+def _lock_as_data(item: LockInfo) -> dict[str, Any]:
+    """Return a key without the tokens of its holders, since a token is a right to release."""
     holders = [
         {
             "owner": holder.owner,

@@ -1,1 +1,1 @@
-"""How the shop tests its locks: with the fixtures that celery-locks brings for pytest, and no server."""
+"""The tests of the shop. They use the pytest fixtures of celery-locks, and no server."""

@@ -13,7 +13,7 @@ os.environ.setdefault("SHOP_FOLDER", tempfile.mkdtemp(prefix="shop-tests-"))
 
 @pytest.fixture(autouse=True)
 def locks_of_the_test(lock_store: object) -> None:
-    """All locks of a test are in a store in memory that goes with it."""
+    """Put all locks of a test into a store in memory, which ends with the test."""
 
 
 @pytest.fixture(autouse=True)

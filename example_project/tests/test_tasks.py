@@ -1,4 +1,4 @@
-"""What becomes of tasks whose key is held, task by task. Eager runs: the locks are real, and nothing is waited for."""
+"""Tests of the tasks whose key is held. The tasks run eagerly, with real locks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_tasks_about_one_thing_have_one_key() -> None:
     assert sync_customer.lock_key_for(7) == sync_customer.lock_key_for(customer_id=7, seconds=3) == "customer:7"
 
 
-def test_a_mail_fits_beside_a_newsletter_and_a_newsletter_does_not(celery_locks) -> None:
+def test_a_mail_fits_alongside_a_newsletter_and_a_newsletter_does_not(celery_locks) -> None:
     mail_server = celery_locks.semaphore("mail-server", limit=3)
     lease = mail_server.try_acquire(permits=send_newsletter.lock_options.permits)
     assert mail_server.try_acquire(permits=send_newsletter.lock_options.permits) is None
@@ -43,7 +43,7 @@ def test_a_mail_fits_beside_a_newsletter_and_a_newsletter_does_not(celery_locks)
     run(send_newsletter, 1)
 
 
-def test_the_printer_is_waited_for(held_lock) -> None:
+def test_a_label_waits_for_the_printer(held_lock) -> None:
     with held_lock("printer:1") as printing:
         threading.Timer(0.2, printing.release).start()
         run(print_label, 1)
@@ -51,7 +51,7 @@ def test_the_printer_is_waited_for(held_lock) -> None:
 
 
 @pytest.mark.parametrize("task", [close_day, count_sales])
-def test_what_beat_sends_is_left_out_while_it_runs(task, held_lock) -> None:
+def test_a_scheduled_task_is_skipped_while_it_runs(task, held_lock) -> None:
     with held_lock(task.lock_key_for()):
         run(task)
     assert journal.runs() == []
@@ -59,14 +59,14 @@ def test_what_beat_sends_is_left_out_while_it_runs(task, held_lock) -> None:
     assert [each.task for each in journal.runs()] == [task.name.rpartition(".")[2]]
 
 
-def test_a_newer_text_takes_the_page(held_lock, lock_history) -> None:
+def test_a_newer_text_replaces_an_older_one(held_lock, lock_history) -> None:
     with held_lock("page:7", by="an older text") as older:
         run(publish_page, 7, text="newer")
         assert not older.release()
     assert lock_history.holders("page:7") == ["an older text", publish_page.name]
 
 
-def test_a_run_that_loses_its_lease_begins_anew(lock_lost_after, lock_history) -> None:
+def test_a_run_that_loses_its_lease_is_retried(lock_lost_after, lock_history) -> None:
     lock_lost_after(seconds=0.05)
     take_from_stock.apply((7,), {"seconds": 0.5}).get()
     assert lock_history.kinds("stock:7") == ["acquired", "lost", "acquired", "released"]
@@ -86,11 +86,11 @@ def test_a_charge_counts_once() -> None:
     assert database.money() == (200, 200)
 
 
-def test_who_is_cut_off_while_it_makes_the_tables_is_in_nobodys_way(monkeypatch, tmp_path) -> None:
-    def cut_off(*_):
+def test_an_interrupted_creation_of_the_tables_leaves_no_file(monkeypatch, tmp_path) -> None:
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "link", cut_off)
+    monkeypatch.setattr(os, "link", interrupt)
     with pytest.raises(KeyboardInterrupt):
         database.balance(7)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""The page: what a call gets whose key is held. Nothing is sent: the tasks' broker is one in memory."""
+"""Tests of the page: the answers to calls whose key is held. The broker is in memory, so no worker gets a task."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def call(page: FlaskClient, task: str, **arguments: object):
 def test_a_call_is_sent(page: FlaskClient) -> None:
     status, answer = call(page, "sync_customer", customer_id=7)
     assert (status, answer["outcome"], answer["key"]) == (202, "sent", "customer:7")
-    assert page.get("/locks").get_json()["locks"] == []  # its key is taken by its run
+    assert page.get("/locks").get_json()["locks"] == []  # the run acquires its key
 
 
-def test_a_call_that_is_queued_already_is_answered_with_that(page: FlaskClient) -> None:
+def test_a_call_gets_the_task_that_is_queued_already(page: FlaskClient) -> None:
     _, first = call(page, "index_for_search", shop_id=7)
     status, second = call(page, "index_for_search", shop_id=7)
     assert (status, second["outcome"], second["task_id"]) == (200, "existing", first["task_id"])
@@ -50,14 +50,14 @@ def test_a_call_that_is_refused_is_a_conflict(page: FlaskClient) -> None:
     assert first["task_id"] in answer["holders"][0]
 
 
-def test_wrong_calls_say_what_is_wrong(page: FlaskClient) -> None:
+def test_wrong_calls_are_explained(page: FlaskClient) -> None:
     assert page.post("/tasks/nothing", json={}).status_code == 404
     assert "customer_id" in page.post("/tasks/sync_customer", json={}).get_data(as_text=True)
     assert page.post("/tasks/sync_customer", json={"customer": 7}).status_code == 400
     assert page.post("/tasks/sync_customer", data="customer_id=7").status_code == 415  # a form of another site
 
 
-def test_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     away = Locks("redis://:secret@127.0.0.1:1/0")
     monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app, *_: away))
     answer = create_app().test_client().get("/locks")

@@ -147,13 +147,13 @@ def test_the_lease_of_a_call_is_a_part_of_its_key(run: Run, locks: Locks) -> Non
     assert (item["key"], item["part"], item["holders"][0]["state"]) == ("user:7", "call", "called")
     assert "user:7 (part call)," in run("stats").output
     assert run("show", "user:7").output.splitlines() == [
-        "user:7: held by nobody, 0 waiting",
+        "user:7: not held, 0 waiting",
         "Its part call is held, too: show it by --part call",
     ]
     assert json.loads(run("show", "user:7", "--json").output)["parts"] == ["call"]
     assert run("show", "user:7", "--part", "call").output.startswith("user:7 (part call): 1 of 1 permits are held")
     refused = run("release", "user:7", "--yes", status=1).output
-    assert "nobody holds user:7; its part call is held: give --part call" in refused
+    assert "user:7 is not held; its part call is held: give --part call" in refused
     assert "is no part of a key" in run("release", "user:7", "--part", "calls", "--yes", status=1).output
     assert run("release", "user:7", "--part", "call", "--yes").output.startswith("Released user:7 (part call)")
     assert lease.release() is False
@@ -166,7 +166,7 @@ def test_one_key(run: Run, locks: Locks) -> None:
     assert output.startswith("smtp: 3 of 5 permits are held, 0 waiting\n")
     rows = [line.split() for line in output.splitlines()[2:]]
     assert [row[-2:] for row in rows] == [["2", str(first.fencing_token)], ["1", str(second.fencing_token)]]
-    assert run("show", "free").output == "free: held by nobody, 0 waiting\n"
+    assert run("show", "free").output == "free: not held, 0 waiting\n"
 
 
 def test_promise_25_a_key_gives_the_terminal_no_commands(run: Run, locks: Locks) -> None:
@@ -181,7 +181,7 @@ def test_promise_25_a_key_gives_the_terminal_no_commands(run: Run, locks: Locks)
 
 def test_release_asks_and_says_whose_it_was(run: Run, locks: Locks) -> None:
     lease = locks.lock("user:7", owner="nightly import").acquire()
-    assert "Take user:7 from nightly import" in run("release", "user:7", answer="n\n", status=1).output
+    assert "Release user:7, which is held by nightly import" in run("release", "user:7", answer="n\n", status=1).output
     assert lease.held
     assert locks.lock("user:7").locked()
     output = run("release", "user:7", answer="y\n").output
@@ -190,7 +190,7 @@ def test_release_asks_and_says_whose_it_was(run: Run, locks: Locks) -> None:
 
 
 def test_release_without_asking(run: Run, locks: Locks) -> None:
-    assert "nobody holds user:7" in run("release", "user:7", "--yes", status=1).stderr
+    assert "user:7 is not held" in run("release", "user:7", "--yes", status=1).stderr
     locks.lock("user:7", owner="nightly import").acquire()
     assert run("release", "user:7", "--yes").output.startswith("Released user:7, which was held by nightly import")
 
@@ -385,8 +385,8 @@ def test_what_is_printed_is_read_as_the_same_key(key: str) -> None:
 
 
 def test_a_wrong_escape_says_how_to_write_it(run: Run) -> None:
-    assert r"\q is no escape: write \\ for a backslash" in run("show", "--escaped", r"a\q", status=2).output
-    assert r"\ is no escape" in run("list", "--escaped", "--after", "a\\", status=2).output
+    assert r"\q is not an escape: write \\ for a backslash" in run("show", "--escaped", r"a\q", status=2).output
+    assert r"\ is not an escape" in run("list", "--escaped", "--after", "a\\", status=2).output
 
 
 def test_promise_21_usage_errors_have_no_passwords(run: Run) -> None:
@@ -432,8 +432,8 @@ def test_a_list_without_a_match_says_what_there_is(run: Run, locks: Locks, monke
     locks.lock("k2", owner="import").acquire()
     assert run("list", "--owner", "x").output == "No key matches; 2 keys are held or waited for.\n"
     assert "; none begins with x\n" in run("watch", "--prefix", "x", "--times", "1").output
-    monkeypatch.setattr("celery_locks.cli.list_keys.MOST_PAGES", 1)
-    monkeypatch.setattr("celery_locks.cli.list_keys.MOST_ON_A_PAGE", 1)
+    monkeypatch.setattr("celery_locks.cli.list_command.MOST_PAGES", 1)
+    monkeypatch.setattr("celery_locks.cli.list_command.MOST_ON_A_PAGE", 1)
     shown = run("list", "--owner", "x")
     assert shown.stdout == "No key matches among those searched so far.\n"
     assert shown.stderr == "There are more: --after k1\n"

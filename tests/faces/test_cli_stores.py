@@ -127,7 +127,7 @@ def test_a_short_page_of_one_store_ends_the_page_of_all(locks: Locks, audit: Loc
 def test_show_is_of_the_default_store_and_names_others(run: Run, audit: Locks) -> None:
     audit.lock("k", owner="one").acquire()
     shown = run("show", "k").output.splitlines()
-    assert shown == ["k: held by nobody, 0 waiting", "It is held in the store audit, too: show it by --store audit"]
+    assert shown == ["k: not held, 0 waiting", "It is held in the store audit, too: show it by --store audit"]
     data = as_json(run, "show", "k")
     assert (data["store"], data["other_stores"], data["holders"]) == ("default", ["audit"], [])
     assert run("show", "k", "--store", "audit").output.startswith("k in the store audit: 1 of 1 permits are held")
@@ -193,10 +193,10 @@ def test_names_and_keys_are_completed(app: Celery, locks: Locks, audit: Locks, m
 def test_release_is_in_the_default_store_unless_told(run: Run, locks: Locks, audit: Locks) -> None:
     lease = audit.lock("k", owner="one").acquire()
     said = run("release", "k", "--yes", status=1).stderr
-    assert said == "Error: nobody holds k; it is held in the store audit: give --store audit\n"
+    assert said == "Error: k is not held; it is held in the store audit: give --store audit\n"
     kept = locks.lock("k", owner="two").acquire()
     said = run("release", "k", "--store", "audit", answer="y\n").output
-    assert "Take k in the store audit from one" in said
+    assert "Release k in the store audit, which is held by one" in said
     assert "Released k in the store audit, which was held by one" in said
     eventually(lambda: lease.lost, SOON)
     assert kept.held
@@ -242,7 +242,7 @@ def test_release_of_an_owner_lists_asks_and_counts(run: Run, locks: Locks, audit
     assert run("release", "--owner", "org:org_1", "--yes").output.endswith("Released 1 lease of org:org_1.\n")
     eventually(lambda: all(lease.lost for lease in leases), SOON)
     said = run("release", "--owner", "org:org_1", "--yes", status=1).stderr
-    assert said == "Error: org:org_1 holds no lease: give an owner's whole name, as `list` shows it\n"
+    assert said == "Error: org:org_1 holds no lease: give an owner's whole name, as `list` prints it\n"
     assert all(lease.held for lease in others)
     said = run("release", "--owner", "org:org_1", "--yes", "--store", "audit").output
     assert said.endswith("Released 1 lease of org:org_1 in the store audit.\n")

@@ -104,7 +104,7 @@ def test_two_runs_that_wait_for_each_other_are_named_with_both_keys(shop: Shop) 
     shop.run("red", "stock:red", "stock:blue")
     shop.run("blue", "stock:blue", "stock:red")
     (text,) = shop.deadlocks(1)
-    assert text.startswith("2 runs wait for each other, and none can go on: ")
+    assert text.startswith("2 runs wait for each other, and none can continue: ")
     assert "red[id-red] holds stock:red and waits for stock:blue" in text
     assert "blue[id-blue] holds stock:blue and waits for stock:red" in text
     assert "terminate=True" in text

@@ -30,7 +30,7 @@ from example_project.demo.interrupt import Interrupted
 from example_project.demo.processes import DemoError, Stage
 from example_project.demo.screens import LiveScreen, summary
 from example_project.demo.state import State
-from example_project.demo.verdict import Verdict, most_at_once, tokens_grow
+from example_project.demo.verdict import Verdict, most_overlapping, tokens_grow
 from example_project.demo.watch import Holding
 from example_project.shop import files_broker
 from example_project.shop.journal import Run
@@ -155,7 +155,7 @@ def assert_text_shows_promises_kept(text: str, tasks: int) -> None:
     summary = summary_of(text)
     assert summary["Tasks sent"] == summary["Tasks done"] == str(tasks)
     assert re.match(r"0 +as promised", summary["Tasks lost"])
-    assert re.match(r"1 +as promised", summary["Most runs of a key at once"])
+    assert re.match(r"1 +as promised", summary["Most overlapping runs"])
     assert summary["Fencing tokens"].endswith("as promised")
     assert summary["Charged to accounts"].endswith("as promised")
     assert "BROKEN" not in text
@@ -202,7 +202,7 @@ def test_fails_without_locks(run: type[Demo]) -> None:
     assert demo.exit_status() == 1, demo.text
     summary = demo.summary()
     assert summary["Tasks done"] == "60"
-    assert re.match(r"([2-9]|\d\d) +BROKEN", summary["Most runs of a key at once"])
+    assert re.match(r"([2-9]|\d\d) +BROKEN", summary["Most overlapping runs"])
     assert re.search(r"^BROKEN: \d+ tasks for \w+:\d ran at the same time\.$", demo.text, re.MULTILINE)
     assert re.search(r"^BROKEN: customers paid .* charges were overwritten\.$", demo.text, re.MULTILINE)
     demo.assert_nothing_is_left()
@@ -270,18 +270,18 @@ def a_run(began: float, ended: float | None, token: int | None = 1, worker: str 
 
 
 def test_runs_one_after_the_other_are_one_at_once() -> None:
-    assert most_at_once([a_run(1, 2), a_run(2, 3), a_run(3.5, 4)], {}) == 1
+    assert most_overlapping([a_run(1, 2), a_run(2, 3), a_run(3.5, 4)], {}) == 1
 
 
 def test_runs_that_overlap_are_counted() -> None:
-    assert most_at_once([a_run(1, 4), a_run(2, 3), a_run(2.5, 5)], {}) == 3
+    assert most_overlapping([a_run(1, 4), a_run(2, 3), a_run(2.5, 5)], {}) == 3
 
 
 def test_a_run_ends_with_its_worker() -> None:
     cut_off = a_run(1, None, worker="worker2")
-    assert most_at_once([cut_off, a_run(5, 6)], {"worker2": 4}) == 1
-    assert most_at_once([cut_off, a_run(3, 6)], {"worker2": 4}) == 2
-    assert most_at_once([cut_off, a_run(5, 6)], {}) == 2
+    assert most_overlapping([cut_off, a_run(5, 6)], {"worker2": 4}) == 1
+    assert most_overlapping([cut_off, a_run(3, 6)], {"worker2": 4}) == 2
+    assert most_overlapping([cut_off, a_run(5, 6)], {}) == 2
 
 
 @pytest.mark.parametrize(
@@ -359,14 +359,14 @@ def test_a_narrow_terminal_shows_fewer_columns_and_whole_keys(width: int, column
 def test_the_closing_summary_fits_the_terminal(width: int) -> None:
     verdict = Verdict()
     verdict.fact("Tasks sent", 5000)
-    verdict.promise("Most runs of a key at once", 3, False, "")
+    verdict.promise("Most overlapping runs", 3, False, "")
     verdict.promise("Taken over from worker2", "catalogue:1, by worker1 in 10.6 s", True, "")
     output = io.StringIO()
     Console(file=output, width=width).print(summary(verdict, width))
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     said = re.sub(r"\W+", " ", output.getvalue())
-    assert "Tasks sent 5000 Most runs of a key at once 3 BROKEN" in said
+    assert "Tasks sent 5000 Most overlapping runs 3 BROKEN" in said
     assert "Taken over from worker2 catalogue 1 by worker1 in 10 6 s as promised" in said
     assert sum(map(bool, map(str.strip, lines))) == 3 or width < 80, "a line for each"
 

@@ -57,7 +57,7 @@ def test_all_is_well(redis_url: str, redis_server: RedisServer) -> None:
         "no lease is evicted",
         "no free key has a line",
         "like this machine's",
-        "messages: the broker took one",
+        "messages: the broker accepted a message",
         "consumers: not known",
     ):
         assert any(part in line for line in lines), part
@@ -448,7 +448,7 @@ def test_a_file_that_can_not_be_written(what: str) -> None:
 def test_a_broker_that_is_away(redis_url: str) -> None:
     app = make_app(redis_url, broker_url="redis://:s3cret@127.0.0.1:1/0")
     text = the_only(app, "error", "broker")
-    assert "Start the broker, or set broker_url to where it is" in text
+    assert "Start the broker, or set broker_url to its address" in text
     assert "s3cret" not in text
 
 
@@ -646,7 +646,7 @@ def test_a_broker_of_files(redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     app = make_app(redis_url, broker_url="filesystem://", broker_transport_options=options)
     items = found(app)
-    assert items["messages"][0]["text"] == "the broker took one, and it was deleted"
+    assert items["messages"][0]["text"] == "the broker accepted a message, which was deleted"
     assert items["consumers"][0]["text"].startswith("not known")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
     (tmp_path / "sent").mkdir()
@@ -700,7 +700,7 @@ def test_a_broadcast_is_not_known(redis_url: str, other_redis_url: str) -> None:
     variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": other_redis_url, "WATCHED_SETTINGS": "{}"}
     with Worker("tests.faces.telemetry_app", env=variables, concurrency=1, queues=["celery"], timeout=90):
         items = found(app)["consumers"]
-        assert [item["text"].partition(" of which")[0] for item in items] == [
+        assert [item["text"].partition(" for which")[0] for item in items] == [
             "not known: told is routed to the broadcast news,",
             "a worker consumes celery",
         ]

@@ -180,7 +180,7 @@ def test_a_row_comes_and_goes_without_a_reload(
     page = look("/locks")
     page.evaluate("window.same = true")
     search(page, name)
-    expect(page.locator("#locks-rows")).to_contain_text("No key that begins so is held.")
+    expect(page.locator("#locks-rows")).to_contain_text("No key that begins with this text is held.")
     lease = hold(f"{name}7")
     row = page.locator("#locks-rows tr").filter(has_text=f"{name}7")
     expect(row).to_contain_text(str(lease.fencing_token))
@@ -329,15 +329,29 @@ def test_a_run_is_released_and_the_next_in_line_goes_on(
     page.get_by_role("button", name="Release", exact=True).click()
     expect(page.locator("#lock-done")).to_contain_text(first.id)
     expect(page.locator("#lock-holders")).to_contain_text(line[0])
-    expect(page.locator("#lock-history")).to_contain_text("freed by hand")
+    expect(page.locator("#lock-history")).to_contain_text("released by hand")
     with pytest.raises(LockLost):
         first.get(timeout=60)
     expect(page.locator("#lock-history")).to_contain_text("lost")
     done.touch()
     assert [result.get(timeout=60) for result in others] == ["done"] * 3
-    expect(page.locator("#lock-holders")).to_contain_text("Nobody holds this key.")
+    expect(page.locator("#lock-holders")).to_contain_text("This key is not held.")
     expect(page.locator("#lock-history tr").first).to_contain_text("released")
     expect(page.locator("#lock-history")).not_to_contain_text("no longer held")
+
+
+def test_the_dialog_releases_all_keys_of_an_owner(
+    look: Callable[..., Page], hold: Callable[..., Lease], name: str
+) -> None:
+    leases = [hold(f"{name}{number}", owner=f"org:{name}") for number in (1, 2)]
+    other = hold(f"{name}3", owner=f"org:{name}other")
+    page = look(f"/locks/key?key={name}1")
+    page.get_by_role("button", name="Release…").click()
+    page.get_by_label("Release all keys of this owner").check()
+    page.get_by_role("button", name="Release", exact=True).click()
+    expect(page.locator("#lock-done")).to_have_text(f"Released 2 of org:{name}.")
+    assert [lease.release() for lease in leases] == [False, False]
+    assert other.release()
 
 
 def test_a_lease_that_has_changed_hands_is_not_released(
@@ -546,7 +560,7 @@ def test_the_focus_moves_on_when_its_row_goes(
     page.goto(f"{site.flower.url}/locks/key?key={name}6")
     page.get_by_role("button", name="Release…").focus()
     leases[0].release()
-    expect(page.locator("#lock-holders")).to_contain_text("Nobody holds this key.")
+    expect(page.locator("#lock-holders")).to_contain_text("This key is not held.")
     assert page.evaluate("document.activeElement.getAttribute('aria-labelledby')") == "holders-heading"
 
 
@@ -810,7 +824,7 @@ def test_promise_48_a_task_that_was_dispatched_is_shown_with_its_queue(
     expect(page.locator("#lock-holders")).to_contain_text("until it is dispatched again")
     expect(page.locator("#lock-held")).to_contain_text("not started")
     store.finish(lock._name, "id-7:0")
-    expect(page.locator("#lock-holders")).to_contain_text("Nobody holds this key.")
+    expect(page.locator("#lock-holders")).to_contain_text("This key is not held.")
 
 
 def test_a_key_of_which_nothing_is_recorded(

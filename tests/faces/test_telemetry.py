@@ -466,8 +466,8 @@ def test_a_writer_without_a_reader_raises_nothing(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "ROOM", 10)
-    monkeypatch.setattr(events, "TRY_AGAIN", 0.05)
+    monkeypatch.setattr(events, "QUEUE_SIZE", 10)
+    monkeypatch.setattr(events, "RETRY_SECONDS", 0.05)
     dropped: list[int] = []
     app = Celery(broker="redis://127.0.0.1:1/0", set_as_current=False)
     sender = EventSender(app, "worker@host", dropped.append)
@@ -663,7 +663,7 @@ def test_a_store_that_is_away_holds_nobody_up(
         stop = metrics.watch(locks, registry, every=0)
         assert not text_of(registry), "nothing is known yet"
         with monkeypatch.context() as patch:
-            patch.setattr(store, "SLOW", 0.1)
+            patch.setattr(store, "SLOW_SECONDS", 0.1)
             eventually(lambda: text_of(registry) == {("store_up",): 0}, SOON)
     with pytest.raises(ValueError, match="celery_locks_store"):
         metrics.watch(locks, registry)
@@ -691,7 +691,7 @@ def test_what_happens_to_a_lock_outside_tasks_names_its_store() -> None:
     locks = Locks("memory://audit-reports")
     locks._space.store_name = "audit"
     seen = []
-    stop = reports.hear(seen.append)
+    stop = reports.subscribe(seen.append)
     try:
         locks.lock("k").acquire().release()
         locks.semaphore("s", limit=2).acquire().release()

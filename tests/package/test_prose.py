@@ -85,7 +85,7 @@ def _texts(path: Path) -> Iterator[tuple[int, str, bool]]:
     elif path.suffix == ".md":
         yield from _paragraphs(text)
     else:
-        yield 1, text, False
+        yield 1, re.sub(r"\{[%{].*?[%}]\}", "", text), False  # without the code of templates
 
 
 def _texts_of_python(text: str) -> Iterator[tuple[int, str, bool]]:

@@ -1,6 +1,6 @@
-"""For Django: ``"celery_locks.contrib.django"`` in ``INSTALLED_APPS`` brings a page in the admin and system checks.
+"""A Django app with a page of locks in the admin, system checks, and a base class of tasks.
 
-Needs Django 4.2 or newer (extra ``django``).
+Add ``"celery_locks.contrib.django"`` to ``INSTALLED_APPS``. It needs Django 4.2 or newer (extra ``django``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["LockedTask"]
 
 
 def __getattr__(name: str) -> Any:
-    # Later than Django imports its apps: Celery is not needed for that.
+    # Not at the import, since Django imports its apps before Celery is needed.
     if name != "LockedTask":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from celery_locks.contrib.django.task import LockedTask

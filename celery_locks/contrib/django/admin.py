@@ -1,6 +1,6 @@
-"""Locks in Django's admin: what is held, one key, and its release by hand.
+"""Locks in Django's admin: the list of keys, the page of a key, and the release of a lease by hand.
 
-A page costs two reads of the store at most, however many locks there are.
+A page takes at most two reads of the store, for any number of locks.
 """
 
 from __future__ import annotations
@@ -22,32 +22,36 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_http_methods, require_safe
 
-from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable, _logging
-from celery_locks._validation import DEFAULT_STORE
-from celery_locks.contrib.django import shown
+from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable
+from celery_locks.contrib.django import contexts
 from celery_locks.contrib.django.escaping import cut, escape_text, folded
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
-from celery_locks.keys.names import described
-from celery_locks.keys.text import MAX_BYTES
-from celery_locks.locks import store_names
-from celery_locks.stores.types import Holder
-from celery_locks.tasks.force_release import force_release_by_fencing_token
 from celery_locks.tasks.options import locks_for
-from celery_locks.views import NEAR_SECONDS, read_key
+from celery_locks.views import (
+    DEFAULT_STORE,
+    MAX_BYTES,
+    NEAR_SECONDS,
+    Holder,
+    described,
+    logger,
+    read_key,
+    release_by_fencing_token,
+    store_names,
+)
 
-logger = _logging.logger(__name__)
+log = logger(__name__)
 
-#: Rows of a page.
-ROWS = 100
+#: The rows of a page of the list.
+PAGE_ROWS = 100
 
 
 @admin.register(Lock)
 class LockAdmin(admin.ModelAdmin):
-    """The pages. Whoever may view locks sees them, and whoever may release locks too, frees them."""
+    """The pages of locks. They need the permission to view locks, and the release needs the permission to release."""
 
     def get_urls(self) -> list[Any]:
-        """Addresses; keys are in their queries, since a key may be any text."""
+        """Return the addresses. Keys are in their queries, since a key may be any text."""
         view = self.admin_site.admin_view
         return [
             path("", view(self.changelist_view), name="celery_locks_lock_changelist"),
@@ -56,34 +60,34 @@ class LockAdmin(admin.ModelAdmin):
         ]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody adds locks."""
+        """Return that no user adds locks."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes them."""
+        """Return that no user changes locks."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """They are released: see `has_release_permission`."""
+        """Return that no user deletes locks. They are released; see `has_release_permission`."""
         return False
 
     def has_release_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may free a key."""
+        """Return whether the user may release a lease."""
         return bool(self.has_view_permission(request) and request.user.has_perm("celery_locks.release_lock"))
 
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Show a page of keys, and figures over all: ``?prefix=…&after=…``, and of which store: ``&store=…``."""
+        """Show a page of keys, and figures over all keys: ``?prefix=…&after=…&store=…``."""
 
         def read() -> dict[str, Any]:
             query = _query(request)
             prefix, after = query.get("prefix", ""), query.get("after") or None
             locks = _locks(query.get("store", ""))
-            page, stats = locks.list(prefix, after, ROWS), locks.stats(NEAR_SECONDS)
+            page, stats = locks.list(prefix, after, PAGE_ROWS), locks.stats(NEAR_SECONDS)
             return {
-                **shown.search_of(prefix, locks.store_name, store_names(_app().conf)),
-                **shown.page_of(page, prefix, after, locks.store_name),
-                "stats": shown.stats_of(stats),
+                **contexts.search_context(prefix, locks.store_name, store_names(_app().conf)),
+                **contexts.page_context(page, prefix, after, locks.store_name),
+                "stats": contexts.stats_context(stats),
                 "store": folded(locks.url),
             }
 
@@ -91,15 +95,15 @@ class LockAdmin(admin.ModelAdmin):
 
     @method_decorator(require_safe)
     def key_view(self, request: HttpRequest) -> HttpResponse:
-        """Who holds a key and who waits for it: ``?key=…``, a part of it by ``&part=…``, in a store by ``&store=…``."""
+        """Show the holders and waiters of a key, or of a part of it: ``?key=…&part=…&store=…``."""
 
         def read() -> dict[str, Any]:
             query = _query(request)
             asked, part = query.get("key", ""), query.get("part", "")
             info, parts = read_key(_locks(query.get("store", "")), asked, part)
             return {
-                "lock": shown.lock_of(info, parts, self.has_release_permission(request)),
-                "crumb": shown.key_html(info.key, part),
+                "lock": contexts.lock_context(info, parts, self.has_release_permission(request)),
+                "crumb": contexts.key_html(info.key, part),
                 "longest": None if info.key == asked else MAX_BYTES,
             }
 
@@ -107,10 +111,10 @@ class LockAdmin(admin.ModelAdmin):
 
     @method_decorator(require_http_methods(["GET", "HEAD", "POST"]))
     def release_view(self, request: HttpRequest) -> HttpResponse:
-        """Asks whether to end a lease (GET), and ends it (POST): the one of the reference ``lease``, and no other.
+        """Ask whether to release the lease of the reference ``lease`` (GET), and release it (POST).
 
         Raises:
-            PermissionDenied: The user may not.
+            PermissionDenied: The user may not release leases.
         """
         if not self.has_release_permission(request):
             raise PermissionDenied
@@ -119,15 +123,15 @@ class LockAdmin(admin.ModelAdmin):
             lease = LeaseReference.read(asked.get("lease", ""))
         except BadRequest as failed:
             return self._page(request, "release", "Release a lock?", {"error": folded(str(failed))}, 400)
-        query = shown.query_of(lease.key, lease.part, lease.store)
+        query = contexts.key_query(lease.key, lease.part, lease.store)
 
         def work() -> dict[str, Any]:
             if request.method == "POST":
                 self._release(request, lease)
                 return {}
-            return shown.question_of(_locks(lease.store).info(lease.key, lease.part), lease)
+            return contexts.question_context(_locks(lease.store).info(lease.key, lease.part), lease)
 
-        crumb = shown.key_html(lease.key, lease.part)
+        crumb = contexts.key_html(lease.key, lease.part)
         page = self._answer(request, "release", "Release a lock?", work, {"crumb": crumb, "crumb_link": query})
         if request.method != "POST" or page.status_code != 200:
             return page
@@ -136,40 +140,40 @@ class LockAdmin(admin.ModelAdmin):
 
     def _release(self, request: HttpRequest, lease: LeaseReference) -> None:
         """Release a lease, record who did it, and report the outcome to the user."""
-        key = shown.key_html(lease.key, lease.part)
+        key = contexts.key_html(lease.key, lease.part)
         try:
-            holder = force_release_by_fencing_token(_locks(lease.store), lease.key, lease.fencing_token, lease.part)
+            holder = release_by_fencing_token(_locks(lease.store), lease.key, lease.fencing_token, lease.part)
         except StoreUnavailable as failed:
             message = f"{failed.message.rstrip('.')}. It may have been released all the same: look at the key again."
             raise StoreUnavailable(message, lease.key) from failed
         if holder is None:
-            said = "The lease of {} had ended before: nothing was released. {}"
-            messages.warning(request, format_html(said, key, _state_now(lease)))
+            text = "The lease of {} had ended before: nothing was released. {}"
+            messages.warning(request, format_html(text, key, _state_now(lease)))
             return
         user = escape_text(str(request.user.get_username()))
         name = described(lease.key, lease.part) + _in_store(lease)
-        logger.warning("%s, held by %s, was released in the admin by %s", name, escape_text(holder.owner), user)
+        log.warning("%s, held by %s, was released in the admin by %s", name, escape_text(holder.owner), user)
         messages.success(request, format_html("{} was released, which was held by {}.", key, cut(holder.owner)))
-        if not self._write_down(request, lease, holder):
+        if not self._log_release(request, lease, holder):
             messages.warning(request, "It is missing in the admin's log of changes, which could not be written.")
 
-    def _write_down(self, request: HttpRequest, lease: LeaseReference, holder: Holder) -> bool:
-        """Write the admin's log of changes. The release is done already: no error of the database may deny it.
+    def _log_release(self, request: HttpRequest, lease: LeaseReference, holder: Holder) -> bool:
+        """Add the release to the admin's log. The lease is released already, so no error of the database is raised.
 
         Returns:
-            Whether it could be written.
+            Whether the entry could be written.
         """
-        name = shown.key_text(lease.key, lease.part)
+        name = contexts.key_text(lease.key, lease.part)
         message = f"Released it from {escape_text(holder.owner)}{_in_store(lease)}"
         using = router.db_for_write(LogEntry)
         for write in (str, _as_ascii):  # MySQL may refuse an emoji; no database refuses ASCII without a NUL
             try:
-                with transaction.atomic(using=using):  # keeps a transaction of the request usable
+                with transaction.atomic(using=using):  # an error here leaves a transaction of the request usable
                     self.log_change(request, Lock(key=write(name)), write(message))
                 return True
-            except Exception as error:  # noqa: PERF203 - whatever the database or a receiver of its signals raises
+            except Exception as error:  # noqa: PERF203 - from the database, or from a receiver of its signals
                 failed = error
-        logger.warning("the release of %r is missing in the admin's log", lease.key, exc_info=failed)
+        log.warning("the release of %r is missing in the admin's log", lease.key, exc_info=failed)
         return False
 
     def _answer(
@@ -180,7 +184,7 @@ class LockAdmin(admin.ModelAdmin):
         read: Callable[[], dict[str, Any]],
         context: dict[str, Any],
     ) -> HttpResponse:
-        """A page with what is read, or with why it could not be: never an empty list where nothing is known."""
+        """Return a page with the result of a read, or with its error."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         try:
@@ -198,8 +202,8 @@ class LockAdmin(admin.ModelAdmin):
     ) -> HttpResponse:
         request.current_app = self.admin_site.name
         site = self.admin_site.each_context(request)
-        shown_here = {**site, "opts": self.opts, "title": title, **context}
-        return TemplateResponse(request, f"admin/celery_locks/{template}.html", shown_here, status=status)
+        whole = {**site, "opts": self.opts, "title": title, **context}
+        return TemplateResponse(request, f"admin/celery_locks/{template}.html", whole, status=status)
 
 
 def _app() -> Any:
@@ -210,7 +214,7 @@ def _locks(store: str) -> Locks:
     """Return the locks in a store, by default in the default store.
 
     Raises:
-        BadRequest: There is no such store.
+        BadRequest: There is no store of this name.
         LockConfigError: No store is set.
     """
     app, names = _app(), store_names(_app().conf)
@@ -225,7 +229,7 @@ def _in_store(lease: LeaseReference) -> str:
 
 def _state_now(lease: LeaseReference) -> SafeString | str:
     try:
-        return shown.holders_now(_locks(lease.store).info(lease.key, lease.part).holders)
+        return contexts.state_html(_locks(lease.store).info(lease.key, lease.part))
     except StoreUnavailable:
         return "Whether it is held now is unknown: the store can't be reached."
 
@@ -234,7 +238,7 @@ def _query(request: HttpRequest) -> QueryDict:
     """Return the query.
 
     Raises:
-        BadRequest: It is not UTF-8. Django would read U+FFFD instead, and so another key.
+        BadRequest: It is not UTF-8. Django would replace the bytes by U+FFFD, and so read another key.
     """
     try:
         unquote_to_bytes(request.META.get("QUERY_STRING", "")).decode()

@@ -1,4 +1,4 @@
-"""The app, as Django knows it."""
+"""The configuration of the Django app."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.core import checks
 
 
 class LocksConfig(AppConfig):
-    """For ``INSTALLED_APPS``."""
+    """The app of ``"celery_locks.contrib.django"`` in ``INSTALLED_APPS``."""
 
     name = "celery_locks.contrib.django"
     label = "celery_locks"
@@ -15,9 +15,9 @@ class LocksConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Registers the checks (Django calls it)."""
+        """Register the checks. Django calls it."""
         from celery_locks.contrib.django.checks import check_settings_of_locks, check_store_of_locks
 
         checks.register(check_settings_of_locks, "celery_locks")
-        # It asks the store: nothing that every `runserver` should wait for.
+        # Only with --deploy, since it reads the store, for which `runserver` should not wait.
         checks.register(check_store_of_locks, "celery_locks", deploy=True)

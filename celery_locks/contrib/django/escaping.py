@@ -1,7 +1,7 @@
 """Escaping and folding of keys, owners, addresses and errors for the admin's pages.
 
-Such a text may have any character and any length. On a page it stays on its line and within the window, no character of
-it is invisible, and no two texts look alike.
+These texts may have any character and any length. On a page they stay on their line and within the window, every
+character is visible, and no two texts look alike.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 #: How many characters a page shows before it folds the rest.
-SHOWN = 300
+MOST_CHARACTERS = 300
 #: How many characters a cell of a table shows, a message, or a breadcrumb.
-SHOWN_IN_A_CELL = 100
-#: How many characters the hint of a text that is cut shows: browsers cut longer ones themselves.
-_SHOWN_AS_HINT = 1_000
-#: The longest run of characters that a browser need not break, and where it may break longer ones.
-_UNBROKEN, _BREAK_EVERY = 20, 10
+MOST_CELL_CHARACTERS = 100
+#: How many characters the tooltip of a cut text shows. Browsers cut longer ones themselves.
+_MOST_TOOLTIP_CHARACTERS = 1_000
+#: The longest word that a browser need not break, and the distance between the breaks in longer words.
+_UNBROKEN_CHARACTERS, _BREAK_EVERY = 20, 10
 
 
-def escape_text(text: str, most: int = SHOWN) -> str:
-    r"""Return a text in printable characters: others as ``\n``, ``\x00`` or ``\u202e``, and a backslash as ``\\``.
+def escape_text(text: str, most: int = MOST_CHARACTERS) -> str:
+    r"""Return a text with escapes for unprintable characters, such as ``\n`` and ``\u202e``, and for backslashes.
 
     Args:
         text: Any text.
-        most: How many characters of it; an ellipsis stands for the rest.
+        most: How many characters of it. An ellipsis stands for the rest.
     """
     return "".join(piece for piece, _ in _pieces(text[:most])) + ("…" if len(text) > most else "")
 
 
 def html(text: str) -> SafeString:
-    """Return a text like `escape_text`, for a page: escapes are set as code, and its direction is its own."""
+    """Return a text like `escape_text`, as HTML. Escapes are set as code, and it keeps a text direction of its own."""
     return format_html("<bdi>{}</bdi>", _marked(text))
 
 
-def cut(text: str, most: int = SHOWN_IN_A_CELL) -> SafeString:
-    """Return the start of a text for a page; its hint has more."""
+def cut(text: str, most: int = MOST_CELL_CHARACTERS) -> SafeString:
+    """Return the beginning of a text as HTML, with a tooltip that shows more."""
     if len(text) <= most:
         return html(text)
-    return format_html('<bdi title="{}">{}…</bdi>', escape_text(text, _SHOWN_AS_HINT), _marked(text[:most]))
+    return format_html('<bdi title="{}">{}…</bdi>', escape_text(text, _MOST_TOOLTIP_CHARACTERS), _marked(text[:most]))
 
 
-def folded(text: str, most: int = SHOWN) -> SafeString:
-    """Return the whole of a text for a page, which shows the start of a long one and unfolds the rest."""
+def folded(text: str, most: int = MOST_CHARACTERS) -> SafeString:
+    """Return a text as HTML. The page shows the beginning of a long text, and unfolds the rest."""
     if len(text) <= most:
         return html(text)
     return format_html(
@@ -59,14 +59,14 @@ def folded(text: str, most: int = SHOWN) -> SafeString:
 
 
 def _marked(text: str) -> SafeString:
-    """Return a text as HTML, with ``<wbr>`` where a browser may break a long run of characters.
+    """Return a text as HTML, with ``<wbr>`` where a browser may break a long word.
 
-    Unlike a rule of a style sheet, that works in every theme of the admin, and where a policy forbids styles.
+    Unlike a style sheet, this works in every theme of the admin, and if a policy forbids styles.
     """
     made: list[str] = []
     for is_space, group in groupby(_pieces(text), (" ", False).__eq__):
         run = list(group)
-        long = not is_space and sum(len(piece) for piece, _ in run) > _UNBROKEN
+        long = not is_space and sum(len(piece) for piece, _ in run) > _UNBROKEN_CHARACTERS
         width = 0
         for piece, escape in run:
             if long and width >= _BREAK_EVERY and not combining(piece[0]):
@@ -78,15 +78,15 @@ def _marked(text: str) -> SafeString:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield each character as it is shown, and whether that is an escape."""
-    normal = is_normalized("NFC", text)
+    """Yield each character as the page shows it, and whether that is an escape."""
+    is_normal = is_normalized("NFC", text)
     for at, letter in enumerate(text):
-        # Where HTML shows no space, and where two spellings of one letter look the same.
-        lost = letter == " " and (at in (0, len(text) - 1) or text[at - 1] == " ")
-        alike = not normal and (combining(letter) or not is_normalized("NFC", letter))
-        if lost:
+        # HTML drops some spaces, and two spellings of one letter may look the same.
+        is_dropped = letter == " " and (at in (0, len(text) - 1) or text[at - 1] == " ")
+        is_ambiguous = not is_normal and (combining(letter) or not is_normalized("NFC", letter))
+        if is_dropped:
             yield r"\x20", True
-        elif alike or letter == "\\" or not letter.isprintable():
+        elif is_ambiguous or letter == "\\" or not letter.isprintable():
             yield ascii(letter)[1:-1], True
         else:
             yield letter, False

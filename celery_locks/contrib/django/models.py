@@ -1,4 +1,4 @@
-"""What the admin and its permissions need for a model. There is no table: locks are in their store."""
+"""The model that the admin and its permissions need. It has no table, since locks are in their store."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from django.db import models
 
 
 class NoRows(models.Manager):
-    """Finds nothing, and asks no database: commands such as ``dumpdata`` go through all models."""
+    """Finds no rows, and uses no database. Commands such as ``dumpdata`` read all models."""
 
     def get_queryset(self) -> Any:
+        """Return no rows."""
         return super().get_queryset().none()
 
 
@@ -21,6 +22,8 @@ class Lock(models.Model):
     objects = NoRows()
 
     class Meta:
+        """Permissions, and no table."""
+
         managed = False
         base_manager_name = "objects"
         default_permissions = ("view",)

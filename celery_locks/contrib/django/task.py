@@ -10,7 +10,7 @@ from celery_locks.tasks import LockedTask as PlainLockedTask
 class LockedTask(PlainLockedTask, DjangoTask):
     """A locked task with Celery's ``delay_on_commit`` and ``apply_async_on_commit``.
 
-    A lease of the call is taken when the transaction has been committed, and not at all when it is rolled back.
+    A scope that begins at the call acquires its lease after the commit. After a rollback it acquires none.
     """
 
     abstract = True

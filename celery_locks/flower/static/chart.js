@@ -1,14 +1,14 @@
-// A chart of contention over time: how many waited, and in which minutes acquisitions were refused.
+// A chart of contention over time: the number of waiters, and the minutes with refused acquisitions.
 
 import { clockTime } from "./common.js";
 import { element } from "./patch.js";
 
 const WIDTH = 600;
 const HEIGHT = 100;
-const SHORTEST = 60e3; // a minute at least, so that the first seconds don't fill it
-const GAP = 30e3; // nobody looked for longer than that: nothing is drawn between
+const SHORTEST = 60e3; // at least a minute, so that the first seconds don't fill the chart
+const GAP = 30e3; // nothing is drawn between reads that are further apart
 
-/** Stretches without a gap: lists of [from, to, waiting]. */
+/** Return the periods without a gap: lists of [from, to, waiting]. */
 function stretches(samples) {
   const found = [];
   let last = null;
@@ -37,7 +37,7 @@ export function chart({ samples, contended }, now) {
     return element("rect", { key: minute, class: "locks-refused", x: Math.max(0, x(minute)), y: HEIGHT - 2 - height, width, height });
   });
   const curves = stretches(samples).flatMap((stretch) => {
-    // Each value lasts until the next one was seen.
+    // Each value lasts until the next read.
     const points = stretch.flatMap(([from, to, waiting], i) => {
       const end = i + 1 < stretch.length ? stretch[i + 1][0] : to;
       return [`${x(from).toFixed(1)},${y(waiting).toFixed(1)}`, `${x(end).toFixed(1)},${y(waiting).toFixed(1)}`];

@@ -1,18 +1,18 @@
-// Moments of the data are by Flower's clock. This knows how far that is from the clock of this page.
+// Flower's clock, to which the moments of the data refer.
 
 let offset = 0;
 let stopped = null;
 
-/** What Flower's clock shows, or showed when what is on the page was true. */
+/** Return the time of Flower's clock. While the data is not current it is the time of the data. */
 export const now = () => stopped ?? performance.now() + offset;
 
-/** Set it by an answer: milliseconds since 1970. */
+/** Set the clock by an answer: milliseconds since 1970. */
 export function setClock(milliseconds) {
   offset = milliseconds - performance.now();
   stopped = null;
 }
 
-/** Stop it at a moment while nothing newer is known: a lease may have been renewed, or released. */
+/** Stop the clock at a moment while there is no newer data: a lease may have been renewed, or released. */
 export function stopClock(milliseconds) {
   stopped = milliseconds;
 }
@@ -21,6 +21,6 @@ export function startClock() {
   stopped = null;
 }
 
-/** A moment of this page. A clock that is set and a computer that sleeps change one of the two, so the greater age counts. */
+/** Return the current moment, by two clocks. Setting a clock, or sleep, distorts one of them, so the greater age counts. */
 export const stamp = () => ({ steady: performance.now(), wall: Date.now() });
 export const ageOf = ({ steady, wall }) => Math.max(performance.now() - steady, Date.now() - wall);

@@ -1,4 +1,4 @@
-// What both pages of locks show in the same way. All text of others goes into the page as text, never as HTML.
+// Elements that both pages of locks have. Keys and names go into the page as text, never as HTML.
 
 import { element } from "./patch.js";
 
@@ -13,7 +13,7 @@ export function shortened(text) {
   return letters.length > LONGEST_TEXT ? letters.slice(0, LONGEST_TEXT).join("") + "…" : text;
 }
 
-/** Text of somebody else's: kept apart, so that it can't turn the direction of what stands around it. */
+/** Return a key or a name in an element of its own, so that it can't change the direction of the text around it. */
 export function foreign(text, className) {
   return element("bdi", { class: className, title: shortened(text) }, shortened(text));
 }
@@ -24,28 +24,28 @@ export function clockTime(milliseconds) {
   return Date.now() - milliseconds > 20 * 3600e3 ? `${date.toLocaleDateString()} ${time}` : time;
 }
 
-/** For how long a lease is held: of `one.since`. */
+/** Return for how long a lease has been held, by `one.since`. */
 export const heldFor = (one) => element("span", { key: "since", class: "locks-moving", moves: { kind: "since", of: one } });
 
-/** How much is left of a lease, of `one.until`, and the word for when it is over. */
+/** Return how much time a lease has left, by `one.until`, or the given word after its end. */
 export const left = (one, over) => element("span", { key: "until", class: "locks-moving", moves: { kind: "until", of: one, over } });
 
-/** How much is left of a lease, as a bar. Another fencing token is another bar. */
+/** Return a bar of the time that a lease has left. Each fencing token has a bar of its own. */
 function bar(holder, className) {
   const filling = element("span", { class: "locks-moving", moves: { kind: "bar", of: holder } });
   return element("div", { key: holder.fencing_token, class: `locks-bar ${className}`.trim(), "aria-hidden": "true" }, filling);
 }
 
-/** The word for when nothing is left of a lease. */
+/** Return the word for a lease without time left. */
 export const overOf = (holder) => (holder.state === "dispatched" ? "due" : "over");
 
-/** A cell of a table. */
+/** Return a cell of a table. */
 export const cell = (className, ...content) => element("td", { class: className }, ...content);
 
 /** The name of the store that the page shows; empty for the default one. */
 export const store = new URLSearchParams(location.search).get("store") || "";
 
-/** The parameters that name a lock in an address. */
+/** Return the parameters that name a lock in an address. */
 export function addressed(key, part) {
   const parts = { ...(part && { part }), ...(store && { store }) };
   return `?key=${encodeURIComponent(key)}${Object.entries(parts).map(([name, text]) => `&${name}=${encodeURIComponent(text)}`).join("")}`;
@@ -56,19 +56,19 @@ const PARTS = {
   run: "The lease that a run holds against a second copy of its message, with until_executing and until_expired.",
 };
 
-/** Which lock of a key it is, where a key has several. */
+/** Return a tag for a part of a key; nothing for the key itself. */
 export function partTag(part) {
   return part ? element("span", { class: "locks-tag", title: PARTS[part.split(":")[0]] }, shortened(part)) : null;
 }
 
-/** A task's name with a link to Flower's page of it, or the holder's own name. */
+/** Return a task's name with a link to Flower's page of it, or the holder's own name. */
 export function who(one, taskUrl, named = true) {
   if (!one.task_id) return foreign(one.owner || "a waiter without a name");
   const link = element("a", { href: taskUrl.replace(/TASK$/, () => encodeURIComponent(one.task_id)) }, foreign(one.task_id));
   return named && one.task ? element("span", {}, foreign(one.task, "locks-name"), element("br"), link) : link;
 }
 
-/** Whether a holder is a task that no worker has started: its message still waits in a queue. */
+/** Return whether a holder is a task that no worker has started. Its message still waits in a queue. */
 export const isWaiting = (holder) => holder.state === "dispatched" || holder.state === "called";
 
 const STATES = {
@@ -77,37 +77,37 @@ const STATES = {
   lasting: "The lease lasts until it expires, whether its task has run or not (until_expired).",
 };
 
-/** Why a holder is no run. */
+/** Return why a holder is not a running task. */
 export function stateText(holder) {
   if (holder.state === "lasting") return "kept until it expires";
   if (holder.state === "called") return "called, not started";
   return holder.queue ? ["dispatched to queue ", element("bdi", {}, shortened(holder.queue)), ", not started"] : "dispatched, not started";
 }
 
-/** Why a holder is no run, as a badge; nothing for runs, and for holders that are no tasks. */
+/** Return a badge that states why a holder is not a running task; nothing for other holders. */
 function badge(holder, className = "") {
   if (!(holder.state in STATES)) return null;
   return element("span", { class: `locks-badge ${className}`.trim(), title: STATES[holder.state] }, stateText(holder));
 }
 
-/** Who holds it. On a narrow page, which has no column for the worker, with its state. */
+/** Return the holder. A narrow page has no column for the worker, so the state is added there. */
 export function holderOf(holder, taskUrl) {
   const state = badge(holder, "locks-narrow");
   return [who(holder, taskUrl), state && element("div", {}, state)];
 }
 
-/** Where a holder runs, or why it does not. */
+/** Return the worker on which a holder runs, or why it does not run. */
 export function placeOf(holder) {
   return badge(holder) || (holder.worker ? foreign(holder.worker) : "—");
 }
 
-/** For how long it is held; of a task that has not started, since when it waits. */
+/** Return a cell that shows for how long a lease has been held, or since when a task waits for its start. */
 export function heldCell(holder) {
   const since = { dispatched: "since its turn came", called: "since the call or the retry", lasting: "since the call" }[holder.state];
   return cell("locks-figure", heldFor(holder), since && element("div", { class: "locks-muted" }, since));
 }
 
-/** How much is left of the lease; of a task that was dispatched, when it is dispatched again. */
+/** Return a cell that shows the time that a lease has left, or when a dispatched task is dispatched again. */
 export function leftCell(holder) {
   const isDispatched = holder.state === "dispatched";
   const until = { dispatched: "until it is dispatched again", called: "until the call's lease ends", lasting: "until it expires" }[holder.state];

@@ -1,24 +1,24 @@
-// What moves by itself: for how long a lease is held, and how much is left of it.
-// It is drawn with each answer, and only where the reader looks: a page of 500 rows would keep a processor busy.
+// Moving values: for how long a lease has been held, and the time that it has left.
+// They are drawn with each answer, and only in visible rows: 500 moving rows would keep a processor busy.
 
 import { now } from "./clock.js";
 
-const MARGIN = 200; // pixels above and below what is in sight
-const OUT_OF_SIGHT = 15; // answers, after which the rest is drawn too: for screen readers and the browser's search
+const MARGIN = 200; // pixels above and below the visible area
+const OUT_OF_SIGHT = 15; // after this many answers all rows are drawn, for screen readers and the browser's search
 
-const moving = new WeakMap(); // of each node that moves: what is drawn in it
+const moving = new WeakMap(); // the moving value of each node
 const figures = new Set(); // elements that are always drawn
 const tables = new Set(); // elements with many rows
-const seen = new Set(); // rows that are in sight
+const seen = new Set(); // visible rows
 
-/** Draw what moves in an element: all of it, or in a table's body the rows that are in sight. */
+/** Draw the moving values of an element. In the body of a table draw those of the visible rows. */
 export function watch(block) {
   if (block.rows) tables.add(block);
   else figures.add(block);
 }
 
 /**
- * Begin or go on with what moves in a node: { kind, of }. It is drawn from `of.since` or `of.until`, which may be set anew.
+ * Draw a moving value in a node: { kind, of }. It is computed from `of.since` or `of.until`, which may change.
  */
 export function follow(node, what) {
   const isNew = !moving.has(node);
@@ -27,7 +27,7 @@ export function follow(node, what) {
   if (isNew && what.kind !== "bar") draw(node, known, []);
 }
 
-/** Draw what is in sight. */
+/** Draw the visible values. */
 export function drawSeen() {
   const selected = selectedTexts();
   const rows = [...tables].flatMap(rowsInSight);
@@ -44,7 +44,7 @@ export function drawSeen() {
   for (const block of [...figures, ...rows]) drawBlock(block, selected);
 }
 
-/** Draw with an answer. */
+/** Draw the values after an answer. */
 export function drawAnswer() {
   drawSeen();
   answers += 1;
@@ -63,7 +63,7 @@ function drawBlock(block, selected, isWanted = () => true) {
   }
 }
 
-/** The rows of a table's body that the reader sees, and a few more. */
+/** Return the visible rows of a table's body, and a few more. */
 function rowsInSight({ rows }) {
   let [from, to] = [0, rows.length];
   while (from < to) {
@@ -76,7 +76,7 @@ function rowsInSight({ rows }) {
   return found;
 }
 
-/** To write a text in which the reader's selection begins or ends would drop the selection. */
+/** Return the texts in which the reader's selection begins or ends. Writing them would drop the selection. */
 function selectedTexts() {
   const { anchorNode, focusNode, isCollapsed } = getSelection();
   return isCollapsed ? [] : [anchorNode, focusNode];
@@ -96,7 +96,7 @@ function draw(node, what, selected) {
 
 function drawBar(node, what) {
   const left = Math.max(0, what.of.until - now());
-  what.longest = Math.max(what.longest, left, 1); // the ttl is not known, but the longest that was left is near it
+  what.longest = Math.max(what.longest, left, 1); // the ttl is unknown, but the longest time left is near it
   const share = left / what.longest;
   const width = `scaleX(${share.toFixed(2)})`;
   if (what.width === width) return;

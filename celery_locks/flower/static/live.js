@@ -5,32 +5,32 @@ import { drawAnswer, drawSeen } from "./countdown.js";
 import { byId, clockTime } from "./common.js";
 import { patch } from "./patch.js";
 
-const POLL = 2000; // milliseconds from one question to the next
-const PATIENCE = 4000; // for an answer, to its last byte
-const FRESH = 4800; // so old may be what is shown as live: judged every second, it is never shown so at 6000
-const SLOW = 2000; // an answer that takes longer is missed
+const POLL = 2000; // milliseconds between two requests
+const PATIENCE = 4000; // milliseconds for an answer, to its last byte
+const FRESH = 4800; // the greatest age of live data: checked every second, no data is shown as live after 6000
+const SLOW = 2000; // a slower answer is reported
 
 export class Live {
   /**
-   * @param url A function: what to ask for.
-   * @param show Shows an answer. An answer that has not changed is not shown again.
-   * @param failed Called when there is none.
+   * @param url Returns the address to request.
+   * @param show Shows an answer. An unchanged answer is not shown again.
+   * @param failed Called without an answer.
    */
   constructor(url, show, failed = () => {}) {
     this.url = url;
     this.show = show;
     this.failed = failed;
-    this.shown = null; // url, ETag and moment of what is on the page
-    this.asking = null; // the one question that is open
+    this.shown = null; // url, ETag and moment of the data on the page
+    this.asking = null; // the current request
     this.problem = null;
     this.timer = null;
     setInterval(() => this.judge(), 1000);
-    // Whatever brings the page back: first say how old it is, then ask.
+    // When the page becomes visible again: show the age of its data, then request new data.
     for (const event of ["visibilitychange", "resume"]) document.addEventListener(event, () => this.back());
     for (const event of ["pageshow", "focus", "online"]) addEventListener(event, () => this.back());
   }
 
-  /** The page was shown or hidden, or the computer woke up. */
+  /** React when the page is shown or hidden, or the computer wakes up. */
   back() {
     this.judge();
     if (document.hidden) this.rest();
@@ -42,7 +42,7 @@ export class Live {
     this.timer = null;
   }
 
-  /** Ask now. An earlier question is dropped: one is open at most. */
+  /** Request now. An earlier request is cancelled. */
   async now() {
     this.rest();
     this.asking?.stop.abort();
@@ -78,7 +78,7 @@ export class Live {
     }
   }
 
-  /** The data of an answer; null where nothing has changed. */
+  /** Return the data of an answer; null if nothing has changed. */
   async ask(asking) {
     const url = this.url();
     const headers = { Accept: "application/json" };
@@ -105,7 +105,7 @@ export class Live {
     else if (this.shown === null) this.say("Connecting…", "");
     else if (isSlow) this.say("Not live", "status-dot-error", "Flower does not answer.");
     else {
-      this.say("Updating…", "", null, true); // the page was out of sight, or the computer slept
+      this.say("Updating…", "", null, true); // the page was hidden, or the computer slept
       if (this.asking === null) this.now();
     }
   }
@@ -132,7 +132,7 @@ function setClass(node, wanted) {
   if (node.className !== wanted) node.className = wanted;
 }
 
-/** What Flower itself says of why it gives no data. */
+/** An error that Flower itself reports. */
 class Refused extends Error {}
 
 function reasonOf(error) {

@@ -39,7 +39,7 @@ const WORDS = {
   contended: "contended",
   released: "released",
   lost: "lost",
-  freed: "freed by hand",
+  force_released: "released by hand",
   ended: "no longer held",
 };
 
@@ -57,9 +57,9 @@ function drawHolders(data) {
       cell(null, releaseButton(holder)),
     ),
   );
-  const text = data.waiting ? "No holder; the first in line may acquire the key." : "Nobody holds this key.";
-  const nobody = element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, text));
-  patch(byId("lock-holders"), rows.length ? rows : nobody);
+  const text = data.waiting ? "No holder; the first in line may acquire the key." : "This key is not held.";
+  const message = element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, text));
+  patch(byId("lock-holders"), rows.length ? rows : message);
   const parts = data.parts.map((each) => [" ", element("a", { key: each, href: addressed(key, each) }, partTag(each))]);
   patch(byId("lock-parts"), parts.length ? ["Parts of this key are held as well:", parts] : "");
 }
@@ -87,7 +87,7 @@ function drawLine(data) {
   patch(byId("lock-line-note"), known);
 }
 
-/** Names for the entries, newest first: a refusal that is repeated goes on with the entry of the first one. */
+/** Return names for the entries, newest first. A repeated refusal has the name of the first one. */
 function namesOf(entries) {
   const count = new Map();
   const name = (entry) => {
@@ -125,7 +125,7 @@ function drawHistory(data) {
   patch(byId("lock-source"), `${known}${reads} ${events}`);
 }
 
-/** The chart ends now, so it would change with each answer: it is drawn when something happened, and every 10 s. */
+/** The chart ends at the current time, so it would change with each answer. It is drawn after a change, and every 10 s. */
 let charted = null;
 function drawChart(history) {
   const samples = history.samples.map(([begin, end, ...rest], i) => (i + 1 < history.samples.length ? [begin, end, ...rest] : [begin, ...rest]));
@@ -148,19 +148,19 @@ const live = new Live(
   },
 );
 
-// Release: the reader is asked first, and then reads whose lease it was.
+// Release: a dialog asks first, and the answer names the holder.
 
-let holders = []; // as they were last read
-let chosen = null; // the lease that the dialog names; no other is ever released by it
+let holders = []; // at the last read
+let chosen = null; // the lease that the dialog names, and the only one that it releases
 
 function releaseButton(holder) {
-  if (!page.releaseUrl) return null; // this Flower is read-only, or lets this reader not release
+  if (!page.releaseUrl) return null; // this Flower refuses to release
   return element("button", { type: "button", class: "btn btn-sm btn-outline-danger", "data-token": holder.fencing_token }, "Release…");
 }
 
 const EFFECT =
   "The next in line gets the key immediately. The holder loses its lease and is stopped: within 100 ms on Redis and PostgreSQL, at its next renewal on other stores; " +
-  "until that moment both may be at work.";
+  "until then both may be at work.";
 const EFFECT_ON_WAITING =
   "The next in line gets the key immediately. The task's message stays in its queue: when a worker takes it, the task asks for the key again.";
 const EFFECT_ON_LASTING = "The next in line gets the key immediately. No run depends on this lease.";
@@ -172,17 +172,18 @@ function ask(holder) {
   patch(byId("lock-dialog-token"), String(holder.fencing_token));
   patch(byId("lock-dialog-state"), isRun ? "" : ["It is ", stateText(holder), "."]);
   patch(byId("lock-dialog-effect"), isRun ? EFFECT : isWaiting(holder) ? EFFECT_ON_WAITING : EFFECT_ON_LASTING);
+  byId("lock-dialog-all").checked = false;
   setEnded(false);
   byId("lock-dialog").showModal();
 }
 
-/** The lease that the dialog names may end while the reader thinks about it. */
+/** Close the question if the lease that the dialog names has ended. */
 function drawDialog(data) {
   if (!page.releaseUrl) return;
   holders = data.holders;
-  const areAllNamed = data.holders.reduce((sum, holder) => sum + holder.permits, 0) >= data.permits;
+  const namesAll = data.holders.reduce((sum, holder) => sum + holder.permits, 0) >= data.permits;
   const isThere = data.holders.some((holder) => holder.fencing_token === chosen?.fencing_token);
-  if (byId("lock-dialog").open && chosen && areAllNamed && !isThere) setEnded(true);
+  if (byId("lock-dialog").open && chosen && namesAll && !isThere) setEnded(true);
 }
 
 function setEnded(isEnded) {
@@ -190,32 +191,36 @@ function setEnded(isEnded) {
   if (isEnded && document.activeElement === button) byId("lock-dialog-cancel").focus();
   button.hidden = isEnded;
   byId("lock-dialog-effect").hidden = isEnded;
+  byId("lock-dialog-owned").hidden = isEnded || chosen.task !== null; // the owner of a run has no other leases
   patch(byId("lock-dialog-ended"), isEnded ? "This lease has ended meanwhile. Nothing was released." : "");
   patch(byId("lock-dialog-cancel"), isEnded ? "Close" : "Keep it");
 }
 
-function tell(good, text) {
+function report(good, text) {
   byId("lock-done").textContent = text;
   byId("lock-done").className = `alert locks-alert ${good ? "alert-success" : "alert-warning"}`;
 }
 
 async function release() {
-  const { fencing_token: token } = chosen;
+  const { fencing_token: token, owner } = chosen;
+  const isOwned = byId("lock-dialog-all").checked;
+  const lease = { key, ...(part && { part }), fencing_token: token };
   byId("lock-dialog").close();
   try {
-    const answer = await fetch(page.releaseUrl, {
+    const answer = await fetch(isOwned ? page.releaseOwnedUrl : page.releaseUrl, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-XSRFToken": page.xsrf },
-      body: JSON.stringify({ key, ...(part && { part }), ...(store && { store }), fencing_token: token }),
+      body: JSON.stringify({ ...(isOwned ? { owner } : lease), ...(store && { store }) }),
       redirect: "error",
       signal: AbortSignal.timeout(LONGEST_RELEASE),
     });
     const data = await answer.json();
-    if (!answer.ok) tell(false, data.error);
-    else if (data.released) tell(true, `Released. It was held by ${shortened(data.owner)}.`);
-    else tell(false, "That lease had ended already: nothing was released.");
+    if (!answer.ok) report(false, data.error);
+    else if (data.released && isOwned) report(true, `Released ${number(data.released)} of ${shortened(owner)}.`);
+    else if (data.released) report(true, `Released. It was held by ${shortened(data.owner)}.`);
+    else report(false, "That lease had ended already: nothing was released.");
   } catch {
-    tell(false, "Flower did not answer. Look below whether the lease is still held.");
+    report(false, "Flower did not answer. The table below shows whether the lease is still held.");
   }
   live.now();
 }
@@ -229,7 +234,7 @@ if (page.releaseUrl) {
   byId("lock-dialog-cancel").addEventListener("click", () => byId("lock-dialog").close());
   byId("lock-dialog-release").addEventListener("click", release);
   byId("lock-dialog").addEventListener("close", () => {
-    // The button that opened the dialog, which would get the focus back, may be gone.
+    // The button that opened the dialog would get the focus, but may be gone.
     const focused = document.activeElement;
     if (focused === document.body || byId("lock-dialog").contains(focused)) byId("lock-holders").closest("section").focus({ preventScroll: true });
   });

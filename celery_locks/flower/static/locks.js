@@ -1,4 +1,4 @@
-// The list of what is held. One page of it is asked for at a time; sorting is within that page.
+// The list of locks. One page of it is read at a time, and sorted by itself.
 
 import { addressed, byId, cell, foreign, heldCell, heldFor, holderOf, isWaiting, leftCell, number, partTag, placeOf, store } from "./common.js";
 import { drawSeen, watch } from "./countdown.js";
@@ -9,7 +9,7 @@ const page = byId("locks-page").dataset;
 const asked = new URLSearchParams(location.search);
 const view = {
   prefix: asked.get("prefix") || "",
-  after: asked.getAll("after"), // where each page up to this one began
+  after: asked.getAll("after"), // the beginnings of all pages up to this one
   count: asked.get("count") || "50",
   sort: asked.get("sort") || "",
   descending: asked.get("order") === "descending",
@@ -37,7 +37,7 @@ function sorted(locks) {
   };
   return [...locks].sort((one, other) => {
     const [a, b] = [known(one), known(other)];
-    if (a === null || b === null) return (a === null) - (b === null); // what has no value comes last, either way
+    if (a === null || b === null) return (a === null) - (b === null); // locks without a value come last in both directions
     return (a < b ? -1 : a > b ? 1 : 0) * (view.descending ? -1 : 1);
   });
 }
@@ -46,19 +46,19 @@ function keyLink(key, part) {
   return [element("a", { href: page.keyUrl + addressed(key, part) }, foreign(key, "locks-name")), partTag(part)];
 }
 
-const nameOf = (lock) => `${lock.part ?? ""} ${lock.key}`; // a key and the lease of its call are two locks
+const nameOf = (lock) => `${lock.part ?? ""} ${lock.key}`; // a key and a part of it are two locks
 
-/** The row of a lock; the same one as before, if only moments have changed. */
+/** Return the row of a lock. It is the same row as before if only moments have changed. */
 function rowOf(lock, before) {
   const known = before.get(nameOf(lock));
   if (known && isSame(known.lock, lock)) {
-    known.lock.holders.forEach((holder, i) => Object.assign(holder, lock.holders[i])); // from which the row is drawn
+    known.lock.holders.forEach((holder, i) => Object.assign(holder, lock.holders[i])); // the row refers to these objects
     return known;
   }
   return { lock, row: row(lock) };
 }
 
-/** Whether two locks differ in moments only. */
+/** Return whether two locks differ only in moments. */
 function isSame(one, other) {
   if (typeof one !== "object" || one === null || other === null) return one === other;
   const names = Object.keys(other);
@@ -69,9 +69,9 @@ function row(lock) {
   const key = nameOf(lock);
   const holder = lock.holders[0];
   if (!holder) {
-    const nobody = element("td", { colspan: 3, class: "locks-muted" }, "no holder");
+    const noHolder = element("td", { colspan: 3, class: "locks-muted" }, "no holder");
     const line = cell("locks-figure", number(lock.waiting));
-    return element("tr", { key }, cell(null, keyLink(lock.key, lock.part)), nobody, cell(null, "—"), line, cell("locks-wide", "—"));
+    return element("tr", { key }, cell(null, keyLink(lock.key, lock.part)), noHolder, cell(null, "—"), line, cell("locks-wide", "—"));
   }
   const others = lock.holders.length - 1 + lock.unnamed;
   const more = others > 0 ? element("div", { class: "locks-muted" }, `and ${lock.all_counted ? "" : "at least "}${others} more · ${lock.permits} of ${lock.limit} permits`) : null;
@@ -88,15 +88,15 @@ function row(lock) {
   );
 }
 
-/** A line instead of rows. With a word in the search, it leads to the key of that name. */
-function instead(text) {
+/** Return a line in place of rows. If the search has a text, it links to the key of that name. */
+function emptyRow(text) {
   const lookUp = view.prefix ? element("a", { href: page.keyUrl + addressed(view.prefix) }, "Look up this key.") : null;
   return element("tr", {}, element("td", { class: "empty-table-message", colspan: 7 }, `${text} `, lookUp));
 }
 
 function nothing() {
-  if (data.next !== null) return instead("No lock on this page is held; the next page lists more.");
-  return instead(view.prefix ? "No key that begins so is held." : "No locks are held.");
+  if (data.next !== null) return emptyRow("No lock on this page is held; the next page has more.");
+  return emptyRow(view.prefix ? "No key that begins with this text is held." : "No locks are held.");
 }
 
 function drawRows() {
@@ -105,7 +105,7 @@ function drawRows() {
   patch(byId("locks-rows"), rows.length ? rows.map((one) => one.row) : nothing());
 }
 
-/** How many of the leases on this page belong to tasks that have not started. */
+/** Return how many leases on this page belong to tasks that have not started. */
 function notStarted() {
   const count = data.locks.flatMap((lock) => lock.holders).filter(isWaiting).length;
   const where = data.next === null && view.after.length === 0 && !view.prefix ? "" : " on this page";
@@ -119,7 +119,7 @@ function drawFigures() {
   patch(byId("locks-waiting"), atLeast + number(stats.waiting));
   patch(byId("locks-near"), number(stats.near_expiry));
   patch(byId("locks-oldest"), stats.oldest === null ? "—" : [keyLink(stats.oldest, stats.oldest_part), " ", heldFor({ since: stats.oldest_since })]);
-  const own = shown.shared ? "" : " · this store belongs to one process: it can't show what workers hold";
+  const own = shown.shared ? "" : " · only one process uses this store, so the leases of workers are not here";
   patch(byId("locks-store"), `${shown.url} · prefix ${shown.prefix}${own}`);
   patch(byId("locks-shown"), `Page ${view.after.length + 1} · ${number(data.locks.length)} shown · ${number(stats.locks)} keys in all`);
   setDisabled(byId("locks-previous"), view.after.length === 0);
@@ -162,8 +162,8 @@ const live = new Live(
     drawRows();
     drawFigures();
   },
-  // A store that keeps no list still tells of a key.
-  () => data || patch(byId("locks-rows"), instead("The list can't be shown.")),
+  // A store that keeps no list can still be read by key.
+  () => data || patch(byId("locks-rows"), emptyRow("The list can't be shown.")),
 );
 
 function changed() {

@@ -1,21 +1,21 @@
-// Changes a page in place. What a page should show is described anew with each answer; `patch` writes only what differs.
+// Changes a page in place. Each answer describes the whole page, and `patch` writes only the differences.
 // Nodes that stay keep the focus, the selection, the pointer's click and an open tooltip.
 
 import { follow } from "./countdown.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const drawn = new WeakMap(); // of each element whose children are patched: what they were described as
+const drawn = new WeakMap(); // the last description of the children of each patched element
 
 /**
  * Describe an element. Text is always text, never HTML.
  *
- * `key` names it among its siblings, and `moves` is what changes in it between two answers: see countdown.js.
+ * `key` names it among its siblings, and `moves` is a value that changes between two answers: see countdown.js.
  */
 export function element(tag, { key, moves, ...attributes } = {}, ...children) {
   return { tag, key, moves, attributes, children: describe(children, []) };
 }
 
-/** The children that there are, in one list, with texts as objects. `patch` gives each the node that shows it. */
+/** Return the children in one list, with texts as objects. `patch` adds the node that shows each. */
 function describe(children, found) {
   for (const child of children) {
     if (Array.isArray(child)) describe(child, found);
@@ -25,7 +25,7 @@ function describe(children, found) {
   return found;
 }
 
-/** Make the children of an element these: texts, and what `element` describes. */
+/** Replace the children of an element by texts and by elements that `element` describes. */
 export function patch(parent, ...children) {
   if (!drawn.has(parent)) parent.replaceChildren();
   const wanted = describe(children, []);
@@ -61,13 +61,13 @@ function arrange(parent, was, wanted) {
 const isSame = (one, other) => one.tag === other.tag && one.key === other.key;
 const nameOf = ({ tag, key }) => `${tag} ${key}`;
 
-/** Put nodes in order. The one that is in use is never moved: that would take the focus or the click from it. */
+/** Sort nodes. A node in use is never moved, since it would lose the focus or the click. */
 function order(parent, nodes, inUse) {
   let next = parent.firstChild;
   for (const node of nodes) {
     if (node === inUse || (next !== inUse && next?.nextSibling === node)) {
       while (next !== node) {
-        const later = next; // its turn comes later in the list
+        const later = next; // it is placed later
         next = next.nextSibling;
         parent.append(later);
       }
@@ -77,7 +77,7 @@ function order(parent, nodes, inUse) {
   }
 }
 
-/** The child that the pointer presses, that has the focus, or in which the selection begins. */
+/** Return the child that the pointer presses, that has the focus, or in which the selection begins. */
 function childInUse(parent, kept) {
   const selection = getSelection();
   const candidates = [parent.querySelector(":active"), document.activeElement, selection.isCollapsed ? null : selection.anchorNode];
@@ -88,7 +88,7 @@ function childInUse(parent, kept) {
   return null;
 }
 
-/** The child that had the focus is gone: go on near it. Never at a button, which a key pressed in that moment would push. */
+/** Move the focus from a removed child to a neighbor. It must not be a button, which the next key might press. */
 function focusNear(parent, place) {
   const near = parent.children[Math.min(place, parent.children.length - 1)];
   const target = near?.querySelector("a[href]") ?? parent.closest("section[tabindex]");

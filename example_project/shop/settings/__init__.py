@@ -1,1 +1,1 @@
-"""Where messages travel and leases lie: a module for each place, chosen by the variable ``SHOP_RUNS_ON``."""
+"""The broker and the lock store: a module for each choice. The variable ``SHOP_RUNS_ON`` selects one."""

@@ -1,4 +1,4 @@
-"""No server at all: messages in a folder, leases in a file. For one machine: development, demos, small sites."""
+"""No server: messages in a folder, leases in a file. For one machine: development, demos, small sites."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ broker_url = f"files:///{folder}/messages"
 locks_url = f"sqlite:///{folder}/locks.db"
 
 beat_schedule_filename = str(folder / "beat-schedule")
-# A broker that is made of files has to be asked for messages; Redis and RabbitMQ tell.
+# A broker made of files has to be polled for messages.
 broker_transport_options = {"polling_interval": 0.02}
-# It has no channel to all workers at once, which remote control needs.
+# It has no broadcasts, which remote control needs.
 worker_enable_remote_control = False

@@ -1,4 +1,4 @@
-"""Redis or Valkey for both: messages in one database, leases in another. What most sites have."""
+"""Redis or Valkey for both: messages in one database, leases in another. Most sites are like this."""
 
 import os
 
@@ -7,7 +7,7 @@ broker_url = os.environ.get("SHOP_BROKER", "redis://localhost:6379/0")
 locks_url = os.environ.get("SHOP_LOCKS", "redis://localhost:6379/1")
 
 broker_transport_options = {
-    # Redis delivers again what was not acknowledged for so many seconds. It must be more than the longest task takes,
-    # or that task's message comes a second time while the first is still worked on: the lock keeps them apart then.
+    # After this many seconds an unacknowledged message is delivered again. It must be more than the longest task takes.
+    # Otherwise the message is delivered twice while its task runs, and only the lock keeps the two runs apart.
     "visibility_timeout": 3600,
 }

@@ -1,4 +1,4 @@
-"""The shop's tasks, by what they are about. Their work is played by `time.sleep`; how they are locked is real.
+"""The shop's tasks. `time.sleep` stands for their work, but their locks are real.
 
-Each says in a sentence why it has the scope and the policy that it has.
+The comment above each task explains its scope and its policy.
 """

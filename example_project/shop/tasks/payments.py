@@ -10,18 +10,18 @@ from celery_locks import LockedTask, current_lease, single_instance
 from example_project.shop import database
 from example_project.shop.app import app
 from example_project.shop.journal import recorded
-from example_project.shop.tasks.again import AGAIN
+from example_project.shop.tasks.lost_leases import RETRY_AFTER_LOSS
 
 
-# "retry", and a write that is fenced: every charge must be done, and none may overwrite another.
+# "retry", and a write with a fencing token: every charge must be made, and none may overwrite another.
 @single_instance(key="account:<customer_id>", on_contention="retry")
-@app.task(bind=True, **AGAIN)
+@app.task(bind=True, **RETRY_AFTER_LOSS)
 def charge_order(self: Task, order_id: int, customer_id: int, cents: int = 1000, seconds: float = 0.3) -> None:
-    """Charges an order to its customer's account.
+    """Charge an order to its customer's account.
 
-    Read, ask the bank, write: two at once would both read the same balance, and one charge would vanish. The lock
-    keeps them apart. The fencing token goes along with the write, so that the database itself refuses a run that was
-    stopped in the middle, lost its lease, and woke up again after another had written.
+    A run reads the balance, asks the bank, and writes. Two runs at the same time would read the same balance, and one
+    charge would be lost. The lock prevents that. The write includes the fencing token. With it the database refuses a
+    run that was paused, lost its lease, and continued after a later run had written.
     """
     lease = current_lease()
     with recorded(self):
@@ -30,7 +30,7 @@ def charge_order(self: Task, order_id: int, customer_id: int, cents: int = 1000,
         database.charge(order_id, customer_id, cents, balance + cents, lease.fencing_token if lease else None)
 
 
-# "until_executed", "raise": whoever asks for a second payout while one is on its way is told so at the call.
+# "until_executed", "raise": a call for a second payout raises an error while the first is queued or runs.
 @app.task(
     base=LockedTask,
     bind=True,
@@ -40,15 +40,15 @@ def charge_order(self: Task, order_id: int, customer_id: int, cents: int = 1000,
     lock_ttl=600,
 )
 def pay_supplier(self: LockedTask, supplier_id: int, seconds: float = 2.0) -> None:
-    """Pays what a supplier is owed."""
+    """Pay the debts to a supplier."""
     with recorded(self):
         time.sleep(seconds)
 
 
-# "reject": two refunds of one order at once are a mistake that somebody should see; the second goes to the dead-letter
-# queue, where the broker has one (RabbitMQ; with Redis it is gone, and the log says so).
+# "reject": two refunds of one order at the same time are a mistake. RabbitMQ moves the second to its dead-letter queue,
+# where operators find it. With Redis it is dropped, and the log records it.
 @app.task(base=LockedTask, bind=True, lock_key="refund:<order_id>", lock_on_contention="reject")
 def refund_order(self: LockedTask, order_id: int, seconds: float = 1.0) -> None:
-    """Gives a customer his money back."""
+    """Return a customer's money."""
     with recorded(self):
         time.sleep(seconds)

@@ -1,26 +1,25 @@
-"""``sql``: the tables of a database store."""
+"""``sql``: the statements that make the tables of a database store."""
 
 from __future__ import annotations
 
 import click
 
 from celery_locks import LockConfigError
-from celery_locks._validation import DEFAULT_STORE
-from celery_locks.cli.output import store_option
-from celery_locks.locks import app_store
+from celery_locks.cli.parameters import store_option
 from celery_locks.stores import schema_sql
+from celery_locks.views import DEFAULT_STORE, app_store
 
 
-@click.command("sql", short_help="The statements that make the tables of a database store.")
+@click.command("sql", short_help="Print the statements that make the tables of a database store.")
 @click.argument("url", required=False)
 @click.option("--upgrade", is_flag=True, help="Print only the statements that upgrade the tables of an older version.")
 @store_option("the default store")
 @click.pass_context
-def sql_command(ctx: click.Context, url: str | None, upgrade: bool, store: str | None) -> None:
-    """Print the statements that make the tables of the store at URL, or of the app's, for a migration.
+def command(ctx: click.Context, url: str | None, upgrade: bool, store: str | None) -> None:
+    """Print the statements that make the tables of the store at URL, or of the app's store, for a migration.
 
-    Nothing is connected, and they are safe to run again. Stores make their tables, and bring older ones up to date, by
-    themselves where their user may.
+    The command connects to nothing, and the statements can be run again. If its database user has the rights, a store
+    creates and upgrades its tables itself.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What a task does whose lease was lost."""
+"""The retry of runs whose lease was lost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 from celery_locks import LockLost
 from example_project.shop.database import StaleWriteError
 
-#: A run whose lease was lost (its worker was stopped for longer than the ttl, say) is stopped, and begins anew.
-AGAIN: dict[str, Any] = {
+#: Options of a task: a run that loses its lease is aborted and retried. For example its worker was paused for longer
+#: than the ttl.
+RETRY_AFTER_LOSS: dict[str, Any] = {
     "autoretry_for": (LockLost, StaleWriteError),
     "max_retries": 20,
     "retry_backoff": True,
