@@ -41,7 +41,7 @@ class Channel(filesystem.Channel):
     """A folder ``new`` with the messages to be read, and a folder for each reader, named by its process id."""
 
     QoS = QoS
-    #: kombu need not restore unacknowledged messages: they stay in the reader's folder, and `_restore` finds them.
+    #: kombu need not restore unacknowledged messages: they stay in the reader's folder, and `_restore_from_dead_readers` finds them.
     do_restore = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -77,7 +77,7 @@ class Channel(filesystem.Channel):
         temporary.rename(self.data_folder_out / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
-        self._restore()
+        self._restore_from_dead_readers()
         mine = self.folder / str(os.getpid())
         mine.mkdir(exist_ok=True)
         for name in sorted(os.listdir(self.data_folder_in)):
@@ -90,7 +90,7 @@ class Channel(filesystem.Channel):
                 return payload
         raise Empty
 
-    def _restore(self) -> None:
+    def _restore_from_dead_readers(self) -> None:
         if time.monotonic() < self._restored_at + RESTORE_INTERVAL_SECONDS:
             return
         self._restored_at = time.monotonic()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from celery_locks.cli import completion
+from celery_locks.cli import completion, parameters
 
 _PROGRAM = """#!/bin/sh
 env -0 > {folder}/question
@@ -42,7 +42,7 @@ def complete(command: click.Command, environment: bytes) -> bytes:
 
 def make_command(folder: Path) -> click.Command:
     """Return a ``celery`` whose command ``show`` takes a key, as ``celery locks show`` does."""
-    completion.keys_of = lambda app, begun, store: [  # type: ignore[assignment]
+    completion.keys_of = lambda app, begun, store: [  # type: ignore[assignment,misc]
         key for key in json.loads((folder / "keys.json").read_text()) if key.startswith(begun)
     ]
 
@@ -50,7 +50,7 @@ def make_command(folder: Path) -> click.Command:
     def celery() -> None: ...
 
     @celery.command()
-    @completion.key_argument
+    @parameters.key_argument()
     @click.option("--json", is_flag=True)
     def show(key: str, json: bool) -> None: ...
 
