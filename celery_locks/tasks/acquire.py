@@ -237,7 +237,9 @@ class Entry:
         """The caller waits for the outcome of a call that was refused: this is it."""
         holders = list(self.ours.get("holders") or ())
         if self.ours["refused"] == "raise":
-            raise LockContended(f"{self.key!r} was not available at the call: {describe_holders(holders)}", self.key, holders)
+            raise LockContended(
+                f"{self.key!r} was not available at the call: {describe_holders(holders)}", self.key, holders
+            )
         said = f"{self.task.name} skipped: {self.key!r} was not available at the call"
         _logging.line(logger, logging.INFO, "skipped", said, key=self.key, owner=self.owner, holders=holders)
         return Skipped(self.key, holders)
