@@ -1,7 +1,7 @@
-"""The pytest plugin: what `celery_locks.testing.harness` offers, as fixtures.
+"""The pytest plugin: the helpers of `celery_locks.testing.harness` as fixtures.
 
-Every pytest of an environment loads this module. So it lies next to the package, and imports it only for a test that
-asks.
+Every pytest of an environment loads this module. So it is outside of the package, and imports the package only for a
+test that uses a fixture.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ def celery_locks(lock_store: MemoryStore) -> Locks:
 
 @pytest.fixture
 def held_lock(celery_locks: Locks) -> HeldLock:
-    """Return a context manager in which another holder has the key: ``with held_lock(key):``."""
+    """Return a function of a key that makes a context manager, in which another holder has the key.
+
+    Examples:
+        >>> with held_lock("user:7"):
+        ...     call()
+    """
     from celery_locks.testing.harness import HeldLock
 
     return HeldLock(celery_locks)

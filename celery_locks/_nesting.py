@@ -20,7 +20,7 @@ from celery_locks.renewal.watched_lease import WatchedLease
 from celery_locks.stores.base import Store
 from celery_locks.stores.types import MOST_HOLDERS, Refused
 
-#: An owner token has 32 hexadecimal digits. What the body of a run acquires has 16 more: the mark of the run.
+#: An owner token has 32 hexadecimal digits. A token of the body of a run has 16 more: the mark of the run.
 _TOKEN_LENGTH, _MARK_BYTES = 32, 8
 
 

@@ -64,7 +64,7 @@ class Lock:
 
     @property
     def _store_name(self) -> str:
-        """The name of its store among those of an app."""
+        """The name of its store among the stores of an app."""
         return self._space.store_name
 
     def __repr__(self) -> str:

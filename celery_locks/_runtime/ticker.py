@@ -71,7 +71,7 @@ class Ticker:
 
     def _run(self) -> None:
         while self._sleep():
-            # From here on a `wake_in` counts from now. This tick does what earlier calls were for.
+            # This tick serves all calls of `wake_in` until now. Later calls count from now on.
             seconds = self._tick_safely()
             if seconds is not None:
                 self.wake_in(max(seconds, 0.001))

@@ -34,7 +34,7 @@ logger = _logging.logger(__name__)
 
 #: How many threads send requests to a store, and how many clean up.
 THREADS = 8
-#: How long a cancelled coroutine waits until it has left the line. After that, only a thread waits.
+#: How long a cancelled coroutine waits until it has left the line. After that, it ends, and a thread goes on.
 CANCEL_PATIENCE_SECONDS = 1.0
 #: How long after its timeout a coroutine waits for an answer of the store.
 ANSWER_PATIENCE_SECONDS = 1.5

@@ -1,9 +1,14 @@
-"""One text for each value: what default keys, and containers in key templates, are made of.
+"""The canonical text of a value, for default keys, and for containers in key templates.
 
-Two values get the same text exactly when they are equal in type and value, apart from what a trip through Celery's
-JSON makes equal: a tuple comes back as a list, a subclass of a JSON type as its base (a ``str`` or ``int`` Enum as its
-value), the ``int``, ``float``, ``bool`` and ``None`` keys of a dict as text, two halves of a surrogate pair as one
-character. ``repr()`` of a value that is not known here is never part of the text.
+Two values have the same text exactly if they are equal in type and value. The exceptions are values that a trip through
+Celery's JSON makes equal:
+
+- A tuple is returned as a list.
+- A value of a subclass of a JSON type is returned as one of its base: a ``str`` or ``int`` Enum as its value.
+- ``int``, ``float``, ``bool`` and ``None`` keys of a dict are returned as text.
+- The two halves of a surrogate pair are returned as one character.
+
+``repr()`` of a value of an unknown type is never part of the text.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from celery_locks.keys.scalars import (
     string,
 )
 
-#: How deep values may be nested. Far above what messages hold, far below what the interpreter's stack does.
+#: How deep values may be nested: far deeper than in messages, and far less than the interpreter's stack allows.
 MAX_DEPTH = 100
 
 _Writer = Callable[[Any, int], str]
@@ -41,8 +46,8 @@ class NoStableText(Exception):
     """A value, or a part of one, has no stable text.
 
     Attributes:
-        problem: What is wrong with the part, as the end of a sentence that starts with its name.
-        path: The way from the value to the part, such as ``.lines[2]``.
+        problem: The problem, as the end of a sentence that begins with the name of the part.
+        path: The path from the value to the part, such as ``.lines[2]``.
     """
 
     def __init__(self, problem: str) -> None:
@@ -51,33 +56,34 @@ class NoStableText(Exception):
         self._steps: list[str] = []
 
     def inside(self, step: str) -> None:
-        """Note that the value at hand is the part ``step`` of a larger one."""
+        """Note that the current value is the part ``step`` of a larger value."""
         self._steps.append(step)
 
     @property
     def path(self) -> str:
+        """The path from the value to the part, at most 80 characters of it."""
         path = "".join(reversed(self._steps))
         return path if len(path) <= 80 else path[:80] + "…"
 
 
 def canonical(value: Any, depth: int = 0) -> str:
-    """Return the text of a value that tells its type too.
+    """Return the text of a value, which includes its type.
 
     Args:
-        value: Any of the types that keys can be made of.
-        depth: How many containers it is in.
+        value: A value of a type that keys can be made of.
+        depth: The number of containers that it is in.
 
     Raises:
-        NoStableText: It, or a part of it, is of another type, or it contains itself.
+        NoStableText: The value, or a part of it, is of another type, or it contains itself.
     """
     return _WRITERS[_kind_of(value)](value, depth)
 
 
 def plain(value: Any) -> str:
-    """Return the text of a value as a person would write it: 7 and ``"7"`` are the same.
+    """Return the text of a value as people write it: 7 and ``"7"`` have the same text.
 
     Raises:
-        NoStableText: It, or a part of it, is of a type that keys can't be made of.
+        NoStableText: The value, or a part of it, is of a type that keys can't be made of.
     """
     kind = _kind_of(value)
     bare = _BARE.get(kind)
@@ -85,20 +91,21 @@ def plain(value: Any) -> str:
 
 
 def model_base() -> type | None:
-    """Return Pydantic's ``BaseModel``, or ``None`` while nobody has imported Pydantic: then there are no models."""
+    """Return Pydantic's ``BaseModel``, or ``None`` while Pydantic is not imported: then there are no models."""
     base = getattr(sys.modules.get("pydantic.main"), "BaseModel", None)
     return base if hasattr(base, "model_validate") else None
 
 
 def class_name(cls: type) -> str:
+    """Return the full name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-# What a value is ------------------------------------------------------------------------------------------------------
+# --- Kinds of values ---
 
 
 class _Reducible:
-    """Stands for the types that say by ``__json__`` what kombu is to send in their place."""
+    """Stands for all types with a ``__json__`` method, whose result kombu sends in place of the value."""
 
 
 class _Dataclass:
@@ -110,13 +117,13 @@ class _Model:
 
 
 def _kind_of(value: Any) -> type:
-    # The true type, since the ``__class__`` of a lazy proxy is a lie that JSON doesn't fall for either.
+    # Not ``__class__``: a lazy proxy returns another type there, and JSON does not use it either.
     cls = type(value)
     return cls if cls in _WRITERS else _kind_of_class(cls)
 
 
 def _kind_of_class(cls: type) -> type:
-    # In the order in which kombu asks, so that a value of two kinds is what it will come back as.
+    # In kombu's order: a value of two kinds gets the kind that a trip through JSON returns.
     for base in _JSON_TYPES:
         if issubclass(cls, base):
             return base
@@ -134,7 +141,7 @@ def _kind_of_class(cls: type) -> type:
 
 
 def _enum(value: Enum, depth: int = 0) -> str:
-    # A combination of flags has no name of its own, and its value is what it is.
+    # A combination of flags has no name of its own, so its value is used.
     if isinstance(value, Flag):
         return f"{class_name(type(value))}({value.value})"
     name = value.name if value.name.isidentifier() else quote(value.name)
@@ -149,7 +156,7 @@ def _tagged(tag: str, bare: Callable[[Any], str]) -> _Writer:
     return lambda value, depth: f"{tag}({bare(value)})"
 
 
-# Values made of others ------------------------------------------------------------------------------------------------
+# --- Values that contain others ---
 
 
 def _part(value: Any, depth: int, step: str) -> str:
@@ -209,7 +216,7 @@ def _reduced(value: Any) -> Any:
 
 
 def _dataclass(value: Any, depth: int) -> str:
-    # Fields that don't count when two instances are compared don't count here.
+    # Fields that a comparison of two instances ignores are ignored here, too.
     names = [field.name for field in dataclasses.fields(value) if field.compare]
     return f"{class_name(type(value))}({_fields(value, names, depth)})"
 
@@ -231,7 +238,7 @@ def _field(value: Any, name: str) -> Any:
         raise NoStableText(f"is of type {class_name(type(value))} and lacks its field {name}") from None
 
 
-# The tables -----------------------------------------------------------------------------------------------------------
+# --- Tables ---
 
 _WRITERS: dict[type, _Writer] = {
     type(None): lambda value, depth: "null",
@@ -258,7 +265,7 @@ _WRITERS: dict[type, _Writer] = {
     _Model: _model,
 }
 
-#: A plain text for those whose canonical text says more than a person would write.
+#: The plain text of the kinds whose canonical text has more than people would write.
 _BARE: dict[type, Callable[[Any], str]] = {
     type(None): str,
     bool: str,

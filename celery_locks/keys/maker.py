@@ -1,4 +1,4 @@
-"""The key of a call: made of a task's arguments, from a template, by a callable, or of all of them."""
+"""The key of a call: made from a task's arguments by a template or a callable, or from all of them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _POSITIONAL_KINDS = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 @dataclass(frozen=True)
 class Unresolved:
-    """An annotation with a name that is not known here, such as one that is imported for type checkers only.
+    """An annotation with an unknown name, such as one that is imported for type checkers only.
 
     Attributes:
         text: The annotation.
         resolve: Returns the type once its names are known, until then ``None``.
         pydantic: Whether Celery makes models of the task's arguments. Then a model and the mapping that is sent for it
-            could get two keys, so a model is refused.
+            could get different keys, so a model is refused.
     """
 
     text: str
@@ -44,12 +44,12 @@ class KeyMaker:
             name with all arguments.
         signature: The signature of the task's body, without ``self``.
         task_name: The task's name, if it is known already.
-        annotations: The resolved type hints of the body; by default those of the signature. A value that is given
-            for a Pydantic model makes the same key as the model. One that can't be resolved is an `Unresolved`.
-        validate: Makes a model of a type and a value; by default the model's ``model_validate()``.
+        annotations: The resolved type hints of the body; by default those of the signature. A value that is passed for
+            a Pydantic model makes the same key as the model. A hint that can't be resolved is an `Unresolved`.
+        validate: Makes a model from a type and a value; by default the model's ``model_validate()``.
 
     Raises:
-        LockKeyError: The key is none of these, or its template is malformed or names no argument of the task.
+        LockKeyError: The key is of another type, or its template is malformed or names no argument of the task.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class KeyMaker:
         Args:
             args: The call's positional arguments, without ``self``.
             kwargs: Its keyword arguments.
-            task_name: The task's name, where it was not known before.
+            task_name: The task's name, if it was not known before.
 
         Raises:
             LockKeyError: An argument has no stable text or lacks the part that the template names, or the callable
@@ -97,7 +97,7 @@ class KeyMaker:
         text = template.text(lambda name: self._arguments.named(bound, name))
         if not text:
             raise LockKeyError(f"{template.placeholders[0].source} makes no key: it is empty.", key="")
-        # Else a value could be chosen so that its key is the hashed one of another.
+        # Otherwise a value could be chosen so that its key is the hashed key of another value.
         if template.may_look_hashed and LOOKS_HASHED.search(text):
             return hashed(text.encode())
         return check_key(text)
@@ -121,10 +121,10 @@ class KeyMaker:
 
 
 class _CallableKey:
-    """Calls a user's function as the task is called.
+    """A user's function that makes the key. It is called as the task is called.
 
-    It sees models where the body does. Defaults of the task that the call left out are given by name, as far as the
-    function takes them, so that they need not be written twice.
+    It gets models where the body does. It also gets the task's defaults by name, if it has parameters for them, so that
+    users need not write the defaults twice.
     """
 
     def __init__(self, function: Callable[..., str], arguments: _Arguments) -> None:
@@ -150,7 +150,7 @@ class _CallableKey:
 
 
 class _Arguments:
-    """Binds calls to a signature, quickly where all its parameters can be given by name."""
+    """Binds calls to a signature, quickly if all its parameters can be passed by name."""
 
     def __init__(
         self, signature: inspect.Signature, annotations: Mapping[str, Any], validate: Callable[[Any, Any], Any]
@@ -177,7 +177,7 @@ class _Arguments:
                 raise self._unknown(template, placeholder, task_name)
 
     def check_format(self, source: str, template: Template) -> None:
-        """Raise `LockKeyError` for an argument in another language's placeholder: all calls would share the key."""
+        """Raise `LockKeyError` for a placeholder in another syntax, by which all calls would have one key."""
         found = template.foreign(self._names, self._extra is not None)
         if found is not None:
             position, text, name = found
@@ -195,10 +195,10 @@ class _Arguments:
         )
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all arguments by name, defaults too, in the order of the signature.
+        """Return all arguments and defaults by name, in the order of the signature.
 
         Raises:
-            TypeError: The call doesn't fit.
+            TypeError: The call doesn't fit the signature.
         """
         bound = self._bind_quickly(args, kwargs) if self._quick else None
         if bound is None:
@@ -228,11 +228,11 @@ class _Arguments:
             return value
         try:
             return self._validate(model, value)
-        except Exception:  # a validator may raise anything; whether the arguments are valid is for the task to decide
+        except Exception:  # a validator may raise any error; the task decides whether the arguments are valid
             return value
 
     def check_resolved(self, name: str, value: Any) -> None:
-        """Raise `LockKeyError` for a model whose mapping, once it was sent, might make another key."""
+        """Raise `LockKeyError` for a model if the mapping that is sent for it might make another key."""
         hint, base = self._unresolved.get(name), model_base()
         if hint is not None and hint.pydantic and base is not None and isinstance(value, base):
             raise LockKeyError(
@@ -242,7 +242,7 @@ class _Arguments:
             )
 
     def _bind_quickly(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the same as the signature would, several times faster, or ``None`` where a call doesn't fit."""
+        """Return what the signature would, several times faster; ``None`` if a call doesn't fit."""
         count = len(args)
         if count > len(self.positional):
             return None
@@ -259,10 +259,10 @@ class _Arguments:
         return bound if named == len(kwargs) else None
 
     def named(self, bound: dict[str, Any], name: str) -> Any:
-        """Return an argument by its name, one taken by ``**kwargs`` too.
+        """Return an argument by its name, also from ``**kwargs``.
 
         Raises:
-            LockKeyError: The call has no such argument.
+            LockKeyError: The call has no argument of this name.
         """
         if name in self._names:
             self.check_resolved(name, bound[name])
@@ -273,13 +273,13 @@ class _Arguments:
         return extra[name]
 
     def fresh(self, name: str, value: Any) -> Any:
-        """Return a default for a user's function, which may change a list or dictionary."""
+        """Return a copy of a default, because a user's function may change a list or a dictionary."""
         return deepcopy(value) if isinstance(value, (list, dict, set)) and value is self._defaults[name] else value
 
     def as_called(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: dict[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Return a call's arguments as it gave them, with models for mappings."""
+        """Return a call's arguments as it passed them, with models in place of mappings."""
         positional = [bound[name] for name, _ in zip(self.positional, args, strict=False)]
         named = {name: bound[name] if name in self._keywords else value for name, value in kwargs.items()}
         return [*positional, *args[len(positional) :]], named
@@ -291,10 +291,10 @@ def _callable_name(function: Callable[..., Any]) -> str:
 
 
 def _keywords_taken(function: Callable[..., Any], names: set[str]) -> set[str]:
-    """Return those of the names that the function takes as keywords."""
+    """Return the names that the function accepts as keywords."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some builtins tell no signature
+    except (TypeError, ValueError):  # some builtins have no signature
         return set()
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
         return names
@@ -302,7 +302,7 @@ def _keywords_taken(function: Callable[..., Any], names: set[str]) -> set[str]:
 
 
 def _model_of(annotation: Any) -> Any:
-    """Return the Pydantic model that a parameter is annotated with, as Celery's ``pydantic=True`` finds it."""
+    """Return the Pydantic model of a parameter's annotation, found in the same way as by Celery's ``pydantic=True``."""
     base = model_base()
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]

@@ -1,4 +1,4 @@
-"""The full names of locks in a store: each stands for a key, or for a part of one that is locked apart from it."""
+"""The full names of locks in a store. Each stands for a key, or for a part of a key that is locked separately."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 from celery_locks.errors import LockKeyError
 
-#: The part that ``until_and_while_executing`` holds from the call until the run starts.
+#: The part that a task with the scope ``until_and_while_executing`` holds from the call until the run starts.
 CALL = "call"
 _PART = rf"{CALL}|run:[0-9a-f]{{32}}"
-#: How the name of a part ends. No name of a key does, since each ends with a brace.
+#: The name of a part. It can't be that of a key, which ends with a brace.
 _NAME_OF_PART = rf"(?s:(.*))\}}:({_PART})"
 #: The end of a cursor for a part. A key whose own text ends like this gets one more "}=" appended.
 _CURSOR = rf"(?s:.*)\}}:(?:{_PART})((?:\}}=)*)"
@@ -19,7 +19,7 @@ def run_part(message: str) -> str:
     """Return the part that keeps a second copy of a message from running alongside the first.
 
     Args:
-        message: What all copies of the message share, such as the task's id.
+        message: A text that all copies of the message share, such as the task's id.
     """
     import hashlib  # for some scopes only
 
@@ -27,13 +27,13 @@ def run_part(message: str) -> str:
 
 
 def check_part(part: str) -> str:
-    """Return a part of a key as it is; an empty text for the key itself.
+    """Return the name of a part unchanged; an empty text stands for the key itself.
 
     Raises:
-        LockKeyError: There is no such part.
+        LockKeyError: A key has no part of this name.
     """
     if part and not (isinstance(part, str) and re.fullmatch(_PART, part)):
-        raise LockKeyError(f"part={part!r} is no part of a key: give 'call', 'run:…' as a list shows it, or ''")
+        raise LockKeyError(f"part={part!r} is not a part of a key: give 'call', 'run:…' as in a list of keys, or ''")
     return part
 
 
@@ -42,9 +42,9 @@ def name_of(prefix: str, key: str, part: str = "") -> str:
 
     The braces keep all records of a lock in one slot of a Redis Cluster.
     """
-    # A key that begins with "}" would leave the braces empty, and an empty pair of braces counts for nothing. With
-    # "=" before it, and before one that begins so itself, no two keys have one name. What a store adds for its
-    # other records (":line") can't make the name of another key, since every name ends with a brace.
+    # With a key that begins with "}", the braces would be empty, and Redis would ignore them. So "=}" precedes that
+    # key, and also a key that begins with "=" itself, so that no two keys have one name. A suffix for a store's other
+    # records (":line") can't make the name of another key, which ends with a brace.
     name = f"{prefix}:{{{key}}}" if key[0] not in "}=" else f"{prefix}:{{=}}{key}}}"
     return f"{name}:{part}" if part else name
 
@@ -68,7 +68,7 @@ def key_and_part(name: str) -> tuple[str, str]:
 
 
 def cursor_of(key: str, part: str) -> str:
-    """Return the text by which a list goes on after a key, or a part of it: the key, unless that would be ambiguous."""
+    """Return the cursor of a list after a key, or a part of it: the key itself, unless that would be ambiguous."""
     if part:
         return f"{key}}}:{part}"
     return f"{key}}}=" if re.fullmatch(_CURSOR, key) else key

@@ -21,13 +21,13 @@ _FOREIGN = re.compile(
     rf"\{{\s*({_NAME})?(?:\d+)?(?:{_STEP})*(?:![rsa])?(?::[^{{}}]*)?\s*\}}|%\(({_NAME})\)|%[sdr](?!\w)|\$({_NAME})"
 )
 
-#: What values show as it is, beside letters and digits.
-_SHOWN = "-_.@+"
+#: Characters of values that are not escaped, in addition to letters and digits.
+_UNESCAPED = "-_.@+"
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """One ``<…>`` of a template: a parameter and the way to a part of it."""
+    """One ``<…>`` of a template: a parameter, and the path to a part of it."""
 
     source: str
     position: int
@@ -35,10 +35,10 @@ class Placeholder:
     steps: tuple[tuple[str, bool], ...]
 
     def text(self, value: Any) -> str:
-        """Return the text of the part, given the argument.
+        """Return the text of the part of an argument.
 
         Raises:
-            LockKeyError: The argument has no such part, or the part has no stable text.
+            LockKeyError: The argument lacks the part, or the part has no stable text.
         """
         for step, is_item in self.steps:
             value = self._part(value, step, is_item)
@@ -55,7 +55,7 @@ class Placeholder:
             return _part_of(value, step, is_item)
         except Exception as error:
             missing = isinstance(error, (AttributeError, LookupError))
-            why = "" if missing else f" ({type(error).__name__} came up)"
+            why = "" if missing else f" (it raised {type(error).__name__})"
             raise LockKeyError(
                 f"{self.source} makes no key: the {class_name(type(value))} there has no part {step!r}{why}."
             ) from error
@@ -68,7 +68,7 @@ class Template:
         source: The text. ``<<`` is a literal ``<``.
 
     Raises:
-        LockKeyError: It is malformed, or no separator keeps two of its placeholders apart.
+        LockKeyError: The text is malformed, or it lacks a separator between two placeholders.
     """
 
     def __init__(self, source: str) -> None:
@@ -79,14 +79,17 @@ class Template:
         self._check_text()
         self._escape = _escape_for(self._separators())
         self._pairs = list(zip(self.placeholders, self._literals[1:], strict=True))
-        #: A key of this template could end like a hashed one, since the template itself has a ``~``.
+        #: Whether a key could end like a hashed one, because the template itself has a ``~``.
         self.may_look_hashed = bool(self.placeholders) and any("~" in literal for literal in self._literals)
 
     def text(self, argument: Callable[[str], Any]) -> str:
-        """Return the key, given the way to an argument by its name.
+        """Return the key of a call.
+
+        Args:
+            argument: Returns an argument by its name.
 
         Raises:
-            LockKeyError: From the placeholders.
+            LockKeyError: An argument is missing, lacks a part, or has no stable text.
         """
         key = self._literals[0]
         for placeholder, literal in self._pairs:
@@ -95,11 +98,11 @@ class Template:
         return key
 
     def foreign(self, names: Collection[str], any_name: bool) -> tuple[int, str, str] | None:
-        """Return the first placeholder of another language that stands for an argument.
+        """Return the first placeholder in another syntax that stands for an argument.
 
         Args:
-            names: The arguments.
-            any_name: Whether the task takes others too.
+            names: The names of the arguments.
+            any_name: Whether the task also accepts other names.
 
         Returns:
             Its position, its text, and the argument's name, which is empty for ``{}`` and ``%s``.
@@ -110,8 +113,9 @@ class Template:
                 return match.start(), match[0], name
         return None
 
-    def error(self, what: str, position: int) -> LockKeyError:
-        return LockKeyError(f"The key template {self._source!r} {what} (at position {position}).")
+    def error(self, problem: str, position: int) -> LockKeyError:
+        """Return the error for a problem at a position of the template."""
+        return LockKeyError(f"The key template {self._source!r} {problem} (at position {position}).")
 
     def _parse(self) -> None:
         source, at = self._source, 0
@@ -154,46 +158,48 @@ class Template:
             raise self.error("has a lone surrogate, which is no character", error.start) from None
 
     def _separators(self) -> set[str]:
-        """Return the characters that keep values apart and that values would else show as they are.
+        """Return the characters that values must escape because they separate values.
 
-        A separator keeps two values apart by a character that no escaped value has. Letters, digits and ``%`` are
-        in every value, so they never serve; a dot or dash serves when the values of this template have it escaped.
+        A separator needs a character that no escaped value contains. Values contain letters, digits and ``%``, so these
+        do not separate. A dot or a dash separates if the values of this template escape it.
         """
         taken: set[str] = set()
         for literal, after in zip(self._literals[1:-1], self.placeholders[1:], strict=True):
             marks = {char for char in literal if not char.isalnum() and char != "%"}
             if not marks:
-                what = f'needs a separator such as ":" before {after.source}, so that no two values make the same key'
-                raise self.error(what, after.position)
-            if marks <= set(_SHOWN):
+                problem = (
+                    f'needs a separator such as ":" before {after.source}, so that no two values make the same key'
+                )
+                raise self.error(problem, after.position)
+            if marks <= set(_UNESCAPED):
                 taken |= marks
         return taken
 
 
 def _escape_for(taken: set[str]) -> Callable[[str], str]:
-    shown = re.escape("".join(char for char in _SHOWN if char not in taken and char != "_"))
-    # \w is what str.isalnum() takes, and the underscore.
-    pattern = rf"(?:[^\w{shown}]{'|_' if '_' in taken else ''})+"
+    unescaped = re.escape("".join(char for char in _UNESCAPED if char not in taken and char != "_"))
+    # \w matches the characters of str.isalnum(), and the underscore.
+    pattern = rf"(?:[^\w{unescaped}]|_)+" if "_" in taken else rf"[^\w{unescaped}]+"
     compiled = re.compile(pattern)
     return lambda text: compiled.sub(_percent, text)
 
 
 def _percent(match: re.Match[str]) -> str:
-    # A lone surrogate gets bytes that no other text has.
+    # A lone surrogate has bytes that no other text has.
     return "%" + match[0].encode("utf-8", "surrogatepass").hex("%").upper()
 
 
-# Parts of values ------------------------------------------------------------------------------------------------------
+# --- Parts of values ---
 
 
 def _part_of(value: Any, step: str, is_item: bool) -> Any:
-    """Return the same part of an object as of the dict or list that it is after its trip through JSON."""
+    """Return a part of a value: the same part that the value has after a trip through JSON."""
     if isinstance(value, Mapping):
         return _item(value, step)
     if isinstance(value, (list, tuple)):
         return value[_index(step)]
     if isinstance(value, (str, int, float)):
-        # Whatever a subclass adds, such as an Enum's .value, is gone after the trip.
+        # The attributes of a subclass, such as an Enum's .value, are gone after the trip.
         raise LookupError(step)
     return _of_object(value, step, is_item)
 
@@ -201,7 +207,7 @@ def _part_of(value: Any, step: str, is_item: bool) -> Any:
 def _item(mapping: Mapping[Any, Any], step: str) -> Any:
     if step in mapping:
         return mapping[step]
-    # JSON turns numbers, true, false and null into text where they are keys.
+    # As keys, JSON turns numbers, true, false and null into text.
     for key, item in mapping.items():
         if json_key_text(key) == step:
             return item

@@ -1,4 +1,4 @@
-"""The text of a key, as every store can hold it."""
+"""The text of a key, within the limits of every store."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 
 from celery_locks.errors import LockKeyError
 
-#: Bytes of UTF-8. A longer key would fit no store's index, and nobody would read it.
+#: In UTF-8. A longer key would not fit into a store's index, and would not be readable.
 MAX_BYTES = 200
 
 _HASH_BYTES = 16
 _READABLE_BYTES = MAX_BYTES - 2 * _HASH_BYTES - 1
-#: How a text ends that may have been hashed.
+#: The end of a hashed key.
 LOOKS_HASHED = re.compile(rf"~[0-9a-f]{{{2 * _HASH_BYTES}}}\Z")
 
 
 def check_key(key: str) -> str:
-    """Return a key that every store can hold: the key itself, or if it is long its start and a hash.
+    """Return a key that every store can hold: the key itself, or the start and a hash of a long key.
 
-    A key that it returned it returns as it is.
+    A key that this function has returned is returned unchanged.
 
     Raises:
-        LockKeyError: The key is no text, is empty, or has a lone surrogate.
+        LockKeyError: The key is not a text, is empty, or has a lone surrogate.
     """
     if type(key) is str and key.isascii() and 0 < len(key) <= MAX_BYTES:
         return key
@@ -37,7 +37,7 @@ def check_key(key: str) -> str:
 
 
 def hashed(encoded: bytes) -> str:
-    """The start of a long key, and a hash of it."""
+    """Return the start of a long key, and a hash of it."""
     import hashlib  # for long keys only
 
     start = encoded[:_READABLE_BYTES].decode("utf-8", "ignore")

@@ -93,7 +93,7 @@ class Renewer:
     def add(self, lease: WatchedLease, interval: float, now: float) -> None:
         """Renew a lease every ``interval`` seconds from now on."""
         lease._renew_every = interval
-        # Counted from the begin of the lease: the store may have taken long to answer.
+        # Counted from the beginning of the lease: the store may have taken long to answer.
         lease._renew_at = lease._confirmed + interval
         if self._needs_connection:
             self._needs_connection, lease._renew_at = False, now

@@ -80,7 +80,7 @@ def test_pages_go_on_between_a_key_and_its_parts(locks: Locks) -> None:
 
 @pytest.mark.parametrize("part", ["calls", "run:", "run:" + "g" * 32, "}", "call\n", "line"])
 def test_other_parts_are_refused(locks: Locks, part: str) -> None:
-    with pytest.raises(LockKeyError, match="is no part of a key"):
+    with pytest.raises(LockKeyError, match="is not a part of a key"):
         locks.info("user:7", part)
 
 

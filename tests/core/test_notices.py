@@ -221,15 +221,15 @@ def test_a_reader_whose_store_is_away_pauses_and_logs_once(
     monkeypatch.setattr(RedisStore, "loss_feed", lambda *_: Away())
     locks.lock("k").acquire()
     eventually(lambda: len(waits) >= 7, SOON)
-    eventually(lambda: "no notices of lost leases come" in caplog.text, SOON)
-    assert caplog.text.count("no notices of lost leases come") == 1
+    eventually(lambda: "notices of lost leases can't be read" in caplog.text, SOON)
+    assert caplog.text.count("notices of lost leases can't be read") == 1
 
 
 def test_only_so_many_notices_wait_for_a_process_and_not_for_long(redis_url: str) -> None:
     others = RedisStore(redis_url)
     client = redis.Redis.from_url(redis_url)
     limit = 1_500
-    lock = Locks("memory://claims").semaphore("k", limit=limit)._taking(1)
+    lock = Locks("memory://claims").semaphore("k", limit=limit)._lock_of(1)
     for _ in range(limit):
         others.acquire(replace(lock._new_claim(), name="p:{k}"))
     other = replace(lock._new_claim(), name="p:{other}")

@@ -267,7 +267,7 @@ def test_promise_15_a_part_that_raises() -> None:
         def owner(self) -> str:
             raise RuntimeError
 
-    with pytest.raises(LockKeyError, match=r"<a\.owner> .* \(RuntimeError came up\)"):
+    with pytest.raises(LockKeyError, match=r"<a\.owner> .* \(it raised RuntimeError\)"):
         key("<a.owner>", Row())
 
 

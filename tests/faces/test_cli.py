@@ -154,7 +154,7 @@ def test_the_lease_of_a_call_is_a_part_of_its_key(run: Run, locks: Locks) -> Non
     assert run("show", "user:7", "--part", "call").output.startswith("user:7 (part call): 1 of 1 permits are held")
     refused = run("release", "user:7", "--yes", status=1).output
     assert "user:7 is not held; its part call is held: give --part call" in refused
-    assert "is no part of a key" in run("release", "user:7", "--part", "calls", "--yes", status=1).output
+    assert "is not a part of a key" in run("release", "user:7", "--part", "calls", "--yes", status=1).output
     assert run("release", "user:7", "--part", "call", "--yes").output.startswith("Released user:7 (part call)")
     assert lease.release() is False
 
