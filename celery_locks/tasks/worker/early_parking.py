@@ -132,7 +132,7 @@ class EarlyParking:
         try:
             parked = self._parking.park(claim, ticket)
         except StoreUnavailable:
-            # The pool gets the message. If the store has parked it nevertheless, its place in line is released.
+            # The pool gets the message. The release keeps a delayed copy of this request from parking it.
             keeper().release_later(locks.store, claim.name, claim.token, claim.ttl)
             raise
         if parked is None:
