@@ -60,9 +60,7 @@ def of_lease(kind: OutcomeKind, lease: ReportedLease, sender: object, reason: Lo
     return Outcome(kind, lease.key, lease.owner, lease.fencing_token, reason, (), seconds, sender, part, store)
 
 
-def of_key(
-    kind: OutcomeKind, key: str, holders: list[str], owner: str | None, sender: object, store: str
-) -> Outcome:
+def of_key(kind: OutcomeKind, key: str, holders: list[str], owner: str | None, sender: object, store: str) -> Outcome:
     """Return the outcome of an acquisition without a lease."""
     return Outcome(kind, key, owner, holders=tuple(holders), sender=sender, store=store)
 
