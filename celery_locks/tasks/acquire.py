@@ -71,11 +71,11 @@ class Entry:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.ours: Mapping[str, Any] = fields_of(request)
+        self.header: Mapping[str, Any] = fields_of(request)
         # The key under which the task was called or parked, and its store, even if a deploy has changed them since.
-        self.store = store_in(self.ours) if "key" in self.ours else self.spec.options.store
+        self.store = store_in(self.header) if "key" in self.header else self.spec.options.store
         self.locks = locks_for(self.task.app, self.store)
-        self.key: str = self.ours.get("key") or self.spec.key_for(self.args, self.kwargs)
+        self.key: str = self.header.get("key") or self.spec.key_for(self.args, self.kwargs)
         name = self.task.name
         self.owner = owners.running(name, request.id, request.hostname) if request.id else f"{name} of a map"
 
@@ -85,7 +85,7 @@ class Entry:
         Returns:
             Permission to run the body, or the result of the run.
         """
-        if "refused" in self.ours:
+        if "refused" in self.header:
             return self._refused_at_call()
         scope = self.spec.scope
         result: Entered | Skipped
@@ -105,12 +105,12 @@ class Entry:
 
     def _token_for(self, name: str) -> str:
         """Return the token of the call's lease, empty unless it is a lease on this lock."""
-        return str(self.ours.get("token", "")) if self.ours.get("lock") == name else ""
+        return str(self.header.get("token", "")) if self.header.get("lock") == name else ""
 
     def _release_call_unless(self, adopter: Lease) -> None:
         """Release the call's lease if it is on another lock than the run's. A deploy may have changed the scope."""
-        token, name = self.ours.get("token"), self.ours.get("lock")
-        if token and "lasting" not in self.ours and name != adopter._claim.name:
+        token, name = self.header.get("token"), self.header.get("lock")
+        if token and "lasting" not in self.header and name != adopter._claim.name:
             keeper().release_later(self.locks.store, str(name), str(token), self.spec.options.ttl)
 
     def _enter_separately(self) -> Entered | Skipped:
@@ -126,7 +126,7 @@ class Entry:
         guard = None
         if not is_local(self.request):
             guard = self._acquire_of_message()
-        if "started" not in self.ours:
+        if "started" not in self.header:
             refused = settle()
             if refused is not None:
                 return refused
@@ -152,7 +152,7 @@ class Entry:
         return None
 
     def _keep_lasting(self) -> Skipped | None:
-        if "token" not in self.ours:  # the calling process does not know the task: the ttl begins now
+        if "token" not in self.header:  # the calling process does not know the task: the ttl begins now
             if self.request.id:
                 self.owner = owners.lasting(self.task.name, self.request.id, self.request.hostname)
             lease = self._acquire(self._lock())
@@ -165,7 +165,7 @@ class Entry:
         contention = self._contention(lock, lock._new_claim())
         try:
             # Asks for the state of the lease. The ttl is shorter than any, so nothing is extended.
-            probe = Renewal(self.ours["lock"], self.ours["token"], SHORTEST_TTL)
+            probe = Renewal(self.header["lock"], self.header["token"], SHORTEST_TTL)
             replaced = contention.lock._store.renew([probe])[0] == "replaced"
         except StoreUnavailable as error:
             defer(contention, error)
@@ -173,11 +173,11 @@ class Entry:
 
     def _settle_call(self) -> Skipped | None:
         """Release the call's lease on its own lock. Return the result of the run if the lease was replaced."""
-        token = self.ours.get("token")
+        token = self.header.get("token")
         if not token:
             return None
         lock = self._lock()
-        lock._name = self.ours["lock"]
+        lock._name = self.header["lock"]
         contention = self._contention(lock, self._claim(lock, token))
         try:
             answer = contention.attempt()
@@ -209,7 +209,7 @@ class Entry:
 
     def _policy(self, contention: Contention) -> ContentionPolicy:
         """Return the policy. A message that was dispatched from the line enters by its ticket, even after a deploy."""
-        if "ticket" in self.ours and not is_local(self.request) and tickets_of(self.locks.store) is not None:
+        if "ticket" in self.header and not is_local(self.request) and tickets_of(self.locks.store) is not None:
             contention.claim.adopts = ""
             return POLICIES["park"]
         return self.spec.run_policy
@@ -235,8 +235,8 @@ class Entry:
 
     def _refused_at_call(self) -> Skipped:
         """Return the outcome of a call that was refused while its caller waits for a result."""
-        holders = list(self.ours.get("holders") or ())
-        if self.ours["refused"] == "raise":
+        holders = list(self.header.get("holders") or ())
+        if self.header["refused"] == "raise":
             raise LockContended(
                 f"{self.key!r} was not available at the call: {describe_holders(holders)}", self.key, holders
             )

@@ -31,7 +31,7 @@ TRACES = "locks_traces"
 #: Options that can't be settings of an app.
 _TASK_ONLY = {"key", "limit", "permits"}
 _APP_OPTIONS = tuple(name for name in OPTION_NAMES if name not in _TASK_ONLY)
-#: All settings of ours.
+#: All settings of this library.
 APP_SETTINGS = (
     *(APP_PREFIX + name for name in _APP_OPTIONS),
     "locks_url",

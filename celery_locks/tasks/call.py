@@ -115,12 +115,12 @@ def _seconds_until(app: Any, moment: Any) -> float:
 
 
 def _send_under(lease: Lease, spec: TaskLock, lock: Lock, send: Send, options: dict[str, Any]) -> Any:
-    ours = {"id": options["task_id"], "key": lock.key, "lock": lock._name, "token": lease.token}
-    ours |= store_field(lock._store_name)
+    header = {"id": options["task_id"], "key": lock.key, "lock": lock._name, "token": lease.token}
+    header |= store_field(lock._store_name)
     if spec.scope.lasting:
-        ours["lasting"] = True
+        header["lasting"] = True
     try:
-        return send({**options, "headers": with_fields(options.get("headers"), **ours)})
+        return send({**options, "headers": with_fields(options.get("headers"), **header)})
     except BaseException:
         release_or_later(lease)
         raise
@@ -134,8 +134,8 @@ def _refused(task: TaskWithLock, key: str, policy: str, holders: list[str], send
     if options.get("chain") is not None or any(options.get(name) for name in _AWAITED):
         if task_id in map(owners.task_id_of, holders):  # ``self.replace()``: the task gives way to this one
             return send(options)
-        ours = {"id": task_id, "key": key, "refused": policy, "holders": holders}
-        return send({**options, "headers": with_fields(options.get("headers"), **ours)})
+        header = {"id": task_id, "key": key, "refused": policy, "holders": holders}
+        return send({**options, "headers": with_fields(options.get("headers"), **header)})
     if policy == "skip":
         return _skipped(task, task_id, Skipped(key, holders), options)
     if policy == "existing":

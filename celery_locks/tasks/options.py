@@ -150,7 +150,7 @@ def call_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_option(attribute: str) -> bool:
-    """Return whether the attribute of a task is an option of ours."""
+    """Return whether the attribute of a task is a lock option."""
     return attribute.removeprefix(TASK_PREFIX) in OPTION_NAMES and attribute.startswith(TASK_PREFIX)
 
 

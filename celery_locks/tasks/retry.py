@@ -68,14 +68,14 @@ def hand_to_retry(task: TaskWithLock, spec: TaskLock, store: str, lease: Lease, 
     except StoreUnavailable:
         return release_or_later(lease)
     if handed:
-        ours = {"id": request.id, "key": lease.key, "lock": claim.name, "token": claim.token} | store_field(store)
-        request.headers = with_fields(request.headers, **ours)
+        header = {"id": request.id, "key": lease.key, "lock": claim.name, "token": claim.token} | store_field(store)
+        request.headers = with_fields(request.headers, **header)
     return handed
 
 
 def take_from_retry(task: TaskWithLock, spec: TaskLock) -> None:
     """Release the lease that was handed to a retry whose message could not be published."""
-    ours = fields_of(task.request)
-    if "token" in ours:
-        store = locks_for(task.app, store_in(ours)).store
-        keeper().release_later(store, ours["lock"], ours["token"], spec.options.ttl)
+    header = fields_of(task.request)
+    if "token" in header:
+        store = locks_for(task.app, store_in(header)).store
+        keeper().release_later(store, header["lock"], header["token"], spec.options.ttl)

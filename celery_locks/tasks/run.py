@@ -200,9 +200,9 @@ def _takes_lease(task: TaskWithLock, request: Any) -> bool:
     """Return whether this call is a run: in a worker, eager, or an item of a map; not a direct call ``task(…)``."""
     if request.called_directly:
         return calling_task() in MAP_TASKS and task.locks_runs()
-    ours = fields_of(request)
+    header = fields_of(request)
     # The ticket and the lease of a message are settled also when locking is switched off.
-    return "key" in ours or bool(ours.get("options", {}).get("enabled", task.locks_runs()))
+    return "key" in header or bool(header.get("options", {}).get("enabled", task.locks_runs()))
 
 
 def _open(task: TaskWithLock, request: Any, inner: Callable[[Run], Any]) -> Any:

@@ -120,9 +120,9 @@ class LockedTask(Task):
         """
         cls = type(self)
         present = [getattr(self, name, None) for name in _ATTRIBUTES]
-        made: tuple[list[Any], TaskLock] | None = vars(self).get("_locks_spec")
-        if made is not None and all(map(_is_same, made[0], present)):
-            return made[1]
+        cached: tuple[list[Any], TaskLock] | None = vars(self).get("_locks_spec")
+        if cached is not None and all(map(_is_same, cached[0], present)):
+            return cached[1]
         check_lockable(cls)
         options = options_of(cls, self.app.conf, vars(self))
         check_calls(cls, options)
@@ -216,18 +216,18 @@ class LockedTask(Task):
             StoreUnavailable: The store can't be reached; no message was sent.
         """
         options = {**dict(zip(call.POSITIONAL, rest, strict=False)), **options}
-        own = call_options(options)
-        if "store" in own:
-            app_store(self.app.conf, own["store"])
+        overrides = call_options(options)
+        if "store" in overrides:
+            app_store(self.app.conf, overrides["store"])
         # A message that is sent again keeps the options of its call.
-        given = {**fields_in(options.get("headers"), options.get("task_id")).get("options", {}), **own}
+        message_options = {**fields_in(options.get("headers"), options.get("task_id")).get("options", {}), **overrides}
         publish = super().apply_async
 
         def send(options: dict[str, Any]) -> Any:
-            return publish(args, kwargs, **(_with_call_options(options, given) if own else options))
+            return publish(args, kwargs, **(_with_call_options(options, message_options) if overrides else options))
 
-        locked = given.get("enabled", self.locks_runs()) and not is_celerys_own(self.name)
-        spec = self.lock_spec.with_options(given) if locked or own else None
+        locked = message_options.get("enabled", self.locks_runs()) and not is_celerys_own(self.name)
+        spec = self.lock_spec.with_options(message_options) if locked or overrides else None
         key = self._key_of_call(spec, args, kwargs) if spec is not None and locked else None
         if spec is not None and key is not None and spec.scope.call and call.is_new_call(self, options):
             return call.call(self, spec, key, send, options)
@@ -240,10 +240,10 @@ class LockedTask(Task):
             LockConfigError: An option is wrong or has no effect.
         """
         options = {**dict(zip(_POSITIONAL_OF_APPLY, rest, strict=False)), **options}
-        own = call_options(options)
-        if own:
-            self.lock_spec.with_options(own)
-            options = _with_call_options(options, own)
+        overrides = call_options(options)
+        if overrides:
+            self.lock_spec.with_options(overrides)
+            options = _with_call_options(options, overrides)
         return super().apply(args, kwargs, **options)
 
     def _key_of_call(self, spec: TaskLock, args: Any, kwargs: Any) -> str | None:
@@ -274,9 +274,9 @@ class LockedTask(Task):
                 args, kwargs, exc, throw, eta=eta, countdown=countdown, max_retries=max_retries, **options
             )
 
-        run, most = run_of(self), self.max_retries if max_retries is None else max_retries
-        last = most is not None and self.request.retries >= most
-        if run is None or last or self.request.is_eager or self.request.called_directly:
+        run, limit = run_of(self), self.max_retries if max_retries is None else max_retries
+        is_last = limit is not None and self.request.retries >= limit
+        if run is None or is_last or self.request.is_eager or self.request.called_directly:
             return retry(throw)
         if not eta and countdown is None:
             countdown = self.default_retry_delay
@@ -367,10 +367,10 @@ def _is_same(one: Any, other: Any) -> bool:
     return one is other or (inspect.ismethod(one) and one == other)  # each access to a method makes a new object
 
 
-def _with_call_options(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _with_call_options(options: dict[str, Any], lock_options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a call with the lock options of this call in the header of its message."""
     task_id = options.get("task_id") or uuid()
-    headers = with_fields(options.get("headers"), id=task_id, options=given)
+    headers = with_fields(options.get("headers"), id=task_id, options=lock_options)
     return {**options, "task_id": task_id, "headers": headers}
 
 

@@ -392,7 +392,7 @@ def test_signals_of_a_life(lock: Lock, clock: MovableClock, keeper: Keeper, told
     lease.release()
     assert [name for name, _ in told] == ["acquired", "contended", "renewed", "released"]
     assert {named["sender"] for _, named in told} == {lock}
-    assert told[1][1] == {"sender": lock, "key": "k", "holders": [lease.owner], "owner": None}
+    assert told[1][1] == {"sender": lock, "key": "k", "holders": [lease.owner], "owner": None, "store": "default"}
     assert all(told[i][1]["lease"] is lease for i in (0, 2, 3))
 
 

@@ -48,8 +48,8 @@ _numbered: set[str] = set()
 
 def fields_in(headers: Any, task_id: str | None) -> Mapping[str, Any]:
     """Return the fields of our header in a task's message; empty if it has none."""
-    ours = headers.get(HEADER) if headers and isinstance(headers, Mapping) else None
-    return ours if isinstance(ours, Mapping) and task_id is not None and ours.get("id") == task_id else {}
+    header = headers.get(HEADER) if headers and isinstance(headers, Mapping) else None
+    return header if isinstance(header, Mapping) and task_id is not None and header.get("id") == task_id else {}
 
 
 def fields_of(request: Any) -> Mapping[str, Any]:
@@ -58,7 +58,7 @@ def fields_of(request: Any) -> Mapping[str, Any]:
 
 
 def with_fields(headers: Any, **fields: Any) -> dict[str, Any]:
-    """Return headers with these fields added to ours. Fields of another task's message are dropped."""
+    """Return headers with these fields added to our header. Fields of another task's message are dropped."""
     known = fields_in(headers, fields.get("id"))
     return {**(headers if isinstance(headers, Mapping) else {}), HEADER: {**known, **fields}}
 
@@ -79,9 +79,9 @@ def our_header_of(request: Any) -> dict[str, Any]:
     return {HEADER: request.headers[HEADER]} if fields_of(request) else {}
 
 
-def store_in(ours: Mapping[str, Any]) -> str:
+def store_in(header: Mapping[str, Any]) -> str:
     """Return the name of the store that the key and token of a message belong to."""
-    return str(ours.get("store", DEFAULT_STORE))
+    return str(header.get("store", DEFAULT_STORE))
 
 
 def store_field(store: str) -> dict[str, str]:

@@ -50,12 +50,12 @@ _PROPERTIES = ("delivery_mode", "message_id", "timestamp", "type", "app_id", "ex
 _PERSISTENT = 2
 
 
-def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
+def pack(task: Any, fields: Mapping[str, Any], **headers: Any) -> str:
     """Return the message of the task's present request.
 
     Args:
         task: The task.
-        ours: The fields to add to our own header.
+        fields: The fields to add to our header.
         **headers: Other headers to set, such as ``eta``.
 
     Raises:
@@ -85,13 +85,13 @@ def pack(task: Any, ours: Mapping[str, Any], **headers: Any) -> str:
     return _packed(
         task.app,
         (encoded, content_type, encoding),
-        with_fields(all_headers, **{**ours, "id": request.id}),
+        with_fields(all_headers, **{**fields, "id": request.id}),
         properties,
         delivery,
     )
 
 
-def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
+def pack_message(app: Any, message: Any, fields: Mapping[str, Any]) -> str:
     """Return a task's message of protocol 2, a ``Message`` of kombu, with fields added to our header."""
     body = bytes(message.body) if isinstance(message.body, memoryview) else message.body
     if isinstance(body, bytes) and message.content_encoding == "utf-8":
@@ -99,7 +99,7 @@ def pack_message(app: Any, message: Any, ours: Mapping[str, Any]) -> str:
     encoded = (body, message.content_type, message.content_encoding)
     names = (*_PROPERTIES, "correlation_id", "reply_to", "priority")
     properties = {name: message.properties.get(name) for name in names}
-    headers = with_fields(message.headers, **{**ours, "id": message.headers["id"]})
+    headers = with_fields(message.headers, **{**fields, "id": message.headers["id"]})
     return _packed(app, encoded, headers, properties, message.delivery_info)
 
 

@@ -139,22 +139,22 @@ def ticket_id(headers: Any, task_id: str, retries: int | None, nesting: int | No
         retries: How often the user's own retries have published it.
         nesting: How often it has replaced itself.
     """
-    ours = fields_in(headers, task_id)
-    number = ours.get("ticket") or ours.get("publication")
+    header = fields_in(headers, task_id)
+    number = header.get("ticket") or header.get("publication")
     # A sender without this library does not number messages.
     return str(number or f"{task_id}:{retries or 0}:{nesting or 0}")
 
 
 def _may_be_copy(request: Any) -> bool:
     """Return whether another copy of the same publication may have been delivered before this one."""
-    ours = fields_of(request)
-    return bool("publication" in ours or "ticket" in ours or (request.delivery_info or {}).get("redelivered"))
+    header = fields_of(request)
+    return bool("publication" in header or "ticket" in header or (request.delivery_info or {}).get("redelivered"))
 
 
 def ticket_fields(lock: Lock, ticket: Ticket, since: float) -> dict[str, Any]:
     """Return the fields of our header in a message that is dispatched from the line."""
-    ours = {"id": ticket.task_id, "ticket": ticket.id, "broker": ticket.broker, "count": 1}
-    return {**ours, "key": lock.key, "since": since, **store_field(lock._store_name)}
+    header = {"id": ticket.task_id, "ticket": ticket.id, "broker": ticket.broker, "count": 1}
+    return {**header, "key": lock.key, "since": since, **store_field(lock._store_name)}
 
 
 def _since(contention: RefusedRun) -> float:
@@ -209,8 +209,8 @@ def _publish_safety_copy(contention: RefusedRun, ticket: Ticket) -> None:
     The run of a safety copy publishes the next one. The run of a message that was dispatched from the line does not.
     """
     task = contention.task
-    ours = fields_of(task.request)
-    if "ticket" in ours and not ours.get("copy"):
+    header = fields_of(task.request)
+    if "ticket" in header and not header.get("copy"):
         return
     option = contention.options.park_safety_copy
     countdown = min(SAFETY_COPY_SECONDS if option is True else option, longest_pause(task.app.conf) or float("inf"))

@@ -79,10 +79,10 @@ class RefusedRun:
 
     def keep_call(self, pause: float) -> None:
         """Renew the lease of the task's call, so that it lasts while the message waits ``pause`` seconds more."""
-        ours = fields_of(self.task.request)
-        if "token" in ours and "lasting" not in ours:
+        header = fields_of(self.task.request)
+        if "token" in header and "lasting" not in header:
             with suppress(StoreUnavailable):
-                self.lock._store.renew([Renewal(ours["lock"], ours["token"], self.options.ttl + pause)])
+                self.lock._store.renew([Renewal(header["lock"], header["token"], self.options.ttl + pause)])
 
     def attempt(self) -> Lease | Refused:
         """Ask for the lease once."""

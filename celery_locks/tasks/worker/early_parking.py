@@ -89,8 +89,8 @@ class EarlyParking:
         headers = message.headers
         # A dispatched message enters by its ticket, and a message with a lease of its call under that lease's key. The
         # key of a message with an eta may be free when its time has come.
-        ours = fields_in(headers, headers["id"])
-        settled = ours.keys() & {"ticket", "key", "options"}
+        header = fields_in(headers, headers["id"])
+        settled = header.keys() & {"ticket", "key", "options"}
         if settled or headers.get("eta") or not self._task.locks_runs():
             return False
         if headers["id"] in self._consumer.controller.state.revoked or monotonic() < self._paused_until:
@@ -132,7 +132,7 @@ class EarlyParking:
         try:
             parked = self._parking.park(claim, ticket)
         except StoreUnavailable:
-            # The pool gets the message. If the store has parked it nevertheless, its place in line is released.
+            # The pool gets the message. The release keeps a delayed copy of this request from parking it.
             keeper().release_later(locks.store, claim.name, claim.token, claim.ttl)
             raise
         if parked is None:

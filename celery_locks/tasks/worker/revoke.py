@@ -57,20 +57,20 @@ def settle_message(app: Any, headers: Any, task_id: str | None, *, running: bool
         task_id: The task's id.
         running: Whether the run of the ticket has ended too. Otherwise a copy of the message may run elsewhere.
     """
-    ours = fields_in(headers, task_id)
-    if not ours.keys() & {"ticket", "token"}:
+    header = fields_in(headers, task_id)
+    if not header.keys() & {"ticket", "token"}:
         return
-    locks = locks_for(app, store_in(ours))
+    locks = locks_for(app, store_in(header))
     store = locks.store
     parking = tickets_of(store)
-    if parking is not None and "ticket" in ours:
-        parking.finish(locks._space.name(ours["key"]), ours["ticket"], running=running)
-    if "token" not in ours or "lasting" in ours:
+    if parking is not None and "ticket" in header:
+        parking.finish(locks._space.name(header["key"]), header["ticket"], running=running)
+    if "token" not in header or "lasting" in header:
         return
     if parking is None:
-        store.release(ours["lock"], ours["token"])
+        store.release(header["lock"], header["token"])
         return
-    _, dispatches = parking.end_run(ours["lock"], ours["token"], "final", broker=broker_id(app))
+    _, dispatches = parking.end_run(header["lock"], header["token"], "final", broker=broker_id(app))
     if dispatches:
         publish_dispatched(app, parking, dispatches)
 
