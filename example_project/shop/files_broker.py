@@ -22,7 +22,7 @@ from kombu.transport import TRANSPORT_ALIASES, filesystem, virtual
 from kombu.utils.json import dumps, loads
 
 #: Seconds between two searches for dead readers.
-RESTORE_INTERVAL_SECONDS = 0.5
+RECLAIM_INTERVAL_SECONDS = 0.5
 
 
 class QoS(virtual.QoS):
@@ -41,7 +41,7 @@ class Channel(filesystem.Channel):
     """A folder ``new`` with the messages to be read, and a folder for each reader, named by its process id."""
 
     QoS = QoS
-    #: kombu need not restore unacknowledged messages: they stay in the reader's folder, and `_restore_from_dead_readers` finds them.
+    #: kombu need not restore unacknowledged messages: they stay in the reader's folder, and `_reclaim` finds them.
     do_restore = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +50,7 @@ class Channel(filesystem.Channel):
         self.data_folder_in = self.data_folder_out = self.folder / "new"
         self.data_folder_in.mkdir(parents=True, exist_ok=True)
         self._read: dict[str, Path] = {}
-        self._restored_at = 0.0
+        self._reclaimed_at = 0.0
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         folder = self.folder / "bindings" / quote(exchange, safe="")
@@ -77,7 +77,7 @@ class Channel(filesystem.Channel):
         temporary.rename(self.data_folder_out / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
-        self._restore_from_dead_readers()
+        self._reclaim()
         mine = self.folder / str(os.getpid())
         mine.mkdir(exist_ok=True)
         for name in sorted(os.listdir(self.data_folder_in)):
@@ -90,10 +90,10 @@ class Channel(filesystem.Channel):
                 return payload
         raise Empty
 
-    def _restore_from_dead_readers(self) -> None:
-        if time.monotonic() < self._restored_at + RESTORE_INTERVAL_SECONDS:
+    def _reclaim(self) -> None:
+        if time.monotonic() < self._reclaimed_at + RECLAIM_INTERVAL_SECONDS:
             return
-        self._restored_at = time.monotonic()
+        self._reclaimed_at = time.monotonic()
         for reader in self.folder.iterdir():
             if reader.name.isdigit() and not _is_alive(int(reader.name)):
                 for path in reader.iterdir():

@@ -427,7 +427,7 @@ def test_it_never_says_that_files_are_gone_that_are_not(
     ending: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(demo_processes, "GONE_WITHIN", 0.1)
+    monkeypatch.setattr(demo_processes, "REMOVAL_SECONDS", 0.1)
     stage = Stage()
     with undeletable(stage.folder / "kept"), pytest.raises(DemoError) as raised:
         stage.__exit__(type(ending), ending, None)
