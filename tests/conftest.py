@@ -27,7 +27,7 @@ from tests.support.tls import certificates as make_certificates
 
 #: Fixtures that start Redis or Valkey; so do shops, whose fixtures' names end with `_shop`.
 _REDIS_FIXTURES = {"redis_server", "each_redis_server", "second_flavour", "start_redis", "redis_cluster"}
-_REDIS_FIXTURES |= {"sentinels", "cluster_by_tls", "sentinels_by_tls", "open_shop"}
+_REDIS_FIXTURES |= {"sentinels", "cluster_by_tls", "sentinels_by_tls", "databases", "fragile_shops"}
 #: Fixtures that start other programs.
 _OTHER_FIXTURES = {"postgresql_server", "mariadb_server", "rabbit_server", "built", "celery_setup"}
 _databases = itertools.cycle(range(1, 512))

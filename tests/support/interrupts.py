@@ -21,7 +21,7 @@ import celery_locks
 PACKAGE = os.path.dirname(celery_locks.__file__)
 #: How many children there are at the same time: they mostly wait.
 CHILDREN = 16
-#: At how many places a child strikes one after the other: a child costs more than a strike.
+#: How many places a child interrupts one after the other: starting a child costs more than an interrupt.
 PLACES_OF_A_CHILD = 16
 #: Seconds after which a child is given up that is at one place.
 PATIENCE = 30
@@ -45,10 +45,10 @@ class _Places:
     came before the call.
     """
 
-    def __init__(self, strike_at: Place | None = None, error: type[BaseException] = KeyboardInterrupt) -> None:
+    def __init__(self, interrupt_at: Place | None = None, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.where = ""
         self.seen: dict[Place, None] = {}
-        self._strike_at = strike_at
+        self._interrupt_at = interrupt_at
         self._error = error
         self._before: dict[FrameType, str] = {}
 
@@ -56,7 +56,7 @@ class _Places:
         code = frame.f_code
         if not code.co_filename.startswith(PACKAGE) or not self._may_be_in(code):
             return None
-        if self._strike_at is not None and (code.co_filename, code.co_firstlineno) != self._strike_at[:2]:
+        if self._interrupt_at is not None and (code.co_filename, code.co_firstlineno) != self._interrupt_at[:2]:
             return None  # to trace other functions would cost far more than the work itself
         frame.f_trace_opcodes = True
         if event == "call":
@@ -69,7 +69,7 @@ class _Places:
         if last.startswith("CALL") or last in ("RESUME", "JUMP_BACKWARD"):
             place = (*_at(frame), *_at(frame.f_back))
             self.seen[place] = None
-            if place == self._strike_at:
+            if place == self._interrupt_at:
                 self.where = f"{code.co_filename[len(PACKAGE) + 1 :]}:{frame.f_lineno} {code.co_name}"
                 sys.settrace(None)  # the rest runs as it would
                 raise self._error
@@ -105,8 +105,8 @@ def traced(work: Work, places: _Places) -> BaseException | None:
 def failures(make: Make, error: type[BaseException], every: int = 1) -> tuple[list[str], int]:
     """Interrupt some work at each place.
 
-    A child strikes at several places, one after the other. What is wrong then, or is only come to in a new process,
-    is tried in a child of its own.
+    A child interrupts the work at several places, one after the other. A place where something is wrong, or that only
+    a new process comes to, is tried in a child of its own.
 
     Args:
         make: Makes the work, anew for each place.
@@ -137,7 +137,7 @@ def _verdicts(said: str) -> list[tuple[Place | None, str]]:
 
 
 def _works(make: Make, error: type[BaseException], groups: list[list[Place]]) -> list[Callable[[], str]]:
-    return [partial(_strikes, make, error, group) for group in groups]
+    return [partial(_interrupt_each, make, error, group) for group in groups]
 
 
 def _seen(make: Make) -> str:
@@ -146,17 +146,17 @@ def _seen(make: Make) -> str:
     return json.dumps(list(places.seen))
 
 
-def _strikes(make: Make, error: type[BaseException], group: list[Place]) -> str:
+def _interrupt_each(make: Make, error: type[BaseException], group: list[Place]) -> str:
     said: list[tuple[Place, str]] = []
     for place in group:
         signal.alarm(PATIENCE)
-        said.append((place, _strike(make, error, place)))
+        said.append((place, _interrupt(make, error, place)))
         if said[-1][1] not in ("", MISSED):
             break  # what comes after it might suffer from it
     return json.dumps(said)
 
 
-def _strike(make: Make, error: type[BaseException], place: Place) -> str:
+def _interrupt(make: Make, error: type[BaseException], place: Place) -> str:
     work, check = make()
     places = _Places(place, error)
     ended = traced(work, places)

@@ -14,7 +14,7 @@ import psycopg
 
 _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
 #: What a client wants to know of a session before it begins.
-_TOLD = (
+_PARAMETERS = (
     "server_version",
     "client_encoding",
     "standard_conforming_strings",
@@ -86,10 +86,10 @@ class Pooler:
                 break
             client.sendall(b"N")
         session = self._sessions.get()
-        told = [_message(b"S", f"{name}\0{session.told(name)}\0".encode()) for name in _TOLD]
+        parameters = [_message(b"S", f"{name}\0{session.parameter(name)}\0".encode()) for name in _PARAMETERS]
         self._sessions.put(session)
         allowed, key, ready = _message(b"R", b"\0\0\0\0"), _message(b"K", bytes(8)), _message(b"Z", b"I")
-        client.sendall(b"".join([allowed, *told, key, ready]))
+        client.sendall(b"".join([allowed, *parameters, key, ready]))
         return True
 
     def _transaction(self, client: socket.socket) -> bool:
@@ -130,7 +130,7 @@ class _Session:
         self.socket = socket.socket(fileno=os.dup(self._connection.fileno()))
         self.socket.setblocking(True)
 
-    def told(self, name: str) -> str:
+    def parameter(self, name: str) -> str:
         value = self._connection.info.parameter_status(name)
         assert value is not None, name
         return value

@@ -67,7 +67,7 @@ class _Connection:
 
 
 class Proxy:
-    """Forwards to a port of 127.0.0.1, from a thread of its own, until told to misbehave.
+    """Forwards to a port of 127.0.0.1, from a thread of its own, until a test asks it to misbehave.
 
     Every method may be called while connections are open, and has taken effect when it returns.
 

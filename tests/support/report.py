@@ -1,4 +1,4 @@
-"""What the tests ran on, and what they had to do without: told in pytest's closing lines."""
+"""Which servers the tests ran on, and which were missing: pytest's closing lines."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def add_data(used: Iterable[str] = (), missing: Mapping[str, str] | None = None,
 
 def lines() -> list[str]:
     """The report, a line for each thing to say."""
-    told = [f"Servers: the tests ran on {', '.join(sorted(_used))}."] if _used else []
+    used = [f"Servers: the tests ran on {', '.join(sorted(_used))}."] if _used else []
     without = [f"Servers: WITHOUT {server}: {why}" for server, why in sorted(_missing.items())]
-    return told + without + _said
+    return used + without + _said

@@ -22,7 +22,7 @@ class Certificates:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a server is told: it takes no client without a certificate, and speaks TLS with its like too."""
+        """Return the options of a server, which takes no client without a certificate and connects by TLS only."""
         return {
             "tls-ca-cert-file": str(self.authority),
             "tls-cert-file": str(self.certificate),
@@ -33,7 +33,7 @@ class Certificates:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What a client is told."""
+        """Return the options of a client."""
         return {
             "ssl_ca_certs": str(self.authority),
             "ssl_certfile": str(self.certificate),

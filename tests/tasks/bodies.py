@@ -393,7 +393,8 @@ DEATHS: dict[str, Callable[[], object]] = {
 def dies(self: Any, key: str, how: str = "", seconds: float = 0.0, until: str | None = None) -> str:
     """Do something to the process, or sleep, or wait for a file."""
     if how in DEATHS:
-        fence, request = self.lease.fencing_token, self.request
+        lease, request = current_lease(), self.request
+        fence = lease.fencing_token if lease else 0
         journal_of(self.app).write("begin", key=key, run=request.id, task_id=request.id, fence=fence)
         DEATHS[how]()
     return work(self, key, seconds, until)

@@ -165,7 +165,7 @@ class Row:
         if self.result == RAISES_CHORD_ERROR:
             return f"raises `{error}`, or a `ChordError` that names it"
         value = self.policy.value if self.ends == "value" else "its result"
-        return _told(self.result).replace(f"`{MEMBER}`", value).replace(f"`{ITEM}`", "the other's result")
+        return _as_text(self.result).replace(f"`{MEMBER}`", value).replace(f"`{ITEM}`", "the other's result")
 
     def _when(self) -> str:
         if not self.followers:
@@ -175,12 +175,12 @@ class Row:
         return ", ".join(f"`{step}`" for step in self.followers) + f": at most 10 s after {since}"
 
 
-def _told(result: Any) -> str:
+def _as_text(result: Any) -> str:
     if not isinstance(result, list):
         return f"`{result}`"
     if result and result[0] in FOLLOWERS:
-        return f"the result of `{result[0]}`, given {' and '.join(map(_told, result[1:]))}"
-    return f"[{', '.join(map(_told, result))}]"
+        return f"the result of `{result[0]}`, given {' and '.join(map(_as_text, result[1:]))}"
+    return f"[{', '.join(map(_as_text, result))}]"
 
 
 CANVASES = {

@@ -208,8 +208,8 @@ def _report(folder: Path, name: str, status: int) -> dict[str, Any]:
 
 def _print_numbers(name: str, result: dict[str, Any]) -> None:
     numbers = Counter(result["outcomes"].values())
-    told = ", ".join(f"{numbers[outcome]} {outcome}" for outcome in _BADNESS)
-    print(f"{name:>7}: {told}; {result['leases']} leases taken")
+    summary = ", ".join(f"{numbers[outcome]} {outcome}" for outcome in _BADNESS)
+    print(f"{name:>7}: {summary}; {result['leases']} leases taken")
 
 
 def _differing(results: dict[str, dict[str, Any]]) -> set[str]:

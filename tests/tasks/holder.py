@@ -29,7 +29,7 @@ def hold(locks: Locks, key: str, line_up: float | None = None) -> bool:
     return granted
 
 
-def told() -> None:
+def print_pid_and_wait() -> None:
     print(os.getpid(), flush=True)
     sys.stdin.read()
 
@@ -41,21 +41,21 @@ def child_of_the_dead(locks: Locks, key: str) -> None:
     if os.fork():
         os._exit(0)
     assert hold(locks, key)
-    told()
+    print_pid_and_wait()
 
 
 def forks(locks: Locks, key: str) -> None:
     """A process that this one started outlives it."""
     assert hold(locks, key)
     if os.fork():
-        told()
+        print_pid_and_wait()
     time.sleep(TTL)
 
 
 def main_thread_ends(locks: Locks, key: str) -> None:
     """The system then shows the whole process as dead, but it runs."""
     assert hold(locks, key)
-    threading.Thread(target=told).start()
+    threading.Thread(target=print_pid_and_wait).start()
     ctypes.CDLL(None).pthread_exit(None)
 
 
@@ -63,23 +63,23 @@ def closes_all(locks: Locks, key: str) -> None:
     """As code does that makes a daemon of itself."""
     assert hold(locks, key)
     os.closerange(3, 1000)
-    told()
+    print_pid_and_wait()
 
 
 def holds(locks: Locks, key: str) -> None:
     assert hold(locks, key)
-    told()
+    print_pid_and_wait()
 
 
 def idles(locks: Locks, key: str) -> None:
     """Holds nothing."""
-    told()
+    print_pid_and_wait()
 
 
 def waits(locks: Locks, key: str) -> None:
     """Stands in line."""
     assert not hold(locks, key, 60)
-    told()
+    print_pid_and_wait()
 
 
 if __name__ == "__main__":

@@ -105,6 +105,16 @@ class ServeTasksOnDemand(bootsteps.StartStopStep):
         consumer.strategies = StrategiesOnDemand(consumer)
 
 
+class ShopApp(Celery):
+    """An app whose tasks are made on demand: also in a spawned child, which gets a copy of it."""
+
+    registry_cls = TasksOnDemand
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._tasks.app = self
+
+
 def make_app(variables: Mapping[str, str]) -> Celery:
     """Make the app. Its tasks are its own: a process may have several such apps.
 
@@ -117,8 +127,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     """
     url = variables["SHOP_URL"]
     broker, results = variables.get("SHOP_BROKER", url), variables.get("SHOP_RESULTS", url)
-    tasks = TasksOnDemand()
-    app = tasks.app = Celery("shop", broker=broker, backend=results, tasks=tasks, set_as_current=False)
+    app = ShopApp("shop", broker=broker, backend=results, set_as_current=False)
     app.steps["consumer"].add(ServeTasksOnDemand)
     store = variables.get("SHOP_STORE", url)
     app.conf.update(

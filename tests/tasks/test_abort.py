@@ -62,8 +62,8 @@ def test_promise_09_errbacks_and_on_failure_run(any_shop: Shop, key: str) -> Non
     lose(shop, key)
     ends_lost(shop, result, key)
     for event in ("failed", "errback"):
-        told = eventually(lambda event=event: shop.journal.entries(event, task_id=result.id), SOON)
-        assert [entry["error"] for entry in told] == ["LockLost"]
+        written = eventually(lambda event=event: shop.journal.entries(event, task_id=result.id), SOON)
+        assert [entry["error"] for entry in written] == ["LockLost"]
 
 
 def test_promise_09_a_body_that_swallows_everything_fails_all_the_same(any_shop: Shop, key: str) -> None:

@@ -204,8 +204,8 @@ def test_a_refused_call_is_sent_when_an_option_shows_that_others_wait_for_it(
     shop: Shop, key: str, option: dict[str, Any]
 ) -> None:
     shop.task(scope="until_executed").delay(key)
-    shop.task(scope="until_executed").apply_async((key,), task_id="told", **option)
-    assert [message["headers"]["id"] for message in messages(shop)][1:] == ["told"]
+    shop.task(scope="until_executed").apply_async((key,), task_id="waited-for", **option)
+    assert [message["headers"]["id"] for message in messages(shop)][1:] == ["waited-for"]
 
 
 class TestEager:

@@ -114,12 +114,12 @@ class TestPlainCalls:
 
     def test_eager_waits_as_long_as_it_may(self, define: Define, locks: Locks) -> None:
         task = define(key="<key>", max_wait=0.05)
-        told = list[Outcome]()
-        stop = audit(told.append)
+        outcomes = list[Outcome]()
+        stop = audit(outcomes.append)
         with locks.lock("k"), pytest.raises(LockTimeout):
             task.apply(("k",), throw=True)
         stop()
-        assert [outcome.sender for outcome in told if outcome.kind == "timed_out"] == [task]
+        assert [outcome.sender for outcome in outcomes if outcome.kind == "timed_out"] == [task]
 
     def test_eager_skip_gives_skipped(self, define: Define, locks: Locks) -> None:
         task = define(key="<key>", on_contention="skip")

@@ -84,7 +84,7 @@ def filled_in(result: Any, member: Any, item: Any) -> Any:
 def test_promise_18_a_refused_member(shop: Shop, key: str, canvas: str, policy: Policy, ledger: Any) -> None:
     row = CANVASES[canvas].row_here(canvas, policy)
     ledger.append((f"{canvas}, {policy.name}", key, row))
-    lease = shop.lock(key, ttl=6).acquire()  # renewed often, and so told soon when it was replaced
+    lease = shop.lock(key, ttl=6).acquire()  # renewed often, so it soon reports that it was replaced
     holders, since = [lease.owner], time.monotonic()
     try:
         sent = send(shop, canvas, policy, key)
@@ -107,7 +107,7 @@ def test_promise_18_a_refused_member(shop: Shop, key: str, canvas: str, policy: 
 
 
 def check_result(row: Row, sent: Any, expected: Any) -> None:
-    if expected == NEVER:  # that Celery stores nothing for what was rejected, so nobody is told of its end
+    if expected == NEVER:  # Celery stores no result of a rejected task
         with pytest.raises(NoResult):
             sent.get(timeout=IN_VAIN)
     elif expected == RAISES:

@@ -66,10 +66,10 @@ def test_promise_34_a_run_whose_lease_is_taken_by_force_is_stopped_promptly(
     with pytest.raises(LockLost) as caught:
         result.get(timeout=SOON)
     assert (caught.value.key, caught.value.reason) == (key, reason)
-    told = shop.journal.entries("lost", key=key)
-    assert [entry["reason"] for entry in told] == [reason]
+    lost = shop.journal.entries("lost", key=key)
+    assert [entry["reason"] for entry in lost] == [reason]
     # Renewals are 20 s apart. What is above a tenth of a second is the machine's.
-    assert told[0]["time"] - started < PROMPT
+    assert lost[0]["time"] - started < PROMPT
 
 
 @pytest.mark.parametrize(("how", "reason"), [("delete", "deleted"), ("steal", "stolen")])
@@ -86,10 +86,10 @@ def test_promise_09_a_lost_lease_is_reported_once_and_ends_the_run(
         result.get(timeout=SOON)
     assert result.state == "FAILURE"
     assert (caught.value.key, caught.value.reason) == (key, reason)
-    told = shop.journal.entries("lost", key=key)
-    assert [(entry["token"], entry["reason"]) for entry in told] == [(token, reason)]
+    lost = shop.journal.entries("lost", key=key)
+    assert [(entry["token"], entry["reason"]) for entry in lost] == [(token, reason)]
     # Renewals are 0.5 s apart. What is above that second is the machine's.
-    assert told[0]["time"] - started < 0.5 + 1
+    assert lost[0]["time"] - started < 0.5 + 1
 
 
 @pytest.mark.slow

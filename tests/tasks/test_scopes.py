@@ -67,7 +67,7 @@ def one_worker() -> Iterator[Shop]:
 
 
 class Blocker:
-    """Keeps a task running until it is told."""
+    """Keeps a task running until `end` is called."""
 
     def __init__(self, path: Path) -> None:
         self.until = str(path / "go")
