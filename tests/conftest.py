@@ -328,7 +328,7 @@ _TOGETHER = (
     ("tests/faces/test_flower_browser.py",),
     ("tests/faces/test_flower_stores.py",),
     ("tests/faces/test_django_browser.py",),
-    ("tests/package/test_api.py",),
+    ("tests/package/test_api.py", "tests/package/test_public_attributes.py"),  # the public API, read from the source
     ("tests/package/test_build.py",),
     ("tests/package/test_pages.py", "tests/package/test_outside_project.py"),  # the readers' environment
     ("tests/test_benchmarks.py",),

@@ -154,6 +154,7 @@ class TestMulti:
         assert locks.multi(["a", "b", "a"]).keys == ("a", "b")
 
 
+@pytest.mark.slow
 def test_no_order_of_keys_deadlocks(tmp_path: Path) -> None:
     """Philosophers who take what they like, and some who take two keys one after the other, in the wrong order."""
     locks, inside, most = Locks(f"sqlite:///{tmp_path}/locks.db"), dict.fromkeys("abcd", 0), list[int]()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package import environments, shown, test_pages, transcript
+from tests.package import environments, expected_output, test_pages, transcript
 from tests.package.transcript import Command, File, Reader, steps, with_free_ports
 
 
@@ -109,8 +109,8 @@ def test_each_port_becomes_a_free_one() -> None:
     ],
 )
 def test_what_may_differ_from_run_to_run(on_the_page: str, printed: str, same: bool) -> None:
-    assert shown.is_all_of([on_the_page], f"{printed}\n") is same
-    assert (shown.up_to([on_the_page], f"before\n{printed}\nafter\n") is not None) is same
+    assert expected_output.is_all_of([on_the_page], f"{printed}\n") is same
+    assert (expected_output.up_to([on_the_page], f"before\n{printed}\nafter\n") is not None) is same
 
 
 # --- Pages that are read on GitHub and on package indexes ---
@@ -180,7 +180,7 @@ def test_python_without_a_name_keeps_the_lines_of_its_page() -> None:
     assert file == File("page.py", "\n\n\na = 1\n\n\n\nb = 2\n")
     assert [text.splitlines().index(line) for line in ("a = 1", "b = 2")] == [3, 7]
     assert isinstance(command, Command)
-    assert command.text.endswith("pasted.py page.py")
+    assert command.text.endswith("run_page_code.py page.py")
 
 
 def test_what_a_page_needs_is_read_from_its_words() -> None:
@@ -233,7 +233,7 @@ def test_a_page_that_leaves_its_reader_alone_is_told_of(text: str, said: str | N
 )
 def test_what_is_pasted_prints_what_its_comments_say(tmp_path: Path, code: str, said: str | None) -> None:
     (tmp_path / "page.py").write_text(f"{code}\n")
-    argv = [sys.executable, str(transcript.PASTED), "page.py"]
+    argv = [sys.executable, str(transcript.RUN_PAGE_CODE), "page.py"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode == 0) is (said is None), done.stdout + done.stderr
     assert said is None or said in done.stdout

@@ -6,7 +6,7 @@ How a page is written so that it can be followed:
   block below a paragraph that ends with "`tasks.py`:", since GitHub and package indexes show no titles; "`tasks.py`,
   continued:" writes it below what the file holds. Python that begins indented continues the block before it.
 - Python without a file's name is an error in the tutorial and in the README: nothing would tell the reader where it
-  goes. On the other pages all such blocks are one file, run at the end of the page; see ``pasted.py``.
+  goes. On the other pages all such blocks are one file, run at the end of the page; see ``run_page_code.py``.
 - A block ``console``: lines with ``$ `` are typed, what stands below such a line is what it prints. A line that ends
   with a backslash goes on in the next, which begins with ``> ``. A command must end well (status 0), in time;
   with ``# fails`` at its end it must not.
@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celery_locks.testing.nodes.ports import free_port
-from tests.package import shown
+from tests.package import expected_output
 from tests.package.terminal import Terminal
 from tests.support.pages import Fence, fences
 from tests.support.waiting import eventually
@@ -54,7 +54,7 @@ _PORT = re.compile(r"(?P<before>(?:localhost|127\.0\.0\.1):|--port[= ]|_port = )
 #: How a page says, to its readers and here, which server it needs, and where.
 _SERVER = re.compile(r"\b(?P<kind>Redis|PostgreSQL|RabbitMQ)\b[^.`]*\bat `localhost:(?P<port>\d+)`")
 #: Types what a page has of Python without a file's name, and holds what it prints against its comments.
-PASTED = Path(__file__).with_name("pasted.py")
+RUN_PAGE_CODE = Path(__file__).with_name("run_page_code.py")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def steps(page: str, unnamed: str = "") -> Iterator[tuple[int, Step]]:
             script += "\n" * (fence.line - script.count("\n")) + fence.text
     if script:
         yield 0, File(unnamed, script)
-        yield 0, Command(FIRST, f"python3 {PASTED} {unnamed}", [], False)
+        yield 0, Command(FIRST, f"python3 {RUN_PAGE_CODE} {unnamed}", [], False)
 
 
 def _typed(fence: Fence) -> Iterator[Step]:
@@ -253,7 +253,7 @@ class Reader:
         printed = self.printed[step.text] = terminal.printed()
         story = f"$ {step.text}\n{printed}"
         assert bool(FAILS.search(step.text)) == (terminal.status != 0), f"ended with status {terminal.status}:\n{story}"
-        assert not step.shown or shown.is_all_of(step.shown, printed), (
+        assert not step.shown or expected_output.is_all_of(step.shown, printed), (
             f"the page shows\n{_lines(step.shown)}\nand it printed\n{story}"
         )
 
@@ -264,10 +264,10 @@ class Reader:
             eventually(lambda: terminal.idle or self._appeared(terminal, step), PATIENCE)
         # What is printed last is there once it has ended.
         assert self._appeared(terminal, step), _missing(terminal, step)
-        terminal.look_on(shown.up_to(step.shown, terminal.printed()) or "")
+        terminal.look_on(expected_output.up_to(step.shown, terminal.printed()) or "")
 
     def _appeared(self, terminal: Terminal, step: Command) -> bool:
-        return shown.up_to(step.shown, terminal.printed()) is not None
+        return expected_output.up_to(step.shown, terminal.printed()) is not None
 
 
 def _missing(terminal: Terminal, step: Command) -> str:

@@ -1,9 +1,9 @@
-"""Runs the Python of a page as a reader who pasted it would, and compares what it prints with its comments.
+"""Run the Python of a page as a reader who pasted it would, and compare what it prints with its comments.
 
-``python pasted.py page.py``, in the folder of the file. A comment behind a ``print(…)`` is what that call prints,
-also with a colon and more words after it; ``…`` stands for any text. It needs nothing but Python, for it runs in the
-reader's environment. The first line that it prints of an error names the line of the page, where the file has each
-line.
+``python run_page_code.py page.py``, in the folder of the file. A comment behind a ``print(…)`` is what that call
+prints, also with a colon and more words after it; ``…`` stands for any text. It needs nothing but Python, for it runs
+in the reader's environment. The first line that it prints of an error names the line of the page, where the file has
+each line.
 """
 
 from __future__ import annotations
