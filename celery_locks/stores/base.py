@@ -285,7 +285,7 @@ class Store(ABC):
             parks: Whether a task is parked and dispatched, too, if tasks can park in the store.
 
         Returns:
-            Problems in spite of which locks work, such as the failure of one server of a majority, each with its remedy.
+            Problems that leave locks working, such as one failed server of a majority, each with its remedy.
 
         Raises:
             StoreUnavailable: Locks don't work. The text names the failed step, the answer, and the remedy.

@@ -189,8 +189,9 @@ class MemoryLocks:
         if not due_tickets:
             del lock.due_tickets[record.broker]
             place = _prefix_of(lock.name), record.broker
-            locks = self._due.get(place, {})
-            locks.pop(lock.name, None)
+            locks = self._due.get(place)
+            if locks is not None:
+                locks.pop(lock.name, None)
             if not locks:
                 self._due.pop(place, None)
 

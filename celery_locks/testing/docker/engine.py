@@ -23,20 +23,20 @@ from celery_locks.testing.nodes import failure
 
 #: Seconds within which an engine must answer.
 _ANSWER_TIMEOUT_SECONDS = 5
-#: Seconds between two looks at a container that starts.
-_LOOK_EVERY = 0.1
+#: Seconds between two checks of a container that starts.
+_POLL_SECONDS = 0.1
 _LABEL = "celery-locks.start"
 
 
 class Containers(ContainerCollection):
-    """docker-py's containers, which leave nothing: neither one that fails to start, nor the volumes of an image."""
+    """docker-py's containers. One that fails to start is removed, and so are the volumes of its image."""
 
     class model(Container):  # noqa: N801 - docker-py's name
         def remove(self, **options: Any) -> None:
             super().remove(**{"v": True, **options})
 
     def run(self, *args: Any, **options: Any) -> Any:
-        """Run a container. Removed, if it was made and could not be started."""
+        """Run a container. Remove it if it was made and could not be started."""
         mark = f"{_LABEL}={secrets.token_hex(8)}"
         labels = dict([mark.split("=")], **options.pop("labels", {}))
         try:
@@ -55,7 +55,7 @@ class Containers(ContainerCollection):
 
 
 class DockerEngine(DockerClient):
-    """docker-py's client with these containers."""
+    """docker-py's client with `Containers`."""
 
     @property
     def containers(self) -> Containers:
@@ -63,7 +63,7 @@ class DockerEngine(DockerClient):
 
 
 def connect() -> DockerEngine:
-    """Return a client of the engine, or fail the test where none answers."""
+    """Return a client of the engine, or fail the test when none answers."""
     try:
         engine: DockerEngine = DockerEngine.from_env(timeout=_ANSWER_TIMEOUT_SECONDS)  # asks the engine for its version
     except DockerException as error:
@@ -78,7 +78,7 @@ def connect() -> DockerEngine:
 
 
 def address() -> str:
-    """Return where docker-py looks for the engine."""
+    """Return the address at which docker-py expects the engine."""
     if named := os.environ.get("DOCKER_HOST"):
         return f"{named} (DOCKER_HOST)"
     context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
@@ -86,7 +86,7 @@ def address() -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost cause: what the operating system reported."""
+    """Return the innermost cause, which the operating system reported."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return str(error)
@@ -103,11 +103,11 @@ def ready(self: CeleryTestContainer) -> bool:
         self.reload()
         if self.status in ("exited", "dead"):
             raise ContainerFailed(self, _ended(self))
-        # It may end at each step of these: the next look finds it so.
+        # The container may end at each of these steps. The next check reports it.
         with suppress(ContainerFailed, APIError, IndexError):
             if Wrapper.ready(self) and prompt in self.logs():
                 return True
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
     return False
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that take the place of pytest-celery's and of pytest-docker-tools' own, for nodes that are containers."""
+"""Fixtures that replace those of pytest-celery and pytest-docker-tools, for nodes that are containers."""
 
 from __future__ import annotations
 

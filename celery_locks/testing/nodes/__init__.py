@@ -1,4 +1,4 @@
-"""Nodes of pytest-celery for tests of locked tasks: what processes and containers have in common."""
+"""Nodes of pytest-celery for tests of locked tasks: the parts that processes and containers share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ URL_VARIABLES = (
     "CELERY_RESULT_BACKEND",
     "CELERY_LOCKS_URL",
 )
-#: How much of a log an error shows.
+#: How many characters of a log an error shows.
 _LOG_SHOWN_CHARACTERS = 4000
 
 

@@ -10,8 +10,8 @@ from celery_locks.keys.names import name_of
 from celery_locks.locks import Locks
 from celery_locks.stores.types import Holder
 
-#: Seconds between two looks at the store.
-_LOOK_EVERY = 0.02
+#: Seconds between two requests to the store.
+_POLL_SECONDS = 0.02
 
 
 class LeaseDeletedAfter:
@@ -59,10 +59,10 @@ class LeaseDeletedAfter:
         self._losses.append(_Loss(self._locks, key, seconds, earlier))
 
     def close(self) -> None:
-        """Stop looking.
+        """Delete no more leases.
 
         Raises:
-            AssertionError: A lease that was to be lost was not: the test did not test what it states.
+            AssertionError: A planned loss did not happen, so the test proves nothing.
         """
         for loss in self._losses:
             loss.stop()
@@ -74,7 +74,7 @@ class LeaseDeletedAfter:
 
 
 class _Loss:
-    """One lease that is to be lost; a thread waits for it."""
+    """A planned loss of one lease. A thread waits for the lease."""
 
     def __init__(self, locks: Locks, key: str, seconds: float, earlier: list[_Loss]) -> None:
         self.key, self.seconds, self.happened = key, seconds, False
@@ -92,7 +92,7 @@ class _Loss:
     def _run(self) -> None:
         holder = None
         while holder is None:
-            if self._stopped.wait(_LOOK_EVERY):
+            if self._stopped.wait(_POLL_SECONDS):
                 return
             holder = self._next_run()
         self.token = holder.token
@@ -103,7 +103,7 @@ class _Loss:
                 # Not by force: that would leave a reason of its own.
                 self.happened = self._locks.store.release(name_of(self._locks.prefix, self.key), holder.token)
                 return
-            self._stopped.wait(_LOOK_EVERY)
+            self._stopped.wait(_POLL_SECONDS)
 
     def _next_run(self) -> Holder | None:
         """Return the first new run of the key. Each run goes to one loss, in the order of the calls."""
