@@ -76,8 +76,8 @@ class _Places:
         return self
 
     def _may_be_in(self, code: CodeType) -> bool:
-        """Whether the place to strike at is in this function: tracing all others would take most of the time."""
-        return self._strike_at is None or (code.co_filename, code.co_firstlineno) == self._strike_at[:2]
+        """Return whether the interrupt may happen in this function. Tracing all others would take most of the time."""
+        return self._interrupt_at is None or (code.co_filename, code.co_firstlineno) == self._interrupt_at[:2]
 
 
 @cache
