@@ -58,7 +58,7 @@ class Step:
     @property
     def in_body(self) -> bool:
         """Whether it waits for a body of its victim."""
-        return self.pick * 10 % 1 < 0.8
+        return self.pick * 10 % 1 < 0.6
 
     def __str__(self) -> str:
         return f"{self.kind:12} pick {self.pick:.3f}{' in a body' if self.in_body else ''}"
@@ -272,7 +272,7 @@ class ParkedRun:
         """Wait until each task has ended, or no task ends any more. Then judge what became of each."""
         self._last_end = time.monotonic()
         while self._some_may_end(app) and time.monotonic() - self._last_end < QUIET_SECONDS:
-            time.sleep(0.5)  # a look at all results takes a tenth of a second
+            time.sleep(0.2)
         verdict = self._judge(app, ())
         if not verdict.stuck:
             self._await_empty_store(locks, store, verdict.lost)

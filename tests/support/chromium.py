@@ -30,7 +30,6 @@ def launched(pages: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # the sandbox refuses to work for root
         arguments.append("--host-resolver-rules=MAP evil.example 127.0.0.1")
-        arguments.append("--disable-gpu")  # a processor that plays a graphics card takes longer than one that draws
         made = playwright.chromium.launch(executable_path=path, args=arguments)
         report.ran_on(f"Chromium {made.version}")
         yield made
