@@ -88,7 +88,7 @@ class Address:
             "read_timeout": ceil(4 * self.request_timeout),
             "write_timeout": ceil(4 * self.request_timeout),
         }
-        options = {"timeout": self.request_timeout, "pool_recycle": MYSQL_IDLE_SECONDS // 2}
+        options: dict[str, Any] = {"timeout": self.request_timeout, "pool_recycle": MYSQL_IDLE_SECONDS // 2}
         return Database(self.url, self.name, self.dialect, self._without_given(arguments), **options)
 
     def listener(self) -> Database | None:
@@ -108,7 +108,7 @@ class Address:
             "prepare_threshold": None if prepares is False else PREPARE_AFTER,
             **more,
         }
-        options = {"timeout": self.request_timeout, "prepares": prepares, "use_native_hstore": False}
+        options: dict[str, Any] = {"timeout": self.request_timeout, "prepares": prepares, "use_native_hstore": False}
         return Database(url, name, self.dialect, self._without_given(arguments), **options)
 
     def _without_given(self, arguments: dict[str, Any]) -> dict[str, Any]:
