@@ -186,6 +186,15 @@ class TestRepeats:
         assert answer.replaced
         assert [holder.token for holder in store.holders("lock")] == [other.token]
 
+    def test_promise_35_a_repeated_acquire_after_a_force_release_is_granted(self, url: str, open_: Any) -> None:
+        store, mine, before = open_(url), claim(), claim()
+        granted(store, before)
+        assert store.release("lock", before.token)
+        with lost_replies(store, lambda: store.force_release("lock")) as lost:
+            granted(store, mine)
+        assert lost
+        assert [holder.token for holder in store.holders("lock")] == [mine.token]
+
     def test_promise_35_a_late_acquire_grants_nothing(self, url: str, open_: Any) -> None:
         store, mine = open_(url), claim()
         granted(store, mine)

@@ -33,7 +33,7 @@ SHORTEST_DUE_PAUSE_SECONDS = 0.001
 #: How many threads of a process query at the same time whether it is their turn. Others need connections, too.
 MOST_WAITER_QUERIES = 2
 #: Microseconds that a place in line must still have to be kept without its lock's row.
-SHORTEST_KEPT_MICROSECONDS = 1_000_000
+SHORTEST_KEPT_MICROSECONDS = 100_000
 #: The shortest time that is worth waiting for a row, in seconds.
 SHORTEST_SHARE_SECONDS = 0.005
 
