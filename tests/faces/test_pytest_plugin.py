@@ -43,7 +43,7 @@ def rebuild(shop_id, pages):
         current_lease().check()
     return pages
 
-@app.task(base=Careful, name="shop.check", lock_key="user:<user_id>", lock_store="audit", lock_on_lost="abort", shared=False)
+@app.task(base=Careful, name="shop.check", lock_key="user:<user_id>", lock_store="audit", shared=False)
 def check(user_id):
     current_lease().check()
 
