@@ -18,6 +18,7 @@ from celery_locks import LockedTask, current_lease, single_instance
 
 app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
 app.conf.locks_prefix = "shop"
+app.conf.locks_stores = {"audit": "memory://audit"}
 told = []
 
 class Careful(LockedTask):
@@ -42,6 +43,10 @@ def rebuild(shop_id, pages):
         current_lease().check()
     return pages
 
+@app.task(base=Careful, name="shop.check", lock_key="user:<user_id>", lock_store="audit", shared=False)
+def check(user_id):
+    current_lease().check()
+
 @app.task(base=Careful, name="shop.idle", lock_key="idle")
 def idle(done):
     import time
@@ -56,7 +61,7 @@ EAGER = """
 import threading
 import pytest
 from celery_locks import LockConfigError, LockContended, LockLost, Locks, Skipped
-from shop import app, idle, mail, rebuild, sync, told
+from shop import app, check, idle, mail, rebuild, sync, told
 
 @pytest.fixture(autouse=True)
 def nothing_told():
@@ -95,17 +100,15 @@ def test_a_test_leaves_nothing_second(celery_locks, assert_free):
     assert_free("left")
     assert celery_locks.list().items == ()
 
-def test_named_stores_stay_apart(lock_store, lock_history, lock_lost_after, monkeypatch):
-    monkeypatch.setitem(app.conf, "locks_stores", {"audit": "memory://audit"})
+def test_named_stores_stay_apart(lock_store, lock_history, lock_lost_after, held_lock):
     audit = Locks.from_app(app, "audit")
     assert audit.store_name == "audit" and audit.store is Locks.from_app(app, "audit").store is not lock_store
     with audit.lock("user:7", ttl=30):
         assert sync.apply((7,)).get() == "synced"
     assert lock_history.kinds("user:7") == ["acquired", "acquired", "released", "released"]
-    monkeypatch.setattr(rebuild, "lock_store", "audit")
     lock_lost_after(calls=1)
-    with pytest.raises(LockLost):
-        rebuild.apply((7, 5), throw=True)
+    with held_lock("user:7"), pytest.raises(LockLost):
+        check.apply((7,), throw=True)
     with pytest.raises(LockConfigError, match="no lock store has the name 'adit'"):
         Locks.from_app(app, "adit")
 

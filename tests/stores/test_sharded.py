@@ -181,7 +181,7 @@ class TestStrategies:
     def test_wrong_ones(self) -> None:
         with pytest.raises(LockConfigError, match="rendezvous"):
             Sharded(self.STORES, strategy="random")
-        with pytest.raises(LockConfigError, match="give one of"):
+        with pytest.raises(LockConfigError, match="return one of"):
             Sharded(self.STORES, strategy=lambda key, shards: "d").store_of("p:{k}")
 
 
