@@ -48,17 +48,17 @@ class TestOverlap:
     def test_one_after_the_other_is_right(self) -> None:
         assert found([acquire(1, "a", 1), over(1.5, "a"), acquire(1.6, "b", 2, pid=2), over(2, "b", pid=2)]) == []
 
-    def test_two_at_once_are_found(self) -> None:
+    def test_two_that_overlap_are_found(self) -> None:
         assert found([acquire(1, "a", 1), acquire(1.5, "b", 2, pid=2), over(2, "a")]) == ["overlap"]
 
     def test_a_deadline_ends_it(self) -> None:
         assert found([acquire(1, "a", 1), acquire(3.0, "b", 2, pid=2)]) == []
         assert found([acquire(1, "a", 1), acquire(2.98, "b", 2, pid=2)]) == ["overlap"]
 
-    def test_a_renewal_prolongs_it(self) -> None:
+    def test_a_renewal_extends_it(self) -> None:
         assert found([acquire(1, "a", 1), renew(2.5, "a"), acquire(4, "b", 2, pid=2)]) == ["overlap"]
 
-    def test_a_renewal_beside_a_newcomer_is_found_where_the_first_promise_had_ended(self) -> None:
+    def test_a_renewal_after_a_newcomer_is_found_where_the_first_promise_had_ended(self) -> None:
         events = [acquire(1, "a", 1), acquire(3.1, "b", 2, pid=2), renew(3.2, "a")]
         assert found(events) == ["overlap"]
 
@@ -82,7 +82,7 @@ class TestOverlap:
         assert found([*died, acquire(1.3, "b", 2, pid=2)]) == []
         assert found([*died, acquire(1.1, "b", 2, pid=2)]) == ["overlap"]
 
-    def test_who_was_told_to_end_at_once_believes_until_its_last_line(self) -> None:
+    def test_a_process_that_must_end_immediately_believes_until_its_last_line(self) -> None:
         events = [acquire(1, "a", 1), Event("quit", 1.1, 1), write(1.4, "a", 1, 1)]
         assert found([*events, acquire(1.5, "b", 2, pid=2)]) == []
         assert found([*events, acquire(1.3, "b", 2, pid=2)]) == ["overlap"]
@@ -113,11 +113,11 @@ class TestDataLoss:
     def test_a_loss_to_come_excuses_nothing(self) -> None:
         assert found([acquire(1, "a", 1), acquire(1.5, "b", 2, pid=2), loss(1.7, 1.8)]) == ["overlap"]
 
-    def test_the_one_before_may_not_be_renewed_beside_the_one_after(self) -> None:
+    def test_the_one_before_may_not_be_renewed_during_the_one_after(self) -> None:
         events = [acquire(1, "a", 1), loss(1.2, 1.3), acquire(1.5, "b", 2, pid=2), renew(1.7, "a")]
         assert found(events) == ["overlap"]
 
-    def test_two_after_it_are_found_beside_one_before(self) -> None:
+    def test_two_after_it_are_found_with_one_before(self) -> None:
         newcomers = [acquire(1.5, "b", 2, pid=2), acquire(1.6, "c", 3, pid=3)]
         assert found([acquire(1, "a", 1), loss(1.2, 1.3), *newcomers]) == ["overlap"]
 
@@ -171,7 +171,7 @@ class TestTasks:
         assert found(told) == ["lost task"]
         assert found([*told, task(2, "success", "a")]) == []
 
-    def test_a_broker_that_may_lose_is_excused_where_somebody_died_since(self) -> None:
+    def test_a_broker_that_may_lose_is_excused_after_a_death(self) -> None:
         events = [task(1, "sent"), Event("killed", 2, 7)]
         assert found(events) == ["lost task"]
         assert found(events, broker_may_lose=True) == []

@@ -34,7 +34,7 @@ def rabbit_address(port: int) -> str:
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["acks-late", "acks-early"])
-def test_each_parked_task_ends_and_none_runs_twice_at_once_by_redis(
+def test_each_parked_task_ends_and_no_two_runs_overlap_by_redis(
     redis_server: RedisServer, redis_url: str, tmp_path: Path, late: bool
 ) -> None:
     database = int(redis_url.rpartition("/")[2])
@@ -43,7 +43,7 @@ def test_each_parked_task_ends_and_none_runs_twice_at_once_by_redis(
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["acks-late", "acks-early"])
-def test_each_parked_task_ends_and_none_runs_twice_at_once_by_rabbitmq(
+def test_each_parked_task_ends_and_no_two_runs_overlap_by_rabbitmq(
     rabbit_server: RabbitServer, tmp_path: Path, late: bool
 ) -> None:
     run = partial(ParkedRun, broker=rabbit_address, broker_port=rabbit_server.container.port)

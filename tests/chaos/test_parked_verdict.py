@@ -49,14 +49,14 @@ def test_tasks_that_park_and_run_one_after_the_other_are_well() -> None:
     assert verdict.figures["runs of messages"] == 4
 
 
-def test_two_bodies_of_a_key_at_once_are_found_even_where_no_lease_was_written() -> None:
+def test_two_bodies_of_a_key_that_overlap_are_found_even_where_no_lease_was_written() -> None:
     events = [*running("x", 1, end=3), *running("y", 2, pid=2, end=4)]
     silent = [event for event in events if event.kind != "acquire"]
     kinds = {text.partition(":")[0] for text in judged(silent, x="SUCCESS", y="SUCCESS").violations}
     assert "two at once" in kinds
 
 
-def test_bodies_of_two_keys_may_run_at_once() -> None:
+def test_bodies_of_two_keys_may_run_at_the_same_time() -> None:
     events = [*running("x", 1, end=3), *running("y", 2, pid=2, end=4, key="b")]
     assert judged(events, x="SUCCESS", y="SUCCESS").violations == []
 
@@ -69,7 +69,7 @@ def test_a_body_ends_with_its_process_and_with_nothing_else() -> None:
     assert not any(text.startswith("two at once") for text in judged(died, x="SUCCESS", y="SUCCESS").violations)
 
 
-def test_a_worker_that_was_told_to_quit_ends_its_processes_with_their_last_lines() -> None:
+def test_a_worker_that_quits_ends_its_processes_with_their_last_lines() -> None:
     quit_first = [*running("x", 1), Event("quit", 1.5, 1), *running("y", 3, pid=2, end=4)]
     assert not any(text.startswith("two at once") for text in judged(quit_first, x="SUCCESS", y="SUCCESS").violations)
     idle = [*parking("x", 1), Event("enter", 2, 1, task_id="x"), Event("quit", 2.5, 1), Event("quit", 2.5, 9)]

@@ -326,7 +326,7 @@ class TestLoops:
         for _ in range(3):
             asyncio.run(asyncio.wait_for(wait(), 60))
 
-    def test_a_loop_that_ends_gives_back_what_its_tasks_waited_for(self, store: FaultyStore, lock: AsyncLock) -> None:
+    def test_a_loop_that_ends_releases_what_its_tasks_waited_for(self, store: FaultyStore, lock: AsyncLock) -> None:
         async def leave_one_waiting() -> None:
             lease = await lock.acquire()
             waiting = asyncio.ensure_future(lock.acquire())

@@ -77,7 +77,7 @@ class TestCancelled:
 
     @pytest.mark.parametrize("way", ["acquire", "try_acquire", "enqueue", "multi"])
     @on_a_loop
-    async def test_what_is_granted_at_that_moment_is_given_back(
+    async def test_what_is_granted_at_that_moment_is_released(
         self, store: FaultyStore, locks: AsyncLocks, lock: AsyncLock, way: str
     ) -> None:
         asked, go_on = threading.Event(), threading.Event()
@@ -152,7 +152,7 @@ class TestCancelled:
         assert not await aborting.locked()
 
     @on_a_loop
-    async def test_several_keys_give_back_what_they_had(self, store: FaultyStore, locks: AsyncLocks) -> None:
+    async def test_several_keys_release_their_leases(self, store: FaultyStore, locks: AsyncLocks) -> None:
         async with locks.lock("b") as lease:
             waiting = asyncio.ensure_future(locks.multi(["a", "b"]).acquire())
             await soon(lambda: store.in_line(locks.plain._space.name("b")) == 1)
@@ -188,7 +188,7 @@ class TestLost:
             lease.check()
 
     @on_a_loop
-    async def test_signals_of_a_loss_are_sent_on_the_loop(self, lock: AsyncLock) -> None:
+    async def test_signals_of_a_loss_run_on_the_loop(self, lock: AsyncLock) -> None:
         told = list[threading.Thread]()
         signals.on_lock_lost.connect(lambda **_: told.append(threading.current_thread()), lock.plain, weak=False)
         await lock.acquire()
@@ -271,7 +271,7 @@ class TestLost:
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 can't tell two cancellations apart")
     @on_a_loop
-    async def test_a_cancellation_beside_an_abort_is_one(self, aborting: AsyncLock) -> None:
+    async def test_a_cancellation_during_an_abort_is_one(self, aborting: AsyncLock) -> None:
         async def work() -> None:
             async with aborting:
                 try:
@@ -320,7 +320,9 @@ class TestBlockedLoop:
             lease.check()
 
     @on_a_loop
-    async def test_a_loss_is_known_at_once_and_told_afterwards(self, locks: AsyncLocks, store: FaultyStore) -> None:
+    async def test_a_loss_is_known_immediately_and_reported_afterwards(
+        self, locks: AsyncLocks, store: FaultyStore
+    ) -> None:
         told = list[str]()
         lease = await locks.lock("k", ttl=30, renew=0.05).acquire()
         lease.on_lost(lambda _, reason: told.append(reason))
@@ -333,9 +335,7 @@ class TestBlockedLoop:
             lease.check()
         await soon(lambda: told == ["force_released"])
 
-    def test_a_loss_after_the_loop_has_ended_is_told_to_the_log(
-        self, lock: AsyncLock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_loss_after_the_loop_has_ended_is_logged(self, lock: AsyncLock, caplog: pytest.LogCaptureFixture) -> None:
         async def acquire() -> AsyncLease:
             lease = await lock.acquire()
             lease.on_lost(lambda *_: pytest.fail("there is no loop to be told on"))

@@ -99,7 +99,7 @@ def test_promise_15_a_dataclass_that_lacks_a_field() -> None:
     assert "lacks its field id" in problem_of(order).problem
 
 
-def test_a_lazy_proxy_is_not_what_it_says_it_is() -> None:
+def test_a_lazy_proxy_is_not_what_it_claims_to_be() -> None:
     class Proxy:
         __class__ = str  # type: ignore[assignment]
 

@@ -41,12 +41,12 @@ def test_all_kinds_of_outcome(locks: Locks, clock: MovableClock, told: list[Outc
     assert told[0].fencing_token == told[4].fencing_token != told[5].fencing_token == lease.fencing_token
 
 
-def test_renewals_in_the_background_are_told(told: list[Outcome]) -> None:
+def test_renewals_in_the_background_are_reported(told: list[Outcome]) -> None:
     with Locks(MemoryStore()).lock("k", ttl=0.3, on_event=told.append):
         eventually(lambda: "renewed" in kinds(told), 30)
 
 
-def test_other_locks_are_not_told_of(locks: Locks, told: list[Outcome]) -> None:
+def test_other_locks_are_not_reported(locks: Locks, told: list[Outcome]) -> None:
     locks.lock("k", on_event=told.append)
     with locks.lock("k"), locks.lock("other"):
         pass
@@ -60,7 +60,7 @@ def test_what_it_raises_disturbs_nothing(locks: Locks, caplog: pytest.LogCapture
     assert "on_event of 'k' raised" in caplog.text
 
 
-def test_audit_is_told_as_well_but_of_no_renewal(locks: Locks, told: list[Outcome]) -> None:
+def test_audit_receives_all_but_renewals(locks: Locks, told: list[Outcome]) -> None:
     heard = list[Outcome]()
     stop = audit(heard.append)
     with locks.lock("k", on_event=told.append) as lease:

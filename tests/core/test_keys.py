@@ -84,7 +84,7 @@ def test_promise_14_the_same_key_after_the_broker(
 
 @examples(100)
 @given(st.lists(FEW, min_size=1, max_size=4), st.lists(FEW, min_size=1, max_size=4))
-def test_promise_14_variadic_arguments_are_told_apart(one: list[Any], other: list[Any]) -> None:
+def test_promise_14_variadic_arguments_are_distinguished(one: list[Any], other: list[Any]) -> None:
     key = maker(wild)
     padded = [(*args, 2)[:2] + tuple(args[2:]) for args in (one, other)]
     assert (key(*one) == key(*other)) == (folded(padded[0]) == folded(padded[1]))

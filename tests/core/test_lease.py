@@ -57,7 +57,7 @@ def test_a_lost_lease_is_neither_held_nor_released(lock: Lock, clock: MovableClo
     assert lease.lost
 
 
-def test_release_after_the_deadline_is_no_release_though_nobody_looked(lock: Lock, clock: MovableClock) -> None:
+def test_release_after_the_deadline_is_no_release_though_no_request_noticed(lock: Lock, clock: MovableClock) -> None:
     """Also while the store, whose deadline comes a little later, would still take it."""
     lease = lock.acquire()
     lease._deadline -= 1
@@ -67,7 +67,7 @@ def test_release_after_the_deadline_is_no_release_though_nobody_looked(lock: Loc
     assert not lock.locked(), "it is freed in the store all the same"
 
 
-def test_a_second_release_is_false_and_asks_nobody(lock: Lock, store: FaultyStore) -> None:
+def test_a_second_release_is_false_without_a_request(lock: Lock, store: FaultyStore) -> None:
     lease = lock.acquire()
     lease.release()
     asked = len(store.calls)
@@ -107,7 +107,7 @@ def test_it_is_held_until_its_deadline_and_not_at_it(lock: Lock, clock: MovableC
     assert not lease.held
 
 
-def test_check_after_release_says_so(lock: Lock) -> None:
+def test_check_after_release_reports_it(lock: Lock) -> None:
     lease = lock.acquire()
     lease.release()
     with pytest.raises(LockLost, match="was released") as caught:
@@ -125,7 +125,7 @@ def test_repr_shows_no_owner_token(lock: Lock) -> None:
 
 
 @pytest.mark.parametrize("reason", ["stolen", "deleted", "expired", "replaced", "force_released"])
-def test_the_stores_reason_is_told(lock: Lock, reason: LossReason) -> None:
+def test_the_stores_reason_is_reported(lock: Lock, reason: LossReason) -> None:
     lease = lock.acquire()
     heard = reasons(lease)
     lease._apply_renewal(1_000, 30, reason)
@@ -152,7 +152,7 @@ def test_promise_09_a_deleted_key_is_noticed_by_release(lock: Lock) -> None:
     assert heard == ["deleted"]
 
 
-def test_promise_09_a_loss_that_release_finds_is_told_though_the_store_goes_away(
+def test_promise_09_a_loss_that_release_finds_is_reported_though_the_store_goes_away(
     lock: Lock, store: FaultyStore
 ) -> None:
     lease = lock.acquire()
@@ -163,7 +163,7 @@ def test_promise_09_a_loss_that_release_finds_is_told_though_the_store_goes_away
     assert heard == ["deleted"]
 
 
-def test_promise_03_release_leaves_the_next_holder_alone_and_tells_once(lock: Lock, clock: MovableClock) -> None:
+def test_promise_03_release_leaves_the_next_holder_alone_and_reports_once(lock: Lock, clock: MovableClock) -> None:
     first = lock.acquire()
     heard = reasons(first)
     clock.advance(30)
@@ -185,7 +185,7 @@ def test_promise_03_release_of_a_stolen_lease_leaves_the_thief_alone(lock: Lock)
     assert second.release() is True
 
 
-def test_unreachable_is_told_where_the_last_question_had_no_answer(
+def test_unreachable_is_reported_where_the_last_question_had_no_answer(
     lock: Lock, store: FaultyStore, clock: MovableClock
 ) -> None:
     lease = lock.acquire()
@@ -198,7 +198,7 @@ def test_unreachable_is_told_where_the_last_question_had_no_answer(
     assert lease.lost_reason == "unreachable"
 
 
-def test_promise_12_max_hold_is_told_at_its_time(locks: Locks, clock: MovableClock) -> None:
+def test_promise_12_max_hold_is_reported_on_time(locks: Locks, clock: MovableClock) -> None:
     lease = locks.lock("k", ttl=30, max_hold=45).acquire()
     clock.advance(20)
     lease.extend()
@@ -213,7 +213,7 @@ def test_max_hold_below_the_ttl_bounds_the_lease_in_the_store_too(locks: Locks) 
     assert lock.holders()[0].expires_in == 5
 
 
-def test_an_answer_after_max_hold_says_max_hold(locks: Locks, clock: MovableClock) -> None:
+def test_an_answer_after_max_hold_names_max_hold(locks: Locks, clock: MovableClock) -> None:
     """The renewal was under way when the time was over, and the store says only that the lease has expired."""
     lease = locks.lock("k", ttl=30, max_hold=5).acquire()
     clock.advance(5)
@@ -240,7 +240,7 @@ def test_an_answer_in_the_wrong_order_does_not_shorten(lock: Lock, clock: Movabl
 # --- Telling ---
 
 
-def test_callbacks_are_told_in_order_with_lease_and_reason(lock: Lock, clock: MovableClock) -> None:
+def test_callbacks_are_called_in_order_with_lease_and_reason(lock: Lock, clock: MovableClock) -> None:
     heard: list[Any] = []
     lease = lock.acquire()
     lease.on_lost(lambda *told: heard.append((1, *told)))
@@ -251,7 +251,7 @@ def test_callbacks_are_told_in_order_with_lease_and_reason(lock: Lock, clock: Mo
     assert heard == [(1, lease, "expired"), (2, lease, "expired")]
 
 
-def test_a_callback_after_the_loss_is_called_at_once(lock: Lock, clock: MovableClock) -> None:
+def test_a_callback_after_the_loss_is_called_immediately(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
     clock.advance(30)
     assert reasons(lease) == ["expired"], "nobody had looked before"
@@ -300,9 +300,7 @@ class Stop(BaseException):
     """Like the abort of a body, that lands in the thread which notices the loss."""
 
 
-def test_a_callback_that_stops_its_thread_does_so_when_all_are_told(
-    lock: Lock, clock: MovableClock, told: Told
-) -> None:
+def test_a_callback_that_stops_its_thread_does_so_after_all_others(lock: Lock, clock: MovableClock, told: Told) -> None:
     def stop(lease: Lease, reason: LossReason) -> None:
         raise Stop
 
@@ -326,7 +324,7 @@ def test_a_loss_is_logged_without_the_token(lock: Lock, clock: MovableClock, cap
     assert lease.token not in caplog.text
 
 
-def test_promise_09_a_loss_is_told_once_to_each_in_a_race_of_threads(locks: Locks, clock: MovableClock) -> None:
+def test_promise_09_a_loss_is_reported_once_in_a_race_of_threads(locks: Locks, clock: MovableClock) -> None:
     """Some notice, some connect, all at once: whoever is connected hears it once."""
     for turn in range(50):
         lease = locks.lock(f"k{turn}", ttl=30).acquire()
@@ -391,7 +389,7 @@ def test_promise_23_of_releases_by_many_threads_one_is_true(locks: Locks, told: 
     assert "lost" not in names(told)
 
 
-def test_two_releases_at_once_do_not_take_each_other_for_a_loss(lock: Lock, store: FaultyStore, told: Told) -> None:
+def test_two_concurrent_releases_do_not_take_each_other_for_a_loss(lock: Lock, store: FaultyStore, told: Told) -> None:
     """The second asks while the first has not heard yet that it succeeded."""
     lease, answers = lock.acquire(), []
     second = threading.Thread(target=lambda: answers.append(lease.release()))
@@ -501,7 +499,7 @@ def test_a_failed_release_is_no_longer_renewed(
         lease.extend()
 
 
-def test_a_release_that_is_made_later_is_told_then(lock: Lock, store: FaultyStore, told: Told) -> None:
+def test_a_release_that_is_made_later_is_reported_then(lock: Lock, store: FaultyStore, told: Told) -> None:
     lease = lock.acquire()
     store.go_down()
     assert release_or_later(lease) is True
@@ -528,7 +526,7 @@ def test_an_interrupted_release_is_made_up_for(lock: Lock, store: FaultyStore) -
 # --- Extend ---
 
 
-def test_extend_prolongs_here_and_in_the_store(lock: Lock, clock: MovableClock) -> None:
+def test_extend_extends_here_and_in_the_store(lock: Lock, clock: MovableClock) -> None:
     lease = lock.acquire()
     clock.advance(10)
     lease.extend(60)
@@ -568,7 +566,7 @@ def test_extend_refuses_what_is_no_ttl(lock: Lock, store: FaultyStore, ttl: Any)
     assert "renew" not in store.calls
 
 
-def test_extend_after_the_deadline_asks_nobody(lock: Lock, clock: MovableClock, store: FaultyStore) -> None:
+def test_extend_after_the_deadline_sends_no_request(lock: Lock, clock: MovableClock, store: FaultyStore) -> None:
     lease = lock.acquire()
     clock.advance(30)
     with pytest.raises(LockLost):
@@ -599,7 +597,7 @@ def test_a_restored_lease_is_the_same_holding(lock: Lock, locks: Locks) -> None:
     assert not lock.locked()
 
 
-def test_restoring_prolongs_and_is_watched_but_not_renewed(
+def test_restoring_extends_and_is_watched_but_not_renewed(
     lock: Lock, locks: Locks, clock: MovableClock, keeper: Keeper
 ) -> None:
     text = lock.acquire().serialize()
@@ -613,7 +611,7 @@ def test_restoring_prolongs_and_is_watched_but_not_renewed(
     assert heard == ["expired"]
 
 
-def test_promise_09_a_lease_restored_beside_its_holder_does_not_end_its_renewal(
+def test_promise_09_a_restored_lease_does_not_end_its_holders_renewal(
     lock: Lock, locks: Locks, clock: MovableClock, keeper: Keeper
 ) -> None:
     lease = lock.acquire()
@@ -652,7 +650,7 @@ def test_a_lease_that_ended_is_not_restored(lock: Lock, locks: Locks, clock: Mov
     assert caught.value.key == "k"
 
 
-def test_restore_while_the_store_is_away_says_so(lock: Lock, locks: Locks, store: FaultyStore) -> None:
+def test_restore_while_the_store_is_away_reports_it(lock: Lock, locks: Locks, store: FaultyStore) -> None:
     text = lock.acquire().serialize()
     store.go_down()
     with pytest.raises(StoreUnavailable):

@@ -129,7 +129,7 @@ def test_the_task_of_a_holder() -> None:
     assert (holder("web1:4711").task_name, holder("web1:4711").task_id) == (None, None)
 
 
-def test_a_store_without_a_list_says_so(clock: MovableClock) -> None:
+def test_a_store_without_a_list_reports_it(clock: MovableClock) -> None:
     class Bare(FaultyStore):
         lists = False
         page, stats, info = Store.page, Store.stats, Store.info

@@ -40,7 +40,7 @@ class TestLockable:
         for args in (("a", "b"), ("a:b", "c%d"), ("ä" * 300, "{}")):
             assert crawl.lock_key_for(*args) == locks.lockable("page:<site>:<path>").key(*args)
 
-    def test_what_is_wrong_is_told(self, locks: Locks) -> None:
+    def test_faults_are_reported(self, locks: Locks) -> None:
         with pytest.raises(LockKeyError, match="separator"):
             locks.lockable("<a><b>")
         with pytest.raises(LockKeyError, match="template"):
@@ -54,7 +54,7 @@ class TestLockable:
 
 
 class TestAudit:
-    def test_every_outcome_is_told_once(self, locks: Locks, lock: Lock) -> None:
+    def test_every_outcome_is_reported_once(self, locks: Locks, lock: Lock) -> None:
         told = list[Outcome]()
         stop = audit(told.append)
         lease = lock.acquire()

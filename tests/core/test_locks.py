@@ -94,7 +94,7 @@ def test_a_timeout_that_is_over_is_a_single_try(lock: Lock, store: FaultyStore, 
 
 
 @pytest.mark.parametrize("timeout", [0, -1, timedelta(0), 10, None])
-def test_a_free_key_is_had_with_any_timeout(lock: Lock, timeout: Any) -> None:
+def test_a_free_key_is_acquired_with_any_timeout(lock: Lock, timeout: Any) -> None:
     assert lock.acquire(timeout=timeout).held
 
 
@@ -118,7 +118,7 @@ def test_a_timeout_names_the_holders_and_leaves_the_line(timeout: Any) -> None:
     assert store.in_line(lock._name) == 0
 
 
-def test_a_timeout_behind_others_in_line_says_so(lock: Lock, store: FaultyStore) -> None:
+def test_a_timeout_behind_others_in_line_reports_it(lock: Lock, store: FaultyStore) -> None:
     lease = lock.acquire()
     waiter = lock._new_claim()
     store.acquire(waiter, line_up=10)
@@ -186,7 +186,7 @@ def test_a_waiter_keeps_its_place_for_longer_than_a_place_lives(monkeypatch: pyt
     assert not waiter.is_alive()
 
 
-def test_force_release_names_the_holders_and_frees_the_key(locks: Locks) -> None:
+def test_force_release_names_the_holders_and_releases_the_key(locks: Locks) -> None:
     lock = locks.lock("k", owner="Anna")
     lease = lock.acquire()
     assert [holder.owner for holder in lock.force_release()] == ["Anna"]
@@ -208,7 +208,7 @@ ACQUIRES: list[Callable[[Lock], Any]] = [
 
 @pytest.mark.parametrize("acquire", ACQUIRES)
 @pytest.mark.parametrize("error", [StoreUnavailable, ValueError, KeyboardInterrupt])
-def test_promise_23_a_lost_reply_is_not_acquired_and_freed(
+def test_promise_23_a_lost_reply_is_not_acquired_and_its_lease_released(
     lock: Lock, store: FaultyStore, keeper: Keeper, acquire: Callable[[Lock], Any], error: type[BaseException]
 ) -> None:
     def lose_reply() -> None:
@@ -268,7 +268,7 @@ def test_a_timeout_whose_goodbye_fails_leaves_the_line_later(lock: Lock, store: 
     eventually(lambda: store.in_line(lock._name) == 0)
 
 
-def test_an_interrupt_after_the_grant_frees_and_forgets_it(lock: Lock, keeper: Keeper) -> None:
+def test_an_interrupt_after_the_grant_releases_and_forgets_it(lock: Lock, keeper: Keeper) -> None:
     """A signal's receiver stands for whatever strikes between the store's yes and the caller."""
 
     def interrupt(**named: Any) -> None:
@@ -403,7 +403,7 @@ def test_promise_09_the_signal_of_a_loss_has_lease_and_reason(lock: Lock, clock:
     assert told[1:] == [("lost", {"sender": lock, "lease": lease, "reason": "expired"})]
 
 
-def test_a_waiter_tells_once_that_it_is_contended(told: Told) -> None:
+def test_a_waiter_reports_contention_once(told: Told) -> None:
     store = FaultyStore()
     lock = Locks(store).lock("k", ttl=0.1, renew=False)
     lock.acquire()
@@ -505,7 +505,7 @@ def test_times_may_be_timedeltas(locks: Locks) -> None:
 # --- Which store ---
 
 
-def test_without_a_url_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_url_it_states_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CELERY_LOCKS_URL", raising=False)
     for make in (Locks, lambda: Locks(""), lambda: Locks.from_app(SimpleNamespace(conf={}))):
         with pytest.raises(LockConfigError, match=r"set locks_url .* or the variable CELERY_LOCKS_URL"):

@@ -99,7 +99,7 @@ def test_promise_21_nor_has_a_traceback() -> None:
     assert "s3cr" not in text.getvalue()
 
 
-def test_nothing_is_formatted_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_formatted_that_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     logging.getLogger("celery_locks").setLevel(logging.WARNING)
     try:
         monkeypatch.setattr(_logging, "line", None)

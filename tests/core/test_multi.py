@@ -36,7 +36,7 @@ def held(locks: Locks, *keys: str) -> list[bool]:
 
 
 class TestMulti:
-    def test_all_are_had_and_given_back(self, locks: Locks, both: MultiLock) -> None:
+    def test_all_are_acquired_and_released(self, locks: Locks, both: MultiLock) -> None:
         assert both.keys == ("a", "b")
         with both as leases:
             assert held(locks, "a", "b") == [True, True]
@@ -55,7 +55,9 @@ class TestMulti:
         assert both.run(lambda value: value + 1, 2, timeout=1) == 3
 
     @pytest.mark.parametrize("taken", ["a", "b"])
-    def test_none_is_had_when_one_is_not(self, locks: Locks, both: MultiLock, store: FaultyStore, taken: str) -> None:
+    def test_none_is_acquired_when_one_is_not(
+        self, locks: Locks, both: MultiLock, store: FaultyStore, taken: str
+    ) -> None:
         told = list[Outcome]()
         with locks.lock(taken):
             stop = audit(told.append)
@@ -103,7 +105,7 @@ class TestMulti:
         assert told[1:] == [("late", "force_released")]
         assert leases.release() is False
 
-    def test_a_loss_within_is_told_at_the_end(self, locks: Locks, both: MultiLock) -> None:
+    def test_a_loss_within_is_reported_at_the_end(self, locks: Locks, both: MultiLock) -> None:
         def body(error: Exception | None) -> None:
             with both as leases:
                 locks.lock("a").force_release()

@@ -47,7 +47,7 @@ def run_lease(locks: Locks) -> Iterator[Lease]:
 
 @pytest.mark.parametrize("timeout", [None, 60])
 @pytest.mark.parametrize("way", WAITS)
-def test_what_the_current_run_holds_is_an_error_at_once(
+def test_what_the_current_run_holds_is_an_error_immediately(
     locks: Locks, store: FaultyStore, run_lease: Lease, way: str, timeout: float | None
 ) -> None:
     with RunScope(run_lease), pytest.raises(LockError, match=f"the current run holds .*'k'.* {NESTED}") as caught:

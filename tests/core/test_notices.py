@@ -152,7 +152,7 @@ def test_an_idle_reader_ends_and_starts_again(
             others.lock("k").force_release()
 
 
-def test_prefixes_of_one_store_are_told_apart(redis_url: str) -> None:
+def test_prefixes_of_one_store_are_distinguished(redis_url: str) -> None:
     store = RedisStore(redis_url)
     some, more = Locks(store, prefix="some"), Locks(store, prefix="more")
     kept, taken = some.lock("k", renew=False).acquire(), more.lock("k", renew=False).acquire()
@@ -225,7 +225,7 @@ def test_a_reader_whose_store_is_away_pauses_and_logs_once(
     assert caplog.text.count("notices of lost leases can't be read") == 1
 
 
-def test_only_so_many_notices_wait_for_a_process_and_not_for_long(redis_url: str) -> None:
+def test_notices_for_a_process_are_limited_in_number_and_time(redis_url: str) -> None:
     others = RedisStore(redis_url)
     client = redis.Redis.from_url(redis_url)
     limit = 1_500

@@ -95,7 +95,7 @@ class TestRelease:
         with pytest.raises(LockConfigError, match="owner"):
             shared.release_owned_by(owner)
 
-    def test_a_store_without_a_list_says_so(self) -> None:
+    def test_a_store_without_a_list_reports_it(self) -> None:
         class Listless(MemoryStore):
             lists = False
 

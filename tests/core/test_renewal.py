@@ -105,7 +105,7 @@ def test_five_thousand_leases_are_renewed_in_one_call(
     assert threads() == ["celery-locks-renewer", "celery-locks-watch"]
 
 
-def test_leases_due_almost_at_once_are_renewed_together(
+def test_leases_due_almost_at_the_same_time_are_renewed_together(
     locks: Locks, store: FaultyStore, clock: MovableClock, keeper: Keeper
 ) -> None:
     """However many there are, an interval has room for few calls."""
@@ -227,7 +227,7 @@ def test_promise_10_a_failed_renewal_is_tried_until_the_deadline(
     assert len(store.renewed) == tried, "not after it"
 
 
-def test_those_that_could_not_be_asked_for_are_tried_again_and_the_others_go_on(
+def test_leases_that_could_not_be_renewed_are_tried_again_and_the_others_go_on(
     locks: Locks, store: FaultyStore, clock: MovableClock, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store of many servers, one of which is away."""
@@ -321,7 +321,7 @@ def test_promise_12_at_max_hold_renewal_stops_and_the_key_is_free(
 
 
 @pytest.mark.parametrize("reason", ["deleted", "stolen", "force_released"])
-def test_promise_09_a_loss_is_told_at_the_next_renewal(
+def test_promise_09_a_loss_is_reported_at_the_next_renewal(
     lock: Lock, clock: MovableClock, keeper: Keeper, reason: str
 ) -> None:
     lease = lock.acquire()
@@ -606,7 +606,7 @@ in_child(child)
         )
 
 
-def test_log_of_a_failed_renewal_says_what_failed(
+def test_log_of_a_failed_renewal_states_what_failed(
     lock: Lock, store: FaultyStore, clock: MovableClock, keeper: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:
     lock.acquire()

@@ -52,7 +52,7 @@ def test_five_thousand_leases_are_renewed_in_a_few_round_trips(redis_url: str) -
 
 
 @pytest.mark.slow
-def test_code_that_lets_no_thread_run_finds_its_lease_lost_at_once(redis_url: str) -> None:
+def test_code_that_lets_no_thread_run_finds_its_lease_lost_immediately(redis_url: str) -> None:
     """Nobody can renew meanwhile; what is true afterwards is known to the first instruction."""
     length, ttl = 18, 0.4
     lock = Locks(redis_url).lock("k", ttl=ttl)

@@ -51,7 +51,7 @@ def test_as_many_as_the_limit(semaphore: Semaphore) -> None:
     assert semaphore.try_acquire() is not None
 
 
-def test_permits_are_taken_at_once_and_given_back_at_once(semaphore: Semaphore) -> None:
+def test_permits_are_acquired_and_released_immediately(semaphore: Semaphore) -> None:
     heavy = semaphore.acquire(permits=3)
     assert semaphore.available() == 2
     assert semaphore.try_acquire(permits=3) is None
@@ -64,7 +64,7 @@ def test_permits_are_taken_at_once_and_given_back_at_once(semaphore: Semaphore) 
     assert (semaphore.available(), semaphore.locked()) == (3, False)
 
 
-def test_holders_and_force_release_tell_the_permits(locks: Locks) -> None:
+def test_holders_and_force_release_state_the_permits(locks: Locks) -> None:
     semaphore = locks.semaphore("k", limit=5, owner="Anna")
     semaphore.acquire(permits=2)
     lease = semaphore.acquire(permits=3)
@@ -91,7 +91,7 @@ def test_available_follows_the_deadlines(locks: Locks, clock: MovableClock) -> N
 
 
 @pytest.mark.parametrize("take", TAKES)
-def test_more_permits_than_the_limit_says_what_to_do(semaphore: Semaphore, store: FaultyStore, take: Any) -> None:
+def test_more_permits_than_the_limit_states_what_to_do(semaphore: Semaphore, store: FaultyStore, take: Any) -> None:
     with pytest.raises(LockConfigError) as caught:
         take(semaphore, permits=6)
     assert str(caught.value) == (
@@ -201,7 +201,7 @@ def test_run_holds_its_permits_and_returns_what_the_function_returns(semaphore: 
         semaphore.run(pytest.fail, permits=3, timeout=timedelta(0))
 
 
-def test_promise_23_a_lost_reply_is_not_acquired_and_its_permits_are_freed(
+def test_promise_23_a_lost_reply_is_not_acquired_and_its_permits_are_released(
     semaphore: Semaphore, store: FaultyStore
 ) -> None:
     store.after["acquire"] = fail
@@ -212,7 +212,7 @@ def test_promise_23_a_lost_reply_is_not_acquired_and_its_permits_are_freed(
     eventually(lambda: semaphore.available() == 5, timeout=5)
 
 
-def test_a_store_that_is_away_is_told(semaphore: Semaphore, store: FaultyStore) -> None:
+def test_a_store_that_is_away_is_reported(semaphore: Semaphore, store: FaultyStore) -> None:
     store.go_down()
     for ask in (semaphore.acquire, semaphore.try_acquire, semaphore.available, semaphore.locked, semaphore.holders):
         with pytest.raises(StoreUnavailable):

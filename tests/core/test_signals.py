@@ -41,7 +41,7 @@ def test_receivers_get_sender_and_names(signal: Signal) -> None:
     assert receiver.heard == [{"sender": "sender", "lease": 1, "reason": "expired"}]
 
 
-def test_it_is_true_when_somebody_listens(signal: Signal) -> None:
+def test_it_is_true_when_a_process_listens(signal: Signal) -> None:
     receiver = Receiver()
     assert not signal
     signal.connect(receiver.hear)
@@ -103,7 +103,7 @@ def test_a_receiver_that_is_connected_twice_hears_once(signal: Signal) -> None:
     assert len(receiver.heard) == 1
 
 
-def test_disconnect_says_whether_it_was_connected(signal: Signal) -> None:
+def test_disconnect_returns_whether_it_was_connected(signal: Signal) -> None:
     receiver, sender = Receiver(), object()
     signal.connect(receiver.hear)
     signal.connect(receiver.hear, sender=sender)
@@ -128,7 +128,7 @@ def test_a_weak_method_goes_with_its_object(signal: Signal) -> None:
     assert not signal, "nothing of it is left"
 
 
-def test_a_weak_lambda_goes_at_once(signal: Signal) -> None:
+def test_a_weak_lambda_goes_immediately(signal: Signal) -> None:
     heard: list[Any] = []
     signal.connect(lambda **named: heard.append(named))
     gc.collect()
@@ -203,7 +203,7 @@ def restless_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restless_threads")
-def test_connecting_from_many_threads_while_others_go_loses_nobody(signal: Signal) -> None:
+def test_connecting_from_many_threads_while_others_go_loses_no_receiver(signal: Signal) -> None:
     """A send takes dead receivers out at the same time."""
     receivers = [Receiver() for _ in range(400)]
     start, done = threading.Barrier(5), threading.Event()

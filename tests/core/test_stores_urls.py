@@ -419,14 +419,14 @@ def test_promise_21_no_error_shows_a_password(url: str) -> None:
     assert "hun" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_an_address_that_cannot_be_read_says_why() -> None:
+def test_an_address_that_cannot_be_read_states_why() -> None:
     with pytest.raises(LockConfigError, match=r"redis://h:\*\*\*, can't be read: .*digits as the port"):
         open_store("redis://h:99x/0")
     with pytest.raises(LockConfigError, match="the parameter socket_timeout has a value of another kind"):
         open_store("redis://u:secret@h/0?socket_timeout=soon")
 
 
-def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("celery_locks.stores.redis")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)

@@ -13,7 +13,7 @@ from tests.support.faulty_store import FaultyStore, fail
 from tests.support.waiting import eventually
 
 
-def test_a_free_key_is_had_at_once(lock: Lock) -> None:
+def test_a_free_key_is_acquired_immediately(lock: Lock) -> None:
     ticket = lock.enqueue()
     assert ticket.acquired
     assert ticket.position is None
@@ -78,7 +78,7 @@ def test_a_place_is_kept_for_the_ttl(locks: Locks, clock: MovableClock) -> None:
     assert not holder.held
 
 
-def test_a_grant_whose_reply_is_lost_is_had_by_the_next_look(lock: Lock, store: FaultyStore) -> None:
+def test_a_grant_whose_reply_is_lost_is_found_by_the_next_look(lock: Lock, store: FaultyStore) -> None:
     holder, ticket = lock.acquire(), lock.enqueue()
     holder.release()
     store.after["acquire"] = fail
@@ -90,7 +90,7 @@ def test_a_grant_whose_reply_is_lost_is_had_by_the_next_look(lock: Lock, store: 
     assert ticket.wait().token == lock.holders()[0].token
 
 
-def test_a_ticket_cancelled_after_a_lost_reply_gives_back(lock: Lock, store: FaultyStore) -> None:
+def test_a_ticket_cancelled_after_a_lost_reply_releases_its_lease(lock: Lock, store: FaultyStore) -> None:
     holder, ticket = lock.acquire(), lock.enqueue()
     holder.release()
     store.after["acquire"] = fail
@@ -120,7 +120,7 @@ def test_waiting_acquires_nothing(lock: Lock, store: FaultyStore, told: list[tup
     assert [name for name, _ in told] == ["released"]
 
 
-def test_waiting_ends_with_the_release_and_keeps_nobody_out(lock: Lock, store: FaultyStore) -> None:
+def test_waiting_ends_with_the_release_and_excludes_no_other(lock: Lock, store: FaultyStore) -> None:
     def late(wait: Callable[[], object]) -> threading.Thread:
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
@@ -158,7 +158,7 @@ def test_a_wait_that_fails_leaves_nothing(lock: Lock, store: FaultyStore) -> Non
     eventually(lambda: not lock.locked(), 30)
 
 
-def test_a_timeout_is_told(lock: Lock) -> None:
+def test_a_timeout_is_reported(lock: Lock) -> None:
     from celery_locks import signals
 
     told = list[object]()

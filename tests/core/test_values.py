@@ -68,7 +68,7 @@ def test_a_value_is_kept_for_its_own_time(locks: Locks, clock: MovableClock) -> 
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"x", float("nan"), object()], ids=["set", "bytes", "nan", "object"])
-def test_what_is_no_json_is_refused_at_once(lock: Lock, value: object) -> None:
+def test_what_is_no_json_is_refused_immediately(lock: Lock, value: object) -> None:
     with lock as lease, pytest.raises(LockConfigError, match="must be JSON"):
         lease.update(value)
 
@@ -230,7 +230,7 @@ class TestDelete:
         assert locks.delete("k") is False
 
 
-def test_a_store_without_values_says_so_at_the_update(clock: MovableClock) -> None:
+def test_a_store_without_values_reports_it_at_the_update(clock: MovableClock) -> None:
     class Bare(FaultyStore):
         values = False
 

@@ -179,7 +179,7 @@ def test_promise_25_a_key_gives_the_terminal_no_commands(run: Run, locks: Locks)
 # ---------------------------------------------------------------------- release, wait
 
 
-def test_release_asks_and_says_whose_it_was(run: Run, locks: Locks) -> None:
+def test_release_asks_and_names_the_holder(run: Run, locks: Locks) -> None:
     lease = locks.lock("user:7", owner="nightly import").acquire()
     assert "Release user:7, which is held by nightly import" in run("release", "user:7", answer="n\n", status=1).output
     assert lease.held
@@ -195,7 +195,7 @@ def test_release_without_asking(run: Run, locks: Locks) -> None:
     assert run("release", "user:7", "--yes").output.startswith("Released user:7, which was held by nightly import")
 
 
-def test_release_frees_nobody_but_whom_it_asked_about(run: Run, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_ends_only_the_lease_it_asked_about(run: Run, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key changes hands while the question stands."""
     lease = locks.lock("user:7", owner="the first").acquire()
 
@@ -230,7 +230,7 @@ def test_release_reports_who_keeps_the_key(run: Run, locks: Locks, monkeypatch: 
     assert run("release", "smtp").output.splitlines()[1].startswith("It is held by later")
 
 
-def test_release_frees_all_holders_and_serves_who_waits(run: Run, locks: Locks) -> None:
+def test_release_ends_all_leases_and_serves_the_waiter(run: Run, locks: Locks) -> None:
     smtp = locks.semaphore("smtp", limit=2)
     smtp.acquire(), smtp.acquire()
     had: list[Any] = []
@@ -322,7 +322,7 @@ def test_a_process_prints_a_table_and_json(redis_url: str, locks: Locks, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_process_says_an_error_in_one_line(tmp_path: Path) -> None:
+def test_a_process_prints_an_error_in_one_line(tmp_path: Path) -> None:
     done = process("list", url="redis://:s3cret@127.0.0.1:1/0", folder=tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -384,7 +384,7 @@ def test_what_is_printed_is_read_as_the_same_key(key: str) -> None:
     assert unescaped(printable(key)) == key
 
 
-def test_a_wrong_escape_says_how_to_write_it(run: Run) -> None:
+def test_a_wrong_escape_states_how_to_write_it(run: Run) -> None:
     assert r"\q is not an escape: write \\ for a backslash" in run("show", "--escaped", r"a\q", status=2).output
     assert r"\ is not an escape" in run("list", "--escaped", "--after", "a\\", status=2).output
 
@@ -414,7 +414,7 @@ def test_the_next_page_of_odd_keys(run: Run, locks: Locks) -> None:
     assert sorted(seen) == sorted(ODD)
 
 
-def test_a_list_without_a_match_says_what_there_is(run: Run, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_without_a_match_names_what_there_is(run: Run, locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
     filters = [
         ("--owner", "x"),
         ("--task", "x"),
@@ -476,7 +476,7 @@ def test_what_every_celery_command_loads_is_light() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True], ids=["broker in the store", "broker apart"])
-def test_what_a_dead_worker_left_is_found_and_sent_on(
+def test_the_tickets_of_a_dead_worker_are_found_and_dispatched(
     redis_url: str, redis_server: RedisServer, start_redis: Callable[..., RedisServer], apart: bool
 ) -> None:
     """A task parks; its worker dies; the key comes free, and nobody is there to call the task."""

@@ -190,7 +190,7 @@ def test_names_and_keys_are_completed(app: Celery, locks: Locks, audit: Locks, m
 # ---------------------------------------------------------------------- release, wait, sweep
 
 
-def test_release_is_in_the_default_store_unless_told(run: Run, locks: Locks, audit: Locks) -> None:
+def test_release_acts_on_the_default_store_by_default(run: Run, locks: Locks, audit: Locks) -> None:
     lease = audit.lock("k", owner="one").acquire()
     said = run("release", "k", "--yes", status=1).stderr
     assert said == "Error: k is not held; it is held in the store audit: give --store audit\n"
@@ -204,7 +204,7 @@ def test_release_is_in_the_default_store_unless_told(run: Run, locks: Locks, aud
     assert not audit.lock("k").locked()
 
 
-def test_wait_is_in_the_default_store_unless_told(run: Run, audit: Locks) -> None:
+def test_wait_acts_on_the_default_store_by_default(run: Run, audit: Locks) -> None:
     audit.lock("k", owner="one").acquire()
     assert run("wait", "k", "--timeout", "0").output == "k is free.\n"
     assert "it is held by one" in run("wait", "k", "--timeout", "0", "--store", "audit", status=1).stderr

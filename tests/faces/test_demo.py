@@ -187,7 +187,7 @@ def test_keeps_all_promises_though_a_worker_is_killed(run: type[Demo]) -> None:
 
 
 @pytest.mark.slow
-def test_does_without_the_kill_and_sends_nothing_to_the_broker_of_whoever_runs_it(run: type[Demo]) -> None:
+def test_without_the_kill_sends_nothing_to_the_users_own_broker(run: type[Demo]) -> None:
     elsewhere = "redis://localhost:1/0"
     environment = {"CELERY_BROKER_URL": elsewhere, "CELERY_RESULT_BACKEND": elsewhere, "CELERY_LOCKS_URL": elsewhere}
     demo = run("--no-kill", "--tasks", "30", "--workers", "1", "--seed", "3", environment=environment)
@@ -255,7 +255,7 @@ def test_shows_the_log_of_a_worker_that_dies_in_mid_run(run: type[Demo]) -> None
 
 
 @pytest.mark.slow
-def test_says_what_to_do_when_the_server_does_not_run(run: type[Demo]) -> None:
+def test_states_what_to_do_when_the_server_does_not_run(run: type[Demo]) -> None:
     demo = run("--embedded", "valkey", environment={"CELERY_LOCKS_DEMO_SERVER": "/nowhere/valkey-server"})
     assert demo.exit_status() == 1
     assert "/nowhere/valkey-server does not run" in demo.text
@@ -269,7 +269,7 @@ def a_run(began: float, ended: float | None, token: int | None = 1, worker: str 
     return Run("job", "sync", "customer:1", token, worker, 1, began, ended, None if ended is None else "done")
 
 
-def test_runs_one_after_the_other_are_one_at_once() -> None:
+def test_runs_one_after_the_other_do_not_overlap() -> None:
     assert most_overlapping([a_run(1, 2), a_run(2, 3), a_run(3.5, 4)], {}) == 1
 
 
@@ -423,7 +423,7 @@ def undeletable(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("ending", [Interrupted(signal.SIGINT), DemoError("worker1 died"), None])
-def test_it_never_says_that_files_are_gone_that_are_not(
+def test_it_never_reports_existing_files_as_gone(
     ending: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -456,7 +456,7 @@ def test_the_broker_of_files_puts_back_what_a_dead_reader_had(tmp_path: Path) ->
         assert list(new.iterdir()) == list(mine.iterdir()) == []
 
 
-def test_the_command_line_says_what_it_can() -> None:
+def test_the_command_line_lists_its_commands() -> None:
     command = [sys.executable, "-m", "example_project", "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
     for option in ("--embedded", "--tasks", "--workers", "--concurrency", "--no-kill", "--plain", "--seed"):

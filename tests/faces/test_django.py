@@ -98,7 +98,7 @@ def test_promise_24_a_commit_with_a_real_worker(
     assert remedy.startswith("Set maxmemory-policy noeviction")
 
 
-def test_a_project_without_a_celery_app_is_told() -> None:
+def test_a_project_without_a_celery_app_is_reported() -> None:
     code = (
         "import django; from django.conf import settings\n"
         "settings.configure(INSTALLED_APPS=['celery_locks.contrib.django']); django.setup()\n"

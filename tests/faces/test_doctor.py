@@ -243,9 +243,7 @@ def test_a_server_that_refuses_writes(start_redis: Start, code: str) -> None:
     ],
 )
 @pytest.mark.parametrize("db", [0, 3])
-def test_a_user_who_lacks_a_right_is_told_the_rights_that_are_enough(
-    start_redis: Start, rules: str, lacks: str, db: int
-) -> None:
+def test_the_rights_that_a_user_lacks_are_named(start_redis: Start, rules: str, lacks: str, db: int) -> None:
     rule = f"on >secret resetchannels -@all {rules} +select"
     server = start_redis(users={"limited": rule}, options={"save": "60 1"})
     app = make_app(server.url(db, user="limited", password="secret"), locks_on_contention="park")
@@ -263,7 +261,7 @@ def test_a_user_who_lacks_a_right_is_told_the_rights_that_are_enough(
     found(make_app(server.url(db, user="limited", password="secret"), locks_on_contention="park"))
 
 
-def test_the_rights_that_are_told_are_those_of_the_sites_own_prefix(start_redis: Start) -> None:
+def test_the_rights_that_are_named_are_for_the_sites_own_prefix(start_redis: Start) -> None:
     server = start_redis(users={"limited": "on >secret ~celery-locks:* +@all"})
     app = make_app(server.url(user="limited", password="secret"), locks_prefix="shop")
     assert the_only(app, "error", "writes").find("give it the keys ~shop:*,") > 0
@@ -487,7 +485,7 @@ def test_a_broker_that_refuses_messages(redis_url: str, start_redis: Start, code
         ("~* resetchannels +@all", "consumers", "a channel"),
     ],
 )
-def test_a_user_of_the_broker_who_lacks_a_right_is_told_the_rights_that_are_enough(
+def test_the_rights_that_a_user_of_the_broker_lacks_are_named(
     redis_url: str, start_redis: Start, rules: str, check: str, lacks: str
 ) -> None:
     server = start_redis(users={"limited": f"on >secret {rules}"})
@@ -515,7 +513,7 @@ HARMFUL = ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "KEYS *", "SCRIPT FLUSH", "FUNCT
 
 
 @pytest.mark.slow
-def test_a_worker_of_a_user_with_exactly_the_told_rights(redis_url: str, start_redis: Start) -> None:
+def test_a_worker_of_a_user_with_exactly_the_named_rights(redis_url: str, start_redis: Start) -> None:
     server = start_redis(users={"limited": "on >secret ~nothing +@all"})
     url = server.url(user="limited", password="secret")
     app = Celery("watched", broker=url, set_as_current=False)

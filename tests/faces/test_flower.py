@@ -416,7 +416,7 @@ def test_promise_25_exactly_the_odd_key_is_released(site: Site) -> None:
         assert {info.key for info in site.locks.list().items} == {lease.key for lease in leases.values()}
 
 
-def test_nothing_secret_is_told(site: Site) -> None:
+def test_no_secret_is_shown(site: Site) -> None:
     with site.locks.lock("a") as lease:
         answers = [site.basic.get(path, LOGIN) for path in (*PAGES, *API)]
         site.proxy.refuse()

@@ -443,7 +443,7 @@ def test_history_by_events(look: Callable[..., Page], site: Site, hold: Callable
     expect(page.locator("#lock-chart rect")).to_have_count(1)
 
 
-def test_a_store_that_is_away_is_told(chromium: Browser, site: Site, name: str) -> None:
+def test_a_store_that_is_away_is_reported(chromium: Browser, site: Site, name: str) -> None:
     with site.locks.lock(f"{name}7"), opened(chromium) as context:
         page = context.new_page()
         page.goto(f"{site.flower.url}/locks?prefix={name}")

@@ -21,7 +21,7 @@ SOON = 90.0
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_flower_tells_of_the_store(redis_url: str, tmp_path: Path) -> None:
+def test_flower_shows_its_store(redis_url: str, tmp_path: Path) -> None:
     locks, port = Locks(redis_url), free_port()
     locks.lock("k", ttl=300, owner=owners.running("shop.sync", "id-1", "web1")).acquire()
     (tmp_path / "proj.py").write_text(f"from celery import Celery\napp = Celery('proj', broker={redis_url!r})\n")

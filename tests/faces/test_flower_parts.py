@@ -67,7 +67,7 @@ def test_a_navigation_that_is_not_known_stays_as_it_is(caplog: pytest.LogCapture
 # What is shown
 
 
-def test_a_holders_name_is_told_in_parts() -> None:
+def test_a_holders_name_is_shown_in_parts() -> None:
     run = views.owner_fields(running("shop.re[]sync", "id-7", "celery@web1 on ] earth"))
     assert (run["task"], run["task_id"], run["worker"]) == ("shop.re[]sync", "id-7", "celery@web1 on ] earth")
     call = views.owner_fields(called("shop.resync", "id-7", "web1:4711"))
@@ -142,7 +142,7 @@ def test_events_of_a_part_are_its_own(watched: Watched) -> None:
     assert [entry["kind"] for entry in watched.history.payload("a", "call")["entries"]] == ["acquired"]
 
 
-def test_looks_tell_who_held_and_that_it_ended(watched: Watched) -> None:
+def test_looks_show_who_held_and_that_it_ended(watched: Watched) -> None:
     lease = watched.locks.lock("a", owner="me").acquire()
     watched.look()
     watched.look()
@@ -156,7 +156,7 @@ def test_looks_tell_who_held_and_that_it_ended(watched: Watched) -> None:
     assert [sample[2:] for sample in watched.history.payload("a")["samples"]] == [[0, 1], [0, 0]]
 
 
-def test_a_page_says_nothing_of_keys_outside_it(watched: Watched) -> None:
+def test_a_page_shows_no_keys_outside_it(watched: Watched) -> None:
     leases = [watched.locks.lock(key).acquire() for key in ("a:1", "a:3", "b:1", "}c")]
     watched.look()
     for lease in leases:
@@ -173,7 +173,7 @@ def test_a_page_says_nothing_of_keys_outside_it(watched: Watched) -> None:
     assert all(lease.release() for lease in held)
 
 
-def test_what_an_event_told_is_not_told_again_by_a_look(watched: Watched) -> None:
+def test_what_an_event_reported_is_not_reported_again_by_a_look(watched: Watched) -> None:
     lease = watched.locks.lock("a", owner="me").acquire()
     watched.look()
     watched.hear("acquired", "a", lease.fencing_token, owner="me")
@@ -309,7 +309,7 @@ def test_a_key_that_was_free_for_long_makes_room_for_a_scan(watched: Watched) ->
     assert len(history._idle) == 0
 
 
-def test_what_was_told_outlives_what_was_seen(watched: Watched) -> None:
+def test_reported_entries_outlive_seen_ones(watched: Watched) -> None:
     history = watched.history
     for number in range(MOST_RELEASED_KEYS + 1):
         history.record_release(f"freed {number}", "", Holder("me", 7, 1, 0.0, 3.0, "token"), "ann")
@@ -358,7 +358,7 @@ def test_odd_fields_of_an_event_do_no_harm(watched: Watched, timestamp: object) 
     assert (entry["kind"], entry["owner"], entry["fencing_token"], entry["reason"]) == ("lost", "", None, "")
 
 
-def test_an_event_of_a_long_key_is_told_of_that_key(watched: Watched) -> None:
+def test_an_event_of_a_long_key_has_that_key(watched: Watched) -> None:
     lease = watched.locks.lock("x" * 1_000).acquire()
     watched.hear("acquired", "x" * 1_000, lease.fencing_token)
     assert watched.kinds(lease.key) == ["acquired"]

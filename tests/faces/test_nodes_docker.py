@@ -90,7 +90,7 @@ def test_requirements_with_hashes_stay_by_themselves(project: Callable[..., Work
     assert files["requirements.txt"].splitlines() == ["celery==5.6.0"]
 
 
-def test_a_version_that_git_would_tell(project: Callable[..., WorkerImage]) -> None:
+def test_a_version_that_git_would_give(project: Callable[..., WorkerImage]) -> None:
     image = project({"pyproject.toml": PYPROJECT.replace('"shop"', '"celery"')})  # one that is installed
     assert f"SETUPTOOLS_SCM_PRETEND_VERSION={metadata.version('celery')} pip install" in image.dockerfile()
 
@@ -149,7 +149,7 @@ def test_no_engine(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, a
     result.stdout.no_fnmatch_line("*requests.exceptions*")
 
 
-def test_processes_and_containers_at_once(pytester: pytest.Pytester) -> None:
+def test_processes_and_containers_together(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST.format("local"))
     pytester.makepyfile("def test_it(): ...")
     result = pytester.runpytest_subprocess("-p", "celery_locks.testing.docker", "-p", "no:valkey", timeout=60)

@@ -219,7 +219,7 @@ def test_the_wait_of_a_parked_task_is_all_of_its_wait(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_tells_of_the_store(site: Site) -> None:
+def test_a_worker_shows_its_store(site: Site) -> None:
     lease = site.locks.lock("d", ttl=60, owner=owners.running("other", "id-1", "web1")).acquire()
     assert site.locks.store.acquire(site.locks.lock("d")._new_claim(), 60)
 
@@ -293,7 +293,7 @@ def test_events(site: Site, heard: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-def test_a_loss_is_told_with_its_reason(site: Site, heard: list[dict[str, Any]]) -> None:
+def test_a_loss_is_reported_with_its_reason(site: Site, heard: list[dict[str, Any]]) -> None:
     until = site.until_file()
     site.send("held", "f", str(until))
     eventually(lambda: site.locks.lock("f").locked(), SOON)
@@ -324,7 +324,7 @@ def test_other_pools_are_heard_too(redis_url: str, tmp_path: Path, pool: str, se
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT], ids=["warm", "cold"])
-def test_a_worker_that_ends_tells_all_and_leaves_nothing(redis_url: str, tmp_path: Path, sig: signal.Signals) -> None:
+def test_a_worker_that_ends_reports_all_and_leaves_nothing(redis_url: str, tmp_path: Path, sig: signal.Signals) -> None:
     site = Site(redis_url, tmp_path, locks_events=True)
     site.variables["TMPDIR"] = str(tmp_path)
     until = site.until_file()
@@ -369,7 +369,7 @@ def test_wrong_settings(wrong: dict[str, Any]) -> None:
         check_settings(wrong)
 
 
-def test_with_nothing_asked_for_nobody_listens() -> None:
+def test_without_receivers_no_process_listens() -> None:
     program = (
         "import sys\n"
         "from types import SimpleNamespace as Of\n"
@@ -419,7 +419,7 @@ def test_what_a_killed_process_has_written_is_read(reader: Any) -> None:
     end.stop()
 
 
-def test_a_full_pipe_holds_nobody_up_and_what_is_dropped_is_counted(reader: Any) -> None:
+def test_a_full_pipe_delays_no_other_and_what_is_dropped_is_counted(reader: Any) -> None:
     end, reports, dropped = reader
     writer, written = Writer(str(end.path)), 20_000
     for _ in range(written):
@@ -448,7 +448,7 @@ def test_long_texts_are_cut(reader: Any) -> None:
     assert len(long.line(512)) <= 512, "POSIX promises no more"
 
 
-def test_nonsense_stops_nobody(reader: Any) -> None:
+def test_nonsense_stops_no_process(reader: Any) -> None:
     end, reports, _ = reader
     end.start()
     with end.path.open("wb", buffering=0) as pipe:
@@ -465,7 +465,7 @@ def test_a_writer_without_a_reader_raises_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- events without a broker
 
 
-def test_a_broker_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_away_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "QUEUE_SIZE", 10)
     monkeypatch.setattr(events, "RETRY_SECONDS", 0.05)
     dropped: list[int] = []
@@ -653,7 +653,7 @@ def test_several_stores_are_looked_at_apart(redis_url: str, start_redis: Callabl
     stop()
 
 
-def test_a_store_that_is_away_holds_nobody_up(
+def test_a_store_that_is_away_delays_no_other(
     start_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, registry = start_redis(), CollectorRegistry()

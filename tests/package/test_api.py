@@ -78,7 +78,7 @@ def test_every_setting_is_in_the_table() -> None:
     assert set(api.settings()) <= used
 
 
-def test_every_command_is_told_of_and_says_what_it_does() -> None:
+def test_every_command_is_listed_with_its_purpose() -> None:
     """The reference is made from what the commands say of themselves."""
     assert ":module: celery_locks.cli" in (ROOT / "docs" / "reference" / "command-line.md").read_text()
     page = (ROOT / "docs" / "how-to" / "command-line.md").read_text()

@@ -26,7 +26,7 @@ def test_what_leads_nowhere_on_a_site_is_found(tmp_path: Path) -> None:
     assert links.main(tmp_path) == 1
 
 
-def test_the_pages_beside_the_site_lead_somewhere(tmp_path: Path) -> None:
+def test_the_links_of_pages_outside_the_site_lead_somewhere(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("[a](gone.md) [b](README.md#x) `[c](code.md)` [d](https://x.org)")
     assert list(links.broken_beside(tmp_path)) == ["README.md: gone.md leads nowhere"]
     assert list(links.broken_beside(ROOT)) == []

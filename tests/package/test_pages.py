@@ -196,5 +196,5 @@ def imports(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", HOW_TO, ids=page_id)
-def test_a_page_says_what_its_code_needs(page: Path) -> None:
+def test_a_page_states_what_its_code_needs(page: Path) -> None:
     assert list(unsaid(page.read_text(), page_before(page))) == []

@@ -1,4 +1,4 @@
-"""The English of the package and of the pages that come with it: no phrase that a reader has to decode.
+"""The English of the package, of its main pages and of the tests' names: no phrase that a reader has to decode.
 
 `python -m tests.package.test_prose [PATH ...]` lists what it finds, a line each.
 """
@@ -177,6 +177,18 @@ def test_leaves_code_alone(tmp_path: Path) -> None:
 def test_plain_english() -> None:
     found = [str(finding) for path in files() for finding in findings(path)]
     assert not found, f"{len(found)} phrases to rewrite:\n" + "\n".join(found)
+
+
+def test_names_of_tests() -> None:
+    folders = (ROOT / "tests", ROOT / "celery_locks" / "testing", ROOT / "example_project")
+    found = []
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_"):
+                words = node.name.replace("_", " ")
+                phrases = [f"{match[0]!r}" for pattern in _PATTERNS for match in pattern.finditer(words)]
+                found += [f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}: {phrase}" for phrase in phrases]
+    assert not found, "\n".join(found)
 
 
 if __name__ == "__main__":

@@ -77,12 +77,12 @@ $ echo "$WHO." && sleep 600
         ("'''console title=\"Terminal 2\"\n$ echo one\ntwo\n'''", r"Terminal 2 printed\n\$ echo one\none\n\n\(ended"),
     ],
 )
-def test_a_page_that_is_not_true_is_told_of(reader: Reader, text: str, said: str) -> None:
+def test_a_page_that_is_not_true_is_reported(reader: Reader, text: str, said: str) -> None:
     with reader, pytest.raises(AssertionError, match=said):
         reader.follow("page.md", page(text))
 
 
-def test_python_that_goes_nowhere_is_told_of() -> None:
+def test_python_that_goes_nowhere_is_reported() -> None:
     with pytest.raises(AssertionError, match="line 3"):
         list(steps(page("text\n\n'''python\nprint(1)\n'''")))
 
@@ -206,7 +206,7 @@ def test_what_a_page_needs_is_read_from_its_words() -> None:
         ("- x\n\n  '''python\n  x\n  '''", "line 3: an indented block is not followed"),
     ],
 )
-def test_a_page_that_leaves_its_reader_alone_is_told_of(text: str, said: str | None) -> None:
+def test_a_page_that_leaves_its_reader_alone_is_reported(text: str, said: str | None) -> None:
     found = list(test_pages.unsaid(page(text)))
     assert not found if said is None else len(found) == 1 and said in found[0]
 

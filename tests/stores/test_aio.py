@@ -151,7 +151,7 @@ async def test_a_thousand_cancellations_leave_nothing(
 
 
 @on_a_loop
-async def test_a_loss_is_told_within_a_renewal(locks: AsyncLocks) -> None:
+async def test_a_loss_is_reported_within_a_renewal(locks: AsyncLocks) -> None:
     told = asyncio.Event()
     lease = await locks.lock("k", ttl=30, renew=0.5).acquire()
     lease.on_lost(lambda *_: told.set())

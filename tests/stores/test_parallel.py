@@ -27,7 +27,7 @@ def test_answers_come_in_order_and_errors_are_answers() -> None:
     assert isinstance(two, StoreUnavailable)
 
 
-def test_nobody_waits_for_those_that_are_not_needed() -> None:
+def test_no_request_waits_for_servers_that_are_not_needed() -> None:
     go = threading.Event()
     begun = time.monotonic()
     answers = ask([lambda: 1, go.wait, lambda: 1], 60, lambda answers: answers.count(1) == 2)
@@ -54,7 +54,7 @@ def test_a_forked_child_asks_by_threads_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_server_that_hangs_holds_so_many_threads_and_no_more(start_redis: Callable[..., RedisServer]) -> None:
+def test_a_server_that_hangs_holds_a_limited_number_of_threads(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis()
     member = Member(server.url())
     member.ping()

@@ -112,16 +112,16 @@ class TestPromise21Addresses:
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     limited.execute_command(*command)
 
-    def test_promise_44_the_documented_rights_are_those_that_the_error_names(self) -> None:
+    def test_promise_44_the_documented_rights_match_the_error(self) -> None:
         page = Path(__file__).parents[2] / "docs" / "how-to" / "stores.md"
         assert f"`{RIGHTS}`" in page.read_text()
 
-    def test_a_user_without_rights_is_told_which(self, start_redis: Callable[..., RedisServer]) -> None:
+    def test_the_rights_of_a_user_without_any_are_named(self, start_redis: Callable[..., RedisServer]) -> None:
         server = start_redis(users={"poor": "on >secret ~* -@all +ping"})
         with pytest.raises(StoreUnavailable, match=r"\+evalsha"):
             Locks(server.url(user="poor", password="secret")).lock("k").try_acquire()
 
-    def test_a_wrong_password_is_told_and_not_shown(self, start_redis: Callable[..., RedisServer]) -> None:
+    def test_a_wrong_password_is_reported_and_not_shown(self, start_redis: Callable[..., RedisServer]) -> None:
         server = start_redis(users={"locks": "on >right ~* +@all"})
         locks = Locks(server.url(user="locks", password="wrong-secret"))
         with pytest.raises(StoreUnavailable, match="check user and password") as caught:
@@ -136,7 +136,7 @@ class TestPromise21Addresses:
             self.works(f"rediss://localhost:{proxy.port}/3?{trust}")
             self.works(f"valkeys://localhost:{proxy.port}/3?{trust}")
 
-    def test_tls_with_a_certificate_that_nobody_vouches_for(self, redis_server: RedisServer, tmp_path: Path) -> None:
+    def test_tls_with_a_certificate_without_a_known_authority(self, redis_server: RedisServer, tmp_path: Path) -> None:
         proxy, _ = tls_proxy(redis_server.port, tmp_path)
         with proxy, pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
             Locks(f"rediss://localhost:{proxy.port}/3").lock("k").try_acquire()
@@ -152,7 +152,7 @@ class TestPromise21Addresses:
         with pytest.raises(LockConfigError, match="can't be read"):
             open_store("redis://localhost:port/0")
 
-    def test_nobody_there(self, proxy: Proxy) -> None:
+    def test_no_holder(self, proxy: Proxy) -> None:
         proxy.refuse()
         with pytest.raises(StoreUnavailable, match=str(proxy.port)):
             Locks(f"redis://127.0.0.1:{proxy.port}/0").lock("k").try_acquire()
@@ -415,7 +415,7 @@ class TestTimeouts:
         server.restart(keep_data=False)
         assert store.renew([Renewal("p:{k}", "a", 60)]) == ["deleted"]
 
-    def test_memory_that_ran_out_is_told_and_a_release_still_works(
+    def test_memory_that_ran_out_is_reported_and_a_release_still_works(
         self, start_redis: Callable[..., RedisServer]
     ) -> None:
         server = start_redis()

@@ -192,7 +192,7 @@ class TestCommands:
         assert page.next == "499"
         assert sum(evals(redis_cluster)) - sum(before) <= 2 * hash_tags.PARTITIONS
 
-    def test_a_wake_up_comes_at_once(self, redis_cluster: Cluster, store: RedisClusterStore) -> None:
+    def test_a_wake_up_comes_immediately(self, redis_cluster: Cluster, store: RedisClusterStore) -> None:
         locks = Locks(store)
         lease, waited = locks.lock("k").acquire(), list[float]()
 
@@ -411,7 +411,7 @@ class TestAddresses:
             assert [item.key for item in locks.list().items] == ["k"]
         assert locks.delete("k")
 
-    def test_nobody_there(self) -> None:
+    def test_no_holder(self) -> None:
         with pytest.raises(StoreUnavailable, match=r"redis\+cluster://u:\*\*\*@127\.0\.0\.1:1"):
             Locks("redis+cluster://u:secret@127.0.0.1:1,127.0.0.1:2").lock("k").try_acquire()
 

@@ -91,7 +91,7 @@ class TestPromise36DeadConnections:
             call(store)
 
     @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-    def test_those_that_were_cut_are_no_error(
+    def test_waits_that_were_cut_are_no_error(
         self, store: RedisStore, proxy: Proxy, call: Callable[[RedisStore], Any]
     ) -> None:
         fill(store, 4)
@@ -256,13 +256,13 @@ class TestIdleConnections:
             pool.put(connection, now)  # type: ignore[arg-type]
         return connections
 
-    def test_there_are_so_many_at_most(self) -> None:
+    def test_their_number_is_limited(self) -> None:
         pool = Pool()
         connections = self.put(pool, MOST_IDLE + 3)
         assert pool.idle == MOST_IDLE
         assert [each.closed for each in connections] == [True] * 3 + [False] * MOST_IDLE
 
-    def test_those_that_a_burst_left_end_while_others_are_used(self) -> None:
+    def test_connections_left_by_a_burst_end_while_others_are_used(self) -> None:
         pool = Pool()
         connections = self.put(pool, 10)
         now = LONGEST_IDLE_SECONDS - 1

@@ -76,7 +76,7 @@ def test_a_renewal_puts_back_what_the_list_lost(store: RedisStore, client: redis
     assert client.pttl("p:locks") > 0
 
 
-def test_promise_20_the_list_ends_though_not_each_holder_says_when(store: RedisStore, client: redis.Redis) -> None:
+def test_promise_20_the_list_ends_though_not_each_holder_has_a_deadline(store: RedisStore, client: redis.Redis) -> None:
     for _ in range(50):  # most of them find a list that nobody is on, and a lock that is known
         hold(store, "k")
         assert client.pttl("p:locks") > 0
@@ -84,7 +84,7 @@ def test_promise_20_the_list_ends_though_not_each_holder_says_when(store: RedisS
         assert client.pttl("p:locks") > 0
 
 
-def test_more_lines_than_are_counted_are_told(store: RedisStore) -> None:
+def test_more_lines_than_are_counted_are_reported(store: RedisStore) -> None:
     for number in range(1001):
         store.acquire(Claim(f"p:{{{number}}}", "a", "me", 60, limit=1, permits=2), line_up=60)
     stats = store.stats("p", 1.0)

@@ -284,7 +284,7 @@ class TestPromise35Releases:
         assert store.value(NAME) == "two"
 
     @pytest.mark.parametrize("holder", ["old", ""])
-    def test_promise_35_a_release_by_force_frees_no_later_holder(self, store: Copies, holder: str) -> None:
+    def test_promise_35_a_release_by_force_spares_a_later_holder(self, store: Copies, holder: str) -> None:
         if holder:
             store.acquire(claim(holder))
         assert [each.token for each in store.force_release(NAME)] == [holder] * bool(holder)

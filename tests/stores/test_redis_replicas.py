@@ -81,7 +81,9 @@ def test_what_was_granted_is_on_the_replica(store: RedisStore, replica: RedisSer
     assert store.release(NAME, "0")
 
 
-def test_a_shortfall_is_told_and_undone(store: RedisStore, careless: RedisStore, replica: RedisServer) -> None:
+def test_too_few_replicas_are_reported_and_the_lease_released(
+    store: RedisStore, careless: RedisStore, replica: RedisServer
+) -> None:
     with replica.paused(), pytest.raises(StoreUnavailable, match="0 of the 1 replicas"):
         store.acquire(claim("a"))
     assert store.held(NAME) == 0
@@ -92,7 +94,7 @@ def test_a_shortfall_is_told_and_undone(store: RedisStore, careless: RedisStore,
     assert isinstance(store.acquire(claim("d")), Granted)
 
 
-def test_a_renewal_that_falls_short_does_not_count(store: RedisStore, replica: RedisServer) -> None:
+def test_a_renewal_that_is_not_confirmed_does_not_count(store: RedisStore, replica: RedisServer) -> None:
     store.acquire(claim("a", ttl=60))
     with replica.paused():
         with pytest.raises(StoreUnavailable, match="0 of the 1 replicas"):
@@ -101,7 +103,7 @@ def test_a_renewal_that_falls_short_does_not_count(store: RedisStore, replica: R
     assert store.renew([Renewal(NAME, "a", 2)]) == [None]
 
 
-def test_a_lease_that_is_handed_over_falls_short(store: RedisStore, replica: RedisServer) -> None:
+def test_an_adopted_lease_is_not_confirmed_by_enough_replicas(store: RedisStore, replica: RedisServer) -> None:
     store.acquire(claim("call", ttl=60, task_id="t"))
     with replica.paused(), pytest.raises(StoreUnavailable, match="0 of the 1 replicas"):
         store.acquire(claim("run", adopts="call"))
@@ -111,7 +113,7 @@ def test_a_lease_that_is_handed_over_falls_short(store: RedisStore, replica: Red
     assert isinstance(store.acquire(claim("run")), Granted)
 
 
-def test_a_parked_task_whose_turn_falls_short_is_not_done(store: RedisStore, replica: RedisServer) -> None:
+def test_a_parked_task_whose_turn_is_not_confirmed_is_not_done(store: RedisStore, replica: RedisServer) -> None:
     """Undone like any other release, its ticket would be: its message, sent again, would be dropped."""
     store.acquire(claim("a", ttl=60))
     assert isinstance(store.enter(claim("b"), TICKET), Parked)

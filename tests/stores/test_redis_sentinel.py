@@ -128,7 +128,7 @@ class TestFailover:
         assert failed_over.locks.lock("kept").try_acquire() is None
         assert failed_over.kept.release() is True
 
-    def test_a_lease_that_was_lost_is_told(self, failed_over: Before) -> None:
+    def test_a_lease_that_was_lost_is_reported(self, failed_over: Before) -> None:
         eventually(lambda: failed_over.reasons, 60, "nobody is told")
         assert failed_over.reasons == ["deleted"]
         again = failed_over.locks.lock("lost", ttl=300).acquire(timeout=60)
@@ -225,7 +225,7 @@ def test_promise_21_users_of_servers_and_sentinels(start_redis: Callable[..., Re
         assert "wrong-secret" not in f"{caught.value} {wrong.url}"
 
 
-def test_nobody_there() -> None:
+def test_no_holder() -> None:
     with pytest.raises(StoreUnavailable, match=r"redis\+sentinel://127\.0\.0\.1:1,127\.0\.0\.1:2/locks") as caught:
         Locks("redis+sentinel://127.0.0.1:1,127.0.0.1:2/locks").lock("k").try_acquire()
     assert re.search(r"127\.0\.0\.1:2 - ConnectionError: .*refused", str(caught.value))

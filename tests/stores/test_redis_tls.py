@@ -82,7 +82,9 @@ class TestCluster:
             assert [holder.token for holder in locks.lock("moves").holders()] == [lease.token]
         assert not lease.lost
 
-    def test_who_trusts_nobody_or_shows_nothing(self, cluster_by_tls: Cluster, certificates: Certificates) -> None:
+    def test_a_client_that_trusts_no_authority_or_shows_no_certificate(
+        self, cluster_by_tls: Cluster, certificates: Certificates
+    ) -> None:
         refused(lambda query: cluster_by_tls.url("rediss", query), certificates)
 
 
@@ -107,7 +109,9 @@ class TestSentinel:
                 assert client.exists(locks._space.name("long"))
         assert not lease.lost
 
-    def test_who_trusts_nobody_or_shows_nothing(self, sentinels_by_tls: Sentinels, certificates: Certificates) -> None:
+    def test_a_client_that_trusts_no_authority_or_shows_no_certificate(
+        self, sentinels_by_tls: Sentinels, certificates: Certificates
+    ) -> None:
         refused(lambda query: sentinels_by_tls.url("rediss", query=query), certificates)
 
 

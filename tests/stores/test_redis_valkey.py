@@ -74,7 +74,7 @@ def test_what_was_lost_on_the_way_is_done_once(proxied: RedisStore, proxy: Proxy
         proxied.ping()
 
 
-def test_its_errors_are_told_in_our_words(start_redis: Callable[..., RedisServer]) -> None:
+def test_its_errors_become_ours(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis(users={"poor": "on >secret ~* -@all +ping"})
     with pytest.raises(StoreUnavailable, match=r"\+evalsha"):
         Locks(server.url(scheme="valkey", user="poor", password="secret")).lock("k").try_acquire()

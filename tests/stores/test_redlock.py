@@ -125,7 +125,7 @@ class TestThree(StoreCompliance):
         assert self.granted(another, Claim(name, "new", "new", self.long, replaces=True)) > first
         assert store.renew([self.renewal(claim)]) == ["replaced"]
 
-    def test_force_release_tells_who_held(self, store: Store, another: Store, name: str) -> None:
+    def test_force_release_reports_who_held(self, store: Store, another: Store, name: str) -> None:
         claim = self.claim(name)
         self.granted(store, claim)
         assert self.names(another.force_release(name)) == [claim.owner]
@@ -197,7 +197,7 @@ def test_all_away(store: Redlock, proxies: list[Proxy]) -> None:
         store.renew([Renewal(NAME, "a", 60)])
 
 
-def test_one_that_hangs_keeps_nobody_waiting(store: Redlock, three: list[RedisServer]) -> None:
+def test_one_that_hangs_delays_no_other(store: Redlock, three: list[RedisServer]) -> None:
     """A pair waits for none of the hanging server's time-outs; what that one was asked for meanwhile is undone."""
     with three[1].paused():
         shortest = float("inf")
@@ -245,7 +245,7 @@ def test_promise_23_lost_replies(store: Redlock, proxies: list[Proxy], three: li
     eventually(lambda: not any(held_on(server) for server in three), 30)
 
 
-def test_a_majority_that_was_lost_is_told(store: Redlock, three: list[RedisServer]) -> None:
+def test_a_majority_that_was_lost_is_reported(store: Redlock, three: list[RedisServer]) -> None:
     granted(store, claim("a"))
     for server in three[:2]:
         server.client().flushall()
@@ -316,7 +316,7 @@ def test_a_split_vote_ends(three: list[RedisServer], store: Redlock) -> None:
 
 
 @pytest.mark.slow
-def test_those_who_stop_each_other_all_get_a_turn(three: list[RedisServer], tmp_path: Path) -> None:
+def test_locks_that_block_each_other_all_get_a_turn(three: list[RedisServer], tmp_path: Path) -> None:
     exclude_each_other(url_of([server.port for server in three]), tmp_path, 1.0)
 
 
@@ -384,7 +384,7 @@ def test_promise_21_addresses_are_opened_without_a_connection(url: str) -> None:
     assert type(open_store(url)) is Redlock
 
 
-def test_it_says_what_it_is(store: Redlock, proxies: list[Proxy]) -> None:
+def test_its_text_names_it(store: Redlock, proxies: list[Proxy]) -> None:
     assert "a majority of 3" in store.about()
     assert store.checks()["reached"] == ""
     proxies[0].refuse()

@@ -212,7 +212,7 @@ steps = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 @takes
 @steps
 @pytest.mark.parametrize("members", [1, 2, 3])
-def test_a_newcomer_that_is_cut_off_gives_the_lease_back_afterwards(
+def test_a_newcomer_that_is_cut_off_releases_the_lease_afterwards(
     store: Redlock,
     network: Network,
     servers: list[RedisServer],
@@ -239,7 +239,7 @@ def test_a_newcomer_that_is_cut_off_gives_the_lease_back_afterwards(
 
 
 @takes
-def test_nobody_gets_the_key_before_the_holders_deadline(
+def test_the_key_stays_held_until_the_holders_deadline(
     store: Redlock, network: Network, take: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease of a newcomer that never returns is shorter than that of the holder, which lives."""

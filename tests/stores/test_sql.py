@@ -133,7 +133,7 @@ def tell(store: ServerStore, statement: str, *values: Any) -> int:
 
 class TestProcesses:
     @pytest.mark.slow
-    def test_make_the_tables_at_once(self, url: str, open_: Any, start: Callable[..., Any]) -> None:
+    def test_make_the_tables_concurrently(self, url: str, open_: Any, start: Callable[..., Any]) -> None:
         ends_well(start("crew", 8, "first_use", url))
         store = open_(url)
         assert ask(store, "SELECT count(*) FROM celery_locks_lock WHERE token <> ''") == [(8,)]
@@ -164,7 +164,7 @@ class TestProcesses:
         ends_well(start("fork", url))
 
 
-def test_it_says_what_it_is(server: DatabaseServer, url: str, open_: Any) -> None:
+def test_its_text_names_it(server: DatabaseServer, url: str, open_: Any) -> None:
     assert re.fullmatch(rf"{server.name} \d+\.\d+(\.\d+)?", open_(url).about())
 
 
@@ -236,7 +236,7 @@ class TestTrouble:
         assert lost
         assert store.end_run("lock", mine.token, "again", broker="") == (False, ())
 
-    def test_nobody_gets_what_is_free_too_late_for_it(self, postgresql: str, open_: Any) -> None:
+    def test_no_waiter_acquires_after_its_deadline(self, postgresql: str, open_: Any) -> None:
         """Held up by another's transaction, the server gives up before its client does."""
         store, late = open_(postgresql), claim(ttl=2.0)
         granted(store, old := claim())
@@ -264,7 +264,7 @@ class TestTrouble:
         assert store.release("lock", mine.token)
 
     @pytest.mark.parametrize("password", ["wrong", PASSWORD])
-    def test_promise_21_no_password_is_told(self, server: DatabaseServer, password: str, open_: Any) -> None:
+    def test_promise_21_no_password_is_shown(self, server: DatabaseServer, password: str, open_: Any) -> None:
         port = server.port if password == "wrong" else 1
         store = open_(server.url(password=password, port=port))
         with pytest.raises(StoreUnavailable) as caught:
@@ -753,7 +753,7 @@ class TestTables:
         assert ask(store, "SELECT count(*) FROM celery_locks_waiter") == [(0,)]
         assert store.release("living", living.token)
 
-    def test_whoever_writes_sweeps(self, url: str, open_: Any) -> None:
+    def test_each_writer_sweeps(self, url: str, open_: Any) -> None:
         store = open_(url)
         for name in ("dead", "living"):
             granted(store, claim(name))
@@ -867,7 +867,7 @@ class TestAddresses:
             ("sqlalchemy", "mariadb://h/db", "mysql"),
         ],
     )
-    def test_a_missing_driver_says_what_to_install(self, package: str, url: str, extra: str) -> None:
+    def test_a_missing_driver_names_what_to_install(self, package: str, url: str, extra: str) -> None:
         program = (
             f"import sys; sys.modules[{package!r}] = None\n"
             "from celery_locks.stores import open_store\n"

@@ -195,7 +195,7 @@ def test_a_grant_of_mysql(text: str, grant: str) -> None:
     assert MySQL().grant(text, "bob", "", "shop") == grant
 
 
-def test_the_account_of_mysql_is_what_the_server_says_when_asked() -> None:
+def test_the_account_of_mysql_is_the_servers_answer() -> None:
     text = "INSERT command denied to user 'bob'@'localhost' for table `shop`.`celery_locks_holder`"
     assert MySQL().grant(text, "bob", "bob@%", "shop").endswith("ON `shop`.`celery_locks_holder` TO 'bob'@'%'")
 

@@ -122,7 +122,7 @@ class TestBlockedRows:
         store._sweeper.sweep()
         assert ask(store, f"SELECT name FROM celery_locks_{table}") == []
 
-    def test_nothing_is_granted_to_those_who_have_gone(
+    def test_nothing_is_granted_to_a_client_that_has_gone(
         self, postgresql_server: PostgresServer, postgresql: str, open_: Any
     ) -> None:
         """Several wait for one row, each longer than one timeout of the server."""
@@ -373,7 +373,7 @@ class TestLines:
         assert store.waiting("lock") == 2
         assert store.acquire(waiters[1], 60.0).position == 0
 
-    def test_what_is_given_back_goes_to_the_next(self, url: str, open_: Any) -> None:
+    def test_what_is_released_goes_to_the_next(self, url: str, open_: Any) -> None:
         store, mine, waiter = open_(url), claim(limit=3, permits=3), claim(limit=3, permits=2)
         granted(store, mine)
         assert isinstance(store.acquire(waiter, 60.0), Refused)

@@ -128,7 +128,7 @@ class TestProcesses:
         assert_sound(path)
 
     @pytest.mark.slow
-    def test_first_use_at_once(self, tmp_path: Path, start: type[Process]) -> None:
+    def test_first_use_by_many_threads(self, tmp_path: Path, start: type[Process]) -> None:
         for turn in range(4):
             path = str(tmp_path / f"{turn}.db")
             processes = [start("first_use", path) for _ in range(4)]
@@ -321,7 +321,7 @@ class TestTransactions:
         assert granted(store, claim()) > before
         assert isinstance(SQLiteStore(path).acquire(claim()), Refused)
 
-    def test_wait_for_a_free_lock_ends_at_once(self, path: str) -> None:
+    def test_wait_for_a_free_lock_ends_immediately(self, path: str) -> None:
         store = SQLiteStore(path)
         thread = threading.Thread(target=store.wait, args=("lock", "token", 10 * PATIENCE), daemon=True)
         thread.start()
@@ -513,7 +513,7 @@ def test_holders_are_those_of_one_moment(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_promise_45_a_file_of_another_release_says_what_to_do(tmp_path: Path) -> None:
+def test_promise_45_a_file_of_another_release_states_what_to_do(tmp_path: Path) -> None:
     path = str(tmp_path / "locks.db")
     with closing(SQLiteStore(path)) as store:
         store.ping()

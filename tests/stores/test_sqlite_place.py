@@ -300,7 +300,7 @@ class TestFullDisk:
         (small_disk / "rest").unlink()
         assert isinstance(store.acquire(claim()), Granted)
 
-    def test_the_error_tells_what_to_do(self, small_disk: Path) -> None:
+    def test_the_error_reports_what_to_do(self, small_disk: Path) -> None:
         store = SQLiteStore(str(small_disk / "locks.db"))
         store.ping()
         fill(small_disk)

@@ -23,7 +23,7 @@ class HandedOver(TicketTests):
         self.refused(store, second)
         assert not store.release(name, called.token)
 
-    def test_a_lease_is_adopted_whoever_stands_in_line(self, store: Store, name: str) -> None:
+    def test_a_lease_is_adopted_before_the_line(self, store: Store, name: str) -> None:
         called = self.hold(store, name)
         self.in_line(store, self.claim(name))
         self.granted(store, replace(self.claim(name), adopts=called.token))

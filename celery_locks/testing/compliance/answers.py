@@ -43,7 +43,7 @@ class HoldersAndRefusals(StoreTests):
             self.granted(store, claim)
         assert self.names(self.refused(store, self.claim(name, limit=3)).holders) == [claim.owner for claim in claims]
 
-    def test_only_so_many_holders_are_named(self, store: Store, name: str) -> None:
+    def test_a_limited_number_of_holders_is_named(self, store: Store, name: str) -> None:
         limit = MOST_HOLDERS + 5
         claims = [self.claim(name, limit=limit) for _ in range(limit)]
         for claim in claims:

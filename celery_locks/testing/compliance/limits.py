@@ -40,7 +40,7 @@ class Limits(StoreTests):
         assert answer.holders == ()
         assert answer.retry_in > 0
 
-    def test_a_lowered_limit_counts_those_who_hold(self, store: Store, name: str) -> None:
+    def test_a_lowered_limit_counts_the_holders(self, store: Store, name: str) -> None:
         holders = [self.claim(name, limit=3) for _ in range(2)]
         for holder in holders:
             self.granted(store, holder)
@@ -56,7 +56,7 @@ class Limits(StoreTests):
         assert another.holders(name) == ()
         self.granted(another, self.claim(name))
 
-    def test_an_expired_holder_frees_its_permits_only(self, store: Store, name: str) -> None:
+    def test_an_expired_holder_releases_its_permits_only(self, store: Store, name: str) -> None:
         self.granted(store, self.claim(name, limit=5, permits=3))
         self.granted(store, self.claim(name, ttl=self.short, limit=5, permits=2))
         self.pass_time(self.short)

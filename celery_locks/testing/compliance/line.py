@@ -31,7 +31,7 @@ class Line(StoreTests):
         assert [self.refused(store, waiter).position for waiter in waiters] == [0, None, 1]
         assert self.refused(store, waiters[1], self.long).position == 2
 
-    def test_nobody_barges_past_the_line(self, store: Store, another: Store, name: str) -> None:
+    def test_no_claim_overtakes_the_line(self, store: Store, another: Store, name: str) -> None:
         holder, waiter, newcomer = self.claim(name), self.claim(name), self.claim(name)
         self.granted(store, holder)
         self.in_line(store, waiter)

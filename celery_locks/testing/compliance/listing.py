@@ -182,7 +182,7 @@ class ListingCompliance(StoreTests):
         assert self.figures(store, prefix) == Stats(0, 0, 0, 0)
         assert self.page(store, prefix) == []
 
-    def test_only_so_many_holders_are_listed(self, store: Store, prefix: str, name: str) -> None:
+    def test_a_limited_number_of_holders_is_listed(self, store: Store, prefix: str, name: str) -> None:
         claims = [self.hold(store, name, limit=1000, permits=2) for _ in range(MOST_LISTED + 5)]
         (state,) = self.states(store, prefix)
         assert self.names(state.holders) == [claim.owner for claim in claims[:MOST_LISTED]]

@@ -91,7 +91,7 @@ class Losses(StoreTests):
     # --- The reason ---
 
     @each_force
-    def test_the_reason_is_known_whoever_holds_it_afterwards(
+    def test_the_reason_is_known_whatever_the_next_holder(
         self, store: Store, another: Store, name: str, reason: LossReason
     ) -> None:
         claim = self.claim(name)

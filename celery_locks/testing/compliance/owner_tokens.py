@@ -10,7 +10,7 @@ from celery_locks.testing.compliance.base import StoreTests
 class OwnerTokens(StoreTests):
     """The owner token (promises 2 and 5) and the fencing token (promise 3)."""
 
-    def test_release_frees_the_lock_once(self, store: Store, another: Store, name: str) -> None:
+    def test_release_releases_the_lock_once(self, store: Store, another: Store, name: str) -> None:
         claim = self.claim(name)
         self.granted(store, claim)
         assert store.release(name, claim.token) is True
@@ -88,7 +88,7 @@ class OwnerTokens(StoreTests):
         another.force_release(name)
         assert self.granted(another, self.claim(name)) > before
 
-    def test_fencing_tells_holders_apart(self, store: Store, another: Store, name: str) -> None:
+    def test_fencing_distinguishes_holders(self, store: Store, another: Store, name: str) -> None:
         fencing_tokens = [self.granted((store, another)[turn % 2], self.claim(name, limit=4)) for turn in range(4)]
         assert fencing_tokens == sorted(set(fencing_tokens))
 

@@ -10,7 +10,7 @@ from celery_locks.testing.compliance.base import StoreTests
 class Renewals(StoreTests):
     """Leases are renewed, never shortened and never revived."""
 
-    def test_renew_prolongs(self, store: Store, another: Store, name: str) -> None:
+    def test_renew_extends(self, store: Store, another: Store, name: str) -> None:
         claim = self.claim(name, ttl=self.long)
         self.granted(store, claim)
         assert another.renew([Renewal(name, claim.token, 10 * self.long)]) == [None]
@@ -36,7 +36,7 @@ class Renewals(StoreTests):
         assert holder.expires_in <= self.long
         assert holder.held_for >= self.short - 0.01
 
-    def test_renew_tells_each_reason_in_order(self, store: Store, another: Store, name: str) -> None:
+    def test_renew_returns_each_reason_in_order(self, store: Store, another: Store, name: str) -> None:
         claims = {what: self.claim(f"{name}:{what}") for what in ("live", "deleted", "stolen", "live too")}
         expired = self.claim(f"{name}:expired", ttl=self.short)
         for claim in (expired, *claims.values()):

@@ -31,9 +31,7 @@ class RunEnds(TicketTests):
         self.end(parking, name, again.token)
         assert self.enter(parking, name, 1) == Dropped("done")
 
-    def test_an_ended_ticket_keeps_its_place_before_those_that_parked_later(
-        self, store: Store, parking: Parking, name: str
-    ) -> None:
+    def test_an_ended_ticket_keeps_its_place_before_later_ones(self, store: Store, parking: Parking, name: str) -> None:
         claim = self.run(store, parking, name, 1)
         self.park(parking, name, 2, 3)
         assert self.ids(self.end(parking, name, claim.token, "again")[1]) == ["task 2:0"]

@@ -85,7 +85,7 @@ class Waking(StoreTests):
         self.run_all(work)
         assert sorted(served) == list(range(self.threads))
 
-    def test_one_wait_for_many_tells_whose_turn_it_is(self, store: Store, another: Store, name: str) -> None:
+    def test_one_wait_for_many_returns_whose_turn_it_is(self, store: Store, another: Store, name: str) -> None:
         together = another.waits_with(name)
         other_name = next(each for number in count() if another.waits_with(each := f"{name}{number}") == together)
         kept, holder = self.claim(other_name), self.claim(name)

@@ -313,7 +313,7 @@ def test_numbers(viewer, celery_locks) -> None:
     assert f"<td>{lease.fencing_token}</td>" in page
 
 
-def test_a_store_that_is_down_is_told(releaser, monkeypatch) -> None:
+def test_a_store_that_is_down_is_reported(releaser, monkeypatch) -> None:
     # A port that nobody listens on.
     away = Locks("redis://:secret@127.0.0.1:1/0")
     monkeypatch.setattr(Locks, "from_app", classmethod(lambda cls, app, *_: away))
