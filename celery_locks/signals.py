@@ -229,7 +229,9 @@ def audit(callback: OutcomeCallback) -> Callable[[], None]:
         return receive
 
     def for_key(kind: OutcomeKind) -> Callable[..., object]:
-        def receive(sender: object, key: str, holders: list[str], owner: str | None, store: str, **_: Any) -> None:
+        def receive(
+            sender: object, key: str, holders: list[str], owner: str | None, store: str = DEFAULT_STORE, **_: Any
+        ) -> None:
             callback(outcome_of_key(kind, key, holders, owner, sender, store))
 
         return receive

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,15 +14,15 @@ H = TypeVar("H", bound=Callable[[], object])
 #: it, because reading it costs a fraction of `os.getpid`.
 forks = 0
 
-_handlers: list[Callable[[], object]] = []
-
 
 def after_fork_in_child(handler: H) -> H:
     """Call a function in each forked child, before any code of the child's own.
 
-    Handlers run in the order of their registration. May be used as a decorator.
+    Handlers run in the order of their registration. Python prints the exception of one, an interrupt too, and runs the
+    others. May be used as a decorator.
     """
-    _handlers.append(handler)
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=handler)
     return handler
 
 
@@ -53,15 +52,7 @@ def host_and_pid() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _in_forked_child() -> None:
+@after_fork_in_child
+def _count_fork() -> None:
     global forks
     forks += 1
-    for handler in _handlers:
-        try:
-            handler()
-        except Exception as error:  # noqa: PERF203 - the other handlers still have to run
-            sys.excepthook(type(error), error, error.__traceback__)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_forked_child)

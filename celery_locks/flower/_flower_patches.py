@@ -124,14 +124,8 @@ def _wrap_on_event() -> None:
     events.Events.on_event = on_event_of_locks
 
 
+#: In the order of `install`. The routes come last, since they mark that all of it is installed.
 PATCHES = (
-    Patch(
-        "flower.urls.handlers",
-        "every Flower application is made with this list of routes",
-        "1.2 to 2.2",
-        (),
-        _add_routes,
-    ),
     Patch(
         "tornado.options.options",
         "Flower reads its options from here: command line, FLOWER_… variables and flowerconfig.py",
@@ -160,6 +154,13 @@ PATCHES = (
         ("self", "event"),
         _wrap_on_event,
     ),
+    Patch(
+        "flower.urls.handlers",
+        "every Flower application is made with this list of routes",
+        "1.2 to 2.2",
+        (),
+        _add_routes,
+    ),
 )
 
 #: Undocumented names, with the parameters of functions, and the reason why we override or read them.
@@ -179,9 +180,14 @@ RELIED_ON: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def install() -> None:
-    """Apply all patches, once per process."""
+    """Apply all patches, once per process.
+
+    Raises:
+        AttributeError: This Flower lacks one of the places. Nothing was replaced.
+    """
     if any(getattr(route, "name", None) == "locks" for route in urls.handlers):
         return
+    _ = events.Events.start, events.Events.on_event
     for patch in PATCHES:
         patch.apply()
 

@@ -7,6 +7,7 @@ only for the import.
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import click
@@ -20,17 +21,16 @@ def command() -> None:
 
 def install_if_possible() -> None:
     """Add the locks to Flower, if Flower is installed. An error here must not stop a command."""
-    from celery_locks.views import logger
-
+    log = logging.getLogger(__name__)
     try:
         from celery_locks.flower import install
 
         install()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("flower", "tornado"):
-            logger(__name__).warning("Flower has no page of locks: %s", error)
+            log.warning("Flower has no page of locks: %s", error)
     except Exception:  # an unknown version of Flower
-        logger(__name__).warning("Flower has no page of locks", exc_info=True)
+        log.warning("Flower has no page of locks", exc_info=True)
 
 
 if "flower" in sys.argv:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial, wraps
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -115,15 +115,15 @@ def install_log_filter(mark: str) -> None:
     get_logger("celery.app.trace").addFilter(is_logged)
 
 
-@contextmanager
-def redirected_client(channel: Any, client: Any) -> Iterator[None]:
-    """Have a channel of kombu's Redis transport use another client within the block.
+def call_with_client(channel: Any, client: Any, function: Callable[[], object]) -> None:
+    """Call a function while a channel of kombu's Redis transport uses another client.
 
-    It is an attribute of this one channel, which no other thread uses meanwhile.
+    It is an attribute of this one channel, which no other thread uses meanwhile. It is no context manager: a signal
+    handler could raise in the code of one, before the block or after it, and leave the attribute in place.
     """
     channel.conn_or_acquire = lambda given=None: nullcontext(client)
     try:
-        yield
+        function()
     finally:
         del channel.conn_or_acquire
 
@@ -172,7 +172,7 @@ PATCHES = (
         "5.5-5.7",
         "A store in the broker's own Redis pushes a parked message itself, in the step that ends a lease. Only kombu "
         "knows which element it would push to which list.",
-        redirected_client,
+        call_with_client,
     ),
 )
 

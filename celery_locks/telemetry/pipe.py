@@ -46,9 +46,8 @@ class Reader:
         self._folder = Path(tempfile.mkdtemp(prefix="celery-locks-"))
         self.path = self._folder / "reports"
         os.mkfifo(self.path, 0o600)
-        self._fd = os.open(
-            self.path, os.O_RDWR | os.O_CLOEXEC
-        )  # also for writing, so that a read never returns the end of the file
+        # It is open for writing, too, so that a read never returns the end of the file.
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         with suppress(AttributeError, OSError):  # Linux only
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._ended = threads.new_lock()

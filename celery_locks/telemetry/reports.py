@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_locks import Outcome, audit, owners
-from celery_locks.tasks.messages.header import fields_of, store_in
+from celery_locks.tasks.messages.header import fields_of
 from celery_locks.views import DEFAULT_STORE
 
 #: The end of a text that was cut.
@@ -102,19 +102,6 @@ def waited_before(task: Any) -> float:
     since = float(header.get("since", 0.0))
     # Two clocks are compared here: a parked message may come from another machine.
     return float(header.get("waited", 0.0)) + (max(0.0, time.time() - since) if since else 0.0)
-
-
-def _store_of(sender: Any) -> str:
-    """Return the name of the store of a lock, or of the store in which a task takes its leases."""
-    options = getattr(sender, "lock_options", None)
-    if options is None:
-        space = getattr(sender, "_space", None)
-        return DEFAULT_STORE if space is None else str(space.store_name)
-    request = getattr(sender, "request", None)
-    header = {} if request is None else fields_of(request)
-    if "key" in header:
-        return store_in(header)
-    return str((header.get("options") or {}).get("store", options.store))
 
 
 def _cut(part: Any, most_characters: int) -> Any:

@@ -65,6 +65,7 @@ def store_for_a_test() -> Iterator[MemoryStore]:
             yield store
     finally:
         memory_stores._named.pop(url, None)
+        _stores_of_tests.pop(store, None)
         for each in stores.values():
             keeper().drop(each)
 

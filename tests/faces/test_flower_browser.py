@@ -349,7 +349,7 @@ def test_the_dialog_releases_all_keys_of_an_owner(
     page.get_by_role("button", name="Release…").click()
     page.get_by_label("Release all keys of this owner").check()
     page.get_by_role("button", name="Release", exact=True).click()
-    expect(page.locator("#lock-done")).to_have_text(f"Released 2 of org:{name}.")
+    expect(page.locator("#lock-done")).to_have_text(f"Released 2 leases of org:{name}.")
     assert [lease.release() for lease in leases] == [False, False]
     assert other.release()
 

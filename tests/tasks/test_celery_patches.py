@@ -253,12 +253,19 @@ def test_celery_does_not_log_a_deferred_run_as_ignored(
     assert ("ignored" in caplog.text) is logged
 
 
-def test_a_channel_of_kombus_redis_uses_another_client_within_a_block() -> None:
+def test_a_channel_of_kombus_redis_uses_another_client_during_a_call() -> None:
     class Channel:
         def conn_or_acquire(self, client: Any = None) -> str:
             return "its own"
 
-    channel, client = Channel(), object()
-    with patches.redirected_client(channel, client), channel.conn_or_acquire() as used:  # type: ignore[attr-defined]
-        assert used is client
+    channel, client, used = Channel(), object(), []
+
+    def publish() -> None:
+        with channel.conn_or_acquire() as one:  # type: ignore[attr-defined]
+            used.append(one)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patches.call_with_client(channel, client, publish)
+    assert used == [client]
     assert channel.conn_or_acquire() == "its own"

@@ -191,7 +191,7 @@ function setEnded(isEnded) {
   if (isEnded && document.activeElement === button) byId("lock-dialog-cancel").focus();
   button.hidden = isEnded;
   byId("lock-dialog-effect").hidden = isEnded;
-  byId("lock-dialog-owned").hidden = isEnded || chosen.task !== null; // the owner of a run has no other leases
+  byId("lock-dialog-owned").hidden = isEnded || chosen.task !== null; // offered for owners outside tasks
   patch(byId("lock-dialog-ended"), isEnded ? "This lease has ended meanwhile. Nothing was released." : "");
   patch(byId("lock-dialog-cancel"), isEnded ? "Close" : "Keep it");
 }
@@ -216,7 +216,7 @@ async function release() {
     });
     const data = await answer.json();
     if (!answer.ok) report(false, data.error);
-    else if (data.released && isOwned) report(true, `Released ${number(data.released)} of ${shortened(owner)}.`);
+    else if (data.released && isOwned) report(true, `Released ${data.released === 1 ? "1 lease" : `${number(data.released)} leases`} of ${shortened(owner)}.`);
     else if (data.released) report(true, `Released. It was held by ${shortened(data.owner)}.`);
     else report(false, "That lease had ended already: nothing was released.");
   } catch {

@@ -20,7 +20,7 @@ from kombu.utils import json as kombu_json
 
 from celery_locks._runtime.clock import wall_time
 from celery_locks.stores.parking import Parking, Push
-from celery_locks.tasks._celery_patches import redirected_client
+from celery_locks.tasks._celery_patches import call_with_client
 from celery_locks.tasks.messages.header import with_fields
 from celery_locks.tasks.messages.rabbitmq import address_of, without_deaths
 
@@ -184,8 +184,7 @@ def push_for(app: Any, producer: Any, text: str, parking: Parking, within: float
         return None
     recorder = _Recorder(channel.conn_or_acquire)
     try:
-        with redirected_client(channel, recorder):
-            publish(producer, text)
+        call_with_client(channel, recorder, lambda: publish(producer, text))
     except _UnknownCommandError:
         return None
     if len(recorder.pushed) != 1:
