@@ -152,7 +152,7 @@ class MemoryLocks:
         if record.state != "parked":
             self._forget_parked(lock, record)
         if record.due is None:
-            self._forget_due(lock, record)
+            self.forget_due(lock, record.broker, record.id)
 
     def parked_tickets_of(self, prefix: str, task_id: str) -> list[tuple[str, str]]:
         """Return the names and ids of the parked tickets of a task."""
@@ -166,14 +166,22 @@ class MemoryLocks:
     def due_locks(self, prefix: str, brokers: tuple[str, ...], count: int) -> list[str]:
         """Return the names of locks in which a ticket of these brokers is due."""
         now, names = self._clock.now(), dict[str, None]()
-        for broker in brokers:
-            names |= dict.fromkeys(self._due.get((prefix, broker), Expiring()).expired(now, count))
+        for place in [(prefix, broker) for broker in brokers if (prefix, broker) in self._due]:
+            due = self._due[place]
+            for name in list(due.expired(now, count)):
+                lock = self.by_name.get(name)
+                if lock is not None and lock.due_tickets.get(place[1]) is due.get(name):
+                    names[name] = None
+                else:  # an exception came between two steps, and the lock was forgotten since
+                    due.pop(name, None)
+            if not due:
+                del self._due[place]
         return list(names)[:count]
 
     def _forget_ticket(self, lock: MemoryLock, record: Record) -> None:
         lock.runs.pop(record.token, None)
         self._forget_parked(lock, record)
-        self._forget_due(lock, record)
+        self.forget_due(lock, record.broker, record.id)
 
     def _forget_parked(self, lock: MemoryLock, record: Record) -> None:
         places = self._tickets_of_tasks.get(record.task_id, {})
@@ -181,14 +189,15 @@ class MemoryLocks:
         if not places:
             self._tickets_of_tasks.pop(record.task_id, None)
 
-    def _forget_due(self, lock: MemoryLock, record: Record) -> None:
-        due_tickets = lock.due_tickets.get(record.broker)
+    def forget_due(self, lock: MemoryLock, broker: str, id: str) -> None:
+        """Remove a ticket from the index of due tickets."""
+        due_tickets = lock.due_tickets.get(broker)
         if due_tickets is None:
             return
-        due_tickets.pop(record.id, None)
+        due_tickets.pop(id, None)
         if not due_tickets:
-            del lock.due_tickets[record.broker]
-            place = _prefix_of(lock.name), record.broker
+            del lock.due_tickets[broker]
+            place = _prefix_of(lock.name), broker
             locks = self._due.get(place)
             if locks is not None:
                 locks.pop(lock.name, None)

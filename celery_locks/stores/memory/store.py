@@ -77,8 +77,7 @@ class MemoryStore(Store, Parking):
             if adopted is not None and _fits_instead(lock, claim, adopted.permits):
                 granted = self._locks.grant(lock, claim)  # first: whatever interrupts this, one of the two holds
                 self._locks.end_lease(lock, claim.adopts)
-                line.leave(claim.token)
-                if claim.permits < adopted.permits:
+                if line.leave(claim.token) or claim.permits < adopted.permits:
                     self._wake_next(lock)
                 return granted
             if claim.replaces and claim.permits <= claim.limit:
@@ -341,6 +340,7 @@ class MemoryStore(Store, Parking):
     def _tickets_at(self, name: str) -> Iterator[Tickets]:
         with self._locks.at(name) as lock:
             yield self._tickets(lock)
+            self._locks.wake_first_waiter(lock)
 
 
 def _fits_instead(lock: MemoryLock, claim: Claim, permits: int) -> bool:

@@ -80,10 +80,13 @@ class MemoryTable(Table):
     def due(self, broker: str, most: int) -> list[Record]:
         found = list[tuple[float, Record]]()
         for each in {"", broker}:
-            for id in self._lock.due_tickets[each].expired(self.now, most) if each in self._lock.due_tickets else ():
+            tickets = self._lock.due_tickets.get(each)
+            for id in [] if tickets is None else list(tickets.expired(self.now, most)):
                 record = self._lock.tickets.get(id)
                 if record is not None and record.due is not None and record.due <= self.now:
                     found.append((record.due, record))
                 elif record is not None:  # an exception came between two steps
                     self.put(record)
+                else:
+                    self._locks.forget_due(self._lock, each, id)
         return [record for _, record in sorted(found, key=lambda pair: pair[0])[:most]]

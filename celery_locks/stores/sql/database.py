@@ -132,7 +132,7 @@ class Database:
             connection.run("COMMIT")
 
         with self._explained():
-            self._repeat(work, SCHEMA_TIMEOUT_SECONDS, {"disconnected"})
+            self._repeat(work, SCHEMA_TIMEOUT_SECONDS, {"disconnected", "unprepared"})
 
     # --- Inside ---
 
@@ -176,7 +176,7 @@ class Database:
                     collisions += 1
                 elif kind in again:
                     again.discard(kind)
-                    repeated = repeated or kind == "disconnected"
+                    repeated = repeated or kind in ("disconnected", "unprepared")
                     if kind == "unprepared":
                         self._prepares = False
                     if kind in ("schema", "set back"):
@@ -192,7 +192,7 @@ class Database:
         self._repeat(
             self._within(raise_clock, self.dialect.begin(SCHEMA_TIMEOUT_SECONDS)),
             SCHEMA_TIMEOUT_SECONDS,
-            {"disconnected"},
+            {"disconnected", "unprepared"},
         )
 
     def _check_version(self) -> None:
@@ -207,7 +207,7 @@ class Database:
         query = self.dialect.text("SELECT version, oldest FROM celery_locks_meta")
         with self._explained():
             try:
-                row = self._repeat(lambda db: db.run(query).fetchone(), self.timeout, {"disconnected"})
+                row = self._repeat(lambda db: db.run(query).fetchone(), self.timeout, {"disconnected", "unprepared"})
                 version, oldest = row or (0, 0)
             except Exception as error:
                 if self._kind(error) != "schema":
@@ -275,7 +275,8 @@ class Database:
         """Return the kind of an error, which decides what is done about it.
 
         ``unprepared``: a pooler of transactions has given the transaction a session without its prepared statements.
-        The server answers so before it runs the statement.
+        Usually the server answers so before it runs the statement. But psycopg may also deallocate a statement after
+        another one has run. So a request that is repeated for this counts as repeated.
         """
         if isinstance(error, ClockSetBack):
             return "set back"
