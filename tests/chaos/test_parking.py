@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 
 import psutil
@@ -122,10 +123,7 @@ def assert_never_two_at_once(stretches: list[Stretch], deaths: dict[int, float])
 def assert_in_order(shop: Shop, stretches: list[Stretch], line: list[str]) -> None:
     """First come, first served, but for those that were delivered more often than parking needs."""
     logs = "".join(worker.logs() for worker in shop.worker_cluster)
-    received = defaultdict(int)
-    for part in logs.split("Task park_hardy[")[1:]:
-        task_id, _, rest = part.partition("]")
-        received[task_id] += rest.startswith(" received")
+    received = Counter(re.findall(r"Task work\(.*\)\[([0-9a-f-]+)\] received", logs))
     usual = [stretch.task_id for stretch in stretches if received[stretch.task_id] == 2]
     first = list(dict.fromkeys(usual))
     assert first == [task_id for task_id in line if task_id in set(first)]

@@ -153,7 +153,9 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     )
     if "SHOP_QUEUES" in variables:
         use_queues(app, variables["SHOP_QUEUES"])
-    make_task(app, "work")  # what a worker checks of its tasks when it starts, it checks of this one
+    # A worker checks these when it starts.
+    for name in ("work", "work(on_contention='park')", "work(acks_late=True, on_contention='wait')"):
+        make_task(app, name)
     add_canvas_tasks(app)
     return app
 
