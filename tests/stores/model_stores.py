@@ -17,7 +17,7 @@ from celery_locks.stores.redis import scripts
 from celery_locks.stores.redis.scripts import Script
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.sql.schema import TABLES
-from celery_locks.stores.sqlite.store import EVERY, SQLiteStore
+from celery_locks.stores.sqlite.store import WRITES_PER_SWEEP, SQLiteStore
 from celery_locks.testing import MovableClock
 
 
@@ -63,7 +63,7 @@ class SQLiteStores:
         """What is still there when all has ended and a few more writes came by."""
         self._clock.advance(100 * 86_400)
         store = self.open()
-        for _ in range(2 * EVERY * len(TABLES)):
+        for _ in range(2 * WRITES_PER_SWEEP * len(TABLES)):
             store.ping()
         store.close()
         with closing(sqlite3.connect(self._path)) as db:

@@ -81,7 +81,7 @@ class TestThree(StoreCompliance):
         return Redlock([server.client() for server in three])
 
     def test_held_for_and_expires_in_follow_the_clock(self, store: Store, name: str) -> None:
-        """What is left is told as by a clock that is as fast as a clock may be."""
+        """The time left is computed for the fastest clock that is allowed."""
         self.granted(store, self.claim(name))
         self.pass_time(self.short)
         begun = time.monotonic()
@@ -89,7 +89,7 @@ class TestThree(StoreCompliance):
         took = time.monotonic() - begun  # the servers are asked one after the other
         assert holder.held_for >= self.short - 0.01
         assert holder.expires_in <= self.long - self.short + 0.01
-        off = holder.held_for * DRIFT + 0.01 + took
+        off = holder.held_for * DRIFT + 0.1 + took
         assert holder.held_for + holder.expires_in == pytest.approx(self.long, abs=off)
 
     # What the suite tests with limits and lines, without them

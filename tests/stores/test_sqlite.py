@@ -22,7 +22,7 @@ from celery_locks.stores.parking import Ticket
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sqlite import file
 from celery_locks.stores.sqlite.clock import boot_id
-from celery_locks.stores.sqlite.store import EVERY, SWEEP, SQLiteStore, open_sqlite
+from celery_locks.stores.sqlite.store import MOST_ROWS_SWEPT, WRITES_PER_SWEEP, SQLiteStore, open_sqlite
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import MovableClock
 
@@ -343,7 +343,7 @@ class TestTransactions:
 
 def write_often(store: SQLiteStore, times: int = 1) -> None:
     """As often as it takes to sweep each table once, or so many times."""
-    for _ in range(times * EVERY * len(TABLES)):
+    for _ in range(times * WRITES_PER_SWEEP * len(TABLES)):
         store.ping()
 
 
@@ -351,12 +351,12 @@ class TestSweeping:
     def test_nothing_stays(self, path: str) -> None:
         clock = MovableClock()
         store = SQLiteStore(path, clock=clock)
-        for number in range(2 * SWEEP + 5):
+        for number in range(2 * MOST_ROWS_SWEPT + 5):
             granted(store, claim(f"{number}", ttl=1.0))
             store.acquire(claim(f"{number}"), line_up=1.0)
         clock.advance(120)
         write_often(store)
-        assert rows(path, "holder") == rows(path, "waiter") == SWEEP + 5
+        assert rows(path, "holder") == rows(path, "waiter") == MOST_ROWS_SWEPT + 5
         write_often(store, 2)
         assert rows(path, "holder") == rows(path, "waiter") == 0
 

@@ -132,7 +132,7 @@ class TestTwoNames:
             try:
                 answers.append(f"{name.name} {type(store.acquire(claim())).__name__}")
             except StoreUnavailable as error:
-                answers.append(f"{name.name} {'another name' in str(error)}")
+                answers.append(f"{name.name} {'second name' in str(error)}")
 
         threads = [Thread(target=open_and_acquire, args=(name,)) for name in [path, link] * 4]
         for thread in threads:
@@ -163,9 +163,9 @@ class TestTwoNames:
         link = tmp_path / "link.db"
         link.hardlink_to(path)
         store = SQLiteStore(str(link))
-        with pytest.raises(StoreUnavailable, match="another name"):
+        with pytest.raises(StoreUnavailable, match="second name"):
             store.acquire(claim())
-        with pytest.raises(StoreUnavailable, match="another name"):
+        with pytest.raises(StoreUnavailable, match="second name"):
             store.acquire(claim())
         holder.end()
         eventually(lambda: isinstance(store.acquire(claim("other")), Granted))
@@ -175,7 +175,7 @@ class TestTwoNames:
         one, two = SQLiteStore(str(path)), SQLiteStore(str(link))
         one.ping()
         link.hardlink_to(path)
-        with pytest.raises(StoreUnavailable, match="another name"):
+        with pytest.raises(StoreUnavailable, match="second name"):
             two.ping()
         one.close()
         two.ping()
@@ -207,7 +207,7 @@ class TestTwoNames:
         os.read(said, 1)
         parent.ping()
         parent.close()
-        with pytest.raises(StoreUnavailable, match="another name"):
+        with pytest.raises(StoreUnavailable, match="second name"):
             two.ping()
         os.write(writer, b"!")
         os.waitpid(child, 0)

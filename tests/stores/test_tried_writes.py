@@ -20,7 +20,7 @@ from celery_locks.stores.memory import MemoryStore
 from celery_locks.stores.parking import TRIAL, is_trial, tickets_of
 from celery_locks.stores.sql.base import TableStore
 from celery_locks.stores.sql.schema import TABLES
-from celery_locks.stores.sqlite.store import EVERY
+from celery_locks.stores.sqlite.store import WRITES_PER_SWEEP
 from celery_locks.stores.trial import TTL_SECONDS, throwaway_name
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -127,7 +127,7 @@ def test_a_doctor_that_dies_on_a_database(kind: str, request: pytest.FixtureRequ
     with closing(cast(TableStore, open_store(url))) as tables:
         # The ordinary sweep of rows whose time is over takes those of the dead away, too.
         if kind == "sqlite":
-            for _ in range(EVERY * len(TABLES)):  # each table in its turn
+            for _ in range(WRITES_PER_SWEEP * len(TABLES)):  # each table in its turn
                 tables.ping()
         else:
             tables._sweeper.sweep()  # type: ignore[attr-defined]

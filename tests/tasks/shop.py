@@ -154,7 +154,7 @@ def make_app(variables: Mapping[str, str]) -> Celery:
     if "SHOP_QUEUES" in variables:
         use_queues(app, variables["SHOP_QUEUES"])
     # A worker checks these when it starts.
-    for name in ("work", "work(on_contention='park')", "work(acks_late=True, on_contention='wait')"):
+    for name in ("work", "work(on_contention='park')", "work(backoff=Backoff())"):
         make_task(app, name)
     add_canvas_tasks(app)
     return app
