@@ -270,7 +270,7 @@ class PostgreSQL(Dialect):
         connection.info["isolates"] = setting == "read committed"
         # psycopg numbers the statements of each connection from 0. Behind a pooler of transactions, the statement of
         # that name may be another client's. Random numbers make that an error, which is noticed.
-        statements = getattr(connection.dbapi, "_prepared", None)
+        statements: Any = getattr(connection.dbapi, "_prepared", None)
         if isinstance(getattr(statements, "_prepared_idx", None), int):
             statements._prepared_idx = secrets.randbits(60)
         else:  # an unknown release of psycopg
