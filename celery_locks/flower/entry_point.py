@@ -7,7 +7,6 @@ only for the import.
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import click
@@ -21,7 +20,9 @@ def command() -> None:
 
 def install_if_possible() -> None:
     """Add the locks to Flower, if Flower is installed. An error here must not stop a command."""
-    log = logging.getLogger(__name__)
+    from celery_locks.views import logger
+
+    log = logger(__name__)
     try:
         from celery_locks.flower import install
 

@@ -132,8 +132,7 @@ class Store(ABC):
             - ``deleted``: its record is gone.
             - ``replaced``: a newcomer took it by `Claim.replaces`. Known for at least an hour.
             - ``force_released``: it was ended by `force_release`. Known for at least an hour.
-            - ``unreachable``: a store of several servers could not reach the server of this lease. The state of the
-              lease is unknown, and the caller tries again.
+            - ``unreachable``: its server could not be reached, so its state is unknown. The caller tries again.
         """
 
     @abstractmethod
