@@ -115,6 +115,8 @@ class _Holders:
                 self._beliefs[event.key].pop(event.token, None)
             elif event.kind == "write" and not event.accepted and event.limit == 1:
                 self._refused(event)
+            elif event.pid in self._dead:  # the kill is written down before it takes effect
+                continue
             elif event.kind == "begin" and self._leases.get(event.token) != event.pid:
                 self._report.found("leaseless", event.at, f"process {event.pid} began {event.key} without a lease")
 
