@@ -106,6 +106,8 @@ class _Holders:
 
     def go_through(self, events: list[Event]) -> None:
         for event in events:
+            if event.kind == "acquire":  # also by a process that is about to die: its kill is recorded beforehand
+                self._leases[event.token] = event.pid
             if event.kind == "killed":
                 self._die(event)
             elif event.kind in YES and event.token not in self._over and event.pid not in self._dead:
@@ -115,8 +117,6 @@ class _Holders:
                 self._beliefs[event.key].pop(event.token, None)
             elif event.kind == "write" and not event.accepted and event.limit == 1:
                 self._refused(event)
-            elif event.pid in self._dead:  # the kill is written down before it takes effect
-                continue
             elif event.kind == "begin" and self._leases.get(event.token) != event.pid:
                 self._report.found("leaseless", event.at, f"process {event.pid} began {event.key} without a lease")
 
@@ -129,12 +129,10 @@ class _Holders:
     def _yes(self, yes: Event) -> None:
         beliefs = self._beliefs[yes.key]
         limit = yes.limit
-        if yes.kind == "acquire":
-            self._leases[yes.token] = yes.pid
-        elif yes.token in beliefs:
+        if yes.kind == "renew":
+            if yes.token not in beliefs:
+                return  # it had ended for this holder: no answer revives it
             limit = beliefs[yes.token].limit
-        else:
-            return  # it had ended for this holder: no answer revives it
         if yes.sent + yes.ttl <= yes.at:
             return  # told too late to be believed
         others = [belief for token, belief in beliefs.items() if token != yes.token and belief.until > yes.at]

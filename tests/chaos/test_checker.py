@@ -181,6 +181,11 @@ class TestTasks:
         assert found([acquire(1, "a", 1), Event("begin", 1.1, 1, "key", "a")]) == []
         assert found([Event("begin", 1.1, 1, "key", "a")]) == ["leaseless"]
 
+    def test_a_body_between_the_record_of_a_kill_and_the_kill_is_no_finding(self) -> None:
+        killed, begin = Event("killed", 0.5, 1), Event("begin", 1.1, 1, "key", "a")
+        assert found([killed, acquire(1, "a", 1), begin]) == []
+        assert found([killed, begin]) == ["leaseless"]
+
 
 class TestHistory:
     def test_a_line_that_is_not_whole_waits(self, tmp_path: Path) -> None:
