@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from celery.contrib.testing.worker import start_worker
 import celery_locks
 from celery_locks import LockLost, Locks, single_instance
 from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
 
 PACKAGE = str(Path(celery_locks.__file__).parent)
 
@@ -83,7 +84,7 @@ def main() -> None:
             sync_user.delay(1).get(timeout=30)  # imports what is imported late
             lock = locks.lock("user:3").acquire()
             parked = sync_user.delay(3)
-            _wait_for(lambda: parked.state == "WAITING")
+            eventually(lambda: parked.state == "WAITING", 30)
             lock.release()
             parked.get(timeout=30)
             with journey("(a) a free key: run, released"):
@@ -91,21 +92,14 @@ def main() -> None:
             lock = locks.lock("user:8").acquire()
             with journey("(b) a held key: parked, dispatched, run"):
                 parked = sync_user.delay(8)
-                _wait_for(lambda: parked.state == "WAITING")
+                eventually(lambda: parked.state == "WAITING", 30)
                 lock.release()
                 parked.get(timeout=30)
             running = sync_user.delay(9, 30)
-            _wait_for(lambda: locks.info("user:9").holders)
+            eventually(lambda: locks.info("user:9").holders, 30)
             with journey("(c) a lost lease: aborted, FAILURE"), suppress(LockLost):
                 locks.lock("user:9").force_release()
                 running.get(timeout=30)
-
-
-def _wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -62,15 +62,16 @@ def findings(path: Path) -> list[Finding]:
     """Return the phrases and the long sentences of a file."""
     found = []
     for line, text, is_prose in _texts(path):
+        words = " ".join(text.split())
         for pattern, instead in _PATTERNS.items():
-            for match in pattern.finditer(" ".join(text.split())):
-                around = " ".join(text.split())[max(0, match.start() - 30) : match.end() + 30]
+            for match in pattern.finditer(words):
+                around = words[max(0, match.start() - 30) : match.end() + 30]
                 found.append(Finding(path, line, f"{match[0]!r} in ...{around}...", instead))
         if is_prose:
             found += [
-                Finding(path, line, f"{len(words)} words in {' '.join(words[:8])} ...", "shorter sentences")
-                for words in map(str.split, _sentences(text))
-                if len(words) > MOST_WORDS_OF_A_SENTENCE
+                Finding(path, line, f"{len(sentence)} words in {' '.join(sentence[:8])} ...", "shorter sentences")
+                for sentence in map(str.split, _sentences(text))
+                if len(sentence) > MOST_WORDS_OF_A_SENTENCE
             ]
     return found
 

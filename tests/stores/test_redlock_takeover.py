@@ -313,7 +313,7 @@ def test_a_late_copy_of_a_claim_that_failed_takes_nothing(
             patch.setattr(member, "_call", _hold_back(member, member._call, copies))
         with pytest.raises(StoreUnavailable):
             other.acquire(claim("new", **take))
-    assert len(copies) >= 2  # those that told in time who holds the key
+    assert len(copies) >= 2  # the servers that named the holder in time
     if undone == "after":
         other.release(NAME, "new")
     for member, command in copies:

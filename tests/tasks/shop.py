@@ -84,7 +84,7 @@ class TasksOnDemand(TaskRegistry):
 
 
 class StrategiesOnDemand(dict):
-    """How a worker handles the messages of each task, also of those that are made later."""
+    """The strategies by which a worker handles messages, by the task's name; for a task that is made later, too."""
 
     def __init__(self, consumer: Any) -> None:
         super().__init__(consumer.strategies)

@@ -15,11 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 from celery import current_app
-from celery._state import _get_active_apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
 from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
+from celery_locks.tasks._celery_patches import active_apps
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker import checks
@@ -28,7 +28,7 @@ from celery_locks.views import mask_text, store_names
 
 def check_settings_of_locks(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """Check settings and tasks, without connecting to a store."""
-    if not list(_get_active_apps()):
+    if not active_apps():
         return [
             Error(
                 "There is no Celery app when Django is ready.",
