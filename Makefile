@@ -40,7 +40,7 @@ demo: $(VENV)/.demo ## Run the example shop, with a server of its own
 shop: $(VENV)/.shop ## Open the example shop: a page to call its tasks, a worker, beat
 	@$(BIN) -m example_project.shop $(ARGS)
 
-test: $(VENV)/.dev ## Test every promise and every store, with real servers and workers: some five minutes
+test: $(VENV)/.dev ## Test every promise and every store, with real servers and workers: a quarter of an hour on two processors
 	@$(BIN) -m pytest -n $(WORKERS) -m "not exhaustive" $(ARGS)
 
 test-fast: $(VENV)/.dev ## Run the tests that start no process and take no more than about two seconds each
