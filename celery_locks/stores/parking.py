@@ -42,9 +42,9 @@ while, and `Parking.sweep` takes that step.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from celery_locks.stores.types import Claim, Granted, Refused, Value
 
@@ -69,24 +69,6 @@ RunEndName = Literal["final", "stored", "rejected", "again"]
 
 
 @dataclass(frozen=True)
-class Push:
-    """The way to publish a ticket's message when the broker's queue is a list in the store itself.
-
-    See `Parking.is_broker`.
-
-    Attributes:
-        queue: The key of the list.
-        element: The element to push. It goes to the end that is served next: the task has waited longer than the
-            messages in the queue.
-        within: For how many seconds the permits are kept then, as by `Parking.published`.
-    """
-
-    queue: str
-    element: str
-    within: float
-
-
-@dataclass(frozen=True)
 class Ticket:
     """A task's request to stand in line.
 
@@ -97,7 +79,6 @@ class Ticket:
         task_id: The task's id, by which `Parking.withdraw` finds the ticket.
         wait: The longest wait in seconds from the first parking; ``None`` for no bound.
         max_waiters: How many may stand in line, including this one; ``None`` for no bound.
-        push: Allows the store to publish the message of the first dispatch itself, in the step of the dispatch.
         owner: The owner that others see, for the place in line and for the permits that are kept; if empty, the
             owner of the claim.
         broker: Identity of the broker that the message belongs to. Only a step made for this broker dispatches the
@@ -113,7 +94,6 @@ class Ticket:
     task_id: str
     wait: float | None = None
     max_waiters: int | None = None
-    push: Push | None = None
     owner: str = ""
     broker: str = ""
     late: bool = False
@@ -215,10 +195,6 @@ class Parking(ABC):
             ``None`` when nothing was changed: the ticket is known, its task could run now, or the line is full.
         """
         return None
-
-    def is_broker(self, settings: Mapping[str, Any]) -> bool:
-        """Return whether these connection settings of redis-py lead to this store's own server and database."""
-        return False
 
     @abstractmethod
     def end_run(

@@ -170,8 +170,8 @@ PATCHES = (
         "kombu.transport.redis:Channel.conn_or_acquire",
         ("self", "client"),
         "5.5-5.7",
-        "A store in the broker's own Redis pushes a parked message itself, in the step that ends a lease. Only kombu "
-        "knows which element it would push to which list.",
+        "kombu pushes a message behind all others in the queue. A task whose turn has come has waited before, and "
+        "other tasks wait for it.",
         call_with_client,
     ),
 )

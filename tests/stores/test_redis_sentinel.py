@@ -242,10 +242,3 @@ def test_an_unknown_service(sentinels: Sentinels) -> None:
 def test_an_address_that_makes_no_sense(url: str) -> None:
     with pytest.raises(LockConfigError):
         open_store(url)
-
-
-def test_a_broker_behind_sentinels_is_not_taken_for_the_store(sentinels: Sentinels) -> None:
-    asked = Sentinel([("127.0.0.1", sentinels.ports[0])])
-    settings = asked.master_for(SERVICE).connection_pool.connection_kwargs
-    assert not RedisStore("redis://localhost:6379/0").is_broker(settings)
-    assert not RedisStore(sentinels.url()).is_broker({"host": "localhost", "port": 6379, "db": 0})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from celery_locks.errors import StoreUnavailable
@@ -14,7 +14,6 @@ from celery_locks.stores.parking import (
     OutReason,
     Parked,
     Parking,
-    Push,
     RunEndName,
     Ticket,
 )
@@ -28,9 +27,6 @@ from celery_locks.stores.redis.wire.protocol import arguments
 from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Value
 
 T = TypeVar("T")
-
-#: The settings of redis-py that name a server and its database, and their defaults.
-_SERVER_SETTINGS = {"host": "localhost", "port": 6379, "path": None, "db": 0}
 
 
 class RedisParking(ScriptStore, Parking):
@@ -56,12 +52,6 @@ class RedisParking(ScriptStore, Parking):
         if not isinstance(reply, Sequence) or as_text(reply[0]) == "full":
             return None
         return _parse_parked(claim.name, as_text(reply[0]), reply[1:])
-
-    def is_broker(self, settings: Mapping[str, Any]) -> bool:
-        mine = self._connections.settings
-        if "connection_pool" in settings or "connection_pool" in mine:  # Sentinels name the server at each connection
-            return False
-        return all(mine.get(name, default) == settings.get(name, default) for name, default in _SERVER_SETTINGS.items())
 
     def end_run(
         self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
@@ -148,10 +138,8 @@ def task_places(prefix: str, broker: str, task_id: str) -> list[str]:
 def _pack_ticket(ticket: Ticket) -> tuple[int, str]:
     """Return the number of a ticket's arguments for the script ``enter``, and the arguments."""
     wait = 0 if ticket.wait is None else max(1, as_micros(ticket.wait))
-    push = ticket.push or Push("", "", 0)
     terms = (ticket.id, ticket.message, ticket.task_id, wait, ticket.max_waiters or 0, MOST_HOLDERS)
-    more = (push.queue, push.element, as_micros(push.within), ticket.owner, ticket.broker)
-    return 12, arguments(*terms, *more, ticket.count if ticket.late else "")
+    return 9, arguments(*terms, ticket.owner, ticket.broker, ticket.count if ticket.late else "")
 
 
 def _parse_parked(name: str, kind: str, rest: Sequence[Any]) -> Parked:

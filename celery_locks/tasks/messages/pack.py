@@ -10,16 +10,14 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu import Message
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, registry
-from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.utils import json as kombu_json
 
 from celery_locks._runtime.clock import wall_time
-from celery_locks.stores.parking import Parking, Push
 from celery_locks.tasks._celery_patches import call_with_client
 from celery_locks.tasks.messages.header import with_fields
 from celery_locks.tasks.messages.rabbitmq import address_of, without_deaths
@@ -128,6 +126,27 @@ def _packed(
     return str(kombu_json.dumps(packed))  # type: ignore[no-untyped-call]
 
 
+def publish_first(producer: Any, text: str, count: int, **policy: Any) -> None:
+    """Publish a packed message that the broker delivers next, if it is a Redis; otherwise as `publish` does."""
+    channel = producer.channel
+    if not hasattr(channel, "conn_or_acquire"):  # not kombu's transport for Redis
+        return publish(producer, text, count=count, **policy)
+    with channel.conn_or_acquire() as client:
+        call_with_client(channel, _PushesFirst(client), lambda: publish(producer, text, count=count, **policy))
+    return None
+
+
+class _PushesFirst:
+    """A client of Redis that pushes at the end of a queue from which workers pop."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.lpush = client.rpush
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
 def publish(
     producer: Any, text: str, to: tuple[str, str] | None = None, *, count: int | None = None, **policy: Any
 ) -> None:
@@ -162,62 +181,33 @@ def publish(
     )
 
 
-def push_for(app: Any, producer: Any, text: str, parking: Parking, within: float) -> Push | None:
-    """Return the push by which the store itself publishes a message, ``None`` if its Redis is not the broker.
-
-    kombu prepares the message. Only the last step, the push to a list, is left to the store.
+def message_of(text: str, channel: Any, delivery_tag: str) -> Message:
+    """Return a packed message as a worker would get it from the broker.
 
     Args:
-        app: The app.
-        producer: A kombu ``Producer``.
-        text: The packed message.
-        parking: The store.
-        within: The seconds that the store keeps the key for the dispatched task.
+        text: The message.
+        channel: Gets the acknowledgement: an object with ``basic_ack``, ``basic_reject`` and ``no_ack_consumers``.
+        delivery_tag: What the channel gets with it.
     """
-    channel = producer.channel
-    if not isinstance(channel, VirtualChannel) or not hasattr(channel, "conn_or_acquire"):
-        return None  # not kombu's transport for Redis
-    if app not in _is_broker:
-        with channel.conn_or_acquire() as client:
-            _is_broker[app] = parking.is_broker(client.connection_pool.connection_kwargs)
-    if not _is_broker[app]:
-        return None
-    recorder = _Recorder(channel.conn_or_acquire)
-    try:
-        call_with_client(channel, recorder, lambda: publish(producer, text))
-    except _UnknownCommandError:
-        return None
-    if len(recorder.pushed) != 1:
-        return None
-    queue, element = recorder.pushed[0]
-    prefix: str = getattr(channel, "global_keyprefix", "")
-    return Push(prefix + queue, element, within)
-
-
-#: Whether the broker of an app is its lock store too.
-_is_broker: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-class _UnknownCommandError(Exception):
-    """This release of kombu publishes by other commands than a push."""
-
-
-class _Recorder:
-    """A client that records pushes in place of sending them. It passes on reads."""
-
-    def __init__(self, acquire: Any) -> None:
-        self._acquire = acquire
-        self.pushed: list[tuple[str, str]] = []
-
-    def lpush(self, queue: str, element: str) -> None:
-        self.pushed.append((queue, element))
-
-    def smembers(self, name: str) -> Any:  # the queues of an exchange
-        with self._acquire() as client:
-            return client.smembers(name)
-
-    def __getattr__(self, name: str) -> Any:
-        raise _UnknownCommandError(name)
+    packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
+    body = b64decode(packed["body"]) if packed["binary"] else packed["body"]
+    properties = {name: value for name, value in packed["properties"].items() if value is not None}
+    headers = packed["headers"]
+    # The broker has no copy of it: its run is owed from the start if its task acknowledges late.
+    headers = with_fields(headers, id=headers["id"], count=0)
+    delivery = {name: packed[name] for name in ("exchange", "routing_key")}
+    message = Message(
+        body,
+        delivery_tag,
+        packed["content_type"],
+        packed["content_encoding"],
+        {**delivery, "redelivered": False},
+        properties,
+        headers,
+        channel=channel,
+    )
+    message.headers["compression"] = packed.get("compression")  # later, because this body is not compressed
+    return message
 
 
 def _expires_at(app: Any, expires: Any) -> float | None:

@@ -10,7 +10,7 @@ from celery_locks._durations import seconds_of
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.parking import Dispatch, Parking, due_again
 from celery_locks.tasks.app_settings import CALL_TTL, DEFAULT_CALL_TTL
-from celery_locks.tasks.messages.pack import publish
+from celery_locks.tasks.messages.pack import publish_first
 
 logger = _logging.logger(__name__)
 
@@ -48,8 +48,8 @@ def call_ttl(conf: Any) -> float:
 def _publish(app: Any, connection: Any, dispatch: Dispatch) -> None:
     if connection is not None:
         with app.amqp.Producer(connection) as producer:
-            publish(producer, dispatch.message, count=dispatch.count)
+            publish_first(producer, dispatch.message, dispatch.count)
         return
     with app.producer_or_acquire() as producer:
         retry_once = {"max_retries": 1, "interval_start": 0}
-        publish(producer, dispatch.message, count=dispatch.count, retry=True, retry_policy=retry_once)
+        publish_first(producer, dispatch.message, dispatch.count, retry=True, retry_policy=retry_once)

@@ -19,12 +19,12 @@ from celery_locks.errors import LockConfigError, LockQueueFull
 from celery_locks.lease import Lease
 from celery_locks.lock import Lock
 from celery_locks.settings import LockOptions
-from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Push, Ticket, tickets_of
+from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket, tickets_of
 from celery_locks.tasks import events
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.header import fields_in, fields_of, new_publication, store_field
-from celery_locks.tasks.messages.pack import pack, push_for
-from celery_locks.tasks.messages.publish import call_ttl, publish_dispatched
+from celery_locks.tasks.messages.pack import pack
+from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.policies.deferral import Deferred, longest_pause, publish_later, timed_out
 from celery_locks.tasks.policies.refused_run import RefusedRun
@@ -71,7 +71,7 @@ def park(contention: RefusedRun) -> Lease:
     if isinstance(answer, Parked):
         # Reported before it parks. Afterwards another worker may run it first, and report that.
         _report_waiting(contention, parking)
-        answer = lock._enter(parking, contention.claim, _with_message(contention, parking, ticket))
+        answer = lock._enter(parking, contention.claim, _with_message(contention, ticket))
     if isinstance(answer, Lease):
         contention.ticket = ticket.id if answer._has_ticket else ""
         events.send_running(task)
@@ -173,21 +173,11 @@ def longest_wait(app: Any, options: LockOptions, expires: Any) -> float | None:
     return min((wait for wait in waits if wait is not None), default=None)
 
 
-def _with_message(contention: RefusedRun, parking: Parking, ticket: Ticket) -> Ticket:
+def _with_message(contention: RefusedRun, ticket: Ticket) -> Ticket:
     task, request = contention.task, contention.task.request
     message = pack(task, ticket_fields(contention.lock, ticket, _since(contention)))
     owner = owners.parked(task.name, request.id, queue_of(task.app, request.delivery_info))
-    return replace(ticket, message=message, push=push_of(task.app, message, parking), owner=owner)
-
-
-def push_of(app: Any, message: str, parking: Parking) -> Push | None:
-    """Return how the store itself can publish the message, ``None`` if it can't."""
-    try:
-        with app.producer_or_acquire() as producer:
-            return push_for(app, producer, message, parking, call_ttl(app.conf))
-    except app.connection_for_write().connection_errors as error:  # parking does not need the broker
-        logger.warning("the broker is away (%s): a task parks without it", error)
-        return None
+    return replace(ticket, message=message, owner=owner)
 
 
 def _report_waiting(contention: RefusedRun, parking: Parking) -> None:

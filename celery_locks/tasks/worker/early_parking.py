@@ -32,7 +32,6 @@ from celery_locks.tasks.policies.park import (
     WAITING,
     log_parked,
     longest_wait,
-    push_of,
     ticket_fields,
     ticket_id,
 )
@@ -124,11 +123,8 @@ class EarlyParking:
         # Reported before it parks. Afterwards another worker may run it first, and report that.
         self._report_waiting(message, lock)
         text = pack_message(app, message, ticket_fields(lock, ticket, wall_time()))
-        # Only a Redis can be broker and store. With other brokers the main process opens no connection for this.
-        is_redis = self._consumer.connection.transport.driver_type == "redis"
-        push = push_of(app, text, self._parking) if is_redis else None
         parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
-        ticket = replace(ticket, message=text, push=push, owner=parked_owner)
+        ticket = replace(ticket, message=text, owner=parked_owner)
         try:
             parked = self._parking.park(claim, ticket)
         except StoreUnavailable:

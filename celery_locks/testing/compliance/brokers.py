@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import Thread, Timer
 
 from celery_locks.stores.base import Store
@@ -215,16 +214,3 @@ class Brokers(TicketTests):
         timer.join()
         assert self.ids(dispatches) == ["task 2:0"]
         assert took < 0.8 + self.late
-
-    def test_a_push_belongs_to_the_broker_of_its_ticket(
-        self, store: Store, parking: Parking, prefix: str, name: str
-    ) -> None:
-        """A store that publishes by itself leaves tickets of other brokers alone, too."""
-        holder = self.hold(store, name)
-        queue = f"{prefix}:queue"
-        ticket = replace(self.ticket(1, broker=MAIL), push=self.push(queue))
-        assert isinstance(parking.enter(self.claim(name), ticket), Parked)
-        self.end(parking, name, holder.token, broker=BILLING)
-        assert parking.waiting(name) == 1
-        parking.sweep(prefix, MAIL)
-        assert parking.waiting(name) == 0

@@ -13,7 +13,6 @@ from celery_locks.stores.parking import (
     Dispatch,
     Parked,
     Parking,
-    Push,
     RunEndName,
     Ticket,
 )
@@ -73,9 +72,6 @@ class TicketTests(StoreTests):
     ) -> tuple[bool, tuple[Dispatch, ...]]:
         """End a run."""
         return parking.end_run(name, token, end, broker=broker)
-
-    def push(self, queue: str) -> Push:
-        return Push(queue, "element", self.long)
 
     def hold(self, store: Store, name: str, **claim: float) -> Claim:
         holder = self.claim(name, **claim)  # type: ignore[arg-type]

@@ -198,9 +198,6 @@ class RedisClusterStore(RedisStore):
 
     # Parking
 
-    def is_broker(self, settings: Mapping[str, Any]) -> bool:
-        return False
-
     def await_due(self, prefix: str, broker: str, timeout: float) -> None:
         """Wait until a ticket is due; look every half second."""
         until = monotonic() + min(timeout, LONGEST_WAIT)

@@ -11,13 +11,10 @@
 --   ARGV[10]  longest wait, 0 for any
 --   ARGV[11]  how many waiters the line may have, 0 for any number
 --   ARGV[12]  how many holders to name at most
---   ARGV[13]  list of the broker's queue, or ''
---   ARGV[14]  what to push there
---   ARGV[15]  for how long permits are kept after the push
---   ARGV[16]  owner while the ticket is parked and dispatched, '' for ARGV[6]
---   ARGV[17]  broker of the ticket
---   ARGV[18]  if the task acknowledges late, the count of the dispatch that published this message; otherwise ''
---   ARGV[19]  id of the request, then maybe 'repeat'
+--   ARGV[13]  owner while the ticket is parked and dispatched, '' for ARGV[6]
+--   ARGV[14]  broker of the ticket
+--   ARGV[15]  if the task acknowledges late, the count of the dispatch that published this message; otherwise ''
+--   ARGV[16]  id of the request, then maybe 'repeat'
 --
 -- Returns one of:
 --   the fencing token
@@ -91,7 +88,7 @@ if permits <= limit - held and first then
       end
     end
     local owed = is_owed(id, state, mine[7])
-    if ARGV[18] ~= '' and not (state ~= 'parked' and mine[8] == ARGV[18]) then
+    if ARGV[15] ~= '' and not (state ~= 'parked' and mine[8] == ARGV[15]) then
       owed = true
     end
     clear_due(id, mine[7])

@@ -22,16 +22,13 @@ local function park_or_refuse()
     end
     number = next_place()
     mine[5] = tonumber(ARGV[10]) > 0 and string.format('%.0f', now + ARGV[10]) or '0'
-    local owner = ARGV[16] ~= '' and ARGV[16] or ARGV[6]
+    local owner = ARGV[13] ~= '' and ARGV[13] or ARGV[6]
     redis.call('HSET', ticket_key(id), 'number', number, 'message', ARGV[8], 'task', ARGV[9], 'owner', owner,
-      'permits', ARGV[5], 'limit', ARGV[4], 'until', mine[5], 'calls', 0, 'broker', ARGV[17])
-    mine[7] = ARGV[17]
-    if ARGV[13] ~= '' then
-      redis.call('HSET', ticket_key(id), 'queue', ARGV[13], 'element', ARGV[14], 'within', ARGV[15])
-    end
+      'permits', ARGV[5], 'limit', ARGV[4], 'until', mine[5], 'calls', 0, 'broker', ARGV[14])
+    mine[7] = ARGV[14]
   end
   put_in_line(id, number, tonumber(mine[5]), ARGV[9], mine[7], limit)
-  local dispatches = dispatch({}, ARGV[17])
+  local dispatches = dispatch({}, ARGV[14])
   update_due()
   return answer('parked', #dispatches / 3, unpack(dispatches))
 end

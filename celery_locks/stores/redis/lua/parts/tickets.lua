@@ -1,8 +1,7 @@
 -- Tickets of parked tasks; see stores/parking.py. Needs grant and library.
 --
 -- LOCK:ticket:<id>         hash: state, number, message, task, owner, permits, limit, until (0: no longest wait), calls (how
---                          often the ticket was dispatched), token (of its run), why (it is out), broker; and queue,
---                          element, within: see Push
+--                          often the ticket was dispatched), token (of its run), why (it is out), broker
 -- LOCK:due:<broker>        sorted set: ticket that is parked, dispatched, out or owed -> when it is due.
 --                          Without a broker the key is LOCK:due
 -- LOCK:runs:<token>        the ticket that runs under a token
@@ -122,25 +121,19 @@ local function leave_line(id, task, broker)
   end
 end
 
--- Publishes a ticket's message if the broker's queue is a list on this server; otherwise appends it to the messages to
--- publish. Returns when the ticket is due again.
+-- Appends a ticket's message to the messages to publish. Returns when the ticket is due again.
 local function publish(answer, id, state, why)
-  local known = redis.call('HMGET', ticket_key(id), 'message', 'queue', 'element', 'within', 'calls', 'broker')
-  local count = tonumber(known[5] or 0) + 1
-  if state == 'dispatched' and (known[6] or '') == '' then
+  local known = redis.call('HMGET', ticket_key(id), 'message', 'calls', 'broker')
+  local count = tonumber(known[2] or 0) + 1
+  if state == 'dispatched' and (known[3] or '') == '' then
     state = 'called' -- sweepers of the version before look at tickets without a broker, and know this word only
   end
   redis.call('HSET', ticket_key(id), 'state', state, 'why', why or '', 'calls', count)
   local moment = now + FIRST_DISPATCH
-  -- Only once: the element has a number, by which the broker knows its deliveries. And only if this user may push.
-  if count == 1 and known[2] and type(redis.pcall('RPUSH', known[2], known[3])) == 'number' then
-    moment = now + known[4]
-  else
-    answer[#answer + 1] = id
-    answer[#answer + 1] = known[1]
-    answer[#answer + 1] = count
-  end
-  set_due(id, known[6], moment)
+  answer[#answer + 1] = id
+  answer[#answer + 1] = known[1]
+  answer[#answer + 1] = count
+  set_due(id, known[3], moment)
   return moment
 end
 
