@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from typing import Any
 
 from celery import Celery
+from celery.signals import task_received
 
 from benchmarks.sides import plugins
 from celery_locks import LockedTask
+
+logger = logging.getLogger(__name__)
 
 url = os.environ.get("BENCHMARK_URL", "")
 app = Celery("benchmark")
@@ -16,6 +21,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("BENCHMARK_PREFETCH", "4")),
     locks_park_before_pool="BENCHMARK_PARK_BEFORE_POOL" in os.environ,
+    locks_direct_dispatch="BENCHMARK_DIRECT" in os.environ,
     task_ignore_result="BENCHMARK_IGNORE_RESULT" in os.environ,
     task_acks_late="BENCHMARK_ACKS_LATE" in os.environ,
 )
@@ -48,6 +54,13 @@ locked = app.task(body, name="locked", base=LockedTask, lock_key="number:<number
 locked_at_call = app.task(
     body, name="locked_at_call", base=LockedTask, lock_key="number:<number>", lock_scope="until_executed"
 )
+
+
+@task_received.connect(weak=False)
+def log_direct_dispatch(request: Any, **_: Any) -> None:
+    """Logs each task that the worker got without a message of the broker."""
+    if type(request.message.channel).__module__.startswith("celery_locks."):
+        logger.info("dispatched directly")
 
 
 def write_stretch(kind: str, begin: float, end: float) -> None:

@@ -44,6 +44,8 @@ MODES: dict[str, tuple[Any, int, dict[str, str]]] = {
     "free": (storm_free, 1, {}),
     "park": (storm_park, 4, {}),
     "early": (storm_park, 4, {"BENCHMARK_PARK_BEFORE_POOL": "1"}),
+    "direct": (storm_park, 4, {"BENCHMARK_DIRECT": "1"}),
+    "early-direct": (storm_park, 4, {"BENCHMARK_PARK_BEFORE_POOL": "1", "BENCHMARK_DIRECT": "1"}),
     "retry": (storm_retry, 4, {}),
     # They refuse a call whose key is queued or runs, so a caller whose tasks must all run calls until it is taken.
     **{name: (task, 4, {}) for name, task in telling_of.items()},
@@ -175,7 +177,8 @@ def storm(
             app.control.add_consumer("celery")
         storm_over(client, tasks, sender)
         arrived = rf"MainProcess\] Task {re.escape(task.name)}\[[^]]+\] (?:received|parked)"
-        messages = len(re.findall(arrived, worker.logs()))
+        logs = worker.logs()
+        messages = len(re.findall(arrived, logs)) - logs.count("dispatched directly")
     runs, others = stretches(client, "run"), stretches(client, "unrelated")
     gaps = sorted(after[0] - before[1] for before, after in pairwise(runs))
     calls = sender.result() / tasks

@@ -19,6 +19,8 @@ BROKER = "locks_broker"
 FOLDER = "locks_folder"
 #: Whether the worker's main process parks messages of held keys before they take a slot of the pool.
 PARK_BEFORE_POOL = "locks_park_before_pool"
+#: Whether the worker that releases a key runs the next parked task itself, where it can.
+DIRECT_DISPATCH = "locks_direct_dispatch"
 #: The port and the address on which a worker serves its metrics: by default no port, and all addresses.
 METRICS_PORT, METRICS_HOST = "locks_metrics_port", "locks_metrics_host"
 #: Whether a worker also serves the metrics of its stores.
@@ -42,6 +44,7 @@ APP_SETTINGS = (
     BROKER,
     FOLDER,
     PARK_BEFORE_POOL,
+    DIRECT_DISPATCH,
     METRICS_PORT,
     METRICS_HOST,
     METRICS_STORE,

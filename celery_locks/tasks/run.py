@@ -22,8 +22,8 @@ from celery_locks.tasks._celery_patches import calling_task, has_autoretry
 from celery_locks.tasks.abort import guard_for, loss_error
 from celery_locks.tasks.acquire import Entered, Entry
 from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.direct import dispatch_tickets
 from celery_locks.tasks.messages.header import fields_of
-from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.policies.deferral import Deferred
 from celery_locks.tasks.retry import PostponedRetry, hand_to_retry, take_from_retry
 from celery_locks.tasks.run_end import RunEnd, end_of
@@ -86,7 +86,7 @@ class Run:
         is_final = self.end is RunEnd.FINAL
         self._finished |= is_final and self.entry is not None and lease.token == self.entry.ticket_token
         if dispatches:
-            publish_dispatched(app, parking, dispatches)
+            dispatch_tickets(app, lease._store_name, parking, dispatches)
         return released
 
     def close(self) -> bool:

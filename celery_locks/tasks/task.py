@@ -42,6 +42,7 @@ from celery_locks.tasks.scopes import scope_named
 from celery_locks.tasks.signatures import CallSignature, async_error, call_signature, is_async
 from celery_locks.tasks.spec import TaskLock
 from celery_locks.tasks.worker.bootsteps import LocksStep
+from celery_locks.tasks.worker.direct_dispatch import DirectDispatchStep
 
 if "celery.worker.control" in sys.modules:  # the ``celery`` command sends only those commands that it has loaded
     import_module("celery_locks.tasks.worker.inspection")
@@ -84,7 +85,7 @@ class LockedTask(Task):
     lock_enabled: bool
 
     abstract = True
-    Strategy = "celery_locks.tasks.worker.early_parking:strategy"
+    Strategy = "celery_locks.tasks.worker.strategy:strategy"
     #: How callers call the task; ``None`` for a class without a ``run()``.
     _locks_signature: CallSignature | None = None
 
@@ -100,7 +101,7 @@ class LockedTask(Task):
             LockConfigError: The task can't be locked, or an option has no effect.
         """
         app.steps["worker"].add(LocksStep)
-        app.steps["consumer"].add(TaskEventsStep)
+        app.steps["consumer"].update((TaskEventsStep, DirectDispatchStep))
         bound = super().bind(app)
         prepare(cls)  # again, because the setting task_annotations may have set attributes or wrapped run()
         if not is_celerys_own(cls.name):

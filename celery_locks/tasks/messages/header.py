@@ -21,6 +21,8 @@
     The key was held at the call. The policy by which the run ends without its body, and the holders.
 ``options``
     The lock options of this one call.
+``rejected``
+    The run of a direct dispatch rejected the message, so the worker that gets it rejects it.
 ``deferrals``, ``waited``
     How often the message was deferred, and for how many seconds in all.
 ``since``

@@ -22,9 +22,9 @@ from celery_locks.settings import LockOptions
 from celery_locks.stores.parking import Dropped, Full, Out, Parked, Parking, Ticket, tickets_of
 from celery_locks.tasks import events
 from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.direct import dispatch_tickets
 from celery_locks.tasks.messages.header import fields_in, fields_of, new_publication, store_field
 from celery_locks.tasks.messages.pack import pack
-from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.policies.deferral import Deferred, longest_pause, publish_later, timed_out
 from celery_locks.tasks.policies.refused_run import RefusedRun
@@ -85,7 +85,7 @@ def _end_without_run(
     task, key, request = contention.task, contention.key, contention.task.request
     if isinstance(answer, Parked):
         contention.refused = answer.refused
-        publish_dispatched(task.app, parking, answer.dispatches)
+        dispatch_tickets(task.app, contention.lock._store_name, parking, answer.dispatches)
         if contention.options.park_safety_copy:
             _publish_safety_copy(contention, ticket)
         log_parked(task.name, request.id, contention)

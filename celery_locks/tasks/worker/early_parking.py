@@ -7,12 +7,10 @@ run may park it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from celery.app.task import Context
-from celery.worker.strategy import default
 
 from celery_locks import _logging, owners
 from celery_locks._runtime.clock import monotonic, wall_time
@@ -22,9 +20,9 @@ from celery_locks.renewal import keeper
 from celery_locks.stores.parking import Parking, Ticket, tickets_of
 from celery_locks.tasks.app_settings import PARK_BEFORE_POOL
 from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.direct import dispatch_tickets
 from celery_locks.tasks.messages.header import fields_in
 from celery_locks.tasks.messages.pack import pack_message
-from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.policies.park import (
@@ -45,22 +43,12 @@ logger = _logging.logger(__name__)
 PAUSE_AFTER_ERROR_SECONDS = 5.0
 
 
-def strategy(task: TaskWithLock, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Return the handler of a task's messages in a worker's main process (``Task.Strategy``)."""
-    handle: Callable[..., Any] = default(task, app, consumer, **options)
-    if not app.conf.get(PARK_BEFORE_POOL, False) or not _parks_early(task):
-        return handle
+def early_parking(task: TaskWithLock, app: Any, consumer: Any) -> EarlyParking | None:
+    """Return what parks messages of a task early, ``None`` if only the pool parks them."""
+    if not app.conf.get(PARK_BEFORE_POOL, True) or not _parks_early(task):
+        return None
     parking = tickets_of(locks_for(app, task.lock_options.store).store)
-    if parking is None:
-        return handle
-    early = EarlyParking(task, consumer, parking)
-
-    def on_message(message: Any, body: Any, ack: Any, *others: Any, **options: Any) -> Any:
-        if body is None and early.parks(message):
-            return ack(logger, consumer.connection_errors)
-        return handle(message, body, ack, *others, **options)
-
-    return on_message
+    return None if parking is None else EarlyParking(task, consumer, parking)
 
 
 def _parks_early(task: TaskWithLock) -> bool:
@@ -135,7 +123,7 @@ class EarlyParking:
             return False
         log_parked(task.name, task_id, RefusedRun(task, lock, claim, task.lock_options, refused=parked.refused))
         lock._report_contention(parked.refused)
-        publish_dispatched(app, self._parking, parked.dispatches)
+        dispatch_tickets(app, task.lock_options.store, self._parking, parked.dispatches)
         return True
 
     def _report_waiting(self, message: Any, lock: Lock) -> None:

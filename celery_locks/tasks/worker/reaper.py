@@ -21,7 +21,7 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Dispatch, Parking, tickets_of
 from celery_locks.tasks.messages.broker import broker_id
-from celery_locks.tasks.messages.publish import publish_dispatched
+from celery_locks.tasks.messages.direct import dispatch_tickets
 from celery_locks.tasks.worker import journal
 from celery_locks.tasks.worker.journal import JournalEntry
 from celery_locks.tasks.worker.liveness import ProcessFile, WorkerFolder
@@ -156,15 +156,15 @@ class Reaper:
             was_held = store.release(name, token)
         else:
             was_held, dispatches = parking.end_run(name, token, "again", broker=broker_id(self._app))
-            self._publish(parking, dispatches)
+            self._dispatch(entry.store, parking, dispatches)
         if was_held:
             text = f"process {file.process.pid} died; released {entry.key!r}, held by {entry.task}[{entry.task_id}]"
             fields = {"key": entry.key, "task": entry.task, "task_id": entry.task_id}
             held = wall_time() - entry.since if entry.since else None
             _logging.line(logger, logging.WARNING, "released", text, **fields, reason="died", seconds=held)
 
-    def _publish(self, parking: Parking, dispatches: tuple[Dispatch, ...]) -> None:
+    def _dispatch(self, store: str, parking: Parking, dispatches: tuple[Dispatch, ...]) -> None:
         if dispatches:
             # Not a connection of the app's pool, which belongs to other threads and to the worker's processes.
             with self._app.connection_for_write() as connection:
-                publish_dispatched(self._app, parking, dispatches, connection)
+                dispatch_tickets(self._app, store, parking, dispatches, connection)

@@ -18,8 +18,8 @@ from celery_locks.locks import Locks
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks._celery_patches import install_for_revokes
 from celery_locks.tasks.messages.broker import broker_id
+from celery_locks.tasks.messages.direct import dispatch_tickets
 from celery_locks.tasks.messages.header import fields_in, store_in
-from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.options import all_locks, locks_for
 from celery_locks.tasks.run_end import RunEnd, end_of
 
@@ -33,7 +33,7 @@ def withdraw(app: Any, task_ids: Iterable[str]) -> None:
         StoreUnavailable: A store can't be reached; the tasks in other stores were withdrawn.
     """
     revoked, unavailable = list(task_ids), None
-    for locks in all_locks(app).values():
+    for store, locks in all_locks(app).items():
         parking = tickets_of(locks.store)
         if parking is None:
             continue
@@ -41,7 +41,7 @@ def withdraw(app: Any, task_ids: Iterable[str]) -> None:
             for task_id in revoked:
                 dispatches = parking.withdraw(locks.prefix, broker_id(app), task_id)
                 if dispatches:
-                    publish_dispatched(app, parking, dispatches)
+                    dispatch_tickets(app, store, parking, dispatches)
         except StoreUnavailable as error:  # the other stores may be available
             unavailable = error
     if unavailable is not None:
@@ -72,7 +72,7 @@ def settle_message(app: Any, headers: Any, task_id: str | None, *, running: bool
         return
     _, dispatches = parking.end_run(header["lock"], header["token"], "final", broker=broker_id(app))
     if dispatches:
-        publish_dispatched(app, parking, dispatches)
+        dispatch_tickets(app, store_in(header), parking, dispatches)
 
 
 def finish_ticket_safely(locks: Locks, key: str, ticket: str, token: str) -> None:

@@ -1,0 +1,235 @@
+"""Direct dispatch in a worker's main process: offered tickets become messages of its own consumer.
+
+`celery_locks.tasks.messages.direct` describes the other side.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, Queue
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+
+from celery_locks import _logging
+from celery_locks._runtime.clock import monotonic
+from celery_locks._runtime.hubs import current_hub
+from celery_locks.stores.parking import Dispatch, tickets_of
+from celery_locks.tasks.messages.direct import offers_of
+from celery_locks.tasks.messages.pack import message_of, publish_rejected
+from celery_locks.tasks.messages.publish import publish_dispatched
+from celery_locks.tasks.messages.queues import queue_of
+from celery_locks.tasks.options import locks_for
+
+logger = _logging.logger(__name__)
+
+#: How long a dispatched task may wait for a slot of the pool. Then its message is published, for workers that are idle.
+MOST_WAIT_FOR_SLOT_SECONDS = 1.0
+#: How long a worker that stops waits until its messages are published.
+MOST_WAIT_AT_STOP_SECONDS = 2.0
+
+
+@dataclass
+class Accepted:
+    """A ticket that waits for a slot of the pool.
+
+    Attributes:
+        store: The name of its store.
+        dispatch: The ticket.
+        request: Celery's request.
+        at: When it was accepted, by the monotonic clock.
+    """
+
+    store: str
+    dispatch: Dispatch
+    request: Any
+    at: float
+
+    @property
+    def has_started(self) -> bool:
+        """Whether its run has started."""
+        return self.request.time_start is not None
+
+
+class DirectDispatchStep(bootsteps.StartStopStep):
+    """Runs dispatched tickets in this worker, while it is connected to its broker."""
+
+    name = "celery-locks-direct-dispatch"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._offers = offers_of(consumer.app)
+        self._publisher = Publisher(consumer.app)
+        #: By the ticket's id, the longest-waiting first.
+        self._waiting: dict[str, Accepted] = {}
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Accept offers in a pool of greenlets, which has no event loop."""
+        if self._offers is not None and consumer.hub is None and (hub := current_hub()) is not None:
+            self._offers.open_to_greenlets(hub, partial(self._take, consumer))
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """Accept offers in the event loop. Celery calls this after each connection."""
+        if self._offers is not None:
+            hub.add_reader(self._offers, self._on_offer, consumer)
+            self._offers.open()
+
+    def stop(self, consumer: Any) -> None:
+        """Publish the messages of tickets that have no slot: with the connection, Celery drops what waits for one."""
+        if self._offers is None:
+            return
+        self._offers.close()
+        while offer := self._offers.receive():
+            self._publisher.publish(*offer)
+        for waiting in self._waiting.values():
+            if not waiting.has_started:
+                self._publisher.publish(waiting.store, waiting.dispatch)
+        self._waiting.clear()
+        self._timer = None
+
+    def shutdown(self, consumer: Any) -> None:
+        """Stop, and wait until the messages are published."""
+        self.stop(consumer)
+        self._publisher.finish(MOST_WAIT_AT_STOP_SECONDS)
+
+    def _on_offer(self, consumer: Any) -> None:
+        # One for each turn of the loop, so that the broker's messages have their turn as well.
+        try:
+            offer = self._offers.receive() if self._offers is not None else None
+            if offer is not None:
+                self._take(consumer, *offer)
+        except Exception:  # an error would end the event loop
+            logger.exception("a dispatched task was not taken: the sweeper dispatches it again")
+
+    def _take(self, consumer: Any, store: str, dispatch: Dispatch) -> None:
+        """Give the message of a ticket to the consumer, as if the broker had delivered it. Publish it if that fails."""
+        try:
+            message = message_of(dispatch.message, _Channel(partial(self._on_reject, store, dispatch)), dispatch.id)
+            if self._can_run(consumer, message):
+                consumer.task_consumer.on_message(message)
+                self._watch(consumer, store, dispatch, message.headers["id"])
+                return
+        except Exception:
+            logger.exception("a dispatched task could not be run here: its message is published")
+        self._publisher.publish(store, dispatch)
+
+    @staticmethod
+    def _can_run(consumer: Any, message: Any) -> bool:
+        """Return whether this worker would get the message from the broker, and has room for it."""
+        name, tasks = message.headers["task"], consumer.task_consumer
+        if tasks is None or name not in consumer.strategies or consumer.task_buckets.get(name):
+            return False
+        queue = queue_of(consumer.app, message.delivery_info)
+        if queue is None or not tasks.consuming_from(queue):
+            return False
+        return len(state.reserved_requests) - len(state.active_requests) <= consumer.pool.num_processes
+
+    def _watch(self, consumer: Any, store: str, dispatch: Dispatch, task_id: str) -> None:
+        """Note a task that waits for a slot."""
+        request = state.requests.get(task_id)
+        if request is None or request.time_start is not None:  # it was revoked, or runs already
+            return
+        self._waiting[dispatch.id] = Accepted(store, dispatch, request, monotonic())
+        if self._timer is None:
+            self._timer = consumer.timer.call_after(MOST_WAIT_FOR_SLOT_SECONDS, self._check, (consumer,))
+
+    def _check(self, consumer: Any) -> None:
+        """Publish the messages of tasks that have waited for too long. Where such a task runs first, it runs once."""
+        until = monotonic() - MOST_WAIT_FOR_SLOT_SECONDS
+        for ticket, waiting in list(self._waiting.items()):
+            if not waiting.has_started and waiting.at > until:
+                continue
+            del self._waiting[ticket]
+            if not waiting.has_started:
+                self._publisher.publish(waiting.store, waiting.dispatch)
+        self._timer = None
+        if self._waiting:
+            self._timer = consumer.timer.call_after(MOST_WAIT_FOR_SLOT_SECONDS, self._check, (consumer,))
+
+    def _on_reject(self, store: str, dispatch: Dispatch) -> None:
+        self._publisher.publish(store, dispatch, rejected=True)
+
+
+class _Channel:
+    """Stands for the broker's channel: gets the acknowledgement of a message that the broker does not have.
+
+    The ticket tells the store whether the task has to run again. So there is nothing to do, except for a rejection:
+    the broker may have a dead-letter queue.
+    """
+
+    no_ack_consumers = None
+
+    def __init__(self, on_reject: Any) -> None:
+        self._on_reject = on_reject
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """Acknowledge the message."""
+
+    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Reject the message."""
+        if not requeue:
+            self._on_reject()
+
+
+class Publisher:
+    """A thread that publishes messages of tickets, so that the event loop never waits for a broker or a store."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._queue: Queue[tuple[str, Dispatch, bool]] = Queue()
+        self._thread: threading.Thread | None = None
+
+    def publish(self, store: str, dispatch: Dispatch, *, rejected: bool = False) -> None:
+        """Publish the message of a ticket soon.
+
+        Args:
+            store: The name of its store.
+            dispatch: The ticket.
+            rejected: Whether its run has rejected it, so that the worker that gets it rejects it at once.
+        """
+        self._queue.put((store, dispatch, rejected))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="celery-locks-publisher", daemon=True)
+            self._thread.start()
+
+    def finish(self, timeout: float) -> None:
+        """Wait until everything is published, at most ``timeout`` seconds."""
+        done = threading.Thread(target=self._queue.join, daemon=True)
+        done.start()
+        done.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            # Not a connection of the app's pool, which belongs to other threads and to the worker's processes.
+            with self._app.connection_for_write() as connection:
+                self._publish_all(first, connection)
+
+    def _publish_all(self, item: tuple[str, Dispatch, bool], connection: Any) -> None:
+        """Publish messages by one connection, until there are none for a second."""
+        while True:
+            try:
+                self._publish(*item, connection)
+            except Exception:
+                logger.exception("a parked task could not be published: the sweeper tries again")
+            finally:
+                self._queue.task_done()
+            try:
+                item = self._queue.get(timeout=1)
+            except Empty:
+                return
+
+    def _publish(self, store: str, dispatch: Dispatch, rejected: bool, connection: Any) -> None:
+        if rejected:
+            if connection.transport.driver_type == "amqp":  # no other broker has dead-letter queues
+                with self._app.amqp.Producer(connection) as producer:
+                    publish_rejected(producer, dispatch.message)
+            return
+        parking = tickets_of(locks_for(self._app, store).store)
+        assert parking is not None
+        publish_dispatched(self._app, parking, [dispatch], connection)
