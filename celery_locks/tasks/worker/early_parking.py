@@ -1,8 +1,11 @@
-"""Parking before the pool, with the setting ``locks_park_before_pool``.
+"""Parking before the pool, unless the setting ``locks_park_before_pool`` is False.
 
 The worker's main process checks each message whose task parks. If its key is held, it parks the message, which so takes
 no slot of the pool. The main process never acquires a lease. After an error here the message goes to the pool, and its
 run may park it.
+
+The main process has an event loop, which a store must not hold up. So a request here may take a short time only, and
+after one that took longer the pool parks messages for some seconds.
 """
 
 from __future__ import annotations
@@ -39,8 +42,14 @@ from celery_locks.tasks.worker.checks import parks
 
 logger = _logging.logger(__name__)
 
-#: How long the main process does not ask a store again that it could not reach.
-PAUSE_AFTER_ERROR_SECONDS = 5.0
+#: The longest time that a request may take.
+PATIENCE_SECONDS = 0.25
+#: How long the main process does not ask a store again that was slow or away.
+PAUSE_SECONDS = 5.0
+#: How long a key counts as held after a message was parked for it.
+HELD_SECONDS = 1.0
+#: How many such keys the main process remembers.
+MOST_HELD = 1000
 
 
 def early_parking(task: TaskWithLock, app: Any, consumer: Any) -> EarlyParking | None:
@@ -70,6 +79,8 @@ class EarlyParking:
         self._consumer = consumer
         self._parking = parking
         self._paused_until = 0.0
+        #: Names of locks for which messages were parked, and until when they count as held.
+        self._held: dict[str, float] = {}
 
     def parks(self, message: Any) -> bool:
         """Park a message of protocol 2 if its key is held. Return whether it is parked now."""
@@ -80,17 +91,27 @@ class EarlyParking:
         settled = header.keys() & {"ticket", "key", "options"}
         if settled or headers.get("eta") or not self._task.locks_runs():
             return False
-        if headers["id"] in self._consumer.controller.state.revoked or monotonic() < self._paused_until:
+        began = monotonic()
+        if headers["id"] in self._consumer.controller.state.revoked or began < self._paused_until:
             return False
         try:
             return self._park(message, headers)
         except StoreUnavailable as error:
-            self._paused_until = monotonic() + PAUSE_AFTER_ERROR_SECONDS
-            logger.warning("%s; messages are parked by the pool for %g s", error, PAUSE_AFTER_ERROR_SECONDS)
+            self._paused_until = monotonic() + PAUSE_SECONDS
+            logger.warning("%s; messages are parked by the pool for %g s", error, PAUSE_SECONDS)
         except Exception:
             logger.exception(
                 "a message of %s could not be parked before the pool; it goes to the pool", self._task.name
             )
+        finally:
+            if (took := monotonic() - began) > PATIENCE_SECONDS and not self._paused_until > began:
+                self._paused_until = began + took + PAUSE_SECONDS
+                logger.warning(
+                    "parking took %.2g s: messages of %s are parked by the pool for %g s",
+                    took,
+                    self._task.name,
+                    PAUSE_SECONDS,
+                )
         return False
 
     def _park(self, message: Any, headers: Any) -> bool:
@@ -103,13 +124,17 @@ class EarlyParking:
         owner = owners.running(task.name, task_id, self._consumer.hostname)
         locks = locks_for(app, task.lock_options.store)
         lock = Lock(locks._space, task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
-        claim = lock._new_claim()
+        claim = replace(lock._new_claim(), patience=PATIENCE_SECONDS)
         id = ticket_id(headers, task_id, headers.get("retries"), headers.get("replaced_task_nesting"))
         ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters, broker=broker_id(app))
-        if self._parking.park(claim, ticket) is None:
+        stored, sent = self._reports(headers)
+        # One request does for a key that was held a moment ago, unless the state is to be reported.
+        is_held = self._held.get(claim.name, 0.0) > monotonic()
+        if (stored or sent or not is_held) and self._parking.park(claim, ticket) is None:
             return False
         # Reported before it parks. Afterwards another worker may run it first, and report that.
-        self._report_waiting(message, lock)
+        if stored or sent:
+            self._report_waiting(message, lock, stored, sent)
         text = pack_message(app, message, ticket_fields(lock, ticket, wall_time()))
         parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
         ticket = replace(ticket, message=text, owner=parked_owner)
@@ -120,18 +145,28 @@ class EarlyParking:
             keeper().release_later(locks.store, claim.name, claim.token, claim.ttl)
             raise
         if parked is None:
+            self._held.pop(claim.name, None)
             return False
+        self._note_held(claim.name)
         log_parked(task.name, task_id, RefusedRun(task, lock, claim, task.lock_options, refused=parked.refused))
         lock._report_contention(parked.refused)
         dispatch_tickets(app, task.lock_options.store, self._parking, parked.dispatches)
         return True
 
-    def _report_waiting(self, message: Any, lock: Lock) -> None:
-        task, headers, dispatcher = self._task, message.headers, self._consumer.event_dispatcher
+    def _note_held(self, name: str) -> None:
+        self._held.pop(name, None)
+        self._held[name] = monotonic() + HELD_SECONDS
+        if len(self._held) > MOST_HELD:
+            del self._held[next(iter(self._held))]
+
+    def _reports(self, headers: Any) -> tuple[bool, bool]:
+        """Return whether the state of a parked task is stored, and whether an event is sent."""
+        task, dispatcher = self._task, self._consumer.event_dispatcher
         stored = not (task.ignore_result or headers.get("ignore_result"))
-        sent = bool(dispatcher and dispatcher.enabled and task.send_events)
-        if not (stored or sent):
-            return
+        return stored, bool(dispatcher and dispatcher.enabled and task.send_events)
+
+    def _report_waiting(self, message: Any, lock: Lock, stored: bool, sent: bool) -> None:
+        task, headers, dispatcher = self._task, message.headers, self._consumer.event_dispatcher
         meta = {"key": lock.key, "position": self._parking.waiting(lock._name)}
         if stored:
             args, kwargs, _ = message.payload
