@@ -21,6 +21,7 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
 from celery_locks.stores.parking import Parking, Ticket, tickets_of
+from celery_locks.tasks import events
 from celery_locks.tasks.app_settings import PARK_BEFORE_POOL
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.direct import dispatch_tickets
@@ -161,9 +162,8 @@ class EarlyParking:
 
     def _reports(self, headers: Any) -> tuple[bool, bool]:
         """Return whether the state of a parked task is stored, and whether an event is sent."""
-        task, dispatcher = self._task, self._consumer.event_dispatcher
-        stored = not (task.ignore_result or headers.get("ignore_result"))
-        return stored, bool(dispatcher and dispatcher.enabled and task.send_events)
+        stored = not (self._task.ignore_result or headers.get("ignore_result"))
+        return stored, bool(self._task.send_events and events.are_enabled(self._task.app))
 
     def _report_waiting(self, message: Any, lock: Lock, stored: bool, sent: bool) -> None:
         task, headers, dispatcher = self._task, message.headers, self._consumer.event_dispatcher
