@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
-from kombu import Message
 from kombu.exceptions import EncodeError
+from kombu.message import Message
 from kombu.serialization import dumps, registry
 from kombu.utils import json as kombu_json
 
@@ -204,7 +204,7 @@ def message_of(text: str, channel: Any, delivery_tag: str) -> Message:
     # The broker has no copy of it: its run is owed from the start if its task acknowledges late.
     headers = with_fields(headers, id=headers["id"], count=0)
     delivery = {name: packed[name] for name in ("exchange", "routing_key")}
-    message = Message(
+    message = Message(  # type: ignore[no-untyped-call]
         body,
         delivery_tag,
         packed["content_type"],

@@ -127,7 +127,8 @@ class DirectDispatchStep(bootsteps.StartStopStep):
         queue = queue_of(consumer.app, message.delivery_info)
         if queue is None or not tasks.consuming_from(queue):
             return False
-        return len(state.reserved_requests) - len(state.active_requests) <= consumer.pool.num_processes
+        waiting = len(state.reserved_requests) - len(state.active_requests)
+        return bool(waiting <= consumer.pool.num_processes)
 
     def _watch(self, consumer: Any, store: str, dispatch: Dispatch, task_id: str) -> None:
         """Note a task that waits for a slot."""
@@ -139,7 +140,7 @@ class DirectDispatchStep(bootsteps.StartStopStep):
             self._timer = consumer.timer.call_after(MOST_WAIT_FOR_SLOT_SECONDS, self._check, (consumer,))
 
     def _check(self, consumer: Any) -> None:
-        """Publish the messages of tasks that have waited for too long. Where such a task runs first, it runs once."""
+        """Publish the messages of tasks that have waited for too long. A task that starts meanwhile runs once all the same."""
         until = monotonic() - MOST_WAIT_FOR_SLOT_SECONDS
         for ticket, waiting in list(self._waiting.items()):
             if not waiting.has_started and waiting.at > until:
@@ -158,8 +159,8 @@ class DirectDispatchStep(bootsteps.StartStopStep):
 class _Channel:
     """Stands for the broker's channel: gets the acknowledgement of a message that the broker does not have.
 
-    The ticket tells the store whether the task has to run again. So there is nothing to do, except for a rejection:
-    the broker may have a dead-letter queue.
+    The ticket records whether the task has to run again. So there is nothing to do, except for a rejection: the broker
+    may have a dead-letter queue.
     """
 
     no_ack_consumers = None
@@ -190,7 +191,7 @@ class Publisher:
         Args:
             store: The name of its store.
             dispatch: The ticket.
-            rejected: Whether its run has rejected it, so that the worker that gets it rejects it at once.
+            rejected: Whether its run has rejected it. The worker that gets the message then rejects it, too.
         """
         self._queue.put((store, dispatch, rejected))
         if self._thread is None:

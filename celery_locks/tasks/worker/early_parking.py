@@ -49,7 +49,7 @@ PATIENCE_SECONDS = 0.25
 PAUSE_SECONDS = 5.0
 #: How long a key counts as held after a message was parked for it.
 HELD_SECONDS = 1.0
-#: How many such keys the main process remembers.
+#: How many held keys the main process remembers.
 MOST_HELD = 1000
 
 
