@@ -140,7 +140,7 @@ class DirectDispatchStep(bootsteps.StartStopStep):
             self._timer = consumer.timer.call_after(MOST_WAIT_FOR_SLOT_SECONDS, self._check, (consumer,))
 
     def _check(self, consumer: Any) -> None:
-        """Publish the messages of tasks that have waited for too long. A task that starts meanwhile runs once all the same."""
+        """Publish the messages of tasks that have waited for too long. A task that starts meanwhile runs once, too."""
         until = monotonic() - MOST_WAIT_FOR_SLOT_SECONDS
         for ticket, waiting in list(self._waiting.items()):
             if not waiting.has_started and waiting.at > until:
