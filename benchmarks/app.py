@@ -20,16 +20,16 @@ app = Celery("benchmark")
 app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("BENCHMARK_PREFETCH", "4")),
-    locks_park_before_pool="BENCHMARK_PARK_BEFORE_POOL" in os.environ,
-    locks_direct_dispatch="BENCHMARK_DIRECT" in os.environ,
+    locks_park_before_pool="BENCHMARK_PARK_IN_POOL" not in os.environ,
+    locks_direct_dispatch="BENCHMARK_PUBLISH" not in os.environ,
     task_ignore_result="BENCHMARK_IGNORE_RESULT" in os.environ,
     task_acks_late="BENCHMARK_ACKS_LATE" in os.environ,
 )
 
 
-def use_server(url: str, broker: str = "") -> None:
-    """Has the app keep locks and results in this Redis, and messages there too unless another broker is named."""
-    app.conf.update(broker_url=broker or url, result_backend=url, locks_url=url, **plugins.settings(url))
+def use_server(url: str, broker: str = "", store: str = "") -> None:
+    """Has the app keep results in this Redis, and messages and locks too, unless others are named for them."""
+    app.conf.update(broker_url=broker or url, result_backend=url, locks_url=store or url, **plugins.settings(url))
 
 
 def use_queues(kind: str) -> None:
@@ -40,7 +40,7 @@ def use_queues(kind: str) -> None:
 
 
 if url:
-    use_server(url, os.environ.get("BENCHMARK_BROKER", ""))
+    use_server(url, os.environ.get("BENCHMARK_BROKER", ""), os.environ.get("BENCHMARK_STORE", ""))
 if "BENCHMARK_QUEUES" in os.environ:
     use_queues(os.environ["BENCHMARK_QUEUES"])
 
@@ -63,15 +63,15 @@ def log_direct_dispatch(request: Any, **_: Any) -> None:
         logger.info("dispatched directly")
 
 
-def write_stretch(kind: str, begin: float, end: float) -> None:
+def write_stretch(kind: str, begin: float, end: float, key: str = "") -> None:
     """Keeps when a body began and ended, on the clock that all processes of the machine share."""
-    app.backend.client.rpush(f"storm:{kind}", f"{begin} {end}")
+    app.backend.client.rpush(f"storm:{kind}", f"{begin} {end} {key}")
 
 
 def storm_body(key: str, seconds: float) -> None:
     begin = time.monotonic()
     time.sleep(seconds)
-    write_stretch("run", begin, time.monotonic())
+    write_stretch("run", begin, time.monotonic(), key)
 
 
 storm_free = app.task(storm_body, name="storm_free", ignore_result=True)
