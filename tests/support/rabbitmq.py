@@ -40,8 +40,9 @@ class RabbitServer(RabbitMQTestBroker):
 
     @property
     def url(self) -> str:
-        """Its address."""
-        return f"amqp://guest:guest@127.0.0.1:{self.container.port}//"
+        """Its address, also outside pytest, where nothing replaces how pytest-docker-tools looks for ports."""
+        (port,) = self.container.attrs["NetworkSettings"]["Ports"]["5672/tcp"]
+        return f"amqp://guest:guest@127.0.0.1:{port['HostPort']}//"
 
     def ctl(self, *args: str) -> str:
         """What ``rabbitmqctl`` prints."""

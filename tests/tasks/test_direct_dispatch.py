@@ -16,6 +16,7 @@ from celery.result import AsyncResult
 
 from celery_locks import LockConfigError
 from celery_locks.tasks.settings_check import check_settings
+from tests.support.proxy import Proxy
 from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import eventually
 from tests.tasks.conftest import Database
@@ -229,6 +230,45 @@ def test_a_warm_stop_returns_what_has_no_slot(open_service: Callable[..., Servic
     assert result.get(timeout=SOON) == 0
     gate.touch()
     assert stopping.container.wait(60) == 0
+
+
+def test_a_lost_connection_keeps_the_line(
+    open_service: Callable[..., Service], databases: Iterator[Database], tmp_path: Path
+) -> None:
+    """What has no slot when the connection breaks is published, and runs when it is back."""
+    broker = next(databases).url
+    port = int(broker.rpartition(":")[2].partition("/")[0])
+    with Proxy(port) as proxy:
+        service = open_service(broker=broker.replace(str(port), str(proxy.port)))
+        service.start_worker(concurrency=1)
+        line = Line(service, "k", tmp_path)
+        results = line.numbers(3)
+        gate = tmp_path / "gate"
+        occupied = service.tasks.occupy.delay(str(gate))
+        eventually(lambda: f"[{occupied.id}] received" in service.worker.logs(), SOON)
+        line.free()
+        eventually(lambda: service.notes("occupied"), SOON)
+        proxy.cut()
+        gate.touch()
+        assert [result.get(timeout=SOON) for result in results] == [0, 1, 2]
+        assert [note["n"] for note in line.begun()] == [0, 1, 2]
+
+
+def test_priorities_and_the_limit_of_eta_tasks_do_not_matter_to_the_line(
+    open_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = open_service(worker_eta_task_limit=2)
+    service.start_worker(concurrency=2)
+    line = Line(service, "k", tmp_path)
+    later = [service.tasks.occupy.apply_async((str(tmp_path),), countdown=3) for _ in range(2)]
+    results = [
+        line.park(lambda n=n: service.tasks.work.apply_async(("k", n), priority=n, countdown=0.1)) for n in (9, 0, 5)
+    ]
+    line.free()
+    assert [result.get(timeout=SOON) for result in results] == [9, 0, 5]
+    assert [(note["n"], note["direct"]) for note in line.begun()] == [(9, True), (0, True), (5, True)]
+    for result in later:
+        result.get(timeout=SOON)
 
 
 LATE = TASKS.replace("lock_ttl=10,", "lock_ttl=10, acks_late=True,")

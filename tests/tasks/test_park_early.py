@@ -5,6 +5,7 @@ That parked tasks fare the same as those that the pool parks is in ``test_park.p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from celery_locks import LockConfigError
 from celery_locks.tasks.messages.header import HEADER
 from celery_locks.tasks.messages.pack import pack_message, publish
 from celery_locks.tasks.settings_check import check_settings
+from celery_locks.tasks.worker.early_parking import PATIENCE_SECONDS, PAUSE_SECONDS, Pace
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -130,6 +132,43 @@ def test_a_store_that_is_away_costs_the_parent_little(
     assert shop.task("then").delay("unlocked", "x").get(timeout=SOON), "the worker came to harm"
     proxy.heal()
     assert [result.get(timeout=SOON) for result in results] == [key] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["hang", "slow"])
+def test_a_store_that_hangs_does_not_hold_up_the_event_loop(
+    open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str, trouble: str
+) -> None:
+    """Forty messages of two tasks come while each request takes long: the worker handles others meanwhile."""
+    shop = open_shop(SHOP_EARLY="1", SHOP_STORE=redis_url.replace(str(redis_server.port), str(proxy.port)))
+    worker = shop.start_worker(pool="threads", concurrency=60)
+    tasks = [shop.task(on_contention="park"), shop.task(on_contention="park", ttl=20)]
+    assert [task.delay(key).get(timeout=SOON) for task in tasks] == [key] * 2
+    assert shop.task("then").delay("warm", "up").get(timeout=SOON)
+    if trouble == "hang":
+        proxy.hang()
+    else:
+        proxy.delay(0.4)
+    results = [task.delay(key) for task in tasks for _ in range(20)]
+    began = time.monotonic()
+    assert shop.task("then").delay("unlocked", "x").get(timeout=SOON)
+    took = time.monotonic() - began
+    worker.wait_for_log("messages are parked by the pool for 5 s")
+    proxy.heal()
+    assert [result.get(timeout=SOON) for result in results] == [key] * 40
+    assert took < 40 * 0.25, "each message held up the event loop"
+
+
+def test_only_a_second_slow_answer_in_a_row_counts(caplog: pytest.LogCaptureFixture) -> None:
+    pace, slow = Pace(), 2 * PATIENCE_SECONDS
+    for seconds in (slow, 0.0, slow, 0.0):
+        pace.note(seconds)
+    assert not pace.is_paused(time.monotonic())
+    assert not caplog.records
+    for seconds in (slow, slow):
+        pace.note(seconds)
+    assert pace.is_paused(time.monotonic())
+    assert not pace.is_paused(time.monotonic() + PAUSE_SECONDS)
 
 
 def test_the_setting_is_a_switch() -> None:

@@ -4,14 +4,15 @@ The worker's main process checks each message whose task parks. If its key is he
 no slot of the pool. The main process never acquires a lease. After an error here the message goes to the pool, and its
 run may park it.
 
-The main process has an event loop, which a store must not hold up. So a request here may take a short time only, and
-after one that took longer the pool parks messages for some seconds.
+The main process has an event loop, which a store must not hold up. So a request here may take a short time only. While
+a store is slow or away, the pool parks the messages of all tasks with locks there.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery.app.task import Context
 
@@ -45,7 +46,7 @@ logger = _logging.logger(__name__)
 
 #: The longest time that a request may take.
 PATIENCE_SECONDS = 0.25
-#: How long the main process does not ask a store again that was slow or away.
+#: How long the main process does not ask a store again that was away, or slow twice in a row.
 PAUSE_SECONDS = 5.0
 #: How long a key counts as held after a message was parked for it.
 HELD_SECONDS = 1.0
@@ -72,6 +73,33 @@ def _parks_early(task: TaskWithLock) -> bool:
     return by_line and not callable(spec.options.key)
 
 
+class Pace:
+    """How fast a store answers the main process."""
+
+    def __init__(self) -> None:
+        self._paused_until = 0.0
+        self._was_slow = False
+
+    def is_paused(self, now: float) -> bool:
+        """Return whether the store is left alone at this moment."""
+        return now < self._paused_until
+
+    def pause(self, why: object) -> None:
+        """Leave the store alone for some seconds."""
+        self._paused_until = monotonic() + PAUSE_SECONDS
+        logger.warning("%s: messages are parked by the pool for %g s", why, PAUSE_SECONDS)
+
+    def note(self, seconds: float) -> None:
+        """Note how long the store took. The first slow answer may be an accident of this machine."""
+        is_slow = seconds > PATIENCE_SECONDS
+        if is_slow and self._was_slow:
+            self.pause(f"parking took {seconds:.2g} s")
+        self._was_slow = is_slow
+
+
+_paces: WeakKeyDictionary[Parking, Pace] = WeakKeyDictionary()
+
+
 class EarlyParking:
     """Parks messages of one task in the worker's main process."""
 
@@ -79,7 +107,7 @@ class EarlyParking:
         self._task = task
         self._consumer = consumer
         self._parking = parking
-        self._paused_until = 0.0
+        self._pace = _paces.setdefault(parking, Pace())
         #: Names of locks for which messages were parked, and until when they count as held.
         self._held: dict[str, float] = {}
 
@@ -93,26 +121,19 @@ class EarlyParking:
         if settled or headers.get("eta") or not self._task.locks_runs():
             return False
         began = monotonic()
-        if headers["id"] in self._consumer.controller.state.revoked or began < self._paused_until:
+        if headers["id"] in self._consumer.controller.state.revoked or self._pace.is_paused(began):
             return False
         try:
-            return self._park(message, headers)
+            is_parked = self._park(message, headers)
         except StoreUnavailable as error:
-            self._paused_until = monotonic() + PAUSE_SECONDS
-            logger.warning("%s; messages are parked by the pool for %g s", error, PAUSE_SECONDS)
+            self._pace.pause(error)
         except Exception:
             logger.exception(
                 "a message of %s could not be parked before the pool; it goes to the pool", self._task.name
             )
-        finally:
-            if (took := monotonic() - began) > PATIENCE_SECONDS and not self._paused_until > began:
-                self._paused_until = began + took + PAUSE_SECONDS
-                logger.warning(
-                    "parking took %.2g s: messages of %s are parked by the pool for %g s",
-                    took,
-                    self._task.name,
-                    PAUSE_SECONDS,
-                )
+        else:
+            self._pace.note(monotonic() - began)
+            return is_parked
         return False
 
     def _park(self, message: Any, headers: Any) -> bool:
