@@ -14,6 +14,7 @@ from kombu.transport import get_transport_cls
 
 from celery_locks._addresses import ENCODE, addresses_in, is_ambiguous, login_of, mask
 from celery_locks.cli.doctor_results import Finding, line_of, within
+from celery_locks.cli.doctor_retries import check_retries
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 from celery_locks.tasks.messages.queues import bound_queues
 from celery_locks.views import one_line
@@ -69,6 +70,8 @@ def check_broker(
             yield Finding("consumers", "ok", "not known: the tasks can't be loaded")
         else:
             yield from check_consumers(app, tasks, dispatched or {})
+            if tasks and not _not_asked(app):
+                yield from check_retries(app)
 
 
 def _close(connection: Any) -> None:

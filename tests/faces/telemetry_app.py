@@ -43,6 +43,7 @@ def at_once(key: str) -> None:
 app.task(at_once, name="short", **options)
 for policy in ("wait", "retry", "park"):
     app.task(at_once, name=f"impatient_{policy}", **options, lock_on_contention=policy, lock_max_wait=0.5)
+app.task(at_once, name="retries_late", **{**options, "lock_backoff": Backoff(60, cap=60)})
 
 
 if app.conf.get("locks_stores"):

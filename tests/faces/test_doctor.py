@@ -709,6 +709,24 @@ def test_a_broadcast_is_not_known(redis_url: str, other_redis_url: str) -> None:
 
 
 @pytest.mark.slow
+def test_parking_is_suggested_where_retries_pile_up(redis_url: str, other_redis_url: str) -> None:
+    variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": other_redis_url, "WATCHED_SETTINGS": "{}"}
+    app = Celery("watched", broker=other_redis_url, set_as_current=False)
+    app.conf.update(locks_url=redis_url)
+    task = app.task(nothing, name="retries_late", base=LockedTask, shared=False, lock_key="<key>")
+    with (
+        Worker("tests.faces.telemetry_app", env=variables, concurrency=1, timeout=90),
+        Locks.from_app(app).lock("retried", ttl=90),
+    ):
+        assert "retries" not in found(app)
+        for _ in range(60):
+            task.delay("retried")
+        text = eventually(lambda: the_only(app, "warning", "retries"), SOON)
+    assert re.match(r"\d+ messages of retries_late wait to be sent again", text)
+    assert 'Set lock_on_contention="park" for retries_late' in text
+
+
+@pytest.mark.slow
 def test_each_queue_wants_a_worker(redis_url: str, other_redis_url: str) -> None:
     """The worker of another queue, and that of the right one, whether a route, the task or the default names it."""
     variables = {"WATCHED_URL": redis_url, "WATCHED_BROKER": other_redis_url, "WATCHED_SETTINGS": "{}"}

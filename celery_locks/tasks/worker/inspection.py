@@ -1,4 +1,4 @@
-"""``celery inspect locks``: the leases that the processes of a worker hold now.
+"""Commands of ``celery inspect``: the leases that the processes of a worker hold, and its deferred messages.
 
 Workers import it, and so does the ``celery`` command, which sends only those commands that it has loaded.
 """
@@ -6,10 +6,13 @@ Workers import it, and so does the ``celery`` command, which sends only those co
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 from celery.worker.control import inspect_command
+from celery.worker.request import Request
 
+from celery_locks.tasks.messages.header import fields_in
 from celery_locks.tasks.worker import journal
 from celery_locks.tasks.worker.journal import JournalEntry
 from celery_locks.tasks.worker.liveness import ProcessFile
@@ -27,6 +30,18 @@ def locks(state: Any, **kwargs: Any) -> Any:
     if held is None:
         return {"error": "this worker keeps no journal of its leases: its log at the start has the reason"}
     return sorted(held, key=lambda lease: float(lease["since"]))
+
+
+@inspect_command(name="locks_deferred", help="Messages that wait here because their keys were held, by task.")
+def locks_deferred(state: Any, **kwargs: Any) -> Any:
+    """Return how many messages of each task wait in this worker because their keys were held."""
+    entries = (waiting.entry for waiting in list(state.consumer.timer.schedule.queue))
+    requests = (entry.args[0] for entry in entries if entry.args and isinstance(entry.args[0], Request))
+    return dict(Counter(request.name for request in requests if _deferrals_of(request)))
+
+
+def _deferrals_of(request: Request) -> int:
+    return int(fields_in(request.message.headers, request.id).get("deferrals", 0))
 
 
 def held_here() -> list[dict[str, Any]] | None:
