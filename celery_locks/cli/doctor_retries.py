@@ -30,8 +30,8 @@ def check_retries(app: Any) -> Iterator[Finding]:
             yield Finding(
                 "retries",
                 "warning",
-                f"{count} messages of {name} wait to be sent again, since their keys were held. Each comes back by chance "
-                f'and costs messages and slots. Set lock_on_contention="park" for {name}: its tasks then wait in line',
+                f"{count} messages of {name} wait to be sent again, since their keys were held. Each comes back by "
+                f'chance and costs messages and slots. With lock_on_contention="park", {name} waits in line',
             )
 
 

@@ -723,7 +723,7 @@ def test_parking_is_suggested_where_retries_pile_up(redis_url: str, other_redis_
             task.delay("retried")
         text = eventually(lambda: the_only(app, "warning", "retries"), SOON)
     assert re.match(r"\d+ messages of retries_late wait to be sent again", text)
-    assert 'Set lock_on_contention="park" for retries_late' in text
+    assert 'With lock_on_contention="park", retries_late waits in line' in text
 
 
 @pytest.mark.slow
