@@ -23,7 +23,7 @@ from tests.tasks.rabbit_queues import use_queues
 #: Short, so that a deferred task comes back soon.
 QUICK = Backoff(base=0.05, cap=0.2)
 #: The options of tasks that are Celery's own.
-CELERY_OPTIONS = {"acks_late", "reject_on_worker_lost", "max_retries", "autoretry_for", "retry_kwargs"}
+CELERY_OPTIONS = {"ignore_result", "acks_late", "reject_on_worker_lost", "max_retries", "autoretry_for", "retry_kwargs"}
 
 
 class ShopTask(LockedTask):

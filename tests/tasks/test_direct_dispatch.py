@@ -232,6 +232,20 @@ def test_a_warm_stop_returns_what_has_no_slot(open_service: Callable[..., Servic
     assert stopping.container.wait(60) == 0
 
 
+@pytest.mark.parametrize("serializer", ["pickle", "yaml", "msgpack"])
+def test_each_serializer_that_the_app_accepts(
+    open_service: Callable[..., Service], tmp_path: Path, serializer: str
+) -> None:
+    pytest.importorskip({"yaml": "yaml", "msgpack": "msgpack"}.get(serializer, "pickle"))
+    service = open_service(task_serializer=serializer, accept_content=["json", serializer])
+    service.start_worker(concurrency=2)
+    line = Line(service, "k", tmp_path)
+    results = line.numbers(2)
+    line.free()
+    assert [result.get(timeout=SOON) for result in results] == [0, 1]
+    assert [note["direct"] for note in line.begun()] == [True, True]
+
+
 def test_a_lost_connection_keeps_the_line(
     open_service: Callable[..., Service], databases: Iterator[Database], tmp_path: Path
 ) -> None:

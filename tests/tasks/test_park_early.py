@@ -171,6 +171,31 @@ def test_only_a_second_slow_answer_in_a_row_counts(caplog: pytest.LogCaptureFixt
     assert not pace.is_paused(time.monotonic() + PAUSE_SECONDS)
 
 
+def test_a_message_with_its_id_in_the_body_goes_to_the_pool(early_shop: Shop, key: str) -> None:
+    """Celery reads messages whose headers name the task alone, and whose arguments are those of protocol 1."""
+    id, task = f"hybrid-{key}", early_shop.task(on_contention="park")
+    with early_shop.app.producer_or_acquire() as producer:
+        body = {"id": id, "task": task.name, "args": [key], "kwargs": {}}
+        producer.publish(body, headers={"task": task.name}, routing_key="celery", serializer="json")
+    assert AsyncResult(id, app=early_shop.app).get(timeout=SOON) == key
+    assert task.delay(f"{key}-other").get(timeout=SOON), "the worker came to harm"
+
+
+def test_a_result_backend_that_hangs_does_not_hold_up_the_event_loop(
+    open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str
+) -> None:
+    shop = open_shop(SHOP_EARLY="1", SHOP_RESULTS=redis_url.replace(str(redis_server.port), str(proxy.port)))
+    shop.start_worker(concurrency=2)
+    with shop.lock(key):
+        proxy.hang()
+        results = [shop.task(on_contention="park").delay(key) for _ in range(3)]
+        unlocked = shop.task(ignore_result=True).delay(f"{key}-other")
+        eventually(lambda: shop.journal.stretches(f"{key}-other"), SOON, "the event loop was held up")
+        proxy.heal()
+        unlocked.forget()
+    assert [result.get(timeout=SOON) for result in results] == [key] * 3
+
+
 def test_the_setting_is_a_switch() -> None:
     with pytest.raises(LockConfigError, match="locks_park_before_pool is True or False"):
         check_settings({"locks_park_before_pool": "yes"})

@@ -68,19 +68,29 @@ class Offers:
         if self._spawn_take is not None:
             self._spawn_take(store, dispatch)
             return True
-        head = json.dumps([store, dispatch.name, dispatch.id])
+        offer = f"{json.dumps([store, dispatch.name, dispatch.id])}\n{dispatch.message}".encode()
+        return len(offer) <= MAX_OFFER_BYTES and self._send(offer)
+
+    def wake(self) -> None:
+        """Make the main process' event loop take another turn. Releases of kombu before 5.7 have no other way."""
+        self._send(b"")
+
+    def _send(self, data: bytes) -> bool:
         try:
-            self._writes.send(f"{head}\n{dispatch.message}".encode())
-        except OSError:  # too many offers, or too long a message
+            self._writes.send(data)
+        except OSError:  # there are too many, or it is too long
             return False
         return True
 
     def receive(self) -> tuple[str, Dispatch] | None:
         """Return the next offer: the name of the store, and the dispatch. ``None`` if there is none."""
         try:
-            head, _, message = self._reads.recv(MAX_OFFER_BYTES).decode().partition("\n")
+            offer = self._reads.recv(MAX_OFFER_BYTES)
         except BlockingIOError:
             return None
+        if not offer:  # see `wake`
+            return None
+        head, _, message = offer.decode().partition("\n")
         store, name, ticket_id = json.loads(head)
         return store, Dispatch(name, ticket_id, message, 1)
 

@@ -136,12 +136,12 @@ def publish_first(producer: Any, text: str, count: int, **policy: Any) -> None:
     return None
 
 
-def publish_rejected(producer: Any, text: str) -> None:
+def publish_rejected(producer: Any, text: str, **policy: Any) -> None:
     """Publish a packed message, for the worker that gets it to reject it: the broker may have a dead-letter queue."""
     packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
     headers = packed["headers"]
     packed["headers"] = with_fields(headers, id=headers["id"], rejected=True)
-    publish(producer, kombu_json.dumps(packed))  # type: ignore[no-untyped-call]
+    publish(producer, kombu_json.dumps(packed), **policy)  # type: ignore[no-untyped-call]
 
 
 class _PushesFirst:

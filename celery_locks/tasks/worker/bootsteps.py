@@ -14,7 +14,7 @@ from celery_locks._validation import DEFAULT_STORE
 from celery_locks.errors import StoreUnavailable
 from celery_locks.locks import Locks, app_store, named_stores
 from celery_locks.stores.parking import tickets_of
-from celery_locks.tasks.app_settings import DIRECT_DISPATCH, FOLDER
+from celery_locks.tasks.app_settings import FOLDER
 from celery_locks.tasks.messages.direct import make_offers
 from celery_locks.tasks.options import all_locks
 from celery_locks.tasks.settings_check import check_settings
@@ -55,7 +55,7 @@ class LocksStep(bootsteps.StartStopStep):
         self._telemetry = telemetry.begin(worker, stores)
         if not any(each.store.shared for each in stores.values()):
             return
-        if app.conf.get(DIRECT_DISPATCH, True) and any(tickets_of(each.store) is not None for each in stores.values()):
+        if any(tickets_of(each.store) is not None for each in stores.values()):
             make_offers(app)
         try:
             folder = journal.begin(

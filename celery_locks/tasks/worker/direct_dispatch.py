@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from functools import partial
-from queue import Empty, Queue
 from typing import Any
 
 from celery import bootsteps
@@ -18,11 +16,14 @@ from celery_locks import _logging
 from celery_locks._runtime.clock import monotonic
 from celery_locks._runtime.hubs import current_hub
 from celery_locks.stores.parking import Dispatch, tickets_of
+from celery_locks.tasks.app_settings import DIRECT_DISPATCH
 from celery_locks.tasks.messages.direct import offers_of
 from celery_locks.tasks.messages.pack import message_of, publish_rejected
 from celery_locks.tasks.messages.publish import publish_dispatched
 from celery_locks.tasks.messages.queues import queue_of
 from celery_locks.tasks.options import locks_for
+from celery_locks.tasks.policies.deferral import RETRY_FOREVER
+from celery_locks.tasks.worker.background import background
 
 logger = _logging.logger(__name__)
 
@@ -62,8 +63,8 @@ class DirectDispatchStep(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        self._offers = offers_of(consumer.app)
-        self._publisher = Publisher(consumer.app)
+        self._app = consumer.app
+        self._offers = offers_of(consumer.app) if consumer.app.conf.get(DIRECT_DISPATCH, True) else None
         #: By the ticket's id, the longest-waiting first.
         self._waiting: dict[str, Accepted] = {}
         self._timer: Any = None
@@ -85,17 +86,16 @@ class DirectDispatchStep(bootsteps.StartStopStep):
             return
         self._offers.close()
         while offer := self._offers.receive():
-            self._publisher.publish(*offer)
-        for waiting in self._waiting.values():
-            if not waiting.has_started:
-                self._publisher.publish(waiting.store, waiting.dispatch)
-        self._waiting.clear()
-        self._timer = None
+            self._publish(*offer)
+        waiting, self._waiting, self._timer = self._waiting, {}, None
+        for each in list(waiting.values()):
+            if not each.has_started:
+                self._publish(each.store, each.dispatch)
 
     def shutdown(self, consumer: Any) -> None:
         """Stop, and wait until the messages are published."""
         self.stop(consumer)
-        self._publisher.finish(MOST_WAIT_AT_STOP_SECONDS)
+        background().finish(MOST_WAIT_AT_STOP_SECONDS)
 
     def _on_offer(self, consumer: Any) -> None:
         # One for each turn of the loop, so that the broker's messages have their turn as well.
@@ -109,14 +109,15 @@ class DirectDispatchStep(bootsteps.StartStopStep):
     def _take(self, consumer: Any, store: str, dispatch: Dispatch) -> None:
         """Give the message of a ticket to the consumer, as if the broker had delivered it. Publish it if that fails."""
         try:
-            message = message_of(dispatch.message, _Channel(partial(self._on_reject, store, dispatch)), dispatch.id)
-            if self._can_run(consumer, message):
+            message = message_of(dispatch.message, _Channel(partial(self._on_reject, dispatch)), dispatch.id)
+            message.accept = consumer.task_consumer.accept  # as for a message of the broker
+            if self._can_run(consumer, message) and message.payload:
                 consumer.task_consumer.on_message(message)
                 self._watch(consumer, store, dispatch, message.headers["id"])
                 return
         except Exception:
             logger.exception("a dispatched task could not be run here: its message is published")
-        self._publisher.publish(store, dispatch)
+        self._publish(store, dispatch)
 
     @staticmethod
     def _can_run(consumer: Any, message: Any) -> bool:
@@ -128,7 +129,7 @@ class DirectDispatchStep(bootsteps.StartStopStep):
         if queue is None or not tasks.consuming_from(queue):
             return False
         waiting = len(state.reserved_requests) - len(state.active_requests)
-        return bool(waiting <= consumer.pool.num_processes)
+        return bool(waiting <= max(consumer.pool.num_processes, consumer.initial_prefetch_count))
 
     def _watch(self, consumer: Any, store: str, dispatch: Dispatch, task_id: str) -> None:
         """Note a task that waits for a slot."""
@@ -147,13 +148,25 @@ class DirectDispatchStep(bootsteps.StartStopStep):
                 continue
             del self._waiting[ticket]
             if not waiting.has_started:
-                self._publisher.publish(waiting.store, waiting.dispatch)
+                self._publish(waiting.store, waiting.dispatch)
         self._timer = None
         if self._waiting:
             self._timer = consumer.timer.call_after(MOST_WAIT_FOR_SLOT_SECONDS, self._check, (consumer,))
 
-    def _on_reject(self, store: str, dispatch: Dispatch) -> None:
-        self._publisher.publish(store, dispatch, rejected=True)
+    def _publish(self, store: str, dispatch: Dispatch) -> None:
+        """Publish the message of a ticket, in the background."""
+        parking = tickets_of(locks_for(self._app, store).store)
+        if parking is not None:
+            background().submit(partial(publish_dispatched, self._app, parking, [dispatch]))
+
+    def _on_reject(self, dispatch: Dispatch) -> None:
+        background().submit(partial(self._publish_rejected, dispatch))
+
+    def _publish_rejected(self, dispatch: Dispatch) -> None:
+        """Publish a message that was rejected, until the broker has it: the store does not dispatch it again."""
+        with self._app.producer_or_acquire() as producer:
+            if producer.connection.transport.driver_type == "amqp":  # no other broker has dead-letter queues
+                publish_rejected(producer, dispatch.message, retry=True, retry_policy=RETRY_FOREVER)
 
 
 class _Channel:
@@ -175,62 +188,3 @@ class _Channel:
         """Reject the message."""
         if not requeue:
             self._on_reject()
-
-
-class Publisher:
-    """A thread that publishes messages of tickets, so that the event loop never waits for a broker or a store."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-        self._queue: Queue[tuple[str, Dispatch, bool]] = Queue()
-        self._thread: threading.Thread | None = None
-
-    def publish(self, store: str, dispatch: Dispatch, *, rejected: bool = False) -> None:
-        """Publish the message of a ticket soon.
-
-        Args:
-            store: The name of its store.
-            dispatch: The ticket.
-            rejected: Whether its run has rejected it. The worker that gets the message then rejects it, too.
-        """
-        self._queue.put((store, dispatch, rejected))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="celery-locks-publisher", daemon=True)
-            self._thread.start()
-
-    def finish(self, timeout: float) -> None:
-        """Wait until everything is published, at most ``timeout`` seconds."""
-        done = threading.Thread(target=self._queue.join, daemon=True)
-        done.start()
-        done.join(timeout)
-
-    def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            # Not a connection of the app's pool, which belongs to other threads and to the worker's processes.
-            with self._app.connection_for_write() as connection:
-                self._publish_all(first, connection)
-
-    def _publish_all(self, item: tuple[str, Dispatch, bool], connection: Any) -> None:
-        """Publish messages by one connection, until there are none for a second."""
-        while True:
-            try:
-                self._publish(*item, connection)
-            except Exception:
-                logger.exception("a parked task could not be published: the sweeper tries again")
-            finally:
-                self._queue.task_done()
-            try:
-                item = self._queue.get(timeout=1)
-            except Empty:
-                return
-
-    def _publish(self, store: str, dispatch: Dispatch, rejected: bool, connection: Any) -> None:
-        if rejected:
-            if connection.transport.driver_type == "amqp":  # no other broker has dead-letter queues
-                with self._app.amqp.Producer(connection) as producer:
-                    publish_rejected(producer, dispatch.message)
-            return
-        parking = tickets_of(locks_for(self._app, store).store)
-        assert parking is not None
-        publish_dispatched(self._app, parking, [dispatch], connection)

@@ -5,13 +5,16 @@ no slot of the pool. The main process never acquires a lease. After an error her
 run may park it.
 
 The main process has an event loop, which a store must not hold up. So a request here may take a short time only. While
-a store is slow or away, the pool parks the messages of all tasks with locks there.
+a store is slow or away, the pool parks the messages of all tasks with locks there. The result backend is called in the
+background.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from celery.app.task import Context
@@ -22,10 +25,11 @@ from celery_locks.errors import StoreUnavailable
 from celery_locks.lock import Lock
 from celery_locks.renewal import keeper
 from celery_locks.stores.parking import Parking, Ticket, tickets_of
+from celery_locks.stores.types import Claim
 from celery_locks.tasks import events
 from celery_locks.tasks.app_settings import PARK_BEFORE_POOL
 from celery_locks.tasks.messages.broker import broker_id
-from celery_locks.tasks.messages.direct import dispatch_tickets
+from celery_locks.tasks.messages.direct import dispatch_tickets, offers_of
 from celery_locks.tasks.messages.header import fields_in
 from celery_locks.tasks.messages.pack import pack_message
 from celery_locks.tasks.messages.queues import queue_of
@@ -40,8 +44,10 @@ from celery_locks.tasks.policies.park import (
 )
 from celery_locks.tasks.policies.refused_run import RefusedRun
 from celery_locks.tasks.spec import TaskWithLock
+from celery_locks.tasks.worker.background import background
 from celery_locks.tasks.worker.checks import parks
 
+T = TypeVar("T")
 logger = _logging.logger(__name__)
 
 #: The longest time that a request may take.
@@ -100,6 +106,16 @@ class Pace:
 _paces: WeakKeyDictionary[Parking, Pace] = WeakKeyDictionary()
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A message that has arrived, and what it takes to park it."""
+
+    message: Any
+    lock: Lock
+    claim: Claim
+    ticket: Ticket
+
+
 class EarlyParking:
     """Parks messages of one task in the worker's main process."""
 
@@ -111,89 +127,143 @@ class EarlyParking:
         #: Names of locks for which messages were parked, and until when they count as held.
         self._held: dict[str, float] = {}
 
-    def parks(self, message: Any) -> bool:
-        """Park a message of protocol 2 if its key is held. Return whether it is parked now."""
-        headers = message.headers
-        # A dispatched message enters by its ticket, and a message with a lease of its call under that lease's key. The
-        # key of a message with an eta may be free when its time has come.
-        header = fields_in(headers, headers["id"])
-        settled = header.keys() & {"ticket", "key", "options"}
-        if settled or headers.get("eta") or not self._task.locks_runs():
-            return False
+    def handle(self, message: Any, acknowledge: Callable[[], Any], give_to_pool: Callable[[], Any]) -> Any:
+        """Park a message if its key is held; otherwise give it to the pool.
+
+        Args:
+            message: A message of protocol 2.
+            acknowledge: Acknowledges it.
+            give_to_pool: Gives it to the pool.
+        """
         began = monotonic()
-        if headers["id"] in self._consumer.controller.state.revoked or self._pace.is_paused(began):
-            return False
+        arrival = None if self._pace.is_paused(began) else self._safely(lambda: self._arrival(message))
+        if arrival is None:
+            return give_to_pool()
+        reports = self._reports(message.headers)
+        if any(reports):
+            is_held = self._safely(lambda: self._parking.park(arrival.claim, arrival.ticket)) is not None
+            self._pace.note(monotonic() - began)
+            if not is_held:
+                return give_to_pool()
+            # The result backend may take long, or hang. It gets the state before the task parks: afterwards another
+            # worker may run the task first, and report that.
+            return self._in_background(lambda: self._report_and_park(arrival, *reports), acknowledge, give_to_pool)
+        is_parked = self._safely(lambda: self._park(arrival))
+        self._pace.note(monotonic() - began)
+        return acknowledge() if is_parked else give_to_pool()
+
+    def _in_background(
+        self, park: Callable[[], bool], acknowledge: Callable[[], Any], give_to_pool: Callable[[], Any]
+    ) -> None:
+        """Park a message in a thread, and do what follows in the event loop. Greenlets do without a loop."""
+        hub, offers = self._consumer.hub, offers_of(self._task.app)
+        if hub is None:
+            (acknowledge if self._safely(park) else give_to_pool)()
+            return
+
+        def run() -> None:
+            hub.call_soon(self._safely, acknowledge if self._safely(park) else give_to_pool)
+            if offers is not None:
+                offers.wake()
+
+        background().submit(run)
+
+    def _safely(self, step: Callable[[], T]) -> T | None:
+        """Return the answer of a step, ``None`` after an error: then the pool gets the message."""
         try:
-            is_parked = self._park(message, headers)
+            return step()
         except StoreUnavailable as error:
             self._pace.pause(error)
         except Exception:
             logger.exception(
                 "a message of %s could not be parked before the pool; it goes to the pool", self._task.name
             )
-        else:
-            self._pace.note(monotonic() - began)
-            return is_parked
-        return False
+        return None
 
-    def _park(self, message: Any, headers: Any) -> bool:
-        task, app = self._task, self._task.app
+    def _arrival(self, message: Any) -> Arrival | None:
+        """Return how a message parks, ``None`` if only the pool can handle it."""
+        task, app, headers = self._task, self._task.app, message.headers
+        task_id = headers.get("id")
+        # A dispatched message enters by its ticket, and a message with a lease of its call under that lease's key. The
+        # key of a message with an eta may be free when its time has come.
+        settled = fields_in(headers, task_id).keys() & {"ticket", "key", "options"}
+        if task_id is None or settled or headers.get("eta") or not task.locks_runs():
+            return None
+        if task_id in self._consumer.controller.state.revoked:
+            return None
+        if not isinstance(message.payload, (list, tuple)):  # arguments of protocol 1
+            return None
         args, kwargs, _ = message.payload
         wait = longest_wait(app, task.lock_options, headers.get("expires"))
         if wait is not None and wait <= EXPIRY_MARGIN_SECONDS:  # it has expired
-            return False
-        task_id = headers["id"]
+            return None
         owner = owners.running(task.name, task_id, self._consumer.hostname)
         locks = locks_for(app, task.lock_options.store)
         lock = Lock(locks._space, task.lock_key_for(*args, **kwargs), task.lock_spec.terms, owner, sender=task)
         claim = replace(lock._new_claim(), patience=PATIENCE_SECONDS)
         id = ticket_id(headers, task_id, headers.get("retries"), headers.get("replaced_task_nesting"))
         ticket = Ticket(id, "", task_id, wait, task.lock_options.max_waiters, broker=broker_id(app))
-        stored, sent = self._reports(headers)
-        # One request does for a key that was held a moment ago, unless the state is to be reported.
+        return Arrival(message, lock, claim, ticket)
+
+    def _park(self, arrival: Arrival) -> bool:
+        """Park a message if its key is held. Return whether it is parked."""
+        claim = arrival.claim
+        # One request does for a key that was held a moment ago.
         is_held = self._held.get(claim.name, 0.0) > monotonic()
-        if (stored or sent or not is_held) and self._parking.park(claim, ticket) is None:
+        if not is_held and self._parking.park(claim, arrival.ticket) is None:
             return False
-        # Reported before it parks. Afterwards another worker may run it first, and report that.
-        if stored or sent:
-            self._report_waiting(message, lock, stored, sent)
-        text = pack_message(app, message, ticket_fields(lock, ticket, wall_time()))
-        parked_owner = owners.parked(task.name, task_id, queue_of(app, message.delivery_info))
-        ticket = replace(ticket, message=text, owner=parked_owner)
+        return self._park_held(arrival)
+
+    def _report_and_park(self, arrival: Arrival, stored: bool, sent: bool) -> bool:
+        self._report_waiting(arrival, stored, sent)
+        return self._park_held(arrival)
+
+    def _park_held(self, arrival: Arrival) -> bool:
+        """Park a message whose key was held a moment ago. Return whether it is parked."""
+        task, message, lock, claim = self._task, arrival.message, arrival.lock, arrival.claim
+        text = pack_message(task.app, message, ticket_fields(lock, arrival.ticket, wall_time()))
+        owner = owners.parked(task.name, arrival.ticket.task_id, queue_of(task.app, message.delivery_info))
         try:
-            parked = self._parking.park(claim, ticket)
+            parked = self._parking.park(claim, replace(arrival.ticket, message=text, owner=owner))
         except StoreUnavailable:
             # The pool gets the message. The release keeps a delayed copy of this request from parking it.
-            keeper().release_later(locks.store, claim.name, claim.token, claim.ttl)
+            keeper().release_later(lock._store, claim.name, claim.token, claim.ttl)
             raise
         if parked is None:
             self._held.pop(claim.name, None)
             return False
         self._note_held(claim.name)
-        log_parked(task.name, task_id, RefusedRun(task, lock, claim, task.lock_options, refused=parked.refused))
+        run = RefusedRun(task, lock, claim, task.lock_options, refused=parked.refused)
+        log_parked(task.name, arrival.ticket.task_id, run)
         lock._report_contention(parked.refused)
-        dispatch_tickets(app, task.lock_options.store, self._parking, parked.dispatches)
+        if parked.dispatches:
+            store = task.lock_options.store
+            background().submit(partial(dispatch_tickets, task.app, store, self._parking, parked.dispatches))
         return True
 
     def _note_held(self, name: str) -> None:
         self._held.pop(name, None)
         self._held[name] = monotonic() + HELD_SECONDS
         if len(self._held) > MOST_HELD:
-            del self._held[next(iter(self._held))]
+            self._held.pop(next(iter(self._held)), None)
 
     def _reports(self, headers: Any) -> tuple[bool, bool]:
         """Return whether the state of a parked task is stored, and whether an event is sent."""
         stored = not (self._task.ignore_result or headers.get("ignore_result"))
         return stored, bool(self._task.send_events and events.are_enabled(self._task.app))
 
-    def _report_waiting(self, message: Any, lock: Lock, stored: bool, sent: bool) -> None:
-        task, headers, dispatcher = self._task, message.headers, self._consumer.event_dispatcher
-        meta = {"key": lock.key, "position": self._parking.waiting(lock._name)}
-        if stored:
-            args, kwargs, _ = message.payload
-            request = Context(headers, args=args, kwargs=kwargs)
-            task.backend.store_result(headers["id"], meta, WAITING, request=request)
-        if sent:
-            arguments = {"args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr")}
-            ids = {name: headers.get(name) for name in ("root_id", "parent_id")}
-            dispatcher.send("task-waiting", uuid=headers["id"], name=task.name, **arguments, **ids, **meta)
+    def _report_waiting(self, arrival: Arrival, stored: bool, sent: bool) -> None:
+        """Store the state WAITING, and send the event for monitors. If that fails, the task parks nevertheless."""
+        task, headers, dispatcher = self._task, arrival.message.headers, self._consumer.event_dispatcher
+        meta = {"key": arrival.lock.key, "position": self._parking.waiting(arrival.claim.name)}
+        args, kwargs, _ = arrival.message.payload
+        try:
+            if stored:
+                request = Context(headers, args=args, kwargs=kwargs)
+                task.backend.store_result(headers["id"], meta, WAITING, request=request)
+            if sent and dispatcher is not None:
+                arguments = {"args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr")}
+                ids = {name: headers.get(name) for name in ("root_id", "parent_id")}
+                dispatcher.send("task-waiting", uuid=headers["id"], name=task.name, **arguments, **ids, **meta)
+        except Exception as error:  # any error of the backend or the broker
+            logger.warning("the state %s of %s[%s] was not reported: %s", WAITING, task.name, headers["id"], error)
