@@ -184,16 +184,16 @@ def test_a_message_with_its_id_in_the_body_goes_to_the_pool(early_shop: Shop, ke
 def test_a_result_backend_that_hangs_does_not_hold_up_the_event_loop(
     open_shop: Callable[..., Shop], redis_server: RedisServer, redis_url: str, proxy: Proxy, key: str
 ) -> None:
-    shop = open_shop(SHOP_EARLY="1", SHOP_RESULTS=redis_url.replace(str(redis_server.port), str(proxy.port)))
-    shop.start_worker(concurrency=2)
-    with shop.lock(key):
+    shop = open_shop(SHOP_URL=redis_url, SHOP_EARLY="1")
+    shop.start_worker(concurrency=2, env={"SHOP_RESULTS": redis_url.replace(str(redis_server.port), str(proxy.port))})
+    with shop.lock(key, ttl=60):
         proxy.hang()
-        results = [shop.task(on_contention="park").delay(key) for _ in range(3)]
-        unlocked = shop.task(ignore_result=True).delay(f"{key}-other")
-        eventually(lambda: shop.journal.stretches(f"{key}-other"), SOON, "the event loop was held up")
+        result = shop.task(on_contention="park").delay(key)
+        eventually(lambda: shop.app.control.ping(timeout=1, limit=1), SOON, "the event loop was held up")
+        assert waiting(shop, key) == 0, "the result backend did not hang"
         proxy.heal()
-        unlocked.forget()
-    assert [result.get(timeout=SOON) for result in results] == [key] * 3
+        eventually(lambda: waiting(shop, key) == 1, SOON)
+    assert result.get(timeout=SOON) == key
 
 
 def test_the_setting_is_a_switch() -> None:
