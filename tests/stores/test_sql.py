@@ -21,6 +21,7 @@ import pytest
 
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
+from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.sql import sweeper
 from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.dialects import Connection
@@ -886,3 +887,33 @@ class TestAddresses:
     def test_no_schema_for_other_stores(self) -> None:
         with pytest.raises(LockConfigError, match="needs no schema"):
             schema_sql("redis://h")
+
+
+class TestCostOfParking:
+    """In statements: what one transaction has read, it does not read again."""
+
+    def test_a_step_asks_for_each_fact_once(self, url: str, open_: Any) -> None:
+        store = open_(url)
+        first, which = claim(), 0 if "postgresql" in url else 1
+        assert isinstance(store.enter(first, Ticket("first", "", "task", broker="b")), Granted)
+        store._sweeper._next = time.monotonic() + SOON
+        sent: dict[str, list[str]] = {}
+
+        def step(name: str, work: Callable[[], Any]) -> Any:
+            with counted() as statements:
+                answer = work()
+            sent[name] = list(statements)
+            return answer
+
+        assert isinstance(step("ask", lambda: store.park(claim(), Ticket("one", "", "task", broker="b"))), Parked)
+        for id in ("one", "two"):
+            parked = step("park", lambda id=id: store.park(claim(), Ticket(id, "message", "task", broker="b")))
+            assert isinstance(parked, Parked)
+        _, dispatches = step("end", lambda: store.end_run("lock", first.token, "final", broker="b"))
+        assert [dispatch.id for dispatch in dispatches] == ["one"]
+        answer = step("enter", lambda: store.enter(claim(), Ticket("one", "", "task", broker="b", count=1)))
+        assert isinstance(answer, Granted)
+        assert not any("INSERT" in each or "UPDATE" in each or "move_holder" in each for each in sent["ask"])
+        most = {"ask": (8, 9), "park": (16, 18), "end": (17, 18), "enter": (13, 15)}  # PostgreSQL, MariaDB
+        dear = {name: (len(sent[name]), sent[name]) for name in sent if len(sent[name]) > most[name][which]}
+        assert not dear, dear

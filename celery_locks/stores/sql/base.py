@@ -153,6 +153,8 @@ class TableStore(Parking, Store):
 
     def park(self, claim: Claim, ticket: Ticket) -> Parked | None:
         check_numbers(claim)
+        if not ticket.message:  # it only asks, and writes nothing: the lock's row need not be locked
+            return self._read(claim.name, lambda session: Tickets(SQLTable(session, claim.name)).park(claim, ticket))
         return self._tickets(claim.name, lambda tickets: tickets.park(claim, ticket), claim.ttl)
 
     def end_run(
@@ -266,9 +268,12 @@ def end_run(
     session: Session, name: str, token: str, end: RunEndName, broker: str, value: Value | None
 ) -> tuple[bool, tuple[Dispatch, ...]]:
     """End a run within a transaction, as `Parking.end_run` does."""
-    tickets = Tickets(SQLTable(session, name))
+    table = SQLTable(session, name)
+    tickets = Tickets(table)
     tickets.end_run(token, end)
-    return _release(session, name, token, value), tickets.dispatch(broker)
+    released = _release(session, name, token, value)
+    table.forget_leases()
+    return released, tickets.dispatch(broker)
 
 
 def _release(session: Session, name: str, token: str, value: Value | None) -> bool:
