@@ -128,3 +128,17 @@ def test_promise_37_what_cleans_the_list_passes_over_it(store: RedisStore, clien
     for number in range(100):  # each sixteenth cleans the list
         assert isinstance(store.acquire(claim(number)), Granted)
     assert client.zscore("p:locks", "n{bad}") is None
+
+
+@pytest.mark.parametrize(
+    "value", ["oops", "", "ticket x y", "ticket 9 ab", "other 1 ab", b"\xff\xfe \x01 z", b"lease 1 \xffa"]
+)
+def test_promise_37_a_stray_record_of_a_task_does_not_keep_its_ticket_in_line(
+    store: RedisStore, client: redis.Redis, value: str | bytes
+) -> None:
+    store.acquire(claim("a"))
+    parked = store.enter(claim("a", "run"), Ticket("T", "message", "task", broker="b"))
+    assert isinstance(parked, Parked)
+    client.set("p:task:task", value)  # the record of the ticket is that of its broker
+    assert [each.message for each in store.withdraw("p", "b", "task")] == ["message"]
+    assert store.waiting(name("a")) == 0

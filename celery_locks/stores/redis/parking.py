@@ -96,9 +96,10 @@ class RedisParking(ScriptStore, Parking):
 
     def _withdraw(self, place: Any, broker: str, task_id: str) -> tuple[Dispatch, ...]:
         """Withdraw the ticket or the lease of a task, as ``tickets.lua`` or the script ``take`` recorded it."""
-        # The length is in bytes, since a name may contain any character.
-        kind, length, rest = (place if isinstance(place, bytes) else str(place).encode()).split(b" ", 2)
-        name, ticket_or_token = self._name(rest[: int(length)].decode()), rest[int(length) :].decode()
+        found = _parse_place(place if isinstance(place, bytes) else str(place).encode())
+        if found is None:
+            return ()
+        kind, name, ticket_or_token = found[0], self._name(found[1]), found[2]
         if kind == b"ticket":
             reply = self._run(scripts.WITHDRAW, name, "", ticket_or_token, task_id, broker)
             return _parse_dispatches(name, reply)
@@ -133,6 +134,17 @@ def of_broker(name: str, broker: str) -> list[str]:
 def task_places(prefix: str, broker: str, task_id: str) -> list[str]:
     """Return the keys that may name the ticket or the lease of a task."""
     return [f"{prefix}:{place}" for place in of_broker(f"task:{task_id}", broker)]
+
+
+def _parse_place(place: bytes) -> tuple[bytes, str, str] | None:
+    """Parse the record of a task: its kind, a lock's key, and the ticket or token. None if another program wrote it."""
+    try:
+        kind, length, rest = place.split(b" ", 2)
+        end = int(length)  # in bytes, since a name may contain any character
+        found = kind, rest[:end].decode(), rest[end:].decode()
+    except ValueError:
+        return None
+    return found if kind in (b"ticket", b"lease") and found[1] and found[2] else None
 
 
 def _pack_ticket(ticket: Ticket) -> tuple[int, str]:
