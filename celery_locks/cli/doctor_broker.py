@@ -13,10 +13,10 @@ from typing import Any
 from kombu.transport import get_transport_cls
 
 from celery_locks._addresses import ENCODE, addresses_in, is_ambiguous, login_of, mask
+from celery_locks._logging import one_line
 from celery_locks.cli.doctor_results import Finding, line_of, within
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 from celery_locks.tasks.messages.queues import bound_queues
-from celery_locks.views import one_line
 
 #: How long connecting may take, and sending a message.
 TIMEOUT_SECONDS = 5.0

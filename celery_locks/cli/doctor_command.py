@@ -13,27 +13,24 @@ import celery
 import click
 
 import celery_locks
-from celery_locks import LockError, Locks, StoreUnavailable
+from celery_locks import LockError, LockInfo, Locks, StoreUnavailable
+from celery_locks._addresses import mask_text
+from celery_locks._logging import one_line
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.cli.doctor_broker import check_broker
 from celery_locks.cli.doctor_deadlocks import Place, Runs, deadlocks
 from celery_locks.cli.doctor_results import Finding, line_of
 from celery_locks.cli.list_command import MOST_PAGES
 from celery_locks.cli.output import print_json
 from celery_locks.cli.parameters import Seconds, locks_of, store_option
+from celery_locks.lock_info import MOST_ON_A_PAGE
+from celery_locks.locks import store_names
+from celery_locks.stores import Store
 from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker import checks
-from celery_locks.views import (
-    DEFAULT_STORE,
-    MOST_ON_A_PAGE,
-    LockInfo,
-    Store,
-    mask_text,
-    one_line,
-    read_all_holders,
-    store_names,
-)
+from celery_locks.views import read_all_holders
 
 #: Seconds after which a dead waiter has been passed over, and a worker that sweeps has swept.
 PATIENCE_SECONDS = 12.0

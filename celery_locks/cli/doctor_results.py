@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from celery_locks.views import mask_text
+from celery_locks._addresses import mask_text
 
 T = TypeVar("T")
 
