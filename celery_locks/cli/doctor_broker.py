@@ -144,7 +144,8 @@ def _check_message(app: Any, connection: Any) -> Finding:
     try:
         tried = within(TIMEOUT_SECONDS, lambda: _try_message(app, connection))
     except TimeoutError:
-        text = f"the broker did not accept a message within {TIMEOUT_SECONDS:g} s. {_blocked(kind)}"
+        remedy = _BLOCKED_RABBITMQ if kind == "amqp" else "See whether it hangs, and read its log"
+        text = f"the broker did not accept a message within {TIMEOUT_SECONDS:g} s. {remedy}"
         return Finding("messages", "error", text)
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or "See the broker's log"
@@ -187,13 +188,10 @@ def _try_message(app: Any, connection: Any) -> bool:
     return True
 
 
-def _blocked(kind: str) -> str:
-    if kind == "amqp":
-        return (
-            "RabbitMQ blocks publishers while it is low on memory or disk: rabbitmqctl status names the alarm. Free "
-            "memory or disk there, or raise vm_memory_high_watermark or lower disk_free_limit"
-        )
-    return "See whether it hangs, and read its log"
+_BLOCKED_RABBITMQ = (
+    "RabbitMQ blocks publishers while it is low on memory or disk: rabbitmqctl status names the alarm. Free memory or "
+    "disk there, or raise vm_memory_high_watermark or lower disk_free_limit"
+)
 
 
 def _remedy(app: Any, connection: Any, error: BaseException) -> str:

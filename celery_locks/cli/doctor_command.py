@@ -91,7 +91,8 @@ def _store_names(ctx: click.Context) -> tuple[str, ...]:
 def examine(ctx: click.Context, patience: float, store: str | None = None) -> Iterator[Finding]:
     """Yield the results of all checks that are possible, of one store or of all stores."""
     app = ctx.obj.app
-    yield Finding("versions", "ok", _versions())
+    ours, python = celery_locks.__version__, platform.python_version()
+    yield Finding("versions", "ok", f"celery-locks {ours}, Celery {celery.__version__}, Python {python}")
     tasks: list[Any] | None = None
     try:
         app.loader.import_default_modules()
@@ -135,10 +136,6 @@ def _check_settings(app: Any, tasks: list[Any] | None) -> Iterator[Finding]:
     check_settings(app.conf)
     if tasks is not None:
         yield Finding("settings", "ok", "1 locked task" if len(tasks) == 1 else f"{len(tasks)} locked tasks")
-
-
-def _versions() -> str:
-    return f"celery-locks {celery_locks.__version__}, Celery {celery.__version__}, Python {platform.python_version()}"
 
 
 def _check_store(
