@@ -1,7 +1,6 @@
 """What interfaces show of locks: reads, figures and texts, and the release of a lease by hand.
 
-The command line, Flower, Django's admin and the metrics use this module, and so can programs that show locks. It also
-exports the types and helpers of private modules that they need, and they import no private module for them.
+The command line, Flower, Django's admin and the metrics use this module, and so can programs that show locks.
 """
 
 from __future__ import annotations
@@ -10,47 +9,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from celery_locks import owners
-from celery_locks._addresses import mask_text
-from celery_locks._durations import duration, seconds_of
-from celery_locks._logging import logger, one_line
-from celery_locks._validation import DEFAULT_STORE
-from celery_locks.keys.names import CALL, check_part, cursor_of, described, name_after
-from celery_locks.keys.text import MAX_BYTES, check_key
-from celery_locks.lock_info import MOST_ON_A_PAGE, LockInfo, Page, Stats, owned_by, parts_of, with_all_holders
-from celery_locks.locks import Locks, app_store, store_names
-from celery_locks.stores.base import Store
-from celery_locks.stores.listing import MOST_LISTED, Waiter, merge_pages
-from celery_locks.stores.types import MOST_HOLDERS, Holder
+from celery_locks.keys.names import check_part, cursor_of, name_after
+from celery_locks.keys.text import check_key
+from celery_locks.lock_info import LockInfo, Page, Stats, owned_by, parts_of, with_all_holders
+from celery_locks.locks import Locks
+from celery_locks.stores.listing import merge_pages
+from celery_locks.stores.types import Holder
 
 __all__ = [
-    "CALL",
-    "DEFAULT_STORE",
-    "MAX_BYTES",
-    "MOST_HOLDERS",
-    "MOST_LISTED",
-    "MOST_ON_A_PAGE",
     "NEAR_SECONDS",
-    "Holder",
     "KeyView",
-    "LockInfo",
-    "Page",
-    "Stats",
-    "Store",
-    "Waiter",
-    "app_store",
     "at_least",
-    "check_key",
-    "check_part",
-    "cursor_of",
-    "described",
-    "duration",
     "holder_fields",
     "in_range",
     "lock_fields",
-    "logger",
-    "mask_text",
     "more_holders",
-    "one_line",
     "owner_fields",
     "read_all_holders",
     "read_key",
@@ -59,10 +32,8 @@ __all__ = [
     "read_stats",
     "release_by_fencing_token",
     "release_lease",
-    "seconds_of",
     "stats_fields",
     "store_fields",
-    "store_names",
     "with_prefix",
 ]
 

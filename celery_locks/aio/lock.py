@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from celery_locks._durations import Duration
 from celery_locks._sansio import Steps
 from celery_locks.aio.driver import Driver, driver_of
 from celery_locks.aio.lease import AsyncHolding, AsyncLease
-from celery_locks.aio.scope import EnteredLeases
+from celery_locks.aio.scope import Enterable
 from celery_locks.errors import LockError
 from celery_locks.lease import release_rest_later
 from celery_locks.lock import Lock
@@ -21,7 +20,7 @@ from celery_locks.ticket import LockTicket
 T = TypeVar("T")
 
 
-class AsyncLock:
+class AsyncLock(Enterable[AsyncLease]):
     """The lock of a key. Tasks, loops and threads may share it; each acquisition is an `AsyncLease` of its own.
 
     With ``async with``, it waits for any time, and raises `LockLost` at the end if the lease was lost in the block.
@@ -40,10 +39,10 @@ class AsyncLock:
     """
 
     def __init__(self, plain: Lock, abort: bool = False) -> None:
+        super().__init__()
         self.key = plain.key
         self.plain = plain
         self._abort = abort
-        self._entered: EnteredLeases[AsyncLease] = EnteredLeases()
 
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
@@ -180,14 +179,6 @@ class AsyncLock:
             The holders, at most 100.
         """
         return await self._driver.call(self.plain.force_release)
-
-    async def __aenter__(self) -> AsyncLease:
-        return await self._entered.enter(await self.acquire())
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._entered.leave(kind, error, trace)
 
     @property
     def _driver(self) -> Driver:

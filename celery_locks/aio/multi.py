@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from celery_locks._durations import Duration
 from celery_locks.aio.driver import driver_of
 from celery_locks.aio.lease import AsyncMultiLease
 from celery_locks.aio.lock import run_under
-from celery_locks.aio.scope import EnteredLeases
+from celery_locks.aio.scope import Enterable
 from celery_locks.multi import MultiLock
 
 T = TypeVar("T")
 
 
-class AsyncMultiLock:
+class AsyncMultiLock(Enterable[AsyncMultiLease]):
     """Several keys that are acquired together: all of them or none; see `MultiLock`.
 
     Attributes:
@@ -29,11 +28,11 @@ class AsyncMultiLock:
     """
 
     def __init__(self, plain: MultiLock, abort: bool = False) -> None:
+        super().__init__()
         self.keys = plain.keys
         self.plain = plain
         self._store = plain._space.store
         self._abort = abort
-        self._entered: EnteredLeases[AsyncMultiLease] = EnteredLeases()
 
     def __repr__(self) -> str:
         return f"<Async{repr(self.plain)[1:]}"
@@ -89,11 +88,3 @@ class AsyncMultiLock:
             StoreUnavailable: The store can't be reached. None was acquired.
         """
         return await run_under(await self.acquire(timeout=timeout), function, *args, **kwargs)
-
-    async def __aenter__(self) -> AsyncMultiLease:
-        return await self._entered.enter(await self.acquire())
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._entered.leave(kind, error, trace)

@@ -56,32 +56,36 @@ class AbortableBlock:
         return isinstance(error, asyncio.CancelledError) and left <= self._cancelling
 
 
-class EnteredLeases(Generic[L]):
-    """The leases of a lock's current blocks. Tasks may share the lock."""
+class Enterable(Generic[L]):
+    """A lock that ``async with`` acquires. Tasks may share it, and each block has a lease of its own."""
 
     def __init__(self) -> None:
-        self._leases: list[tuple[asyncio.Task[Any] | None, L]] = []
+        #: The leases of the current blocks, with the tasks that entered them.
+        self._entered: list[tuple[asyncio.Task[Any] | None, L]] = []
 
-    async def enter(self, lease: L) -> L:
-        """Begin a block under a lease."""
+    async def acquire(self) -> L:
+        """Acquire a lease."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> L:
+        lease = await self.acquire()
         try:
             await lease.__aenter__()
-            self._leases.append((asyncio.current_task(), lease))
+            self._entered.append((asyncio.current_task(), lease))
             return lease
         except BaseException:
             release_rest_later(lease.plain)
             raise
 
-    async def leave(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the newest block of this task."""
         task = asyncio.current_task()
-        own = [entered for entered in self._leases if entered[0] is task]
+        own = [entered for entered in self._entered if entered[0] is task]
         # The block may have been entered by another task, as with some fixtures of tests.
-        entered = own[-1] if own else self._leases[0]
+        entered = own[-1] if own else self._entered[0]
         try:
-            self._leases.remove(entered)
+            self._entered.remove(entered)
             await entered[1].__aexit__(kind, error, trace)
         except BaseException:
             release_rest_later(entered[1].plain)

@@ -44,8 +44,9 @@ def with_short_errors(function: Callable[..., Any], *args: Any) -> Any:
     Raises:
         click.ClickException: The function raised an error.
     """
+    from celery_locks._addresses import mask_text
+    from celery_locks._logging import one_line
     from celery_locks.errors import LockError
-    from celery_locks.views import mask_text, one_line
 
     try:
         return function(*args)

@@ -35,7 +35,7 @@ def quoted(text: str) -> str:
 def complete_store(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names of the app's stores that begin with the incomplete word."""
     try:
-        from celery_locks.views import store_names
+        from celery_locks.locks import store_names
 
         names = store_names(_app(ctx).conf)
     except Exception:  # an error would be printed into the command line

@@ -13,11 +13,11 @@ from typing import Any
 from kombu.transport import get_transport_cls
 
 from celery_locks._addresses import ENCODE, addresses_in, is_ambiguous, login_of, mask
+from celery_locks._logging import one_line
 from celery_locks.cli.doctor_results import Finding, line_of, within
 from celery_locks.cli.doctor_retries import check_retries
 from celery_locks.stores.redis.remedies import code_of, missing_right, remedy_of
 from celery_locks.tasks.messages.queues import bound_queues
-from celery_locks.views import one_line
 
 #: How long connecting may take, and sending a message.
 TIMEOUT_SECONDS = 5.0
@@ -147,7 +147,8 @@ def _check_message(app: Any, connection: Any) -> Finding:
     try:
         tried = within(TIMEOUT_SECONDS, lambda: _try_message(app, connection))
     except TimeoutError:
-        text = f"the broker did not accept a message within {TIMEOUT_SECONDS:g} s. {_blocked(kind)}"
+        remedy = _BLOCKED_RABBITMQ if kind == "amqp" else "See whether it hangs, and read its log"
+        text = f"the broker did not accept a message within {TIMEOUT_SECONDS:g} s. {remedy}"
         return Finding("messages", "error", text)
     except Exception as error:  # whatever the broker's client raises
         remedy = _remedy(app, connection, error) or "See the broker's log"
@@ -190,13 +191,10 @@ def _try_message(app: Any, connection: Any) -> bool:
     return True
 
 
-def _blocked(kind: str) -> str:
-    if kind == "amqp":
-        return (
-            "RabbitMQ blocks publishers while it is low on memory or disk: rabbitmqctl status names the alarm. Free "
-            "memory or disk there, or raise vm_memory_high_watermark or lower disk_free_limit"
-        )
-    return "See whether it hangs, and read its log"
+_BLOCKED_RABBITMQ = (
+    "RabbitMQ blocks publishers while it is low on memory or disk: rabbitmqctl status names the alarm. Free memory or "
+    "disk there, or raise vm_memory_high_watermark or lower disk_free_limit"
+)
 
 
 def _remedy(app: Any, connection: Any, error: BaseException) -> str:

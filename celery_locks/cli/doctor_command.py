@@ -13,27 +13,24 @@ import celery
 import click
 
 import celery_locks
-from celery_locks import LockError, Locks, StoreUnavailable
+from celery_locks import LockError, LockInfo, Locks, StoreUnavailable
+from celery_locks._addresses import mask_text
+from celery_locks._logging import one_line
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.cli.doctor_broker import check_broker
 from celery_locks.cli.doctor_deadlocks import Place, Runs, deadlocks
 from celery_locks.cli.doctor_results import Finding, line_of
 from celery_locks.cli.list_command import MOST_PAGES
 from celery_locks.cli.output import print_json
 from celery_locks.cli.parameters import Seconds, locks_of, store_option
+from celery_locks.lock_info import MOST_ON_A_PAGE
+from celery_locks.locks import store_names
+from celery_locks.stores import Store
 from celery_locks.stores.check_results import is_warning
 from celery_locks.stores.parking import tickets_of
 from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker import checks
-from celery_locks.views import (
-    DEFAULT_STORE,
-    MOST_ON_A_PAGE,
-    LockInfo,
-    Store,
-    mask_text,
-    one_line,
-    read_all_holders,
-    store_names,
-)
+from celery_locks.views import read_all_holders
 
 #: Seconds after which a dead waiter has been passed over, and a worker that sweeps has swept.
 PATIENCE_SECONDS = 12.0
@@ -94,7 +91,8 @@ def _store_names(ctx: click.Context) -> tuple[str, ...]:
 def examine(ctx: click.Context, patience: float, store: str | None = None) -> Iterator[Finding]:
     """Yield the results of all checks that are possible, of one store or of all stores."""
     app = ctx.obj.app
-    yield Finding("versions", "ok", _versions())
+    ours, python = celery_locks.__version__, platform.python_version()
+    yield Finding("versions", "ok", f"celery-locks {ours}, Celery {celery.__version__}, Python {python}")
     tasks: list[Any] | None = None
     try:
         app.loader.import_default_modules()
@@ -138,10 +136,6 @@ def _check_settings(app: Any, tasks: list[Any] | None) -> Iterator[Finding]:
     check_settings(app.conf)
     if tasks is not None:
         yield Finding("settings", "ok", "1 locked task" if len(tasks) == 1 else f"{len(tasks)} locked tasks")
-
-
-def _versions() -> str:
-    return f"celery-locks {celery_locks.__version__}, Celery {celery.__version__}, Python {platform.python_version()}"
 
 
 def _check_store(

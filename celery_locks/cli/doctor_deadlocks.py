@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from celery_locks import Locks, owners
+from celery_locks import LockInfo, Locks, owners
+from celery_locks._logging import one_line
 from celery_locks._nesting import mark_in, mark_of_run
 from celery_locks.cli.doctor_results import Finding
 from celery_locks.cli.output import in_store, key_text
-from celery_locks.views import Holder, LockInfo, one_line
+from celery_locks.stores.types import Holder
 
 #: How many keys with a line are read.
 MOST_LINES = 1_000

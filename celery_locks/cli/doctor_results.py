@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from celery_locks.views import mask_text
+from celery_locks._addresses import mask_text
 
 T = TypeVar("T")
 
@@ -44,19 +44,15 @@ def within(seconds: float, function: Callable[[], T]) -> T:
         TimeoutError: The function has not returned. Its thread continues.
         Exception: The function raised it.
     """
-    results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+    result: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.put((True, function()))
+            result.set_result(function())
         except BaseException as error:
-            results.put((False, error))
+            result.set_exception(error)
 
     threading.Thread(target=run, name="celery-locks-doctor", daemon=True).start()
-    try:
-        ended, result = results.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
-    if not ended:
-        raise result
-    return result  # type: ignore[no-any-return]
+    if not wait([result], seconds).done:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return result.result()

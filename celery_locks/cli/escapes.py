@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from celery_locks.views import one_line
+from celery_locks._logging import one_line
 
 #: An escape that `printable` writes, or, in the group, the character after any other backslash.
 _ESCAPE = re.compile(r"\\(?:[\\nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|(.?))", re.DOTALL)

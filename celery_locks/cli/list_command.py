@@ -8,22 +8,15 @@ from itertools import zip_longest
 
 import click
 
-from celery_locks import Locks
+from celery_locks import LockInfo, Locks, Stats
 from celery_locks.cli.completion import quoted
 from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import lock_as_data, print_json, print_table, table_of
 from celery_locks.cli.parameters import Seconds, escaped_option, listing_stores_of, read_escapes, store_option
-from celery_locks.views import (
-    MOST_ON_A_PAGE,
-    Holder,
-    LockInfo,
-    Stats,
-    at_least,
-    cursor_of,
-    read_all_holders,
-    read_page,
-    read_stats,
-)
+from celery_locks.keys.names import cursor_of
+from celery_locks.lock_info import MOST_ON_A_PAGE
+from celery_locks.stores.types import Holder
+from celery_locks.views import at_least, read_all_holders, read_page, read_stats
 
 #: How many pages of the store are read, at most, for one page of filtered locks.
 MOST_PAGES = 10

@@ -9,9 +9,12 @@ from typing import Any
 
 import click
 
-from celery_locks import Locks
+from celery_locks import LockInfo, Locks
+from celery_locks._durations import duration
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.cli.escapes import printable
-from celery_locks.views import DEFAULT_STORE, Holder, LockInfo, duration, holder_fields, lock_fields, more_holders
+from celery_locks.stores.types import Holder
+from celery_locks.views import holder_fields, lock_fields, more_holders
 
 Row = Sequence[str]
 #: How many holders a sentence names.

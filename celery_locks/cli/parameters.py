@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import click
 
 from celery_locks import LockConfigError, Locks
+from celery_locks._durations import seconds_of
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.cli.completion import ESCAPED, KeyArgument, complete_store
 from celery_locks.cli.escapes import unescaped
-from celery_locks.views import DEFAULT_STORE, seconds_of, store_names
+from celery_locks.locks import store_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 

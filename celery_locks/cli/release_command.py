@@ -13,7 +13,8 @@ from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import holders_text, in_store, key_text, print_table, table_of
 from celery_locks.cli.parameters import key_argument, locks_of, part_option, read_escapes, store_option
 from celery_locks.cli.show_command import other_stores_with
-from celery_locks.views import Holder, read_key, read_owned, release_lease
+from celery_locks.stores.types import Holder
+from celery_locks.views import read_key, read_owned, release_lease
 
 #: How many leases the question of ``release --owner`` lists.
 MOST_LISTED_LEASES = 50

@@ -5,11 +5,14 @@ from __future__ import annotations
 import click
 
 from celery_locks import StoreUnavailable
+from celery_locks._durations import duration
+from celery_locks._logging import one_line
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.cli.completion import quoted
 from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import holder_text, in_store, key_text, lock_as_data, print_json, print_table
 from celery_locks.cli.parameters import key_argument, locks_of, part_option, store_option, stores_of
-from celery_locks.views import DEFAULT_STORE, duration, one_line, read_key
+from celery_locks.views import read_key
 
 
 @click.command("show", short_help="Show the holders of one key.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from celery_locks import LockConfigError
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.cli.parameters import store_option
+from celery_locks.locks import app_store
 from celery_locks.stores import schema_sql
-from celery_locks.views import DEFAULT_STORE, app_store
 
 
 @click.command("sql", short_help="Print the statements that make the tables of a database store.")

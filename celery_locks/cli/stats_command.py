@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from celery_locks import Stats
+from celery_locks._durations import duration
 from celery_locks.cli.escapes import printable
 from celery_locks.cli.output import key_text, print_json
 from celery_locks.cli.parameters import Seconds, listing_stores_of, store_option
-from celery_locks.views import NEAR_SECONDS, Stats, at_least, duration, read_stats, stats_fields
+from celery_locks.views import NEAR_SECONDS, at_least, read_stats, stats_fields
 
 
 @click.command("stats", short_help="Count the keys that are held, and their waiters.")

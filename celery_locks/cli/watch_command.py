@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
-from celery_locks import Locks, StoreUnavailable
+from celery_locks import Locks, Stats, StoreUnavailable
+from celery_locks._durations import duration
+from celery_locks._logging import one_line
 from celery_locks.cli.escapes import printable
 from celery_locks.cli.list_command import LockFilter, find
 from celery_locks.cli.output import COLUMNS, key_text, plain_table, rich_table, table_of
 from celery_locks.cli.parameters import Seconds, escaped_option, listing_stores_of, read_escapes, store_option
-from celery_locks.views import Stats, at_least, duration, one_line, read_stats
+from celery_locks.views import at_least, read_stats
 
 #: Columns and rows.
 Table = tuple[Any, list[Any]]

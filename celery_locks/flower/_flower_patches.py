@@ -15,11 +15,12 @@ from tornado.options import define, options
 from tornado.web import TemplateModule, url
 
 from celery_locks import LockConfigError, metrics
+from celery_locks._logging import logger
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.flower import api, pages
 from celery_locks.flower.access import host_name
 from celery_locks.flower.navigation import with_entry
 from celery_locks.flower.panel import DEFAULT_POLL_SECONDS, panel_of, stores_of
-from celery_locks.views import DEFAULT_STORE, logger
 
 log = logger(__name__)
 

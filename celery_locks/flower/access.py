@@ -13,7 +13,7 @@ from flower.utils import strtobool
 from tornado.options import options
 from tornado.web import RequestHandler
 
-from celery_locks.views import one_line
+from celery_locks._logging import one_line
 
 #: If Flower's own variable is true, its control actions work without a login.
 OPEN_API_VARIABLE = "FLOWER_UNAUTHENTICATED_API"

@@ -20,7 +20,7 @@ def command() -> None:
 
 def install_if_possible() -> None:
     """Add the locks to Flower, if Flower is installed. An error here must not stop a command."""
-    from celery_locks.views import logger
+    from celery_locks._logging import logger
 
     log = logger(__name__)
     try:

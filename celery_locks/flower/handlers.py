@@ -12,9 +12,10 @@ from flower.views import BaseHandler
 from tornado.web import HTTPError
 
 from celery_locks import LockConfigError, LockKeyError, StoreUnavailable
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.flower.access import release_refusal, user_of
 from celery_locks.flower.panel import Panel, panel_of
-from celery_locks.views import DEFAULT_STORE, holder_fields
+from celery_locks.views import holder_fields
 
 #: The longest text in a request.
 MOST_TEXT_BYTES = 16_384

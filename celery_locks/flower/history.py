@@ -16,10 +16,13 @@ from collections import ChainMap, OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from celery_locks import LockKeyError
+from celery_locks import LockInfo, LockKeyError, Page
 from celery_locks.flower.key_history import Entry, KeyHistory
 from celery_locks.flower.payloads import milliseconds
-from celery_locks.views import Holder, LockInfo, Page, check_key, check_part, cursor_of, in_range
+from celery_locks.keys.names import check_part, cursor_of
+from celery_locks.keys.text import check_key
+from celery_locks.stores.types import Holder
+from celery_locks.views import in_range
 
 #: The most keys that are recorded, and how many of them are kept longest because they were released by hand.
 MOST_KEYS, MOST_RELEASED_KEYS = 2_000, 500

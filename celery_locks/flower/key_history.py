@@ -7,8 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from celery_locks import LockInfo
 from celery_locks.flower.payloads import milliseconds
-from celery_locks.views import MOST_HOLDERS, MOST_LISTED, Holder, LockInfo, owner_fields
+from celery_locks.stores.listing import MOST_LISTED
+from celery_locks.stores.types import MOST_HOLDERS, Holder
+from celery_locks.views import owner_fields
 
 #: The most entries, samples and minutes with contention that are kept of a key.
 MOST_ENTRIES, MOST_SAMPLES, MOST_MINUTES = 50, 200, 120

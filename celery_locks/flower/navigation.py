@@ -6,7 +6,7 @@ import re
 
 from tornado.escape import xhtml_escape
 
-from celery_locks.views import logger
+from celery_locks._logging import logger
 
 log = logger(__name__)
 

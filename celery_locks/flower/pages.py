@@ -11,10 +11,10 @@ import flower
 from tornado.template import Loader, Template
 from tornado.web import HTTPError, RequestHandler, authenticated
 
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.flower.access import release_refusal
 from celery_locks.flower.handlers import LocksHandler
 from celery_locks.flower.panel import stores_of
-from celery_locks.views import DEFAULT_STORE
 
 _PACKAGE = files(__package__)
 _CONTENT_TYPES = {".js": "text/javascript; charset=UTF-8", ".css": "text/css; charset=UTF-8"}

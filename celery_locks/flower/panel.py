@@ -13,23 +13,22 @@ from typing import Any, TypeVar
 from tornado.options import options
 
 from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
+from celery_locks._logging import logger, one_line
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.flower.history import History
 from celery_locks.flower.payloads import key_payload, page_payload
 from celery_locks.flower.store_threads import StoreBusy, StoreThreads
+from celery_locks.keys.names import described
+from celery_locks.keys.text import check_key
+from celery_locks.locks import store_names
+from celery_locks.stores.types import Holder
 from celery_locks.views import (
-    DEFAULT_STORE,
     NEAR_SECONDS,
-    Holder,
-    check_key,
-    described,
-    logger,
-    one_line,
     read_key,
     read_owned,
     release_by_fencing_token,
     release_lease,
     store_fields,
-    store_names,
     with_prefix,
 )
 

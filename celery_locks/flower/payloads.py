@@ -8,16 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery_locks.views import (
-    Holder,
-    LockInfo,
-    Page,
-    Stats,
-    holder_fields,
-    lock_fields,
-    owner_fields,
-    stats_fields,
-)
+from celery_locks import LockInfo, Page, Stats
+from celery_locks.stores.types import Holder
+from celery_locks.views import holder_fields, lock_fields, owner_fields, stats_fields
 
 #: How many holders a row of the list names.
 MOST_NAMED = 3

@@ -185,12 +185,9 @@ def _dict(value: dict[Any, Any], depth: int) -> str:
         text = _key(key, depth)
         if text in texts:
             raise NoStableText(f"has two keys that JSON makes one, {text}")
-        texts[text] = _part(item, depth, f"[{_unquoted(text)}]")
+        step = text[1:-1] if text.startswith('"') else text
+        texts[text] = _part(item, depth, f"[{step}]")
     return f"{{{','.join([f'{text}:{texts[text]}' for text in sorted(texts)])}}}"
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1] if text.startswith('"') else text
 
 
 def _key(key: Any, depth: int) -> str:
@@ -198,10 +195,6 @@ def _key(key: Any, depth: int) -> str:
         return string(key)
     text = json_key_text(key)
     return string(text) if text is not None else _part(key, depth, "{}")
-
-
-def _reducible(value: Any, depth: int) -> str:
-    return _part(_reduced(value), depth, "")
 
 
 def _reduced(value: Any) -> Any:
@@ -249,7 +242,7 @@ _WRITERS: dict[type, _Writer] = {
     list: _list,
     tuple: _list,
     dict: _dict,
-    _Reducible: _reducible,
+    _Reducible: lambda value, depth: _part(_reduced(value), depth, ""),
     datetime: _tagged("datetime", moment),
     date: _tagged("date", date.isoformat),
     time: _tagged("time", clock),
@@ -283,16 +276,4 @@ _BARE: dict[type, Callable[[Any], str]] = {
 }
 
 _JSON_TYPES: tuple[type, ...] = (str, int, float, list, tuple, dict)
-_OTHER_TYPES: tuple[type, ...] = (
-    datetime,
-    date,
-    time,
-    timedelta,
-    Decimal,
-    UUID,
-    bytes,
-    bytearray,
-    set,
-    frozenset,
-    Enum,
-)
+_OTHER_TYPES = (datetime, date, time, timedelta, Decimal, UUID, bytes, bytearray, set, frozenset, Enum)

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery_locks.errors import LockKeyError
 from celery_locks.keys.canonical import NoStableText, canonical, class_name, model_base
-from celery_locks.keys.template import Placeholder, Template
+from celery_locks.keys.template import Template
 from celery_locks.keys.text import LOOKS_HASHED, check_key, hashed
 
 _KEYWORD_KINDS = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -61,13 +61,14 @@ class KeyMaker:
         validate: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self._task_name = task_name
-        self._arguments = _Arguments(signature, annotations or {}, validate or _validated)
+        self._arguments = _Arguments(
+            signature, annotations or {}, validate or (lambda model, value: model.model_validate(value))
+        )
         self._template: Template | None = None
         self._callable: _CallableKey | None = None
         if isinstance(key, str):
             self._template = Template(key)
-            self._arguments.check_names(self._template, task_name)
-            self._arguments.check_format(key, self._template)
+            self._arguments.check_template(self._template, task_name)
         elif callable(key):
             self._callable = _CallableKey(key, self._arguments)
         elif key is not None:
@@ -130,7 +131,8 @@ class _CallableKey:
     def __init__(self, function: Callable[..., str], arguments: _Arguments) -> None:
         self._function = function
         self._arguments = arguments
-        self._name = _callable_name(function)
+        name = getattr(function, "__qualname__", None) or class_name(type(function))
+        self._name = f"{getattr(function, '__module__', None) or ''}.{name}".lstrip(".")
         self._fill = arguments.keyword_defaults & _keywords_taken(function, arguments.keyword_defaults)
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: dict[str, Any]) -> str:
@@ -170,29 +172,25 @@ class _Arguments:
         self._models = {name: model for name, hint in hints.items() if (model := _model_of(hint))}
         self._validate = validate
 
-    def check_names(self, template: Template, task_name: str | None) -> None:
-        """Raise `LockKeyError` for the first placeholder that can't be an argument."""
-        for placeholder in template.placeholders:
-            if placeholder.name not in self._names and self._extra is None:
-                raise self._unknown(template, placeholder, task_name)
+    def check_template(self, template: Template, task_name: str | None) -> None:
+        """Raise `LockKeyError` for the first placeholder that can't be an argument, or that has another syntax.
 
-    def check_format(self, source: str, template: Template) -> None:
-        """Raise `LockKeyError` for a placeholder in another syntax, by which all calls would have one key."""
+        By a placeholder in another syntax, all calls would have one key.
+        """
+        for placeholder in template.placeholders if self._extra is None else ():
+            if placeholder.name not in self._names:
+                from difflib import get_close_matches  # for an error only
+
+                near = get_close_matches(placeholder.name, self._names, 1)
+                have = f"did you mean <{near[0]}>?" if near else f"it has {', '.join(self._names) or 'none'}"
+                task = f"the task {task_name}" if task_name else "the task"
+                problem = f"names {placeholder.source}, but {task} has no argument {placeholder.name}; {have}"
+                raise template.error(problem, placeholder.position)
         found = template.foreign(self._names, self._extra is not None)
         if found is not None:
             position, text, name = found
             remedy = f"write <{name}>" if name else "name the argument, such as <user_id>"
             raise template.error(f"has {text}, which stands for no argument here; {remedy}", position)
-
-    def _unknown(self, template: Template, placeholder: Placeholder, task_name: str | None) -> LockKeyError:
-        from difflib import get_close_matches  # for an error only
-
-        near = get_close_matches(placeholder.name, self._names, 1)
-        have = f"did you mean <{near[0]}>?" if near else f"it has {', '.join(self._names) or 'none'}"
-        task = f"the task {task_name}" if task_name else "the task"
-        return template.error(
-            f"names {placeholder.source}, but {task} has no argument {placeholder.name}; {have}", placeholder.position
-        )
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return all arguments and defaults by name, in the order of the signature.
@@ -285,11 +283,6 @@ class _Arguments:
         return [*positional, *args[len(positional) :]], named
 
 
-def _callable_name(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__qualname__", None) or class_name(type(function))
-    return f"{getattr(function, '__module__', None) or ''}.{name}".lstrip(".")
-
-
 def _keywords_taken(function: Callable[..., Any], names: set[str]) -> set[str]:
     """Return the names that the function accepts as keywords."""
     try:
@@ -311,7 +304,3 @@ def _model_of(annotation: Any) -> Any:
         return _model_of(some[0]) if len(some) == 1 else None
     is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
     return annotation if base is not None and is_class and issubclass(annotation, base) else None
-
-
-def _validated(model: Any, value: Any) -> Any:
-    return model.model_validate(value)

@@ -125,16 +125,12 @@ class Template:
                 self._literals[-1] += "<"
                 at = opening + 2
                 continue
-            at = self._closing(opening) + 1
+            at = source.find(">", opening) + 1
+            if not at or "<" in source[opening + 1 : at]:
+                raise self.error('has a "<" without its ">"; write "<<" for a literal "<"', opening)
             self.placeholders.append(self._placeholder(opening, source[opening:at]))
             self._literals.append("")
         self._literals[-1] += source[at:]
-
-    def _closing(self, opening: int) -> int:
-        closing = self._source.find(">", opening)
-        if closing < 0 or "<" in self._source[opening + 1 : closing]:
-            raise self.error('has a "<" without its ">"; write "<<" for a literal "<"', opening)
-        return closing
 
     def _placeholder(self, position: int, source: str) -> Placeholder:
         inner = source[1:-1]
@@ -201,7 +197,9 @@ def _part_of(value: Any, step: str, is_item: bool) -> Any:
     if isinstance(value, (str, int, float)):
         # The attributes of a subclass, such as an Enum's .value, are gone after the trip.
         raise LookupError(step)
-    return _of_object(value, step, is_item)
+    if hasattr(type(value), "__getitem__") and (is_item or not hasattr(value, step)):
+        return value[step]
+    return getattr(value, step)
 
 
 def _item(mapping: Mapping[Any, Any], step: str) -> Any:
@@ -219,9 +217,3 @@ def _index(step: str) -> int:
         return int(step)
     except ValueError:
         raise LookupError(step) from None
-
-
-def _of_object(value: Any, step: str, is_item: bool) -> Any:
-    if hasattr(type(value), "__getitem__") and (is_item or not hasattr(value, step)):
-        return value[step]
-    return getattr(value, step)

@@ -289,7 +289,7 @@ class Store(ABC):
         Raises:
             StoreUnavailable: Locks don't work. The text names the failed step, the answer, and the remedy.
         """
-        from celery_locks.stores.trial import try_writes
+        from celery_locks.stores.write_check import try_writes
 
         try_writes(self, prefix, parks=parks)
         return []

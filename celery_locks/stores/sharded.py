@@ -24,8 +24,8 @@ from celery_locks.stores.listing import LockInfo, NameRange, Page, Stats, merge_
 from celery_locks.stores.parallel import ask, end_idle
 from celery_locks.stores.parallel_waits import DueWaits
 from celery_locks.stores.parking import Dispatch, Dropped, Full, Out, Parked, Parking, RunEndName, Ticket, tickets_of
-from celery_locks.stores.trial import all_of
 from celery_locks.stores.types import Claim, Granted, Holder, Refused, Renewal, Value
+from celery_locks.stores.write_check import all_of
 
 T = TypeVar("T")
 

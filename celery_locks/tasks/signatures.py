@@ -91,7 +91,7 @@ def is_async(function: Any) -> bool:
     if isinstance(function, (staticmethod, classmethod, types.MethodType)):
         return is_async(function.__func__)
     called = function if inspect.isroutine(function) else inspect.getattr_static(type(function), "__call__", None)
-    if any(map(_is_coroutine_function, (function, called))):
+    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, called)):
         return True
     inner = _wrapped(function)
     if inner is None or not is_async(inner):
@@ -110,10 +110,6 @@ def async_error(name: str) -> LockConfigError:
     )
 
 
-def _is_coroutine_function(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
 # Signatures -----------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +117,10 @@ def _signature(function: Any) -> tuple[Signature, str]:
     """Return the signature by which callers call a function, and why it may be incomplete."""
     if isinstance(function, functools.partial):
         inner, doubt = _signature(function.func)
-        stub = _stub(inner)
+
+        def stub(*args: Any, **kwargs: Any) -> None: ...
+
+        stub.__signature__ = inner  # type: ignore[attr-defined]
         try:
             return inspect.signature(functools.partial(stub, *function.args, **function.keywords)), doubt
         except (TypeError, ValueError):
@@ -180,13 +179,6 @@ def _without_first(signature: Signature) -> Signature:
     parameters = list(signature.parameters.values())
     first = 1 if parameters and parameters[0].kind in _POSITIONAL else 0
     return signature.replace(parameters=parameters[first:])
-
-
-def _stub(signature: Signature) -> Callable[..., None]:
-    def stub(*args: Any, **kwargs: Any) -> None: ...
-
-    stub.__signature__ = signature  # type: ignore[attr-defined]
-    return stub
 
 
 _ANYTHING = inspect.signature(lambda *args, **kwargs: None)
@@ -451,7 +443,7 @@ def _hints(function: Any, signature: Signature) -> dict[str, Any]:
     """Return the types of parameters by name. Each is resolved alone, as a name may exist for type checkers only."""
     hints: dict[str, Any] = {}
     layers = list(_layers(function))
-    namespaces = [each for layer in reversed(layers) for each in _namespaces(layer)]
+    namespaces = [_namespace(layer) for layer in reversed(layers) if isinstance(layer, types.FunctionType)]
     pydantic = any(map(is_pydantic_wrapper, layers))
     for layer in layers:
         for name, raw in _annotations(layer).items():
@@ -485,15 +477,13 @@ def _annotations(function: Any) -> dict[str, Any]:
         return {}
 
 
-_Namespaces = tuple[dict[str, Any], dict[str, Any]]
+_Namespace = tuple[dict[str, Any], dict[str, Any]]
 
 
-def _namespaces(function: Any) -> list[_Namespaces]:
-    """Return the namespaces in which the names of a function's annotations may be found."""
-    if not isinstance(function, types.FunctionType):
-        return []
+def _namespace(function: types.FunctionType) -> _Namespace:
+    """Return the global and the local names by which a function's annotations may be found."""
     own = {each.__name__: each for each in getattr(function, "__type_params__", ())} | _nonlocals(function)
-    return [(function.__globals__, {**_defining_locals(function), **own})]
+    return function.__globals__, {**_defining_locals(function), **own}
 
 
 def _defining_locals(function: types.FunctionType) -> dict[str, Any]:
@@ -509,7 +499,7 @@ def _defining_locals(function: types.FunctionType) -> dict[str, Any]:
     return {}
 
 
-def _resolved(raw: Any, namespaces: list[_Namespaces], pydantic: bool) -> Any:
+def _resolved(raw: Any, namespaces: list[_Namespace], pydantic: bool) -> Any:
     if isinstance(raw, type):
         return raw
     for names, own in namespaces:

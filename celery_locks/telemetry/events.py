@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from celery_locks._logging import logger
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.telemetry.reports import Report
-from celery_locks.views import DEFAULT_STORE, logger
 
 log = logger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_locks import Outcome, audit, owners
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.tasks.messages.header import fields_of
-from celery_locks.views import DEFAULT_STORE
 
 #: The end of a text that was cut.
 CUT = "…"

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from celery_locks import LockError, Locks
-from celery_locks.views import DEFAULT_STORE, MOST_ON_A_PAGE, Stats, logger, read_all_holders
+from celery_locks import LockError, Locks, Stats
+from celery_locks._logging import logger
+from celery_locks._validation import DEFAULT_STORE
+from celery_locks.lock_info import MOST_ON_A_PAGE
+from celery_locks.views import read_all_holders
 
 log = logger(__name__)
 

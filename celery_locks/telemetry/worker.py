@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from celery_locks import LockConfigError, Locks
+from celery_locks._logging import logger
 from celery_locks._runtime import process
 from celery_locks.tasks.app_settings import EVENTS, METRICS_HOST, METRICS_PORT, METRICS_STORE
 from celery_locks.tasks.worker.checks import locked_names
@@ -15,7 +16,6 @@ from celery_locks.telemetry import reports
 from celery_locks.telemetry.events import EventSender
 from celery_locks.telemetry.pipe import VARIABLE, Reader, Writer
 from celery_locks.telemetry.reports import Report
-from celery_locks.views import logger
 
 log = logger(__name__)
 

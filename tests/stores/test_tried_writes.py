@@ -21,7 +21,7 @@ from celery_locks.stores.parking import TRIAL, is_trial, tickets_of
 from celery_locks.stores.sql.base import TableStore
 from celery_locks.stores.sql.schema import TABLES
 from celery_locks.stores.sqlite.store import WRITES_PER_SWEEP
-from celery_locks.stores.trial import TTL_SECONDS, throwaway_name
+from celery_locks.stores.write_check import TTL_SECONDS, throwaway_name
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 

@@ -23,22 +23,18 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_http_methods, require_safe
 
 from celery_locks import LockConfigError, LockKeyError, Locks, StoreUnavailable
+from celery_locks._logging import logger
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.contrib.django import contexts
 from celery_locks.contrib.django.escaping import cut, escape_text, folded
 from celery_locks.contrib.django.lease_reference import LeaseReference
 from celery_locks.contrib.django.models import Lock
+from celery_locks.keys.names import described
+from celery_locks.keys.text import MAX_BYTES
+from celery_locks.locks import store_names
+from celery_locks.stores.types import Holder
 from celery_locks.tasks.options import locks_for
-from celery_locks.views import (
-    DEFAULT_STORE,
-    MAX_BYTES,
-    NEAR_SECONDS,
-    Holder,
-    described,
-    logger,
-    read_key,
-    release_by_fencing_token,
-    store_names,
-)
+from celery_locks.views import NEAR_SECONDS, read_key, release_by_fencing_token
 
 log = logger(__name__)
 

@@ -19,11 +19,12 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
 from celery_locks import LockConfigError, LockError, Locks, StoreUnavailable
+from celery_locks._addresses import mask_text
+from celery_locks.locks import store_names
 from celery_locks.tasks._celery_patches import active_apps
 from celery_locks.tasks.options import locks_for
 from celery_locks.tasks.settings_check import check_settings
 from celery_locks.tasks.worker import checks
-from celery_locks.views import mask_text, store_names
 
 
 def check_settings_of_locks(app_configs: Any = None, **_: Any) -> list[CheckMessage]:

@@ -9,20 +9,14 @@ from urllib.parse import urlencode
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from celery_locks import LockInfo, Page, Stats
+from celery_locks._durations import duration
+from celery_locks._validation import DEFAULT_STORE
 from celery_locks.contrib.django.escaping import MOST_CELL_CHARACTERS, cut, escape_text, folded, html
 from celery_locks.contrib.django.lease_reference import LeaseReference
-from celery_locks.views import (
-    CALL,
-    DEFAULT_STORE,
-    Holder,
-    LockInfo,
-    Page,
-    Stats,
-    duration,
-    lock_fields,
-    more_holders,
-    stats_fields,
-)
+from celery_locks.keys.names import CALL
+from celery_locks.stores.types import Holder
+from celery_locks.views import lock_fields, more_holders, stats_fields
 
 #: How many characters of a part are shown. Parts such as ``run:…`` are long.
 _MOST_PART_CHARACTERS = 12

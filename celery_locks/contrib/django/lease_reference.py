@@ -12,7 +12,7 @@ from typing import NamedTuple
 from django.core import signing
 from django.core.exceptions import BadRequest
 
-from celery_locks.views import DEFAULT_STORE
+from celery_locks._validation import DEFAULT_STORE
 
 #: The salt of references of this form. Another form needs another salt.
 _SALT = "celery_locks.contrib.django.lease"

@@ -39,8 +39,8 @@ from celery_locks.stores.redis.wire.connections import as_text
 from celery_locks.stores.redis.wire.driver import driver_of
 from celery_locks.stores.redis.wire.protocol import Command, packed
 from celery_locks.stores.redis.wire.urls import Address, Timeouts, address, checked_replicas, checked_timeouts
-from celery_locks.stores.trial import throwaway_name, try_writes
 from celery_locks.stores.types import Renewal
+from celery_locks.stores.write_check import throwaway_name, try_writes
 
 if TYPE_CHECKING:
     import redis

@@ -13,8 +13,8 @@ from celery_locks.stores.redis.commands import evalsha, lock_command
 from celery_locks.stores.redis.replies import parse_claim
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.redis.wire.protocol import arguments
-from celery_locks.stores.trial import TTL_SECONDS, Trial, throwaway_name
 from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Refused
+from celery_locks.stores.write_check import TTL_SECONDS, WriteCheck, throwaway_name
 
 #: How many requests to one server may be pending. Each has a thread, so they would pile up if the server hangs.
 MOST_UNDER_WAY = 256
@@ -55,10 +55,10 @@ class Member(RedisStore):
         Raises:
             StoreUnavailable: A step failed.
         """
-        trial = Trial(self, prefix, throwaway_name(prefix))
-        trial.run(line=False, values=False)
-        claim = trial.claim()
-        with trial.step("the fencing token of a majority can't be confirmed"):
+        check = WriteCheck(self, prefix, throwaway_name(prefix))
+        check.run(line=False, values=False)
+        claim = check.claim()
+        with check.step("the fencing token of a majority can't be confirmed"):
             granted = self.acquire(claim)
             try:
                 if isinstance(granted, Granted):

@@ -41,8 +41,8 @@ from celery_locks.stores.redis.redlock.member import Member
 from celery_locks.stores.redis.wire.client import REQUEST_TIMEOUT_SECONDS
 from celery_locks.stores.redis.wire.connections import patient_ttl, timeout_for
 from celery_locks.stores.redis.wire.urls import each_server
-from celery_locks.stores.trial import all_of
 from celery_locks.stores.types import MOST_HOLDERS, Claim, Granted, Holder, Refused, Renewal, Value
+from celery_locks.stores.write_check import all_of
 
 T = TypeVar("T")
 

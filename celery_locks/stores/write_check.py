@@ -32,7 +32,7 @@ def throwaway_name(prefix: str) -> str:
 
 
 class TriedStore(Protocol):
-    """The methods of `Store` that a trial uses."""
+    """The methods of `Store` that the test uses."""
 
     fair: bool
     values: bool
@@ -48,7 +48,7 @@ class TriedStore(Protocol):
     def _forget_trial(self, name: str, ticket_id: str) -> None: ...
 
 
-class Trial:
+class WriteCheck:
     """One throwaway lock in one store.
 
     Args:
@@ -210,8 +210,8 @@ def try_writes(store: TriedStore, prefix: str, *, parks: bool = False, name: str
     Raises:
         StoreUnavailable: A step failed. Its text names the step, what the store answered, and the remedy.
     """
-    trial = Trial(store, prefix, name or throwaway_name(prefix))
-    trial.run(line=store.fair, values=store.values, parks=parks and tickets_of(store) is not None)
+    check = WriteCheck(store, prefix, name or throwaway_name(prefix))
+    check.run(line=store.fair, values=store.values, parks=parks and tickets_of(store) is not None)
 
 
 def all_of(answers: Iterable[list[str] | StoreUnavailable | None]) -> tuple[list[str], list[str]]:
