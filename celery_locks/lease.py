@@ -306,6 +306,7 @@ class Lease(Holding):
         if not (released or repeated):
             self._lose(self._why_gone(), "releasing")
         elif self._move("releasing", "released"):
+            self._release_in_store = None  # a run has the lease and its release, so this would be a circle
             self._report_release()
         return released
 

@@ -57,10 +57,15 @@ class Lock:
         self._space = space
         self._store = space.store
         self._owner = owner or space.owner
-        self._sender = sender or self
+        #: The sender of its signals, ``None`` for the lock itself, which would be a circle.
+        self._given_sender = sender
         self._on_event = on_event
         #: The leases of the ``with`` blocks of each thread (or greenlet), innermost last.
         self._entered: dict[int, list[Lease]] = {}
+
+    @property
+    def _sender(self) -> object:
+        return self._given_sender or self
 
     @property
     def _store_name(self) -> str:

@@ -51,7 +51,6 @@ class Entry:
         request: Its request.
         args: The arguments of the call.
         kwargs: Its keyword arguments.
-        bind_release: Sets how a lease of this run is released.
         claims: All claims that were sent to the store, each added before it was sent. The end of the run releases them.
         ticket: The id of the ticket that ends with this run, empty for none.
         ticket_token: The owner token under which the run entered by its ticket; empty if the ticket left the line.
@@ -63,7 +62,6 @@ class Entry:
     request: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    bind_release: Callable[[Lease], Lease]
     claims: list[Claim] = field(default_factory=list)
     ticket: str = ""
     ticket_token: str = ""
@@ -79,12 +77,22 @@ class Entry:
         name = self.task.name
         self.owner = owners.running(name, request.id, request.hostname) if request.id else f"{name} of a map"
 
-    def enter(self) -> Entered | Skipped:
+    def enter(self, bind_release: Callable[[Lease], Lease]) -> Entered | Skipped:
         """Acquire the leases of the scope.
+
+        Args:
+            bind_release: Sets how a lease of this run is released.
 
         Returns:
             Permission to run the body, or the result of the run.
         """
+        self._bind_release: Callable[[Lease], Lease] = bind_release
+        try:
+            return self._enter()
+        finally:
+            del self._bind_release  # the run has this entry, so this would be a circle
+
+    def _enter(self) -> Entered | Skipped:
         if "refused" in self.header:
             return self._refused_at_call()
         scope = self.spec.scope
@@ -148,7 +156,7 @@ class Entry:
         lease = self._acquire(self._lock())
         if not isinstance(lease, Lease):
             return lease
-        release_or_later(self.bind_release(lease))
+        release_or_later(self._bind_release(lease))
         return None
 
     def _keep_lasting(self) -> Skipped | None:
@@ -185,7 +193,7 @@ class Entry:
             keeper().release_later(lock._store, lock._name, token, contention.claim.ttl)
             return None
         if isinstance(answer, Lease):
-            release_or_later(self.bind_release(answer))
+            release_or_later(self._bind_release(answer))
         elif answer.replaced:
             return contention.superseded()
         return None  # its ttl ended before the run began, or the run of a copy of the message has released it
@@ -231,7 +239,7 @@ class Entry:
     def _entered(self, guard: Lease | None, lease: Lease | None) -> Entered:
         if guard is not None:
             journal.mark_granted(guard.token)
-        return Entered(None if guard is None else self.bind_release(guard), lease)
+        return Entered(None if guard is None else self._bind_release(guard), lease)
 
     def _refused_at_call(self) -> Skipped:
         """Return the outcome of a call that was refused while its caller waits for a result."""

@@ -258,7 +258,7 @@ def _end_of(run: Run, error: BaseException) -> RunEnd:
 
 def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     task = run.task
-    run.entry = Entry(task, run.spec, run.request, args, kwargs, run.bind_release)
+    run.entry = Entry(task, run.spec, run.request, args, kwargs)
     entered = _enter(run, run.entry)
     if not isinstance(entered, Entered):
         return entered
@@ -279,7 +279,7 @@ def _begin(run: Run, body: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 
 def _enter(run: Run, entry: Entry) -> Any:
     try:
-        result = entry.enter()
+        result = entry.enter(run.bind_release)
     except (Deferred, Retry):  # the message comes again, unless its ticket left the line
         run.refused = entry.left_line
         raise

@@ -54,6 +54,7 @@ class Guard(ABC):
                 return self._call(body)
             finally:
                 self._disarm()
+                self.lease._abort = _do_nothing  # the guard has the lease, so this would be a circle
         except Aborted as aborted:
             self._disarm()  # the abort may have been raised in the `finally` above
             if aborted.guard is not self:
@@ -79,6 +80,10 @@ class Guard(ABC):
 
     def _disarm(self) -> None:
         """Stop sending the abort, because the body has ended. May be called again."""
+
+
+def _do_nothing(lease: Lease, reason: LossReason) -> None:
+    """Do nothing: the body has ended."""
 
 
 def loss_error(lease: Lease) -> LockLost:
