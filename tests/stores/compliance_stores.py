@@ -24,6 +24,9 @@ from celery_locks.testing.compliance.renewals import Renewals
 from celery_locks.testing.compliance.waking import Waking
 from tests.support.proxy import Proxy
 
+#: How every script computes the time, in microseconds.
+NOW = "local now = time[1] * 1000000 + time[2]"
+
 
 class OnAMovableClock:
     """Time passes when a test says so."""
@@ -74,6 +77,25 @@ class WithShortDelays:
                 for long, short in shorter.items():
                     text = text.replace(long, short)
                 monkeypatch.setattr(scripts, name, Script(text))
+
+
+class OnAMovedServerClock:
+    """On Redis, with scripts that add to the server's time what a test has let pass.
+
+    Keys still expire by the server's own clock. Classes in real time test that.
+    """
+
+    @pytest.fixture(autouse=True)
+    def _moved_scripts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch, self._passed = monkeypatch, 0
+        self._texts = {name: script.text for name, script in vars(scripts).items() if isinstance(script, Script)}
+
+    def pass_time(self, seconds: float) -> None:
+        self._passed += round(seconds * 1e6) + 20_000
+        for name, text in self._texts.items():
+            moved = text.replace(NOW, f"{NOW} + {self._passed}")
+            assert moved != text or "'TIME'" not in text, f"{name} reads the time in another way"
+            self._monkeypatch.setattr(scripts, name, Script(moved))
 
 
 class AnswersOfEachKind(Renewals, Waking, HoldersAndRefusals, ValueCompliance):

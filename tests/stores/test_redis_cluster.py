@@ -26,7 +26,7 @@ from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from celery_locks.testing import ListingCompliance, ParkingCompliance, StoreCompliance, ValueCompliance
 from celery_locks.testing.compliance.base import ODD_NAMES
-from tests.stores.compliance_stores import WithShortDelays
+from tests.stores.compliance_stores import OnAMovedServerClock
 from tests.stores.test_exclusion import exclude_each_other
 from tests.support.clusters import Cluster
 from tests.support.loop import on_a_loop, soon
@@ -37,7 +37,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 
-class OnACluster:
+class OnACluster(OnAMovedServerClock):
     short = 0.5  # the servers have half of it to answer, also on a busy machine
 
     @pytest.fixture
@@ -53,7 +53,7 @@ class TestStore(OnACluster, StoreCompliance):
     pass
 
 
-class TestParkingByAClientThatDecodesProtocol3(WithShortDelays, ParkingCompliance):
+class TestParkingByAClientThatDecodesProtocol3(OnAMovedServerClock, ParkingCompliance):
     short = OnACluster.short
 
     @pytest.fixture
