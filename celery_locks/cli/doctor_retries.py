@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from celery_locks._logging import one_line
 from celery_locks.cli.doctor_results import Finding, within
-from celery_locks.views import one_line
 
 #: How many deferred messages of one task are many.
 MANY = 50

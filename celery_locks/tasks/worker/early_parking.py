@@ -155,7 +155,7 @@ class EarlyParking:
     def _in_background(
         self, park: Callable[[], bool], acknowledge: Callable[[], Any], give_to_pool: Callable[[], Any]
     ) -> None:
-        """Park a message in a thread, and do what follows in the event loop. Greenlets do without a loop."""
+        """Park a message in a thread, and do what follows in the event loop. A pool of greenlets has no event loop."""
         hub, offers = self._consumer.hub, offers_of(self._task.app)
         if hub is None:
             (acknowledge if self._safely(park) else give_to_pool)()
