@@ -20,7 +20,11 @@ CONNECT_SECONDS = 5.0
 def check_retries(app: Any) -> Iterator[Finding]:
     """Suggest parking for each task of which many messages wait in workers because their keys were held."""
     deferred = Counter[str]()
-    for answer in within(ANSWER_SECONDS + CONNECT_SECONDS, lambda: _ask(app)):
+    try:
+        answers = within(ANSWER_SECONDS + CONNECT_SECONDS, lambda: _ask(app))
+    except Exception:  # the check of consumers has reported why workers can't be asked
+        return
+    for answer in answers:
         for own in answer.values():
             if isinstance(own, dict) and "error" not in own:  # a worker with an older release does not know the command
                 deferred.update(own)
@@ -38,6 +42,6 @@ def check_retries(app: Any) -> Iterator[Finding]:
 def _ask(app: Any) -> list[dict[str, Any]]:
     with app.connection_for_write() as connection:
         answers: list[dict[str, Any]] | None = app.control.broadcast(
-            "locks_deferred", reply=True, timeout=ANSWER_SECONDS, connection=connection
+            "deferred_locks", reply=True, timeout=ANSWER_SECONDS, connection=connection
         )
     return answers or []

@@ -49,7 +49,7 @@ def is_freed(seen: list[weakref.ref[Any]]) -> bool:
 @pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize("on_lost", ["abort", "signal"])
 @pytest.mark.parametrize("in_thread", [False, True], ids=["main thread", "other thread"])
-def test_a_run_is_freed_when_it_has_ended(on_lost: str, in_thread: bool) -> None:
+def test_a_run_is_gone_when_it_has_ended(on_lost: str, in_thread: bool) -> None:
     seen: list[weakref.ref[Any]] = []
     if in_thread:
         thread = Thread(target=run_task, args=(seen,), kwargs={"lock_on_lost": on_lost})
@@ -62,7 +62,7 @@ def test_a_run_is_freed_when_it_has_ended(on_lost: str, in_thread: bool) -> None
 
 
 @pytest.mark.usefixtures("collector_off")
-def test_a_lock_and_its_lease_are_freed_after_the_release() -> None:
+def test_a_lock_and_its_lease_are_gone_after_the_release() -> None:
     locks = Locks(MemoryStore())
     lock = locks.lock("k")
     lease = lock.acquire()

@@ -54,7 +54,7 @@ class Guard(ABC):
                 return self._call(body)
             finally:
                 self._disarm()
-                self.lease._abort = _do_nothing  # the guard has the lease, so this would be a circle
+                self._detach()
         except Aborted as aborted:
             self._disarm()  # the abort may have been raised in the `finally` above
             if aborted.guard is not self:
@@ -80,6 +80,10 @@ class Guard(ABC):
 
     def _disarm(self) -> None:
         """Stop sending the abort, because the body has ended. May be called again."""
+
+    def _detach(self) -> None:
+        """Let the lease forget the guard, which has the lease: the two would be a circle."""
+        self.lease._abort = _do_nothing
 
 
 def _do_nothing(lease: Lease, reason: LossReason) -> None:

@@ -261,9 +261,12 @@ class EarlyParking:
             if stored:
                 request = Context(headers, args=args, kwargs=kwargs)
                 task.backend.store_result(headers["id"], meta, WAITING, request=request)
+        except Exception as error:  # any error of the backend
+            logger.warning("the state %s of %s[%s] was not stored: %s", WAITING, task.name, headers["id"], error)
+        try:
             if sent and dispatcher is not None:
                 arguments = {"args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr")}
                 ids = {name: headers.get(name) for name in ("root_id", "parent_id")}
                 dispatcher.send("task-waiting", uuid=headers["id"], name=task.name, **arguments, **ids, **meta)
-        except Exception as error:  # any error of the backend or the broker
-            logger.warning("the state %s of %s[%s] was not reported: %s", WAITING, task.name, headers["id"], error)
+        except Exception as error:  # any error of the broker
+            logger.warning("the event task-waiting was not sent for %s[%s]: %s", task.name, headers["id"], error)

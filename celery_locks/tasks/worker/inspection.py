@@ -32,8 +32,8 @@ def locks(state: Any, **kwargs: Any) -> Any:
     return sorted(held, key=lambda lease: float(lease["since"]))
 
 
-@inspect_command(name="locks_deferred", help="Messages that wait here because their keys were held, by task.")
-def locks_deferred(state: Any, **kwargs: Any) -> Any:
+@inspect_command(name="deferred_locks", help="Messages that wait here because their keys were held, by task.")
+def deferred_locks(state: Any, **kwargs: Any) -> Any:
     """Return how many messages of each task wait in this worker because their keys were held."""
     entries = (waiting.entry for waiting in list(state.consumer.timer.schedule.queue))
     requests = (entry.args[0] for entry in entries if entry.args and isinstance(entry.args[0], Request))
