@@ -249,12 +249,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.redis)
         if names & _OTHER_FIXTURES or item.nodeid.startswith(_PROCESSES) or item.get_closest_marker("redis"):
             item.add_marker(pytest.mark.processes)
-        if item.nodeid.startswith(_EXHAUSTIVE) and item.get_closest_marker("slow"):
+        on_other_pool = item.nodeid.startswith("tests/tasks/") and _OTHER_POOLS & set(_parameters(item))
+        is_long = item.get_closest_marker("slow") and (item.nodeid.startswith(_EXHAUSTIVE) or on_other_pool)
+        if is_long or item.nodeid.startswith(_WHOLLY_EXHAUSTIVE):
             item.add_marker(pytest.mark.exhaustive)
     if hasattr(config, "workerinput"):
         items[:] = _longest_first(items)
 
 
+def _parameters(item: pytest.Item) -> list[str]:
+    """Return the parts of a test's parameters."""
+    return item.nodeid.partition("[")[2].rstrip("]").split("-")
+
+
+#: Slow tests of tasks run on prefork in `make test`, and on these pools too in `make test-all`. For each pool there are
+#: tests that are not slow.
+_OTHER_POOLS = {"threads", "solo", "gevent", "eventlet"}
+#: All of these tests run in `make test-all` only.
+_WHOLLY_EXHAUSTIVE = (
+    "tests/acceptance/test_contention.py",
+    "tests/acceptance/test_ends.py",
+    "tests/acceptance/test_losses.py",
+    "tests/acceptance/test_scopes.py",
+    "tests/faces/test_flower_parts.py::test_celery_works_without_flower",
+    "tests/faces/test_nodes_docker.py",
+    "tests/tasks/test_abort_race.py",
+    "tests/tasks/test_exclusion.py",
+)
 #: Their tests start processes without a fixture that all tests share.
 _PROCESSES = (
     "tests/core/test_aio_timeouts.py",
@@ -284,6 +305,7 @@ _EXHAUSTIVE = (
     "tests/faces/test_completion.py",
     "tests/faces/test_demo.py",
     "tests/faces/test_django_browser.py",
+    "tests/faces/test_doctor.py",
     "tests/faces/test_doctor_rabbit.py",
     "tests/faces/test_flower_browser.py",
     "tests/faces/test_local_nodes.py",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import celery
 from celery import bootsteps
 from celery.worker import state
 
@@ -29,6 +30,8 @@ logger = _logging.logger(__name__)
 
 #: How long a dispatched task may wait for a slot of the pool. Then its message is published, for workers that are idle.
 MOST_WAIT_FOR_SLOT_SECONDS = 1.0
+#: Whether Celery reports a run that a hard time limit has ended. Otherwise a late-acknowledged task would run again.
+HARD_LIMITS_SEND_SIGNALS = celery.VERSION >= (5, 7)
 #: How long a worker that stops waits until its messages are published.
 MOST_WAIT_AT_STOP_SECONDS = 2.0
 
@@ -124,6 +127,8 @@ class DirectDispatchStep(bootsteps.StartStopStep):
         """Return whether this worker would get the message from the broker, and has room for it."""
         name, tasks = message.headers["task"], consumer.task_consumer
         if tasks is None or name not in consumer.strategies or consumer.task_buckets.get(name):
+            return False
+        if not HARD_LIMITS_SEND_SIGNALS and consumer.app.tasks[name].acks_late:
             return False
         queue = queue_of(consumer.app, message.delivery_info)
         if queue is None or not tasks.consuming_from(queue):

@@ -19,7 +19,7 @@ from celery_locks import _logging
 from celery_locks._runtime.clock import wall_time
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.base import Store
-from celery_locks.stores.parking import Dispatch, Parking, tickets_of
+from celery_locks.stores.parking import Dispatch, Parking, RunEndName, tickets_of
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.direct import dispatch_tickets
 from celery_locks.tasks.worker import journal
@@ -155,13 +155,25 @@ class Reaper:
         if parking is None:
             was_held = store.release(name, token)
         else:
-            was_held, dispatches = parking.end_run(name, token, "again", broker=broker_id(self._app))
+            was_held, dispatches = parking.end_run(name, token, self._end_of(file, entry), broker=broker_id(self._app))
             self._dispatch(entry.store, parking, dispatches)
         if was_held:
             text = f"process {file.process.pid} died; released {entry.key!r}, held by {entry.task}[{entry.task_id}]"
             fields = {"key": entry.key, "task": entry.task, "task_id": entry.task_id}
             held = wall_time() - entry.since if entry.since else None
             _logging.line(logger, logging.WARNING, "released", text, **fields, reason="died", seconds=held)
+
+    def _end_of(self, file: ProcessFile, entry: JournalEntry) -> RunEndName:
+        """Return how the run of a dead process ended.
+
+        Of a child of this worker, Celery stores the failure, also after this. Then its message does not come again,
+        unless the task has ``reject_on_worker_lost``, or this worker stops. If this worker dies before the failure is
+        stored, the store parks an owed ticket again after a while.
+        """
+        task = self._app.tasks.get(entry.task)
+        is_own_child = file.path.parent == self._folder.path and not file.main
+        fails = is_own_child and not self._closing and task is not None and not task.reject_on_worker_lost
+        return "stored" if fails else "again"
 
     def _dispatch(self, store: str, parking: Parking, dispatches: tuple[Dispatch, ...]) -> None:
         if dispatches:

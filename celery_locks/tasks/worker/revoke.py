@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import signals
 
 from celery_locks import _logging
@@ -105,7 +105,8 @@ def _on_failure(sender: Any, task_id: str, exception: Any = None, **kwargs: Any)
     if request is None or request.id != task_id or not hasattr(type(sender), "lock_options"):
         return
     if end_of(sender, exception) in (RunEnd.FINAL, RunEnd.STORED):
-        settle_message_safely(sender.app, request.headers, task_id, running=isinstance(exception, WorkerLostError))
+        is_dead = isinstance(exception, (WorkerLostError, TimeLimitExceeded))
+        settle_message_safely(sender.app, request.headers, task_id, running=is_dead)
 
 
 def _on_refused(sender: Any, message: Any, **kwargs: Any) -> None:
