@@ -17,6 +17,9 @@ from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
 from celery_locks.stores.parking import Parked, Ticket
 from celery_locks.stores.sql import function_texts, sweeper
+from celery_locks.stores.sql.clock import raise_clock
+from celery_locks.stores.sql.dialects import Connection
+from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.store import ServerStore
 from celery_locks.stores.types import Granted, Refused, Renewal, Value
 from tests.stores.test_sql import (
@@ -57,6 +60,15 @@ def blocked(server: DatabaseServer, store: ServerStore, query: str, *values: Any
         cursor.execute(query, [value.encode() for value in values])
         yield
         db.rollback()
+
+
+def runs(store: ServerStore, prefix: str) -> bool:
+    """Whether another session of the server runs a statement on the tables with a prefix: it may wait for a row."""
+    if "postgresql" in store.name:
+        query = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE ? AND pid <> pg_backend_pid()"
+    else:
+        query = "SELECT 1 FROM information_schema.processlist WHERE info LIKE ? AND id <> connection_id()"
+    return bool(ask(store, query, f"%{prefix}%"))
 
 
 class TestBlockedRows:
@@ -262,6 +274,78 @@ class TestClock:
         assert HOUR - 10_000_000 < ahead <= HOUR
         assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
         assert ask(store, "SELECT ahead FROM celery_locks_meta") == [(ahead,)]
+
+    @pytest.mark.parametrize("how", ["acquire", "share", "park"])
+    def test_promise_41_a_lease_of_a_new_lock_lives_on(self, url: str, prefix: str, open_: Any, how: str) -> None:
+        """Its row is inserted while the store's clock is put forward, so that the row could not be locked before."""
+        store, other, mine = open_(url), open_(url), claim("new", limit=2 if how == "share" else 1)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        raised, go_on = threading.Event(), threading.Event()
+
+        def put_forward(db: Connection) -> None:
+            raise_clock(db)
+            raised.set()
+            assert go_on.wait(SOON)
+
+        def acquire() -> None:
+            if how == "park":
+                answers.append(other.enter(mine, Ticket("t", "message", "task")))
+            else:
+                answers.append(other._acquire_in_transaction(mine, None) if how == "share" else other.acquire(mine))
+
+        answers: list[Any] = []
+        raises = threading.Thread(target=lambda: store._database.transaction(put_forward), daemon=True)
+        acquires = threading.Thread(target=acquire, daemon=True)
+        other.ping()
+        raises.start()
+        assert raised.wait(SOON)
+        acquires.start()
+        eventually(lambda: not acquires.is_alive() or runs(store, prefix))
+        go_on.set()
+        for thread in (raises, acquires):
+            thread.join(SOON)
+        assert isinstance(answers[0], Granted)
+        [holder] = store.holders("new")
+        assert 30.0 < holder.expires_in <= 60.0
+        assert other.renew([Renewal("new", mine.token, 60.0)]) == [None]
+
+    def test_promise_41_a_raise_waits_for_a_lock_that_is_being_made(self, url: str, prefix: str, open_: Any) -> None:
+        store, other, mine = open_(url), open_(url), claim("new")
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        opened, go_on = threading.Event(), threading.Event()
+
+        def work(session: Any) -> Any:
+            opened.set()
+            assert go_on.wait(SOON)
+            return Leases(session).acquire(mine, None)
+
+        acquires = threading.Thread(target=lambda: other._write("new", work), daemon=True)
+        raises = threading.Thread(target=lambda: store._database.transaction(raise_clock), daemon=True)
+        acquires.start()
+        assert opened.wait(SOON)
+        raises.start()
+        eventually(lambda: not raises.is_alive() or runs(store, prefix))
+        go_on.set()
+        for thread in (raises, acquires):
+            thread.join(SOON)
+        assert ask(store, "SELECT ahead FROM celery_locks_meta")[0][0] > HOUR - 60_000_000
+        [holder] = store.holders("new")
+        assert 30.0 < holder.expires_in <= 60.0
+
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_a_raised_clock_changes_no_duration_that_is_displayed(self, url: str, open_: Any, shared: bool) -> None:
+        store = open_(url)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        granted(store, claim(limit=2))
+        if shared:
+            granted(store, claim(limit=2))
+        store._database.transaction(raise_clock)
+        assert ask(store, "SELECT ahead FROM celery_locks_meta")[0][0] > HOUR - 60_000_000
+        assert [holder.held_for < 60.0 for holder in store.holders("lock")] == [True] * (1 + shared)
+        assert store.stats("", 1.0).oldest_held_for < 60.0
 
 
 class TestOlderTables:
