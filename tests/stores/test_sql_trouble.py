@@ -334,6 +334,45 @@ class TestClock:
         [holder] = store.holders("new")
         assert 30.0 < holder.expires_in <= 60.0
 
+    def test_promise_33_a_request_waits_for_the_raise_within_its_timeout(self, url: str, open_: Any) -> None:
+        """The raise goes on nonetheless. Otherwise no request could ever finish one that takes long."""
+        store = open_(url)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        go_on, tries, raise_ = threading.Event(), 0, store._database._clock_raise._call
+
+        def slowly() -> None:
+            nonlocal tries
+            tries += 1
+            assert go_on.wait(SOON)
+            raise_()
+
+        store._database._clock_raise._call = slowly
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match=r"did not answer within 0\.5 s"):
+                store.acquire(claim("before", ttl=2.0))
+            assert time.monotonic() - began < SOON / 2
+        go_on.set()
+        eventually(lambda: ask(store, "SELECT ahead FROM celery_locks_meta")[0][0] > HOUR - 60_000_000, SOON)
+        granted(store, claim("before"))
+        assert tries == 1
+
+    def test_a_raise_that_fails_fails_the_requests_that_wait(self, url: str, open_: Any) -> None:
+        store = open_(url)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        raise_ = store._database._clock_raise._call
+
+        def fail() -> None:
+            raise StoreUnavailable("no rights")
+
+        store._database._clock_raise._call = fail
+        with pytest.raises(StoreUnavailable, match="no rights"):
+            store.acquire(claim("before"))
+        store._database._clock_raise._call = raise_
+        granted(store, claim("before"))
+
     @pytest.mark.parametrize("shared", [False, True])
     def test_a_raised_clock_changes_no_duration_that_is_displayed(self, url: str, open_: Any, shared: bool) -> None:
         store = open_(url)
