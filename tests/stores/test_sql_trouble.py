@@ -496,6 +496,44 @@ class TestLines:
         assert store.waiting("lock") == 2
         assert store.acquire(waiters[1], 60.0).position == 0
 
+    def test_a_place_that_expires_while_its_row_is_blocked_is_lost(
+        self, server: DatabaseServer, url: str, open_: Any
+    ) -> None:
+        if isinstance(server, PostgresServer):
+            pytest.skip("it locks the lock's row there")
+        store, other, waiters = open_(url), open_(url), [claim(ttl=300.0) for _ in range(3)]
+        store._database.timeout = SOON  # it waits for the row that long
+        granted(store, claim())
+        for waiter, seconds in zip(waiters, (60.0, 1.0, 60.0), strict=True):
+            assert isinstance(store.acquire(waiter, seconds), Refused)
+        answers: list[Any] = []
+        keeps = threading.Thread(target=lambda: answers.append(store.acquire(waiters[1], 60.0)), daemon=True)
+        with blocked(server, store, "SELECT 1 FROM celery_locks_waiter WHERE token = ? FOR UPDATE", waiters[1].token):
+            keeps.start()
+            eventually(lambda: other.waiting("lock") == 2, SOON)
+        keeps.join(SOON)
+        assert answers[0].position == 2
+
+    def test_a_place_whose_confirmation_is_committed_too_late_is_lost(
+        self, server: DatabaseServer, url: str, open_: Any, monkeypatch: Any
+    ) -> None:
+        if isinstance(server, PostgresServer):
+            pytest.skip("it locks the lock's row there")
+        store, waiters, execute = open_(url), [claim() for _ in range(3)], Connection.execute
+        granted(store, claim())
+        for waiter, seconds in zip(waiters, (60.0, 1.0, 60.0), strict=True):
+            assert isinstance(store.acquire(waiter, seconds), Refused)
+        [(deadline,)] = ask(store, "SELECT deadline FROM celery_locks_waiter WHERE token = ?", waiters[1].token)
+
+        def slowly(self: Connection, query: str, values: Any = ()) -> Any:
+            answer = execute(self, query, values)
+            if query.startswith("UPDATE celery_locks_waiter"):
+                eventually(lambda: execute(self, "SELECT CLOCK").fetchone()[0] > deadline, SOON)
+            return answer
+
+        monkeypatch.setattr(Connection, "execute", slowly)
+        assert store.acquire(waiters[1], 60.0).position == 2
+
     def test_what_is_released_goes_to_the_next(self, url: str, open_: Any) -> None:
         store, mine, waiter = open_(url), claim(limit=3, permits=3), claim(limit=3, permits=2)
         granted(store, mine)

@@ -392,7 +392,7 @@ class MySQL(Dialect):
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
-    # The first keeps new rows out: whoever inserts one shares the row of `meta`. The second locks the other rows.
+    # The first keeps new rows out: each transaction that inserts one shares the row of `meta`.
     lock_all = (
         "SELECT id FROM celery_locks_meta FOR UPDATE",
         "SELECT count(*) FROM celery_locks_lock FORCE INDEX (PRIMARY) FOR UPDATE",

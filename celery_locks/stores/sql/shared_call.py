@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 
 
 class SharedCall:
-    """A call that goes on when those who wait for it give up. Who comes meanwhile waits for the running one.
+    """A call that goes on when the threads that wait for it give up. Each new request waits for the running call.
 
     Args:
         call: What is called.
@@ -49,7 +49,7 @@ class SharedCall:
     def _run(self, future: Future[None]) -> None:
         try:
             self._call()
-        except BaseException as error:  # noqa: BLE001 - those who wait raise it
+        except BaseException as error:  # the waiting threads raise it
             future.set_exception(error)
         else:
             future.set_result(None)
