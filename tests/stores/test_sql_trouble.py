@@ -16,7 +16,7 @@ import pytest
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
 from celery_locks.stores.parking import Parked, Ticket
-from celery_locks.stores.sql import function_texts, sweeper
+from celery_locks.stores.sql import function_texts, listing, sweeper
 from celery_locks.stores.sql.clock import raise_clock
 from celery_locks.stores.sql.dialects import Connection
 from celery_locks.stores.sql.leases import Leases
@@ -472,6 +472,37 @@ class TestNumbersAndNames:
         assert [item.key for item in locks.list("\ud7ff", count=100).items] == keys[3:4]
 
 
+class TestFigures:
+    def hold_some(self, store: ServerStore) -> None:
+        for number in range(7):
+            name = f"p:{{k{number}}}"
+            granted(store, claim(name, limit=2))
+            if number % 3 == 0:
+                granted(store, claim(name, limit=2))
+                assert isinstance(store.acquire(claim(name, limit=2), 60.0), Refused)
+        granted(store, free := claim("p:{k3a}"))
+        assert store.release("p:{k3a}", free.token)
+        granted(store, claim("p2:{other}"))
+
+    @pytest.mark.parametrize("size", [1, 2, 4, 8, 9])
+    def test_the_parts_make_the_whole(self, url: str, open_: Any, monkeypatch: Any, size: int) -> None:
+        store = open_(url)
+        store._figures_seconds = SOON
+        self.hold_some(store)
+        monkeypatch.setattr(listing, "ROWS_OF_PART", size)
+        stats = store.stats("p", 3600.0)
+        assert (stats.locks, stats.holders, stats.near_expiry, stats.waiting) == (7, 10, 10, 3)
+        assert (stats.oldest_name, stats.complete) == ("p:{k0}", True)
+
+    def test_when_time_is_up_the_figures_are_lower_bounds(self, url: str, open_: Any, monkeypatch: Any) -> None:
+        store = open_(url)
+        store._figures_seconds = 0.0
+        self.hold_some(store)
+        monkeypatch.setattr(listing, "ROWS_OF_PART", 2)
+        stats = store.stats("p", 3600.0)
+        assert (stats.locks, stats.holders, stats.waiting, stats.complete) == (2, 3, 1, False)
+
+
 class TestLines:
     def test_a_full_line_takes_no_more(self, url: str, open_: Any) -> None:
         store = open_(url)
@@ -519,7 +550,8 @@ class TestLines:
     ) -> None:
         if isinstance(server, PostgresServer):
             pytest.skip("it locks the lock's row there")
-        store, waiters, execute = open_(url), [claim() for _ in range(3)], Connection.execute
+        store, waiters, execute = open_(url), [claim(ttl=300.0) for _ in range(3)], Connection.execute
+        store._database.timeout = SOON
         granted(store, claim())
         for waiter, seconds in zip(waiters, (60.0, 1.0, 60.0), strict=True):
             assert isinstance(store.acquire(waiter, seconds), Refused)

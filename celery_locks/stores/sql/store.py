@@ -36,6 +36,8 @@ MOST_WAITER_QUERIES = 2
 WAITED = "timestampdiff(MICROSECOND, now(6), sysdate(6))"
 #: Microseconds that a place in line must still have to be kept without its lock's row.
 SHORTEST_KEPT_MICROSECONDS = 100_000
+#: The part of a request's timeout that `stats` uses to count. A request on a doubtful connection has half the timeout.
+FIGURES_SHARE = 0.25
 #: The shortest time that is worth waiting for a row, in seconds.
 SHORTEST_SHARE_SECONDS = 0.005
 
@@ -54,6 +56,7 @@ class ServerStore(TableStore):
         self.name = address.name
         self._database = address.database()
         self._lock = lock_of(address.dialect)
+        self._figures_seconds = self._database.timeout * FIGURES_SHARE
         self._sweeper = Sweeper(self._database)
         self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
         #: Tokens that had a place in line at their last request.
