@@ -489,7 +489,7 @@ class TestFigures:
         store = open_(url)
         store._figures_seconds = SOON
         self.hold_some(store)
-        monkeypatch.setattr(listing, "ROWS_OF_PART", size)
+        monkeypatch.setattr(listing, "FIRST_ROWS_OF_PART", size)
         stats = store.stats("p", 3600.0)
         assert (stats.locks, stats.holders, stats.near_expiry, stats.waiting) == (7, 10, 10, 3)
         assert (stats.oldest_name, stats.complete) == ("p:{k0}", True)
@@ -498,7 +498,7 @@ class TestFigures:
         store = open_(url)
         store._figures_seconds = 0.0
         self.hold_some(store)
-        monkeypatch.setattr(listing, "ROWS_OF_PART", 2)
+        monkeypatch.setattr(listing, "FIRST_ROWS_OF_PART", 2)
         stats = store.stats("p", 3600.0)
         assert (stats.locks, stats.holders, stats.waiting, stats.complete) == (2, 3, 1, False)
 

@@ -25,8 +25,9 @@ from celery_locks.stores.types import TICKET
 MOST_COUNTED = 100_000
 #: The most rows of locks that `page` reads. Most of them may be idle.
 MOST_ROWS_OF_PAGE = 10_000
-#: How many rows of locks `figures` reads between two looks at the time.
-ROWS_OF_PART = 20_000
+#: How many rows of locks `figures` reads between two looks at the time: first, and at most. They double while a part takes
+#: less than a tenth of the time.
+FIRST_ROWS_OF_PART, MOST_ROWS_OF_PART = 1_000, 16_000
 #: The last character, and the surrogates, which no UTF-8 text contains.
 _LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
@@ -114,16 +115,19 @@ def figures(session: Session, start: str, near: float, seconds: float = inf) -> 
     """
     if not session.has_locks:
         return _figures_of(session, (start, "", end_of(start)), near)
-    give_up, after, parts = monotonic() + seconds, "", list[Stats]()
-    names = f"SELECT count(*), max(name) FROM ({_LOCKS.format('name', ROWS_OF_PART)}) l"
+    began, size, after, parts = monotonic(), FIRST_ROWS_OF_PART, "", list[Stats]()
     while True:
+        part_began = monotonic()
+        names = f"SELECT count(*), max(name) FROM ({_LOCKS.format('name', size)}) l"
         looked, last = session.execute(names, (start, after, end_of(start))).fetchone()
-        is_last = looked < ROWS_OF_PART
+        is_last = looked < size
         names_of_part = (start, after, end_of(start) if is_last else f"{last}\0")  # no text sorts between them
         parts.append(_figures_of(session, names_of_part, near))
-        if is_last or monotonic() >= give_up:
+        now, after = monotonic(), last
+        if is_last or now >= began + seconds:
             break
-        after = last
+        if now < part_began + seconds / 10:
+            size = min(2 * size, MOST_ROWS_OF_PART)
     sums = Stats.total(parts)
     return sums if is_last else replace(sums, complete=False)
 
