@@ -25,8 +25,8 @@ from celery_locks.stores.types import TICKET
 MOST_COUNTED = 100_000
 #: The most rows of locks that `page` reads. Most of them may be idle.
 MOST_ROWS_OF_PAGE = 10_000
-#: How many rows of locks `figures` reads between two looks at the time: first, and at most. They double while a part takes
-#: less than a tenth of the time.
+#: How many rows of locks `figures` reads between two looks at the time: first, and at most. They double while a part
+#: takes less than a tenth of the time.
 FIRST_ROWS_OF_PART, MOST_ROWS_OF_PART = 1_000, 16_000
 #: The last character, and the surrogates, which no UTF-8 text contains.
 _LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)

@@ -88,9 +88,9 @@ class ServerStore(TableStore):
             "SELECT greatest(l.touched, CLOCK), w.deadline FROM celery_locks_lock l "
             "JOIN celery_locks_waiter w ON w.name = l.name AND w.token = ? WHERE l.name = ?"
         )
-        # An expired place stays expired: another transaction may have acted on that. The statement may wait for its row,
-        # so the place is compared with the time at which it has the row. A deadline that was moved meanwhile, and a place
-        # that may expire before the commit, are left to a transaction that locks the lock's row.
+        # An expired place stays expired: another transaction may have acted on that. The statement may wait for its
+        # row, so the place is compared with the time at which it has the row. A deadline that was moved meanwhile, and
+        # a place that may expire before the commit, are left to a transaction that locks the lock's row.
         change = (
             "UPDATE celery_locks_waiter SET deadline = greatest(deadline, ?) WHERE name = ? AND token = ? "
             f"AND deadline = ? AND deadline > CLOCK + {WAITED} + {SHORTEST_KEPT_MICROSECONDS}"
