@@ -16,7 +16,10 @@ import pytest
 from celery_locks import LockConfigError, Locks, StoreUnavailable
 from celery_locks.stores import open_store, schema_sql
 from celery_locks.stores.parking import Parked, Ticket
-from celery_locks.stores.sql import function_texts, sweeper
+from celery_locks.stores.sql import function_texts, listing, sweeper
+from celery_locks.stores.sql.clock import raise_clock
+from celery_locks.stores.sql.dialects import Connection
+from celery_locks.stores.sql.leases import Leases
 from celery_locks.stores.sql.store import ServerStore
 from celery_locks.stores.types import Granted, Refused, Renewal, Value
 from tests.stores.test_sql import (
@@ -57,6 +60,15 @@ def blocked(server: DatabaseServer, store: ServerStore, query: str, *values: Any
         cursor.execute(query, [value.encode() for value in values])
         yield
         db.rollback()
+
+
+def runs(store: ServerStore, prefix: str) -> bool:
+    """Whether another session of the server runs a statement on the tables with a prefix: it may wait for a row."""
+    if "postgresql" in store.name:
+        query = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE ? AND pid <> pg_backend_pid()"
+    else:
+        query = "SELECT 1 FROM information_schema.processlist WHERE info LIKE ? AND id <> connection_id()"
+    return bool(ask(store, query, f"%{prefix}%"))
 
 
 class TestBlockedRows:
@@ -263,6 +275,117 @@ class TestClock:
         assert store.renew([Renewal("lock", mine.token, 60.0)]) == [None]
         assert ask(store, "SELECT ahead FROM celery_locks_meta") == [(ahead,)]
 
+    @pytest.mark.parametrize("how", ["acquire", "share", "park"])
+    def test_promise_41_a_lease_of_a_new_lock_lives_on(self, url: str, prefix: str, open_: Any, how: str) -> None:
+        """Its row is inserted while the store's clock is put forward, so that the row could not be locked before."""
+        store, other, mine = open_(url), open_(url), claim("new", limit=2 if how == "share" else 1)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        raised, go_on = threading.Event(), threading.Event()
+
+        def put_forward(db: Connection) -> None:
+            raise_clock(db)
+            raised.set()
+            assert go_on.wait(SOON)
+
+        def acquire() -> None:
+            if how == "park":
+                answers.append(other.enter(mine, Ticket("t", "message", "task")))
+            else:
+                answers.append(other._acquire_in_transaction(mine, None) if how == "share" else other.acquire(mine))
+
+        answers: list[Any] = []
+        raises = threading.Thread(target=lambda: store._database.transaction(put_forward), daemon=True)
+        acquires = threading.Thread(target=acquire, daemon=True)
+        other.ping()
+        raises.start()
+        assert raised.wait(SOON)
+        acquires.start()
+        eventually(lambda: not acquires.is_alive() or runs(store, prefix))
+        go_on.set()
+        for thread in (raises, acquires):
+            thread.join(SOON)
+        assert isinstance(answers[0], Granted)
+        [holder] = store.holders("new")
+        assert 30.0 < holder.expires_in <= 60.0
+        assert other.renew([Renewal("new", mine.token, 60.0)]) == [None]
+
+    def test_promise_41_a_raise_waits_for_a_lock_that_is_being_made(self, url: str, prefix: str, open_: Any) -> None:
+        store, other, mine = open_(url), open_(url), claim("new")
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        opened, go_on = threading.Event(), threading.Event()
+
+        def work(session: Any) -> Any:
+            opened.set()
+            assert go_on.wait(SOON)
+            return Leases(session).acquire(mine, None)
+
+        acquires = threading.Thread(target=lambda: other._write("new", work), daemon=True)
+        raises = threading.Thread(target=lambda: store._database.transaction(raise_clock), daemon=True)
+        acquires.start()
+        assert opened.wait(SOON)
+        raises.start()
+        eventually(lambda: not raises.is_alive() or runs(store, prefix))
+        go_on.set()
+        for thread in (raises, acquires):
+            thread.join(SOON)
+        assert ask(store, "SELECT ahead FROM celery_locks_meta")[0][0] > HOUR - 60_000_000
+        [holder] = store.holders("new")
+        assert 30.0 < holder.expires_in <= 60.0
+
+    def test_promise_33_a_request_waits_for_the_raise_within_its_timeout(self, url: str, open_: Any) -> None:
+        """The raise goes on nonetheless. Otherwise no request could ever finish one that takes long."""
+        store = open_(url)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        go_on, tries, raise_ = threading.Event(), 0, store._database._clock_raise._call
+
+        def slowly() -> None:
+            nonlocal tries
+            tries += 1
+            assert go_on.wait(SOON)
+            raise_()
+
+        store._database._clock_raise._call = slowly
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match=r"did not answer within 0\.5 s"):
+                store.acquire(claim("before", ttl=2.0))
+            assert time.monotonic() - began < SOON / 2
+        go_on.set()
+        eventually(lambda: ask(store, "SELECT ahead FROM celery_locks_meta")[0][0] > HOUR - 60_000_000, SOON)
+        granted(store, claim("before"))
+        assert tries == 1
+
+    def test_a_raise_that_fails_fails_the_requests_that_wait(self, url: str, open_: Any) -> None:
+        store = open_(url)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        raise_ = store._database._clock_raise._call
+
+        def fail() -> None:
+            raise StoreUnavailable("no rights")
+
+        store._database._clock_raise._call = fail
+        with pytest.raises(StoreUnavailable, match="no rights"):
+            store.acquire(claim("before"))
+        store._database._clock_raise._call = raise_
+        granted(store, claim("before"))
+
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_a_raised_clock_changes_no_duration_that_is_displayed(self, url: str, open_: Any, shared: bool) -> None:
+        store = open_(url)
+        granted(store, claim("before"))
+        tell(store, "UPDATE celery_locks_lock SET touched = touched + ?, deadline = 1", HOUR)
+        granted(store, claim(limit=2))
+        if shared:
+            granted(store, claim(limit=2))
+        store._database.transaction(raise_clock)
+        assert ask(store, "SELECT ahead FROM celery_locks_meta")[0][0] > HOUR - 60_000_000
+        assert [holder.held_for < 60.0 for holder in store.holders("lock")] == [True] * (1 + shared)
+        assert store.stats("", 1.0).oldest_held_for < 60.0
+
 
 class TestOlderTables:
     def test_promise_45_tables_without_a_version_are_brought_up_to_date(self, url: str, open_: Any) -> None:
@@ -349,6 +472,37 @@ class TestNumbersAndNames:
         assert [item.key for item in locks.list("\ud7ff", count=100).items] == keys[3:4]
 
 
+class TestFigures:
+    def hold_some(self, store: ServerStore) -> None:
+        for number in range(7):
+            name = f"p:{{k{number}}}"
+            granted(store, claim(name, limit=2))
+            if number % 3 == 0:
+                granted(store, claim(name, limit=2))
+                assert isinstance(store.acquire(claim(name, limit=2), 60.0), Refused)
+        granted(store, free := claim("p:{k3a}"))
+        assert store.release("p:{k3a}", free.token)
+        granted(store, claim("p2:{other}"))
+
+    @pytest.mark.parametrize("size", [1, 2, 4, 8, 9])
+    def test_the_parts_make_the_whole(self, url: str, open_: Any, monkeypatch: Any, size: int) -> None:
+        store = open_(url)
+        store._figures_seconds = SOON
+        self.hold_some(store)
+        monkeypatch.setattr(listing, "FIRST_ROWS_OF_PART", size)
+        stats = store.stats("p", 3600.0)
+        assert (stats.locks, stats.holders, stats.near_expiry, stats.waiting) == (7, 10, 10, 3)
+        assert (stats.oldest_name, stats.complete) == ("p:{k0}", True)
+
+    def test_when_time_is_up_the_figures_are_lower_bounds(self, url: str, open_: Any, monkeypatch: Any) -> None:
+        store = open_(url)
+        store._figures_seconds = 0.0
+        self.hold_some(store)
+        monkeypatch.setattr(listing, "FIRST_ROWS_OF_PART", 2)
+        stats = store.stats("p", 3600.0)
+        assert (stats.locks, stats.holders, stats.waiting, stats.complete) == (2, 3, 1, False)
+
+
 class TestLines:
     def test_a_full_line_takes_no_more(self, url: str, open_: Any) -> None:
         store = open_(url)
@@ -372,6 +526,45 @@ class TestLines:
         time.sleep(1.1)
         assert store.waiting("lock") == 2
         assert store.acquire(waiters[1], 60.0).position == 0
+
+    def test_a_place_that_expires_while_its_row_is_blocked_is_lost(
+        self, server: DatabaseServer, url: str, open_: Any
+    ) -> None:
+        if isinstance(server, PostgresServer):
+            pytest.skip("it locks the lock's row there")
+        store, other, waiters = open_(url), open_(url), [claim(ttl=300.0) for _ in range(3)]
+        store._database.timeout = SOON  # it waits for the row that long
+        granted(store, claim())
+        for waiter, seconds in zip(waiters, (60.0, 1.0, 60.0), strict=True):
+            assert isinstance(store.acquire(waiter, seconds), Refused)
+        answers: list[Any] = []
+        keeps = threading.Thread(target=lambda: answers.append(store.acquire(waiters[1], 60.0)), daemon=True)
+        with blocked(server, store, "SELECT 1 FROM celery_locks_waiter WHERE token = ? FOR UPDATE", waiters[1].token):
+            keeps.start()
+            eventually(lambda: other.waiting("lock") == 2, SOON)
+        keeps.join(SOON)
+        assert answers[0].position == 2
+
+    def test_a_place_whose_confirmation_is_committed_too_late_is_lost(
+        self, server: DatabaseServer, url: str, open_: Any, monkeypatch: Any
+    ) -> None:
+        if isinstance(server, PostgresServer):
+            pytest.skip("it locks the lock's row there")
+        store, waiters, execute = open_(url), [claim(ttl=300.0) for _ in range(3)], Connection.execute
+        store._database.timeout = SOON
+        granted(store, claim())
+        for waiter, seconds in zip(waiters, (60.0, 1.0, 60.0), strict=True):
+            assert isinstance(store.acquire(waiter, seconds), Refused)
+        [(deadline,)] = ask(store, "SELECT deadline FROM celery_locks_waiter WHERE token = ?", waiters[1].token)
+
+        def slowly(self: Connection, query: str, values: Any = ()) -> Any:
+            answer = execute(self, query, values)
+            if query.startswith("UPDATE celery_locks_waiter"):
+                eventually(lambda: execute(self, "SELECT CLOCK").fetchone()[0] > deadline, SOON)
+            return answer
+
+        monkeypatch.setattr(Connection, "execute", slowly)
+        assert store.acquire(waiters[1], 60.0).position == 2
 
     def test_what_is_released_goes_to_the_next(self, url: str, open_: Any) -> None:
         store, mine, waiter = open_(url), claim(limit=3, permits=3), claim(limit=3, permits=2)

@@ -29,6 +29,8 @@ class TableStore(Parking, Store):
     """A store in tables. Each database adds its way to run a transaction and to wait."""
 
     waits_for = 100
+    #: How long `stats` counts, in seconds.
+    _figures_seconds = inf
 
     @abstractmethod
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
@@ -114,7 +116,7 @@ class TableStore(Parking, Store):
         return self._read("", lambda session: listing.page(session, names))
 
     def stats(self, prefix: str, near: float) -> Stats:
-        return self._read("", lambda session: listing.figures(session, f"{prefix}:{{", near))
+        return self._read("", lambda session: listing.figures(session, f"{prefix}:{{", near, self._figures_seconds))
 
     # --- Values ---
 

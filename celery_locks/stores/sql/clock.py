@@ -29,12 +29,14 @@ def moment_of(seen: int, clock: int) -> int:
 def raise_clock(connection: Connection) -> None:
     """Put the store's clock forward to the last moment at which a lock was changed, within a transaction of its own.
 
-    Leases acquired since the server's clock was set back would end too early. So their deadlines move along. The
-    deadlines of locks that were last changed before stay: leases that have expired by then remain expired.
+    Leases acquired since the server's clock was set back would end too early. So their deadlines move along, and so do
+    the moments at which they began. The deadlines of locks that were last changed before stay: leases that have expired
+    by then remain expired.
     """
     if _behind(connection)[1] <= SET_BACK:  # another process has raised it already
         return
-    connection.execute(connection.dialect.lock_all)  # no other transaction continues with the old clock
+    for statement in connection.dialect.lock_all:  # no other transaction continues with the old clock
+        connection.execute(statement)
     clock, by = _behind(connection)
     if by <= SET_BACK:
         return
@@ -42,20 +44,22 @@ def raise_clock(connection: Connection) -> None:
     connection.execute("UPDATE celery_locks_meta SET ahead = ahead + ?", (by,))
     for table in TABLES:
         name, columns = f"celery_locks_{table.name}", [column.split()[0] for column in table.columns.split(", ")]
-        moved = ", ".join(f"{column} = {column} + ?" for column in ("until", "due", "deadline") if column in columns)
+        moved = ", ".join(
+            f"{column} = {column} + ?" for column in ("since", "until", "due", "deadline") if column in columns
+        )
         connection.execute(
             f"UPDATE {name} SET {moved} WHERE deadline > ? AND EXISTS (SELECT 1 FROM celery_locks_lock l "
             f"WHERE l.name = {name}.name AND l.touched <= ? AND l.touched < {name}.deadline)",
             (*[by] * moved.count("?"), clock, latest),
         )
+    moved = "CASE WHEN touched <= ? AND deadline > greatest(touched, ?) THEN ? ELSE 0 END"
     rows, others = "touched < ?", tuple[int, ...]()
     if not connection.dialect.waits_through_lock_all:
         rows, others = f"{rows} AND (deadline > ? OR watched > ?)", (clock, clock)
     connection.execute(
-        "UPDATE celery_locks_lock SET deadline = deadline + CASE WHEN touched <= ? AND deadline > greatest(touched, ?) "
-        "THEN ? ELSE 0 END, watched = watched + CASE WHEN watched > ? THEN ? ELSE 0 END, touched = ? "
-        f"WHERE {rows}",
-        (latest, clock, by, clock, by, seen, seen, *others),
+        f"UPDATE celery_locks_lock SET since = since + {moved}, deadline = deadline + {moved}, "
+        f"watched = watched + CASE WHEN watched > ? THEN ? ELSE 0 END, touched = ? WHERE {rows}",
+        (latest, clock, by, latest, clock, by, clock, by, seen, seen, *others),
     )
 
 

@@ -21,6 +21,7 @@ from celery_locks.stores.sql.pool import SteadyPool
 from celery_locks.stores.sql.remedies import newer_tables, remedy_for
 from celery_locks.stores.sql.schema import VERSION
 from celery_locks.stores.sql.session import SET_BACK_CODE
+from celery_locks.stores.sql.shared_call import SharedCall
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ CONNECT_TIMEOUT_SECONDS = REQUEST_TIMEOUT_SECONDS = 2.0
 SHORTEST_TIMEOUT_SECONDS = 0.25
 #: Seconds that creating the tables may take.
 SCHEMA_TIMEOUT_SECONDS = 30.0
+#: Seconds that putting the store's clock forward may take. A request waits for it within its own timeout only.
+RAISE_TIMEOUT_SECONDS = 30.0
 #: How often a transaction that collides with others is tried, and the longest pause before the second try.
 MOST_TRIES, FIRST_RETRY_PAUSE_SECONDS = 10, 0.005
 #: Seconds without use after which a connection may be dead, because a firewall has dropped it.
@@ -77,6 +80,7 @@ class Database:
         self._here: tuple[int, sa.Engine, CallTimeouts] | None = None
         #: The timeouts of the process that has checked the version of the tables.
         self._checked: CallTimeouts | None = None
+        self._clock_raise = SharedCall(self._raise_clock, "celery-locks-sql-clock")
         self._secret = str(url.password or "")
         self._user, self._database = str(url.username or ""), str(url.database or "")
 
@@ -179,19 +183,24 @@ class Database:
                     repeated = repeated or kind in ("disconnected", "unprepared")
                     if kind == "unprepared":
                         self._prepares = False
-                    if kind in ("schema", "set back"):
-                        self.make_schema() if kind == "schema" else self._raise_clock()
+                    if kind == "schema":
+                        self.make_schema()
                         give_up = monotonic() + timeout
+                    elif kind == "set back" and not self._clock_raise.wait(give_up - monotonic()):
+                        raise _TimedOut(False, timeout) from error
                 else:
                     raise
                 if monotonic() >= give_up:
                     raise
 
     def _raise_clock(self) -> None:
-        """Put the store's clock forward after the server's clock was set back."""
+        """Put the store's clock forward after the server's clock was set back.
+
+        With many locks this takes longer than a request may. So it runs in a thread of its own.
+        """
         self._repeat(
-            self._within(raise_clock, self.dialect.begin(SCHEMA_TIMEOUT_SECONDS)),
-            SCHEMA_TIMEOUT_SECONDS,
+            self._within(raise_clock, self.dialect.begin(RAISE_TIMEOUT_SECONDS)),
+            RAISE_TIMEOUT_SECONDS,
             {"disconnected", "unprepared"},
         )
 

@@ -101,8 +101,8 @@ class Dialect(ABC):
     #: Statements that begin a transaction whose queries all see one state.
     begin_reading: Sequence[str]
     commit = "COMMIT"
-    #: A statement that waits for all transactions that change locks, and keeps new ones out until this one ends.
-    lock_all: str
+    #: Statements that wait for all transactions that change locks, and keep new ones out until this one ends.
+    lock_all: Sequence[str]
     #: Whether a statement that waited for `lock_all` still uses the store's clock as it was before.
     waits_through_lock_all = False
     #: Error codes: a table or function is missing; transactions collided; the server is read-only; the user lacks a
@@ -252,7 +252,7 @@ class PostgreSQL(Dialect):
     server_time, clock = function_texts.SERVER_TIME, function_texts.CLOCK
     begin_reading = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     # The weakest mode that conflicts with locking a row. While it waits, all others wait behind it.
-    lock_all = "SET LOCAL lock_timeout = 1000; LOCK TABLE celery_locks_lock IN EXCLUSIVE MODE"
+    lock_all = ("SET LOCAL lock_timeout = 1000; LOCK TABLE celery_locks_lock IN EXCLUSIVE MODE",)
     missing = frozenset({"42P01", "42883", "42703"})
     collisions = frozenset({"40001", "40P01"})
     read_only = frozenset({"25006"})
@@ -392,7 +392,11 @@ class MySQL(Dialect):
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     )
-    lock_all = "SELECT count(*) FROM celery_locks_lock FOR UPDATE"  # locks all rows, but does not keep new ones out
+    # The first keeps new rows out: each transaction that inserts one shares the row of `meta`.
+    lock_all = (
+        "SELECT id FROM celery_locks_meta FOR UPDATE",
+        "SELECT count(*) FROM celery_locks_lock FORCE INDEX (PRIMARY) FOR UPDATE",
+    )
     waits_through_lock_all = True
     missing = frozenset({1146, 1054})
     #: The last two: another process has added or dropped the same column.

@@ -14,12 +14,15 @@ from celery_locks.stores.sql.listener import DUE, DUE_QUERY_SECONDS
 from celery_locks.stores.sql.session import Answer, Session, forget_at
 from celery_locks.stores.sql.subscriptions import notice
 
-# The row's clock never goes back, even if the server's clock does. The clock is read in a second statement, so that no
+# The row's clock never goes back, even if the server's clock does. The clock is read in a later statement, so that no
 # transaction acts on a reading from before it waited for the row.
-_OPEN_MYSQL = (
+_OPEN_MYSQL = "SELECT 1 FROM celery_locks_lock WHERE name = ? FOR UPDATE"
+# `raise_clock` can't lock a row that does not exist yet. So the new row's transaction shares the row of `meta`.
+_INSERT_MYSQL = (
     "INSERT INTO celery_locks_lock (name, touched, fence, watched, forget_at, crowd) "
-    "VALUES (?, 0, (SELECT coalesce(max(last_fencing_token), 0) FROM celery_locks_meta), 0, 0, 0) "
-    "ON DUPLICATE KEY UPDATE touched = touched"
+    "SELECT ?, 0, last_fencing_token, 0, 0, 0 FROM "
+    "(SELECT coalesce(max(last_fencing_token), 0) AS last_fencing_token FROM celery_locks_meta LOCK IN SHARE MODE) m "
+    "ON DUPLICATE KEY UPDATE touched = celery_locks_lock.touched"
 )
 _OPENED = "SELECT touched, CLOCK, token, fence, ended, forget_at FROM celery_locks_lock WHERE name = ?"
 # All steps but a plain acquire and its release expect holders in their table: see functions/move_holder.sql.
@@ -121,7 +124,8 @@ class MySQLLock(LockedSession):
     """A locked session in MySQL or MariaDB."""
 
     def _open(self, connection: Connection, name: str) -> tuple[int, int, str, int]:
-        connection.execute(_OPEN_MYSQL, (name,))
+        if connection.execute(_OPEN_MYSQL, (name,)).fetchone() is None:
+            connection.execute(_INSERT_MYSQL, (name,))
         touched, clock, token, *row = connection.execute(_OPENED, (name,)).fetchone()
         if token:
             connection.execute(_SPILL_MYSQL, (name,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import base
-from celery_locks.stores.sql.dialects import Connection
+from celery_locks.stores.sql.dialects import Connection, MySQL
 from celery_locks.stores.sql.function_texts import PATIENCE
 from celery_locks.stores.sql.session import COARSE_BITS, SET_BACK, Session, microseconds
 from celery_locks.stores.sql.store import ServerStore
@@ -21,15 +21,20 @@ UPDATE celery_locks_lock SET touched = greatest(touched, CLOCK),
 WHERE name = ? AND crowd = 0 AND token = '' AND ended <> ? AND touched <= CLOCK + {SET_BACK}
   AND timestampdiff(MICROSECOND, now(6), sysdate(6)) < ?
 """
+# `raise_clock` can't lock a row that does not exist yet. So this statement shares the row of `meta` before it reads the
+# clock there.
 _ACQUIRE_NEW = f"""
 INSERT INTO celery_locks_lock
   (name, touched, fence, watched, token, owner, permits, most, since, deadline, forget_at, crowd)
 SELECT name, now, LAST_INSERT_ID(fence), 0, token, owner, permits, most, now, now + ttl,
   {_FORGET.format("now + ttl")}, 0 FROM (
-  SELECT CLOCK AS now,
-    greatest(CLOCK, (SELECT coalesce(max(last_fencing_token), 0) + 1 FROM celery_locks_meta)) AS fence,
-    ? AS token, ? AS owner, ? AS permits, ? AS most, ? AS ttl, ? AS name
+  SELECT now, greatest(now, last + 1) AS fence, ? AS token, ? AS owner, ? AS permits, ? AS most, ? AS ttl, ? AS name
+  FROM (
+    SELECT {MySQL.server_time} + coalesce(max(ahead), 0) AS now, coalesce(max(last_fencing_token), 0) AS last
+    FROM celery_locks_meta LOCK IN SHARE MODE
+  ) meta
 ) claim WHERE NOT EXISTS (SELECT 1 FROM celery_locks_lock l WHERE l.name = claim.name)
+  AND timestampdiff(MICROSECOND, now(6), sysdate(6)) < ?
 """
 _RELEASE = f"""
 UPDATE celery_locks_lock SET touched = greatest(touched, CLOCK), ended = token, token = '', deadline = 0
@@ -92,10 +97,11 @@ def _acquire(connection: Connection, claim: Claim) -> Granted | None:
     if claim.permits > claim.limit:
         return None
     whose = (claim.token, claim.owner, claim.permits, claim.limit, microseconds(claim.ttl), claim.name)
-    answer = connection.execute(_ACQUIRE, (*whose, claim.token, microseconds(connection.timeout * PATIENCE)))
+    patience = microseconds(connection.timeout * PATIENCE)
+    answer = connection.execute(_ACQUIRE, (*whose, claim.token, patience))
     if not answer.rowcount:
         try:
-            answer = connection.execute(_ACQUIRE_NEW, whose)
+            answer = connection.execute(_ACQUIRE_NEW, (*whose, patience))
         except connection.dbapi.IntegrityError:  # another process has just inserted the row
             return None
     return Granted(answer.last_id) if answer.rowcount else None

@@ -32,8 +32,12 @@ FIRST_QUERY_PAUSE_SECONDS, LONGEST_QUERY_PAUSE_SECONDS = 0.005, 0.25
 SHORTEST_DUE_PAUSE_SECONDS = 0.001
 #: How many threads of a process query at the same time whether it is their turn. Others need connections, too.
 MOST_WAITER_QUERIES = 2
+#: Microseconds that a statement of MySQL has waited for its row, in an expression: ``CLOCK`` is when it began.
+WAITED = "timestampdiff(MICROSECOND, now(6), sysdate(6))"
 #: Microseconds that a place in line must still have to be kept without its lock's row.
 SHORTEST_KEPT_MICROSECONDS = 100_000
+#: The part of a request's timeout that `stats` uses to count. A request on a doubtful connection has half the timeout.
+FIGURES_SHARE = 0.25
 #: The shortest time that is worth waiting for a row, in seconds.
 SHORTEST_SHARE_SECONDS = 0.005
 
@@ -52,6 +56,7 @@ class ServerStore(TableStore):
         self.name = address.name
         self._database = address.database()
         self._lock = lock_of(address.dialect)
+        self._figures_seconds = self._database.timeout * FIGURES_SHARE
         self._sweeper = Sweeper(self._database)
         self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
         #: Tokens that had a place in line at their last request.
@@ -83,12 +88,15 @@ class ServerStore(TableStore):
             "SELECT greatest(l.touched, CLOCK), w.deadline FROM celery_locks_lock l "
             "JOIN celery_locks_waiter w ON w.name = l.name AND w.token = ? WHERE l.name = ?"
         )
-        # An expired place stays expired: another transaction may have acted on that. One that may expire while this
-        # statement runs is left to a transaction that locks the lock's row.
+        # An expired place stays expired: another transaction may have acted on that. The statement may wait for its
+        # row, so the place is compared with the time at which it has the row. A deadline that was moved meanwhile, and
+        # a place that may expire before the commit, are left to a transaction that locks the lock's row.
         change = (
-            "UPDATE celery_locks_waiter SET deadline = greatest(deadline, ?) "
-            f"WHERE name = ? AND token = ? AND deadline > CLOCK + {SHORTEST_KEPT_MICROSECONDS}"
+            "UPDATE celery_locks_waiter SET deadline = greatest(deadline, ?) WHERE name = ? AND token = ? "
+            f"AND deadline = ? AND deadline > CLOCK + {WAITED} + {SHORTEST_KEPT_MICROSECONDS}"
         )
+        # If the commit took even longer, the place is lost in spite of it.
+        drop = "DELETE FROM celery_locks_waiter WHERE name = ? AND token = ? AND deadline = ?"
 
         def work(connection: Connection) -> Refused | None:
             now, deadline = connection.execute(query, (claim.token, claim.name)).fetchone() or (0, 0)
@@ -97,9 +105,13 @@ class ServerStore(TableStore):
             if head is None or head[0] == claim.token:
                 return None
             until = session.after(line_up)
-            if not connection.execute(change, (until, claim.name, claim.token)).rowcount:
+            if not connection.execute(change, (until, claim.name, claim.token, deadline)).rowcount:
                 return None
-            return Leases(session).refused(claim.name, claim.token, claim.ttl)
+            now, until = connection.execute(query, (claim.token, claim.name)).fetchone() or (0, 0)
+            if now >= deadline:
+                connection.execute(drop, (claim.name, claim.token, until))
+                return None
+            return Leases(ServerSession(connection, now)).refused(claim.name, claim.token, claim.ttl)
 
         return self._database.single(work, self._database.timeout_for(claim.ttl))
 
