@@ -17,7 +17,7 @@ from celery_locks.stores.sql import turns
 from celery_locks.stores.sql.mysql import MySQLStore
 from celery_locks.stores.types import Claim, Refused
 from tests.stores.test_sql import SOON, ask, claim, counted, granted, open_, prefix, tell
-from tests.stores.test_sql_trouble import blocked
+from tests.stores.test_sql_trouble import HOUR, blocked
 from tests.support.sql_servers import MariaDBServer
 from tests.support.waiting import eventually
 
@@ -89,6 +89,17 @@ class TestPlaces:
             assert waits[1].result(SOON) == {second.token}
             assert not waits[0].done()
             end_waits(store)
+
+    def test_a_clock_that_was_set_back_ends_the_wait(self, url: str, open_: Any) -> None:
+        """The next request puts the store's clock forward. Otherwise no lease would expire for an hour."""
+        store = open_(url)
+        granted(store, claim())
+        (waiter,) = in_line(store, 1, 1.5)
+        with waiting(store, waiter) as waits:
+            for table, column in (("lock", "touched"), ("holder", "deadline"), ("waiter", "deadline")):
+                tell(store, f"UPDATE celery_locks_{table} SET {column} = {column} + ?", HOUR)
+            assert waits[0].result(SOON) == {waiter.token}
+        assert store.acquire(waiter, 1.5).position == 0
 
     def test_a_wait_that_an_interrupt_left_behind_keeps_no_place(
         self, url: str, open_: Any, monkeypatch: pytest.MonkeyPatch

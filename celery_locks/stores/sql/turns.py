@@ -13,12 +13,13 @@ import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from math import inf
 
 from celery_locks._runtime.clock import monotonic
 from celery_locks.errors import StoreUnavailable
 from celery_locks.stores.sql.database import Database
 from celery_locks.stores.sql.dialects import Connection, rows_of
-from celery_locks.stores.sql.session import microseconds
+from celery_locks.stores.sql.session import SET_BACK, microseconds
 from celery_locks.stores.sql.store import (
     FIRST_QUERY_PAUSE_SECONDS,
     LONGEST_QUERY_PAUSE_SECONDS,
@@ -31,13 +32,15 @@ MOST_NAMES, MOST_PLACES = 100, 500
 EARLY_SECONDS = 0.5
 #: Seconds until the next try to keep places, at most.
 RETRY_SECONDS = 1.0
+#: The longest that a waiting thread blocks. An asynchronous exception strikes only in between.
+LONGEST_BLOCK_SECONDS = 0.5
 #: The thread ends after this many seconds without waiters.
 IDLE_SECONDS = 5.0
 #: A wait that an exception has interrupted may remain. It ends this many seconds after its timeout.
 REMAINING_SECONDS = 1.0
 
 _MOMENTS = (
-    "SELECT p.name, greatest(coalesce(l.touched, 0), CLOCK) AS now, l.token, l.permits, l.deadline "
+    "SELECT p.name, greatest(coalesce(l.touched, 0), CLOCK) AS now, CLOCK AS clock, l.token, l.permits, l.deadline "
     "FROM ({names}) p LEFT JOIN celery_locks_lock l ON l.name = p.name"
 )
 _FIRST = "(SELECT w.{} FROM celery_locks_waiter w WHERE w.name = m.name AND w.deadline > m.now ORDER BY w.id LIMIT 1)"
@@ -164,7 +167,8 @@ class Turns:
         wait = _Wait(places, monotonic() + timeout)
         try:
             self._begin(wait)
-            wait.event.wait(timeout)
+            while (left := wait.until - monotonic()) > 0 and not wait.event.wait(min(left, LONGEST_BLOCK_SECONDS)):
+                pass
         finally:
             with self._changed:
                 self._end(wait)
@@ -341,13 +345,16 @@ def _wake(waits: Iterable[_Wait], token: str) -> None:
 
 
 def _alive(connection: Connection, places: Sequence[_Place]) -> tuple[dict[str, int], set[str]]:
-    """Return the moments of the locks of some places, and the tokens that stand in line."""
+    """Return the moments of the locks of some places, and the tokens that stand in line.
+
+    After the server's clock was set back, no token counts: a request has to put the store's clock forward.
+    """
     names = sorted({place.name for place in places})
     rows = connection.execute(_MOMENTS.format(names=_union(("name",), len(names))), names)
-    moments = {name: int(now) for name, now, *_ in rows}
+    moments = {name: int(now) for name, now, clock, *_ in rows if now <= clock + SET_BACK}
     which = rows_of("celery_locks_waiter", ("name", "token"), len(places))
     rows = connection.execute(f"SELECT t.name, t.token, t.deadline FROM {which}", _keys(places))
-    return moments, {token for name, token, deadline in rows if deadline > moments[name]}
+    return moments, {token for name, token, deadline in rows if deadline > moments.get(name, inf)}
 
 
 def _keep(connection: Connection, places: Sequence[_Place], moments: dict[str, int]) -> None:
