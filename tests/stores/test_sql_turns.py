@@ -35,7 +35,10 @@ def url(mariadb_server: MariaDBServer, prefix: str) -> str:
 def waiting(store: MySQLStore, *waiters: Claim, timeout: float = LONG) -> Iterator[list[Future[Any]]]:
     """Threads wait, one for each waiter."""
     with ThreadPoolExecutor(len(waiters)) as pool:
-        yield [pool.submit(store.wait_any, [(each.name, each.token)], timeout) for each in waiters]
+        try:
+            yield [pool.submit(store.wait_any, [(each.name, each.token)], timeout) for each in waiters]
+        finally:
+            end_waits(store)  # otherwise a failed test would go on for as long
 
 
 def in_line(store: MySQLStore, count: int, seconds: float, name: str = "lock") -> list[Claim]:
@@ -67,7 +70,6 @@ class TestPlaces:
         with waiting(store, *waiters) as waits:
             eventually(lambda: min(deadline(store, each) for each in waiters) > first + 1_000_000, SOON)
             assert not any(wait.done() for wait in waits)
-            end_waits(store)
 
     def test_without_a_wait_a_place_is_lost(self, url: str, open_: Any) -> None:
         """Its process has died, or its thread waits no more."""
@@ -78,7 +80,6 @@ class TestPlaces:
         with waiting(store, alive):
             eventually(lambda: store.waiting("lock") == 1, SOON)
             assert store.acquire(alive, 1.0).position == 0
-            end_waits(store)
 
     def test_a_lost_place_ends_the_wait(self, url: str, open_: Any) -> None:
         store = open_(url)
@@ -88,7 +89,6 @@ class TestPlaces:
             tell(store, "DELETE FROM celery_locks_waiter WHERE token = ?", second.token)
             assert waits[1].result(SOON) == {second.token}
             assert not waits[0].done()
-            end_waits(store)
 
     def test_a_clock_that_was_set_back_ends_the_wait(self, url: str, open_: Any) -> None:
         """The next request puts the store's clock forward. Otherwise no lease would expire for an hour."""
@@ -123,7 +123,6 @@ class TestPlaces:
             eventually(lambda: deadline(store, waiters[-1]) > before[-1], SOON)
             assert all(deadline(store, each) > old for each, old in zip(waiters, before, strict=True))
             assert sum("SET t.deadline" in each for each in statements) < 5
-            end_waits(store)
 
     def test_promise_37_a_blocked_row_of_one_lock_holds_up_no_other_place(
         self, mariadb_server: MariaDBServer, url: str, open_: Any
@@ -137,7 +136,6 @@ class TestPlaces:
             first = deadline(store, waiter)
             with blocked(mariadb_server, store, query, "lock", stuck.token):
                 eventually(lambda: deadline(store, waiter) > first + 1_500_000, SOON)
-            end_waits(store)
 
 
 @pytest.fixture
