@@ -99,7 +99,7 @@ class TestPlaces:
             for table, column in (("lock", "touched"), ("holder", "deadline"), ("waiter", "deadline")):
                 tell(store, f"UPDATE celery_locks_{table} SET {column} = {column} + ?", HOUR)
             assert waits[0].result(SOON) == {waiter.token}
-        assert store.acquire(waiter, 1.5).position == 0
+            assert store.acquire(waiter, 1.5).position == 0
 
     def test_a_wait_that_an_interrupt_left_behind_keeps_no_place(
         self, url: str, open_: Any, monkeypatch: pytest.MonkeyPatch
