@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 from celery_locks._runtime.clock import Clock
@@ -28,6 +29,8 @@ Steps = Generator[Step, Any, T]
 FIRST_PAUSE_SECONDS = 0.25
 #: How long the store keeps the place of a waiter that does not confirm it.
 PLACE_KEPT_SECONDS = 10.0
+#: The longest wait between two requests in a store that keeps the place meanwhile, and watches all deadlines.
+LONGEST_WAIT_SECONDS = 30.0
 
 
 class Turn:
@@ -112,7 +115,7 @@ def wait_in_line(
     requests, place = 0, PLACE_KEPT_SECONDS if place is None else place
     patience_ends = None if claim.patience is None else clock.now() + claim.patience
     while True:
-        left = place if until is None else until - clock.now()
+        left = inf if until is None else until - clock.now()
         requests += 1
         is_last = left <= 0 or requests == attempts
         answer: R | Refused | None = first_answer
@@ -127,7 +130,7 @@ def wait_in_line(
         if is_last or answer.full or (requests == 1 and is_hopeless(answer)):
             return answer
         first_answer = None
-        pause = min(answer.retry_in, left, place / 3)
+        pause = min(left, LONGEST_WAIT_SECONDS if store.keeps_places else min(answer.retry_in, place / 3))
         if attempts is not None:
             pause = min(pause, FIRST_PAUSE_SECONDS * 2.0 ** min(requests - 1, 10))
         yield Turn(store, claim.name, claim.token, max(0.0, pause))

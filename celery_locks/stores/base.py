@@ -43,6 +43,8 @@ class Store(ABC):
     wakes = False
     #: For how many tokens `wait_any` can wait at the same time.
     waits_for = 1
+    #: Whether `wait` and `wait_any` keep the places in line of their tokens. They end early when a place is lost.
+    keeps_places = False
     #: Whether other processes see the leases.
     shared = True
     #: Whether other machines see the leases.

@@ -65,6 +65,7 @@ class Sharded(Store, Parking):
         self._shard_of = _shard_of(strategy, list(self._stores))
         self._due_waits: dict[tuple[int, str, str], DueWaits] = {}
         self.waits_for = min(store.waits_for for store in self._stores.values())
+        self.keeps_places = all(store.keeps_places for store in self._stores.values())
         for capability in CAPABILITIES:
             if capability != "parks":
                 setattr(self, capability, all(getattr(store, capability) for store in self._stores.values()))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Sequence
+
 from celery_locks.stores.parking import Dispatch, RunEndName
 from celery_locks.stores.sql import base
+from celery_locks.stores.sql.address import Address
 from celery_locks.stores.sql.dialects import Connection, MySQL
 from celery_locks.stores.sql.function_texts import PATIENCE
 from celery_locks.stores.sql.session import COARSE_BITS, SET_BACK, Session, microseconds
 from celery_locks.stores.sql.store import ServerStore
-from celery_locks.stores.types import Claim, Granted, Refused, Value
+from celery_locks.stores.sql.turns import Turns
+from celery_locks.stores.types import Claim, Granted, Holder, Refused, Value
 
 _FORGET = f"((({{}}) >> {COARSE_BITS}) + 2) << {COARSE_BITS}"
 # LAST_INSERT_ID returns the fencing token with the answer. MySQL assigns from left to right, so `touched` has its new
@@ -47,7 +52,17 @@ _KEEP = (
 
 
 class MySQLStore(ServerStore):
-    """Leases in MySQL or MariaDB."""
+    """Leases in MySQL or MariaDB.
+
+    Args:
+        address: The address of the server.
+    """
+
+    keeps_places = True
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self._turns_here = os.getpid(), Turns(self._database)
 
     def acquire(self, claim: Claim, line_up: float | None = None) -> Granted | Refused:
         base.check_numbers(claim)
@@ -59,6 +74,57 @@ class MySQLStore(ServerStore):
                 return granted
             return self._acquire_in_line(claim, line_up, repeated)
         return super().acquire(claim, line_up)
+
+    def _acquire_in_line(self, claim: Claim, line_up: float | None, repeated: bool = False) -> Granted | Refused:
+        answer = super()._acquire_in_line(claim, line_up, repeated)
+        if line_up is not None and isinstance(answer, Refused) and answer.position is not None:
+            self._turns.stands(claim.name, claim.token, line_up)
+        else:
+            self._turns.gone(claim.token)
+        return answer
+
+    def leave(self, name: str, token: str) -> None:
+        self._turns.gone(token)
+        super().leave(name, token)
+        self._turns.query_soon(name)
+
+    def release(self, name: str, token: str, value: Value | None = None) -> bool:
+        released = super().release(name, token, value)
+        self._turns.query_soon(name)
+        return released
+
+    def end_run(
+        self, name: str, token: str, end: RunEndName, *, broker: str, value: Value | None = None
+    ) -> tuple[bool, tuple[Dispatch, ...]]:
+        ended = super().end_run(name, token, end, broker=broker, value=value)
+        self._turns.query_soon(name)
+        return ended
+
+    def shrink(self, name: str, token: str, permits: int) -> bool:
+        held = super().shrink(name, token, permits)
+        self._turns.query_soon(name)
+        return held
+
+    def force_release(self, name: str, token: str = "") -> tuple[Holder, ...]:
+        released = super().force_release(name, token)
+        self._turns.query_soon(name)
+        return released
+
+    def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
+        try:
+            return self._turns.wait(places, timeout)
+        except RuntimeError:  # the system has no thread left
+            return super().wait_any(places, timeout)
+
+    def close(self) -> None:
+        self._turns.close()
+        super().close()
+
+    @property
+    def _turns(self) -> Turns:
+        if self._turns_here[0] != os.getpid():  # after a fork, the thread is the parent's
+            self._turns_here = os.getpid(), Turns(self._database)
+        return self._turns_here[1]
 
     def _release(self, name: str, token: str, value: Value | None) -> bool:
         released, repeated = self._release_alone(name, token, value)
