@@ -37,7 +37,7 @@ def interrupting(
 
     Steps above the depth ``below`` don't count.
     """
-    steps, code, depth = [0], inside.__code__, 0  # type: ignore[attr-defined]
+    steps, code, depth = [0], inside.__code__, 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal depth
@@ -101,7 +101,7 @@ class TestInterrupted:
     def test_promise_40_a_sweep_is_followed_by_others(self, monkeypatch: Any) -> None:
         swept: list[bool] = []
         mine = Sweeper(cast(Any, SimpleNamespace(timeout=2.0)))
-        monkeypatch.setattr(mine, "sweep", lambda: bool(swept.append(True)))
+        monkeypatch.setattr(mine, "sweep", lambda: swept.append(True))
 
         def sweep() -> None:
             mine._next = 0.0

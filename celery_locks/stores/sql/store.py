@@ -6,7 +6,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle
 from typing import Literal, TypeVar
 
@@ -239,7 +240,7 @@ class ServerStore(TableStore):
         return result
 
 
-def _mutexes(count: int) -> cycle[threading._RLock]:
+def _mutexes(count: int) -> Iterator[AbstractContextManager[bool]]:
     """Return some mutexes in turn. No exception between two lines leaves one taken, as it may leave a semaphore."""
     return cycle([threading.RLock() for _ in range(count)])
 
