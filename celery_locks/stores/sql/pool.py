@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -40,7 +41,7 @@ class SteadyPool(Pool):
     def __init__(self, creator: Any, timeout: float, **options: Any) -> None:
         super().__init__(creator, **options)
         self._timeout = timeout
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a signal's handler may interrupt its own thread
         self._idle: deque[ConnectionPoolEntry] = deque()
         self._places: WeakSet[_Place] = WeakSet()
 
@@ -84,12 +85,12 @@ class SteadyPool(Pool):
         now = monotonic()
         record.idle_since = now  # type: ignore[attr-defined]
         if len(self._idle) >= MOST_IDLE:
-            record.close()
-            record.place = None  # type: ignore[attr-defined]
+            _close(record)
             return
         self._idle.append(record)
-        while self._idle and self._idle[0].idle_since < now - IDLE_CONNECTION_SECONDS:  # type: ignore[attr-defined]
-            self._idle.popleft().close()
+        with suppress(IndexError):  # another thread has just taken the last one
+            while self._idle[0].idle_since < now - IDLE_CONNECTION_SECONDS:  # type: ignore[attr-defined]
+                _close(self._idle.popleft())
 
     def _next_idle(self) -> ConnectionPoolEntry | None:
         """Take the connection that was used last, so that surplus ones become old and are closed."""
@@ -105,3 +106,9 @@ class SteadyPool(Pool):
             place = _Place()
             self._places.add(place)
             return place
+
+
+def _close(record: ConnectionPoolEntry) -> None:
+    """Close a connection, and give its place to others."""
+    record.close()
+    record.place = None  # type: ignore[attr-defined]

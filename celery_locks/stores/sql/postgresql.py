@@ -109,6 +109,7 @@ class PostgreSQLStore(ServerStore):
 
     def leave(self, name: str, token: str) -> None:
         self._unsubscribe(token)
+        self._in_line.discard(token)
         if not self._database.single(lambda db: stored_functions.leave(db, name, token)):
             super().leave(name, token)
 

@@ -6,7 +6,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import cycle
 from typing import Literal, TypeVar
 
 from celery_locks._runtime.clock import monotonic
@@ -58,7 +60,7 @@ class ServerStore(TableStore):
         self._lock = lock_of(address.dialect)
         self._figures_seconds = self._database.timeout * FIGURES_SHARE
         self._sweeper = Sweeper(self._database)
-        self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
+        self._waiter_queries = os.getpid(), _mutexes(MOST_WAITER_QUERIES)
         #: Tokens that had a place in line at their last request.
         self._in_line: set[str] = set()
 
@@ -229,8 +231,8 @@ class ServerStore(TableStore):
 
     def _query_for_waiters(self, look: Callable[[], T]) -> T:
         if self._waiter_queries[0] != os.getpid():  # a fork may have copied it while other threads held it
-            self._waiter_queries = os.getpid(), threading.BoundedSemaphore(MOST_WAITER_QUERIES)
-        with self._waiter_queries[1]:
+            self._waiter_queries = os.getpid(), _mutexes(MOST_WAITER_QUERIES)
+        with next(self._waiter_queries[1]):
             return look()
 
     def _read(self, name: str, work: Callable[[Session], T]) -> T:
@@ -248,6 +250,11 @@ class ServerStore(TableStore):
         result = work(session)
         session.finish()
         return result
+
+
+def _mutexes(count: int) -> Iterator[AbstractContextManager[bool]]:
+    """Return some mutexes in turn. No exception between two lines leaves one taken, as it may leave a semaphore."""
+    return cycle([threading.RLock() for _ in range(count)])
 
 
 def _query_until(look: Callable[[], list[str]], timeout: float) -> list[str]:

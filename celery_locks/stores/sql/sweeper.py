@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 
 from celery_locks import _logging
 from celery_locks._runtime.clock import monotonic
@@ -21,7 +19,7 @@ logger = _logging.logger(__name__)
 SWEEP_SECONDS, NEXT_SWEEP_SECONDS = 10.0, 0.1
 #: The most rows of a table that one sweep deletes or checks.
 MOST_ROWS_SWEPT = 500
-#: Seconds that each transaction of a sweep may take. The user's request waits for the sweep.
+#: Seconds that a sweep may take. The user's request waits for it.
 SWEEP_TIMEOUT_SECONDS = 1.0
 #: A row of one of these tables keeps the row of its lock.
 NEEDED_FOR = ("holder", "waiter", "taken", "ticket")
@@ -37,49 +35,46 @@ class Sweeper:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._next = monotonic() + random.uniform(0, SWEEP_SECONDS)
-        self._alone = os.getpid(), threading.Lock()
 
     def sweep_if_due(self) -> None:
-        """Sweep if it is time to, unless another thread of this process sweeps."""
+        """Sweep if it is time to."""
         if monotonic() < self._next:
             return
-        if self._alone[0] != os.getpid():  # a fork may have copied it while another thread held it
-            self._alone = os.getpid(), threading.Lock()
-        mutex = self._alone[1]
-        if not mutex.acquire(blocking=False):
-            return
+        # The process's other threads don't sweep until then. Should two begin in the same moment, that does no harm. An
+        # exception may interrupt this thread anywhere, so no mutex is held.
+        self._next = monotonic() + SWEEP_SECONDS
         try:
-            self._next = monotonic() + SWEEP_SECONDS
             if self.sweep():
                 self._next = monotonic() + NEXT_SWEEP_SECONDS
         except StoreUnavailable as error:
             logger.debug("sweeping failed: %s", error)
-        finally:
-            mutex.release()
 
     def sweep(self) -> bool:
         """Delete a few expired rows of each table, except rows that another transaction has locked.
 
         Returns:
             Whether more rows may be left.
+
+        Raises:
+            StoreUnavailable: The store did not answer in time. All transactions share `SWEEP_TIMEOUT_SECONDS`.
         """
-        timeout = min(SWEEP_TIMEOUT_SECONDS, self._database.timeout)
-        now = self._database.single(lambda db: int(db.execute("SELECT CLOCK").fetchone()[0]), timeout)
-        most = self._database.transaction(lambda db: self._expired(db, now), timeout)
-        return max(most, self._locks(now, timeout)) >= MOST_ROWS_SWEPT
+        give_up = monotonic() + min(SWEEP_TIMEOUT_SECONDS, self._database.timeout)
+        now = self._database.single(lambda db: int(db.execute("SELECT CLOCK").fetchone()[0]), _left(give_up))
+        most = self._database.transaction(lambda db: self._expired(db, now), _left(give_up))
+        return max(most, self._locks(now, give_up)) >= MOST_ROWS_SWEPT
 
     def _expired(self, connection: Connection, now: int) -> int:
         return max(
             connection.dialect.delete_some(connection, table, now - table.kept, MOST_ROWS_SWEPT) for table in TABLES
         )
 
-    def _locks(self, now: int, timeout: float) -> int:
+    def _locks(self, now: int, give_up: float) -> int:
         """Delete the rows of idle locks. Check the others again later."""
-        due = self._database.single(lambda db: self._due(db, now), timeout)
+        due = self._database.single(lambda db: self._due(db, now), _left(give_up))
         if due:
             # Two transactions: the greatest fencing token is committed before the first row is deleted.
-            self._database.single(lambda db: self._note_fence(db, due), timeout)
-            self._database.transaction(lambda db: self._forget(db, due, now), timeout)
+            self._database.single(lambda db: self._note_fence(db, due), _left(give_up))
+            self._database.transaction(lambda db: self._forget(db, due, now), _left(give_up))
         return len(due)
 
     def _due(self, connection: Connection, now: int) -> list[str]:
@@ -112,3 +107,15 @@ class Sweeper:
             connection.dialect.keep_locks(connection, needed, forget_at(now))
         if idle:
             connection.dialect.delete_locks(connection, idle)
+
+
+def _left(give_up: float) -> float:
+    """Return the seconds that are left for a sweep.
+
+    Raises:
+        StoreUnavailable: None are left.
+    """
+    left = give_up - monotonic()
+    if left <= 0:
+        raise StoreUnavailable(f"a sweep took longer than {SWEEP_TIMEOUT_SECONDS:g} s")
+    return left
