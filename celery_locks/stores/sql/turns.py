@@ -32,7 +32,7 @@ MOST_NAMES, MOST_PLACES = 100, 500
 EARLY_SECONDS = 0.5
 #: Seconds until the next try to keep places, at most.
 RETRY_SECONDS = 1.0
-#: The longest that a waiting thread blocks. An asynchronous exception strikes only in between.
+#: The longest that a waiting thread blocks. An asynchronous exception can interrupt it only in between.
 LONGEST_BLOCK_SECONDS = 0.5
 #: The thread ends after this many seconds without waiters.
 IDLE_SECONDS = 5.0
