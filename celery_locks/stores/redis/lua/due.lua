@@ -1,6 +1,6 @@
 -- Names the locks in which a ticket is due, the earliest first. If the clock was set back, what is due is moved with it.
 --
---   KEYS     one or two sorted sets: lock -> when a ticket in it is due; the one without a broker is the last
+--   KEYS     one or two sorted sets: lock -> when a ticket in it is due; the last one has no broker
 --   ARGV[1]  how many locks to name at most; 0 to ask for the next time only
 --
 -- Returns the locks; or, for 0, the microseconds until a ticket is due, -1 if none will be.
@@ -13,9 +13,7 @@
 
 -- Moves what is due in a set by the time that the clock was set back. An early moment only costs a sweep.
 local function move_due(set, back)
-  -- In a cluster, a guard key comes after the sets.
-  local plain = string.sub(KEYS[1], 1, #(KEYS[2] or KEYS[1])) == KEYS[2] and KEYS[2] or KEYS[1]
-  local broker = string.sub(set, #plain + 1)
+  local broker = string.sub(set, #KEYS[#KEYS] + 1)
   redis.call('ZREM', set, '') -- first, for a full server; see first_write
   local late = redis.call('ZRANGEBYSCORE', set, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 10000)
   for i = 1, #late, 2 do
