@@ -8,7 +8,6 @@ from contextlib import closing
 
 import pytest
 
-from celery_locks.stores.parking import Dispatch, Ticket
 from celery_locks.stores.redis.store import RedisStore
 from celery_locks.stores.types import Claim, Granted, Refused, Renewal
 from tests.chaos.clock import ShiftedClock
@@ -107,40 +106,3 @@ def test_promise_41_a_dead_waiter_is_passed_over(store: RedisStore, clock: Shift
     assert store.release(holder.name, holder.token)
     assert isinstance(refused := store.acquire(claim("k", "next", ttl=60), line_up=60), Refused)
     assert refused.retry_in <= 61
-
-
-def swept(store: RedisStore) -> list[Dispatch]:
-    """Return what a sweeper finds, which looks again and again."""
-    store.await_due("p", "b", 0.2)
-    return list(store.sweep("p", "b"))
-
-
-@pytest.mark.parametrize("limit", [1, 2])
-def test_promise_41_a_parked_task_does_not_wait_for_a_dead_holder(
-    store: RedisStore, clock: ShiftedClock, limit: int
-) -> None:
-    for number in range(limit):
-        store.acquire(claim("k", f"dead {number}", limit=limit))
-    store.enter(claim("k", "run", ttl=60, limit=limit), Ticket("T", "message", "task", broker="b"))
-    assert not swept(store)
-    clock.shift(-HOUR)
-    eventually(lambda: swept(store), 4 * SOON)
-
-
-def test_promise_41_a_dispatch_that_was_lost_is_repeated(store: RedisStore, clock: ShiftedClock) -> None:
-    holder = claim("k", "holder", ttl=60)
-    store.acquire(holder)
-    store.enter(claim("k", "run"), Ticket("T", "message", "task", broker="b"))
-    _, (dispatch,) = store.end_run(holder.name, holder.token, "final", broker="b")
-    store.published(dispatch, 2.0)
-    assert not swept(store)
-    clock.shift(-HOUR)
-    eventually(lambda: swept(store), 4 * SOON)
-
-
-def test_promise_41_a_tickets_longest_wait_ends(store: RedisStore, clock: ShiftedClock) -> None:
-    store.acquire(claim("k", "holder", ttl=600))
-    store.enter(claim("k", "run"), Ticket("T", "message", "task", wait=1, broker="b"))
-    assert not swept(store)
-    clock.shift(-HOUR)
-    eventually(lambda: swept(store), 4 * SOON)

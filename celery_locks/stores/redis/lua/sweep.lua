@@ -42,7 +42,6 @@ local function look_at_all()
   -- include spread_sole_holder
   -- include first_write
   remove_expired()
-  append_holders({}, MOST, true) -- corrects deadlines after the clock was set back
   touched[''], touched[broker] = true, true
   for _, id in ipairs(due('')) do
     local own = redis.call('HGET', ticket_key(id), 'broker')
