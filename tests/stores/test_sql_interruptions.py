@@ -15,6 +15,7 @@ from celery_locks import StoreUnavailable
 from celery_locks.stores import open_store
 from celery_locks.stores.sql import sweeper
 from celery_locks.stores.sql.pool import IDLE_CONNECTION_SECONDS, SteadyPool
+from celery_locks.stores.sql.shared_call import SharedCall
 from celery_locks.stores.sql.store import ServerStore
 from celery_locks.stores.sql.sweeper import SWEEP_TIMEOUT_SECONDS, Sweeper
 from celery_locks.stores.types import Refused
@@ -155,3 +156,18 @@ def test_promise_42_a_task_that_left_the_line_is_forgotten(postgresql: str, open
     assert store._in_line == {waiter.token}
     store.leave(waiter.name, waiter.token)
     assert not store._in_line
+
+
+def test_a_shared_call_whose_thread_did_not_start_is_made_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    call, start = SharedCall(lambda: called.append(1), "call"), threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError):
+        call.wait(1)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert call.wait(30)
+    assert called == [1]

@@ -354,6 +354,24 @@ def test_a_late_task_whose_process_dies_fails_otherwise(open_service: Callable[.
     assert result.state == "FAILURE"
 
 
+def test_a_late_task_whose_process_dies_does_not_run_again_where_failures_are_rejected(
+    open_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = open_service(LATE.replace("acks_late=True", "acks_late=True, acks_on_failure_or_timeout=False") + DIES)
+    service.start_worker(concurrency=2)
+    line = Line(service, "k", tmp_path)
+    result = line.park(lambda: service.tasks.dies.delay("k"))
+    [after] = line.numbers(1)
+    line.free()
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=SOON)
+    assert after.get(timeout=SOON) == 0
+    client = redis.Redis.from_url(service.url, decode_responses=True)
+    states = {client.hget(ticket, "state") for ticket in client.keys("*:ticket:*")}
+    assert states == {"ended", "done"}
+    assert client.zcard(next(iter(client.keys("*:due:*")), "none")) == 0, "it would run again"
+
+
 @pytest.mark.skipif(celery.VERSION < (5, 7), reason="Celery reports no run that a hard time limit has ended")
 def test_a_late_task_that_a_time_limit_ends_does_not_run_again(
     open_service: Callable[..., Service], tmp_path: Path

@@ -50,6 +50,9 @@ _KEEP = (
     "WHERE name = ? ON DUPLICATE KEY UPDATE text = VALUES(text), deadline = VALUES(deadline)"
 )
 
+#: The longest wait without a request that keeps the place: a third of the time for which a place is kept.
+LONGEST_UNKEPT_WAIT_SECONDS = 3.0
+
 
 class MySQLStore(ServerStore):
     """Leases in MySQL or MariaDB.
@@ -113,8 +116,8 @@ class MySQLStore(ServerStore):
     def wait_any(self, places: Sequence[tuple[str, str]], timeout: float) -> Collection[str]:
         try:
             return self._turns.wait(places, timeout)
-        except RuntimeError:  # the system has no thread left
-            return super().wait_any(places, timeout)
+        except RuntimeError:  # the system has no thread left; the waiters have to keep their places themselves
+            return super().wait_any(places, min(timeout, LONGEST_UNKEPT_WAIT_SECONDS))
 
     def close(self) -> None:
         self._turns.close()

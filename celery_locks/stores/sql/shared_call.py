@@ -33,14 +33,17 @@ class SharedCall:
 
         Raises:
             Exception: The call raised it.
+            RuntimeError: The system has no thread left.
         """
         if self._here[0] != os.getpid():  # a fork copies neither the thread nor the state of its lock
             self._here, self._running = (os.getpid(), threading.Lock()), None
         with self._here[1]:
             running = self._running
             if running is None or running.done():
-                running = self._running = Future()
+                running = Future()
+                # Kept only once the thread runs: a call that never ends would keep all later ones from being made.
                 threading.Thread(target=self._run, args=(running,), name=self._name, daemon=True).start()
+                self._running = running
         if not wait([running], max(0.0, timeout)).done:
             return False
         running.result()

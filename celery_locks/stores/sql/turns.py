@@ -127,7 +127,9 @@ class Turns:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._changed = threading.Condition()
+        #: Its methods are made in C: an interrupt comes before or after them. Those of the condition are not.
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
         self._locks: dict[str, _Lock] = {}
         #: By token. A place stays here until its token leaves the line.
         self._places: dict[str, _Place] = {}
@@ -138,7 +140,7 @@ class Turns:
 
     def stands(self, name: str, token: str, seconds: float) -> None:
         """Record that a request has just put a token in line, or kept its place, for some seconds."""
-        with self._changed:
+        with self._mutex:
             place = self._places.get(token)
             if place is None:
                 place = self._places[token] = _Place(name, token)
@@ -153,7 +155,7 @@ class Turns:
     def query_soon(self, name: str) -> None:
         """Query for the waiters of a lock immediately: this process has just changed it."""
         if name in self._locks:
-            with self._changed:
+            with self._mutex:
                 if lock := self._locks.get(name):
                     lock.query_now()
                     self._changed.notify()
@@ -170,7 +172,7 @@ class Turns:
             while (left := wait.until - monotonic()) > 0 and not wait.event.wait(min(left, LONGEST_BLOCK_SECONDS)):
                 pass
         finally:
-            with self._changed:
+            with self._mutex:
                 self._end(wait)
         if wait.error is not None:
             raise copy.copy(wait.error)  # one error for each thread, with a traceback of its own
@@ -178,12 +180,12 @@ class Turns:
 
     def close(self) -> None:
         """End the thread as soon as no thread waits."""
-        with self._changed:
+        with self._mutex:
             self._closed = True
             self._changed.notify()
 
     def _begin(self, wait: _Wait) -> None:
-        with self._changed:
+        with self._mutex:
             if not self._running:
                 thread = threading.Thread(target=self._run, name="celery-locks-sql-turns", daemon=True)
                 self._running, self._closed = True, False
@@ -223,14 +225,17 @@ class Turns:
         try:
             while self._wait_until_due():
                 self._serve()
-        except BaseException:  # such as the kill of a greenlet
-            self._running = False
+        except BaseException:  # a killed greenlet, for example
+            with self._mutex:
+                self._running = False
+                for wait in self._waits:  # each waiter asks by itself now
+                    wait.event.set()
             raise
 
     def _wait_until_due(self) -> bool:
         """Wait until a query or a place is due. Return ``False`` to end the thread."""
         idle_until = monotonic() + IDLE_SECONDS
-        with self._changed:
+        with self._mutex:
             while True:
                 now = monotonic()
                 moments = [lock.next for lock in self._locks.values()]
@@ -256,7 +261,7 @@ class Turns:
             self._fail(names, error)
 
     def _names_due(self) -> list[str]:
-        with self._changed:
+        with self._mutex:
             now = monotonic()
             for wait in [each for each in self._waits if each.until < now - REMAINING_SECONDS]:
                 self._end(wait)
@@ -271,7 +276,7 @@ class Turns:
         """Find out whose turn it is, and wake the threads that wait for it."""
         query = _HEADS.format(names=_union(("name",), len(names)))
         rows = self._database.single(lambda db: db.execute(query, names).fetchall())
-        with self._changed:
+        with self._mutex:
             now = monotonic()
             for name, head, permits, most, used in rows:
                 lock = self._locks.get(name)
@@ -289,7 +294,7 @@ class Turns:
     def _places_due(self) -> list[_Place]:
         """Return the places to keep now. Forget the others that no thread waits for."""
         due: list[_Place] = []
-        with self._changed:
+        with self._mutex:
             now = monotonic()
             if not self._planned or self._planned[0].keep_at > now:
                 return due
@@ -312,7 +317,7 @@ class Turns:
         kept = False
         try:
             moments, alive = self._database.single(lambda db: _alive(db, places))
-            with self._changed:
+            with self._mutex:
                 for place in places:
                     if place.token not in alive and self._is_awaited(place):
                         _wake(self._locks[place.name].waits[place.token], place.token)
@@ -322,14 +327,14 @@ class Turns:
                     self._database.transaction(lambda db: _keep(db, mine, moments))
                 kept = True
         finally:
-            with self._changed:
+            with self._mutex:
                 for place in places:
                     pause = place.seconds / 3
                     place.keep_at = monotonic() + (pause if kept else min(pause, RETRY_SECONDS))
                     heapq.heappush(self._planned, place)
 
     def _fail(self, names: Collection[str], error: Exception) -> None:
-        with self._changed:
+        with self._mutex:
             for name in names:
                 lock = self._locks.get(name)
                 for waits in lock.waits.values() if lock is not None else ():

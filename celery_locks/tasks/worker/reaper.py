@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from billiard.exceptions import WorkerLostError
+
 from celery_locks import _logging
 from celery_locks._runtime.clock import wall_time
 from celery_locks.errors import StoreUnavailable
@@ -22,6 +24,7 @@ from celery_locks.stores.base import Store
 from celery_locks.stores.parking import Dispatch, Parking, RunEndName, tickets_of
 from celery_locks.tasks.messages.broker import broker_id
 from celery_locks.tasks.messages.direct import dispatch_tickets
+from celery_locks.tasks.run_end import RunEnd, end_of
 from celery_locks.tasks.worker import journal
 from celery_locks.tasks.worker.journal import JournalEntry
 from celery_locks.tasks.worker.liveness import ProcessFile, WorkerFolder
@@ -172,8 +175,11 @@ class Reaper:
         """
         task = self._app.tasks.get(entry.task)
         is_own_child = file.path.parent == self._folder.path and not file.main
-        fails = is_own_child and not self._closing and task is not None and not task.reject_on_worker_lost
-        return "stored" if fails else "again"
+        if not is_own_child or self._closing or task is None or task.reject_on_worker_lost:
+            return "again"
+        if getattr(task, "retry_on_worker_lost", False):  # Celery publishes a retry, which has a ticket of its own
+            return "rejected"
+        return "stored" if end_of(task, WorkerLostError()) in (RunEnd.FINAL, RunEnd.STORED) else "rejected"
 
     def _dispatch(self, store: str, parking: Parking, dispatches: tuple[Dispatch, ...]) -> None:
         if dispatches:
