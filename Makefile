@@ -4,7 +4,7 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 # Processes of pytest. The tests mostly wait for servers and deadlines, so more than there are processors pays.
-WORKERS ?= 5
+WORKERS ?= 4
 # Fewer for the fast tests, since each process collects them all first.
 FAST_WORKERS ?= 3
 ARGS    ?=
@@ -32,7 +32,7 @@ help: ## List the targets
 	@echo "  VENV=.venv         its folder"
 	@echo "  ARGS='...'         passed to the demo, or to pytest"
 	@echo "  CHAOS_SEED=7       what breaks when, and CHAOS_SECONDS=300 for how long"
-	@echo "  WORKERS=5          processes of pytest; 0 runs the tests in this one"
+	@echo "  WORKERS=4          processes of pytest; 0 runs the tests in this one"
 
 demo: $(VENV)/.demo ## Run the example shop, with a server of its own
 	@$(BIN) -m example_project $(ARGS)

@@ -356,14 +356,14 @@ class TestWorker:
         app.conf.update(broker_url=redis_url, result_backend=redis_url)
         with Worker(self.APP, concurrency=2) as worker:
             assert len(worker.child_pids()) == 2
-            assert pid.delay().get(timeout=10) in worker.child_pids()
+            assert pid.delay().get(timeout=60) in worker.child_pids()
             running = wait_for_file.delay(str(tmp_path / "file"))
             worker.wait_for_log("wait_for_file")
             children = worker.child_pids()
             worker.kill(signal.SIGTERM)
             worker.wait_for_log("Warm shutdown")
             (tmp_path / "file").touch()
-            assert (running.get(timeout=10), worker.container.wait(10)) == ("seen", 0)
+            assert (running.get(timeout=60), worker.container.wait(60)) == ("seen", 0)
         assert not any(map(processes.alive, children))
 
     @pytest.mark.slow
@@ -371,7 +371,7 @@ class TestWorker:
         with Worker(self.APP, pool="prefork", concurrency=1) as worker:
             everyone = [worker.pid, *worker.child_pids()]
             os.kill(worker.pid, signal.SIGKILL)
-            assert worker.container.wait(10) == 128 + signal.SIGKILL
+            assert worker.container.wait(60) == 128 + signal.SIGKILL
             with pytest.raises(LogMissing, match=r"(?s)did not log 'nothing like it' within .* ready\."):
                 worker.wait_for_log("nothing like it")
         eventually(lambda: not any(map(processes.alive, everyone)), message="some process of it lives on")
