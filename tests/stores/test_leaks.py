@@ -66,10 +66,6 @@ def settled() -> tuple[int, int, int]:
 
 
 def assert_no_more_than(before: tuple[int, int, int]) -> None:
-    """Assert that nothing is left. Leases of earlier tests in this process may have opened some connections anew."""
-    threads, files, leases = before
-    before = threads, files + MANY - 1, leases  # what is left by each of MANY is more
-
     def no_more() -> bool:
         now = resources()
         assert all(left <= then for left, then in zip(now, before, strict=True)), f"{now}, which was {before}"

@@ -315,6 +315,22 @@ def requeues(self, key):
     eventually(lambda: service.waiting("k") == 0 and not service.locks.lock("k").locked(), SOON)
 
 
+def free_two(service: Service, folder: Path, call: Callable[[], AsyncResult]) -> tuple[Line, AsyncResult, AsyncResult]:
+    """Start a worker, park a call and a number behind it, and free their key."""
+    service.start_worker(concurrency=2)
+    line = Line(service, "k", folder)
+    result = line.park(call)
+    [after] = line.numbers(1)
+    line.free()
+    return line, result, after
+
+
+def ticket_states(service: Service) -> list[str | None]:
+    """Return the states of all tickets in the store."""
+    client = redis.Redis.from_url(service.url, decode_responses=True)
+    return [client.hget(ticket, "state") for ticket in client.keys("*:ticket:*")]
+
+
 DIES = """
 @app.task(**LOCKED)
 def dies(self, key):
@@ -329,23 +345,15 @@ def test_a_late_task_whose_process_dies_runs_again_if_it_is_to(
     open_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     service = open_service(LATE.replace("acks_late=True", "acks_late=True, reject_on_worker_lost=True") + DIES)
-    service.start_worker(concurrency=2)
-    line = Line(service, "k", tmp_path)
-    result = line.park(lambda: service.tasks.dies.delay("k"))
-    after = line.numbers(1)
-    line.free()
+    line, result, after = free_two(service, tmp_path, lambda: service.tasks.dies.delay("k"))
     assert result.get(timeout=SOON) == "done"
-    assert after[0].get(timeout=SOON) == 0
+    assert after.get(timeout=SOON) == 0
     assert [note["n"] for note in line.begun()].count("dies") == 2
 
 
 def test_a_late_task_whose_process_dies_fails_otherwise(open_service: Callable[..., Service], tmp_path: Path) -> None:
     service = open_service(LATE + DIES)
-    service.start_worker(concurrency=2)
-    line = Line(service, "k", tmp_path)
-    result = line.park(lambda: service.tasks.dies.delay("k"))
-    [after] = line.numbers(1)
-    line.free()
+    line, result, after = free_two(service, tmp_path, lambda: service.tasks.dies.delay("k"))
     with pytest.raises(WorkerLostError):
         result.get(timeout=SOON)
     assert after.get(timeout=SOON) == 0
@@ -358,17 +366,12 @@ def test_a_late_task_whose_process_dies_does_not_run_again_where_failures_are_re
     open_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     service = open_service(LATE.replace("acks_late=True", "acks_late=True, acks_on_failure_or_timeout=False") + DIES)
-    service.start_worker(concurrency=2)
-    line = Line(service, "k", tmp_path)
-    result = line.park(lambda: service.tasks.dies.delay("k"))
-    [after] = line.numbers(1)
-    line.free()
+    _, result, after = free_two(service, tmp_path, lambda: service.tasks.dies.delay("k"))
     with pytest.raises(WorkerLostError):
         result.get(timeout=SOON)
     assert after.get(timeout=SOON) == 0
+    assert set(ticket_states(service)) == {"ended", "done"}
     client = redis.Redis.from_url(service.url, decode_responses=True)
-    states = {client.hget(ticket, "state") for ticket in client.keys("*:ticket:*")}
-    assert states == {"ended", "done"}
     assert client.zcard(next(iter(client.keys("*:due:*")), "none")) == 0, "it would run again"
 
 
@@ -383,18 +386,11 @@ def lasts(self, key):
     wait_for("never")
 """
     service = open_service(LATE + source)
-    service.start_worker(concurrency=2)
-    line = Line(service, "k", tmp_path)
-    result = line.park(lambda: service.tasks.lasts.delay("k"))
-    [after] = line.numbers(1)
-    line.free()
+    _, result, after = free_two(service, tmp_path, lambda: service.tasks.lasts.delay("k"))
     with pytest.raises(TimeLimitExceeded):
         result.get(timeout=SOON)
     assert after.get(timeout=SOON) == 0
-    client = redis.Redis.from_url(service.url, decode_responses=True)
-    tickets = client.keys("*:ticket:*")
-    assert len(tickets) == 2
-    eventually(lambda: {client.hget(ticket, "state") for ticket in tickets} == {"done"}, SOON, "it would run again")
+    eventually(lambda: ticket_states(service) == ["done", "done"], SOON, "it would run again")
 
 
 def test_a_worker_that_is_killed_leaves_the_line_to_others(

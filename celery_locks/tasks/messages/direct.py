@@ -1,4 +1,4 @@
-"""Direct dispatch: the worker in which a key becomes free runs the next parked task itself.
+"""Direct dispatch: the worker that releases a key runs the next parked task itself.
 
 A process of the worker offers the ticket to the worker's main process, which gives the message to its own consumer; see
 `celery_locks.tasks.worker.direct_dispatch`. No message is published, and the task does not wait behind other messages.

@@ -130,18 +130,16 @@ def publish_first(producer: Any, text: str, count: int, **policy: Any) -> None:
     """Publish a packed message that the broker delivers next, if it is a Redis; otherwise as `publish` does."""
     channel = producer.channel
     if not hasattr(channel, "conn_or_acquire"):  # not kombu's transport for Redis
-        return publish(producer, text, count=count, **policy)
+        return publish(producer, text, fields={"count": count}, **policy)
     with channel.conn_or_acquire() as client:
-        call_with_client(channel, _PushesFirst(client), lambda: publish(producer, text, count=count, **policy))
+        push_first = _PushesFirst(client)
+        call_with_client(channel, push_first, lambda: publish(producer, text, fields={"count": count}, **policy))
     return None
 
 
 def publish_rejected(producer: Any, text: str, **policy: Any) -> None:
     """Publish a packed message, for the worker that gets it to reject it: the broker may have a dead-letter queue."""
-    packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
-    headers = packed["headers"]
-    packed["headers"] = with_fields(headers, id=headers["id"], rejected=True)
-    publish(producer, kombu_json.dumps(packed), **policy)  # type: ignore[no-untyped-call]
+    publish(producer, text, fields={"rejected": True}, **policy)
 
 
 class _PushesFirst:
@@ -156,7 +154,12 @@ class _PushesFirst:
 
 
 def publish(
-    producer: Any, text: str, to: tuple[str, str] | None = None, *, count: int | None = None, **policy: Any
+    producer: Any,
+    text: str,
+    to: tuple[str, str] | None = None,
+    *,
+    fields: Mapping[str, Any] | None = None,
+    **policy: Any,
 ) -> None:
     """Publish a packed message.
 
@@ -164,18 +167,16 @@ def publish(
         producer: A kombu ``Producer``.
         text: The message.
         to: Exchange and routing key; by default those of the original message.
-        count: The number of this dispatch of its ticket, for our header.
+        fields: Fields to add to our header.
         **policy: Options of ``Producer.publish``, such as ``retry``.
     """
-    packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
-    body = b64decode(packed["body"]) if packed["binary"] else packed["body"]
-    properties = {name: value for name, value in packed["properties"].items() if value is not None}
+    packed, body, properties = _unpacked(text)
     properties.setdefault("delivery_mode", _PERSISTENT)
     properties["expiration"] = _expiration(properties.get("expiration"), packed.get("expires_at"))
     exchange, routing_key = to or (packed["exchange"], packed["routing_key"])
     headers = packed["headers"]
-    if count is not None:
-        headers = with_fields(headers, id=headers["id"], count=count)
+    if fields:
+        headers = with_fields(headers, id=headers["id"], **fields)
     producer.publish(
         body,
         exchange=exchange,
@@ -197,9 +198,7 @@ def message_of(text: str, channel: Any, delivery_tag: str) -> Message:
         channel: Gets the acknowledgement: an object with ``basic_ack``, ``basic_reject`` and ``no_ack_consumers``.
         delivery_tag: What the channel gets with it.
     """
-    packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
-    body = b64decode(packed["body"]) if packed["binary"] else packed["body"]
-    properties = {name: value for name, value in packed["properties"].items() if value is not None}
+    packed, body, properties = _unpacked(text)
     headers = packed["headers"]
     # The broker has no copy of it: its run is owed from the start if its task acknowledges late.
     headers = with_fields(headers, id=headers["id"], count=0)
@@ -216,6 +215,13 @@ def message_of(text: str, channel: Any, delivery_tag: str) -> Message:
     )
     message.headers["compression"] = packed.get("compression")  # later, because this body is not compressed
     return message
+
+
+def _unpacked(text: str) -> tuple[dict[str, Any], str | bytes, dict[str, Any]]:
+    """Return a packed message, its body, and its properties that have a value."""
+    packed = kombu_json.loads(text)  # type: ignore[no-untyped-call]
+    body = b64decode(packed["body"]) if packed["binary"] else packed["body"]
+    return packed, body, {name: value for name, value in packed["properties"].items() if value is not None}
 
 
 def _expires_at(app: Any, expires: Any) -> float | None:

@@ -24,12 +24,12 @@ def strategy(task: TaskWithLock, app: Any, consumer: Any, **options: Any) -> Cal
         headers = message.headers
         if HEADER in headers and _is_to_be_rejected(headers):
             return reject(logger, consumer.connection_errors)
+        if early is None or body is not None:
+            return handle(message, body, ack, reject, *others, **options)
 
         def give_to_pool() -> Any:
             return handle(message, body, ack, reject, *others, **options)
 
-        if early is None or body is not None:
-            return give_to_pool()
         return early.handle(message, lambda: ack(logger, consumer.connection_errors), give_to_pool)
 
     return on_message
